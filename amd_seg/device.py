@@ -1,0 +1,82 @@
+"""The one place that picks a device, a precision and a seed."""
+
+import logging
+import random
+
+import numpy as np
+import torch
+
+from amd_seg.errors import DeviceError
+
+logger = logging.getLogger(__name__)
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def resolve_device(name: str | torch.device = "auto") -> torch.device:
+    """Return the device that `name` asks for, or raise: there is no silent substitute.
+
+    Args:
+        name: "auto" (CUDA, then MPS, then CPU), "cpu", "cuda", "cuda:1" or "mps".
+
+    Raises:
+        DeviceError: the device is unknown or not on this machine.
+    """
+    if name == "auto":
+        return _first_available()
+    try:
+        device = torch.device(name)
+    except RuntimeError as cause:
+        raise DeviceError(
+            f"Unknown device {name!r}. Use auto, cpu, cuda, cuda:1 or mps."
+        ) from cause
+    _require_available(device)
+    return device
+
+
+def resolve_precision(name: str, device: torch.device) -> torch.dtype:
+    """Return the dtype of autocast for `name`, "float32" or "bfloat16", on `device`.
+
+    Raises:
+        DeviceError: the precision is unknown, or the CUDA device has no bfloat16.
+    """
+    if name not in PRECISIONS:
+        raise DeviceError(f"Unknown precision {name!r}. Use one of {', '.join(PRECISIONS)}.")
+    dtype = PRECISIONS[name]
+    if dtype is torch.bfloat16 and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        raise DeviceError(f"bfloat16 is not supported by {device}. Use float32.")
+    return dtype
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python's, numpy's and torch's generators."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 -- libraries may draw from the global generator
+    torch.manual_seed(seed)
+
+
+def _first_available() -> torch.device:
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+def _require_available(device: torch.device) -> None:
+    if device.type == "cpu":
+        return
+    if device.type == "mps" and torch.backends.mps.is_available():
+        return
+    if device.type != "cuda":
+        raise DeviceError(f"Device {device} cannot be used here. Use --device cpu or auto.")
+    if not torch.cuda.is_available():
+        raise DeviceError(
+            f"Device {device} cannot be used: torch {torch.__version__} finds no CUDA device. "
+            "Use --device cpu, or install a CUDA build of torch."
+        )
+    if device.index is not None and device.index >= torch.cuda.device_count():
+        raise DeviceError(
+            f"Device {device} cannot be used: this machine has {torch.cuda.device_count()} "
+            "CUDA device(s), counted from 0."
+        )

@@ -1,0 +1,40 @@
+"""Every exception that amd_seg raises on purpose.
+
+    AmdSegError
+    ├── InputError            (ValueError)    an argument or an image cannot be used as given
+    ├── MediaError            (OSError)       a photo or a clip cannot be read or written
+    ├── WeightsError          (OSError)       weights cannot be had or are not valid
+    ├── ConfigError           (ValueError)    a setting is outside what it may be
+    ├── DeviceError           (RuntimeError)  the device or precision asked for is not here
+    └── TrainingDivergedError (RuntimeError)  the loss is not finite, or the masks collapsed
+
+A message says what failed, the value and where it came from, and what to do.
+"""
+
+
+class AmdSegError(Exception):
+    """Base of all errors that amd_seg raises on purpose."""
+
+
+class InputError(AmdSegError, ValueError):
+    """An argument or an image cannot be used as given."""
+
+
+class MediaError(AmdSegError, OSError):
+    """A photo or a clip cannot be read or written."""
+
+
+class WeightsError(AmdSegError, OSError):
+    """Weights cannot be found, fetched, read, or do not fit the model."""
+
+
+class ConfigError(AmdSegError, ValueError):
+    """A setting is outside what it may be."""
+
+
+class DeviceError(AmdSegError, RuntimeError):
+    """The device or precision asked for cannot be used on this machine."""
+
+
+class TrainingDivergedError(AmdSegError, RuntimeError):
+    """Training stopped because its loss is not finite or its masks collapsed."""

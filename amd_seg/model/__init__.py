@@ -1,0 +1,1 @@
+"""The two pathways of AMD and the objective that trains them together."""

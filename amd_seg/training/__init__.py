@@ -1,0 +1,1 @@
+"""Training: frame pairs, objectives, the one loop, and what a run needs to go on."""
