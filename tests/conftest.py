@@ -1,0 +1,37 @@
+"""What all tests share: the data folder, a tiny model, one thread a worker."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from amd_seg.model.config import AMDConfig
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+# Tests run in parallel on few cores: threads of one would only wait for those of another.
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with reference numbers and data sets, or a skip."""
+    if not (SHARED / "FACTS.md").is_file():
+        pytest.skip(f"needs {SHARED}, which is not here")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def tiny_config() -> AMDConfig:
+    """A real model small enough for a test: 1/8 masks, three motion levels."""
+    return AMDConfig(
+        backbone="resnet18",
+        stage_widths=(4, 4, 4, 4),
+        head_channels=4,
+        head_dilation=1,
+        pyramid_channels=(4, 4, 4),
+        reduced_channels=4,
+        estimator_channels=(8, 8, 8, 4, 4),
+        max_displacement=2,
+        motion_size=(32, 48),
+    )
