@@ -5,6 +5,7 @@ Source: paper section 3, figure 2; FACTS 2.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -35,14 +36,15 @@ class View:
     """(batch, 3, height, width), 0..1, at the motion size."""
     source: Tensor
     """The frame that is warped; the same shape."""
-    masks: Tensor
-    """(batch, region, height / 8, width / 8) of the source, at the size of its input."""
-    vectors: Tensor
+    flows: tuple[Tensor, ...]
+    """Flows (batch, 2, height, width), finest first; each next one has half the size.
+    Pixels of its own grid, x first: target(p) is looked for at source(p + flow)."""
+    masks: Tensor | None = None
+    """(batch, region, height / 8, width / 8) of the source, at the size of its input.
+    None where the flow is dense and knows no regions."""
+    vectors: Tensor | None = None
     """(batch, level, region, 2): what each region has moved by, in pixels of the level's grid,
     x first, coarse to fine."""
-    flows: tuple[Tensor, ...]
-    """Segment flows (batch, 2, height, width), finest first; each next one has half the size.
-    Pixels of its own grid, x first: target(p) is looked for at source(p + flow)."""
 
 
 @dataclass(frozen=True)
@@ -112,13 +114,7 @@ class AMD(nn.Module):
 
         vectors, flows = self._segment_flow(target_levels, masks)
 
-        source = _other_half(target)
-        views = zip(
-            *(tensor.chunk(2) for tensor in (target, source, masks, vectors)),
-            zip(*(flow.chunk(2) for flow in flows), strict=True),
-            strict=True,
-        )
-        return Reconstruction(*(View(*view) for view in views))
+        return _reconstruction(target, flows, masks, vectors)
 
     def _segment_flow(
         self, target_levels: list[Tensor], masks: Tensor
@@ -141,22 +137,25 @@ class AMD(nn.Module):
         outputs = [upsample_flow(flow, 4) for flow in reversed(flows)]
         return torch.stack(history, dim=1), outputs
 
-    def dense_flow(self, frame_i: Tensor, frame_j: Tensor) -> list[Tensor]:
-        """The motion pathway's own flow, region-free, in the frame of `AMD.forward`'s views.
+    def dense_reconstruction(self, frame_i: Tensor, frame_j: Tensor) -> Reconstruction:
+        """Re-create each frame from the other by a flow per pixel: the motion pathway alone.
 
-        Returns:
-            Flows of 2 * batch pairs (targets i, then targets j), finest first, as `View.flows`.
+        The recursion is that of the segment flow, with g applied at every pixel of V in place
+        of its means over regions.
         """
-        target_levels = self.motion.features(self.motion_input(torch.cat((frame_i, frame_j))))
+        target = self.motion_input(torch.cat((frame_i, frame_j)))
+        target_levels = self.motion.features(target)
         flow = _zero_flow(target_levels[0])
         flows = []
-        for level, target in enumerate(target_levels):
+        for level, features_of_target in enumerate(target_levels):
             if level > 0:
                 flow = upsample_flow(flow, 2)
-            features = self.motion.motion_features(level, target, _other_half(target), flow)
+            features = self.motion.motion_features(
+                level, features_of_target, _other_half(features_of_target), flow
+            )
             flow = flow + full_precision(self.motion.flow_of(features))
             flows.append(flow)
-        return [upsample_flow(flow, 4) for flow in reversed(flows)]
+        return _reconstruction(target, [upsample_flow(flow, 4) for flow in reversed(flows)])
 
     def load_official_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Load the state dict of the paper's checkpoint (FACTS 7).
@@ -165,6 +164,26 @@ class AMD(nn.Module):
             WeightsError: keys are missing or unknown, all of them named.
         """
         self.load_state_dict(rename_official_keys(state))
+
+
+def _reconstruction(
+    target: Tensor,
+    flows: list[Tensor],
+    masks: Tensor | None = None,
+    vectors: Tensor | None = None,
+) -> Reconstruction:
+    """Cut what was computed for the targets i, then j, into the two views."""
+    parts = (target, _other_half(target), tuple(flows), masks, vectors)
+    return Reconstruction(*(View(*(_half(part, index) for part in parts)) for index in (0, 1)))
+
+
+def _half(values: Any, index: int) -> Any:
+    """One half of a batch, of each tensor where there are several."""
+    if values is None:
+        return None
+    if isinstance(values, tuple):
+        return tuple(_half(value, index) for value in values)
+    return values.chunk(2)[index]
 
 
 def _zero_flow(features: Tensor) -> Tensor:
