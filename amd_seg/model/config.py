@@ -2,12 +2,15 @@
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, TypeVar, get_args
 
 from amd_seg.errors import ConfigError
 
+T = TypeVar("T", bound="AMDConfig | WeightsConfig")
+
 BACKBONES = ("resnet18", "resnet50")
-PADDINGS = ("zeros", "reflect")
+Padding = Literal["zeros", "reflect"]
+PADDINGS = get_args(Padding)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +33,7 @@ class AMDConfig:
     """Dilation of these two, in cells of the 1/8 grid; 6 suits maps of about 48x48 cells."""
     dropout: float = 0.1
     """Share of the head's channels that training drops as a whole."""
-    padding: str = "zeros"
+    padding: Padding = "zeros"
     """Padding of the appearance pathway, "zeros" (as released) or "reflect"."""
     pyramid_channels: tuple[int, ...] = (16, 32, 64, 96, 128, 192)
     """Channels of the motion pathway's stages, finest first; each halves the grid."""
@@ -128,7 +131,7 @@ class WeightsConfig:
         return _build(cls, {**rest, "model": model}, "config")
 
 
-def _build(cls: type, values: Any, where: str) -> Any:
+def _build(cls: type[T], values: Any, where: str) -> T:
     """Make a dataclass from a dict; every unknown key and wrong type in one message."""
     if not isinstance(values, dict):
         raise ConfigError(f"{where} is missing or not a JSON object.")

@@ -1,0 +1,197 @@
+"""AMD: two pathways that together re-create one frame of a pair from the other.
+
+Source: paper section 3, figure 2; FACTS 2.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from amd_seg.model.appearance import AppearancePathway
+from amd_seg.model.config import AMDConfig
+from amd_seg.model.motion import MotionPathway
+from amd_seg.model.official import rename_official_keys
+from amd_seg.model.segment_flow import (
+    compose_segment_flow,
+    full_precision,
+    pool_over_regions,
+    resize_masks,
+    upsample_flow,
+)
+
+# Mean and standard deviation of ImageNet's RGB values, in 0..255 (FACTS 2.1).
+MEAN = (123.675, 116.28, 103.53)
+STD = (58.395, 57.12, 57.375)
+
+
+@dataclass(frozen=True)
+class View:
+    """One frame, the target, as it is re-created from the other, the source."""
+
+    target: Tensor
+    """(batch, 3, height, width), 0..1, at the motion size."""
+    source: Tensor
+    """The frame that is warped; the same shape."""
+    flows: tuple[Tensor, ...]
+    """Flows (batch, 2, height, width), finest first; each next one has half the size.
+    Pixels of its own grid, x first: target(p) is looked for at source(p + flow)."""
+    masks: Tensor | None = None
+    """(batch, region, height / 8, width / 8) of the source, at the size of its input.
+    None where the flow is dense and knows no regions."""
+    vectors: Tensor | None = None
+    """(batch, level, region, 2): what each region has moved by, in pixels of the level's grid,
+    x first, coarse to fine."""
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """Both frames of a pair, each re-created from the other."""
+
+    view_i: View
+    """frame_i from frame_j."""
+    view_j: View
+    """frame_j from frame_i: the direction of the paper's equations."""
+
+
+class AMD(nn.Module):
+    """The appearance and the motion pathway, tied by the segment flow.
+
+    Frames are (batch, 3, height, width), RGB, uint8 or float in 0..255: normalisation happens
+    here and nowhere else.
+    """
+
+    def __init__(self, config: AMDConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.appearance = AppearancePathway(config)
+        self.motion = MotionPathway(config)
+        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
+        self.mean: Tensor
+        self.std: Tensor
+
+    def preprocess(self, frames: Tensor) -> Tensor:
+        """Normalise frames per channel, as the appearance pathway reads them."""
+        return (frames.to(self.mean.dtype) - self.mean) / self.std
+
+    def region_logits(self, frames: Tensor) -> Tensor:
+        """Logits of the regions of each frame, (batch, region, ceil(h / 8), ceil(w / 8))."""
+        logits: Tensor = self.appearance(self.preprocess(frames))
+        return full_precision(logits)
+
+    def segment(self, frames: Tensor) -> Tensor:
+        """Eq. 1: the soft regions of each frame.
+
+        Args:
+            frames: (batch, 3, height, width), RGB, uint8 or float in 0..255.
+
+        Returns:
+            (batch, region, ceil(height / 8), ceil(width / 8)), float, sums to 1 over region.
+        """
+        return self.region_logits(frames).softmax(dim=1)
+
+    def motion_input(self, frames: Tensor) -> Tensor:
+        """Frames in 0..1 at the motion size, as the motion pathway and the objective see them."""
+        scaled = frames.to(self.mean.dtype) / 255
+        return F.interpolate(scaled, self.config.motion_size, mode="bilinear", align_corners=True)
+
+    def forward(self, frame_i: Tensor, frame_j: Tensor) -> Reconstruction:
+        """Re-create each frame of the pairs from the other (eqs. 1 to 6).
+
+        Args:
+            frame_i, frame_j: (batch, 3, height, width), RGB, uint8 or float in 0..255.
+        """
+        # Both directions run as one batch: first the targets i, then the targets j.
+        frames = torch.cat((frame_i, frame_j))
+        target = self.motion_input(frames)
+        # One pass over both frames, so that BatchNorm mixes them (FACTS 2.2).
+        masks = _other_half(self.segment(frames))
+        target_levels = self.motion.features(target)
+
+        vectors, flows = self._segment_flow(target_levels, masks)
+
+        return _reconstruction(target, flows, masks, vectors)
+
+    def _segment_flow(
+        self, target_levels: list[Tensor], masks: Tensor
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Coarse to fine: each level adds to the motion of every region (FACTS 2.3)."""
+        flow = _zero_flow(target_levels[0])
+        vectors = flow.new_zeros(*masks.shape[:2], 2)
+        history, flows = [], []
+        for level, target in enumerate(target_levels):
+            if level > 0:
+                flow, vectors = upsample_flow(flow, 2), vectors * 2
+            region_masks = resize_masks(masks, target.shape[-2:])
+            features = self.motion.motion_features(level, target, _other_half(target), flow)
+            pooled = pool_over_regions(features, region_masks)  # (batch, region, channel)
+            increments = self.motion.flow_of(pooled.transpose(1, 2).unsqueeze(-1))
+            vectors = vectors + full_precision(increments).squeeze(-1).transpose(1, 2)
+            flow = compose_segment_flow(region_masks, vectors)
+            flows.append(flow)
+            history.append(vectors)
+        outputs = [upsample_flow(flow, 4) for flow in reversed(flows)]
+        return torch.stack(history, dim=1), outputs
+
+    def dense_reconstruction(self, frame_i: Tensor, frame_j: Tensor) -> Reconstruction:
+        """Re-create each frame from the other by a flow per pixel: the motion pathway alone.
+
+        The recursion is that of the segment flow, with g applied at every pixel of V in place
+        of its means over regions.
+        """
+        target = self.motion_input(torch.cat((frame_i, frame_j)))
+        target_levels = self.motion.features(target)
+        flow = _zero_flow(target_levels[0])
+        flows = []
+        for level, features_of_target in enumerate(target_levels):
+            if level > 0:
+                flow = upsample_flow(flow, 2)
+            features = self.motion.motion_features(
+                level, features_of_target, _other_half(features_of_target), flow
+            )
+            flow = flow + full_precision(self.motion.flow_of(features))
+            flows.append(flow)
+        return _reconstruction(target, [upsample_flow(flow, 4) for flow in reversed(flows)])
+
+    def load_official_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Load the state dict of the paper's checkpoint (FACTS 7).
+
+        Raises:
+            WeightsError: keys are missing or unknown, all of them named.
+        """
+        self.load_state_dict(rename_official_keys(state))
+
+
+def _reconstruction(
+    target: Tensor,
+    flows: list[Tensor],
+    masks: Tensor | None = None,
+    vectors: Tensor | None = None,
+) -> Reconstruction:
+    """Cut what was computed for the targets i, then j, into the two views."""
+    parts = (target, _other_half(target), tuple(flows), masks, vectors)
+    return Reconstruction(*(View(*(_half(part, index) for part in parts)) for index in (0, 1)))
+
+
+def _half(values: Any, index: int) -> Any:
+    """One half of a batch, of each tensor where there are several."""
+    if values is None:
+        return None
+    if isinstance(values, tuple):
+        return tuple(_half(value, index) for value in values)
+    return values.chunk(2)[index]
+
+
+def _zero_flow(features: Tensor) -> Tensor:
+    """No motion on the grid of the features, (batch, 2, height, width)."""
+    return full_precision(features.new_zeros(features.shape[0], 2, *features.shape[-2:]))
+
+
+def _other_half(values: Tensor) -> Tensor:
+    """Swap the two halves of a batch: each target's partner stands in the other half."""
+    first, second = values.chunk(2)
+    return torch.cat((second, first))

@@ -1,0 +1,192 @@
+"""Eq. 1: the appearance pathway, a dilated ResNet and a head that cut one frame into regions.
+
+The parameter names of the backbone are torchvision's, so that public ResNet weights load.
+Source: paper section 3.1 and table 4; FACTS 2.2 for what the released code does.
+"""
+
+from collections.abc import Iterator
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from amd_seg.model.config import AMDConfig, Padding
+
+STRIDES = (1, 2, 1, 1)
+DILATIONS = (1, 1, 1, 2)
+BLOCKS = {"resnet18": (2, 2, 2, 2), "resnet50": (3, 4, 6, 3)}
+
+
+def convolution(
+    inputs: int, outputs: int, kernel: int, *, stride: int = 1, dilation: int = 1, padding: Padding
+) -> nn.Conv2d:
+    """A convolution without bias whose padding keeps the grid, up to its stride."""
+    return nn.Conv2d(
+        inputs,
+        outputs,
+        kernel,
+        stride=stride,
+        dilation=dilation,
+        padding=dilation * (kernel // 2),
+        padding_mode=padding,
+        bias=False,
+    )
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3, 1x1 with a shortcut; the stride sits in the 3x3."""
+
+    expansion = 4
+
+    def __init__(
+        self, inputs: int, width: int, *, stride: int, dilation: int, padding: Padding
+    ) -> None:
+        super().__init__()
+        outputs = width * self.expansion
+        self.conv1 = convolution(inputs, width, 1, padding=padding)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = convolution(width, width, 3, stride=stride, dilation=dilation, padding=padding)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = convolution(width, outputs, 1, padding=padding)
+        self.bn3 = nn.BatchNorm2d(outputs)
+        self.downsample = shortcut(inputs, outputs, stride, padding)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map (batch, inputs, height, width) to (batch, 4 * width, height', width')."""
+        hidden = F.relu(self.bn1(self.conv1(features)))
+        hidden = F.relu(self.bn2(self.conv2(hidden)))
+        return F.relu(self.bn3(self.conv3(hidden)) + self.downsample(features))
+
+    @property
+    def last_norm(self) -> nn.BatchNorm2d:
+        """The normalisation before the sum; it starts at zero."""
+        return self.bn3
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions with a shortcut."""
+
+    expansion = 1
+
+    def __init__(
+        self, inputs: int, width: int, *, stride: int, dilation: int, padding: Padding
+    ) -> None:
+        super().__init__()
+        self.conv1 = convolution(
+            inputs, width, 3, stride=stride, dilation=dilation, padding=padding
+        )
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = convolution(width, width, 3, dilation=dilation, padding=padding)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.downsample = shortcut(inputs, width, stride, padding)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map (batch, inputs, height, width) to (batch, width, height', width')."""
+        hidden = F.relu(self.bn1(self.conv1(features)))
+        return F.relu(self.bn2(self.conv2(hidden)) + self.downsample(features))
+
+    @property
+    def last_norm(self) -> nn.BatchNorm2d:
+        """The normalisation before the sum; it starts at zero."""
+        return self.bn2
+
+
+def shortcut(inputs: int, outputs: int, stride: int, padding: Padding) -> nn.Module:
+    """The identity where shapes agree, else a 1x1 convolution with normalisation."""
+    if stride == 1 and inputs == outputs:
+        return nn.Identity()
+    return nn.Sequential(
+        convolution(inputs, outputs, 1, stride=stride, padding=padding),
+        nn.BatchNorm2d(outputs),
+    )
+
+
+class ResNet(nn.Module):
+    """A ResNet of output stride 8: the last two stages keep the grid, the last is dilated."""
+
+    def __init__(self, config: AMDConfig) -> None:
+        super().__init__()
+        block = Bottleneck if config.backbone == "resnet50" else BasicBlock
+        widths, counts = config.stage_widths, BLOCKS[config.backbone]
+        self.conv1 = convolution(3, widths[0], 7, stride=2, padding=config.padding)
+        self.bn1 = nn.BatchNorm2d(widths[0])
+        inputs = widths[0]
+        for index, (width, count) in enumerate(zip(widths, counts, strict=True)):
+            blocks = []
+            for position in range(count):
+                stride = STRIDES[index] if position == 0 else 1
+                blocks.append(
+                    block(
+                        inputs,
+                        width,
+                        stride=stride,
+                        dilation=DILATIONS[index],
+                        padding=config.padding,
+                    )
+                )
+                inputs = width * block.expansion
+            self.add_module(f"layer{index + 1}", nn.Sequential(*blocks))
+        self.out_channels = inputs
+
+    def stages(self, frames: Tensor) -> Iterator[Tensor]:
+        """Yield the outputs of the four stages, at strides 4, 8, 8 and 8."""
+        features = F.relu(self.bn1(self.conv1(frames)))
+        features = F.max_pool2d(features, 3, stride=2, padding=1)
+        for name in ("layer1", "layer2", "layer3", "layer4"):
+            features = self.get_submodule(name)(features)
+            yield features
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Map normalised frames (batch, 3, height, width) to the features of the last stage."""
+        *_, features = self.stages(frames)
+        return features
+
+
+class ConvNormRelu(nn.Module):
+    """A dilated 3x3 convolution, normalised and rectified."""
+
+    def __init__(self, inputs: int, outputs: int, *, dilation: int, padding: Padding) -> None:
+        super().__init__()
+        self.conv = convolution(inputs, outputs, 3, dilation=dilation, padding=padding)
+        self.bn = nn.BatchNorm2d(outputs)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map (batch, inputs, height, width) to (batch, outputs, height, width)."""
+        return F.relu(self.bn(self.conv(features)))
+
+
+class AppearancePathway(nn.Module):
+    """Eq. 1 without its softmax: frame -> logits of c region masks on the 1/8 grid."""
+
+    def __init__(self, config: AMDConfig) -> None:
+        super().__init__()
+        self.backbone = ResNet(config)
+        width = config.head_channels
+        self.head = nn.Sequential(
+            *(
+                ConvNormRelu(inputs, width, dilation=config.head_dilation, padding=config.padding)
+                for inputs in (self.backbone.out_channels, width)
+            )
+        )
+        self.dropout = nn.Dropout2d(config.dropout)
+        self.classifier = nn.Conv2d(width, config.regions, 1)
+        self._initialise()
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Map frames to region logits.
+
+        Args:
+            frames: (batch, 3, height, width), float, normalised per channel.
+
+        Returns:
+            (batch, region, ceil(height / 8), ceil(width / 8)), float.
+        """
+        logits: Tensor = self.classifier(self.dropout(self.head(self.backbone(frames))))
+        return logits
+
+    def _initialise(self) -> None:
+        """FACTS 2.4: Kaiming fan-out; the last norm of each block starts at zero."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d) and module is not self.classifier:
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if isinstance(module, Bottleneck | BasicBlock):
+                nn.init.zeros_(module.last_norm.weight)

@@ -1,0 +1,248 @@
+"""The cost volume of two feature maps, as the operator `amd_seg::correlation`.
+
+One meaning, several ways to compute it. The operator's name, shapes, gradients and casts are
+registered here together with the plain path, which is made of ordinary tensor operations and
+serves every device and dtype; a faster path for one kind of device is one more registration.
+
+The three tensors that meet here are the three derivatives of one trilinear form,
+
+    T(g, x1, x2) = 1/C sum_{b,k,c,y,x} g[b,k,y,x] x1[b,c,y,x] x2[b,c,y+dy_k,x+dx_k]
+
+the volume is dT/dg, the gradients are dT/dx1 and dT/dx2. So two operators, the volume and the
+pair of gradients, are closed under differentiation, and gradients of any order need no more code.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from amd_seg.errors import InputError
+
+MAX_DISPLACEMENT = 8
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+_TILE = 16
+"""Pixels of a row that share one matrix product; 8 and 32 were slower on a CPU."""
+
+
+def correlation(x1: Tensor, x2: Tensor, max_displacement: int = 4) -> Tensor:
+    """Return the similarity of each pixel of `x1` with the pixels around it in `x2`.
+
+    `volume[b, (dy + d) * (2d + 1) + (dx + d), y, x]` is the mean over channels of
+    `x1[b, :, y, x] * x2[b, :, y + dy, x + dx]`, where `x2` is 0 outside its frame and dy and dx
+    run over -d..d. Sums are float32 or wider; the volume has the dtype of the inputs, and
+    under autocast the wider dtype of the two.
+
+    Args:
+        x1: (batch, channel, height, width), float, features of the reference frame.
+        x2: like `x1` in shape, dtype and device, features of the other frame.
+        max_displacement: the reach d, in pixels of this grid, 1 to 8.
+
+    Returns:
+        (batch, (2d + 1)^2, height, width), contiguous.
+
+    Raises:
+        InputError: shapes, dtypes, devices or `max_displacement` do not fit together.
+
+    Source: section 3.2; FACTS 2.3.
+    """
+    _require_usable(x1, x2, max_displacement)
+    volume: Tensor = torch.ops.amd_seg.correlation(x1, x2, max_displacement)
+    return volume
+
+
+def _require_usable(x1: Tensor, x2: Tensor, max_displacement: int) -> None:
+    if not 1 <= max_displacement <= MAX_DISPLACEMENT:
+        raise InputError(
+            f"correlation cannot reach max_displacement={max_displacement!r} pixels. "
+            f"Use 1 to {MAX_DISPLACEMENT}."
+        )
+    if x1.dim() != 4 or x1.shape != x2.shape or x1.shape[1] == 0:
+        raise InputError(
+            f"correlation cannot compare x1 of shape {tuple(x1.shape)} with x2 of shape "
+            f"{tuple(x2.shape)}. Give two of one shape (batch, channel, height, width), "
+            "with at least one channel."
+        )
+    if x1.device != x2.device:
+        raise InputError(
+            f"correlation cannot compare x1 on {x1.device} with x2 on {x2.device}. "
+            "Move them to one device."
+        )
+    if x1.dtype not in DTYPES or x2.dtype not in DTYPES:
+        raise InputError(
+            f"correlation cannot compare x1 of {x1.dtype} with x2 of {x2.dtype}. "
+            "Give float16, bfloat16, float32 or float64."
+        )
+    if x1.dtype != x2.dtype and not torch.is_autocast_enabled(x1.device.type):
+        raise InputError(
+            f"correlation cannot compare x1 of {x1.dtype} with x2 of {x2.dtype}. "
+            "Convert them to one dtype, or compute under torch.autocast."
+        )
+
+
+# ---- the plain path: any device, any dtype -------------------------------------------------
+
+
+def volume_plain(x1: Tensor, x2: Tensor, max_displacement: int) -> Tensor:
+    """Return the cost volume by banded matrix products; arguments as in `correlation`.
+
+    A product of `tile` neighbouring pixels of `x1` with the `tile + 2d` pixels of `x2` around
+    them, in one row of `x2`, holds all their similarities for one dy on its diagonals.
+    """
+    batch, channels, height, width = x1.shape
+    reach, side = max_displacement, 2 * max_displacement + 1
+    volume = x1.new_empty(batch, side * side, height, width)
+    if volume.numel() == 0:
+        return volume
+    tiles = -(-width // _TILE)
+    tile = -(-width // tiles)
+    band = tile + 2 * reach
+    spare = tiles * tile - width
+    wide = torch.promote_types(x1.dtype, torch.float32)
+    # Height comes first: then a shift by dy is a contiguous slice, and no product copies.
+    rows = functional.pad(x1.to(wide), (0, spare)).permute(2, 0, 3, 1)
+    rows = rows.reshape(height * batch * tiles, tile, channels)
+    around = functional.pad(x2.to(wide), (reach, reach + spare, reach, reach))
+    around = around.unfold(3, band, tile).permute(2, 0, 3, 1, 4).contiguous()
+    # around: (height + 2 reach, batch, tile, channel, band)
+    products = rows.new_empty(height * batch * tiles, tile, band)
+    diagonals = products.as_strided(
+        (height, batch, tiles, tile, side),
+        (batch * tiles * tile * band, tiles * tile * band, tile * band, band + 1, 1),
+    )
+    for dy in range(side):
+        torch.bmm(rows, around[dy : dy + height].flatten(0, 2), out=products)
+        shifted = diagonals.permute(1, 4, 0, 2, 3).flatten(3)[..., :width]
+        volume[:, dy * side : (dy + 1) * side] = shifted / channels
+    return volume
+
+
+def gradients_plain(
+    grad: Tensor, x1: Tensor, x2: Tensor, max_displacement: int, needs_x1: bool, needs_x2: bool
+) -> tuple[Tensor, Tensor]:
+    """Return the gradients of `x1` and `x2` for `grad`, the gradient of the volume.
+
+    A gradient that is not needed is an empty tensor. The sum over displacements goes into one
+    buffer in place: autograd of the same loop would allocate one full tensor a displacement.
+    """
+    channels, height, width = x1.shape[1:]
+    reach = max_displacement
+    wide = torch.promote_types(x1.dtype, torch.float32)
+    grad, left, right = grad.to(wide), x1.to(wide), x2.to(wide)
+    grad_x1 = torch.zeros_like(left, memory_format=torch.contiguous_format)
+    grad_x2 = torch.zeros_like(right, memory_format=torch.contiguous_format)
+    channel = 0
+    for dy in range(-reach, reach + 1):
+        here_y, there_y = _overlap(height, dy)
+        for dx in range(-reach, reach + 1):
+            here_x, there_x = _overlap(width, dx)
+            weight = grad[:, channel : channel + 1, here_y, here_x]
+            here, there = (..., here_y, here_x), (..., there_y, there_x)
+            channel += 1
+            if needs_x1:
+                grad_x1[here].addcmul_(weight, right[there], value=1 / channels)
+            if needs_x2:
+                grad_x2[there].addcmul_(weight, left[here], value=1 / channels)
+    return (
+        grad_x1.to(x1.dtype) if needs_x1 else x1.new_empty(0),
+        grad_x2.to(x2.dtype) if needs_x2 else x2.new_empty(0),
+    )
+
+
+def _overlap(size: int, shift: int) -> tuple[slice, slice]:
+    """Return the pixels p of 0..size-1 with p + shift inside too, and these p + shift."""
+    start, stop = max(0, -shift), max(0, -shift, size - max(0, shift))
+    return slice(start, stop), slice(start + shift, stop + shift)
+
+
+# ---- registration: names, shapes, gradients, casts; no device is asked, nothing is compiled ----
+
+# define and impl cost less of each call than torch.library.custom_op does.
+torch.library.define(
+    "amd_seg::correlation",
+    "(Tensor x1, Tensor x2, int max_displacement) -> Tensor",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+torch.library.define(
+    "amd_seg::correlation_backward",
+    "(Tensor grad, Tensor x1, Tensor x2, int max_displacement, bool needs_x1, bool needs_x2)"
+    " -> (Tensor, Tensor)",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+
+
+def _volume_fake(x1: Tensor, x2: Tensor, max_displacement: int) -> Tensor:
+    batch, _, height, width = x1.shape
+    return x1.new_empty(batch, (2 * max_displacement + 1) ** 2, height, width)
+
+
+def _gradients_fake(
+    grad: Tensor, x1: Tensor, x2: Tensor, max_displacement: int, needs_x1: bool, needs_x2: bool
+) -> tuple[Tensor, Tensor]:
+    return (
+        x1.new_empty(x1.shape if needs_x1 else (0,)),
+        x2.new_empty(x2.shape if needs_x2 else (0,)),
+    )
+
+
+def _volume_context(ctx: Any, inputs: tuple[Tensor, Tensor, int], output: Tensor) -> None:
+    x1, x2, ctx.max_displacement = inputs
+    ctx.save_for_backward(x1, x2)
+
+
+def _volume_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    x1, x2 = ctx.saved_tensors
+    needs_x1, needs_x2, _ = ctx.needs_input_grad
+    grad_x1, grad_x2 = torch.ops.amd_seg.correlation_backward(
+        grad, x1, x2, ctx.max_displacement, needs_x1, needs_x2
+    )
+    return grad_x1 if needs_x1 else None, grad_x2 if needs_x2 else None, None
+
+
+def _gradients_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    grad, x1, x2, ctx.max_displacement, ctx.needs_x1, ctx.needs_x2 = inputs
+    ctx.save_for_backward(grad, x1, x2)
+
+
+def _gradients_backward(ctx: Any, toward_x1: Tensor, toward_x2: Tensor) -> tuple[Any, ...]:
+    """Differentiate T(grad, toward_x1, x2) + T(grad, x1, toward_x2) by grad, x1 and x2."""
+    grad, x1, x2 = ctx.saved_tensors
+    reach = ctx.max_displacement
+    # A gradient that was not asked for came back empty: its part of the sum is zero.
+    toward_x1 = toward_x1 if ctx.needs_x1 else torch.zeros_like(x1)
+    toward_x2 = toward_x2 if ctx.needs_x2 else torch.zeros_like(x2)
+    grad_of_grad = None
+    if ctx.needs_input_grad[0]:
+        volume = torch.ops.amd_seg.correlation
+        grad_of_grad = volume(toward_x1, x2, reach) + volume(x1, toward_x2, reach)
+    needs_x1 = ctx.needs_input_grad[1] and ctx.needs_x2
+    needs_x2 = ctx.needs_input_grad[2] and ctx.needs_x1
+    grad_x1, grad_x2 = torch.ops.amd_seg.correlation_backward(
+        grad, toward_x1, toward_x2, reach, needs_x1, needs_x2
+    )
+    first = grad_x1 if needs_x1 else None
+    return grad_of_grad, first, grad_x2 if needs_x2 else None, None, None, None
+
+
+def _volume_autocast(x1: Tensor, x2: Tensor, max_displacement: int) -> Tensor:
+    # As torch does for dot and grid_sample: features of a convolution are half, warped ones float.
+    wide = torch.promote_types(x1.dtype, x2.dtype)
+    with torch.autocast(x1.device.type, enabled=False):
+        volume: Tensor = torch.ops.amd_seg.correlation(x1.to(wide), x2.to(wide), max_displacement)
+    return volume
+
+
+torch.library.impl("amd_seg::correlation", "default", volume_plain)
+torch.library.impl("amd_seg::correlation_backward", "default", gradients_plain)
+torch.library.register_fake("amd_seg::correlation", _volume_fake)
+torch.library.register_fake("amd_seg::correlation_backward", _gradients_fake)
+torch.library.register_autograd(
+    "amd_seg::correlation", _volume_backward, setup_context=_volume_context
+)
+torch.library.register_autograd(
+    "amd_seg::correlation_backward", _gradients_backward, setup_context=_gradients_context
+)
+torch.library.impl("amd_seg::correlation", "AutocastCPU", _volume_autocast)
+torch.library.impl("amd_seg::correlation", "AutocastCUDA", _volume_autocast)

@@ -1,0 +1,119 @@
+"""Eq. 2: the motion pathway, a PWC-Lite network with one estimator for all its levels.
+
+Source: paper section 3.2 and table 5; FACTS 2.3 for what the released code does.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from amd_seg.model.config import AMDConfig
+from amd_seg.model.correlation import correlation
+from amd_seg.model.segment_flow import synthesize_view
+
+SLOPE = 0.1
+REGION_FLOW_CHANNELS = 64
+
+
+def leaky(features: Tensor) -> Tensor:
+    """The activation of the whole pathway."""
+    return F.leaky_relu(features, SLOPE)
+
+
+class PyramidStage(nn.Sequential):
+    """Two 3x3 convolutions, the first of which halves the grid."""
+
+    def __init__(self, inputs: int, width: int) -> None:
+        super().__init__(_conv3x3(inputs, width, stride=2), _conv3x3(width, width))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map (batch, inputs, height, width) to (batch, width, height / 2, width / 2)."""
+        for convolution in self:
+            features = leaky(convolution(features))
+        return features
+
+
+class MotionPathway(nn.Module):
+    """Features of frames at several levels, and motion features between two of them.
+
+    The cost volume and the reduced features live on the grid of the *target*, the frame that is
+    to be re-created; the *source* is the frame that is warped.
+    """
+
+    def __init__(self, config: AMDConfig) -> None:
+        super().__init__()
+        self.max_displacement = config.max_displacement
+        inputs = (3, *config.pyramid_channels)
+        self.pyramid = nn.ModuleList(map(PyramidStage, inputs, config.pyramid_channels))
+        # Coarse to fine; the stage of stride 2 gives features but no level.
+        levels = config.pyramid_channels[:0:-1]
+        self.reductions = nn.ModuleList(
+            nn.Conv2d(width, config.reduced_channels, 1) for width in levels
+        )
+        volume = (2 * config.max_displacement + 1) ** 2
+        c1, c2, c3, c4, c5 = config.estimator_channels
+        shapes = (
+            (volume + config.reduced_channels + 2, c1),
+            (c1, c2),
+            (c1 + c2, c3),
+            (c2 + c3, c4),
+            (c3 + c4, c5),
+        )
+        self.estimator = nn.ModuleList(_conv3x3(*shape) for shape in shapes)
+        self.region_flow = nn.ModuleList(
+            (nn.Conv2d(c4 + c5, REGION_FLOW_CHANNELS, 1), nn.Conv2d(REGION_FLOW_CHANNELS, 2, 1))
+        )
+
+    @property
+    def levels(self) -> int:
+        """Number of levels of the coarse-to-fine recursion (5 as released)."""
+        return len(self.reductions)
+
+    def features(self, frames: Tensor) -> list[Tensor]:
+        """Map frames (batch, 3, height, width) in 0..1 to their levels, coarse to fine.
+
+        Level l has (batch, channels, height / 2^(n-l), width / 2^(n-l)) for n stages, l from 0.
+        """
+        pyramid = []
+        features = frames
+        for stage in self.pyramid:
+            features = stage(features)
+            pyramid.append(features)
+        return pyramid[:0:-1]
+
+    def motion_features(self, level: int, target: Tensor, source: Tensor, flow: Tensor) -> Tensor:
+        """Eq. 2: V at one level, given the flow that the coarser levels found.
+
+        Args:
+            level: 0 is the coarsest.
+            target: (batch, channel, height, width), features of the frame to re-create.
+            source: the same of the frame that is warped.
+            flow: (batch, 2, height, width), pixels of this grid, x first.
+
+        Returns:
+            (batch, motion channel, height, width).
+        """
+        # At the coarsest level the flow is zero: warping by it would change nothing.
+        warped = source if level == 0 else synthesize_view(source, flow)
+        volume = leaky(correlation(target, warped, self.max_displacement))
+        reduced = leaky(self.reductions[level](target))
+        c1, c2, c3, c4, c5 = self.estimator
+        first = leaky(c1(torch.cat((volume, reduced, flow.to(reduced.dtype)), dim=1)))
+        second = leaky(c2(first))
+        third = leaky(c3(torch.cat((first, second), dim=1)))
+        fourth = leaky(c4(torch.cat((second, third), dim=1)))
+        fifth = leaky(c5(torch.cat((third, fourth), dim=1)))
+        return torch.cat((fourth, fifth), dim=1)
+
+    def flow_of(self, motion_features: Tensor) -> Tensor:
+        """Eq. 4: g, from motion features (batch, channel, ...) to flow (batch, 2, ...), x first.
+
+        It reads pooled features (batch, channel, region, 1) or, densely, a whole grid.
+        """
+        hidden, out = self.region_flow
+        flow: Tensor = out(leaky(hidden(motion_features)))
+        return flow
+
+
+def _conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1)

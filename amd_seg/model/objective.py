@@ -1,0 +1,144 @@
+"""Eq. 7: how well one frame was re-created from the other; pure functions.
+
+Source: paper section 3.3; FACTS 3.3 to 3.5 for what the released code does.
+"""
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from amd_seg.model.segment_flow import full_precision, synthesize_view
+
+if TYPE_CHECKING:
+    from amd_seg.model.amd import Reconstruction, View
+
+SSIM_WEIGHT = 0.85
+SCALES = 4
+VISIBLE_WEIGHT = 0.2
+# Below one pixel of any batch: guards the division when nothing is visible, changes nothing else.
+NOTHING_VISIBLE = 1e-12
+
+
+def dssim(x: Tensor, y: Tensor) -> Tensor:
+    """Structural dissimilarity, (1 - SSIM) / 2, over 3x3 uniform windows.
+
+    Args:
+        x, y: (batch, channel, height, width), 0..1.
+
+    Returns:
+        (batch, channel, height - 2, width - 2), 0..1.
+    """
+    c1, c2 = 0.01**2, 0.03**2
+    mean_x, mean_y = F.avg_pool2d(x, 3, 1), F.avg_pool2d(y, 3, 1)
+    var_x = F.avg_pool2d(x * x, 3, 1) - mean_x * mean_x
+    var_y = F.avg_pool2d(y * y, 3, 1) - mean_y * mean_y
+    cov = F.avg_pool2d(x * y, 3, 1) - mean_x * mean_y
+    ssim = ((2 * mean_x * mean_y + c1) * (2 * cov + c2)) / (
+        (mean_x * mean_x + mean_y * mean_y + c1) * (var_x + var_y + c2)
+    )
+    return ((1 - ssim) / 2).clamp(0, 1)
+
+
+def splat_weights(flow: Tensor) -> Tensor:
+    """How much of the other frame lands on each pixel when every pixel follows the flow.
+
+    Each pixel sends a weight of 1, split bilinearly over four neighbours; what falls outside
+    the frame is lost.
+
+    Args:
+        flow: (batch, 2, height, width), pixels, x first.
+
+    Returns:
+        (batch, 1, height, width), 0 or more.
+    """
+    batch, _, height, width = flow.shape
+    ys = torch.arange(height, device=flow.device, dtype=flow.dtype)[:, None]
+    xs = torch.arange(width, device=flow.device, dtype=flow.dtype)
+    x, y = flow[:, 0] + xs, flow[:, 1] + ys
+    weights = flow.new_zeros(batch, height * width)
+    for left, top in ((0, 0), (1, 0), (0, 1), (1, 1)):
+        column, row = x.floor() + left, y.floor() + top
+        share = (1 - (x - column).abs()) * (1 - (y - row).abs())
+        inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+        # A flow that is not finite lands nowhere, instead of at an index out of bounds.
+        index = torch.where(inside, row * width + column, 0.0).long()
+        share = torch.where(inside, share, 0.0)
+        weights.scatter_add_(1, index.flatten(1), share.flatten(1))
+    return weights.view(batch, 1, height, width)
+
+
+@torch.no_grad()
+def splat_visibility(opposite_flow: Tensor) -> Tensor:
+    """Which pixels of a frame the other frame shows too, as 0 or 1 (FACTS 3.3).
+
+    Args:
+        opposite_flow: (batch, 2, height, width), pixels, x first: the flow on the grid of the
+            *other* frame, pointing into this one.
+
+    Returns:
+        (batch, 1, height, width): 0 where less than 0.2 of a pixel arrives.
+    """
+    weights = splat_weights(opposite_flow)
+    return (weights >= VISIBLE_WEIGHT).to(weights.dtype)
+
+
+def photometric_error(
+    target: Tensor, synthesized: Tensor, visible: Tensor, *, ssim_weight: float = SSIM_WEIGHT
+) -> Tensor:
+    """Dissimilarity of two frames where they are visible, as one number.
+
+    Args:
+        target, synthesized: (batch, 3, height, width), 0..1.
+        visible: (batch, 1, height, width), 0 or 1.
+        ssim_weight: share of DSSIM, the rest is the absolute difference; 1 is the paper's D.
+    """
+    difference = ((target - synthesized).abs() * visible).mean()
+    structure = dssim(synthesized * visible, target * visible).mean()
+    error = (1 - ssim_weight) * difference + ssim_weight * structure
+    return error / visible.mean().clamp_min(NOTHING_VISIBLE)
+
+
+def photometric_objective(
+    reconstruction: "Reconstruction",
+    *,
+    ssim_weight: float = SSIM_WEIGHT,
+    scales: int = SCALES,
+    occlusion: bool = True,
+) -> dict[str, Tensor]:
+    """Eq. 7 in both directions, summed over scales.
+
+    Args:
+        reconstruction: what `AMD.forward` returned.
+        ssim_weight: see `photometric_error`.
+        scales: how many of the flows, finest first, are scored; each halves the frame.
+        occlusion: leave out what the other frame does not show.
+
+    Returns:
+        "loss", its parts "scale_0" ..., and "visible", the visible share at the finest scale.
+    """
+    with torch.autocast(reconstruction.view_i.target.device.type, enabled=False):
+        view_i, view_j = reconstruction.view_i, reconstruction.view_j
+        if occlusion:
+            visible_i = splat_visibility(full_precision(view_j.flows[0]))
+            visible_j = splat_visibility(full_precision(view_i.flows[0]))
+        else:
+            visible_i = visible_j = torch.ones_like(view_i.target[:, :1])
+        parts = {}
+        for scale in range(min(scales, len(view_i.flows))):
+            error_i = _error_at(view_i, visible_i, scale, ssim_weight)
+            error_j = _error_at(view_j, visible_j, scale, ssim_weight)
+            parts[f"scale_{scale}"] = (error_i + error_j) / 2
+        loss = torch.stack(list(parts.values())).sum()
+        visible = (visible_i.mean() + visible_j.mean()) / 2
+    return {"loss": loss, **parts, "visible": visible}
+
+
+def _error_at(view: "View", visible: Tensor, scale: int, ssim_weight: float) -> Tensor:
+    step = 2**scale
+    target, source = F.avg_pool2d(view.target, step), F.avg_pool2d(view.source, step)
+    synthesized = synthesize_view(source, view.flows[scale])
+    return photometric_error(
+        target, synthesized, visible[..., ::step, ::step], ssim_weight=ssim_weight
+    )

@@ -1,0 +1,188 @@
+"""The one visible loop: training and adaptation are this function on different pairs."""
+
+import copy
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from amd_seg.device import resolve_precision
+from amd_seg.errors import TrainingDivergedError
+from amd_seg.training.presets import TrainingConfig
+
+
+@dataclass
+class TrainState:
+    """What changes while a run goes on; all of it is in a checkpoint."""
+
+    objective: nn.Module
+    """Model and loss; maps a batch to {"loss": ..., parts}."""
+    optimizer: torch.optim.Optimizer
+    average: nn.Module | None = None
+    """The averaged model (EMA) that is released, where the settings ask for one."""
+    step: int = 0
+    seconds: float = 0.0
+    """Wall-clock time spent in steps, over all parts of a resumed run."""
+
+    @property
+    def model(self) -> nn.Module:
+        """The model that the steps change."""
+        model: nn.Module = getattr(self.objective, "module", self.objective).model
+        return model
+
+    @property
+    def released(self) -> nn.Module:
+        """The model that is worth keeping: the average where there is one."""
+        return self.model if self.average is None else self.average
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What one step did."""
+
+    step: int
+    """Steps done, this one included."""
+    parts: dict[str, float]
+    """The loss, its terms and the monitors."""
+    learning_rate: float
+    gradient_norm: float
+    seconds: float
+    """Time since the run began, over all its parts."""
+    names: tuple[str, ...] = field(repr=False)
+    """The pairs of the last micro-batch."""
+
+
+def start(objective: nn.Module, config: TrainingConfig) -> TrainState:
+    """A fresh state: the settings' optimiser, and an average where they ask for one."""
+    kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+    parameters = [p for p in objective.parameters() if p.requires_grad]
+    optimizer = kinds[config.optimizer](
+        parameters, lr=config.learning_rate, weight_decay=config.weight_decay
+    )
+    state = TrainState(objective, optimizer)
+    if config.ema_decay:
+        state.average = copy.deepcopy(state.model).eval().requires_grad_(False)
+    return state
+
+
+def optimize(
+    state: TrainState,
+    batches: Iterator[Any],
+    config: TrainingConfig,
+    *,
+    on_step: Callable[[StepReport], None] | None = None,
+) -> TrainState:
+    """Take steps until the settings' number, or their minutes, are reached.
+
+    Args:
+        state: from `start`, or from a checkpoint; it is changed and returned.
+        batches: an endless iterator of micro-batches, on the model's device.
+        config: the settings.
+        on_step: called after each step; an exception from it ends the run.
+
+    Raises:
+        TrainingDivergedError: the loss is not finite; the weights are still those before
+            the step.
+    """
+    device = next(state.model.parameters()).device
+    autocast_dtype = resolve_precision(config.precision, device)
+    state.objective.train()
+    while (done := progress(state, config)) < 1:
+        began = time.perf_counter()
+        learning_rate = learning_rate_at(done, state.step, config)
+        for group in state.optimizer.param_groups:
+            group["lr"] = learning_rate
+
+        totals: dict[str, Tensor] = {}
+        for _ in range(config.accumulate):
+            batch = next(batches)
+            enabled = autocast_dtype is not torch.float32
+            with torch.autocast(device.type, dtype=autocast_dtype, enabled=enabled):
+                parts = state.objective(batch, done)
+            _require_finite(parts, batch.names, state.step)
+            (parts["loss"] / config.accumulate).backward()
+            for name, value in parts.items():
+                totals[name] = totals.get(name, 0) + value.detach() / config.accumulate
+
+        limit = config.gradient_clip or math.inf
+        norm = nn.utils.clip_grad_norm_(state.objective.parameters(), limit)
+        state.optimizer.step()
+        state.optimizer.zero_grad(set_to_none=True)
+        if state.average is not None:
+            update_average(state.average, state.model, config.ema_decay, state.step)
+        state.step += 1
+        state.seconds += time.perf_counter() - began
+        if on_step is not None:
+            on_step(_report(state, totals, learning_rate, norm, batch.names))
+    return state
+
+
+def progress(state: TrainState, config: TrainingConfig) -> float:
+    """How much of the run is done, 0 to 1: by the clock where minutes are set, else by steps."""
+    by_steps = state.step / config.steps
+    by_clock = state.seconds / (60 * config.minutes) if config.minutes else 0.0
+    return min(1.0, max(by_steps, by_clock))
+
+
+def learning_rate_at(done: float, step: int, config: TrainingConfig) -> float:
+    """Polynomial decay, (base - final) (1 - t/T)^power + final, after a linear warm-up."""
+    decay: float = (1 - done) ** config.poly_power
+    rate = (config.learning_rate - config.final_learning_rate) * decay
+    rate += config.final_learning_rate
+    return rate * min(1.0, (step + 1) / (config.warmup_steps + 1))
+
+
+@torch.no_grad()
+def update_average(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
+    """Move the average towards the model; early on faster, so that it forgets the start."""
+    share = 1 - min(decay, (1 + step) / (10 + step))
+    for kept, value in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
+        if kept.is_floating_point():
+            kept.lerp_(value, share)
+        else:
+            kept.copy_(value)
+
+
+def state_dict(state: TrainState) -> dict[str, Any]:
+    """The state as tensors and numbers, random generators included."""
+    saved = {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
+    for name in ("objective", "optimizer", "average"):
+        saved[name] = None if saved[name] is None else saved[name].state_dict()
+    saved["rng"] = torch.get_rng_state()
+    if torch.cuda.is_available():
+        saved["cuda_rng"] = torch.cuda.get_rng_state_all()
+    return saved
+
+
+def load_state_dict(state: TrainState, saved: dict[str, Any]) -> None:
+    """Take over what `state_dict` returned."""
+    state.objective.load_state_dict(saved["objective"])
+    state.optimizer.load_state_dict(saved["optimizer"])
+    if state.average is not None and saved["average"] is not None:
+        state.average.load_state_dict(saved["average"])
+    state.step, state.seconds = saved["step"], saved["seconds"]
+    torch.set_rng_state(saved["rng"])
+    if torch.cuda.is_available() and "cuda_rng" in saved:
+        torch.cuda.set_rng_state_all(saved["cuda_rng"])
+
+
+def _require_finite(parts: dict[str, Tensor], names: tuple[str, ...], step: int) -> None:
+    if torch.isfinite(parts["loss"]):
+        return
+    values = ", ".join(f"{name} {value.item():.4g}" for name, value in parts.items())
+    raise TrainingDivergedError(
+        f"The loss is not finite at step {step} ({values}), on {', '.join(names)}. "
+        "Resume from the last checkpoint with a lower --learning-rate or with --gradient-clip 1."
+    )
+
+
+def _report(
+    state: TrainState, totals: dict[str, Tensor], rate: float, norm: Tensor, names: tuple[str, ...]
+) -> StepReport:
+    parts = {name: value.item() for name, value in totals.items()}
+    return StepReport(state.step, parts, rate, norm.item(), state.seconds, names)

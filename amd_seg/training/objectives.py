@@ -1,0 +1,120 @@
+"""What a step minimises: a model and its loss as one module, so that DDP sees a single forward.
+
+Every objective maps a batch to {"loss": ..., parts}: the loss to minimise, its terms, and what
+tells a run that learns from one that is lost (entropy and area of the masks, scale of the flow,
+visible share).
+"""
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from amd_seg.model.amd import AMD, Reconstruction
+from amd_seg.model.objective import photometric_objective
+from amd_seg.training.presets import TrainingConfig
+
+SOFT_EDGE = 1e-6
+
+
+def mask_entropy(masks: Tensor) -> Tensor:
+    """Mean entropy of the masks (batch, region, height, width), 0 (decided) to 1 (uniform)."""
+    entropy = -(masks * masks.clamp_min(SOFT_EDGE).log()).sum(dim=1).mean()
+    return entropy / math.log(masks.shape[1])
+
+
+class PhotometricObjective(nn.Module):
+    """Eq. 7 on a pair of frames, end to end through both pathways."""
+
+    def __init__(self, model: AMD, config: TrainingConfig) -> None:
+        super().__init__()
+        self.model = model
+        self.ssim_weight = config.ssim_weight
+        self.entropy_weight = config.entropy_weight
+
+    def forward(self, batch: Any, progress: float = 0.0) -> dict[str, Tensor]:
+        """Score a `PairBatch`."""
+        reconstruction = self.model(batch.frame_i, batch.frame_j)
+        parts = photometric_objective(reconstruction, ssim_weight=self.ssim_weight)
+        masks = reconstruction.view_j.masks
+        entropy = mask_entropy(masks)
+        fade = max(0.0, 1 - 2 * progress)
+        parts["loss"] = parts["loss"] - self.entropy_weight * fade * entropy
+        return {**parts, **_monitors(reconstruction), "entropy": entropy.detach()}
+
+
+class DenseFlowObjective(nn.Module):
+    """The photometric error of the motion pathway's own dense flow: the masks are not used."""
+
+    def __init__(self, model: AMD, config: TrainingConfig) -> None:
+        super().__init__()
+        self.model = model
+        self.ssim_weight = config.ssim_weight
+
+    def forward(self, batch: Any, progress: float = 0.0) -> dict[str, Tensor]:
+        """Score a `PairBatch`."""
+        reconstruction = self.model.dense_reconstruction(batch.frame_i, batch.frame_j)
+        parts = photometric_objective(reconstruction, ssim_weight=self.ssim_weight)
+        return {**parts, **_monitors(reconstruction)}
+
+
+class MoverObjective(nn.Module):
+    """The object channel is taught what moves against the background (a `TargetBatch`)."""
+
+    def __init__(self, model: AMD, config: TrainingConfig, object_channel: int = 0) -> None:
+        super().__init__()
+        self.model = model
+        self.object_channel = object_channel
+
+    def forward(self, batch: Any, progress: float = 0.0) -> dict[str, Tensor]:
+        """Score a `TargetBatch`: cross-entropy and half of the Dice loss, on the 1/8 grid."""
+        logits = self.model.region_logits(batch.frames)
+        target = F.adaptive_avg_pool2d(batch.targets.to(logits.dtype) / 255, logits.shape[-2:])
+        score = object_logit(logits, self.object_channel)
+        cross_entropy = F.binary_cross_entropy_with_logits(score, target)
+        saliency = score.sigmoid()
+        dice = 1 - _dice(saliency, target).mean()
+        with torch.no_grad():
+            area = saliency.mean()
+        return {
+            "loss": cross_entropy + 0.5 * dice,
+            "cross_entropy": cross_entropy,
+            "dice": dice,
+            "area": area,
+        }
+
+
+def object_logit(logits: Tensor, channel: int) -> Tensor:
+    """Log-odds of one region against all others: its sigmoid is its softmax, (batch, 1, h, w)."""
+    others = torch.cat((logits[:, :channel], logits[:, channel + 1 :]), dim=1)
+    return logits[:, channel : channel + 1] - others.logsumexp(dim=1, keepdim=True)
+
+
+def make_objective(model: AMD, config: TrainingConfig) -> nn.Module:
+    """The objective that the settings name."""
+    kinds = {
+        "photometric": PhotometricObjective,
+        "dense": DenseFlowObjective,
+        "mover": MoverObjective,
+    }
+    return kinds[config.objective](model, config)
+
+
+def _dice(saliency: Tensor, target: Tensor) -> Tensor:
+    """Soft overlap of each map with its target, (batch,), 0 to 1."""
+    overlap = (saliency * target).sum(dim=(1, 2, 3))
+    total = saliency.sum(dim=(1, 2, 3)) + target.sum(dim=(1, 2, 3))
+    return (2 * overlap + 1) / (total + 1)
+
+
+@torch.no_grad()
+def _monitors(reconstruction: Reconstruction) -> dict[str, Tensor]:
+    """Mean length of the flow, in pixels of the motion size, and the largest region's share."""
+    views = (reconstruction.view_i, reconstruction.view_j)
+    lengths = [view.flows[0].norm(dim=1).mean() for view in views]
+    monitors = {"flow": torch.stack(lengths).mean()}
+    if views[0].masks is not None:
+        monitors["largest_area"] = views[0].masks.mean(dim=(0, 2, 3)).max()
+    return monitors

@@ -1,0 +1,184 @@
+"""Settings of training runs and the named presets; standard library only."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from amd_seg.errors import ConfigError
+from amd_seg.model.config import AMDConfig
+
+Objective = Literal["photometric", "dense", "mover"]
+Sampling = Literal["video", "pair"]
+Optimizer = Literal["adam", "adamw"]
+Precision = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """How a model is trained; the defaults are the paper's (section 4.1, FACTS 4).
+
+    Raises:
+        ConfigError: a value is outside what training allows.
+    """
+
+    steps: int = 400_000
+    """Optimiser steps of the whole run."""
+    minutes: float = 0.0
+    """Wall-clock budget; above 0 the schedule follows the clock and the run ends by it."""
+    batch_size: int = 16
+    """Pairs per optimiser step, over all processes and micro-batches."""
+    accumulate: int = 1
+    """Micro-batches per step and process."""
+    objective: Objective = "photometric"
+    """photometric: eq. 7, end to end. dense: the motion pathway alone, by its dense flow.
+    mover: the object channel alone, by what moves against the background."""
+    ssim_weight: float = 0.85
+    """Share of DSSIM in the photometric error, the rest is L1; 1 is the paper's formula."""
+    entropy_weight: float = 0.0
+    """Weight of the masks' mean entropy as a reward that fades to 0 over the run's first half;
+    keeps masks soft until the motion features know something."""
+    optimizer: Optimizer = "adam"
+    """adam adds weight decay to the gradient (as released), adamw decouples it."""
+    learning_rate: float = 1e-4
+    final_learning_rate: float = 1e-6
+    """Where the polynomial schedule ends."""
+    poly_power: float = 0.9
+    warmup_steps: int = 0
+    weight_decay: float = 1e-6
+    gradient_clip: float = 0.0
+    """Largest L2 norm of the gradient; 0 clips nothing."""
+    ema_decay: float = 0.0
+    """Decay per step of the averaged weights that are released; 0 keeps no average."""
+    short_edge: int = 400
+    """Short edge, in pixels, to which frames are decoded."""
+    scale: tuple[float, float] = (0.96, 1.0)
+    """Range of the random factor on the short edge."""
+    crop: tuple[int, int] = (384, 384)
+    """Height and width, in pixels, of what the network sees."""
+    flip: bool = True
+    """Mirror half of the pairs (the paper does, the released code does not)."""
+    colour: bool = False
+    """Change brightness, contrast, saturation and tint at random (not in the paper)."""
+    sampling: Sampling = "video"
+    """video: one random pair a clip and epoch, as published; pair: every pair is an item."""
+    max_gap: int = 1
+    """Largest distance, in frames, between the two of a pair."""
+    precision: Precision = "float32"
+    channels_last: bool = True
+    seed: int = 0
+    log_every: int = 20
+    """Steps between two lines of log.jsonl."""
+    checkpoint_every: int = 2000
+    """Steps between two checkpoints."""
+    keep: int = 2
+    """Checkpoints kept beside the newest best."""
+
+    def __post_init__(self) -> None:
+        for name in ("scale", "crop"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        faults = [f"{name}={getattr(self, name)!r} ({rule})" for name, rule in self._faults()]
+        if faults:
+            raise ConfigError(f"Training cannot start with {', '.join(faults)}.")
+
+    def _faults(self) -> list[tuple[str, str]]:
+        """Names of the fields that are wrong, each with what it must be."""
+        at_least_one = ("steps", "batch_size", "accumulate", "max_gap", "log_every", "keep")
+        not_negative = (
+            "minutes",
+            "warmup_steps",
+            "weight_decay",
+            "gradient_clip",
+            "entropy_weight",
+        )
+        choices = {
+            "objective": get_args(Objective),
+            "sampling": get_args(Sampling),
+            "optimizer": get_args(Optimizer),
+            "precision": get_args(Precision),
+        }
+        return [
+            *(
+                (n, "1 or more")
+                for n in (*at_least_one, "checkpoint_every")
+                if getattr(self, n) < 1
+            ),
+            *((n, "0 or more") for n in not_negative if getattr(self, n) < 0),
+            *((n, f"one of {c}") for n, c in choices.items() if getattr(self, n) not in c),
+            *((n, "above 0") for n in ("learning_rate", "poly_power") if getattr(self, n) <= 0),
+            *(
+                (n, "0 to 1")
+                for n in ("ssim_weight", "ema_decay")
+                if not 0 <= getattr(self, n) <= 1
+            ),
+            *([("crop", "two sizes of 16 or more")] if min(self.crop) < 16 else []),
+            *([("scale", "0 < low <= high")] if not 0 < self.scale[0] <= self.scale[1] else []),
+            *([("short_edge", "at least the crop")] if self.short_edge < 16 else []),
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """A whole run: the model and how it is trained."""
+
+    model: AMDConfig
+    training: TrainingConfig
+    about: str
+
+
+def paper() -> Preset:
+    """Section 4.1: ResNet-50, 16 pairs per step over all GPUs, 400,000 steps."""
+    return Preset(
+        model=AMDConfig(),
+        training=TrainingConfig(),
+        about="The paper: ResNet-50, 384x384 crops, 16 pairs a step, 400K steps. 8 GPUs, days.",
+    )
+
+
+def single_gpu() -> Preset:
+    """What one GPU of the H100 class does in 25 minutes."""
+    return Preset(
+        model=AMDConfig(backbone="resnet18", head_dilation=2, motion_size=(256, 384)),
+        training=dataclasses.replace(
+            paper().training,
+            minutes=25.0,
+            batch_size=64,
+            short_edge=240,
+            crop=(224, 320),
+            scale=(0.94, 1.2),
+            precision="bfloat16",
+            warmup_steps=200,
+            gradient_clip=1.0,
+            ema_decay=0.999,
+            max_gap=3,
+        ),
+        about="One H100-class GPU, 25 minutes: ResNet-18, 224x320 crops, bfloat16.",
+    )
+
+
+def cpu() -> Preset:
+    """What two CPU cores do in 2 hours."""
+    return Preset(
+        model=AMDConfig(
+            backbone="resnet18",
+            stage_widths=(64, 128, 256, 256),
+            head_dilation=2,
+            motion_size=(128, 192),
+        ),
+        training=dataclasses.replace(
+            paper().training,
+            minutes=120.0,
+            short_edge=144,
+            crop=(128, 192),
+            scale=(0.9, 1.3),
+            learning_rate=5e-4,
+            warmup_steps=200,
+            gradient_clip=1.0,
+            ema_decay=0.999,
+            max_gap=3,
+            checkpoint_every=200,
+        ),
+        about="Two CPU cores, 2 hours: a light ResNet-18, 128x192 crops.",
+    )
+
+
+PRESETS = {"paper": paper, "single-gpu": single_gpu, "cpu": cpu}
