@@ -3,13 +3,12 @@
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from amd_seg.cli import boundary
-from amd_seg.cli.jobs import OUTPUTS, STANDARD_STREAM, Job, not_yet_written, plan_jobs
+from amd_seg.cli.jobs import OUTPUTS, STANDARD_STREAM, Job, make_folders, not_yet_written, plan_jobs
 from amd_seg.errors import AmdSegError
 
 if TYPE_CHECKING:
@@ -66,6 +65,7 @@ class Threshold(click.ParamType):
 @click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps.")
 @click.option("--precision", type=click.Choice(PRECISIONS), default="float32", help="Of the net.")
 @click.option("--batch-size", type=click.IntRange(1), default=8, help="Photos a network pass.")
+@click.option("--max-pixels", type=click.IntRange(1), default=200_000_000, help="Refuse larger.")
 @click.option("--recursive", is_flag=True, help="Look into sub-folders too.")
 @click.option("--overwrite", is_flag=True, help="Replace outputs that exist.")
 @click.option("--resume", is_flag=True, help="Skip photos whose output exists.")
@@ -102,6 +102,7 @@ def image(
         _report_skipped(jobs, waiting)
     if len(waiting) < len(jobs):
         boundary.notice(f"{len(jobs) - len(waiting)} of {len(jobs)} photos were done before.")
+    make_folders(waiting, out)
     with boundary.progress(len(waiting), "photo") as bar:
         for outcome in _segment(waiting, output, **settings):
             failed += _report(outcome, as_json)
@@ -156,7 +157,6 @@ def _write(job: Job, result: "Segmentation | AmdSegError", output: str) -> Outco
         if job.target == STANDARD_STREAM:
             picture = result.encode(output)
         else:
-            Path(job.target).parent.mkdir(parents=True, exist_ok=True)
             result.save(job.target, output)
     except (AmdSegError, OSError) as error:
         return Outcome(job, error=error)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from amd_seg.errors import InputError
+from amd_seg.errors import InputError, MediaError
 
 STANDARD_STREAM = "-"
 
@@ -50,7 +50,8 @@ def plan_jobs(
             missing.append((text, error))
     several = len(inputs) > 1 or not _is_one_file(inputs[0])
     jobs = [Job(item.source, _target(item, out, output, several)) for item in found.values()]
-    _check_targets(jobs, out)
+    _check_targets(jobs)
+    _check_out(jobs, out, output)
     return jobs, missing
 
 
@@ -70,6 +71,22 @@ def not_yet_written(jobs: Sequence[Job], *, overwrite: bool, resume: bool) -> li
             "replace them, or --resume to skip them."
         )
     return [job for job in jobs if overwrite or job not in written]
+
+
+def make_folders(jobs: Sequence[Job], out: str | None) -> None:
+    """Make the folders of outputs that go below the folder `out`.
+
+    Raises:
+        MediaError: one cannot be made.
+    """
+    targets = [job.target for job in jobs if job.target not in (out, STANDARD_STREAM)]
+    for folder in {Path(target).parent for target in targets}:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as cause:
+            raise MediaError(
+                f"Cannot make the folder {folder}: {cause.strerror}. Choose another with -o."
+            ) from cause
 
 
 def _find(text: str, recursive: bool) -> list[_Found]:
@@ -116,23 +133,37 @@ def _target(item: _Found, out: str | None, output: str, several: bool) -> str:
     return out
 
 
-def _check_targets(jobs: Sequence[Job], out: str | None) -> None:
+def _check_targets(jobs: Sequence[Job]) -> None:
+    """Raise for two photos with one output, and for an output that is an input."""
     by_target: dict[str, list[str]] = defaultdict(list)
     for job in jobs:
         by_target[_identity(job.target)].append(job.source)
+    on_stdout = len(by_target.get(STANDARD_STREAM, []))
+    if on_stdout > 1:
+        raise click.UsageError(f"{on_stdout} photos cannot share stdout. Give -o a folder.")
     shared = {target: sources for target, sources in by_target.items() if len(sources) > 1}
-    if STANDARD_STREAM in shared:
-        raise click.UsageError(
-            f"{len(shared[STANDARD_STREAM])} photos cannot share stdout. Give -o a folder."
-        )
     if shared:
-        pairs = "; ".join(f"{' and '.join(names)} to {to}" for to, names in shared.items())
-        raise click.UsageError(f"Photos would share an output: {pairs}. Rename them, or use -o.")
-    if STANDARD_STREAM in by_target and sys.stdout.isatty():
-        raise click.UsageError("A picture cannot be shown in a terminal. Redirect stdout, or -o.")
+        named = "; ".join(f"{' and '.join(sources)} to {to}" for to, sources in shared.items())
+        raise click.UsageError(f"Photos would share an output: {named}. Rename or move them.")
     own = {_identity(job.source) for job in jobs} - {STANDARD_STREAM}
     for target in by_target.keys() & own:
-        raise click.UsageError(f"{target} is an input; its output needs another name.")
-    folder = Path(out) if out not in (None, STANDARD_STREAM) else None
-    if folder is not None and folder.is_file() and all(job.target != out for job in jobs):
-        raise click.UsageError(f"-o {out} is a file. With several photos give a folder.")
+        raise click.UsageError(f"{target} is an input. Give its output another name.")
+
+
+def _check_out(jobs: Sequence[Job], out: str | None, output: str) -> None:
+    """Raise where the outputs could not be written to `out`, before any is made."""
+    if any(job.target == STANDARD_STREAM for job in jobs) and sys.stdout.isatty():
+        raise click.UsageError("A terminal shows no picture. Redirect stdout, or give -o a file.")
+    if out is None or out == STANDARD_STREAM:
+        return
+    if all(job.target != out for job in jobs):
+        if Path(out).is_file():
+            raise click.UsageError(f"-o {out} is a file. With several photos give a folder.")
+        return
+    from amd_seg.media.formats import FORMATS_WITHOUT_ALPHA, WRITERS
+
+    suffix = Path(out).suffix.lower()
+    if suffix not in WRITERS:
+        raise click.UsageError(f"-o {out} has no known ending. Use one of {', '.join(WRITERS)}.")
+    if output == "cutout" and WRITERS[suffix][0] in FORMATS_WITHOUT_ALPHA:
+        raise click.UsageError(f"-o {out}: {suffix} holds no transparency. Use .png.")
