@@ -56,7 +56,7 @@ def resize_for_network(pixels: NDArray[np.uint8], size: int) -> Tensor:
     # torch warns of memory that numpy may not write to.
     writeable = pixels if pixels.flags.writeable else pixels.copy()
     whole = torch.from_numpy(writeable).permute(2, 0, 1)[None]
-    target = network_size(*pixels.shape[:2], size)
+    target = network_size(pixels.shape[0], pixels.shape[1], size)
     return interpolate(whole, target, mode="bilinear", align_corners=False, antialias=True)[0]
 
 

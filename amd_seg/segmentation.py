@@ -12,14 +12,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from amd_seg.errors import InputError
-from amd_seg.media.images import (
-    Photo,
+from amd_seg.media.images import Photo, save_image
+from amd_seg.media.render import (
     render_cutout,
     render_mask,
     render_overlay,
     render_regions,
     render_saliency,
-    save_image,
 )
 
 OUTPUTS = ("mask", "saliency", "cutout", "overlay", "regions")
@@ -53,7 +52,8 @@ class Segmentation:
     def saliency(self) -> NDArray[np.float32]:
         """(height, width), float32, 0..1: the object's region, never stretched to fill 0..1."""
         channel = self.region_masks[self.object_channel : self.object_channel + 1]
-        return upsample(channel, self.photo.pixels.shape[:2])[0]
+        saliency: NDArray[np.float32] = upsample(channel, self.photo.pixels.shape[:2])[0]
+        return saliency
 
     @cached_property
     def threshold(self) -> float:

@@ -85,8 +85,9 @@ class Segmenter:
         pretrained = load_weights(source, revision=revision)
         return cls(pretrained.model, pretrained.config, device=device, precision=precision)
 
+    # A str is an iterable of str too; the first signature that fits counts.
     @overload
-    def __call__(
+    def __call__(  # type: ignore[overload-overlap]
         self,
         image: ImageLike,
         *,
@@ -250,7 +251,7 @@ def _batches(items: Iterable[_Prepared], batch_size: int) -> Iterator[list[_Prep
 
 def _pixels(item: _Prepared) -> int:
     if isinstance(item, NetworkInput):
-        return item.photo.pixels.shape[0] * item.photo.pixels.shape[1]
+        return item.photo.pixels.size // 3
     return 1
 
 

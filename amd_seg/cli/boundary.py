@@ -6,7 +6,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
@@ -37,18 +37,6 @@ _QUIET = "amd_seg.quiet"
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-class Failure(click.ClickException):
-    """A message for stderr and the exit code that goes with it."""
-
-    def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
-
-    def show(self, file: Any = None) -> None:
-        """Print the message on stderr."""
-        say(self.message)
-
-
 @contextmanager
 def errors_as_messages(ctx: click.Context) -> Iterator[None]:
     """Turn the errors of EXIT_CODES into messages and codes; show the library's log on stderr."""
@@ -60,7 +48,7 @@ def errors_as_messages(ctx: click.Context) -> Iterator[None]:
             traceback.print_exc(file=sys.stderr)
         code = next(code for kind, code in EXIT_CODES if isinstance(error, kind))
         message = "Interrupted." if code == INTERRUPTED else f"Error: {error}"
-        raise Failure(message, code) from error
+        fail(message, code)
 
 
 def debug_option(command: Command) -> Command:
@@ -72,6 +60,12 @@ def quiet_option(command: Command) -> Command:
     """Add `-q`, `--quiet`: no progress and no notices; warnings, errors and data remain."""
     text = "No progress and no notices; warnings and errors remain."
     return _flag("--quiet", _QUIET, text, "-q")(command)
+
+
+def fail(message: str, code: int = FAILED) -> NoReturn:
+    """Print a last line on stderr and end the command with an exit code."""
+    say(message)
+    raise click.exceptions.Exit(code)
 
 
 def say(message: str) -> None:

@@ -55,6 +55,7 @@ def _devices() -> dict[str, Any]:
         "cuda": [torch.cuda.get_device_name(index) for index in range(count)] or "none",
         "cuda of torch": torch.version.cuda or "none",
         "mps": "yes" if torch.backends.mps.is_available() else "none",
+        "correlation": "plain PyTorch",
     }
 
 

@@ -1,5 +1,6 @@
 """`amd-seg image`: photos in, masks and other pictures out."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -34,31 +35,30 @@ class Outcome:
     """A PNG for stdout."""
 
 
-class Threshold(click.ParamType):
-    """A number between 0 and 1, or "otsu"."""
-
-    name = "number|otsu"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float | str:
-        """Return "otsu" or a number between 0 and 1."""
-        if value == "otsu":
-            return "otsu"
-        try:
-            number = float(value)
-        except ValueError:
-            number = 0.0
-        if not 0 < number < 1:
-            self.fail(f"{value!r} is neither otsu nor a number between 0 and 1.", param, ctx)
-        return number
+def _parse_threshold(
+    ctx: click.Context, param: click.Parameter, value: str | None
+) -> float | str | None:
+    if value is None or value == "otsu":
+        return value
+    try:
+        number = float(value)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < 1:
+        raise click.BadParameter(f"{value!r} is neither otsu nor a number between 0 and 1.")
+    return number
 
 
 @click.command()
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @click.option("-o", "out", metavar="OUT", help="A file, a folder, or - for stdout.")
 @click.option("--output", type=click.Choice(OUTPUTS), default="mask", help="What to write.")
-@click.option("--threshold", type=Threshold(), help="Saliency above which a pixel is in the mask.")
+@click.option(
+    "--threshold",
+    metavar="T",
+    callback=_parse_threshold,
+    help="Saliency above which a pixel is in the mask: between 0 and 1, or otsu.",
+)
 @click.option("--size", type=click.IntRange(16, 8192), help="Short edge that the network sees.")
 @click.option("--weights", metavar="W", help="A name, a folder, a .safetensors file, or org/name.")
 @click.option("--revision", metavar="R", help="Branch, tag or commit of weights on the Hub.")
@@ -108,7 +108,7 @@ def image(
             failed += _report(outcome, as_json)
             bar.update()
     if failed:
-        raise boundary.Failure(f"{failed} of {len(jobs) + len(missing)} photos failed.", 1)
+        boundary.fail(f"{failed} of {len(jobs) + len(missing)} photos failed.")
 
 
 def _segment(
@@ -146,7 +146,7 @@ def _segment(
 
 
 def _open(source: str) -> str | bytes:
-    return click.get_binary_stream("stdin").read() if source == STANDARD_STREAM else source
+    return sys.stdin.buffer.read() if source == STANDARD_STREAM else source
 
 
 def _write(job: Job, result: "Segmentation | AmdSegError", output: str) -> Outcome:
@@ -182,7 +182,7 @@ def _report(outcome: Outcome, as_json: bool) -> bool:
     if as_json:
         boundary.put({"input": job.source, "output": job.target, "status": "done", **outcome.facts})
     elif job.target == STANDARD_STREAM:
-        click.get_binary_stream("stdout").write(outcome.picture)
+        sys.stdout.buffer.write(outcome.picture)
     else:
         boundary.put(job.target)
     return False

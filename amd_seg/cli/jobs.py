@@ -92,7 +92,7 @@ def make_folders(jobs: Sequence[Job], out: str | None) -> None:
 def _find(text: str, recursive: bool) -> list[_Found]:
     if text == STANDARD_STREAM:
         return [_Found(text, Path())]
-    from amd_seg.media.images import find_images
+    from amd_seg.media.files import find_images
 
     paths = find_images([text], recursive=recursive)
     given = Path(text)
