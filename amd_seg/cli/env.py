@@ -19,7 +19,7 @@ EXTRAS = ("torchvision", "opencv-python-headless", "pillow-heif", "tensorboard")
 @boundary.quiet_option
 @boundary.debug_option
 def env(as_json: bool) -> None:
-    """Print versions, devices, the correlation path and codecs: what a bug report needs."""
+    """Print versions, devices and codecs: what a bug report needs."""
     facts = {
         "amd-seg": __version__,
         "python": sys.version.split()[0],
