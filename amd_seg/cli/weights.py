@@ -1,0 +1,90 @@
+"""`amd-seg weights`: list, show, fetch and convert weights."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")
+
+
+@click.group()
+def weights() -> None:
+    """List, show, fetch and convert weights.
+
+    Wherever a command takes --weights: a bundled name, a folder with model.safetensors and
+    config.json, a .safetensors file beside its config.json, or org/name on the Hugging Face Hub.
+    """
+
+
+@weights.command("list")
+@as_json
+def list_bundled(as_json: bool) -> None:
+    """Print the names of the weights that came with amd-seg."""
+    from amd_seg.weights import DEFAULT_WEIGHTS, bundled_folder, bundled_names
+
+    for name in bundled_names():
+        row = {
+            "name": name,
+            "folder": str(bundled_folder(name)),
+            "default": name == DEFAULT_WEIGHTS,
+        }
+        click.echo(json.dumps(row) if as_json else name)
+
+
+@weights.command()
+@click.argument("name")
+@click.option("--revision", help="Branch, tag or commit of a repository on the Hub.")
+@as_json
+def info(name: str, revision: str | None, as_json: bool) -> None:
+    """Check the weights NAME (see --weights) and print what their config.json says."""
+    from amd_seg.weights import load_weights
+
+    pretrained = load_weights(name, revision=revision)
+    parameters = sum(parameter.numel() for parameter in pretrained.model.parameters())
+    values = {
+        "source": pretrained.source,
+        "parameters": parameters,
+        **pretrained.config.to_dict(),
+    }
+    if as_json:
+        click.echo(json.dumps(values))
+        return
+    for key, value in _flatten(values):
+        click.echo(f"{key}: {value}")
+
+
+@weights.command()
+@click.argument("repo")
+@click.option("--revision", help="Branch, tag or commit; the main branch if not given.")
+def download(repo: str, revision: str | None) -> None:
+    """Fetch the weights of REPO (org/name on the Hub) into the cache and print their folder.
+
+    HF_HOME moves the cache, HF_TOKEN opens private repositories, HF_ENDPOINT names another Hub.
+    """
+    from amd_seg.weights import download_weights
+
+    click.echo(download_weights(repo, revision=revision))
+
+
+@weights.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path), required=True, help="Folder to write."
+)
+@click.option("--overwrite", is_flag=True, help="Replace weights that are in the folder.")
+def convert(file: Path, out: Path, overwrite: bool) -> None:
+    """Convert FILE, the authors' amd_pretrained.pth, and print the folder that was written."""
+    from amd_seg.weights import convert_official
+
+    click.echo(convert_official(file, out, overwrite=overwrite))
+
+
+def _flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

@@ -1,0 +1,134 @@
+"""Weights on the Hugging Face Hub: fetch a folder of them, and put one there.
+
+The cache, HF_HOME, HF_HUB_OFFLINE, HF_TOKEN and HF_ENDPOINT are those of huggingface_hub, which
+reads them when it is imported: so it is imported by the first call here and not before.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from amd_seg.errors import WeightsError
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+
+def fetch_snapshot(repo: str, files: Sequence[str], *, revision: str | None = None) -> Path:
+    """Return the cached folder of `files` of a repository, downloading what is not cached.
+
+    Args:
+        repo: "org/name".
+        files: the names to fetch, all of them required.
+        revision: a branch, a tag or a commit; None is the main branch.
+
+    Raises:
+        WeightsError: the Hub cannot be reached, refuses, or has no such repository, revision
+            or file.
+    """
+    from huggingface_hub import snapshot_download
+
+    try:
+        found = snapshot_download(
+            repo, revision=revision, allow_patterns=list(files), tqdm_class=_terminal_bar()
+        )
+    except _hub_errors() as cause:
+        reason = _reason(cause, revision)
+        raise WeightsError(f"Cannot fetch weights of {repo!r} from the Hub: {reason}") from cause
+    folder = Path(found)
+    missing = [name for name in files if not (folder / name).is_file()]
+    if missing:
+        raise WeightsError(
+            f"Cannot fetch weights of {repo!r} from the Hub: {_at(revision)} has no "
+            f"{' and no '.join(missing)}. Give a repository of AMD weights."
+        )
+    return folder
+
+
+def push_folder(folder: Path, repo: str, files: Sequence[str], *, private: bool = False) -> str:
+    """Upload `files` of `folder` in one commit, making the repository where there is none.
+
+    Args:
+        private: of a repository that is made; one that exists stays as it is.
+
+    Returns:
+        The repository's address.
+
+    Raises:
+        WeightsError: the Hub cannot be reached or refuses.
+    """
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    try:
+        address = api.create_repo(repo, private=private, exist_ok=True)
+        api.upload_folder(
+            repo_id=repo,
+            folder_path=folder,
+            allow_patterns=list(files),
+            commit_message="Upload AMD weights",
+        )
+    except _hub_errors() as cause:
+        raise WeightsError(
+            f"Cannot upload {folder} to {repo!r} on the Hub: {_reason(cause, None)}"
+        ) from cause
+    return str(address)
+
+
+def _terminal_bar() -> "type[tqdm[Any]]":
+    """Give huggingface_hub's own bar, which shows on a terminal only."""
+    from huggingface_hub.utils.tqdm import tqdm
+
+    class TerminalBar(tqdm):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            kwargs["disable"] = kwargs.get("disable") or None
+            super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call]
+
+    return TerminalBar
+
+
+def _hub_errors() -> tuple[type[Exception], ...]:
+    """What huggingface_hub raises, its HTTP library's transport errors included.
+
+    That library is another one in other releases, so its root error is asked for and not
+    imported: with OSError it is the base of HfHubHTTPError. A reply that is no JSON, and a name
+    that is none, are ValueErrors.
+    """
+    from huggingface_hub.errors import HfHubHTTPError
+
+    roots = (base for base in HfHubHTTPError.__bases__ if issubclass(base, Exception))
+    return (ValueError, *roots)
+
+
+def _reason(cause: BaseException, revision: str | None) -> str:
+    """Say in one line what the Hub answered, and what to do."""
+    from huggingface_hub import errors
+
+    if isinstance(cause, errors.HFValidationError):
+        return "that is no name of a repository. Give 'org/name'."
+    if isinstance(cause, errors.GatedRepoError):
+        return "it asks for consent. Accept its terms on its page, and set HF_TOKEN."
+    if isinstance(cause, errors.RepositoryNotFoundError):
+        return "no such repository, or it is private. Check the name; set HF_TOKEN if private."
+    if isinstance(cause, errors.RevisionNotFoundError):
+        return f"{_at(revision)} does not exist. Give a branch, a tag or a commit that does."
+    if isinstance(cause, errors.LocalEntryNotFoundError):
+        if isinstance(cause.__cause__, errors.OfflineModeIsEnabled):
+            return (
+                f"{_at(revision)} is not in the cache, and HF_HUB_OFFLINE is set. "
+                "Unset it, or give a local folder."
+            )
+        return (
+            f"the Hub cannot be reached, and {_at(revision)} is not in the cache. "
+            "Check the network, or give a local folder."
+        )
+    if isinstance(cause, errors.EntryNotFoundError):
+        return f"a file of {_at(revision)} is gone. Give another revision, or a local folder."
+    if isinstance(cause, errors.HfHubHTTPError) and cause.response.status_code in (401, 403):
+        return f"not allowed (status {cause.response.status_code}). Set HF_TOKEN to one that may."
+    detail = (str(cause).strip() or type(cause).__name__).splitlines()[0].rstrip(".")
+    return f"{detail}. Try again later, or give a local folder."
+
+
+def _at(revision: str | None) -> str:
+    return f"revision {revision!r}" if revision else "its main branch"

@@ -1,0 +1,139 @@
+"""Files: find the images that names stand for; write a file whole or not at all."""
+
+import errno
+import glob
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from amd_seg.errors import AmdSegError, InputError, MediaError
+
+IMAGE_SUFFIXES = frozenset(
+    {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".avif", ".gif", ".bmp"}
+    | {".tif", ".tiff", ".heic", ".heif", ".hif", ".jp2", ".j2k", ".qoi"}
+    | {".pbm", ".pgm", ".ppm", ".pnm", ".pfm"}
+)
+"""Endings, in lower case, by which a file in a folder counts as an image."""
+
+_ADVICE = {
+    errno.ENOENT: "Make its folder first.",
+    errno.ENOTDIR: "Make its folder first.",
+    errno.ENOSPC: "Free some space, or write elsewhere.",
+    errno.EFBIG: "Free some space, or write elsewhere.",
+    errno.EACCES: "Choose a folder that you may write to.",
+    errno.EPERM: "Choose a folder that you may write to.",
+    errno.EROFS: "Choose a folder that you may write to.",
+}
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
+    """Write a file whole or not at all: beside its target first, then moved over it.
+
+    Whoever stops the process in between leaves the old file as it was. A link is followed, and
+    an old file's permissions are kept.
+
+    Args:
+        path: the file to make or to replace; its folder exists.
+        write: is given an open binary stream.
+
+    Raises:
+        MediaError: the file cannot be written. Errors of `write` that are no OSError pass through.
+    """
+    target = Path(os.path.realpath(path))
+    temporary = target.with_name(f".{secrets.token_hex(8)}.tmp")
+    try:
+        _require_replaceable(target)
+        with open(temporary, "xb") as stream:
+            write(stream)
+        with suppress(FileNotFoundError):
+            shutil.copymode(target, temporary)
+        os.replace(temporary, target)
+    except AmdSegError:
+        raise
+    except OSError as cause:
+        advice = _ADVICE.get(cause.errno or 0, "Check the name and the folder.")
+        raise MediaError(f"Cannot write {path}: {cause.strerror or cause}. {advice}") from cause
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def find_images(inputs: Sequence[str], *, recursive: bool = False) -> list[Path]:
+    """Return the image files that names, folders and globs stand for, each once.
+
+    A file that is named is taken whatever its ending. A folder or a glob gives its files with an
+    image's ending, hidden ones left out, in natural order (2 before 10). The order of `inputs`
+    is kept.
+
+    Args:
+        inputs: what a user types. A name that exists is no glob, even with brackets in it.
+        recursive: folders give the images of their sub-folders too.
+
+    Raises:
+        InputError: names every input that stands for no image.
+    """
+    found: dict[str, Path] = {}
+    without: list[str] = []
+    for name in inputs:
+        paths = _expand(name, recursive)
+        if not paths:
+            without.append(name)
+        for path in paths:
+            found.setdefault(os.path.abspath(path), path)
+    if without:
+        hint = "" if recursive else ", or add --recursive for sub-folders"
+        raise InputError(f"No image found at: {', '.join(without)}. Check the names{hint}.")
+    return list(found.values())
+
+
+def natural_key(path: Path) -> list[list[str | int]]:
+    """Return a sort key by which frame2 comes before frame10, and a folder's files stay together.
+
+    Text is at the even places of every list and numbers are at the odd ones, so keys compare.
+    """
+    return [
+        [int(piece) if place % 2 else piece for place, piece in enumerate(re.split(r"(\d+)", part))]
+        for part in path.parts
+    ]
+
+
+def _expand(name: str, recursive: bool) -> list[Path]:
+    path = Path(name)
+    if path.is_dir():
+        return _images_in(path, recursive)
+    if path.exists():
+        return [path]
+    if not glob.has_magic(name):
+        return []
+    matches = (Path(match) for match in glob.iglob(name, recursive=True))
+    return sorted(filter(_is_image_file, matches), key=natural_key)
+
+
+def _images_in(folder: Path, recursive: bool) -> list[Path]:
+    images: list[Path] = []
+    for parent, folders, files in os.walk(folder):
+        images += filter(_is_image_file, (Path(parent, file) for file in files))
+        # Emptied in place, the list tells os.walk to go no deeper.
+        folders[:] = [f for f in folders if recursive and not f.startswith(".")]
+    return sorted(images, key=natural_key)
+
+
+def _is_image_file(path: Path) -> bool:
+    # A dangling link counts, so that reading names it; a pipe does not, for it would block.
+    return (
+        path.suffix.lower() in IMAGE_SUFFIXES
+        and not path.name.startswith(".")
+        and (path.is_file() or (path.is_symlink() and not path.exists()))
+    )
+
+
+def _require_replaceable(target: Path) -> None:
+    # Moved over /dev/null by a superuser, a file would take the place of the device.
+    if target.exists() and not target.is_file():
+        kind = "a folder" if target.is_dir() else "a device or a pipe"
+        raise MediaError(f"Cannot write {target}: it is {kind}. Give the name of a file.")

@@ -1,0 +1,289 @@
+"""Clips that are images: a folder of frames, an animated GIF or WebP; what all readers share."""
+
+import logging
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, ImageOps
+
+from amd_seg.errors import InputError, MediaError
+
+# What Pillow raises for files that are broken in one way or another.
+BROKEN_IMAGE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+
+logger = logging.getLogger(__name__)
+
+FRAME_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+IMAGE_SUFFIXES = FRAME_SUFFIXES | {".apng", ".gif"}
+
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One frame of a clip.
+
+    Attributes:
+        index: number of the frame, counted from the first frame at or after `start`.
+        time: when it is shown, in seconds from the beginning of the clip.
+        pixels: (height, width, 3), uint8, RGB, upright.
+    """
+
+    index: int
+    time: float
+    pixels: Pixels
+
+
+@dataclass(frozen=True, kw_only=True)
+class Span:
+    """Which frames of a clip are wanted: `start <= time < end`, in seconds, every n-th of them."""
+
+    start: float | None = None
+    end: float | None = None
+    every: int = 1
+
+    def __post_init__(self) -> None:
+        if self.start is not None and not self.start >= 0:
+            raise InputError(f"start is {self.start} s. Give a time of 0 or more.")
+        if self.end is not None and not self.end > (self.start or 0):
+            raise InputError(
+                f"end is {self.end} s, start {self.start or 0} s. End after the start."
+            )
+        if self.every < 1:
+            raise InputError(f"every is {self.every}. Give 1 for all frames, 2 for every second.")
+
+    def pick(self, moments: Iterable[tuple[float, Callable[[], Pixels]]]) -> Iterator[Frame]:
+        """Yield the wanted ones of `moments`; the pixels of others are never made."""
+        index = -1
+        for time, pixels in moments:
+            if self.start is not None and time < self.start:
+                continue
+            if self.end is not None and time >= self.end:
+                return
+            index += 1
+            if index % self.every == 0:
+                yield Frame(index, time, pixels())
+
+    def count(self, frames: int | None) -> int | None:
+        """Return how many of a clip's `frames` are wanted, or None where times decide that."""
+        if frames is None or self.start or self.end is not None:
+            return None
+        return -(-frames // self.every)
+
+
+EVERY_FRAME = Span()
+
+
+class FrameReader(Protocol):
+    """What every reader of a clip offers.
+
+    Attributes:
+        source: how messages name the clip.
+        width, height: of the frames as they are given, upright, in pixels.
+        frame_rate: frames per second, on average where the rate varies; None when unknown.
+        frame_count: frames that iteration gives; None when only reading tells.
+        is_truncated: True once a pass has found that the end of the clip is missing.
+    """
+
+    source: str
+    width: int
+    height: int
+    frame_rate: Fraction | None
+    frame_count: int | None
+    is_truncated: bool
+
+    def __iter__(self) -> Iterator[Frame]: ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+
+def natural_order(path: Path) -> list[tuple[int, int | str]]:
+    """Return a sorting key that puts frame 2 before frame 10."""
+    parts = re.split(r"(\d+)", str(path))
+    return [(0, int(part)) if part.isdecimal() else (1, part) for part in parts]
+
+
+def list_frames(folder: Path) -> list[Path]:
+    """Return the images directly in `folder`, in natural order."""
+    images = (p for p in folder.iterdir() if p.suffix.lower() in FRAME_SUFFIXES)
+    return sorted((p for p in images if not p.name.startswith(".")), key=natural_order)
+
+
+def shrunk_size(width: int, height: int, short_edge: int | None) -> tuple[int, int]:
+    """Return (width, height) with the shorter side at most `short_edge`, the aspect kept."""
+    if short_edge is None or min(width, height) <= short_edge:
+        return width, height
+    factor = short_edge / min(width, height)
+    return round(width * factor), round(height * factor)
+
+
+class _ImageReader:
+    """A clip whose files are open only while they are read, so leaving it closes nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        return None
+
+
+class FrameFolder(_ImageReader):
+    """A clip kept as one image a frame.
+
+    Args:
+        images: the frames in their order, all of one size.
+        source: how messages name the clip.
+        frame_rate: frames per second, which gives each frame its time.
+        span: which frames are wanted.
+        short_edge: shrink frames to this shorter side, in pixels, antialiased; never enlarges.
+
+    Raises:
+        MediaError: there is no image, or the first cannot be read. While iterating: another
+            cannot be read or has another size.
+    """
+
+    def __init__(
+        self,
+        images: Sequence[Path],
+        *,
+        source: str,
+        frame_rate: Fraction | float = 24,
+        span: Span = EVERY_FRAME,
+        short_edge: int | None = None,
+    ) -> None:
+        if not images:
+            raise MediaError(f"Cannot read {source}: no image in it. Give a folder of frames.")
+        if not frame_rate > 0:
+            raise InputError(f"frame_rate is {frame_rate}. Give the frames per second, above 0.")
+        self.source = source
+        self.frame_rate: Fraction | None = Fraction(frame_rate).limit_denominator(100_000)
+        self.frame_count = span.count(len(images))
+        self.is_truncated = False
+        self._images, self._span, self._short_edge = images, span, short_edge
+        self._stored_size, upright = _image_sizes(images[0])
+        self.width, self.height = shrunk_size(*upright, short_edge)
+
+    def __iter__(self) -> Iterator[Frame]:
+        assert self.frame_rate is not None
+        period = 1 / self.frame_rate
+        return self._span.pick(
+            (float(index * period), partial(self._read, path))
+            for index, path in enumerate(self._images)
+        )
+
+    def _read(self, path: Path) -> Pixels:
+        try:
+            with Image.open(path) as image:
+                if image.size != self._stored_size:
+                    first = "x".join(map(str, self._stored_size))
+                    raise MediaError(
+                        f"Cannot read {self.source}: {path.name} is {image.width}x{image.height}, "
+                        f"its first frame {first}. Give frames of one size."
+                    )
+                if self._short_edge is not None:
+                    # A JPEG decoder halves on its way, in a fraction of the time.
+                    image.draft("RGB", (2 * self._short_edge, 2 * self._short_edge))
+                upright = ImageOps.exif_transpose(image).convert("RGB")
+        except BROKEN_IMAGE as cause:
+            if isinstance(cause, MediaError):
+                raise
+            raise MediaError(f"Cannot read frame {path}: {cause}. Remove or mend it.") from cause
+        return _shrink(upright, self.width, self.height)
+
+
+class AnimatedImage(_ImageReader):
+    """A clip kept as an animated GIF, WebP or PNG; transparent parts are shown on white.
+
+    Args:
+        path: the file.
+        span: which frames are wanted.
+        short_edge: shrink frames to this shorter side, in pixels, antialiased; never enlarges.
+
+    Raises:
+        MediaError: the file cannot be read or holds a single image.
+    """
+
+    def __init__(
+        self, path: Path, *, span: Span = EVERY_FRAME, short_edge: int | None = None
+    ) -> None:
+        try:
+            with Image.open(path) as image:
+                self._frames = int(getattr(image, "n_frames", 1))
+                size = image.size
+        except BROKEN_IMAGE as cause:
+            raise MediaError(f"Cannot read {path}: {cause}. Give a clip.") from cause
+        if self._frames < 2:
+            raise MediaError(
+                f"Cannot read {path} as a clip: it is a single image. "
+                "Give a video, a folder of frames or an animated image."
+            )
+        self.source = str(path)
+        self.frame_rate: Fraction | None = None
+        self.frame_count = span.count(self._frames)
+        self.is_truncated = False
+        self.width, self.height = shrunk_size(*size, short_edge)
+        self._path, self._span = path, span
+
+    def __iter__(self) -> Iterator[Frame]:
+        with Image.open(self._path) as image:
+            yield from self._span.pick(self._moments(image))
+
+    def _moments(self, image: Image.Image) -> Iterator[tuple[float, Callable[[], Pixels]]]:
+        milliseconds = 0.0
+        for number in range(self._frames):
+            try:
+                image.seek(number)
+                image.load()
+            except (EOFError, *BROKEN_IMAGE) as cause:
+                self.is_truncated = True
+                logger.warning(
+                    "%s ends after %d of %d frames: %s. The frames before are used.",
+                    self.source, number, self._frames, cause,
+                )  # fmt: skip
+                return
+            yield milliseconds / 1000, partial(self._pixels, image)
+            # Browsers show a frame without a duration for a tenth of a second.
+            milliseconds += image.info.get("duration") or 100
+
+    def _pixels(self, image: Image.Image) -> Pixels:
+        layer = image.convert("RGBA")
+        page = Image.new("RGBA", layer.size, "white")
+        return _shrink(Image.alpha_composite(page, layer).convert("RGB"), self.width, self.height)
+
+
+def _image_sizes(path: Path) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return (width, height) of an image as stored and as shown, from its header."""
+    try:
+        with Image.open(path) as image:
+            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+            stored = image.size
+    except BROKEN_IMAGE as cause:
+        raise MediaError(f"Cannot read frame {path}: {cause}. Remove or mend it.") from cause
+    return stored, stored[::-1] if orientation >= 5 else stored
+
+
+def _shrink(image: Image.Image, width: int, height: int) -> Pixels:
+    if image.size != (width, height):
+        # Pillow widens the bilinear kernel by the factor, so nothing aliases.
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(image)

@@ -1,0 +1,279 @@
+"""Clips in: video files, folders of frames, animated GIF and WebP, as one stream of frames.
+
+    with open_video("clip.mp4", start=1.0, every=2) as clip:
+        for frame in clip:
+            frame.index, frame.time, frame.pixels
+
+A reader opens its file anew for every pass and holds one frame at a time, so memory does not grow
+with the length of a clip.
+"""
+
+import glob
+import logging
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from functools import partial
+from os import PathLike, fspath
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.error import FFmpegError
+from av.stream import Disposition
+from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
+from av.video.stream import VideoStream
+
+from amd_seg.errors import MediaError
+from amd_seg.media.frames import (
+    EVERY_FRAME,
+    IMAGE_SUFFIXES,
+    AnimatedImage,
+    Frame,
+    FrameFolder,
+    FrameReader,
+    Pixels,
+    Span,
+    list_frames,
+    natural_order,
+    shrunk_size,
+)
+
+__all__ = ["Frame", "FrameReader", "VideoReader", "open_video"]
+
+logger = logging.getLogger(__name__)
+
+
+def open_video(
+    source: str | PathLike[str],
+    *,
+    start: float | None = None,
+    end: float | None = None,
+    every: int = 1,
+    frame_rate: Fraction | float = 24,
+    short_edge: int | None = None,
+) -> FrameReader:
+    """Return a reader of the clip at `source`, whatever form it has.
+
+    Args:
+        source: a video file, a folder of frames, an animated GIF, WebP or PNG, or a glob of frames.
+        start: leave out frames before this time, in seconds from the beginning of the clip.
+        end: leave out frames at or after this time, in seconds.
+        every: keep every n-th of those.
+        frame_rate: of a folder of frames, which has no times of its own.
+        short_edge: shrink frames to this shorter side, in pixels, antialiased; never enlarges.
+
+    Raises:
+        MediaError: there is no such clip, or nothing in it can be decoded.
+        InputError: start, end, every or frame_rate is not a possible value.
+    """
+    span = Span(start=start, end=end, every=every)
+    path = Path(source)
+    if not path.exists():
+        return _open_glob(fspath(source), span, frame_rate, short_edge)
+    if path.is_dir():
+        return FrameFolder(
+            list_frames(path),
+            source=fspath(source),
+            frame_rate=frame_rate,
+            span=span,
+            short_edge=short_edge,
+        )
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        return AnimatedImage(path, span=span, short_edge=short_edge)
+    return VideoReader(path, span=span, short_edge=short_edge)
+
+
+class VideoReader:
+    """A video file, decoded by FFmpeg: upright frames with their own timestamps.
+
+    Args:
+        path: any file with a video stream.
+        span: which frames are wanted.
+        short_edge: shrink frames to this shorter side, in pixels, antialiased; never enlarges.
+        threads: decoding threads; None lets FFmpeg choose.
+
+    Attributes:
+        start_time: what the file's own clock shows at the beginning of the clip, in seconds:
+            `frame.time + start_time` is the timestamp in the file.
+        rotation: how far frames were turned to stand upright, in degrees, counter-clockwise.
+
+    Raises:
+        MediaError: there is no such file, no video stream in it, or no frame can be decoded.
+    """
+
+    def __init__(
+        self,
+        path: str | PathLike[str],
+        *,
+        span: Span = EVERY_FRAME,
+        short_edge: int | None = None,
+        threads: int | None = None,
+    ) -> None:
+        self.source = fspath(path)
+        self.is_truncated = False
+        self._span, self._threads = span, threads
+        with self._open() as container:
+            stream = _video_stream(container, self.source)
+            self.start_time = max(0.0, (container.start_time or 0) / av.time_base)
+            self.frame_rate: Fraction | None = stream.average_rate or stream.guessed_rate
+            self.frame_count = span.count(stream.frames or None)
+            self._duration = _duration(container, stream)
+            first = self._first_frame(container, stream)
+            self.rotation = round(first.rotation / 90) * 90 % 360
+            upright = (first.width, first.height)
+            if self.rotation % 180:
+                upright = upright[::-1]
+        self.width, self.height = shrunk_size(*upright, short_edge)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        # Each pass opens the file and closes it, also when it is left early.
+        return None
+
+    def __iter__(self) -> Iterator[Frame]:
+        with self._open() as container:
+            stream = _video_stream(container, self.source)
+            if self._span.start:
+                self._seek(container, stream, self._span.start)
+            yield from self._span.pick(self._moments(container, stream))
+
+    def _open(self) -> InputContainer:
+        path = Path(self.source)
+        if not path.is_file():
+            raise MediaError(f"Cannot read {path}: no such file. Check the path.")
+        if path.stat().st_size == 0:
+            raise MediaError(f"Cannot read {path}: the file is empty. Give a video file.")
+        try:
+            return av.open(self.source, mode="r")
+        except (FFmpegError, UnicodeDecodeError) as cause:
+            raise MediaError(
+                f"Cannot read {path}: it is not a video that FFmpeg knows ({_reason(cause)}). "
+                "Give a video file or a folder of frames."
+            ) from cause
+
+    def _first_frame(self, container: InputContainer, stream: VideoStream) -> VideoFrame:
+        # One thread: the others would decode frames that nobody looks at.
+        stream.thread_type = "NONE"
+        damage: FFmpegError | None = None
+        try:
+            for packet in container.demux(stream):
+                try:
+                    for frame in packet.decode():
+                        return frame
+                except FFmpegError as cause:
+                    damage = damage or cause
+        except FFmpegError as cause:
+            damage = damage or cause
+        reason = _reason(damage) if damage else "it holds none"
+        raise MediaError(
+            f"Cannot read {self.source}: no frame can be decoded ({reason}). Give an intact file."
+        ) from damage
+
+    def _seek(self, container: InputContainer, stream: VideoStream, time: float) -> None:
+        assert stream.time_base is not None
+        try:
+            container.seek(int((time + self.start_time) / stream.time_base), stream=stream)
+        except FFmpegError:
+            logger.info("%s cannot be sought in: read from its beginning.", self.source)
+
+    def _moments(
+        self, container: InputContainer, stream: VideoStream
+    ) -> Iterator[tuple[float, Callable[[], Pixels]]]:
+        stream.thread_type = "NONE" if self._threads == 1 else "AUTO"
+        if self._threads is not None:
+            stream.codec_context.thread_count = self._threads
+        period = float(1 / self.frame_rate) if self.frame_rate else 0.0
+        reformatter = VideoReformatter()
+        time = -period
+        for frame in self._decode(container, stream):
+            # Some old files have no timestamps: then frames follow each other at the rate.
+            timed = frame.pts is not None and frame.time_base is not None
+            time = frame.time - self.start_time if timed else time + period
+            yield time, partial(self._pixels, frame, reformatter)
+        missing = self._duration - (time + period)
+        if missing > max(2 * period, 0.1):
+            self._truncate(f"{missing:.2f} s of {self._duration:.2f} s are missing")
+
+    def _decode(self, container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
+        try:
+            for packet in container.demux(stream):
+                try:
+                    yield from packet.decode()
+                except FFmpegError as cause:
+                    # What follows a broken packet can often be decoded again.
+                    self._truncate(_reason(cause))
+        except FFmpegError as cause:
+            self._truncate(_reason(cause))
+
+    def _truncate(self, reason: str) -> None:
+        if not self.is_truncated:
+            logger.warning("%s is damaged: %s. The frames it has are used.", self.source, reason)
+        self.is_truncated = True
+
+    def _pixels(self, frame: VideoFrame, reformatter: VideoReformatter) -> Pixels:
+        width, height = self.width, self.height
+        if self.rotation % 180:
+            width, height = height, width
+        shrinks = width < frame.width
+        rgb = reformatter.reformat(
+            frame,
+            width,
+            height,
+            "rgb24",
+            interpolation="AREA" if shrinks else "BILINEAR",
+            threads=1,  # more of them cost more than they save at these sizes
+        )
+        pixels = rgb.to_ndarray().astype(np.uint8, copy=False)
+        return np.ascontiguousarray(np.rot90(pixels, self.rotation // 90))
+
+
+def _open_glob(
+    pattern: str, span: Span, frame_rate: Fraction | float, short_edge: int | None
+) -> FrameReader:
+    matches = sorted(map(Path, glob.glob(pattern)), key=natural_order)
+    if not matches:
+        raise MediaError(f"Cannot read {pattern}: no such file. Check the path.")
+    others = [path for path in matches if path.suffix.lower() not in IMAGE_SUFFIXES]
+    if others:
+        raise MediaError(
+            f"Cannot read {pattern} as one clip: {others[0]} among its {len(matches)} matches is "
+            "no image. Give a glob of frames, or one video at a time."
+        )
+    return FrameFolder(
+        matches, source=pattern, frame_rate=frame_rate, span=span, short_edge=short_edge
+    )
+
+
+def _video_stream(container: InputContainer, source: str) -> VideoStream:
+    # FFmpeg draws text files as a terminal would: nobody who gives one wants to see that.
+    if container.format.name != "tty":
+        for stream in container.streams.video:
+            if not stream.disposition & Disposition.attached_pic:
+                return stream
+    raise MediaError(
+        f"Cannot read {source}: no video stream. Give a video file or a folder of frames."
+    )
+
+
+def _duration(container: InputContainer, stream: VideoStream) -> float:
+    """Return the seconds that the file promises, 0 when it promises nothing reliable."""
+    if stream.duration is not None and stream.time_base is not None:
+        return float(stream.duration * stream.time_base)
+    if container.duration is not None and len(container.streams) == 1:
+        return container.duration / av.time_base
+    return 0.0
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or error)

@@ -1,0 +1,167 @@
+"""Where training clips come from: video files, folders of frames, data sets, split files."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from amd_seg.errors import InputError, MediaError
+from amd_seg.media.frames import FrameFolder, FrameReader, Span, list_frames, natural_order
+from amd_seg.media.video import VideoReader
+
+logger = logging.getLogger(__name__)
+
+VIDEO_SUFFIXES = frozenset(
+    (".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts")
+    + (".ogv", ".ts", ".webm", ".wmv", ".y4m")
+)
+
+# In this order a data set's folder leads to its frames: YouTube-VOS, then DAVIS. Masks, lists and
+# the same frames in another size lie beside these folders.
+_LAYOUT = ("train_all_frames", "JPEGImages", "480p")
+
+# Above this share of clips that cannot be read, the data is not what its owner thinks it is.
+MAX_BROKEN = 0.01
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A clip to learn from; nothing of it is decoded yet.
+
+    Attributes:
+        name: how messages and batches name it, relative to its root.
+        path: the video file, or the folder of its frames.
+        frames: file names in `path`, in order; empty for a video file.
+        weight: how often it is drawn, relative to the other clips.
+    """
+
+    name: str
+    path: Path
+    frames: tuple[str, ...] = ()
+    weight: float = 1.0
+
+    def open(self, *, short_edge: int | None = None, every: int = 1) -> FrameReader:
+        """Return a reader of every n-th of its frames, for one thread: clips are read in parallel.
+
+        Raises:
+            MediaError: it cannot be read.
+        """
+        span = Span(every=every)
+        if not self.frames:
+            return VideoReader(self.path, span=span, short_edge=short_edge, threads=1)
+        images = [self.path / frame for frame in self.frames]
+        return FrameFolder(images, source=str(self.path), span=span, short_edge=short_edge)
+
+
+def find_clips(roots: Sequence[str]) -> list[Clip]:
+    """Return the clips under `roots`, each root in natural order.
+
+    A root is a video file; a folder of frames; a folder of such files and folders, at any depth;
+    a data set in the layout of YouTube-VOS or DAVIS, of which only the frames are taken; or a
+    `.txt` file with one line a clip, `folder frame frame ...`, folders relative to the file or to
+    a folder above it. `ROOT@2` draws the clips of that root twice as often.
+
+    Raises:
+        InputError: a root does not exist, its weight is not above 0, or it holds no clip.
+    """
+    clips = []
+    for root in roots:
+        path, weight = _split_weight(root)
+        found = list(_clips_of(path))
+        if not found:
+            raise InputError(
+                f"No clip in {path}: neither a video file nor a folder of frames. "
+                "Give a folder that holds some."
+            )
+        clips += [replace(clip, weight=weight) for clip in found]
+    return clips
+
+
+def report_broken(broken: dict[str, str], total: int) -> None:
+    """Name each broken clip in a warning; too many of them are an error.
+
+    Args:
+        broken: reason by clip name.
+        total: clips that were tried.
+
+    Raises:
+        MediaError: more than one in a hundred is broken.
+    """
+    for name, reason in broken.items():
+        logger.warning("Clip %s is left out: %s", name, reason)
+    if len(broken) > MAX_BROKEN * total:
+        names = "; ".join(f"{name}: {reason}" for name, reason in list(broken.items())[:5])
+        more = f"; and {len(broken) - 5} more" if len(broken) > 5 else ""
+        raise MediaError(
+            f"{len(broken)} of {total} clips cannot be read ({names}{more}). "
+            f"At most {MAX_BROKEN:.0%} may be broken: mend or remove them."
+        )
+
+
+def _split_weight(root: str) -> tuple[Path, float]:
+    path = Path(root)
+    head, at, tail = root.rpartition("@")
+    if path.exists() or not at:
+        weight = 1.0
+    else:
+        path = Path(head)
+        try:
+            weight = float(tail)
+        except ValueError:
+            weight = 0.0
+        if not 0 < weight < float("inf"):
+            raise InputError(
+                f"Root {root!r}: {tail!r} is no weight. Give PATH@2, a number above 0."
+            )
+    if not path.exists():
+        raise InputError(f"No such file or folder: {path}. Check the path.")
+    return path, weight
+
+
+def _clips_of(root: Path) -> Iterator[Clip]:
+    if root.is_dir():
+        yield from _walk(root, root)
+    elif root.suffix.lower() == ".txt":
+        yield from _split_file(root)
+    else:
+        yield Clip(root.name, root)
+
+
+def _walk(folder: Path, root: Path) -> Iterator[Clip]:
+    for known in _LAYOUT:
+        if (folder / known).is_dir():
+            yield from _walk(folder / known, root)
+            return
+    name = folder.name if folder == root else str(folder.relative_to(root))
+    frames = list_frames(folder)
+    if frames:
+        yield Clip(name, folder, tuple(frame.name for frame in frames))
+    for path in sorted(folder.iterdir(), key=natural_order):
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            yield from _walk(path, root)
+        elif path.suffix.lower() in VIDEO_SUFFIXES:
+            yield Clip(str(path.relative_to(root)), path)
+
+
+def _split_file(path: Path) -> Iterator[Clip]:
+    lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = [line for line in lines if line]
+    if not lines:
+        return
+    base = next((up for up in path.parents if (up / lines[0][0]).is_dir()), None)
+    if base is None:
+        raise InputError(
+            f"Cannot use {path}: its first folder, {lines[0][0]}, is neither beside it nor beside "
+            "a folder above it. Put the file into the data set's folder."
+        )
+    for folder, *frames in lines:
+        yield Clip(folder.rstrip("/"), base / folder, _with_suffixes(base / folder, frames))
+
+
+def _with_suffixes(folder: Path, frames: list[str]) -> tuple[str, ...]:
+    if all(Path(frame).suffix for frame in frames) or not folder.is_dir():
+        return tuple(frames)
+    known = {path.stem: path.name for path in list_frames(folder)}
+    return tuple(known.get(frame, frame) for frame in frames)

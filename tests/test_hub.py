@@ -1,0 +1,234 @@
+"""Weights come from the Hub and go there: a real server on localhost, real processes.
+
+huggingface_hub reads its environment when it is imported, so each case is a process of its own.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hub_server import HubServer
+
+from amd_seg.errors import WeightsError
+from amd_seg.model.amd import AMD
+from amd_seg.model.config import AMDConfig, WeightsConfig
+from amd_seg.weights import push_to_hub, save_weights
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Prints a line for each source: what came of it, or the error. The first one loads no torch, so
+# that its process answers in a fraction of a second.
+FETCH = """
+import sys
+from amd_seg.errors import WeightsError
+from amd_seg.hub import fetch_snapshot
+for source in sys.argv[1:]:
+    repo, _, revision = source.partition("@")
+    try:
+        print(fetch_snapshot(repo, ("model.safetensors", "config.json"), revision=revision or None))
+    except WeightsError as error:
+        print("WeightsError:", error)
+"""
+
+LOAD = """
+import sys
+from amd_seg.errors import WeightsError
+from amd_seg.weights import load_weights
+for source in sys.argv[1:]:
+    try:
+        pretrained = load_weights(source)
+        print(pretrained.source, pretrained.config.name)
+    except WeightsError as error:
+        print("WeightsError:", error)
+"""
+
+PUSH = """
+import sys
+from pathlib import Path
+from amd_seg.errors import WeightsError
+from amd_seg.hub import push_folder
+folder, repo, *files = sys.argv[1:]
+try:
+    print(push_folder(Path(folder), repo, files))
+except WeightsError as error:
+    print("WeightsError:", error)
+"""
+
+Run = Callable[..., list[str]]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory, tiny_config: AMDConfig) -> dict[str, bytes]:
+    folder = tmp_path_factory.mktemp("weights") / "tiny"
+    config = WeightsConfig(model=tiny_config, name="tiny")
+    save_weights(folder, AMD(tiny_config), config)
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture
+def hub() -> Iterator[HubServer]:
+    with HubServer() as server:
+        yield server
+
+
+@pytest.fixture
+def run(hub: HubServer, tmp_path: Path) -> Run:
+    """Run a script against the server; return the lines of its stdout."""
+
+    def run(script: str, *args: object, **environment: str) -> list[str]:
+        done = process(script, *args, **environment)
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout.splitlines()
+
+    def process(script: str, *args: object, **environment: str) -> subprocess.CompletedProcess[str]:
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
+        return subprocess.run(
+            [sys.executable, "-c", script, *map(str, args)],
+            env={
+                **inherited,
+                "PYTHONPATH": str(ROOT),
+                "HF_HOME": str(tmp_path / "hf"),
+                "HF_ENDPOINT": hub.url,
+                "HF_HUB_DISABLE_XET": "1",
+                "HF_HUB_DISABLE_TELEMETRY": "1",
+                **environment,
+            },
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+
+    return run
+
+
+def write(folder: Path, files: dict[str, bytes]) -> Path:
+    folder.mkdir(parents=True)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def closed_port() -> str:
+    """An address where nobody answers."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{taken.getsockname()[1]}"
+
+
+def test_weights_are_fetched_once_and_then_cached(
+    hub: HubServer, run: Run, files: dict[str, bytes], tmp_path: Path
+) -> None:
+    hub.repo("org/tiny", files | {"README.md": b"# card", "optimizer.pth": b"large"})
+    (fetched,) = run(FETCH, "org/tiny")
+    assert Path(fetched).is_relative_to(tmp_path / "hf")
+    assert {path.name: path.read_bytes() for path in Path(fetched).iterdir()} == files
+
+    hub.requests.clear()
+    assert run(FETCH, "org/tiny") == [fetched]
+    assert not [line for line in hub.requests if "/resolve/" in line]
+    hub.requests.clear()
+    assert run(FETCH, "org/tiny", HF_HUB_OFFLINE="1") == [fetched]
+    assert hub.requests == []
+    assert run(FETCH, "org/tiny", HF_ENDPOINT=closed_port()) == [fetched]
+
+
+def test_a_revision_is_a_branch_a_tag_or_a_commit(
+    hub: HubServer, run: Run, files: dict[str, bytes]
+) -> None:
+    repo = hub.repo("org/tiny", files)
+    old = repo.commit(files | {"config.json": b"{}"}, tag="v0")
+    new = repo.commit(files)
+    revisions = ("v0", old, "main", "v9")
+    *found, absent = run(FETCH, *(f"org/tiny@{revision}" for revision in revisions))
+    assert [Path(folder).name for folder in found] == [old, old, new]
+    assert "revision 'v9' does not exist" in absent
+
+
+def test_a_private_repository_opens_with_a_token(
+    hub: HubServer, run: Run, files: dict[str, bytes]
+) -> None:
+    hub.repo("org/secret", files, token="let-me-in")
+    assert "set HF_TOKEN if private" in run(FETCH, "org/secret")[0]
+    assert "WeightsError" not in run(FETCH, "org/secret", HF_TOKEN="let-me-in")[0]
+
+
+def test_what_cannot_be_fetched_is_said_in_one_line_each(
+    hub: HubServer, run: Run, files: dict[str, bytes]
+) -> None:
+    hub.repo("org/gated", files, gated=True)
+    hub.repo("org/gone", files, gone={"config.json"})
+    hub.repo("org/other", {"model.safetensors": files["model.safetensors"]})
+    hub.repo("org/broken", files, status=500)
+    expected = {
+        "org/gated": "Accept its terms on its page",
+        "org/gone": "a file of its main branch is gone",
+        "org/other": "its main branch has no config.json",
+        "org/broken": "the Hub cannot be reached",
+        "org/nowhere": "no such repository",
+        "../etc": "that is no name of a repository",
+        "a/b/c": "that is no name of a repository",
+        "org/..%2f": "that is no name of a repository",
+    }
+    for (repo, reason), line in zip(expected.items(), run(FETCH, *expected), strict=True):
+        assert line.startswith(f"WeightsError: Cannot fetch weights of {repo!r}")
+        assert reason in line
+
+
+def test_nothing_cached_and_no_hub(hub: HubServer, run: Run) -> None:
+    assert "HF_HUB_OFFLINE is set" in run(FETCH, "org/tiny", HF_HUB_OFFLINE="1")[0]
+    assert hub.requests == []
+    (unreachable,) = run(FETCH, "org/tiny", HF_ENDPOINT=closed_port())
+    assert "the Hub cannot be reached, and its main branch is not in the cache" in unreachable
+
+
+def test_a_download_that_breaks_off_leaves_no_half_file(
+    hub: HubServer, run: Run, files: dict[str, bytes], tmp_path: Path
+) -> None:
+    repo = hub.repo("org/tiny", files, cut_short=True)
+    # The error of its HTTP library has no class of huggingface_hub; it logs its retries.
+    (line,) = run(FETCH, "org/tiny", HF_HUB_VERBOSITY="critical")
+    assert line.startswith("WeightsError: Cannot fetch weights of 'org/tiny' from the Hub: ")
+    assert not list((tmp_path / "hf").rglob("snapshots/*/*"))
+    repo.cut_short = False
+    (fetched,) = run(FETCH, "org/tiny")
+    assert {path.name: path.read_bytes() for path in Path(fetched).iterdir()} == files
+
+
+def test_loading_looks_here_first_then_on_the_hub_and_checks_what_came(
+    hub: HubServer, run: Run, files: dict[str, bytes], tmp_path: Path
+) -> None:
+    (sha,) = hub.repo("org/tiny", files).commits
+    flipped = bytearray(files["model.safetensors"])
+    flipped[-1] ^= 1
+    hub.repo("org/damaged", files | {"model.safetensors": bytes(flipped)})
+    write(tmp_path / "local" / "tiny", files)
+    sources = ("org/tiny", "local/tiny", "org/damaged", "org/nowhere")
+    fetched, local, damaged, nowhere = run(LOAD, *sources)
+    assert fetched == f"org/tiny@{sha} tiny"
+    assert local == "local/tiny tiny"
+    assert "sha256" in damaged
+    assert "Looked before for bundled weights and for a folder 'org/nowhere'" in nowhere
+
+
+def test_a_folder_is_pushed_as_one_commit(
+    hub: HubServer, run: Run, files: dict[str, bytes], tmp_path: Path
+) -> None:
+    folder = write(tmp_path / "mine", {**files, "README.md": b"# card", "notes.txt": b"private"})
+    hub.write_token = "may-write"
+    arguments = (folder, "org/mine", *files, "README.md")
+    assert run(PUSH, *arguments, HF_TOKEN="may-write") == [f"{hub.url}/org/mine"]
+    (pushed,) = hub.repos["org/mine"].commits.values()
+    assert pushed == files | {"README.md": b"# card"}
+    assert "Set HF_TOKEN" in run(PUSH, *arguments, HF_TOKEN="may-not")[0]
+
+
+def test_only_valid_weights_are_pushed(files: dict[str, bytes], tmp_path: Path) -> None:
+    # Refused before the Hub is asked: no server is needed.
+    folder = write(tmp_path / "mine", files | {"config.json": b"{}"})
+    with pytest.raises(WeightsError, match="format_version"):
+        push_to_hub(folder, "org/mine")
