@@ -51,6 +51,7 @@ SIGNATURES = {
 OPTIONS = {
     "image": "INPUT... -o --output --threshold --size --weights --revision --device --precision "
     "--batch-size --max-pixels --recursive --overwrite --resume --json --quiet --debug --help",
+    "weights": "--help",
     "env": "--json --quiet --debug --help",
 }
 

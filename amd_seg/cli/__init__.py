@@ -5,11 +5,12 @@ from importlib import import_module
 import click
 
 from amd_seg import __version__
-from amd_seg.cli.boundary import errors_as_messages
+from amd_seg.cli.boundary import debug_option, errors_as_messages
 
 # Name -> (module, one line of help). With the line kept here, `--help` loads no command.
 COMMANDS = {
     "image": ("amd_seg.cli.image", "Segment the object in photos."),
+    "weights": ("amd_seg.cli.weights", "List, show, fetch and convert weights."),
     "env": ("amd_seg.cli.env", "Print versions, devices and codecs: what a bug report needs."),
 }
 
@@ -42,6 +43,7 @@ class LazyGroup(click.Group):
 
 @click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="amd-seg", message="%(prog)s %(version)s")
+@debug_option
 def cli() -> None:
     """Segment the object in a photo or a clip, with a network that never saw a label.
 
