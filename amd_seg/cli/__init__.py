@@ -1,0 +1,58 @@
+"""The command `amd-seg`: a group whose sub-commands load when they are asked for."""
+
+from importlib import import_module
+
+import click
+
+from amd_seg import __version__
+from amd_seg.cli.boundary import debug_option, errors_as_messages
+
+# Name -> (module, one line of help). With the line kept here, `--help` loads no command.
+COMMANDS = {
+    "image": ("amd_seg.cli.image", "Segment the object in photos."),
+    "weights": ("amd_seg.cli.weights", "List, show, fetch and convert weights."),
+    "env": ("amd_seg.cli.env", "Print versions, devices and codecs: what a bug report needs."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group that imports a sub-command's module on first use."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names in the order of the table."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return a command; None where there is none of that name."""
+        if cmd_name not in COMMANDS:
+            return None
+        command = getattr(import_module(COMMANDS[cmd_name][0]), cmd_name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands by the table's lines."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run a command; its errors become messages and exit codes."""
+        with errors_as_messages(ctx):
+            return super().invoke(ctx)
+
+
+@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="amd-seg", message="%(prog)s %(version)s")
+@debug_option
+def cli() -> None:
+    """Segment the object in a photo or a clip, with a network that never saw a label.
+
+    \b
+    amd-seg image photo.jpg                      writes photo.mask.png
+    amd-seg image photos/ -o cutouts --output cutout
+    """
+
+
+def main() -> None:
+    """Run the command line: the console script's entry point."""
+    cli(prog_name="amd-seg")

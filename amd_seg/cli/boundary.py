@@ -1,0 +1,142 @@
+"""The library at the terminal: errors to exit codes, data to stdout, the rest to stderr."""
+
+import json
+import logging
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+import click
+
+from amd_seg.errors import (
+    AmdSegError,
+    ConfigError,
+    InputError,
+    WeightsError,
+)
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+FAILED, USAGE, WEIGHTS, INTERRUPTED = 1, 2, 3, 130
+
+# The one table from errors to exit codes; the first row that fits counts.
+EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
+    (WeightsError, WEIGHTS),
+    (InputError, USAGE),
+    (ConfigError, USAGE),
+    (AmdSegError, FAILED),
+    (KeyboardInterrupt, INTERRUPTED),
+)
+
+_DEBUG = "amd_seg.debug"
+_QUIET = "amd_seg.quiet"
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+@contextmanager
+def errors_as_messages(ctx: click.Context) -> Iterator[None]:
+    """Turn the errors of EXIT_CODES into messages and codes; show the library's log on stderr."""
+    try:
+        with _log_on_stderr(ctx):
+            yield
+    except tuple(kind for kind, _ in EXIT_CODES) as error:
+        if ctx.meta.get(_DEBUG):
+            traceback.print_exc(file=sys.stderr)
+        code = next(code for kind, code in EXIT_CODES if isinstance(error, kind))
+        message = "Interrupted." if code == INTERRUPTED else f"Error: {error}"
+        fail(message, code)
+
+
+def debug_option(command: Command) -> Command:
+    """Add `--debug`, which prints the traceback of an error."""
+    return _flag("--debug", _DEBUG, "Print the traceback of an error.")(command)
+
+
+def quiet_option(command: Command) -> Command:
+    """Add `-q`, `--quiet`: no progress and no notices; warnings, errors and data remain."""
+    text = "No progress and no notices; warnings and errors remain."
+    return _flag("--quiet", _QUIET, text, "-q")(command)
+
+
+def fail(message: str, code: int = FAILED) -> NoReturn:
+    """Print a last line on stderr and end the command with an exit code."""
+    say(message)
+    raise click.exceptions.Exit(code)
+
+
+def say(message: str) -> None:
+    """Print a line on stderr, above a progress bar if there is one."""
+    with _beside_bars():
+        click.echo(message, err=True)
+
+
+def notice(message: str) -> None:
+    """Print a line on stderr unless `--quiet`."""
+    if not click.get_current_context().meta.get(_QUIET):
+        say(message)
+
+
+def put(line: str | dict[str, Any]) -> None:
+    """Print a line of data on stdout; a dict becomes one JSON object."""
+    with _beside_bars():
+        click.echo(json.dumps(line) if isinstance(line, dict) else line)
+
+
+def progress(total: int, unit: str) -> "tqdm[Any]":
+    """Return a bar on stderr, shown on a terminal only, for more than one, unless `--quiet`."""
+    from tqdm import tqdm
+
+    quiet = click.get_current_context().meta.get(_QUIET)
+    hidden = bool(quiet) or total < 2 or not sys.stderr.isatty()
+    return tqdm(total=total, unit=unit, file=sys.stderr, disable=hidden)
+
+
+def _flag(name: str, key: str, text: str, *short: str) -> Callable[[Command], Command]:
+    def remember(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+        if value:
+            ctx.meta[key] = True
+
+    return click.option(
+        *short, name, is_flag=True, is_eager=True, expose_value=False, callback=remember, help=text
+    )
+
+
+@contextmanager
+def _beside_bars() -> Iterator[None]:
+    # No bar can be there before a command imported tqdm.
+    if "tqdm" not in sys.modules:
+        yield
+        return
+    from tqdm import tqdm
+
+    with tqdm.external_write_mode(file=sys.stderr):
+        yield
+
+
+class _StderrHandler(logging.Handler):
+    """Shows the library's log: warnings always, what is of interest unless `--quiet`."""
+
+    def __init__(self, ctx: click.Context) -> None:
+        super().__init__(logging.INFO)
+        self._ctx = ctx
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.WARNING or not self._ctx.meta.get(_QUIET):
+            say(self.format(record))
+
+
+@contextmanager
+def _log_on_stderr(ctx: click.Context) -> Iterator[None]:
+    logger, handler = logging.getLogger("amd_seg"), _StderrHandler(ctx)
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)

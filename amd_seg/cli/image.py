@@ -1,0 +1,195 @@
+"""`amd-seg image`: photos in, masks and other pictures out."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from amd_seg.cli import boundary
+from amd_seg.cli.jobs import OUTPUTS, STANDARD_STREAM, Job, make_folders, not_yet_written, plan_jobs
+from amd_seg.errors import AmdSegError
+
+if TYPE_CHECKING:
+    from amd_seg.segmentation import Segmentation
+
+# As amd_seg.device.PRECISIONS, which would load torch for `--help`; a test holds them equal.
+PRECISIONS = ("float32", "bfloat16")
+
+# Pixels of results that may wait to be written: each takes about 8 bytes.
+_PIXELS_WAITING = 64_000_000
+_WRITERS_AHEAD = 8
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job."""
+
+    job: Job
+    facts: dict[str, Any] = field(default_factory=dict)
+    """What `--json` tells of a result."""
+    error: Exception | None = None
+    picture: bytes = b""
+    """A PNG for stdout."""
+
+
+def _parse_threshold(
+    ctx: click.Context, param: click.Parameter, value: str | None
+) -> float | str | None:
+    if value is None or value == "otsu":
+        return value
+    try:
+        number = float(value)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < 1:
+        raise click.BadParameter(f"{value!r} is neither otsu nor a number between 0 and 1.")
+    return number
+
+
+@click.command()
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@click.option("-o", "out", metavar="OUT", help="A file, a folder, or - for stdout.")
+@click.option("--output", type=click.Choice(OUTPUTS), default="mask", help="What to write.")
+@click.option(
+    "--threshold",
+    metavar="T",
+    callback=_parse_threshold,
+    help="Saliency above which a pixel is in the mask: between 0 and 1, or otsu.",
+)
+@click.option("--size", type=click.IntRange(16, 8192), help="Short edge that the network sees.")
+@click.option("--weights", metavar="W", help="A name, a folder, a .safetensors file, or org/name.")
+@click.option("--revision", metavar="R", help="Branch, tag or commit of weights on the Hub.")
+@click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps.")
+@click.option("--precision", type=click.Choice(PRECISIONS), default="float32", help="Of the net.")
+@click.option("--batch-size", type=click.IntRange(1), default=8, help="Photos a network pass.")
+@click.option("--max-pixels", type=click.IntRange(1), default=200_000_000, help="Refuse larger.")
+@click.option("--recursive", is_flag=True, help="Look into sub-folders too.")
+@click.option("--overwrite", is_flag=True, help="Replace outputs that exist.")
+@click.option("--resume", is_flag=True, help="Skip photos whose output exists.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a photo.")
+@boundary.quiet_option
+@boundary.debug_option
+def image(
+    inputs: tuple[str, ...],
+    out: str | None,
+    output: str,
+    recursive: bool,
+    overwrite: bool,
+    resume: bool,
+    as_json: bool,
+    **settings: Any,
+) -> None:
+    """Segment the object in photos.
+
+    INPUT is a file, a folder, a glob, or - for stdin. Without -o, photo.mask.png is written
+    beside photo.jpg; with several inputs, or a folder, OUT is a folder. Files that this command
+    named, such as photo.mask.png, are passed over where a folder or a glob finds them.
+
+    \b
+    Exit codes: 0 all done, 1 some photos failed, 2 wrong usage,
+    3 the weights cannot be had, 130 interrupted.
+    """
+    jobs, missing = plan_jobs(inputs, out, output, recursive=recursive)
+    if as_json and any(job.target == STANDARD_STREAM for job in jobs):
+        raise click.UsageError("--json and a picture on stdout cannot share it. Drop one of them.")
+    waiting = not_yet_written(jobs, overwrite=overwrite, resume=resume)
+    outcomes = [Outcome(Job(text, ""), error=error) for text, error in missing]
+    failed = sum(_report(outcome, as_json) for outcome in outcomes)
+    if as_json:
+        _report_skipped(jobs, waiting)
+    if len(waiting) < len(jobs):
+        boundary.notice(f"{len(jobs) - len(waiting)} of {len(jobs)} photos were done before.")
+    make_folders(waiting, out)
+    with boundary.progress(len(waiting), "photo") as bar:
+        for outcome in _segment(waiting, output, **settings):
+            failed += _report(outcome, as_json)
+            bar.update()
+    if failed:
+        boundary.fail(f"{failed} of {len(jobs) + len(missing)} photos failed.")
+
+
+def _segment(
+    jobs: list[Job],
+    output: str,
+    *,
+    weights: str | None,
+    revision: str | None,
+    device: str,
+    precision: str,
+    **call: Any,
+) -> Iterator[Outcome]:
+    """Yield what became of each job, in order; reading, network and writing overlap."""
+    if not jobs:
+        return
+    from amd_seg.overlap import map_ahead
+    from amd_seg.segmenter import Segmenter
+
+    def write(pair: "tuple[Job, Segmentation | AmdSegError]") -> Outcome:
+        return _write(*pair, output)
+
+    segmenter = Segmenter.from_pretrained(
+        weights, revision=revision, device=device, precision=precision
+    )
+    results = segmenter.stream((_open(job.source) for job in jobs), **call)
+    outcomes = map_ahead(
+        write,
+        zip(jobs, results, strict=True),
+        ahead=_WRITERS_AHEAD,
+        weigh=lambda outcome: int(outcome.facts.get("width", 0) * outcome.facts.get("height", 0)),
+        budget=_PIXELS_WAITING,
+    )
+    with closing(results), closing(outcomes):
+        yield from outcomes
+
+
+def _open(source: str) -> str | bytes:
+    return sys.stdin.buffer.read() if source == STANDARD_STREAM else source
+
+
+def _write(job: Job, result: "Segmentation | AmdSegError", output: str) -> Outcome:
+    if isinstance(result, AmdSegError):
+        return Outcome(job, error=result)
+    picture = b""
+    try:
+        if job.target == STANDARD_STREAM:
+            picture = result.encode(output)
+        else:
+            result.save(job.target, output)
+    except (AmdSegError, OSError) as error:
+        return Outcome(job, error=error)
+    height, width = result.mask.shape
+    facts = {
+        "width": width,
+        "height": height,
+        "threshold": round(result.threshold, 4),
+        "mask_share": round(float(result.mask.mean()), 4),
+        "confidence": round(result.confidence, 4),
+    }
+    return Outcome(job, facts, picture=picture)
+
+
+def _report(outcome: Outcome, as_json: bool) -> bool:
+    """Print what became of a job; True where it failed."""
+    job = outcome.job
+    if outcome.error is not None:
+        boundary.say(f"Error: {outcome.error}")
+        if as_json:
+            boundary.put({"input": job.source, "status": "failed", "error": str(outcome.error)})
+        return True
+    if as_json:
+        boundary.put({"input": job.source, "output": job.target, "status": "done", **outcome.facts})
+    elif job.target == STANDARD_STREAM:
+        sys.stdout.buffer.write(outcome.picture)
+    else:
+        boundary.put(job.target)
+    return False
+
+
+def _report_skipped(jobs: list[Job], waiting: list[Job]) -> None:
+    todo = set(waiting)
+    for job in jobs:
+        if job not in todo:
+            boundary.put({"input": job.source, "output": job.target, "status": "skipped"})

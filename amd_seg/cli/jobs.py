@@ -1,0 +1,169 @@
+"""What `amd-seg image` will read and write, settled before the first photo is read."""
+
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from amd_seg.errors import InputError, MediaError
+
+STANDARD_STREAM = "-"
+
+# As amd_seg.segmentation.OUTPUTS, which would load numpy for `--help`; a test holds them equal.
+OUTPUTS = ("mask", "saliency", "cutout", "overlay", "regions")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One photo to segment: where it is and where its picture goes; "-" is stdin or stdout."""
+
+    source: str
+    target: str
+
+
+@dataclass(frozen=True)
+class _Found:
+    source: str
+    folder: Path
+    """The photo's folder below the input folder that it was found in."""
+
+
+def plan_jobs(
+    inputs: Sequence[str], out: str | None, output: str, *, recursive: bool
+) -> tuple[list[Job], list[tuple[str, InputError]]]:
+    """Return the jobs in the order of the inputs, and each input that matches nothing.
+
+    Raises:
+        click.UsageError: `out` cannot take the outputs, or two photos would share one.
+    """
+    found: dict[str, _Found] = {}
+    missing: list[tuple[str, InputError]] = []
+    for text in inputs:
+        try:
+            # A photo that two inputs name is segmented once.
+            for item in _find(text, recursive):
+                found.setdefault(_identity(item.source), item)
+        except InputError as error:
+            missing.append((text, error))
+    several = len(inputs) > 1 or not _is_one_file(inputs[0])
+    jobs = [Job(item.source, _target(item, out, output, several)) for item in found.values()]
+    _check_targets(jobs)
+    _check_out(jobs, out, output)
+    return jobs, missing
+
+
+def not_yet_written(jobs: Sequence[Job], *, overwrite: bool, resume: bool) -> list[Job]:
+    """Return the jobs to do, by what the user wants for outputs that exist.
+
+    Raises:
+        click.UsageError: some exist and the user did not say what to do, or said both.
+    """
+    if overwrite and resume:
+        raise click.UsageError("--overwrite replaces outputs, --resume keeps them. Choose one.")
+    written = {job for job in jobs if _exists(job.target)}
+    if written and not overwrite and not resume:
+        first = min(job.target for job in written)
+        raise click.UsageError(
+            f"{len(written)} of {len(jobs)} outputs exist, such as {first}. Use --overwrite to "
+            "replace them, or --resume to skip them."
+        )
+    return [job for job in jobs if overwrite or job not in written]
+
+
+def make_folders(jobs: Sequence[Job], out: str | None) -> None:
+    """Make the folders of outputs that go below the folder `out`.
+
+    Raises:
+        MediaError: one cannot be made.
+    """
+    targets = [job.target for job in jobs if job.target not in (out, STANDARD_STREAM)]
+    for folder in {Path(target).parent for target in targets}:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as cause:
+            raise MediaError(
+                f"Cannot make the folder {folder}: {cause.strerror}. Choose another with -o."
+            ) from cause
+
+
+def _find(text: str, recursive: bool) -> list[_Found]:
+    if text == STANDARD_STREAM:
+        return [_Found(text, Path())]
+    from amd_seg.media.files import find_images
+
+    paths = find_images([text], recursive=recursive)
+    given = Path(text)
+    if given.is_file():
+        return [_Found(str(path), Path()) for path in paths]
+    photos = [path for path in paths if not _is_own_output(path)]
+    if not photos:
+        raise InputError(f"{text} holds only files that amd-seg wrote. Give the photos.")
+    base = given if given.is_dir() else None
+    return [_Found(str(p), p.parent.relative_to(base) if base else Path()) for p in photos]
+
+
+def _is_own_output(path: Path) -> bool:
+    return Path(path.stem).suffix.removeprefix(".") in OUTPUTS
+
+
+def _is_one_file(text: str) -> bool:
+    return text == STANDARD_STREAM or Path(text).is_file()
+
+
+def _identity(source: str) -> str:
+    return source if source == STANDARD_STREAM else str(Path(source).resolve())
+
+
+def _exists(target: str) -> bool:
+    return target != STANDARD_STREAM and Path(target).exists()
+
+
+def _target(item: _Found, out: str | None, output: str, several: bool) -> str:
+    source = Path("stdin" if item.source == STANDARD_STREAM else item.source)
+    name = f"{source.stem}.{output}.png"
+    if out == STANDARD_STREAM:
+        return out
+    if out is None:
+        return item.source if item.source == STANDARD_STREAM else str(source.with_name(name))
+    if several or out.endswith(("/", "\\")) or Path(out).is_dir():
+        return str(Path(out) / item.folder / name)
+    return out
+
+
+def _check_targets(jobs: Sequence[Job]) -> None:
+    """Raise for two photos with one output, and for an output that is an input."""
+    by_target: dict[str, list[str]] = defaultdict(list)
+    for job in jobs:
+        by_target[_identity(job.target)].append(job.source)
+    on_stdout = len(by_target.get(STANDARD_STREAM, []))
+    if on_stdout > 1:
+        raise click.UsageError(f"{on_stdout} photos cannot share stdout. Give -o a folder.")
+    shared = {target: sources for target, sources in by_target.items() if len(sources) > 1}
+    if shared:
+        named = "; ".join(f"{' and '.join(sources)} to {to}" for to, sources in shared.items())
+        raise click.UsageError(f"Photos would share an output: {named}. Rename or move them.")
+    own = {_identity(job.source) for job in jobs} - {STANDARD_STREAM}
+    for target in by_target.keys() & own:
+        raise click.UsageError(f"{target} is an input. Give its output another name.")
+
+
+def _check_out(jobs: Sequence[Job], out: str | None, output: str) -> None:
+    """Raise where the outputs could not be written to `out`, before any is made."""
+    if any(job.target == STANDARD_STREAM for job in jobs) and sys.stdout.isatty():
+        raise click.UsageError("A terminal shows no picture. Redirect stdout, or give -o a file.")
+    if out is None or out == STANDARD_STREAM:
+        return
+    if all(job.target != out for job in jobs):
+        if Path(out).is_file():
+            raise click.UsageError(f"-o {out} is a file. With several photos give a folder.")
+        return
+    from amd_seg.media.formats import FORMATS_WITHOUT_ALPHA, WRITERS
+
+    suffix = Path(out).suffix.lower()
+    if suffix not in WRITERS:
+        raise click.UsageError(f"-o {out} has no known ending. Use one of {', '.join(WRITERS)}.")
+    if output == "cutout" and WRITERS[suffix][0] in FORMATS_WITHOUT_ALPHA:
+        raise click.UsageError(f"-o {out}: {suffix} holds no transparency. Use .png.")

@@ -1,0 +1,47 @@
+"""Threads that work ahead while the caller is busy; order kept, memory bounded."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def map_ahead(
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    *,
+    ahead: int,
+    weigh: Callable[[Result], int] = lambda result: 1,
+    budget: int | None = None,
+) -> Generator[Result, None, None]:
+    """Yield `function(item)` in the order of `items`, computed by threads ahead of the caller.
+
+    Args:
+        function: what the threads call.
+        items: its arguments, taken from the caller's thread, `ahead` at a time.
+        ahead: results, finished or not, that may wait for the caller: 1 or more.
+        weigh: what one result weighs; the heavier the last one was, the fewer may wait.
+        budget: weight that may wait in all, by that estimate; None sets no limit.
+
+    An exception of `function` or of `items` is raised in its place; closing the iterator
+    cancels what has not begun and waits for what has.
+    """
+    waiting: deque[Future[Result]] = deque()
+    room = ahead
+    with ThreadPoolExecutor(min(ahead, os.cpu_count() or 1, 16)) as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                while len(waiting) > room:
+                    result = waiting.popleft().result()
+                    if budget is not None:
+                        room = max(1, min(ahead, budget // max(weigh(result), 1)))
+                    yield result
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)

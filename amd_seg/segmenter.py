@@ -1,0 +1,276 @@
+"""Segmenter: photos in, segmentations out."""
+
+import logging
+import os
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
+from typing import TypeAlias, cast, overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from amd_seg.device import resolve_device, resolve_precision
+from amd_seg.errors import AmdSegError, DeviceError, InputError, WeightsError
+from amd_seg.media.images import MAX_PIXELS, Photo
+from amd_seg.model.amd import AMD
+from amd_seg.model.config import WeightsConfig
+from amd_seg.network_input import SINGLE_IMAGES, ImageLike, NetworkInput, prepare
+from amd_seg.overlap import map_ahead
+from amd_seg.segmentation import Segmentation
+from amd_seg.weights import load_weights
+
+__all__ = ["ImageLike", "Segmentation", "Segmenter"]
+
+logger = logging.getLogger(__name__)
+
+SIZES = (16, 8192)
+"""Smallest and largest short edge, in pixels, that the network may be asked to see."""
+
+# Pixels of photos that one batch, or the photos read ahead, may hold: 64 million are 192 MB.
+_PIXELS_HELD = 64_000_000
+
+_Prepared: TypeAlias = NetworkInput | AmdSegError
+
+
+class Segmenter:
+    """Finds the object in photos: it holds a model, its weights' settings, and a device.
+
+    Example:
+        segmenter = Segmenter.from_pretrained()
+        segmenter("photo.jpg").save("mask.png")
+    """
+
+    def __init__(
+        self,
+        model: AMD,
+        config: WeightsConfig,
+        *,
+        device: str | torch.device = "auto",
+        precision: str = "float32",
+    ) -> None:
+        self.device = resolve_device(device)
+        self.precision = precision
+        self._dtype = resolve_precision(precision, self.device)
+        self.config = config
+        self.model = model.eval().to(self.device)
+        if device == "auto":
+            logger.info("Using device %s.", self.device)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | os.PathLike[str] | None = None,
+        *,
+        revision: str | None = None,
+        device: str | torch.device = "auto",
+        precision: str = "float32",
+    ) -> "Segmenter":
+        """Return a segmenter with trained weights.
+
+        Args:
+            source: None (the bundled weights), a bundled name, a folder, a .safetensors file,
+                or "org/name" on the Hub.
+            revision: branch, tag or commit on the Hub.
+            device: "auto" (CUDA, then MPS, then CPU; which one is logged), "cpu", "cuda",
+                "cuda:1" or "mps"; a device that is not here is an error.
+            precision: "float32" or "bfloat16", of the network only.
+
+        Raises:
+            WeightsError: the weights cannot be had or are not valid.
+            DeviceError: the device or the precision cannot be used on this machine.
+        """
+        resolve_precision(precision, resolve_device(device))  # Before a download, not after it.
+        pretrained = load_weights(source, revision=revision)
+        return cls(pretrained.model, pretrained.config, device=device, precision=precision)
+
+    # A str is an iterable of str too; the first signature that fits counts.
+    @overload
+    def __call__(  # type: ignore[overload-overlap]
+        self,
+        image: ImageLike,
+        *,
+        size: int | None = ...,
+        threshold: float | str | None = ...,
+        batch_size: int = ...,
+        max_pixels: int = ...,
+    ) -> Segmentation: ...
+
+    @overload
+    def __call__(
+        self,
+        image: Iterable[ImageLike],
+        *,
+        size: int | None = ...,
+        threshold: float | str | None = ...,
+        batch_size: int = ...,
+        max_pixels: int = ...,
+    ) -> Iterator[Segmentation]: ...
+
+    def __call__(
+        self,
+        image: ImageLike | Iterable[ImageLike],
+        *,
+        size: int | None = None,
+        threshold: float | str | None = None,
+        batch_size: int = 8,
+        max_pixels: int = MAX_PIXELS,
+    ) -> Segmentation | Iterator[Segmentation]:
+        """Segment one image, or an iterable of images: an iterator in its order.
+
+        Args:
+            image: a path, the bytes of a file, a PIL image, a numpy array (height, width) or
+                (height, width, 1|3|4), uint8 or float in 0..1, or a torch tensor
+                (3, height, width) likewise; or an iterable of any of these, of any sizes.
+            size: short edge, in pixels, that the network sees; None takes that of the weights.
+                The long edge is at most 4 times it. See `network_input` for the resizing.
+            threshold: saliency above which a pixel is in the mask, between 0 and 1, or "otsu";
+                None takes that of the weights.
+            batch_size: images that share a pass of the network where their sizes allow it.
+                The next ones are read meanwhile; batches of large photos hold fewer.
+            max_pixels: a file that claims more is refused before it is decoded.
+
+        Raises:
+            InputError: an argument cannot be used.
+            MediaError: an image cannot be read; an iterator raises it in that image's place.
+            DeviceError: the device ran out of memory.
+        """
+        is_single = isinstance(image, SINGLE_IMAGES)
+        if not is_single and not isinstance(image, Iterable):
+            raise InputError(
+                f"A {type(image).__name__} is no image. Give a path, bytes, a PIL image, a numpy "
+                "array, a torch tensor, or an iterable of these."
+            )
+        images = [cast(ImageLike, image)] if is_single else cast(Iterable[ImageLike], image)
+        results = _raising(
+            self.stream(
+                images,
+                size=size,
+                threshold=threshold,
+                batch_size=batch_size,
+                max_pixels=max_pixels,
+            )
+        )
+        return next(results) if is_single else results
+
+    def stream(
+        self,
+        images: Iterable[ImageLike],
+        *,
+        size: int | None = None,
+        threshold: float | str | None = None,
+        batch_size: int = 8,
+        max_pixels: int = MAX_PIXELS,
+    ) -> Generator[Segmentation | AmdSegError, None, None]:
+        """Segment images as a call does, with the error itself in the place of a bad image.
+
+        Raises:
+            InputError: an argument, not an image, cannot be used.
+            DeviceError: the device ran out of memory.
+        """
+        size = self.config.input_size if size is None else size
+        rule = self.config.threshold if threshold is None else threshold
+        _check_settings(size, rule, batch_size)
+
+        def prepare_or_error(image: ImageLike) -> _Prepared:
+            try:
+                return prepare(image, size, max_pixels)
+            except AmdSegError as error:
+                return error
+
+        prepared = map_ahead(
+            prepare_or_error, images, ahead=batch_size, weigh=_pixels, budget=_PIXELS_HELD
+        )
+        return self._stream(prepared, rule, batch_size)
+
+    def _stream(
+        self, prepared: Generator[_Prepared, None, None], rule: float | str, batch_size: int
+    ) -> Generator[Segmentation | AmdSegError, None, None]:
+        with closing(prepared):
+            for batch in _batches(prepared, batch_size):
+                masks = self._region_masks(batch)
+                for index, item in enumerate(batch):
+                    if isinstance(item, NetworkInput):
+                        yield self._result(item.photo, masks[index], rule)
+                    else:
+                        yield item
+
+    def _region_masks(self, batch: list[_Prepared]) -> dict[int, NDArray[np.float32]]:
+        """Run the network once for each size in the batch; return masks by place in the batch."""
+        by_size: dict[torch.Size, list[tuple[int, Tensor]]] = {}
+        for index, item in enumerate(batch):
+            if isinstance(item, NetworkInput):
+                by_size.setdefault(item.frame.shape, []).append((index, item.frame))
+        masks: dict[int, NDArray[np.float32]] = {}
+        for group in by_size.values():
+            indices, frames = zip(*group, strict=True)
+            masks.update(zip(indices, self._run(torch.stack(frames)), strict=True))
+        return masks
+
+    def _run(self, frames: Tensor) -> NDArray[np.float32]:
+        """Return region masks (batch, region, h/8, w/8) of frames (batch, 3, h, w), uint8."""
+        is_reduced = self._dtype is not torch.float32
+        try:
+            with (
+                torch.inference_mode(),
+                torch.autocast(self.device.type, self._dtype, enabled=is_reduced),
+            ):
+                masks = self.model.segment(frames.to(self.device))
+                return cast(NDArray[np.float32], masks.float().cpu().numpy())
+        except torch.cuda.OutOfMemoryError as cause:
+            raise DeviceError(
+                f"{self.device} has not enough memory for {len(frames)} images of "
+                f"{frames.shape[3]}x{frames.shape[2]} pixels. Use a smaller batch size or size."
+            ) from cause
+
+    def _result(
+        self, photo: Photo, region_masks: NDArray[np.float32], rule: float | str
+    ) -> Segmentation | WeightsError:
+        if not np.isfinite(region_masks).all():
+            return WeightsError(
+                f"The network gave no finite numbers for {photo.source} in {self.precision}: the "
+                f"weights {self.config.name!r} are damaged. Take others."
+            )
+        return Segmentation(photo, region_masks, self.config.object_channel, rule)
+
+
+def _batches(items: Iterable[_Prepared], batch_size: int) -> Iterator[list[_Prepared]]:
+    """Yield lists of up to `batch_size` items; large photos fill a batch sooner."""
+    batch: list[_Prepared] = []
+    held = 0
+    for item in items:
+        batch.append(item)
+        held += _pixels(item)
+        if len(batch) == batch_size or held >= _PIXELS_HELD:
+            yield batch
+            batch, held = [], 0
+    if batch:
+        yield batch
+
+
+def _pixels(item: _Prepared) -> int:
+    if isinstance(item, NetworkInput):
+        return item.photo.pixels.size // 3
+    return 1
+
+
+def _raising(outcomes: Iterable[Segmentation | AmdSegError]) -> Iterator[Segmentation]:
+    for outcome in outcomes:
+        if isinstance(outcome, AmdSegError):
+            raise outcome
+        yield outcome
+
+
+def _check_settings(size: int, rule: float | str, batch_size: int) -> None:
+    if not SIZES[0] <= size <= SIZES[1]:
+        raise InputError(
+            f"size={size!r} cannot be used: the short edge that the network sees must be "
+            f"{SIZES[0]} to {SIZES[1]} pixels."
+        )
+    if batch_size < 1:
+        raise InputError(f"batch_size={batch_size!r} cannot be used: it must be 1 or more.")
+    if rule != "otsu" and not (isinstance(rule, int | float) and 0 < rule < 1):
+        raise InputError(
+            f"threshold={rule!r} cannot be used: give a number between 0 and 1, or otsu."
+        )

@@ -1,0 +1,149 @@
+"""Who may import whom: an import points down only, and `--help` stays quick."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "amd_seg"
+
+# Module or package -> layer; the longest name that fits counts.
+LAYERS = {
+    "amd_seg": 6,
+    "amd_seg.cli": 6,
+    "amd_seg.evaluation.datasets": 5,
+    "amd_seg.evaluation.report": 5,
+    "amd_seg.segmenter": 4,
+    "amd_seg.segmentation": 4,
+    "amd_seg.network_input": 4,
+    "amd_seg.video_segmenter": 4,
+    "amd_seg.semantic": 4,
+    "amd_seg.training": 3,
+    "amd_seg.weights": 2,
+    "amd_seg.weights_folder": 2,
+    "amd_seg.hub": 2,
+    "amd_seg.model": 1,
+    "amd_seg.media": 1,
+    "amd_seg.evaluation.metrics": 1,
+    "amd_seg.evaluation": 1,
+    "amd_seg.device": 1,
+    "amd_seg.errors": 0,
+    "amd_seg.overlap": 0,
+    "amd_seg.model.config": 0,
+    "amd_seg.training.presets": 0,
+}
+
+# Within a layer, who may import whom besides a package's own modules.
+WITHIN = {
+    ("amd_seg", "amd_seg.cli"),
+    ("amd_seg.cli", "amd_seg"),
+    ("amd_seg.segmenter", "amd_seg.segmentation"),
+    ("amd_seg.segmenter", "amd_seg.network_input"),
+    ("amd_seg.video_segmenter", "amd_seg.segmenter"),
+    ("amd_seg.video_segmenter", "amd_seg.segmentation"),
+    ("amd_seg.video_segmenter", "amd_seg.network_input"),
+    ("amd_seg.semantic", "amd_seg.segmenter"),
+    ("amd_seg.semantic", "amd_seg.network_input"),
+    ("amd_seg.weights", "amd_seg.weights_folder"),
+    ("amd_seg.weights", "amd_seg.hub"),
+    ("amd_seg.evaluation.report", "amd_seg.evaluation.datasets"),
+    ("amd_seg.model.config", "amd_seg.errors"),
+    ("amd_seg.training.presets", "amd_seg.errors"),
+    ("amd_seg.training.presets", "amd_seg.model.config"),
+}
+
+# What a layer may import from outside, where that is limited.
+OUTSIDE = {
+    "amd_seg.media": {"numpy", "PIL", "av", "pillow_heif"},
+    "amd_seg.evaluation.metrics": {"numpy"},
+    **{name: set() for name, layer in LAYERS.items() if layer == 0},
+}
+
+
+def modules() -> list[str]:
+    paths = (path.relative_to(ROOT).with_suffix("") for path in sorted(PACKAGE.rglob("*.py")))
+    return [".".join(path.parts).removesuffix(".__init__") for path in paths]
+
+
+def imports(module: str) -> Iterator[str]:
+    """Every module that `module` imports, anywhere in its text."""
+    path = ROOT / Path(*module.split("."))
+    source = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    known = set(modules())
+    for node in ast.walk(ast.parse(source.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module} imports relatively"
+            assert node.module is not None
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                yield name if name in known else node.module
+
+
+def home(module: str) -> str:
+    """The entry of LAYERS that a module belongs to."""
+    parts = module.split(".")
+    names = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
+    return next(name for name in names if name in LAYERS)
+
+
+@pytest.mark.parametrize("module", modules())
+def test_an_import_points_down(module: str) -> None:
+    own = home(module)
+    assert own != "amd_seg" or module == "amd_seg", f"{module} has no layer: add it to LAYERS"
+    for imported in imports(module):
+        if imported.split(".")[0] != "amd_seg":
+            continue
+        other = home(imported)
+        is_down = LAYERS[other] < LAYERS[own]
+        assert is_down or own == other or (own, other) in WITHIN, f"{module} imports {imported}"
+
+
+@pytest.mark.parametrize("module", [m for m in modules() if home(m) in OUTSIDE])
+def test_lower_layers_stay_light(module: str) -> None:
+    packages = {name.split(".")[0] for name in imports(module)}
+    heavy = packages - set(sys.stdlib_module_names) - {"amd_seg"}
+    assert heavy <= OUTSIDE[home(module)]
+
+
+def test_sub_packages_hold_a_docstring_only() -> None:
+    for path in PACKAGE.glob("*/__init__.py"):
+        if path.parent.name != "cli":
+            (statement,) = ast.parse(path.read_text("utf-8")).body
+            assert isinstance(statement, ast.Expr)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import amd_seg",
+        "import amd_seg; amd_seg.InputError; amd_seg.AMDConfig; dir(amd_seg)",
+        "from amd_seg.cli import cli; cli(['--help'], standalone_mode=False)",
+        "from amd_seg.cli import cli; cli(['--version'], standalone_mode=False)",
+        "from amd_seg.cli import cli, COMMANDS; "
+        "[cli([name, '--help'], standalone_mode=False) for name in COMMANDS]",
+    ],
+    ids=["import", "names", "help", "version", "help of each command"],
+)
+def test_torch_is_not_loaded_by(code: str) -> None:
+    heavy = "{'torch', 'av', 'PIL', 'huggingface_hub'}"
+    check = f"{code}\nimport sys\nassert not {heavy} & set(sys.modules), {heavy} & set(sys.modules)"
+    result = subprocess.run(
+        [sys.executable, "-c", check], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_nothing_is_printed_by_the_library() -> None:
+    for module in modules():
+        if home(module) != "amd_seg.cli":
+            path = ROOT / Path(*module.split("."))
+            source = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+            calls = (n for n in ast.walk(ast.parse(source.read_text())) if isinstance(n, ast.Call))
+            names = {call.func.id for call in calls if isinstance(call.func, ast.Name)}
+            assert "print" not in names, f"{module} prints"

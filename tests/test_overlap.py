@@ -1,0 +1,44 @@
+import threading
+from itertools import count, islice
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from amd_seg.overlap import map_ahead
+
+
+@settings(max_examples=30, deadline=None)
+@given(length=st.integers(0, 20), ahead=st.integers(1, 30))
+def test_results_come_in_order(length: int, ahead: int) -> None:
+    assert list(map_ahead(lambda x: x * x, range(length), ahead=ahead)) == [
+        x * x for x in range(length)
+    ]
+
+
+def test_at_most_ahead_results_wait() -> None:
+    taken: list[int] = []
+    items = (taken.append(x) or x for x in count(1))  # type: ignore[func-returns-value]
+    results = map_ahead(lambda x: x, items, ahead=3)
+    assert list(islice(results, 5)) == [1, 2, 3, 4, 5]
+    results.close()
+    assert len(taken) == 5 + 3
+
+
+def test_heavy_results_leave_less_room() -> None:
+    taken: list[int] = []
+    items = (taken.append(x) or x for x in count(1))  # type: ignore[func-returns-value]
+    results = map_ahead(lambda x: x, items, ahead=8, weigh=lambda x: 10, budget=20)
+    assert list(islice(results, 20)) == list(range(1, 21))
+    results.close()
+    assert len(taken) <= 20 + 2
+
+
+def test_an_error_comes_in_its_place_and_ends_the_threads() -> None:
+    before = threading.active_count()
+    results = map_ahead(lambda x: 6 // x, [3, 2, 0, 1], ahead=2)
+    assert next(results) == 2
+    assert next(results) == 3
+    with pytest.raises(ZeroDivisionError):
+        next(results)
+    assert threading.active_count() == before

@@ -1,0 +1,108 @@
+"""The names and options that users rely on: a change here is a change of the face."""
+
+import inspect
+
+import click
+import pytest
+
+import amd_seg
+from amd_seg.cli import COMMANDS, cli
+
+PUBLIC_NAMES = [
+    "AMD",
+    "AMDConfig",
+    "AmdSegError",
+    "ConfigError",
+    "DeviceError",
+    "InputError",
+    "MediaError",
+    "Segmentation",
+    "Segmenter",
+    "TrainingDivergedError",
+    "WeightsError",
+    "__version__",
+]
+
+ATTRIBUTES = {
+    "Segmenter": ["config", "device", "from_pretrained", "model", "precision", "stream"],
+    "Segmentation": [
+        *("confidence", "cutout", "encode", "mask", "object_channel", "overlay", "photo"),
+        *("region_masks", "regions", "render", "saliency", "save", "source", "threshold"),
+        "threshold_rule",
+    ],
+}
+
+SIGNATURES = {
+    "Segmenter": "(model, config, *, device='auto', precision='float32')",
+    "Segmenter.from_pretrained": "(source=None, *, revision=None, device='auto', "
+    "precision='float32')",
+    "Segmenter.__call__": "(self, image, *, size=None, threshold=None, batch_size=8, "
+    "max_pixels=200000000)",
+    "Segmenter.stream": "(self, images, *, size=None, threshold=None, batch_size=8, "
+    "max_pixels=200000000)",
+    "Segmentation": "(photo, region_masks, object_channel, threshold_rule=0.5)",
+    "Segmentation.cutout": "(self)",
+    "Segmentation.overlay": "(self)",
+    "Segmentation.render": "(self, output='mask')",
+    "Segmentation.encode": "(self, output='mask')",
+    "Segmentation.save": "(self, path, output='mask')",
+}
+
+OPTIONS = {
+    "image": "INPUT... -o --output --threshold --size --weights --revision --device --precision "
+    "--batch-size --max-pixels --recursive --overwrite --resume --json --quiet --debug --help",
+    "weights": "--help",
+    "env": "--json --quiet --debug --help",
+}
+
+
+def test_the_package_offers_these_names() -> None:
+    assert amd_seg.__all__ == PUBLIC_NAMES
+    assert dir(amd_seg) == sorted(PUBLIC_NAMES)
+    for name in PUBLIC_NAMES:
+        assert getattr(amd_seg, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'Segmentor'"):
+        amd_seg.Segmentor  # noqa: B018
+
+
+@pytest.mark.parametrize("name", ATTRIBUTES)
+def test_objects_have_these_attributes(name: str) -> None:
+    kind = getattr(amd_seg, name)
+    in_init = set(inspect.getattr_static(kind, "__init__").__code__.co_names)
+    known = set(dir(kind)) | set(getattr(kind, "__dataclass_fields__", ())) | in_init
+    public = {n for n in dir(kind) if not n.startswith("_")}
+    public |= set(getattr(kind, "__dataclass_fields__", ()))
+    assert set(ATTRIBUTES[name]) <= known
+    assert public <= set(ATTRIBUTES[name])
+
+
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_calls_take_these_arguments(name: str) -> None:
+    target = amd_seg
+    for part in name.split("."):
+        target = getattr(target, part)
+    signature = inspect.signature(target)
+    bare = [p.replace(annotation=p.empty) for p in signature.parameters.values()]
+    plain = signature.replace(parameters=bare, return_annotation=signature.empty)
+    assert str(plain) == SIGNATURES[name]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_commands_take_these_options(name: str) -> None:
+    command = cli.get_command(click.Context(cli), name)
+    assert command is not None
+    arguments = [
+        parameter.make_metavar(click.Context(command))
+        if isinstance(parameter, click.Argument)
+        else parameter.opts[-1]
+        for parameter in command.get_params(click.Context(command))
+    ]
+    assert " ".join(arguments) == OPTIONS[name]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_has_one_line_for_each_command(name: str) -> None:
+    command = cli.get_command(click.Context(cli), name)
+    assert command is not None
+    assert command.help is not None
+    assert " ".join(command.help.split("\n\n")[0].split()) == COMMANDS[name][1]

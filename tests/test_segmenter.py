@@ -1,0 +1,390 @@
+import dataclasses
+import io
+import logging
+from collections.abc import Callable, Iterator
+from itertools import count, islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, ImageCms
+from torch.nn.functional import interpolate
+
+from amd_seg import DeviceError, InputError, MediaError, Segmentation, Segmenter, WeightsError
+from amd_seg.errors import AmdSegError
+from amd_seg.media.images import Photo
+from amd_seg.model.amd import AMD
+from amd_seg.model.config import AMDConfig, WeightsConfig
+from amd_seg.network_input import network_size, prepare, resize_for_network
+from amd_seg.segmentation import OUTPUTS, otsu_threshold, upsample
+from amd_seg.weights import bundled_names, save_weights
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory, tiny_config: AMDConfig) -> Path:
+    torch.manual_seed(0)
+    model = AMD(tiny_config)
+    config = WeightsConfig(model=tiny_config, object_channel=1, input_size=48, threshold=0.25)
+    return save_weights(tmp_path_factory.mktemp("weights"), model, config)
+
+
+@pytest.fixture(scope="session")
+def segmenter(weights: Path) -> Segmenter:
+    return Segmenter.from_pretrained(weights, device="cpu")
+
+
+def photo(height: int = 40, width: int = 60, seed: int = 0) -> np.ndarray:
+    """A bright square on noise."""
+    pixels = np.random.default_rng(seed).integers(0, 120, (height, width, 3), np.uint8)
+    pixels[height // 4 : height // 2, width // 4 : width // 2] = (250, 200, 40)
+    return pixels
+
+
+def result_of(saliency: np.ndarray, rule: float | str = 0.5) -> Segmentation:
+    """A result whose region 0 is `saliency`, at the photo's size."""
+    masks = np.stack([saliency, 1 - saliency]).astype(np.float32)
+    pixels = np.full((*saliency.shape, 3), 90, np.uint8)
+    return Segmentation(Photo(pixels, None, "made"), masks, 0, rule)
+
+
+# What goes in
+
+
+@pytest.mark.parametrize(
+    "as_input",
+    [
+        lambda path, pixels: str(path),
+        lambda path, pixels: path,
+        lambda path, pixels: path.read_bytes(),
+        lambda path, pixels: Image.open(path),
+        lambda path, pixels: pixels,
+        lambda path, pixels: np.dstack([pixels, np.full(pixels.shape[:2], 255, np.uint8)]),
+        lambda path, pixels: pixels.astype(np.float32) / 255,
+        lambda path, pixels: torch.from_numpy(pixels).permute(2, 0, 1),
+        lambda path, pixels: torch.from_numpy(pixels).permute(2, 0, 1).double() / 255,
+        lambda path, pixels: Photo(pixels, None, "photo"),
+        lambda path, pixels: Photo(np.frombuffer(pixels, np.uint8).reshape(40, 60, 3), None, "x"),
+    ],
+    ids=[
+        *("str", "Path", "bytes", "PIL", "numpy", "RGBA", "float", "torch", "torch-float"),
+        *("Photo", "read-only"),
+    ],
+)
+def test_every_kind_of_input_gives_the_same(
+    segmenter: Segmenter, tmp_path: Path, as_input: Callable[[Path, np.ndarray], object]
+) -> None:
+    pixels = photo()
+    path = tmp_path / "photo.png"
+    Image.fromarray(pixels).save(path)
+    expected = segmenter(pixels)
+    result = segmenter(as_input(path, pixels))  # type: ignore[call-overload]
+    assert isinstance(result, Segmentation)
+    np.testing.assert_array_equal(result.saliency, expected.saliency)
+
+
+def test_a_bfloat16_tensor_and_a_grey_image_are_images(segmenter: Segmenter) -> None:
+    assert segmenter(torch.rand(3, 20, 30).bfloat16()).mask.shape == (20, 30)
+    assert segmenter(photo()[..., 0]).mask.shape == (40, 60)
+
+
+@pytest.mark.parametrize(
+    ("image", "advice"),
+    [
+        (torch.zeros(2, 3, 20, 20), "list of such tensors"),
+        (torch.zeros(20, 20, 3), r"Give \(3, height, width\)"),
+        (np.zeros((2, 20, 20, 3), np.uint8), "height, width"),
+        (np.full((20, 20), np.nan), "0..1"),
+        (np.zeros((1, 1, 3), np.uint8), "at least 8x8"),
+        (7, "Give a path"),
+    ],
+)
+def test_what_is_no_image_is_told_so(segmenter: Segmenter, image: object, advice: str) -> None:
+    with pytest.raises(InputError, match=advice):
+        segmenter(image)  # type: ignore[call-overload]
+
+
+def test_a_broken_file_is_one_error(segmenter: Segmenter, tmp_path: Path) -> None:
+    whole, empty, cut = tmp_path / "whole.png", tmp_path / "empty.png", tmp_path / "cut.png"
+    Image.fromarray(photo()).save(whole)
+    empty.touch()
+    cut.write_bytes(whole.read_bytes()[:1500])
+    for path in (empty, cut, tmp_path / "none.png"):
+        with pytest.raises(MediaError, match=path.name):
+            segmenter(path)
+    with pytest.raises(MediaError, match="max_pixels"):
+        segmenter(whole, max_pixels=100)
+
+
+# What the network sees
+
+
+def test_sizes_are_the_published_ones() -> None:
+    assert network_size(480, 854, 392) == (392, 697)
+    assert network_size(480, 637, 392) == (392, 520)
+    assert network_size(854, 480, 392) == (697, 392)
+
+
+@given(
+    height=st.integers(8, 100_000), width=st.integers(8, 100_000), size=st.sampled_from([16, 392])
+)
+def test_the_network_sees_a_bounded_frame(height: int, width: int, size: int) -> None:
+    short, long = sorted(network_size(height, width, size))
+    assert size // 4 <= short <= size
+    assert long <= 4 * size
+    if max(height, width) <= 4 * min(height, width):
+        assert short == size
+
+
+def test_enlarging_is_as_published() -> None:
+    cv2 = pytest.importorskip("cv2")
+    pixels = photo(30, 41)
+    frame = resize_for_network(pixels, 48).permute(1, 2, 0).numpy()
+    reference = cv2.resize(pixels, (frame.shape[1], frame.shape[0]))
+    # OpenCV and torch round their fixed-point weights differently.
+    assert np.abs(frame.astype(int) - reference).max() <= 1
+
+
+def test_reducing_makes_no_patterns() -> None:
+    stripes = np.zeros((64, 64, 3), np.uint8)
+    stripes[:, ::2] = 255
+    frame = resize_for_network(stripes, 24)
+    assert frame.float().std() < 8
+    assert frame.float().mean() == pytest.approx(127.5, abs=2)
+
+
+def test_size_changes_what_the_network_sees(segmenter: Segmenter) -> None:
+    assert segmenter(photo(), size=96).region_masks.shape == (5, 12, 18)
+    assert segmenter(photo()).region_masks.shape == (5, 6, 9)
+    assert prepare(photo(), 96, 10**6).frame.shape == (3, 96, 144)
+
+
+@pytest.mark.parametrize("shape", [(8, 4000), (4000, 8), (8, 8), (9, 700)])
+def test_extreme_shapes_work(segmenter: Segmenter, shape: tuple[int, int]) -> None:
+    result = segmenter(photo(*shape))
+    assert result.saliency.shape == shape
+    assert np.isfinite(result.saliency).all()
+
+
+# What comes out
+
+
+def test_maps_have_the_photo_s_size_and_keep_their_promises(segmenter: Segmenter) -> None:
+    result = segmenter(photo(41, 67))
+    assert result.saliency.shape == result.mask.shape == (41, 67)
+    assert result.saliency.dtype == np.float32
+    assert result.mask.dtype == np.bool_
+    assert result.saliency.min() >= 0
+    assert result.saliency.max() <= 1
+    assert result.threshold == 0.25
+    np.testing.assert_array_equal(result.mask, result.saliency > 0.25)
+    assert result.regions.shape == (5, 41, 67)
+    np.testing.assert_allclose(result.regions.sum(axis=0), 1, atol=1e-6)
+    np.testing.assert_array_equal(result.regions[1], result.saliency)
+    assert 0 <= result.confidence <= 1
+    assert result.source == "array"
+
+
+def test_the_saliency_is_the_object_channel_of_the_model(segmenter: Segmenter) -> None:
+    pixels = photo()
+    frame = resize_for_network(pixels, 48)[None]
+    with torch.inference_mode():
+        masks = segmenter.model.segment(frame)
+    expected = interpolate(masks, (40, 60), mode="bilinear", align_corners=True)[0, 1]
+    np.testing.assert_allclose(segmenter(pixels).saliency, expected.numpy(), atol=1e-6)
+
+
+def test_regions_are_made_once_when_asked_for(segmenter: Segmenter) -> None:
+    result = segmenter(photo())
+    assert "regions" not in vars(result)
+    assert result.regions is result.regions
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        result.object_channel = 2  # type: ignore[misc]
+
+
+@given(
+    cells=st.tuples(st.integers(1, 6), st.integers(1, 6)),
+    size=st.tuples(st.integers(1, 150), st.integers(1, 20)),
+)
+def test_upsampling_aligns_corners(cells: tuple[int, int], size: tuple[int, int]) -> None:
+    masks = np.random.default_rng(0).random((2, *cells), np.float32)
+    kept = masks.copy()
+    expected = interpolate(torch.from_numpy(masks)[None], size, mode="bilinear", align_corners=True)
+    np.testing.assert_allclose(upsample(masks, size), expected[0].numpy(), atol=2e-6)
+    np.testing.assert_array_equal(masks, kept)
+
+
+def test_otsu_splits_two_levels_between_them() -> None:
+    saliency = np.full((20, 20), 0.1, np.float32)
+    saliency[5:9, 5:9] = 0.6
+    result = result_of(saliency, "otsu")
+    assert 0.3 < result.threshold < 0.4
+    assert result.mask.sum() == 16
+    assert otsu_threshold(np.full((4, 4), 0.9, np.float32)) == 0.5
+
+
+def test_confidence_tells_nothing_from_something() -> None:
+    empty = np.full((20, 20), 0.2, np.float32)
+    assert result_of(empty).confidence == 0
+    assert result_of(empty + 0.7).confidence == 0
+    sharp = empty * 0
+    sharp[5:9, 5:9] = 1
+    assert result_of(sharp).confidence == 1
+    assert result_of(sharp * 0.3 + 0.3, 0.5).confidence == pytest.approx(0.3)
+
+
+def test_a_cutout_hides_no_background() -> None:
+    saliency = np.zeros((20, 20), np.float32)
+    saliency[5:9, 5:9] = 1
+    rgba = np.asarray(result_of(saliency).cutout())
+    assert (rgba[saliency == 0] == 0).all()
+    assert (rgba[saliency == 1] == (90, 90, 90, 255)).all()
+
+
+@pytest.mark.parametrize(
+    ("output", "mode"),
+    [("mask", "L"), ("saliency", "L"), ("cutout", "RGBA"), ("overlay", "RGB"), ("regions", "RGB")],
+)
+def test_every_output_is_written_whole(
+    segmenter: Segmenter, tmp_path: Path, output: str, mode: str
+) -> None:
+    assert output in OUTPUTS
+    result = segmenter(photo(150, 100))
+    path = result.save(tmp_path / "out.png", output)
+    assert path == tmp_path / "out.png"
+    with Image.open(path) as written, Image.open(io.BytesIO(result.encode(output))) as encoded:
+        assert (written.mode, written.size) == (mode, (100, 150))
+        np.testing.assert_array_equal(np.asarray(written), np.asarray(encoded))
+    assert [p.name for p in tmp_path.iterdir()] == ["out.png"]
+
+
+def test_region_pictures_show_each_pixel_s_strongest_region(segmenter: Segmenter) -> None:
+    result = segmenter(photo(150, 100))
+    picture = np.asarray(result.render("regions")).reshape(-1, 3)
+    labels = result.regions.argmax(axis=0).ravel()
+    # The photo shows through in grey, which leaves a region's differences between channels.
+    for label in np.unique(labels):
+        tint = picture[labels == label].astype(int)
+        assert np.ptp(tint[:, 0] - tint[:, 2]) <= 2
+
+
+def test_the_colour_profile_goes_with_the_colours(segmenter: Segmenter, tmp_path: Path) -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    path = tmp_path / "photo.png"
+    Image.fromarray(photo()).save(path, icc_profile=profile)
+    result = segmenter(path)
+    for output, kept in (("cutout", profile), ("mask", None)):
+        for picture in (result.save(tmp_path / "out.png", output), result.encode(output)):
+            file = io.BytesIO(picture) if isinstance(picture, bytes) else picture
+            with Image.open(file) as image:
+                assert image.info.get("icc_profile") == kept
+
+
+def test_an_unknown_output_is_told_the_known_ones(segmenter: Segmenter) -> None:
+    with pytest.raises(InputError, match="mask, saliency, cutout, overlay, regions"):
+        segmenter(photo()).render("video")
+
+
+# Many images
+
+
+def test_a_batch_equals_its_images_one_by_one_and_keeps_their_order(segmenter: Segmenter) -> None:
+    shapes = [(40, 60), (60, 40), (40, 60), (33, 50), (40, 60), (8, 90), (40, 60)]
+    images = [photo(*shape, seed=seed) for seed, shape in enumerate(shapes)]
+    results = list(segmenter(iter(images), batch_size=3))
+    assert [result.mask.shape for result in results] == shapes
+    for image, result in zip(images, results, strict=True):
+        # A batch may add up in another order than a single image.
+        np.testing.assert_allclose(result.saliency, segmenter(image).saliency, atol=1e-5)
+
+
+def test_an_endless_source_is_read_as_it_is_needed(segmenter: Segmenter) -> None:
+    taken: list[int] = []
+
+    def camera() -> Iterator[np.ndarray]:
+        for seed in count():
+            taken.append(seed)
+            yield photo(16, 16, seed=seed)
+
+    results = segmenter(camera(), batch_size=2)
+    assert len(list(islice(results, 5))) == 5
+    # The batch of the fifth, and as many again that are read meanwhile.
+    assert len(taken) <= 6 + 2
+
+
+def test_a_bad_image_raises_in_its_place(segmenter: Segmenter, tmp_path: Path) -> None:
+    results = segmenter([photo(), tmp_path / "none.png", photo()])
+    assert next(results).mask.shape == (40, 60)
+    with pytest.raises(MediaError, match=r"none\.png"):
+        next(results)
+
+
+def test_a_stream_goes_on_after_a_bad_image(segmenter: Segmenter, tmp_path: Path) -> None:
+    outcomes = list(segmenter.stream([photo(), tmp_path / "none.png", photo()], batch_size=2))
+    assert [isinstance(outcome, AmdSegError) for outcome in outcomes] == [False, True, False]
+    assert list(segmenter([])) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "advice"),
+    [
+        ({"size": 4}, "16 to 8192"),
+        ({"batch_size": 0}, "1 or more"),
+        ({"threshold": 1.0}, "between 0 and 1"),
+        ({"threshold": "best"}, "otsu"),
+    ],
+)
+def test_settings_are_checked_before_an_image_is_read(
+    segmenter: Segmenter, settings: dict[str, object], advice: str
+) -> None:
+    with pytest.raises(InputError, match=advice):
+        segmenter([], **settings)  # type: ignore[call-overload]
+
+
+# Device, precision, weights
+
+
+def test_auto_says_which_device_it_took(weights: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "amd_seg"):
+        device = Segmenter.from_pretrained(weights).device
+    assert f"Using device {device}." in caplog.text
+
+
+def test_a_device_that_is_not_here_is_an_error(weights: Path) -> None:
+    with pytest.raises(DeviceError, match="cuda:99"):
+        Segmenter.from_pretrained(weights, device="cuda:99")
+    with pytest.raises(DeviceError, match="float32, bfloat16"):
+        Segmenter.from_pretrained(weights, device="cpu", precision="float8")
+
+
+def test_bfloat16_is_near_float32(weights: Path, segmenter: Segmenter) -> None:
+    reduced = Segmenter.from_pretrained(weights, device="cpu", precision="bfloat16")
+    result = reduced(photo())
+    assert result.saliency.dtype == np.float32
+    np.testing.assert_allclose(result.saliency, segmenter(photo()).saliency, atol=0.02)
+
+
+@pytest.mark.gpu
+def test_cuda_equals_the_cpu(weights: Path, segmenter: Segmenter) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    images = [photo(seed=seed) for seed in range(3)]
+    on_cuda = Segmenter.from_pretrained(weights, device="cuda")
+    for result, expected in zip(on_cuda(images), segmenter(images), strict=True):
+        np.testing.assert_allclose(result.saliency, expected.saliency, atol=2e-3)
+
+
+def test_damaged_numbers_are_never_a_result(weights: Path) -> None:
+    segmenter = Segmenter.from_pretrained(weights, device="cpu")
+    with torch.no_grad():
+        next(segmenter.model.appearance.parameters()).fill_(torch.nan)
+    with pytest.raises(WeightsError, match="no finite numbers for array"):
+        segmenter(photo())
+
+
+def test_the_bundled_weights_are_the_default() -> None:
+    if not bundled_names():
+        pytest.skip("this checkout has no bundled weights")
+    assert Segmenter.from_pretrained(device="cpu")(photo(), size=64).mask.shape == (40, 60)
