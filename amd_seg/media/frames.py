@@ -25,6 +25,8 @@ FRAME_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".t
 IMAGE_SUFFIXES = FRAME_SUFFIXES | {".apng", ".gif"}
 
 Pixels = NDArray[np.uint8]
+# When a frame is shown, in seconds, and how to make its pixels, which is not always wanted.
+Moment = tuple[float, Callable[[], Pixels]]
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class Span:
         if self.every < 1:
             raise InputError(f"every is {self.every}. Give 1 for all frames, 2 for every second.")
 
-    def pick(self, moments: Iterable[tuple[float, Callable[[], Pixels]]]) -> Iterator[Frame]:
+    def pick(self, moments: Iterable[Moment]) -> Iterator[Frame]:
         """Yield the wanted ones of `moments`; the pixels of others are never made."""
         index = -1
         for time, pixels in moments:
@@ -248,7 +250,7 @@ class AnimatedImage(_ImageReader):
         with Image.open(self._path) as image:
             yield from self._span.pick(self._moments(image))
 
-    def _moments(self, image: Image.Image) -> Iterator[tuple[float, Callable[[], Pixels]]]:
+    def _moments(self, image: Image.Image) -> Iterator[Moment]:
         milliseconds = 0.0
         for number in range(self._frames):
             try:

@@ -10,7 +10,8 @@ with the length of a clip.
 
 import glob
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing, suppress
 from fractions import Fraction
 from functools import partial
 from os import PathLike, fspath
@@ -35,6 +36,7 @@ from amd_seg.media.frames import (
     Frame,
     FrameFolder,
     FrameReader,
+    Moment,
     Pixels,
     Span,
     list_frames,
@@ -142,11 +144,10 @@ class VideoReader:
         return None
 
     def __iter__(self) -> Iterator[Frame]:
-        with self._open() as container:
-            stream = _video_stream(container, self.source)
-            if self._span.start:
-                self._seek(container, stream, self._span.start)
-            yield from self._span.pick(self._moments(container, stream))
+        if self._span.start and self._can_seek(self._span.start):
+            yield from self._span.pick(self._moments(seek_to=self._span.start))
+        else:
+            yield from self._span.pick(self._moments())
 
     def _open(self) -> InputContainer:
         path = Path(self.source)
@@ -180,29 +181,28 @@ class VideoReader:
             f"Cannot read {self.source}: no frame can be decoded ({reason}). Give an intact file."
         ) from damage
 
-    def _seek(self, container: InputContainer, stream: VideoStream, time: float) -> None:
-        assert stream.time_base is not None
-        try:
-            container.seek(int((time + self.start_time) / stream.time_base), stream=stream)
-        except FFmpegError:
-            logger.info("%s cannot be sought in: read from its beginning.", self.source)
+    def _can_seek(self, time: float) -> bool:
+        """Tell whether seeking lands on a frame at or before `time`; some formats miss it."""
+        with closing(self._moments(seek_to=time)) as moments:
+            first = next(moments, None)
+        return first is not None and first[0] <= time
 
-    def _moments(
-        self, container: InputContainer, stream: VideoStream
-    ) -> Iterator[tuple[float, Callable[[], Pixels]]]:
-        stream.thread_type = "NONE" if self._threads == 1 else "AUTO"
-        if self._threads is not None:
-            stream.codec_context.thread_count = self._threads
-        period = float(1 / self.frame_rate) if self.frame_rate else 0.0
-        reformatter = VideoReformatter()
-        time = -period
-        for frame in self._decode(container, stream):
-            # Some old files have no timestamps: then frames follow each other at the rate.
-            timed = frame.pts is not None and frame.time_base is not None
-            time = frame.time - self.start_time if timed else time + period
-            yield time, partial(self._pixels, frame, reformatter)
+    def _moments(self, seek_to: float = 0.0) -> Generator[Moment]:
+        with self._open() as container:
+            stream = _video_stream(container, self.source)
+            stream.thread_type = "NONE" if self._threads == 1 else "AUTO"
+            stream.codec_context.thread_count = self._threads or 0
+            if seek_to:
+                _seek(container, stream, seek_to + self.start_time)
+            period = float(1 / self.frame_rate) if self.frame_rate else 0.0
+            time, reformatter = -period, VideoReformatter()
+            for frame in self._decode(container, stream):
+                # Some old files have no timestamps: then frames follow each other at the rate.
+                timed = frame.pts is not None and frame.time_base is not None
+                time = frame.time - self.start_time if timed else time + period
+                yield time, partial(self._pixels, frame, reformatter)
         missing = self._duration - (time + period)
-        if missing > max(2 * period, 0.1):
+        if missing > max(2 * period, 0.1) and time >= 0:
             self._truncate(f"{missing:.2f} s of {self._duration:.2f} s are missing")
 
     def _decode(self, container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
@@ -253,6 +253,13 @@ def _open_glob(
     return FrameFolder(
         matches, source=pattern, frame_rate=frame_rate, span=span, short_edge=short_edge
     )
+
+
+def _seek(container: InputContainer, stream: VideoStream, timestamp: float) -> None:
+    assert stream.time_base is not None
+    with suppress(FFmpegError):
+        # A file that cannot be sought in is read from its beginning.
+        container.seek(int(timestamp / stream.time_base), stream=stream)
 
 
 def _video_stream(container: InputContainer, source: str) -> VideoStream:
