@@ -92,6 +92,7 @@ class FrameReader(Protocol):
         width, height: of the frames as they are given, upright, in pixels.
         frame_rate: frames per second, on average where the rate varies; None when unknown.
         frame_count: frames that iteration gives; None when only reading tells.
+        duration: of the whole clip, in seconds, as the file tells it; None when it does not.
         is_truncated: True once a pass has found that the end of the clip is missing.
     """
 
@@ -100,6 +101,7 @@ class FrameReader(Protocol):
     height: int
     frame_rate: Fraction | None
     frame_count: int | None
+    duration: float | None
     is_truncated: bool
 
     def __iter__(self) -> Iterator[Frame]: ...
@@ -180,6 +182,7 @@ class FrameFolder(_ImageReader):
         self.source = source
         self.frame_rate: Fraction | None = Fraction(frame_rate).limit_denominator(100_000)
         self.frame_count = span.count(len(images))
+        self.duration: float | None = float(len(images) / self.frame_rate)
         self.is_truncated = False
         self._images, self._span, self._short_edge = images, span, short_edge
         self._stored_size, upright = _image_sizes(images[0])
@@ -242,6 +245,7 @@ class AnimatedImage(_ImageReader):
         self.source = str(path)
         self.frame_rate: Fraction | None = None
         self.frame_count = span.count(self._frames)
+        self.duration: float | None = None
         self.is_truncated = False
         self.width, self.height = shrunk_size(*size, short_edge)
         self._path, self._span = path, span

@@ -123,7 +123,9 @@ class VideoReader:
             self.start_time = max(0.0, (container.start_time or 0) / av.time_base)
             self.frame_rate: Fraction | None = stream.average_rate or stream.guessed_rate
             self.frame_count = span.count(stream.frames or None)
-            self._duration = _duration(container, stream)
+            self.duration = _duration(container, stream)
+            # Else the longest stream sets the duration, and sound may outlast the picture.
+            self._is_duration_sure = stream.duration is not None or len(container.streams) == 1
             first = self._first_frame(container, stream)
             self.rotation = round(first.rotation / 90) * 90 % 360
             upright = (first.width, first.height)
@@ -201,9 +203,10 @@ class VideoReader:
                 timed = frame.pts is not None and frame.time_base is not None
                 time = frame.time - self.start_time if timed else time + period
                 yield time, partial(self._pixels, frame, reformatter)
-        missing = self._duration - (time + period)
-        if missing > max(2 * period, 0.1) and time >= 0:
-            self._truncate(f"{missing:.2f} s of {self._duration:.2f} s are missing")
+        if self.duration is not None and self._is_duration_sure and time >= 0:
+            missing = self.duration - (time + period)
+            if missing > max(2 * period, 0.1):
+                self._truncate(f"{missing:.2f} s of {self.duration:.2f} s are missing")
 
     def _decode(self, container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
         try:
@@ -273,13 +276,10 @@ def _video_stream(container: InputContainer, source: str) -> VideoStream:
     )
 
 
-def _duration(container: InputContainer, stream: VideoStream) -> float:
-    """Return the seconds that the file promises, 0 when it promises nothing reliable."""
+def _duration(container: InputContainer, stream: VideoStream) -> float | None:
     if stream.duration is not None and stream.time_base is not None:
         return float(stream.duration * stream.time_base)
-    if container.duration is not None and len(container.streams) == 1:
-        return container.duration / av.time_base
-    return 0.0
+    return container.duration / av.time_base if container.duration is not None else None
 
 
 def _reason(error: Exception) -> str:
