@@ -25,6 +25,8 @@ FRAME_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".t
 IMAGE_SUFFIXES = FRAME_SUFFIXES | {".apng", ".gif"}
 
 Pixels = NDArray[np.uint8]
+# When a frame is shown, in seconds, and how to make its pixels, which is not always wanted.
+Moment = tuple[float, Callable[[], Pixels]]
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class Span:
         if self.every < 1:
             raise InputError(f"every is {self.every}. Give 1 for all frames, 2 for every second.")
 
-    def pick(self, moments: Iterable[tuple[float, Callable[[], Pixels]]]) -> Iterator[Frame]:
+    def pick(self, moments: Iterable[Moment]) -> Iterator[Frame]:
         """Yield the wanted ones of `moments`; the pixels of others are never made."""
         index = -1
         for time, pixels in moments:
@@ -90,6 +92,7 @@ class FrameReader(Protocol):
         width, height: of the frames as they are given, upright, in pixels.
         frame_rate: frames per second, on average where the rate varies; None when unknown.
         frame_count: frames that iteration gives; None when only reading tells.
+        duration: of the whole clip, in seconds, as the file tells it; None when it does not.
         is_truncated: True once a pass has found that the end of the clip is missing.
     """
 
@@ -98,6 +101,7 @@ class FrameReader(Protocol):
     height: int
     frame_rate: Fraction | None
     frame_count: int | None
+    duration: float | None
     is_truncated: bool
 
     def __iter__(self) -> Iterator[Frame]: ...
@@ -178,6 +182,7 @@ class FrameFolder(_ImageReader):
         self.source = source
         self.frame_rate: Fraction | None = Fraction(frame_rate).limit_denominator(100_000)
         self.frame_count = span.count(len(images))
+        self.duration: float | None = float(len(images) / self.frame_rate)
         self.is_truncated = False
         self._images, self._span, self._short_edge = images, span, short_edge
         self._stored_size, upright = _image_sizes(images[0])
@@ -240,6 +245,7 @@ class AnimatedImage(_ImageReader):
         self.source = str(path)
         self.frame_rate: Fraction | None = None
         self.frame_count = span.count(self._frames)
+        self.duration: float | None = None
         self.is_truncated = False
         self.width, self.height = shrunk_size(*size, short_edge)
         self._path, self._span = path, span
@@ -248,7 +254,7 @@ class AnimatedImage(_ImageReader):
         with Image.open(self._path) as image:
             yield from self._span.pick(self._moments(image))
 
-    def _moments(self, image: Image.Image) -> Iterator[tuple[float, Callable[[], Pixels]]]:
+    def _moments(self, image: Image.Image) -> Iterator[Moment]:
         milliseconds = 0.0
         for number in range(self._frames):
             try:

@@ -10,7 +10,8 @@ with the length of a clip.
 
 import glob
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing, suppress
 from fractions import Fraction
 from functools import partial
 from os import PathLike, fspath
@@ -35,6 +36,7 @@ from amd_seg.media.frames import (
     Frame,
     FrameFolder,
     FrameReader,
+    Moment,
     Pixels,
     Span,
     list_frames,
@@ -121,7 +123,9 @@ class VideoReader:
             self.start_time = max(0.0, (container.start_time or 0) / av.time_base)
             self.frame_rate: Fraction | None = stream.average_rate or stream.guessed_rate
             self.frame_count = span.count(stream.frames or None)
-            self._duration = _duration(container, stream)
+            self.duration = _duration(container, stream)
+            # Else the longest stream sets the duration, and sound may outlast the picture.
+            self._is_duration_sure = stream.duration is not None or len(container.streams) == 1
             first = self._first_frame(container, stream)
             self.rotation = round(first.rotation / 90) * 90 % 360
             upright = (first.width, first.height)
@@ -142,11 +146,10 @@ class VideoReader:
         return None
 
     def __iter__(self) -> Iterator[Frame]:
-        with self._open() as container:
-            stream = _video_stream(container, self.source)
-            if self._span.start:
-                self._seek(container, stream, self._span.start)
-            yield from self._span.pick(self._moments(container, stream))
+        if self._span.start and self._can_seek(self._span.start):
+            yield from self._span.pick(self._moments(seek_to=self._span.start))
+        else:
+            yield from self._span.pick(self._moments())
 
     def _open(self) -> InputContainer:
         path = Path(self.source)
@@ -180,30 +183,30 @@ class VideoReader:
             f"Cannot read {self.source}: no frame can be decoded ({reason}). Give an intact file."
         ) from damage
 
-    def _seek(self, container: InputContainer, stream: VideoStream, time: float) -> None:
-        assert stream.time_base is not None
-        try:
-            container.seek(int((time + self.start_time) / stream.time_base), stream=stream)
-        except FFmpegError:
-            logger.info("%s cannot be sought in: read from its beginning.", self.source)
+    def _can_seek(self, time: float) -> bool:
+        """Tell whether seeking lands on a frame at or before `time`; some formats miss it."""
+        with closing(self._moments(seek_to=time)) as moments:
+            first = next(moments, None)
+        return first is not None and first[0] <= time
 
-    def _moments(
-        self, container: InputContainer, stream: VideoStream
-    ) -> Iterator[tuple[float, Callable[[], Pixels]]]:
-        stream.thread_type = "NONE" if self._threads == 1 else "AUTO"
-        if self._threads is not None:
-            stream.codec_context.thread_count = self._threads
-        period = float(1 / self.frame_rate) if self.frame_rate else 0.0
-        reformatter = VideoReformatter()
-        time = -period
-        for frame in self._decode(container, stream):
-            # Some old files have no timestamps: then frames follow each other at the rate.
-            timed = frame.pts is not None and frame.time_base is not None
-            time = frame.time - self.start_time if timed else time + period
-            yield time, partial(self._pixels, frame, reformatter)
-        missing = self._duration - (time + period)
-        if missing > max(2 * period, 0.1):
-            self._truncate(f"{missing:.2f} s of {self._duration:.2f} s are missing")
+    def _moments(self, seek_to: float = 0.0) -> Generator[Moment]:
+        with self._open() as container:
+            stream = _video_stream(container, self.source)
+            stream.thread_type = "NONE" if self._threads == 1 else "AUTO"
+            stream.codec_context.thread_count = self._threads or 0
+            if seek_to:
+                _seek(container, stream, seek_to + self.start_time)
+            period = float(1 / self.frame_rate) if self.frame_rate else 0.0
+            time, reformatter = -period, VideoReformatter()
+            for frame in self._decode(container, stream):
+                # Some old files have no timestamps: then frames follow each other at the rate.
+                timed = frame.pts is not None and frame.time_base is not None
+                time = frame.time - self.start_time if timed else time + period
+                yield time, partial(self._pixels, frame, reformatter)
+        if self.duration is not None and self._is_duration_sure and time >= 0:
+            missing = self.duration - (time + period)
+            if missing > max(2 * period, 0.1):
+                self._truncate(f"{missing:.2f} s of {self.duration:.2f} s are missing")
 
     def _decode(self, container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
         try:
@@ -255,6 +258,13 @@ def _open_glob(
     )
 
 
+def _seek(container: InputContainer, stream: VideoStream, timestamp: float) -> None:
+    assert stream.time_base is not None
+    with suppress(FFmpegError):
+        # A file that cannot be sought in is read from its beginning.
+        container.seek(int(timestamp / stream.time_base), stream=stream)
+
+
 def _video_stream(container: InputContainer, source: str) -> VideoStream:
     # FFmpeg draws text files as a terminal would: nobody who gives one wants to see that.
     if container.format.name != "tty":
@@ -266,13 +276,10 @@ def _video_stream(container: InputContainer, source: str) -> VideoStream:
     )
 
 
-def _duration(container: InputContainer, stream: VideoStream) -> float:
-    """Return the seconds that the file promises, 0 when it promises nothing reliable."""
+def _duration(container: InputContainer, stream: VideoStream) -> float | None:
     if stream.duration is not None and stream.time_base is not None:
         return float(stream.duration * stream.time_base)
-    if container.duration is not None and len(container.streams) == 1:
-        return container.duration / av.time_base
-    return 0.0
+    return container.duration / av.time_base if container.duration is not None else None
 
 
 def _reason(error: Exception) -> str:
