@@ -52,7 +52,7 @@ class TrainingConfig:
     short_edge: int = 400
     """Short edge, in pixels, to which frames are decoded."""
     scale: tuple[float, float] = (0.96, 1.0)
-    """Range of the random factor on the short edge."""
+    """Range of the crop's side, as a share of the largest crop of its aspect in the frame."""
     crop: tuple[int, int] = (384, 384)
     """Height and width, in pixels, of what the network sees."""
     flip: bool = True
@@ -111,7 +111,11 @@ class TrainingConfig:
                 if not 0 <= getattr(self, n) <= 1
             ),
             *([("crop", "two sizes of 16 or more")] if min(self.crop) < 16 else []),
-            *([("scale", "0 < low <= high")] if not 0 < self.scale[0] <= self.scale[1] else []),
+            *(
+                [("scale", "0 < low <= high <= 1")]
+                if not 0 < self.scale[0] <= self.scale[1] <= 1
+                else []
+            ),
             *([("short_edge", "at least the crop")] if self.short_edge < 16 else []),
         ]
 
@@ -144,7 +148,7 @@ def single_gpu() -> Preset:
             batch_size=64,
             short_edge=240,
             crop=(224, 320),
-            scale=(0.94, 1.2),
+            scale=(0.7, 1.0),
             precision="bfloat16",
             warmup_steps=200,
             gradient_clip=1.0,
@@ -169,7 +173,7 @@ def cpu() -> Preset:
             minutes=120.0,
             short_edge=144,
             crop=(128, 192),
-            scale=(0.9, 1.3),
+            scale=(0.6, 1.0),
             learning_rate=5e-4,
             warmup_steps=200,
             gradient_clip=1.0,
