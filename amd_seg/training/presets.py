@@ -40,11 +40,15 @@ class TrainingConfig:
     optimizer: Optimizer = "adam"
     """adam adds weight decay to the gradient (as released), adamw decouples it."""
     learning_rate: float = 1e-4
+    """Of the first step after the warm-up."""
     final_learning_rate: float = 1e-6
     """Where the polynomial schedule ends."""
     poly_power: float = 0.9
+    """Power of that schedule; 1 is linear."""
     warmup_steps: int = 0
+    """Steps over which the learning rate rises from 0."""
     weight_decay: float = 1e-6
+    """Share of each weight, per step and learning rate, that decays."""
     gradient_clip: float = 0.0
     """Largest L2 norm of the gradient; 0 clips nothing."""
     ema_decay: float = 0.0
@@ -64,7 +68,9 @@ class TrainingConfig:
     max_gap: int = 1
     """Largest distance, in frames, between the two of a pair."""
     precision: Precision = "float32"
+    """Of autocast; the objective accumulates in float32 in any case."""
     channels_last: bool = True
+    """Memory layout of the convolutions: faster on GPUs, slower on CPUs without AVX-512."""
     seed: int = 0
     log_every: int = 20
     """Steps between two lines of log.jsonl."""
@@ -180,6 +186,7 @@ def cpu() -> Preset:
             ema_decay=0.999,
             max_gap=3,
             checkpoint_every=200,
+            channels_last=False,
         ),
         about="Two CPU cores, 2 hours: a light ResNet-18, 128x192 crops.",
     )

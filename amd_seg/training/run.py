@@ -114,7 +114,7 @@ def train(
     place = resolve_device(device)
     _require_usable(folder, resume)
     seed_everything(config.seed)
-    amd = _start_model(model, init).to(place)
+    amd = _start_model(model, init).to(place, memory_format=_memory_format(config))
     batches = _open_batches(roots, config, targets, place)
     state = loop.start(make_objective(amd, config), config)
     folder.path.mkdir(parents=True, exist_ok=True)
@@ -176,6 +176,10 @@ def _start_model(config: AMDConfig, init: str | None) -> AMD:
             "Train the same model, or start without --init."
         )
     return start.model.train()
+
+
+def _memory_format(config: TrainingConfig) -> torch.memory_format:
+    return torch.channels_last if config.channels_last else torch.contiguous_format
 
 
 def _open_batches(
