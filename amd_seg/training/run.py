@@ -114,7 +114,9 @@ def train(
     place = resolve_device(device)
     _require_usable(folder, resume)
     seed_everything(config.seed)
-    amd = _start_model(model, init).to(place, memory_format=_memory_format(config))
+    amd = _start_model(model, init).to(place)
+    if config.channels_last:
+        amd.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     batches = _open_batches(roots, config, targets, place)
     state = loop.start(make_objective(amd, config), config)
     folder.path.mkdir(parents=True, exist_ok=True)
@@ -176,10 +178,6 @@ def _start_model(config: AMDConfig, init: str | None) -> AMD:
             "Train the same model, or start without --init."
         )
     return start.model.train()
-
-
-def _memory_format(config: TrainingConfig) -> torch.memory_format:
-    return torch.channels_last if config.channels_last else torch.contiguous_format
 
 
 def _open_batches(
