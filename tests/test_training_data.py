@@ -201,7 +201,7 @@ def test_half_of_the_pairs_are_flipped() -> None:
     assert (plain.frame_i[:, 0, 0, -1] > plain.frame_i[:, 0, 0, 0]).all()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     st.tuples(st.integers(1, 80), st.integers(1, 80)),
     st.tuples(st.integers(1, 120), st.integers(1, 120)),

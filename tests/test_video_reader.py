@@ -151,7 +151,8 @@ def test_short_edge_shrinks_without_aliasing_and_never_enlarges(tmp_path: Path) 
     for source in (path, folder):
         clip = open_video(source, short_edge=16)
         assert (clip.height, clip.width) == (16, 24)
-        assert abs(next(iter(clip)).pixels.astype(int) - 127).max() < 12
+        inside = next(iter(clip)).pixels[1:-1, 1:-1].astype(int)
+        assert abs(inside - 127).max() < 5
         assert open_video(source, short_edge=500).height == 64
 
 

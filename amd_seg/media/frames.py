@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Protocol, Self
 
 import numpy as np
@@ -108,12 +107,7 @@ class FrameReader(Protocol):
 
     def __enter__(self) -> Self: ...
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
+    def __exit__(self, *_: object) -> None: ...
 
 
 def natural_order(path: Path) -> list[tuple[int, int | str]]:
@@ -142,12 +136,7 @@ class _ImageReader:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         return None
 
 
@@ -189,14 +178,19 @@ class FrameFolder(_ImageReader):
         self.width, self.height = shrunk_size(*upright, short_edge)
 
     def __iter__(self) -> Iterator[Frame]:
-        assert self.frame_rate is not None
-        period = 1 / self.frame_rate
-        return self._span.pick(
-            (float(index * period), partial(self._read, path))
-            for index, path in enumerate(self._images)
-        )
+        return self.read(self._span)
 
-    def _read(self, path: Path) -> Pixels:
+    def read(self, span: Span) -> Iterator[Frame]:
+        """Yield the frames of `span`, whatever span the reader was made for."""
+        moments = zip(self.timestamps(), self._images, strict=True)
+        return span.pick((time, partial(self._pixels, path)) for time, path in moments)
+
+    def timestamps(self) -> list[float]:
+        """Return the time of each frame of the clip, in seconds."""
+        assert self.frame_rate is not None
+        return [float(number / self.frame_rate) for number in range(len(self._images))]
+
+    def _pixels(self, path: Path) -> Pixels:
         try:
             with Image.open(path) as image:
                 if image.size != self._stored_size:

@@ -14,9 +14,9 @@ from collections.abc import Generator, Iterator
 from contextlib import closing, suppress
 from fractions import Fraction
 from functools import partial
+from itertools import chain
 from os import PathLike, fspath
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import av
@@ -136,20 +136,39 @@ class VideoReader:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         # Each pass opens the file and closes it, also when it is left early.
         return None
 
     def __iter__(self) -> Iterator[Frame]:
-        if self._span.start and self._can_seek(self._span.start):
-            yield from self._span.pick(self._moments(seek_to=self._span.start))
-        else:
-            yield from self._span.pick(self._moments())
+        return self.read(self._span)
+
+    def read(self, span: Span) -> Iterator[Frame]:
+        """Yield the frames of `span`, whatever span the reader was made for."""
+        with closing(self._moments(seek_to=span.start or 0.0)) as moments:
+            first = next(moments, None)
+            if not span.start or (first is not None and first[0] <= span.start):
+                yield from span.pick(chain([first] if first else [], moments))
+                return
+        # Some formats land behind the time that was sought: then all is read.
+        with closing(self._moments()) as moments:
+            yield from span.pick(moments)
+
+    def timestamps(self) -> list[float]:
+        """Return the time of each frame of the clip, in seconds, without decoding any.
+
+        Raises:
+            MediaError: the file has no timestamps.
+        """
+        with self._open() as container, suppress(FFmpegError):
+            stream = _video_stream(container, self.source)
+            shown = [p for p in container.demux(stream) if p.size and not p.is_discard]
+        if any(packet.pts is None for packet in shown):
+            raise MediaError(f"Cannot seek in {self.source}: it has no timestamps. Remux it.")
+        base = float(stream.time_base or 0)
+        return sorted(
+            packet.pts * base - self.start_time for packet in shown if packet.pts is not None
+        )
 
     def _open(self) -> InputContainer:
         path = Path(self.source)
@@ -182,12 +201,6 @@ class VideoReader:
         raise MediaError(
             f"Cannot read {self.source}: no frame can be decoded ({reason}). Give an intact file."
         ) from damage
-
-    def _can_seek(self, time: float) -> bool:
-        """Tell whether seeking lands on a frame at or before `time`; some formats miss it."""
-        with closing(self._moments(seek_to=time)) as moments:
-            first = next(moments, None)
-        return first is not None and first[0] <= time
 
     def _moments(self, seek_to: float = 0.0) -> Generator[Moment]:
         with self._open() as container:
@@ -228,14 +241,10 @@ class VideoReader:
         width, height = self.width, self.height
         if self.rotation % 180:
             width, height = height, width
-        shrinks = width < frame.width
+        # FFmpeg widens this kernel when it shrinks: stripes of one pixel come out even, as they do
+        # not with its AREA. One thread: more of them cost three times what they save.
         rgb = reformatter.reformat(
-            frame,
-            width,
-            height,
-            "rgb24",
-            interpolation="AREA" if shrinks else "BILINEAR",
-            threads=1,  # more of them cost more than they save at these sizes
+            frame, width, height, "rgb24", interpolation="BILINEAR", threads=1
         )
         pixels = rgb.to_ndarray().astype(np.uint8, copy=False)
         return np.ascontiguousarray(np.rot90(pixels, self.rotation // 90))

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from amd_seg.errors import InputError, MediaError
-from amd_seg.media.frames import FrameFolder, FrameReader, Span, list_frames, natural_order
+from amd_seg.media.frames import EVERY_FRAME, FrameFolder, Span, list_frames, natural_order
 from amd_seg.media.video import VideoReader
 
 VIDEO_SUFFIXES = frozenset(
@@ -36,17 +36,26 @@ class Clip:
     frames: tuple[str, ...] = ()
     weight: float = 1.0
 
-    def open(self, *, short_edge: int | None = None, every: int = 1) -> FrameReader:
-        """Return a reader of every n-th of its frames, for one thread: clips are read in parallel.
+    def open(
+        self, *, short_edge: int | None = None, span: Span = EVERY_FRAME
+    ) -> VideoReader | FrameFolder:
+        """Return a reader of its frames, for one thread: clips are read in parallel.
 
         Raises:
             MediaError: it cannot be read.
         """
-        span = Span(every=every)
         if not self.frames:
             return VideoReader(self.path, span=span, short_edge=short_edge, threads=1)
         images = [self.path / frame for frame in self.frames]
         return FrameFolder(images, source=str(self.path), span=span, short_edge=short_edge)
+
+    def timestamps(self) -> list[float]:
+        """Return the time of each frame in seconds, without decoding any.
+
+        Raises:
+            MediaError: it cannot be read, or has no timestamps.
+        """
+        return self.open().timestamps()
 
 
 def find_clips(roots: Sequence[str]) -> list[Clip]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from amd_seg.errors import ConfigError, InputError, MediaError
-from amd_seg.media.frames import FrameReader, Pixels
+from amd_seg.media.frames import FrameReader, Pixels, Span
 from amd_seg.training.clips import Clip, require_mostly_intact
 from amd_seg.training.pairs import Crop, PairBatch, PairDraw, PairSchedule, Sampling
 
@@ -221,7 +221,7 @@ class _ClipDecoder:
     transpose_portrait: bool
 
     def open(self, clip: Clip) -> tuple[Clip, FrameReader]:
-        return clip, clip.open(short_edge=self.short_edge, every=self.frame_step)
+        return clip, clip.open(short_edge=self.short_edge, span=Span(every=self.frame_step))
 
     def decode(self, opened: tuple[Clip, FrameReader]) -> StoredClip:
         clip, reader = opened
