@@ -55,6 +55,9 @@ class Segmenter:
         self._dtype = resolve_precision(precision, self.device)
         self.config = config
         self.model = model.eval().to(self.device)
+        if self.device.type != "mps":
+            # Convolutions run faster on this layout (benchmarks/image.py); on MPS not known.
+            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if device == "auto":
             logger.info("Using device %s.", self.device)
 

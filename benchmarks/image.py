@@ -98,9 +98,9 @@ def make_segmenter(
     torch.manual_seed(0)
     config = AMDConfig(backbone=backbone)
     model = AMD(config)
-    if layout == "channels last":
-        model = model.to(memory_format=torch.channels_last)
     segmenter = Segmenter(model, WeightsConfig(model=config), device=device, precision=precision)
+    if layout == "channels first":
+        model.to(memory_format=torch.contiguous_format)
     if compiled:
         torch.compiler.reset()
         model.appearance.compile()
