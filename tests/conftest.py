@@ -26,7 +26,7 @@ def tiny_config() -> AMDConfig:
     """A real model small enough for a test: 1/8 masks, three motion levels."""
     return AMDConfig(
         backbone="resnet18",
-        stage_widths=(4, 4, 4, 4),
+        stage_widths=(8, 8, 8, 8),
         head_channels=4,
         head_dilation=1,
         pyramid_channels=(4, 4, 4),

@@ -11,6 +11,7 @@ from amd_seg.cli.boundary import debug_option, errors_as_messages
 COMMANDS = {
     "image": ("amd_seg.cli.image", "Segment the object in photos."),
     "weights": ("amd_seg.cli.weights", "List, show, fetch and convert weights."),
+    "train": ("amd_seg.cli.train", "Train a model on clips, without any label."),
     "env": ("amd_seg.cli.env", "Print versions, devices and codecs: what a bug report needs."),
 }
 

@@ -18,16 +18,19 @@ from PIL.WebPImagePlugin import WebPImageFile
 from amd_seg.errors import MediaError
 
 WRITERS: dict[str, tuple[str, dict[str, Any]]] = {
-    ".png": ("PNG", {}),
+    ".png": ("PNG", {"compress_level": 3}),
     ".jpg": ("JPEG", {"quality": 95, "subsampling": 0}),
     ".jpeg": ("JPEG", {"quality": 95, "subsampling": 0}),
-    ".webp": ("WEBP", {"lossless": True}),
+    ".webp": ("WEBP", {"lossless": True, "method": 1, "quality": 0}),
     ".tif": ("TIFF", {"compression": "tiff_lzw"}),
     ".tiff": ("TIFF", {"compression": "tiff_lzw"}),
     ".avif": ("AVIF", {"quality": 95}),
     ".bmp": ("BMP", {}),
 }
-"""Ending -> Pillow's format and options: lossless where the format can be, for masks are data."""
+"""Ending -> Pillow's format and options: lossless where the format can be, for masks are data.
+
+The efforts of PNG and WebP are low ones, for writing costs a batch more time than the network:
+half the time of Pillow's defaults for an eighth to a quarter more bytes (12-megapixel cutout)."""
 
 FORMATS_WITHOUT_ALPHA = frozenset({"JPEG", "BMP"})
 

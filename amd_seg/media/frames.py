@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Protocol, Self
 
 import numpy as np
@@ -25,6 +24,8 @@ FRAME_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".t
 IMAGE_SUFFIXES = FRAME_SUFFIXES | {".apng", ".gif"}
 
 Pixels = NDArray[np.uint8]
+# When a frame is shown, in seconds, and how to make its pixels, which is not always wanted.
+Moment = tuple[float, Callable[[], Pixels]]
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Span:
         if self.every < 1:
             raise InputError(f"every is {self.every}. Give 1 for all frames, 2 for every second.")
 
-    def pick(self, moments: Iterable[tuple[float, Callable[[], Pixels]]]) -> Iterator[Frame]:
+    def pick(self, moments: Iterable[Moment]) -> Iterator[Frame]:
         """Yield the wanted ones of `moments`; the pixels of others are never made."""
         index = -1
         for time, pixels in moments:
@@ -90,6 +91,7 @@ class FrameReader(Protocol):
         width, height: of the frames as they are given, upright, in pixels.
         frame_rate: frames per second, on average where the rate varies; None when unknown.
         frame_count: frames that iteration gives; None when only reading tells.
+        duration: of the whole clip, in seconds, as the file tells it; None when it does not.
         is_truncated: True once a pass has found that the end of the clip is missing.
     """
 
@@ -98,18 +100,14 @@ class FrameReader(Protocol):
     height: int
     frame_rate: Fraction | None
     frame_count: int | None
+    duration: float | None
     is_truncated: bool
 
     def __iter__(self) -> Iterator[Frame]: ...
 
     def __enter__(self) -> Self: ...
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
+    def __exit__(self, *_: object) -> None: ...
 
 
 def natural_order(path: Path) -> list[tuple[int, int | str]]:
@@ -138,12 +136,7 @@ class _ImageReader:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         return None
 
 
@@ -178,20 +171,26 @@ class FrameFolder(_ImageReader):
         self.source = source
         self.frame_rate: Fraction | None = Fraction(frame_rate).limit_denominator(100_000)
         self.frame_count = span.count(len(images))
+        self.duration: float | None = float(len(images) / self.frame_rate)
         self.is_truncated = False
         self._images, self._span, self._short_edge = images, span, short_edge
         self._stored_size, upright = _image_sizes(images[0])
         self.width, self.height = shrunk_size(*upright, short_edge)
 
     def __iter__(self) -> Iterator[Frame]:
-        assert self.frame_rate is not None
-        period = 1 / self.frame_rate
-        return self._span.pick(
-            (float(index * period), partial(self._read, path))
-            for index, path in enumerate(self._images)
-        )
+        return self.read(self._span)
 
-    def _read(self, path: Path) -> Pixels:
+    def read(self, span: Span) -> Iterator[Frame]:
+        """Yield the frames of `span`, whatever span the reader was made for."""
+        moments = zip(self.timestamps(), self._images, strict=True)
+        return span.pick((time, partial(self._pixels, path)) for time, path in moments)
+
+    def timestamps(self) -> list[float]:
+        """Return the time of each frame of the clip, in seconds."""
+        assert self.frame_rate is not None
+        return [float(number / self.frame_rate) for number in range(len(self._images))]
+
+    def _pixels(self, path: Path) -> Pixels:
         try:
             with Image.open(path) as image:
                 if image.size != self._stored_size:
@@ -240,6 +239,7 @@ class AnimatedImage(_ImageReader):
         self.source = str(path)
         self.frame_rate: Fraction | None = None
         self.frame_count = span.count(self._frames)
+        self.duration: float | None = None
         self.is_truncated = False
         self.width, self.height = shrunk_size(*size, short_edge)
         self._path, self._span = path, span
@@ -248,7 +248,7 @@ class AnimatedImage(_ImageReader):
         with Image.open(self._path) as image:
             yield from self._span.pick(self._moments(image))
 
-    def _moments(self, image: Image.Image) -> Iterator[tuple[float, Callable[[], Pixels]]]:
+    def _moments(self, image: Image.Image) -> Iterator[Moment]:
         milliseconds = 0.0
         for number in range(self._frames):
             try:

@@ -9,17 +9,17 @@ from PIL import Image
 from amd_seg.errors import InputError
 from amd_seg.media.pixels import Pixels, row_blocks
 
-# Colours of Okabe and Ito, which people with any colour vision tell apart
-# (https://jfly.uni-koeln.de/color/), the most distant first; their black is left out, for on a
-# photo it reads as shadow.
+# Colours of Okabe and Ito (https://jfly.uni-koeln.de/color/), ordered so that the first five are
+# those that differ most, for common and for dichromatic eyes. Their black is left out: on a photo
+# it reads as shadow.
 _OKABE_ITO = (
     (230, 159, 0),  # orange
     (0, 114, 178),  # blue
     (0, 158, 115),  # bluish green
-    (204, 121, 167),  # reddish purple
     (240, 228, 66),  # yellow
     (86, 180, 233),  # sky blue
     (213, 94, 0),  # vermilion
+    (204, 121, 167),  # reddish purple
 )
 
 TINT = (0, 114, 178)
@@ -107,14 +107,13 @@ def render_regions(pixels: Pixels | None, regions: NDArray[np.float32]) -> Image
     count, height, width = regions.shape
     if pixels is not None:
         _require_same_size(pixels, regions[0])
-    palette = region_palette(count)
+    palette = region_palette(count) if pixels is None else region_palette(count) // 2
     picture = np.empty((height, width, 3), np.uint8)
     for rows in row_blocks(height, width):
-        colours = palette[regions[:, rows].argmax(axis=0)]
+        picture[rows] = np.take(palette, _strongest(regions[:, rows]), axis=0)
         if pixels is not None:
-            luma = pixels[rows] @ np.array([0.299, 0.587, 0.114], np.float32)
-            colours = np.rint((colours + luma[..., np.newaxis]) / 2).astype(np.uint8)
-        picture[rows] = colours
+            grey = np.asarray(Image.fromarray(pixels[rows]).convert("L"))
+            picture[rows] += grey[..., np.newaxis] // 2
     return Image.fromarray(picture)
 
 
@@ -139,6 +138,19 @@ def _to_bytes(saliency: NDArray[np.float32]) -> Pixels:
         # Upsampling may leave 0..1 by a rounding error.
         grey[rows] = np.rint(np.clip(saliency[rows], 0, 1) * 255)
     return grey
+
+
+def _strongest(regions: NDArray[np.float32]) -> Pixels:
+    """Return the index of the largest value along the first axis, the first where some are equal.
+
+    A running maximum is faster than argmax, which strides over the long axes.
+    """
+    labels = np.zeros(regions.shape[1:], np.uint8)
+    highest = regions[0]
+    for index, region in enumerate(regions[1:], start=1):
+        labels[region > highest] = index
+        highest = np.maximum(highest, region)
+    return labels
 
 
 def _erode(mask: NDArray[np.bool_], reach: int) -> NDArray[np.bool_]:

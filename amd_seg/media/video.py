@@ -10,12 +10,13 @@ with the length of a clip.
 
 import glob
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing, suppress
 from fractions import Fraction
 from functools import partial
+from itertools import chain
 from os import PathLike, fspath
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import av
@@ -35,6 +36,7 @@ from amd_seg.media.frames import (
     Frame,
     FrameFolder,
     FrameReader,
+    Moment,
     Pixels,
     Span,
     list_frames,
@@ -121,7 +123,9 @@ class VideoReader:
             self.start_time = max(0.0, (container.start_time or 0) / av.time_base)
             self.frame_rate: Fraction | None = stream.average_rate or stream.guessed_rate
             self.frame_count = span.count(stream.frames or None)
-            self._duration = _duration(container, stream)
+            self.duration = _duration(container, stream)
+            # Else the longest stream sets the duration, and sound may outlast the picture.
+            self._is_duration_sure = stream.duration is not None or len(container.streams) == 1
             first = self._first_frame(container, stream)
             self.rotation = round(first.rotation / 90) * 90 % 360
             upright = (first.width, first.height)
@@ -132,21 +136,39 @@ class VideoReader:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         # Each pass opens the file and closes it, also when it is left early.
         return None
 
     def __iter__(self) -> Iterator[Frame]:
-        with self._open() as container:
+        return self.read(self._span)
+
+    def read(self, span: Span) -> Iterator[Frame]:
+        """Yield the frames of `span`, whatever span the reader was made for."""
+        with closing(self._moments(seek_to=span.start or 0.0)) as moments:
+            first = next(moments, None)
+            if not span.start or (first is not None and first[0] <= span.start):
+                yield from span.pick(chain([first] if first else [], moments))
+                return
+        # Some formats land behind the time that was sought: then all is read.
+        with closing(self._moments()) as moments:
+            yield from span.pick(moments)
+
+    def timestamps(self) -> list[float]:
+        """Return the time of each frame of the clip, in seconds, without decoding any.
+
+        Raises:
+            MediaError: the file has no timestamps.
+        """
+        with self._open() as container, suppress(FFmpegError):
             stream = _video_stream(container, self.source)
-            if self._span.start:
-                self._seek(container, stream, self._span.start)
-            yield from self._span.pick(self._moments(container, stream))
+            shown = [p for p in container.demux(stream) if p.size and not p.is_discard]
+        if any(packet.pts is None for packet in shown):
+            raise MediaError(f"Cannot seek in {self.source}: it has no timestamps. Remux it.")
+        base = float(stream.time_base or 0)
+        return sorted(
+            packet.pts * base - self.start_time for packet in shown if packet.pts is not None
+        )
 
     def _open(self) -> InputContainer:
         path = Path(self.source)
@@ -180,30 +202,24 @@ class VideoReader:
             f"Cannot read {self.source}: no frame can be decoded ({reason}). Give an intact file."
         ) from damage
 
-    def _seek(self, container: InputContainer, stream: VideoStream, time: float) -> None:
-        assert stream.time_base is not None
-        try:
-            container.seek(int((time + self.start_time) / stream.time_base), stream=stream)
-        except FFmpegError:
-            logger.info("%s cannot be sought in: read from its beginning.", self.source)
-
-    def _moments(
-        self, container: InputContainer, stream: VideoStream
-    ) -> Iterator[tuple[float, Callable[[], Pixels]]]:
-        stream.thread_type = "NONE" if self._threads == 1 else "AUTO"
-        if self._threads is not None:
-            stream.codec_context.thread_count = self._threads
-        period = float(1 / self.frame_rate) if self.frame_rate else 0.0
-        reformatter = VideoReformatter()
-        time = -period
-        for frame in self._decode(container, stream):
-            # Some old files have no timestamps: then frames follow each other at the rate.
-            timed = frame.pts is not None and frame.time_base is not None
-            time = frame.time - self.start_time if timed else time + period
-            yield time, partial(self._pixels, frame, reformatter)
-        missing = self._duration - (time + period)
-        if missing > max(2 * period, 0.1):
-            self._truncate(f"{missing:.2f} s of {self._duration:.2f} s are missing")
+    def _moments(self, seek_to: float = 0.0) -> Generator[Moment]:
+        with self._open() as container:
+            stream = _video_stream(container, self.source)
+            stream.thread_type = "NONE" if self._threads == 1 else "AUTO"
+            stream.codec_context.thread_count = self._threads or 0
+            if seek_to:
+                _seek(container, stream, seek_to + self.start_time)
+            period = float(1 / self.frame_rate) if self.frame_rate else 0.0
+            time, reformatter = -period, VideoReformatter()
+            for frame in self._decode(container, stream):
+                # Some old files have no timestamps: then frames follow each other at the rate.
+                timed = frame.pts is not None and frame.time_base is not None
+                time = frame.time - self.start_time if timed else time + period
+                yield time, partial(self._pixels, frame, reformatter)
+        if self.duration is not None and self._is_duration_sure and time >= 0:
+            missing = self.duration - (time + period)
+            if missing > max(2 * period, 0.1):
+                self._truncate(f"{missing:.2f} s of {self.duration:.2f} s are missing")
 
     def _decode(self, container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
         try:
@@ -225,14 +241,10 @@ class VideoReader:
         width, height = self.width, self.height
         if self.rotation % 180:
             width, height = height, width
-        shrinks = width < frame.width
+        # FFmpeg widens this kernel when it shrinks: stripes of one pixel come out even, as they do
+        # not with its AREA. One thread: more of them cost three times what they save.
         rgb = reformatter.reformat(
-            frame,
-            width,
-            height,
-            "rgb24",
-            interpolation="AREA" if shrinks else "BILINEAR",
-            threads=1,  # more of them cost more than they save at these sizes
+            frame, width, height, "rgb24", interpolation="BILINEAR", threads=1
         )
         pixels = rgb.to_ndarray().astype(np.uint8, copy=False)
         return np.ascontiguousarray(np.rot90(pixels, self.rotation // 90))
@@ -255,6 +267,13 @@ def _open_glob(
     )
 
 
+def _seek(container: InputContainer, stream: VideoStream, timestamp: float) -> None:
+    assert stream.time_base is not None
+    with suppress(FFmpegError):
+        # A file that cannot be sought in is read from its beginning.
+        container.seek(int(timestamp / stream.time_base), stream=stream)
+
+
 def _video_stream(container: InputContainer, source: str) -> VideoStream:
     # FFmpeg draws text files as a terminal would: nobody who gives one wants to see that.
     if container.format.name != "tty":
@@ -266,13 +285,10 @@ def _video_stream(container: InputContainer, source: str) -> VideoStream:
     )
 
 
-def _duration(container: InputContainer, stream: VideoStream) -> float:
-    """Return the seconds that the file promises, 0 when it promises nothing reliable."""
+def _duration(container: InputContainer, stream: VideoStream) -> float | None:
     if stream.duration is not None and stream.time_base is not None:
         return float(stream.duration * stream.time_base)
-    if container.duration is not None and len(container.streams) == 1:
-        return container.duration / av.time_base
-    return 0.0
+    return container.duration / av.time_base if container.duration is not None else None
 
 
 def _reason(error: Exception) -> str:

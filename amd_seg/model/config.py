@@ -2,6 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, TypeVar, get_args
 
 from amd_seg.errors import ConfigError
@@ -47,34 +48,36 @@ class AMDConfig:
     """Height and width, in pixels, at which the motion pathway and the objective see a frame."""
 
     def __post_init__(self) -> None:
+        # The upper limits keep a config from elsewhere from asking for absurd amounts of memory.
+        require = partial(_require, self)
         for name in ("stage_widths", "pyramid_channels", "estimator_channels", "motion_size"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        _require(self.backbone in BACKBONES, "backbone", self.backbone, f"one of {BACKBONES}")
-        _require(self.padding in PADDINGS, "padding", self.padding, f"one of {PADDINGS}")
-        _require(2 <= self.regions <= 64, "regions", self.regions, "2 to 64")
-        _require(0 <= self.dropout < 1, "dropout", self.dropout, "0 to below 1")
-        _require(1 <= self.max_displacement <= 8, "max_displacement", self.max_displacement, "1..8")
-        _require(len(self.stage_widths) == 4, "stage_widths", self.stage_widths, "four numbers")
-        _require(
-            len(self.estimator_channels) == 5,
-            "estimator_channels",
-            self.estimator_channels,
-            "five numbers",
-        )
-        _require(
-            2 <= len(self.pyramid_channels) <= 8,
-            "pyramid_channels",
-            self.pyramid_channels,
-            "2 to 8 numbers",
-        )
-        for name in ("head_channels", "head_dilation", "reduced_channels"):
-            _require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
+        for name, choices in (("backbone", BACKBONES), ("padding", PADDINGS)):
+            require(name, getattr(self, name) in choices, f"one of {choices}")
+        for name, low, high in (
+            ("regions", 2, 64),
+            ("head_channels", 1, 4096),
+            ("head_dilation", 1, 64),
+            ("reduced_channels", 1, 4096),
+            ("max_displacement", 1, 8),
+        ):
+            require(name, low <= getattr(self, name) <= high, f"{low} to {high}")
+        # Below 8 channels oneDNN's strided 1x1 convolution corrupts memory in channels-last layout.
+        for name, counts, least in (
+            ("stage_widths", (4,), 8),
+            ("pyramid_channels", range(2, 9), 1),
+            ("estimator_channels", (5,), 1),
+        ):
+            widths = getattr(self, name)
+            fits = len(widths) in counts and all(least <= width <= 4096 for width in widths)
+            require(name, fits, f"{counts[0]} to {counts[-1]} numbers from {least} to 4096")
+        require("dropout", 0 <= self.dropout < 1, "0 to below 1")
         stride = 2 ** len(self.pyramid_channels)
-        _require(
-            len(self.motion_size) == 2 and all(s > 0 and s % stride == 0 for s in self.motion_size),
+        fits = all(0 < size <= 4096 and size % stride == 0 for size in self.motion_size)
+        require(
             "motion_size",
-            self.motion_size,
-            f"two multiples of {stride}",
+            fits and len(self.motion_size) == 2,
+            f"two multiples of {stride} up to 4096",
         )
 
 
@@ -98,14 +101,11 @@ class WeightsConfig:
     """Digest of model.safetensors, checked when it is read; empty where unknown."""
 
     def __post_init__(self) -> None:
-        _require(
-            0 <= self.object_channel < self.model.regions,
-            "object_channel",
-            self.object_channel,
-            f"0 to {self.model.regions - 1}",
-        )
-        _require(16 <= self.input_size <= 8192, "input_size", self.input_size, "16 to 8192")
-        _require(0 < self.threshold < 1, "threshold", self.threshold, "between 0 and 1")
+        require = partial(_require, self)
+        last = self.model.regions - 1
+        require("object_channel", 0 <= self.object_channel <= last, f"0 to {last}")
+        require("input_size", 16 <= self.input_size <= 8192, "16 to 8192")
+        require("threshold", 0 < self.threshold < 1, "between 0 and 1")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as JSON-able values, with the format's version."""
@@ -164,6 +164,7 @@ def _fits(value: Any, target: "dataclasses.Field[Any]") -> bool:
     return type(value) is type(default)
 
 
-def _require(holds: bool, name: str, value: object, allowed: str) -> None:
+def _require(settings: object, name: str, holds: bool, allowed: str) -> None:
     if not holds:
+        value = getattr(settings, name)
         raise ConfigError(f"{name}={value!r} cannot be used: it must be {allowed}.")

@@ -23,8 +23,9 @@ from amd_seg.errors import InputError
 MAX_DISPLACEMENT = 8
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
-_TILE = 16
-"""Pixels of a row that share one matrix product; 8 and 32 were slower on a CPU."""
+_VOLUME_TILE = 8
+_GRADIENTS_TILE = 16
+"""Pixels of a row that share one matrix product; measured against 8, 10, 16 and 32 on a CPU."""
 
 
 def correlation(x1: Tensor, x2: Tensor, max_displacement: int = 4) -> Tensor:
@@ -88,34 +89,21 @@ def _require_usable(x1: Tensor, x2: Tensor, max_displacement: int) -> None:
 def volume_plain(x1: Tensor, x2: Tensor, max_displacement: int) -> Tensor:
     """Return the cost volume by banded matrix products; arguments as in `correlation`.
 
-    A product of `tile` neighbouring pixels of `x1` with the `tile + 2d` pixels of `x2` around
-    them, in one row of `x2`, holds all their similarities for one dy on its diagonals.
+    The product of a tile of neighbouring pixels of `x1` with the wider band of pixels of `x2`
+    around them, in one row, holds their similarities for one dy on its diagonals.
     """
     batch, channels, height, width = x1.shape
-    reach, side = max_displacement, 2 * max_displacement + 1
+    side = 2 * max_displacement + 1
     volume = x1.new_empty(batch, side * side, height, width)
     if volume.numel() == 0:
         return volume
-    tiles = -(-width // _TILE)
-    tile = -(-width // tiles)
-    band = tile + 2 * reach
-    spare = tiles * tile - width
-    wide = torch.promote_types(x1.dtype, torch.float32)
-    # Height comes first: then a shift by dy is a contiguous slice, and no product copies.
-    rows = functional.pad(x1.to(wide), (0, spare)).permute(2, 0, 3, 1)
-    rows = rows.reshape(height * batch * tiles, tile, channels)
-    around = functional.pad(x2.to(wide), (reach, reach + spare, reach, reach))
-    around = around.unfold(3, band, tile).permute(2, 0, 3, 1, 4).contiguous()
-    # around: (height + 2 reach, batch, tile, channel, band)
-    products = rows.new_empty(height * batch * tiles, tile, band)
-    diagonals = products.as_strided(
-        (height, batch, tiles, tile, side),
-        (batch * tiles * tile * band, tiles * tile * band, tile * band, band + 1, 1),
-    )
+    tiles, bands = _cut(x1, x2, max_displacement, _VOLUME_TILE)
+    products = tiles.new_empty(*tiles.shape[:3], _VOLUME_TILE, bands.shape[4])
+    shifted = _diagonals(products, side).permute(1, 4, 0, 2, 3)  # (batch, dx, height, tile, pixel)
     for dy in range(side):
-        torch.bmm(rows, around[dy : dy + height].flatten(0, 2), out=products)
-        shifted = diagonals.permute(1, 4, 0, 2, 3).flatten(3)[..., :width]
-        volume[:, dy * side : (dy + 1) * side] = shifted / channels
+        right = bands[dy : dy + height].flatten(0, 2)
+        torch.bmm(tiles.flatten(0, 2).mT, right, out=products.view(-1, *products.shape[3:]))
+        volume[:, dy * side : (dy + 1) * side] = shifted.flatten(3)[..., :width] / channels
     return volume
 
 
@@ -124,37 +112,65 @@ def gradients_plain(
 ) -> tuple[Tensor, Tensor]:
     """Return the gradients of `x1` and `x2` for `grad`, the gradient of the volume.
 
-    A gradient that is not needed is an empty tensor. The sum over displacements goes into one
-    buffer in place: autograd of the same loop would allocate one full tensor a displacement.
+    A gradient that is not needed is an empty tensor. The products of `volume_plain` run
+    backwards: the gradient is laid on the diagonals, and what it multiplies is summed in place.
     """
     channels, height, width = x1.shape[1:]
-    reach = max_displacement
-    wide = torch.promote_types(x1.dtype, torch.float32)
-    grad, left, right = grad.to(wide), x1.to(wide), x2.to(wide)
-    grad_x1 = torch.zeros_like(left, memory_format=torch.contiguous_format)
-    grad_x2 = torch.zeros_like(right, memory_format=torch.contiguous_format)
-    channel = 0
-    for dy in range(-reach, reach + 1):
-        here_y, there_y = _overlap(height, dy)
-        for dx in range(-reach, reach + 1):
-            here_x, there_x = _overlap(width, dx)
-            weight = grad[:, channel : channel + 1, here_y, here_x]
-            here, there = (..., here_y, here_x), (..., there_y, there_x)
-            channel += 1
-            if needs_x1:
-                grad_x1[here].addcmul_(weight, right[there], value=1 / channels)
-            if needs_x2:
-                grad_x2[there].addcmul_(weight, left[here], value=1 / channels)
+    reach, side = max_displacement, 2 * max_displacement + 1
+    if x1.numel() == 0:
+        return _gradients_fake(grad, x1, x2, reach, needs_x1, needs_x2)
+    tiles, bands = _cut(x1, x2, reach, _GRADIENTS_TILE)
+    grad = functional.pad(grad.to(tiles.dtype), (0, -width % _GRADIENTS_TILE))
+    grad = grad.unfold(3, _GRADIENTS_TILE, _GRADIENTS_TILE).permute(2, 0, 3, 4, 1)
+    products = tiles.new_zeros(*tiles.shape[:3], _GRADIENTS_TILE, bands.shape[4])
+    diagonals, factors = _diagonals(products, side), products.flatten(0, 2)
+    grad_tiles, grad_bands = torch.zeros_like(tiles), torch.zeros_like(bands)
+    for dy in range(side):
+        torch.div(grad[..., dy * side : (dy + 1) * side], channels, out=diagonals)
+        rows = slice(dy, dy + height)
+        if needs_x1:
+            grad_tiles.flatten(0, 2).baddbmm_(bands[rows].flatten(0, 2), factors.mT)
+        if needs_x2:
+            grad_bands[rows].flatten(0, 2).baddbmm_(tiles.flatten(0, 2), factors)
     return (
-        grad_x1.to(x1.dtype) if needs_x1 else x1.new_empty(0),
-        grad_x2.to(x2.dtype) if needs_x2 else x2.new_empty(0),
+        _join(grad_tiles, 0, width).to(x1.dtype) if needs_x1 else x1.new_empty(0),
+        _join(grad_bands[reach:][:height], reach, width).to(x2.dtype)
+        if needs_x2
+        else x2.new_empty(0),
     )
 
 
-def _overlap(size: int, shift: int) -> tuple[slice, slice]:
-    """Return the pixels p of 0..size-1 with p + shift inside too, and these p + shift."""
-    start, stop = max(0, -shift), max(0, -shift, size - max(0, shift))
-    return slice(start, stop), slice(start + shift, stop + shift)
+def _cut(x1: Tensor, x2: Tensor, reach: int, size: int) -> tuple[Tensor, Tensor]:
+    """Cut the rows of `x1` into tiles of `size` pixels, those of `x2` into bands around them.
+
+    Height comes first: then a shift by dy is a contiguous slice, and no product copies.
+
+    Returns:
+        (height, batch, tile, channel, size) and
+        (height + 2 reach, batch, tile, channel, size + 2 reach), float32 or wider, 0 outside.
+    """
+    wide = torch.promote_types(x1.dtype, torch.float32)
+    spare = -x1.shape[3] % size
+    tiles = functional.pad(x1.to(wide), (0, spare)).unfold(3, size, size)
+    bands = functional.pad(x2.to(wide), (reach, reach + spare, reach, reach))
+    bands = bands.unfold(3, size + 2 * reach, size)
+    return tiles.permute(2, 0, 3, 1, 4).contiguous(), bands.permute(2, 0, 3, 1, 4).contiguous()
+
+
+def _diagonals(products: Tensor, side: int) -> Tensor:
+    """View `products[..., i, i + dx]` as `[..., i, dx]` for dx in 0..side-1."""
+    *outer, _ = products.stride()
+    return products.as_strided((*products.shape[:4], side), (*outer[:3], outer[3] + 1, 1))
+
+
+def _join(pieces: Tensor, reach: int, width: int) -> Tensor:
+    """Sum what `_cut` cut, without its `reach` pixels left and right, into contiguous maps."""
+    height, batch, count, channels, band = pieces.shape
+    size = band - 2 * reach
+    joined = pieces.new_zeros(batch, channels, height, count * size + 2 * reach)
+    for tile in range(count):
+        joined[..., tile * size : tile * size + band] += pieces[:, :, tile].permute(1, 2, 0, 3)
+    return joined[..., reach : reach + width].contiguous()
 
 
 # ---- registration: names, shapes, gradients, casts; no device is asked, nothing is compiled ----

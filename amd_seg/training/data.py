@@ -1,5 +1,6 @@
 """Pairs of frames for training: all clips decoded once and kept in memory, crops made there."""
 
+import logging
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -13,9 +14,11 @@ import torch
 from torch import Tensor
 
 from amd_seg.errors import ConfigError, InputError, MediaError
-from amd_seg.media.frames import FrameReader, Pixels
-from amd_seg.training.clips import Clip, report_broken
+from amd_seg.media.frames import FrameReader, Pixels, Span
+from amd_seg.training.clips import Clip, require_mostly_intact
 from amd_seg.training.pairs import Crop, PairBatch, PairDraw, PairSchedule, Sampling
+
+logger = logging.getLogger(__name__)
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -90,8 +93,8 @@ class FrameStore:
         with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
             try:
                 opened = list(_each(pool, decoder.open, clips, broken, lambda clip: clip.name))
-                report_broken(broken, len(clips))
-                needed = sum(_estimated_bytes(reader) for _, reader in opened)
+                require_mostly_intact(broken, len(clips))
+                needed = sum(_estimated_bytes(reader, frame_step) for _, reader in opened)
                 _require_memory(needed, device, limit_gib)
                 decoded = _each(pool, decoder.decode, opened, broken, lambda job: job[0].name)
                 for done, clip in enumerate(decoded, start=1):
@@ -101,8 +104,8 @@ class FrameStore:
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
-        report_broken(broken, len(clips))
-        return cls([clip for clip in stored if len(clip.numbers) > 1])
+        require_mostly_intact(broken, len(clips))
+        return cls([clip for clip in stored if _has_pair(clip)])
 
     def pair(self, draw: PairDraw) -> Tensor:
         """Return the two frames of a draw, (2, 3, height, width), uint8, without a copy."""
@@ -218,7 +221,7 @@ class _ClipDecoder:
     transpose_portrait: bool
 
     def open(self, clip: Clip) -> tuple[Clip, FrameReader]:
-        return clip, clip.open(short_edge=self.short_edge, every=self.frame_step)
+        return clip, clip.open(short_edge=self.short_edge, span=Span(every=self.frame_step))
 
     def decode(self, opened: tuple[Clip, FrameReader]) -> StoredClip:
         clip, reader = opened
@@ -250,25 +253,35 @@ def _each(
         try:
             yield future.result()
         except MediaError as error:
+            logger.warning("Clip %s is left out: %s", key, error)
             broken[key] = str(error)
 
 
-def _estimated_bytes(reader: FrameReader) -> int:
-    # A clip that does not say how long it is counts as a short one.
-    return (reader.frame_count or 100) * reader.height * reader.width * 3
+def _has_pair(clip: StoredClip) -> bool:
+    if len(clip.numbers) < 2:
+        logger.warning("Clip %s is left out: it has no two different frames.", clip.name)
+    return len(clip.numbers) > 1
 
 
-def _require_memory(needed: int, device: torch.device, limit_gib: float | None) -> None:
+def _estimated_bytes(reader: FrameReader, frame_step: int) -> float:
+    frames: float | None = reader.frame_count
+    if frames is None:
+        # A clip that tells nothing counts as a short one.
+        frames = (reader.duration or 10) * float(reader.frame_rate or 25) / frame_step
+    return frames * reader.height * reader.width * 3
+
+
+def _require_memory(needed: float, device: torch.device, limit_gib: float | None) -> None:
     free = free_bytes(device)
     if limit_gib is not None:
         allowed, whose = limit_gib * GIB, "are allowed"
     elif free is not None:
-        allowed, whose = _SHARE_OF_FREE * free, f"can be used of {free / GIB:.2f} GiB free"
+        allowed, whose = _SHARE_OF_FREE * free, f"can be used of {free / GIB:.3g} GiB free"
     else:
         return
     if needed > allowed:
         raise InputError(
-            f"The frames do not fit the memory of {device}: they need {needed / GIB:.2f} GiB, "
-            f"{allowed / GIB:.2f} GiB {whose}. Use a smaller short edge, a larger frame step, "
+            f"The frames do not fit the memory of {device}: they need {needed / GIB:.3g} GiB, "
+            f"{allowed / GIB:.3g} GiB {whose}. Use a smaller short edge, a larger frame step, "
             "fewer clips, or the loader that decodes as it goes."
         )

@@ -32,8 +32,10 @@ class TrainState:
     @property
     def model(self) -> nn.Module:
         """The model that the steps change."""
-        model: nn.Module = getattr(self.objective, "module", self.objective).model
-        return model
+        # DistributedDataParallel holds the objective as its `module`.
+        objective = getattr(self.objective, "module", self.objective)
+        assert isinstance(objective.model, nn.Module)
+        return objective.model
 
     @property
     def released(self) -> nn.Module:

@@ -208,6 +208,6 @@ class PairSchedule:
 
 def _resize(frames: Tensor, size: tuple[int, int]) -> Tensor:
     # Only the CPU has this kernel for bytes; there it is several times as fast as for floats.
-    source = frames if frames.device.type == "cpu" else frames.float()
+    source = frames.contiguous() if frames.device.type == "cpu" else frames.float()
     resized = F.interpolate(source, size, mode="bilinear", antialias=True)
     return resized if resized.dtype == torch.uint8 else resized.round().clamp(0, 255).byte()

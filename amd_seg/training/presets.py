@@ -40,11 +40,15 @@ class TrainingConfig:
     optimizer: Optimizer = "adam"
     """adam adds weight decay to the gradient (as released), adamw decouples it."""
     learning_rate: float = 1e-4
+    """Of the first step after the warm-up."""
     final_learning_rate: float = 1e-6
     """Where the polynomial schedule ends."""
     poly_power: float = 0.9
+    """Power of that schedule; 1 is linear."""
     warmup_steps: int = 0
+    """Steps over which the learning rate rises from 0."""
     weight_decay: float = 1e-6
+    """Share of each weight, per step and learning rate, that decays."""
     gradient_clip: float = 0.0
     """Largest L2 norm of the gradient; 0 clips nothing."""
     ema_decay: float = 0.0
@@ -52,7 +56,7 @@ class TrainingConfig:
     short_edge: int = 400
     """Short edge, in pixels, to which frames are decoded."""
     scale: tuple[float, float] = (0.96, 1.0)
-    """Range of the random factor on the short edge."""
+    """Range of the crop's side, as a share of the largest crop of its aspect in the frame."""
     crop: tuple[int, int] = (384, 384)
     """Height and width, in pixels, of what the network sees."""
     flip: bool = True
@@ -64,7 +68,9 @@ class TrainingConfig:
     max_gap: int = 1
     """Largest distance, in frames, between the two of a pair."""
     precision: Precision = "float32"
+    """Of autocast; the objective accumulates in float32 in any case."""
     channels_last: bool = True
+    """Memory layout of the convolutions: faster on GPUs, slower on CPUs without AVX-512."""
     seed: int = 0
     log_every: int = 20
     """Steps between two lines of log.jsonl."""
@@ -111,7 +117,11 @@ class TrainingConfig:
                 if not 0 <= getattr(self, n) <= 1
             ),
             *([("crop", "two sizes of 16 or more")] if min(self.crop) < 16 else []),
-            *([("scale", "0 < low <= high")] if not 0 < self.scale[0] <= self.scale[1] else []),
+            *(
+                [("scale", "0 < low <= high <= 1")]
+                if not 0 < self.scale[0] <= self.scale[1] <= 1
+                else []
+            ),
             *([("short_edge", "at least the crop")] if self.short_edge < 16 else []),
         ]
 
@@ -144,7 +154,7 @@ def single_gpu() -> Preset:
             batch_size=64,
             short_edge=240,
             crop=(224, 320),
-            scale=(0.94, 1.2),
+            scale=(0.7, 1.0),
             precision="bfloat16",
             warmup_steps=200,
             gradient_clip=1.0,
@@ -169,13 +179,14 @@ def cpu() -> Preset:
             minutes=120.0,
             short_edge=144,
             crop=(128, 192),
-            scale=(0.9, 1.3),
+            scale=(0.6, 1.0),
             learning_rate=5e-4,
             warmup_steps=200,
             gradient_clip=1.0,
             ema_decay=0.999,
             max_gap=3,
             checkpoint_every=200,
+            channels_last=False,
         ),
         about="Two CPU cores, 2 hours: a light ResNet-18, 128x192 crops.",
     )

@@ -1,0 +1,130 @@
+"""`amd-seg train`: clips in, a run folder with weights out."""
+
+import dataclasses
+import json
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from amd_seg.cli import boundary
+from amd_seg.cli.fields import given, options_of
+from amd_seg.errors import InputError
+from amd_seg.model.config import AMDConfig
+from amd_seg.training.presets import PRESETS, Preset, TrainingConfig
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+    from amd_seg.training.loop import StepReport
+
+
+@click.command()
+@click.argument("videos", nargs=-1, required=True, metavar="VIDEOS...")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The run folder.")
+@click.option("--preset", type=click.Choice(list(PRESETS)), default="cpu", show_default=True)
+@click.option("--init", metavar="W", help="Weights to start from: a name, folder or file.")
+@click.option(
+    "--targets",
+    type=click.Path(path_type=Path),
+    help="Where --objective mover keeps the motion masks it learns from; OUT/targets if not given.",
+)
+@click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps.")
+@click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in OUT.")
+@options_of(TrainingConfig)
+@options_of(AMDConfig)
+@boundary.quiet_option
+@boundary.debug_option
+def train(
+    videos: tuple[str, ...],
+    out: Path,
+    preset: str,
+    init: str | None,
+    targets: Path | None,
+    device: str,
+    resume: bool,
+    **overrides: Any,
+) -> None:
+    """Train a model on clips, without any label.
+
+    VIDEOS are video files, folders of frames, folders of either, data sets in the layout of
+    YouTube-VOS or DAVIS, or split files; PATH@2 draws the clips of a root twice as often.
+    The settings are the preset's (with --resume: those of the run), changed by the flags given.
+
+    \b
+    Presets: paper (8 GPUs, days), single-gpu (25 minutes), cpu (2 hours).
+    """
+    start = _saved_settings(out) if resume else PRESETS[preset]()
+    config = dataclasses.replace(start.training, **given(TrainingConfig, overrides))
+    model = dataclasses.replace(start.model, **given(AMDConfig, overrides))
+
+    from amd_seg.training import run
+
+    with boundary.progress(config.steps, "step") as bar, _stopped_by_signals() as received:
+
+        def on_step(report: "StepReport") -> None:
+            _show(bar, report, config)
+            if received:
+                raise run.StopTraining(f"{received[0]} after step {report.step}")
+
+        try:
+            weights = run.train(
+                videos,
+                out,
+                model=model,
+                config=config,
+                init=init,
+                targets=targets,
+                device=device,
+                resume=resume,
+                on_step=on_step,
+            )
+        except run.StopTraining as stop:
+            message = f"Stopped by {stop}; a checkpoint is saved. Give --resume to go on."
+            boundary.fail(message, boundary.INTERRUPTED)
+    boundary.put(str(weights))
+
+
+def _saved_settings(out: Path) -> Preset:
+    path = out / "config.json"
+    try:
+        saved = json.loads(path.read_text())
+        return Preset(
+            model=AMDConfig(**saved["model"]),
+            training=TrainingConfig(**saved["training"]),
+            about="resumed",
+        )
+    except (OSError, ValueError, KeyError, TypeError) as cause:
+        raise InputError(
+            f"Cannot resume {out}: its config.json cannot be read ({cause}). "
+            "Give the folder of a run, or start without --resume."
+        ) from cause
+
+
+def _show(bar: "tqdm[Any]", report: "StepReport", config: TrainingConfig) -> None:
+    bar.update(report.step - bar.n)
+    pairs = report.step * config.batch_size / report.seconds
+    bar.set_postfix(loss=f"{report.parts['loss']:.4f}", pairs_s=f"{pairs:.1f}", refresh=False)
+
+
+@contextmanager
+def _stopped_by_signals() -> Iterator[list[str]]:
+    """Give a list that Ctrl-C or SIGTERM puts its name into: the step in progress is finished."""
+    received: list[str] = []
+
+    def remember(number: int, frame: FrameType | None) -> None:
+        if received:
+            raise KeyboardInterrupt
+        received.append(signal.Signals(number).name)
+
+    handled = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, remember) for number in handled]
+    try:
+        yield received
+    finally:
+        for number, handler in zip(handled, before, strict=True):
+            signal.signal(number, handler)

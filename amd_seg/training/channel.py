@@ -1,0 +1,67 @@
+"""Which region is the object: the one that moves most against its frame (section 3.5)."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from amd_seg.model.amd import AMD, View
+
+BATCHES = 16
+
+
+@dataclass(frozen=True)
+class ChannelChoice:
+    """The chosen region and how clear the choice is."""
+
+    channel: int
+    motion: tuple[float, ...]
+    """Mean motion of each region against the mean motion of its frame, in pixels of the motion
+    size."""
+
+    @property
+    def margin(self) -> float:
+        """How much faster the chosen region moves than the next, as a share, 0 or more."""
+        first, second = sorted(self.motion, reverse=True)[:2]
+        return first / second - 1 if second > 0 else 0.0
+
+
+def relative_motion(view: View) -> Tensor:
+    """Length of each region's motion less the frame's mean motion, (batch, region), in pixels.
+
+    A region that is nowhere in a frame has no motion there: it counts by its largest weight.
+    """
+    assert view.masks is not None
+    assert view.vectors is not None
+    area = view.masks.mean(dim=(2, 3))  # (batch, region)
+    # The finest level has a quarter of the motion size.
+    vectors = 4 * view.vectors[:, -1]
+    mean = (vectors * area.unsqueeze(-1)).sum(dim=1, keepdim=True)
+    presence = view.masks.amax(dim=(2, 3))
+    length: Tensor = torch.linalg.vector_norm(vectors - mean, dim=-1)
+    return length * presence
+
+
+@torch.no_grad()
+def choose_object_channel(
+    model: AMD, batches: Iterator[Any], *, count: int = BATCHES
+) -> ChannelChoice:
+    """Choose the region with the largest mean relative motion over some batches of pairs.
+
+    Args:
+        model: its mode is kept.
+        batches: of `PairBatch`, on the model's device.
+        count: how many of them are looked at.
+    """
+    was_training = model.training
+    model.eval()
+    motion = []
+    for _ in range(count):
+        batch = next(batches)
+        reconstruction = model(batch.frame_i, batch.frame_j)
+        motion += [relative_motion(reconstruction.view_i), relative_motion(reconstruction.view_j)]
+    model.train(was_training)
+    mean = torch.cat(motion).mean(dim=0)
+    return ChannelChoice(int(mean.argmax()), tuple(mean.tolist()))

@@ -1,0 +1,97 @@
+"""Real tiny clips for tests, encoded by FFmpeg: what is in them is known to the pixel."""
+
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+Pixels = NDArray[np.uint8]
+
+
+def moving_square(
+    count: int = 8,
+    *,
+    height: int = 48,
+    width: int = 64,
+    side: int = 16,
+    step: tuple[int, int] = (0, 2),
+    start: tuple[int, int] = (8, 8),
+) -> list[Pixels]:
+    """Frames of a red square on a smooth background; it moves by `step` (down, right) a frame."""
+    y, x = np.mgrid[:height, :width]
+    background = np.stack((x * 120 // width, y * 120 // height, np.full_like(x, 90)), axis=-1)
+    frames = []
+    for number in range(count):
+        frame = background.astype(np.uint8)
+        top, left = (start[axis] + number * step[axis] for axis in (0, 1))
+        frame[top : top + side, left : left + side] = (220, 30, 20)
+        frames.append(frame)
+    return frames
+
+
+def write_clip(
+    path: Path,
+    frames: Sequence[Pixels],
+    *,
+    rate: int | Fraction = 10,
+    times: Sequence[float] | None = None,
+    codec: str = "libx264",
+    pixel_format: str = "yuv420p",
+    rotation: int = 0,
+    audio: bool = False,
+    options: dict[str, str] | None = None,
+) -> Path:
+    """Encode RGB frames; `times` in seconds (to the millisecond) make the rate variable."""
+    # The index first, so that a file cut short can still be opened.
+    container_options = {"movflags": "faststart"} if path.suffix == ".mp4" else {}
+    with av.open(path, "w", options=container_options) as out:
+        stream = out.add_stream(codec, rate=rate, options=options or {})
+        stream.height, stream.width = frames[0].shape[:2]
+        stream.pix_fmt = pixel_format
+        tick = Fraction(1, 1000) if times else 1 / Fraction(rate)
+        stream.codec_context.time_base = tick
+        if rotation:
+            stream.set_display_rotation(rotation)
+        sound = out.add_stream("aac", rate=8000, layout="mono") if audio else None
+        for number, pixels in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame.pts = round(times[number] * 1000) if times else number
+            frame.time_base = tick
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode())
+        if sound is not None:
+            _write_tone(out, sound, seconds=len(frames) / float(rate))
+    return path
+
+
+def write_lossless(path: Path, frames: Sequence[Pixels], *, rate: int = 10) -> Path:
+    """Encode RGB frames so that they come back bit for bit (suffix .mkv)."""
+    return write_clip(path, frames, rate=rate, codec="ffv1", pixel_format="bgr0")
+
+
+def write_folder(folder: Path, frames: Sequence[Pixels], suffix: str = ".png") -> Path:
+    """Write frames as 00000.png, 00001.png, ..."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, pixels in enumerate(frames):
+        Image.fromarray(pixels).save(folder / f"{number:05d}{suffix}")
+    return folder
+
+
+def truncate(path: Path, share: float) -> Path:
+    """Cut a file after a share of its bytes, as a broken download does."""
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+    return path
+
+
+def _write_tone(out, sound, seconds: float) -> None:
+    samples = np.sin(np.arange(int(seconds * 8000)) * 0.3).astype(np.float32)
+    tone = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")
+    tone.sample_rate = 8000
+    tone.pts = 0
+    for part in (tone, None):
+        out.mux(sound.encode(part))

@@ -1,0 +1,188 @@
+"""The correlation operator against a loop, in every size, dtype, layout and order of gradient."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional
+
+from amd_seg.errors import InputError
+from amd_seg.model.correlation import correlation
+
+SIZES = st.tuples(
+    st.integers(0, 3), st.integers(1, 5), st.integers(1, 11), st.integers(1, 37), st.integers(1, 8)
+)
+# Largest error of the volume relative to its largest value: sums of at most 40 products in
+# float32 or wider, and one rounding of the result to the dtype (2^-11 for half, 2^-8 for bfloat16).
+TOLERANCE = {
+    torch.float64: 1e-14,
+    torch.float32: 1e-6,
+    torch.float16: 2**-11,
+    torch.bfloat16: 2**-8,
+}
+
+
+def loop(x1: Tensor, x2: Tensor, reach: int) -> Tensor:
+    """Eq. by eq., one displacement at a time: what the operator must equal."""
+    height, width = x1.shape[2:]
+    padded = functional.pad(x2, (reach, reach, reach, reach))
+    side = range(2 * reach + 1)
+    shifted = [padded[:, :, y : y + height, x : x + width] for y in side for x in side]
+    return torch.stack([(x1 * x).mean(1) for x in shifted], 1)
+
+
+def features(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
+
+
+@settings(max_examples=60, deadline=None)
+@given(SIZES)
+def test_equals_the_loop_with_its_gradients_at_any_size(sizes: tuple[int, ...]) -> None:
+    *shape, reach = sizes
+    x1 = features(*shape, seed=1).requires_grad_()
+    x2 = features(*shape, seed=2).requires_grad_()
+    volume, expected = correlation(x1, x2, reach), loop(x1, x2, reach)
+    grad = features(*expected.shape, seed=3)
+    torch.testing.assert_close(volume, expected)
+    torch.testing.assert_close(
+        torch.autograd.grad(volume, (x1, x2), grad),
+        torch.autograd.grad(expected, (x1, x2), grad),
+    )
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_sums_in_float32_or_wider(dtype: torch.dtype) -> None:
+    x1, x2 = features(2, 40, 7, 21, dtype=dtype), features(2, 40, 7, 21, dtype=dtype, seed=1)
+    wide1, wide2 = x1.double().requires_grad_(), x2.double().requires_grad_()
+    expected = loop(wide1, wide2, 4)
+    x1.requires_grad_()
+    x2.requires_grad_()
+    volume = correlation(x1, x2)
+    volume.sum().backward()
+    expected.sum().backward()
+    pairs = ((volume, expected), (x1.grad, wide1.grad), (x2.grad, wide2.grad))
+    for ours, exact in pairs:
+        assert ours is not None
+        assert exact is not None
+        assert ours.dtype == dtype
+        assert (ours - exact).abs().max() <= TOLERANCE[dtype] * exact.abs().max()
+
+
+def test_numbers_the_displacements_row_by_row() -> None:
+    x1 = torch.zeros(1, 2, 9, 9)
+    x2 = torch.zeros(1, 2, 9, 9)
+    x1[0, :, 4, 4] = torch.tensor([3.0, 5.0])
+    x2[0, :, 4 + 1, 4 - 2] = torch.tensor([7.0, 11.0])  # one down, two to the left
+    volume = correlation(x1, x2, 3)
+    assert volume[0, (1 + 3) * 7 + (-2 + 3), 4, 4] == (3 * 7 + 5 * 11) / 2
+    assert volume.count_nonzero() == 1
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        lambda x: x.to(memory_format=torch.channels_last),
+        lambda x: x.transpose(2, 3).contiguous().transpose(2, 3),
+        lambda x: functional.pad(x, (1, 2, 3, 0))[:, :, 3:, 1:-2],
+        lambda x: x[:, :1].expand(-1, 6, -1, -1),
+        lambda x: x.flip(3),
+    ],
+    ids=["channels-last", "transposed", "cropped", "expanded", "flipped"],
+)
+def test_takes_any_layout(layout: Callable[[Tensor], Tensor]) -> None:
+    x1, x2 = layout(features(2, 6, 5, 18)), layout(features(2, 6, 5, 18, seed=1))
+    grad = features(2, 5, 18, 81, seed=2).permute(0, 3, 1, 2)
+    x1.requires_grad_()
+    x2.requires_grad_()
+    volume, expected = correlation(x1, x2), loop(x1, x2, 4)
+    assert volume.is_contiguous()
+    torch.testing.assert_close(volume, expected)
+    torch.testing.assert_close(
+        torch.autograd.grad(volume, (x1, x2), grad),
+        torch.autograd.grad(expected, (x1, x2), grad),
+    )
+
+
+@pytest.mark.parametrize(("first", "second"), [(True, True), (True, False), (False, True)])
+def test_gradients_of_any_order_are_right(first: bool, second: bool) -> None:
+    x1 = features(2, 2, 3, 4).requires_grad_(first)
+    x2 = features(2, 2, 3, 4, seed=1).requires_grad_(second)
+
+    def volume(x1: Tensor, x2: Tensor) -> Tensor:
+        return correlation(x1, x2, 1)
+
+    assert torch.autograd.gradcheck(volume, (x1, x2))
+    if first and second:
+        assert torch.autograd.gradgradcheck(volume, (x1, x2))
+
+
+def test_an_input_without_gradient_gets_none() -> None:
+    x1, x2 = features(1, 2, 4, 4).requires_grad_(), features(1, 2, 4, 4)
+    correlation(x1, x2).sum().backward()
+    assert x1.grad is not None
+    assert x2.grad is None
+
+
+@pytest.mark.parametrize("batch", [0, 2])
+def test_operators_keep_the_rules_of_torch_library(batch: int) -> None:
+    x1, x2 = features(batch, 2, 3, 4).requires_grad_(), features(batch, 2, 3, 4).requires_grad_()
+    grad = features(batch, 9, 3, 4).requires_grad_()
+    torch.library.opcheck(torch.ops.amd_seg.correlation, (x1, x2, 1))
+    for needs in ((True, True), (True, False), (False, True)):
+        torch.library.opcheck(torch.ops.amd_seg.correlation_backward, (grad, x1, x2, 1, *needs))
+
+
+def test_compiles_as_one_graph() -> None:
+    def score(x1: Tensor, x2: Tensor) -> Tensor:
+        return functional.leaky_relu(correlation(x1, x2, 3), 0.1).square().sum()
+
+    compiled = torch.compile(score, backend="aot_eager", fullgraph=True)
+    for width in (7, 18):
+        x1, x2 = features(2, 3, 5, width).requires_grad_(), features(2, 3, 5, width, seed=1)
+        expected = torch.autograd.grad(score(x1, x2), x1)
+        torch.testing.assert_close(torch.autograd.grad(compiled(x1, x2), x1), expected)
+
+
+def test_autocast_takes_the_wider_dtype_of_the_two() -> None:
+    half, single = features(1, 2, 3, 4, dtype=torch.bfloat16), features(1, 2, 3, 4).float()
+    single.requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert correlation(half, half).dtype == torch.bfloat16
+        mixed = correlation(half, single)
+    torch.testing.assert_close(mixed, loop(half.float(), single, 4))
+    mixed.sum().backward()
+    assert single.grad is not None
+    assert single.grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("x1", "x2", "reach", "advice"),
+    [
+        (torch.zeros(1, 2, 3, 4), torch.zeros(1, 2, 3, 5), 4, "Give two of one shape"),
+        (torch.zeros(2, 3, 4), torch.zeros(2, 3, 4), 4, "batch, channel, height, width"),
+        (torch.zeros(1, 0, 3, 4), torch.zeros(1, 0, 3, 4), 4, "at least one channel"),
+        (torch.zeros(1, 2, 3, 4), torch.zeros(1, 2, 3, 4), 0, "Use 1 to 8"),
+        (torch.zeros(1, 2, 3, 4), torch.zeros(1, 2, 3, 4), 9, "Use 1 to 8"),
+        (torch.zeros(1, 2, 3, 4), torch.zeros(1, 2, 3, 4).half(), 4, "Convert them to one dtype"),
+        (torch.zeros(1, 2, 3, 4).long(), torch.zeros(1, 2, 3, 4).long(), 4, "Give float16"),
+        (torch.zeros(1, 2, 3, 4), torch.zeros(1, 2, 3, 4, device="meta"), 4, "to one device"),
+    ],
+)
+def test_refuses_what_cannot_be_compared(x1: Tensor, x2: Tensor, reach: int, advice: str) -> None:
+    with pytest.raises(InputError, match=advice):
+        correlation(x1, x2, reach)
+
+
+def test_importing_asks_no_device_and_compiles_nothing() -> None:
+    code = (
+        "import sys, torch, amd_seg.model.correlation\n"
+        "assert not torch.cuda.is_initialized()\n"
+        "assert 'torch._dynamo' not in sys.modules and 'cuda' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)

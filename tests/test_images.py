@@ -1,0 +1,644 @@
+"""Reading, finding and writing photos, on real files."""
+
+import errno
+import io
+import os
+import resource
+import struct
+import subprocess
+import sys
+import warnings
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from PIL import Image, ImageCms, ImageOps
+
+from amd_seg.errors import AmdSegError, InputError, MediaError
+from amd_seg.media.images import (
+    Photo,
+    find_images,
+    photo_from_array,
+    read_image,
+    save_image,
+    write_atomically,
+)
+
+WIDTH, HEIGHT = 24, 16
+COLOUR = (200, 100, 50)
+
+
+def mean_colour(photo: Photo) -> list[float]:
+    assert photo.pixels.dtype == np.uint8
+    assert photo.pixels.shape == (HEIGHT, WIDTH, 3)
+    return photo.pixels.reshape(-1, 3).mean(axis=0).tolist()
+
+
+def plain(mode: str, value: object) -> Image.Image:
+    return Image.new(mode, (WIDTH, HEIGHT), value)  # type: ignore[arg-type]
+
+
+def encoded(image: Image.Image, form: str, **options: object) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, form, **options)
+    return stream.getvalue()
+
+
+def png_chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def raw_png(
+    depth: int, colour_type: int, pixel: bytes, *, size: tuple[int, int] = (WIDTH, HEIGHT)
+) -> bytes:
+    """A PNG of one colour with any header: Pillow itself writes no 16-bit colour."""
+    header = struct.pack(">IIBBBBB", *size, depth, colour_type, 0, 0, 0)
+    rows = (b"\0" + pixel * WIDTH) * HEIGHT
+    body = png_chunk(b"IHDR", header) + png_chunk(b"IDAT", zlib.compress(rows))
+    return b"\x89PNG\r\n\x1a\n" + body + png_chunk(b"IEND", b"")
+
+
+def two_frames(form: str) -> bytes:
+    first, second = plain("RGB", COLOUR), plain("RGB", (0, 0, 255))
+    return encoded(first, form, save_all=True, append_images=[second], duration=100)
+
+
+def palette_with_clear_half() -> Image.Image:
+    """Left half the colour, right half an index that is transparent."""
+    indices = np.zeros((HEIGHT, WIDTH), np.uint8)
+    indices[:, WIDTH // 2 :] = 1
+    image = Image.fromarray(indices)
+    image.putpalette([*COLOUR, 255, 255, 255])
+    return image
+
+
+LOSSLESS, LOSSY = 0.51, 4.0
+OVER_GREY = [(c * 100 + 128 * 155) / 255 for c in COLOUR]
+HALF_CLEAR = [(c + 128) / 2 for c in COLOUR]
+
+# name: (bytes of the file, mean colour, tolerance)
+FILES: dict[str, tuple[Callable[[], bytes], object, float]] = {
+    "png RGB": (lambda: encoded(plain("RGB", COLOUR), "PNG"), COLOUR, 0),
+    "jpeg RGB": (lambda: encoded(plain("RGB", COLOUR), "JPEG"), COLOUR, LOSSY),
+    "jpeg L": (lambda: encoded(plain("L", 90), "JPEG"), (90,) * 3, LOSSY),
+    "jpeg CMYK": (lambda: encoded(plain("CMYK", (55, 155, 205, 0)), "JPEG"), COLOUR, LOSSY),
+    "jpeg MPO": (lambda: two_frames("MPO"), COLOUR, LOSSY),
+    "webp RGB": (lambda: encoded(plain("RGB", COLOUR), "WEBP"), COLOUR, LOSSY),
+    "webp RGBA": (
+        lambda: encoded(plain("RGBA", (*COLOUR, 100)), "WEBP", lossless=True),
+        OVER_GREY,
+        LOSSLESS,
+    ),
+    "webp animated": (lambda: two_frames("WEBP"), COLOUR, LOSSY),
+    "avif RGB": (lambda: encoded(plain("RGB", COLOUR), "AVIF"), COLOUR, LOSSY),
+    "avif RGBA": (lambda: encoded(plain("RGBA", (*COLOUR, 100)), "AVIF"), OVER_GREY, LOSSY),
+    "gif animated": (lambda: two_frames("GIF"), COLOUR, LOSSLESS),
+    "png animated": (lambda: two_frames("PNG"), COLOUR, 0),
+    "tiff pages": (lambda: two_frames("TIFF"), COLOUR, 0),
+    "bmp RGB": (lambda: encoded(plain("RGB", COLOUR), "BMP"), COLOUR, 0),
+    "bmp 1": (lambda: encoded(plain("1", 1), "BMP"), (255,) * 3, 0),
+    "jp2 RGB": (lambda: encoded(plain("RGB", COLOUR), "JPEG2000"), COLOUR, 1),
+    "ppm RGB": (lambda: encoded(plain("RGB", COLOUR), "PPM"), COLOUR, 0),
+    "pgm 16": (lambda: encoded(plain("I", 25700), "PPM"), (100,) * 3, 0),
+    "pfm F": (lambda: encoded(plain("F", 0.2), "PPM"), (51,) * 3, 0),
+    "png 1": (lambda: encoded(plain("1", 1), "PNG"), (255,) * 3, 0),
+    "png L": (lambda: encoded(plain("L", 90), "PNG"), (90,) * 3, 0),
+    "png LA": (lambda: encoded(plain("LA", (200, 100)), "PNG"), (OVER_GREY[0],) * 3, LOSSLESS),
+    "png RGBA clear": (lambda: encoded(plain("RGBA", (*COLOUR, 0)), "PNG"), (128,) * 3, 0),
+    "png RGBA opaque": (lambda: encoded(plain("RGBA", (*COLOUR, 255)), "PNG"), COLOUR, 0),
+    "png RGBA": (lambda: encoded(plain("RGBA", (*COLOUR, 100)), "PNG"), OVER_GREY, LOSSLESS),
+    "png P": (lambda: encoded(palette_with_clear_half(), "PNG"), [227.5, 177.5, 152.5], 0),
+    "png P one clear": (
+        lambda: encoded(palette_with_clear_half(), "PNG", transparency=1),
+        HALF_CLEAR,
+        LOSSLESS,
+    ),
+    "png P soft": (
+        lambda: encoded(palette_with_clear_half(), "PNG", transparency=bytes([255, 0])),
+        HALF_CLEAR,
+        LOSSLESS,
+    ),
+    "gif P clear": (
+        lambda: encoded(palette_with_clear_half(), "GIF", transparency=1),
+        HALF_CLEAR,
+        LOSSLESS,
+    ),
+    "png RGB one clear": (
+        lambda: encoded(plain("RGB", COLOUR), "PNG", transparency=COLOUR),
+        (128,) * 3,
+        0,
+    ),
+    "png I;16": (lambda: encoded(plain("I;16", 25700), "PNG"), (100,) * 3, 0),
+    "png I;16 one clear": (
+        lambda: encoded(plain("I;16", 25700), "PNG", transparency=25700),
+        (128,) * 3,
+        0,
+    ),
+    "png RGB 16": (
+        lambda: raw_png(16, 2, struct.pack(">HHH", *(c * 257 for c in COLOUR))),
+        COLOUR,
+        0,
+    ),
+    "png RGBA 16": (
+        lambda: raw_png(16, 6, struct.pack(">HHHH", *(c * 257 for c in (*COLOUR, 100)))),
+        OVER_GREY,
+        LOSSLESS,
+    ),
+    "png LA 16": (
+        lambda: raw_png(16, 4, struct.pack(">HH", 200 * 257, 100 * 257)),
+        (OVER_GREY[0],) * 3,
+        LOSSLESS,
+    ),
+    "tiff RGB": (lambda: encoded(plain("RGB", COLOUR), "TIFF"), COLOUR, 0),
+    "tiff RGBA": (lambda: encoded(plain("RGBA", (*COLOUR, 100)), "TIFF"), OVER_GREY, LOSSLESS),
+    "tiff CMYK": (lambda: encoded(plain("CMYK", (55, 155, 205, 0)), "TIFF"), COLOUR, 0),
+    "tiff YCbCr": (lambda: encoded(plain("RGB", COLOUR).convert("YCbCr"), "TIFF"), COLOUR, 1),
+    "tiff LAB": (lambda: encoded(plain("RGB", COLOUR).convert("LAB"), "TIFF"), COLOUR, 2),
+    "tiff I;16": (lambda: encoded(plain("I;16", 25700), "TIFF"), (100,) * 3, 0),
+    "tiff I;16B": (lambda: encoded(plain("I;16B", 25700), "TIFF"), (100,) * 3, 0),
+    "tiff I": (lambda: encoded(plain("I", 25700), "TIFF"), (100,) * 3, 0),
+    "tiff F": (lambda: encoded(plain("F", 0.2), "TIFF"), (51,) * 3, 0),
+    "tiff lzw": (lambda: encoded(plain("RGB", COLOUR), "TIFF", compression="tiff_lzw"), COLOUR, 0),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_pixel_type_comes_out_with_its_colour(name: str, tmp_path: Path) -> None:
+    make, colour, tolerance = FILES[name]
+    path = tmp_path / "photo"
+    path.write_bytes(make())
+    assert mean_colour(read_image(path)) == pytest.approx(colour, abs=tolerance)
+    assert mean_colour(read_image(make())) == pytest.approx(colour, abs=tolerance)
+    with Image.open(path) as image:
+        assert mean_colour(read_image(image)) == pytest.approx(colour, abs=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("mode", "value", "colour"),
+    [
+        ("HSV", (0, 255, 200), (200, 0, 0)),
+        ("RGBX", (*COLOUR, 0), COLOUR),
+        ("RGBa", (100, 50, 25, 128), (164, 114, 89)),
+        ("PA", (0, 255), (0, 0, 0)),
+    ],
+)
+def test_a_pil_image_of_a_mode_that_no_file_has(
+    mode: str, value: object, colour: tuple[int, ...]
+) -> None:
+    assert mean_colour(read_image(plain(mode, value))) == pytest.approx(colour, abs=1)
+
+
+def test_16_bit_values_are_scaled_and_not_clipped() -> None:
+    values = np.linspace(0, 65535, WIDTH * HEIGHT).astype(np.uint16).reshape(HEIGHT, WIDTH)
+    photo = read_image(encoded(Image.fromarray(values), "PNG"))
+    np.testing.assert_array_equal(photo.pixels[..., 1], np.rint(values / 257).astype(np.uint8))
+
+
+@pytest.mark.parametrize("value", [1.5, -0.1, float("nan"), float("inf")])
+def test_floats_outside_their_range_are_refused(value: float) -> None:
+    with pytest.raises(MediaError, match=r"outside 0\.\.1\. Scale them"):
+        read_image(encoded(plain("F", value), "TIFF"))
+
+
+@pytest.mark.parametrize("value", [-1, 70000])
+def test_32_bit_values_outside_their_range_are_refused(value: int) -> None:
+    with pytest.raises(MediaError, match=r"outside 0\.\.65535\. Scale them"):
+        read_image(encoded(plain("I", value), "TIFF"))
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", range(10))
+def test_exif_orientation_is_applied(form: str, orientation: int) -> None:
+    # Broad patches survive JPEG; all four corners differ, so no two orientations look alike.
+    values = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    values[:8, :8], values[:8, 16:], values[8:, :8] = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+    image = Image.fromarray(values)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"exif": exif, **({"lossless": True} if form == "WEBP" else {})}
+    data = encoded(image, form, **options)
+    image.getexif()[0x0112] = orientation
+    expected = np.asarray(ImageOps.exif_transpose(image)).astype(int)
+    pixels = read_image(data).pixels
+    assert pixels.shape == expected.shape
+    assert np.abs(pixels - expected).mean() < 12
+    if form == "PNG":
+        np.testing.assert_array_equal(read_image(image).pixels, expected)
+
+
+def test_many_blocks_of_rows_make_one_photo(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("amd_seg.media.pixels.BLOCK_PIXELS", 3 * WIDTH)
+    values = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
+    image = Image.fromarray(values)
+    image.getexif()[0x0112] = 6
+    np.testing.assert_array_equal(
+        read_image(image).pixels, np.asarray(ImageOps.exif_transpose(image))
+    )
+    np.testing.assert_array_equal(photo_from_array(values).pixels, values)
+
+
+def test_a_profile_is_kept_only_where_it_describes_rgb() -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    rgb = read_image(encoded(plain("RGB", COLOUR), "JPEG", icc_profile=profile))
+    assert rgb.icc_profile == profile
+    for_ink = profile[:16] + b"CMYK" + profile[20:]
+    ink = read_image(encoded(plain("CMYK", 0), "JPEG", icc_profile=for_ink))
+    assert ink.icc_profile is None
+
+
+def test_sources_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    plain("RGB", COLOUR).save(path)
+    assert read_image(path).source == read_image(str(path)).source == str(path)
+    assert read_image(path.read_bytes()).source == f"image of {path.stat().st_size} bytes"
+    assert read_image(plain("RGB", COLOUR)).source == "PIL image"
+    assert read_image(bytearray(path.read_bytes())).pixels.shape == (HEIGHT, WIDTH, 3)
+
+
+@pytest.mark.parametrize("source", [None, 3, ["a.png"], np.zeros((9, 9))])
+def test_another_type_is_an_input_error(source: object) -> None:
+    with pytest.raises(InputError, match="Give a path, the bytes"):
+        read_image(source)  # type: ignore[arg-type]
+
+
+def test_a_header_that_claims_too_much_is_refused_before_decoding() -> None:
+    bomb = raw_png(8, 2, b"\0\0\0", size=(60000, 50000))
+    with pytest.raises(MediaError, match="60000x50000 = 3,000") as error:
+        read_image(bomb)
+    assert "raise max_pixels" in str(error.value)
+    webp = b"RIFF\x40\0\0\0WEBPVP8X\x0a\0\0\0\0\0\0\0" + b"\xfe\x3f\0" * 2 + b"\0" * 40
+    with pytest.raises(MediaError, match="Cannot read image of"):
+        read_image(webp)
+
+
+def test_max_pixels_is_a_bound_and_not_a_guess() -> None:
+    image = plain("RGB", COLOUR)
+    assert read_image(image, max_pixels=WIDTH * HEIGHT).pixels.shape == (HEIGHT, WIDTH, 3)
+    with pytest.raises(MediaError, match="max_pixels"):
+        read_image(image, max_pixels=WIDTH * HEIGHT - 1)
+
+
+def test_pillows_own_limit_does_not_warn_of_what_is_allowed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # Stands for a 200-megapixel TIFF, which would take a test too long.
+    monkeypatch.setattr("amd_seg.media.images.LARGE_IMAGE", 10)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
+    for form in ("TIFF", "PNG", "JPEG"):
+        assert read_image(encoded(plain("RGB", COLOUR), form)).pixels.shape == (HEIGHT, WIDTH, 3)
+    assert Image.MAX_IMAGE_PIXELS == 20
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "TIFF", "AVIF", "BMP", "JPEG2000"])
+def test_a_truncated_file_is_one_clear_error(form: str, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    path = tmp_path / "cut short.img"
+    data = encoded(Image.fromarray(noise), form)
+    for share in (0.02, 0.5, 0.9):
+        path.write_bytes(data[: max(20, int(len(data) * share))])
+        with pytest.raises(MediaError, match="cut short: copy or download it again") as error:
+            read_image(path)
+        assert str(path) in str(error.value)
+        assert "\n" not in str(error.value)
+
+
+def test_what_is_no_image_is_named(tmp_path: Path) -> None:
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "text.png").write_text("Once upon a time there was no picture.")
+    (tmp_path / "program.eps").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
+    (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    os.mkfifo(tmp_path / "pipe.png")
+    for name, message in {
+        "empty.jpg": "it is empty",
+        "text.png": "no image of a known format",
+        "program.eps": "no image of a known format",
+        "missing.png": "no such file. Check the name",
+        "pipe.png": "no regular file",
+        ".": "it is a folder. Give an image file",
+        "nul\0l.png": "null byte",
+        "n" * 300: "name too long",
+    }.items():
+        with pytest.raises(MediaError, match=f"(?i){message}") as error:
+            read_image(os.path.join(tmp_path, name))
+        assert str(error.value).isprintable()
+
+
+def test_heic_without_its_package_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "phone.heic"
+    path.write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    # A module that is None in sys.modules is one that cannot be imported.
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(MediaError) as error:
+        read_image(path)
+    assert 'pip install "amd-seg[heic]"' in str(error.value)
+
+
+def test_heic_is_read_upright(tmp_path: Path) -> None:
+    heif = pytest.importorskip("pillow_heif", reason="needs the extra heic")
+    path = tmp_path / "phone.heic"
+    heif.from_pillow(plain("RGB", COLOUR).resize((64, 48))).save(path)
+    photo = read_image(path)
+    assert photo.pixels.shape == (48, 64, 3)
+    assert photo.pixels.mean(axis=(0, 1)) == pytest.approx(COLOUR, abs=LOSSY)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 100), (100, 7)])
+def test_a_speck_is_refused(size: tuple[int, int]) -> None:
+    image = Image.new("RGB", size)
+    with pytest.raises(MediaError, match="Give an image of at least 8x8"):
+        read_image(encoded(image, "PNG"))
+    with pytest.raises(InputError, match="Give an image of at least 8x8"):
+        photo_from_array(np.asarray(image))
+    assert read_image(Image.new("RGB", (8, 8))).pixels.shape == (8, 8, 3)
+
+
+def test_damaged_metadata_does_not_refuse_a_photo() -> None:
+    data = encoded(plain("RGB", COLOUR), "PNG", exif=b"Exif\0\0not a tiff")
+    assert mean_colour(read_image(data)) == pytest.approx(COLOUR)
+
+
+def test_threads_read_alike(tmp_path: Path) -> None:
+    paths = []
+    for number, name in enumerate(list(FILES) * 2):
+        paths.append(tmp_path / str(number))
+        paths[-1].write_bytes(FILES[name][0]())
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(read_image, paths))
+    for path, photo in zip(paths, together, strict=True):
+        np.testing.assert_array_equal(read_image(path).pixels, photo.pixels)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    name=st.sampled_from(sorted(FILES)),
+    edits=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=8),
+    length=st.integers(0, 10**6),
+)
+def test_damaged_bytes_give_a_photo_or_one_line(
+    name: str, edits: list[tuple[int, int]], length: int
+) -> None:
+    data = bytearray(FILES[name][0]())
+    for place, value in edits:
+        data[place % len(data)] = value
+    if length < 5 * 10**5:
+        del data[length % len(data) :]
+    # Pillow warns of damaged metadata; whether that is shown is up to the program.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            outcome = str(read_image(bytes(data), max_pixels=10**6).pixels.shape)
+        except AmdSegError as error:
+            outcome = str(error)
+    assert outcome.isprintable()
+
+
+@given(
+    array=arrays.arrays(
+        np.uint8, st.tuples(st.integers(8, 12), st.integers(8, 12), st.sampled_from([1, 3]))
+    )
+)
+def test_bytes_of_an_array_come_back(array: np.ndarray) -> None:
+    photo = photo_from_array(array)
+    np.testing.assert_array_equal(photo.pixels, np.broadcast_to(array, (*array.shape[:2], 3)))
+    assert not np.shares_memory(photo.pixels, array)
+    for dtype, tolerance in ((np.float32, 0), (np.float64, 0), (np.float16, 1)):
+        near = photo_from_array((array / 255).astype(dtype)).pixels.astype(int) - photo.pixels
+        assert np.abs(near).max() <= tolerance
+
+
+def test_arrays_of_every_layout() -> None:
+    grey = np.full((9, 10), 60, np.uint8)
+    assert photo_from_array(grey, source="frame 3").source == "frame 3"
+    assert (photo_from_array(grey).pixels == 60).all()
+    clear = np.zeros((9, 10, 4), np.uint8)
+    assert (photo_from_array(clear).pixels == 128).all()
+    assert (photo_from_array(np.asfortranarray(clear)[::-1]).pixels == 128).all()
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((9, 9), np.uint16), "as uint8 or as float"),
+        (np.zeros((9, 9), np.bool_), "as uint8 or as float"),
+        (np.zeros((3, 9, 9), np.uint8), r"give array\.transpose\(1, 2, 0\)"),
+        (np.zeros((2, 9, 9, 3), np.uint8), "Give .height, width."),
+        (np.zeros(9, np.uint8), "Give .height, width."),
+        (np.full((9, 9), 1.01), r"outside 0\.\.1\. Scale them"),
+        (np.full((9, 9), np.nan), r"outside 0\.\.1\. Scale them"),
+        (np.zeros((0, 9, 3)), "at least 8x8"),
+        ([[1, 2]], "no numpy array"),
+    ],
+)
+def test_other_arrays_are_refused(array: np.ndarray, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        photo_from_array(array, source="camera frame")
+
+
+@pytest.mark.parametrize("suffix", [".png", ".PNG", ".webp", ".tif", ".tiff", ".bmp"])
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
+def test_lossless_endings_keep_every_value(suffix: str, mode: str, tmp_path: Path) -> None:
+    if mode == "RGBA" and suffix == ".bmp":
+        pytest.skip("BMP holds no transparency")
+    channels = len(mode)
+    values = np.random.default_rng(0).integers(1, 256, (9, 11, channels), np.uint8)
+    image = Image.fromarray(values.squeeze())
+    save_image(image, tmp_path / f"out{suffix}")
+    with Image.open(tmp_path / f"out{suffix}") as back:
+        np.testing.assert_array_equal(back.convert(mode), image)
+    assert [path.name for path in tmp_path.iterdir()] == [f"out{suffix}"]
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".jpeg", ".avif"])
+def test_lossy_endings_stay_near(suffix: str, tmp_path: Path) -> None:
+    save_image(plain("RGB", COLOUR), tmp_path / f"out{suffix}")
+    assert mean_colour(read_image(tmp_path / f"out{suffix}")) == pytest.approx(COLOUR, abs=LOSSY)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".bmp"])
+def test_alpha_is_refused_with_a_hint_where_it_would_be_lost(suffix: str, tmp_path: Path) -> None:
+    with pytest.raises(MediaError, match=r"no transparency\. Use \.png"):
+        save_image(plain("RGBA", 0), tmp_path / f"out{suffix}")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["out", "out.txt", "out.gif", ".png"])
+def test_an_unknown_ending_is_refused_with_the_known_ones(name: str, tmp_path: Path) -> None:
+    with pytest.raises(MediaError, match=r"unknown ending .*Use one of \.png, \.jpg"):
+        save_image(plain("L", 0), tmp_path / name)
+
+
+def test_what_the_format_cannot_hold_is_one_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(MediaError, match=r"Cannot write .*wide\.webp"):
+        save_image(Image.new("L", (17000, 1)), tmp_path / "wide.webp")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_profile_is_written_with_colours_only(tmp_path: Path) -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    save_image(plain("RGBA", 0), tmp_path / "a.png", icc_profile=profile)
+    save_image(plain("L", 0), tmp_path / "b.png", icc_profile=profile)
+    assert read_image(tmp_path / "a.png").icc_profile == profile
+    assert read_image(tmp_path / "b.png").icc_profile is None
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "out.bin"
+    path.write_bytes(b"old")
+
+    def fail(stream: io.BufferedIOBase) -> None:
+        stream.write(b"half of the n")
+        raise KeyError("a bug")
+
+    with pytest.raises(KeyError):
+        write_atomically(path, fail)
+    assert path.read_bytes() == b"old"
+    write_atomically(path, lambda stream: stream.write(b"new") and None)
+    assert path.read_bytes() == b"new"
+    assert [p.name for p in tmp_path.iterdir()] == ["out.bin"]
+
+
+def test_links_and_permissions_are_kept(tmp_path: Path) -> None:
+    target, link = tmp_path / "target.bin", tmp_path / "link.bin"
+    target.write_bytes(b"old")
+    target.chmod(0o600)
+    link.symlink_to(target)
+    write_atomically(link, lambda stream: stream.write(b"new") and None)
+    assert link.is_symlink()
+    assert target.read_bytes() == b"new"
+    assert target.stat().st_mode & 0o777 == 0o600
+    fresh = tmp_path / "fresh.bin"
+    write_atomically(fresh, lambda stream: None)
+    (tmp_path / "plain").touch()
+    assert fresh.stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_where_nothing_can_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    os.mkfifo(tmp_path / "pipe.png")
+    for name, message in {
+        "missing/a.png": "No such file or directory. Make its folder first",
+        "file/a.png": "Not a directory. Make its folder first",
+        "pipe.png": "it is a device or a pipe",
+        "n" * 260 + ".png": "name too long",
+    }.items():
+        with pytest.raises(MediaError, match=f"(?i)Cannot write .*{message}"):
+            save_image(plain("L", 0), tmp_path / name)
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(MediaError, match=r"it is a folder\. Give the name"):
+        save_image(plain("L", 0), tmp_path / "folder.png")
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_full_disk_is_one_clear_error(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3), np.uint8)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # A limit on the size of files fails a write halfway, as a full disk does.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        with pytest.raises(MediaError, match="Free some space") as error:
+            save_image(Image.fromarray(noise), tmp_path / "a.png")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert isinstance(error.value.__cause__, OSError)
+    assert error.value.__cause__.errno == errno.EFBIG
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def ordinary_user() -> Iterator[None]:
+    """Root may read and write anything: become someone else for the time of a test."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    yield
+    os.seteuid(0)
+
+
+@pytest.mark.usefixtures("ordinary_user")
+def test_forbidden_files_and_folders() -> None:
+    with pytest.raises(MediaError, match="Permission denied"):
+        read_image("/etc/shadow")
+    with pytest.raises(MediaError, match="Choose a folder that you may write to"):
+        save_image(plain("L", 0), Path("/etc/mask.png"))
+
+
+@pytest.fixture
+def album(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in [
+        *("img10.jpg", "img2.jpg", "img1.PNG", "a[1].jpg", "notes.txt", "odd.dat"),
+        *("sub/b.webp", "sub/a.tif", "sub/deep/c.avif", ".hidden/d.jpg", "._img1.jpg"),
+    ]:
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).touch()
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "lost.jpg").symlink_to("nowhere.jpg")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+IN_ALBUM = ["a[1].jpg", "img1.PNG", "img2.jpg", "img10.jpg", "lost.jpg"]
+BELOW = ["sub/a.tif", "sub/b.webp", "sub/deep/c.avif"]
+
+
+@pytest.mark.usefixtures("album")
+@pytest.mark.parametrize(
+    ("inputs", "recursive", "expected"),
+    [
+        (["."], False, IN_ALBUM),
+        (["."], True, IN_ALBUM + BELOW),
+        (["sub", "img2.jpg"], False, [*BELOW[:2], "img2.jpg"]),
+        (["odd.dat", "notes.txt"], False, ["odd.dat", "notes.txt"]),
+        (["img*.jpg"], False, ["img2.jpg", "img10.jpg"]),
+        (["*"], False, IN_ALBUM),
+        (["**/*.avif"], False, ["sub/deep/c.avif"]),
+        (["a[1].jpg"], False, ["a[1].jpg"]),
+        (
+            ["img2.jpg", "./img2.jpg", "img*.jpg", "sub/../img2.jpg"],
+            False,
+            ["img2.jpg", "img10.jpg"],
+        ),
+        ([], False, []),
+    ],
+)
+def test_what_is_found(inputs: list[str], recursive: bool, expected: list[str]) -> None:
+    assert [str(path) for path in find_images(inputs, recursive=recursive)] == expected
+
+
+@pytest.mark.usefixtures("album")
+def test_everything_that_stands_for_nothing_is_named() -> None:
+    (Path("void")).mkdir()
+    with pytest.raises(InputError) as error:
+        find_images(["img2.jpg", "gone.jpg", "*.gif", "void"])
+    assert "gone.jpg, *.gif, void" in str(error.value)
+    assert "--recursive" in str(error.value)
+
+
+@given(st.lists(st.integers(0, 10**12), min_size=1, max_size=20, unique=True))
+def test_numbers_in_names_count_as_numbers(numbers: list[int]) -> None:
+    from amd_seg.media.files import natural_key
+
+    names = [Path(f"clip/frame{number}.jpg") for number in numbers]
+    in_order = [Path(f"clip/frame{number}.jpg") for number in sorted(numbers)]
+    assert sorted(names, key=natural_key) == in_order
+
+
+@given(st.lists(st.text(min_size=1), min_size=2, max_size=6))
+def test_any_names_can_be_ordered(names: list[str]) -> None:
+    from amd_seg.media.files import natural_key
+
+    assert len(sorted(map(Path, names), key=natural_key)) == len(names)
+
+
+def test_a_photo_is_read_without_torch() -> None:
+    code = "import amd_seg.media.images, amd_seg.media.render, sys; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

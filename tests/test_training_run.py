@@ -1,0 +1,210 @@
+"""`train` on real clips: it goes on to the bit where it was stopped, and says why it stops."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from amd_seg.cli import cli
+from amd_seg.errors import ConfigError, InputError, TrainingDivergedError, WeightsError
+from amd_seg.model.config import AMDConfig
+from amd_seg.training.checkpoints import list_checkpoints, load_checkpoint
+from amd_seg.training.loop import StepReport
+from amd_seg.training.presets import PRESETS, TrainingConfig
+from amd_seg.training.run import StopTraining, train
+from amd_seg.weights import load_weights
+from tests.clips import moving_square, write_clip
+
+SETTINGS = TrainingConfig(
+    steps=6, batch_size=2, short_edge=32, crop=(32, 48), checkpoint_every=2, log_every=1, keep=10
+)
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder of two short clips of a moving square."""
+    folder = tmp_path_factory.mktemp("clips")
+    for number, step in enumerate(((0, 2), (1, 0))):
+        write_clip(folder / f"clip-{number}.mp4", moving_square(6, step=step))
+    return str(folder)
+
+
+def losses(run: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+def assert_same_weights(run: Path, other: Path) -> None:
+    newest = [load_checkpoint(list_checkpoints(path / "checkpoints")[-1]) for path in (run, other)]
+    for name, value in newest[0]["objective"].items():
+        assert torch.equal(value, newest[1]["objective"][name]), name
+
+
+def stop_after(step: int):
+    def on_step(report: StepReport) -> None:
+        if report.step == step:
+            raise StopTraining("enough")
+
+    return on_step
+
+
+@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
+def test_a_resumed_run_ends_as_if_it_had_never_stopped(
+    clips: str, tiny_config: AMDConfig, tmp_path: Path, ema_decay: float
+) -> None:
+    config = dataclasses.replace(SETTINGS, ema_decay=ema_decay)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    train([clips], whole, model=tiny_config, config=config, device="cpu")
+    with pytest.raises(StopTraining):
+        train([clips], parts, model=tiny_config, config=config, device="cpu", on_step=stop_after(3))
+    train([clips], parts, model=tiny_config, config=config, device="cpu", resume=True)
+    assert losses(parts) == losses(whole)
+    assert_same_weights(whole, parts)
+    digests = [load_weights(run / "weights").config.sha256 for run in (whole, parts)]
+    assert digests[0] == digests[1]
+
+
+def test_a_killed_run_goes_on_to_the_same_curve(
+    clips: str, tiny_config: AMDConfig, tmp_path: Path
+) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    command = [sys.executable, "-m", "amd_seg.cli", "train", clips, "--device", "cpu"]
+    command += ["--steps", "40", "--batch-size", "2", "--checkpoint-every", "2", "--log-every", "1"]
+    command += ["--minutes", "0", "--crop", "32x48", "--short-edge", "32", "--warmup-steps", "0"]
+    command += ["--stage-widths", "8,8,8,8", "--head-channels", "4", "--head-dilation", "1"]
+    command += ["--pyramid-channels", "4,4,4", "--motion-size", "32x48", "--keep", "3"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    run = subprocess.Popen([*command, "--out", killed], env=environment, stderr=subprocess.PIPE)
+    while len(list_checkpoints(killed / "checkpoints")) < 2 and run.poll() is None:
+        time.sleep(0.02)
+    run.send_signal(signal.SIGKILL)
+    run.communicate()
+    for extra in (["--out", str(whole)], ["--out", str(killed), "--resume"]):
+        subprocess.run([*command, *extra], env=environment, check=True, capture_output=True)
+    assert losses(killed) == losses(whole)
+    assert_same_weights(whole, killed)
+
+
+def test_sigterm_ends_with_a_checkpoint_and_a_clear_line(clips: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "amd_seg.cli", "train", clips, "--out", tmp_path / "run"]
+    command += ["--steps", "100000", "--minutes", "0", "--batch-size", "2", "--crop", "32x48"]
+    command += ["--stage-widths", "8,8,8,8", "--log-every", "1", "--motion-size", "64x64"]
+    command += ["--device", "cpu", "--short-edge", "32", "--checkpoint-every", "100000"]
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "run" / "log.jsonl").exists() and run.poll() is None:
+        time.sleep(0.02)
+    run.terminate()
+    _, errors = run.communicate(timeout=120)
+    assert run.returncode == 130
+    assert "Stopped by SIGTERM" in errors
+    assert "--resume" in errors
+    assert len(list_checkpoints(tmp_path / "run" / "checkpoints")) == 1
+
+
+def test_a_run_writes_weights_that_load_and_settings_that_can_be_read(
+    clips: str, tiny_config: AMDConfig, tmp_path: Path
+) -> None:
+    folder = train([clips], tmp_path / "run", model=tiny_config, config=SETTINGS, device="cpu")
+    weights = load_weights(folder)
+    assert weights.config.model == tiny_config
+    assert weights.config.training["steps"] == SETTINGS.steps
+    settings = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert settings["training"]["batch_size"] == SETTINGS.batch_size
+    assert TrainingConfig(**settings["training"]) == SETTINGS
+
+
+def test_the_loss_falls_on_a_moving_square(
+    clips: str, tiny_config: AMDConfig, tmp_path: Path
+) -> None:
+    config = dataclasses.replace(
+        SETTINGS,
+        steps=40,
+        learning_rate=5e-3,
+        objective="dense",
+        checkpoint_every=100,
+        scale=(1, 1),
+    )
+    train([clips], tmp_path / "run", model=tiny_config, config=config, device="cpu")
+    curve = losses(tmp_path / "run")
+    assert np.mean(curve[-5:]) < 0.9 * np.mean(curve[:5])
+
+
+def test_weights_start_a_run(clips: str, tiny_config: AMDConfig, tmp_path: Path) -> None:
+    one_step = dataclasses.replace(SETTINGS, steps=1)
+    first = train([clips], tmp_path / "a", model=tiny_config, config=one_step, device="cpu")
+    train(
+        [clips], tmp_path / "b", model=tiny_config, config=one_step, device="cpu", init=str(first)
+    )
+    other = dataclasses.replace(tiny_config, regions=6)
+    with pytest.raises(ConfigError, match="regions 5 instead of 6"):
+        train([clips], tmp_path / "c", model=other, config=one_step, init=str(first))
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_step(
+    clips: str, tiny_config: AMDConfig, tmp_path: Path
+) -> None:
+    config = dataclasses.replace(SETTINGS, learning_rate=1e30, steps=50)
+    with pytest.raises(TrainingDivergedError, match=r"at step \d+ .*clip-\d\.mp4:\d+-\d+"):
+        train([clips], tmp_path / "run", model=tiny_config, config=config, device="cpu")
+
+
+def test_a_run_folder_in_use_is_not_written_over(
+    clips: str, tiny_config: AMDConfig, tmp_path: Path
+) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="--resume"):
+        train([clips], tmp_path, model=tiny_config, config=SETTINGS, device="cpu")
+    with pytest.raises(InputError, match="without --resume"):
+        train([clips], tmp_path, model=tiny_config, config=SETTINGS, device="cpu", resume=True)
+
+
+def test_a_checkpoint_cut_short_is_named(
+    clips: str, tiny_config: AMDConfig, tmp_path: Path
+) -> None:
+    train([clips], tmp_path / "run", model=tiny_config, config=SETTINGS, device="cpu")
+    newest = list_checkpoints(tmp_path / "run" / "checkpoints")[-1]
+    newest.write_bytes(newest.read_bytes()[:1000])
+    with pytest.raises(WeightsError, match=newest.name):
+        train(
+            [clips], tmp_path / "run", model=tiny_config, config=SETTINGS, device="cpu", resume=True
+        )
+
+
+def test_old_checkpoints_make_room(clips: str, tiny_config: AMDConfig, tmp_path: Path) -> None:
+    config = dataclasses.replace(SETTINGS, keep=1)
+    train([clips], tmp_path / "run", model=tiny_config, config=config, device="cpu")
+    kept = [path.name for path in list_checkpoints(tmp_path / "run" / "checkpoints")]
+    assert kept == ["step-000000006.pt"]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_is_a_valid_run(name: str) -> None:
+    preset = PRESETS[name]()
+    assert preset.training.steps >= 1
+    assert preset.about
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--batch-size", "0"], "batch_size=0 (1 or more)"),
+        (["--crop", "128"], "1 numbers instead of 2"),
+        (["--regions", "1"], "regions=1 cannot be used"),
+        (["--objective", "magic"], "'magic' is not one of"),
+    ],
+)
+def test_wrong_settings_get_one_line_and_exit_code_2(
+    clips: str, tmp_path: Path, flags: list[str], message: str
+) -> None:
+    result = CliRunner().invoke(cli, ["train", clips, "--out", str(tmp_path / "run"), *flags])
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,285 @@
+"""Reading clips of every kind, from real files that FFmpeg and Pillow encoded."""
+
+import logging
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from amd_seg.errors import InputError, MediaError
+from amd_seg.media.video import Frame, VideoReader, open_video
+from tests.clips import (
+    Pixels,
+    moving_square,
+    truncate,
+    write_clip,
+    write_folder,
+    write_lossless,
+)
+
+
+def noisy(count: int) -> list[Pixels]:
+    """Frames that do not compress, so that bytes of the file are spread over its frames."""
+    chance = np.random.default_rng(0)
+    shades = [frame // 2 + chance.integers(0, 120, frame.shape) for frame in moving_square(count)]
+    return [shade.astype(np.uint8) for shade in shades]
+
+
+def times(frames: list[Frame]) -> list[float]:
+    return [round(frame.time, 3) for frame in frames]
+
+
+def error_of(frame: Frame, expected: Pixels) -> float:
+    assert frame.pixels.shape == expected.shape
+    return float(np.abs(frame.pixels.astype(int) - expected).mean())
+
+
+def test_frames_come_back_bit_for_bit_in_order(tmp_path: Path) -> None:
+    frames = moving_square(6)
+    with open_video(write_lossless(tmp_path / "clip.mkv", frames)) as clip:
+        read = list(clip)
+    assert (clip.width, clip.height, clip.frame_rate) == (64, 48, 10)
+    assert [frame.index for frame in read] == list(range(6))
+    assert times(read) == [0, 0.1, 0.2, 0.3, 0.4, 0.5]
+    for frame, expected in zip(read, frames, strict=True):
+        np.testing.assert_array_equal(frame.pixels, expected)
+        assert frame.pixels.dtype == np.uint8
+    assert not clip.is_truncated
+
+
+def test_a_reader_can_be_read_twice_and_left_early(tmp_path: Path) -> None:
+    clip = open_video(write_lossless(tmp_path / "clip.mkv", moving_square(6)))
+    assert next(iter(clip)).index == 0
+    assert len(list(clip)) == len(list(clip)) == 6
+
+
+@pytest.mark.parametrize("rotation", [90, -90, 180])
+def test_rotation_metadata_is_applied(tmp_path: Path, rotation: int) -> None:
+    frames = moving_square(3)
+    clip = open_video(write_clip(tmp_path / "phone.mp4", frames, rotation=rotation))
+    upright = np.rot90(frames[2], rotation // 90)
+    assert (clip.height, clip.width) == upright.shape[:2]
+    assert error_of(list(clip)[2], upright) < 4
+
+
+def test_variable_frame_rate_keeps_each_timestamp(tmp_path: Path) -> None:
+    stamps = [0, 0.1, 0.15, 0.4, 0.9, 1.0, 1.3, 2.0]
+    for name in ("clip.mp4", "clip.mkv"):
+        clip = open_video(write_clip(tmp_path / name, moving_square(8), times=stamps))
+        assert times(list(clip)) == stamps
+
+
+def test_a_rate_of_a_fraction_is_not_rounded(tmp_path: Path) -> None:
+    rate = Fraction(30000, 1001)
+    clip = open_video(write_clip(tmp_path / "clip.mp4", moving_square(4), rate=rate))
+    assert clip.frame_rate == rate
+    assert list(clip)[3].time == pytest.approx(3 * 1001 / 30000)
+
+
+@pytest.mark.parametrize(
+    ("codec", "pixel_format", "suffix"),
+    [
+        ("libx264", "yuv420p", ".mp4"),
+        ("libx264", "yuvj420p", ".mp4"),
+        ("libx264", "yuv444p", ".mov"),
+        ("libx264", "yuv420p10le", ".mp4"),
+        ("libvpx-vp9", "yuva420p", ".webm"),
+        ("prores_ks", "yuva444p10le", ".mov"),
+        ("mpeg4", "yuv420p", ".avi"),
+    ],
+)
+def test_pixel_formats_give_the_same_picture(
+    tmp_path: Path, codec: str, pixel_format: str, suffix: str
+) -> None:
+    frames = moving_square(3)
+    path = write_clip(
+        tmp_path / f"clip{suffix}",
+        frames,
+        codec=codec,
+        pixel_format=pixel_format,
+        options={"crf": "10"} if codec.startswith("lib") else {},
+    )
+    read = list(open_video(path))
+    assert len(read) == 3
+    assert error_of(read[2], frames[2]) < 5
+
+
+@pytest.mark.parametrize("pixel_format", ["yuv420p", "yuv444p"])
+def test_odd_sizes(tmp_path: Path, pixel_format: str) -> None:
+    frames = moving_square(2, height=47, width=65)
+    path = write_clip(tmp_path / "odd.mkv", frames, codec="ffv1", pixel_format=pixel_format)
+    assert error_of(next(iter(open_video(path))), frames[0]) < 3
+
+
+def test_interlaced(tmp_path: Path) -> None:
+    options = {"flags": "+ilme+ildct", "x264-params": "tff=1"}
+    path = write_clip(tmp_path / "tv.mp4", moving_square(4), options=options)
+    assert len(list(open_video(path))) == 4
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts"])
+def test_start_end_and_every(tmp_path: Path, suffix: str) -> None:
+    path = write_clip(tmp_path / f"clip{suffix}", moving_square(20), audio=suffix == ".mkv")
+    stamps = times(list(open_video(path)))
+    start = stamps[7]
+    read = list(open_video(path, start=start, end=start + 0.65, every=3))
+    assert times(read) == stamps[7:14:3]
+    assert [frame.index for frame in read] == [0, 3, 6]
+
+
+def test_frame_count_is_what_iteration_gives(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "clip.mp4", moving_square(8))
+    assert open_video(path).frame_count == 8
+    assert open_video(path, every=3).frame_count == len(list(open_video(path, every=3))) == 3
+    assert open_video(path, start=0.3).frame_count is None
+
+
+def test_times_begin_at_the_clip_not_at_the_recorders_clock(tmp_path: Path) -> None:
+    clip = VideoReader(write_clip(tmp_path / "tv.ts", moving_square(6)))
+    assert clip.start_time > 0
+    assert times(list(clip)) == [0, 0.1, 0.2, 0.3, 0.4, 0.5]
+
+
+def test_short_edge_shrinks_without_aliasing_and_never_enlarges(tmp_path: Path) -> None:
+    stripes = np.zeros((64, 96, 3), np.uint8)
+    stripes[:, ::2] = 255
+    path = write_lossless(tmp_path / "stripes.mkv", [stripes] * 2)
+    folder = write_folder(tmp_path / "stripes", [stripes] * 2)
+    for source in (path, folder):
+        clip = open_video(source, short_edge=16)
+        assert (clip.height, clip.width) == (16, 24)
+        inside = next(iter(clip)).pixels[1:-1, 1:-1].astype(int)
+        assert abs(inside - 127).max() < 5
+        assert open_video(source, short_edge=500).height == 64
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.mkv"])
+def test_a_truncated_file_yields_what_it_has(
+    tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    clip = open_video(truncate(write_clip(tmp_path / name, noisy(30)), 0.6))
+    with caplog.at_level(logging.WARNING):
+        read = list(clip)
+    assert 10 < len(read) < 25
+    assert clip.is_truncated
+    assert [record.message for record in caplog.records] == [
+        message for message in caplog.messages if "is damaged" in message and name in message
+    ]
+    assert len(caplog.records) == 1
+
+
+def test_a_truncated_animation_yields_what_it_has(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, *others = (Image.fromarray(frame) for frame in noisy(8))
+    first.save(tmp_path / "clip.gif", save_all=True, append_images=others)
+    clip = open_video(truncate(tmp_path / "clip.gif", 0.6))
+    read = list(clip)
+    assert 1 < len(read) < 8
+    assert clip.is_truncated
+    assert "ends after" in caplog.text
+
+
+def test_what_is_no_video_is_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "text.mp4").write_text("no video at all\n" * 50)
+    (tmp_path / "notes.txt").write_text("no video at all\n" * 50)
+    (tmp_path / "folder").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "photo.png")
+    with av.open(tmp_path / "sound.m4a", "w") as out:
+        stream = out.add_stream("aac", rate=8000, layout="mono")
+        tone = av.AudioFrame.from_ndarray(np.zeros((1, 4000), np.float32), "fltp", "mono")
+        tone.sample_rate = 8000
+        out.mux(stream.encode(tone))
+        out.mux(stream.encode())
+    for name, message in {
+        "missing.mp4": "no such file",
+        "empty.mp4": "the file is empty",
+        "text.mp4": "not a video that FFmpeg knows",
+        "notes.txt": "no video stream",
+        "sound.m4a": "no video stream",
+        "folder": "no image in it",
+        "photo.png": "single image",
+    }.items():
+        with pytest.raises(MediaError, match=message) as caught:
+            open_video(tmp_path / name)
+        assert str(tmp_path / name) in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_impossible_spans_are_refused(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "clip", moving_square(2))
+    for arguments in ({"start": -1}, {"start": 2, "end": 1}, {"every": 0}, {"frame_rate": 0}):
+        with pytest.raises(InputError):
+            open_video(folder, **arguments)
+
+
+def test_a_folder_is_read_in_natural_order(tmp_path: Path) -> None:
+    frames = moving_square(12)
+    for number, frame in enumerate(frames):
+        Image.fromarray(frame).save(tmp_path / f"frame{number}.png")
+    clip = open_video(tmp_path, frame_rate=20, start=0.05, every=2)
+    read = list(clip)
+    assert times(read) == [0.05, 0.15, 0.25, 0.35, 0.45, 0.55]
+    np.testing.assert_array_equal(read[5].pixels, frames[11])
+
+
+def test_a_glob_of_frames(tmp_path: Path) -> None:
+    write_folder(tmp_path, moving_square(5))
+    (tmp_path / "notes.txt").write_text("about")
+    assert open_video(str(tmp_path / "*.png")).frame_count == 5
+    with pytest.raises(MediaError, match=r"notes\.txt.*is no image"):
+        open_video(str(tmp_path / "*"))
+    with pytest.raises(MediaError, match="no such file"):
+        open_video(str(tmp_path / "*.jpg"))
+
+
+def test_frames_of_a_folder_have_one_size_and_are_intact(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "clip", moving_square(3))
+    Image.new("RGB", (20, 10)).save(folder / "00001.png")
+    with pytest.raises(MediaError, match=r"00001\.png is 20x10, its first frame 64x48"):
+        list(open_video(folder))
+    truncate(folder / "00001.png", 0.5)
+    with pytest.raises(MediaError, match=r"00001\.png"):
+        list(open_video(folder))
+
+
+def test_exif_orientation_of_frames_is_applied(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned clockwise
+    frame = moving_square(1)[0]
+    Image.fromarray(frame).save(tmp_path / "00000.png", exif=exif)
+    clip = open_video(tmp_path)
+    assert (clip.height, clip.width) == (64, 48)
+    np.testing.assert_array_equal(next(iter(clip)).pixels, np.rot90(frame, -1))
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".webp"])
+def test_animated_images(tmp_path: Path, suffix: str) -> None:
+    frames = moving_square(6)
+    first, *others = (Image.fromarray(frame) for frame in frames)
+    path = tmp_path / f"clip{suffix}"
+    options = {"lossless": True} if suffix == ".webp" else {}
+    first.save(path, save_all=True, append_images=others, duration=[100, 50] * 3, **options)
+    clip = open_video(path, every=2)
+    read = list(clip)
+    assert clip.frame_count == len(read) == 3
+    assert times(read) == [0, 0.15, 0.3]
+    assert error_of(read[2], frames[4]) < 6
+
+
+def test_memory_does_not_grow_with_the_clip(tmp_path: Path) -> None:
+    status = Path("/proc/self/statm")
+    if not status.is_file():
+        pytest.skip("needs /proc to watch the memory of this process")
+    still = np.full((240, 320, 3), 90, np.uint8)
+    path = write_clip(tmp_path / "long.mp4", [still] * 600, codec="mpeg4")
+    pages = []
+    for frame in open_video(path):
+        if frame.index % 100 == 99:
+            pages.append(int(status.read_text().split()[1]))
+    # 500 frames held would be 115 MB.
+    assert (pages[-1] - pages[0]) * 4096 < 20e6

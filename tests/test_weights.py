@@ -1,0 +1,462 @@
+"""Weights on disk: what is written comes back, and what is wrong is refused in one message."""
+
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from click.testing import CliRunner
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from amd_seg.cli.weights import weights as weights_command
+from amd_seg.errors import InputError, WeightsError
+from amd_seg.model.amd import AMD
+from amd_seg.model.config import AMDConfig, WeightsConfig
+from amd_seg.model.official import _official_to_ours
+from amd_seg.weights import (
+    bundled_folder,
+    bundled_names,
+    convert_official,
+    load_weights,
+    save_weights,
+)
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def model(tiny_config: AMDConfig) -> AMD:
+    model = AMD(tiny_config)
+    model.get_buffer("appearance.backbone.bn1.num_batches_tracked").fill_(2**40 + 1)
+    return model
+
+
+@pytest.fixture
+def config(tiny_config: AMDConfig) -> WeightsConfig:
+    return WeightsConfig(model=tiny_config, object_channel=3, name="tiny", training={"steps": 7})
+
+
+@pytest.fixture
+def folder(tmp_path: Path, model: AMD, config: WeightsConfig) -> Path:
+    return save_weights(tmp_path / "tiny", model, config)
+
+
+def change_config(folder: Path, **values: Any) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def change_tensors(folder: Path, change: Callable[[dict[str, Tensor]], object]) -> None:
+    tensors = safetensors.torch.load_file(folder / "model.safetensors")
+    change(tensors)
+    safetensors.torch.save_file(tensors, folder / "model.safetensors")
+    change_config(folder, sha256="")
+
+
+# What is written comes back.
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_weights_come_back_as_they_were_saved(
+    tmp_path: Path, model: AMD, config: WeightsConfig, dtype: torch.dtype
+) -> None:
+    folder = save_weights(tmp_path / "a" / "b", model, config, dtype=dtype)
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
+    generator = torch.get_rng_state()
+    loaded = load_weights(folder)
+    assert torch.equal(generator, torch.get_rng_state())
+    assert not loaded.model.training
+    expected = model.state_dict()
+    found = loaded.model.state_dict()
+    assert list(found) == list(expected)
+    for key, value in expected.items():
+        stored = value.to(dtype) if value.is_floating_point() else value
+        assert found[key].dtype == value.dtype
+        assert torch.equal(found[key], stored.to(value.dtype)), key
+    assert loaded.config.object_channel == 3
+    assert loaded.config.training == {"steps": 7}
+    frames = torch.randint(256, (1, 3, 24, 40), dtype=torch.uint8)
+    assert torch.isfinite(loaded.model.segment(frames)).all()
+
+
+@pytest.mark.parametrize("name", ["", "model.safetensors"])
+def test_a_folder_and_a_file_are_sources(folder: Path, name: str) -> None:
+    path = folder / name
+    assert load_weights(path).source == load_weights(str(path)).source == str(path)
+
+
+def test_values_that_overflow_float16_are_kept(
+    tmp_path: Path, model: AMD, config: WeightsConfig
+) -> None:
+    variance = model.get_buffer("appearance.backbone.bn1.running_var").fill_(1e6)
+    loaded = load_weights(save_weights(tmp_path / "tiny", model, config)).model
+    assert torch.equal(loaded.get_buffer("appearance.backbone.bn1.running_var"), variance)
+
+
+def test_saving_replaces_weights_and_nothing_else(
+    folder: Path, model: AMD, config: WeightsConfig
+) -> None:
+    (folder / "README.md").write_text("card")
+    with torch.no_grad():
+        model.get_parameter("appearance.classifier.bias").fill_(0.5)
+    save_weights(folder, model, config)
+    bias = load_weights(folder).model.get_parameter("appearance.classifier.bias")
+    assert (bias == 0.5).all()
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == ["README.md", "config.json", "model.safetensors"]
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["tiny"]
+
+
+def test_bundled_weights_are_found_by_name_before_a_folder_of_that_name(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(folder, folder.parent / "bundled" / "amd-resnet18")
+    (folder.parent / "bundled" / "README.md").write_text("card")
+    monkeypatch.setattr("amd_seg.weights.BUNDLED_IN_WHEEL", folder.parent / "bundled")
+    assert bundled_names() == ["amd-resnet18"]
+    assert load_weights().source == load_weights("amd-resnet18").source == "amd-resnet18"
+    assert caplog.text == ""
+    with pytest.raises(WeightsError, match=r"No bundled weights are called '\.\./tiny'"):
+        bundled_folder("../tiny")
+
+    monkeypatch.chdir(folder.parent)
+    folder.rename("amd-resnet18")
+    assert load_weights("amd-resnet18").source == "amd-resnet18"
+    assert "write ./amd-resnet18 for the folder" in caplog.text
+    assert load_weights("./amd-resnet18").source == "./amd-resnet18"
+    assert load_weights(Path("amd-resnet18")).source == "amd-resnet18"
+
+
+# What is wrong is refused, in one line.
+
+
+def refusal(source: str | Path | None) -> str:
+    with pytest.raises(WeightsError) as caught:
+        load_weights(source)
+    assert len(str(caught.value).splitlines()) == 1
+    return str(caught.value)
+
+
+def test_an_installation_without_bundled_weights_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("amd_seg.weights.BUNDLED_IN_WHEEL", tmp_path)
+    assert bundled_names() == []
+    assert "Install amd-seg again" in refusal(None)
+
+
+@pytest.mark.parametrize("source", ["nothing-here", "./org/name", "../up/down", "/a/b", "x" * 999])
+def test_a_source_that_is_nowhere_says_what_was_tried(source: str) -> None:
+    message = refusal(source)
+    assert "no bundled weights have that name" in message
+    assert f"{os.path.abspath(source)} does not exist" in message
+    assert "no repository 'org/name'" in message
+
+
+def test_a_revision_of_a_folder_is_refused(folder: Path) -> None:
+    with pytest.raises(InputError, match="Leave the revision out"):
+        load_weights(folder, revision="main")
+
+
+def test_all_wrong_tensors_are_in_one_message(folder: Path) -> None:
+    def change(tensors: dict[str, Tensor]) -> None:
+        del tensors["appearance.classifier.weight"], tensors["motion.estimator.0.bias"]
+        tensors["appearance.classifier.bias"] = torch.zeros(6)
+        tensors["fc.weight"] = tensors["fc.bias"] = torch.zeros(1)
+        tensors["appearance.backbone.bn1.bias"] = torch.zeros(4, dtype=torch.int64)
+        counter = "appearance.backbone.bn1.num_batches_tracked"
+        tensors[counter] = tensors[counter].float()
+
+    change_tensors(folder, lambda tensors: (change(tensors), tensors.pop("fc.bias")))
+    message = refusal(folder)
+    assert "missing: appearance.classifier.weight, motion.estimator.0.bias;" in message
+    assert "unexpected: fc.weight;" in message
+    assert "wrong shape: appearance.classifier.bias (6,) instead of (5,);" in message
+    assert "appearance.backbone.bn1.bias I64" in message
+    assert "appearance.backbone.bn1.num_batches_tracked F32" in message
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_values_that_are_not_finite_are_refused(
+    folder: Path, model: AMD, config: WeightsConfig, value: float
+) -> None:
+    change_tensors(folder, lambda t: t["motion.estimator.1.bias"].fill_(value))
+    assert "not finite in motion.estimator.1.bias" in refusal(folder)
+    model.get_buffer("appearance.backbone.bn1.running_mean")[0] = value
+    with pytest.raises(WeightsError, match=r"not finite in appearance\.backbone\.bn1"):
+        save_weights(folder.parent / "new", model, config)
+    assert not (folder.parent / "new").exists()
+
+
+def test_files_that_are_missing_or_swapped_are_named(folder: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(folder, tmp_path / "other")
+    change_tensors(other, lambda t: t["motion.estimator.1.bias"].add_(1))
+    shutil.copy(other / "model.safetensors", folder)
+    assert "config.json says" in refusal(folder)
+    (folder / "config.json").unlink()
+    assert "config.json is missing there" in refusal(folder)
+    assert "config.json is missing there" in refusal(folder / "model.safetensors")
+    (other / "model.safetensors").unlink()
+    assert "model.safetensors is missing there" in refusal(other)
+
+
+@pytest.mark.parametrize("size", [0, 7, 8, 9, 100, -1])
+def test_a_truncated_file_is_refused(folder: Path, size: int) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:size])
+    assert "Copy or download it again" in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"{",
+        b"[]",
+        b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 99999999]}}',
+        b'{"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}}',
+        b'{"a": {"dtype": "F32", "shape": [9223372036854775807, 9], "data_offsets": [0, 4]}}',
+        b'{"a": {"dtype": "../../etc", "shape": [1], "data_offsets": [0, 4]}}',
+    ],
+)
+def test_a_hostile_header_is_refused(folder: Path, header: bytes) -> None:
+    for length in (len(header), 2**63, 99_000_000):
+        data = length.to_bytes(8, "little") + header + bytes(4)
+        (folder / "model.safetensors").write_bytes(data)
+        assert "Copy or download it again" in refusal(folder)
+
+
+def test_a_pickle_is_refused_and_not_run(folder: Path, tmp_path: Path) -> None:
+    class Trap:
+        def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+            return os.mkdir, (str(tmp_path / "sprung"),)
+
+    legacy = pickle.dumps(Trap())
+    torch.save(Trap(), tmp_path / "zipped.pth")
+    for content in (legacy, (tmp_path / "zipped.pth").read_bytes()):
+        (folder / "model.safetensors").write_bytes(content)
+        assert "amd-seg weights convert" in refusal(folder)
+    assert "amd-seg weights convert" in refusal(tmp_path / "zipped.pth")
+    with pytest.raises(WeightsError, match="holds more than tensors and plain values"):
+        convert_official(tmp_path / "zipped.pth", tmp_path / "out")
+    assert not (tmp_path / "sprung").exists()
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "not valid JSON"),
+        ("{", "not valid JSON"),
+        ("[" * 100_000, "not valid JSON"),
+        ('{"format_version": ' + "9" * 5000 + "}", "not valid JSON"),
+        ("null", "not a JSON object"),
+        ('{"format_version": 2}', "format_version 2"),
+        (" " * 1_000_001, "larger than"),
+    ],
+)
+def test_a_config_that_is_none_is_refused(folder: Path, content: str, message: str) -> None:
+    (folder / "config.json").write_text(content)
+    assert message in refusal(folder)
+
+
+def test_a_config_in_another_encoding_is_refused(folder: Path) -> None:
+    (folder / "config.json").write_bytes('{"name": "é"}'.encode("latin-1"))
+    assert "not valid JSON" in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"object_channel": 5}, "object_channel=5"),
+        ({"object_channel": "0"}, "object_channel='0'"),
+        ({"input_size": 1e308}, "input_size="),
+        ({"threshold": float("nan")}, "threshold=nan"),
+        ({"sha256": 7}, "sha256=7"),
+        ({"colour": 1}, "colour"),
+        ({"model": None}, "model is missing"),
+        ({"model": {"regions": True}}, "regions=True"),
+        ({"model": {"backbone": "../x"}}, "backbone='../x'"),
+        ({"model": {"stage_widths": [4, 4, 4, 10**12]}}, "no model has these sizes"),
+        ({"model": {"stage_widths": [4, 4, 4, 10**30]}}, "no model has these sizes"),
+        ({"model": {"stage_widths": [4, 4, 4, -4]}}, "no model has these sizes"),
+        ({"model": {"stage_widths": [4, 4, 4, 100_000]}}, "wrong shape"),
+        ({"model": {"pyramid_channels": [4] * 9}}, "pyramid_channels"),
+        ({"model": {"motion_size": [32, 50]}}, "motion_size=(32, 50)"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(
+    folder: Path, values: dict[str, Any], message: str
+) -> None:
+    if isinstance(values.get("model"), dict):
+        whole = json.loads((folder / "config.json").read_text())["model"]
+        values = {"model": whole | values["model"]}
+    change_config(folder, **values)
+    assert message in refusal(folder)
+
+
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    derandomize=True,
+)
+@given(st.data())
+def test_damage_anywhere_is_refused_or_harmless(folder: Path, data: st.DataObject) -> None:
+    name = data.draw(st.sampled_from(["model.safetensors", "config.json"]))
+    original = (folder / name).read_bytes()
+    # Half of the damage goes to the header, where it can mislead a parser.
+    end = data.draw(st.sampled_from([min(2000, len(original)), len(original)]))
+    damaged = bytearray(original)
+    for _ in range(data.draw(st.integers(1, 4))):
+        damaged[data.draw(st.integers(0, end - 1))] = data.draw(st.integers(0, 255))
+    (folder / name).write_bytes(damaged)
+    try:
+        load_weights(folder)
+    except WeightsError:
+        return
+    finally:
+        (folder / name).write_bytes(original)
+    assert name == "config.json" or damaged == original
+
+
+def test_what_cannot_be_written_is_said_and_leaves_nothing(
+    tmp_path: Path, model: AMD, config: WeightsConfig, tiny_config: AMDConfig
+) -> None:
+    (tmp_path / "file").write_text("taken")
+    for target in (tmp_path / "file", tmp_path / "file" / "deeper"):
+        with pytest.raises(WeightsError, match="Give another folder"):
+            save_weights(target, model, config)
+    other = WeightsConfig(model=AMDConfig())
+    with pytest.raises(InputError, match="is not the model's config"):
+        save_weights(tmp_path / "new", model, other)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+# The authors' checkpoint.
+
+
+@pytest.fixture(scope="module")
+def official_state() -> "OrderedDict[str, Tensor]":
+    """A checkpoint with its real keys and shapes, one value a tensor: a small file."""
+    shapes = AMD(AMDConfig(regions=4)).state_dict()
+    state: OrderedDict[str, Tensor] = OrderedDict()
+    for number, (official, ours) in enumerate(_official_to_ours(), start=1):
+        value = torch.tensor(number / 400, dtype=torch.float32)
+        if not shapes[ours].is_floating_point():
+            value = torch.tensor(number)
+        state[official] = value.expand(shapes[ours].shape)
+    return state
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Iterator[Path]:
+    """A folder for a converted checkpoint, 122 MB, that does not stay."""
+    yield tmp_path / "out"
+    shutil.rmtree(tmp_path / "out", ignore_errors=True)
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_the_official_checkpoint_is_converted(
+    official_state: dict[str, Tensor], tmp_path: Path, out: Path, is_zip: bool
+) -> None:
+    # What mmcv writes beside the tensors: plain values, and numbers of numpy.
+    meta = {"CLASSES": ("a", "b"), "iter": 5, "best": np.float64(0.5), "PALETTE": np.eye(2)}
+    checkpoint = {"meta": meta, "state_dict": official_state, "optimizer": {"state": {}}}
+    torch.save(checkpoint, tmp_path / "a.pth", _use_new_zipfile_serialization=is_zip)
+    command = ["convert", str(tmp_path / "a.pth"), "-o", str(out)]
+    done = CliRunner().invoke(weights_command, command, catch_exceptions=False)
+    assert done.output == f"{out}\n"
+
+    loaded = load_weights(out)
+    assert (loaded.config.object_channel, loaded.config.input_size) == (0, 392)
+    assert loaded.config.model == AMDConfig(regions=4)
+    state = loaded.model.state_dict()
+    for official, ours in _official_to_ours():
+        assert torch.equal(state[ours], official_state[official]), official
+
+    with pytest.raises(WeightsError, match="--overwrite"):
+        CliRunner().invoke(weights_command, command, catch_exceptions=False)
+
+
+def refused_checkpoint(content: object, tmp_path: Path) -> str:
+    torch.save(content, tmp_path / "a.pth")
+    with pytest.raises(WeightsError) as caught:
+        convert_official(tmp_path / "a.pth", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert len(str(caught.value).splitlines()) == 1
+    return str(caught.value)
+
+
+def test_a_checkpoint_that_is_another_is_refused(
+    official_state: dict[str, Tensor], tmp_path: Path
+) -> None:
+    assert "it has no 'state_dict'" in refused_checkpoint({"model": {}}, tmp_path)
+    assert "it has no 'state_dict'" in refused_checkpoint([1], tmp_path)
+    state = dict(official_state)
+    del state["backbone2.bn1.bias"]
+    state["neck.weight"] = torch.zeros(1)
+    message = refused_checkpoint({"state_dict": state}, tmp_path)
+    assert "missing: backbone2.bn1.bias; unknown: neck.weight" in message
+
+    wrong = dict(official_state) | {"backbone2.bn1.bias": torch.zeros(3)}
+    assert "bn1.bias" in refused_checkpoint({"state_dict": wrong}, tmp_path)
+    many = {"decode_head2.conv_seg.weight": torch.zeros(1).expand(999, 256, 1, 1)}
+    message = refused_checkpoint({"state_dict": dict(official_state) | many}, tmp_path)
+    assert "regions=999" in message
+    nan = {"decode_head2.conv_seg.bias": torch.full((4,), torch.nan)}
+    message = refused_checkpoint({"state_dict": dict(official_state) | nan}, tmp_path)
+    assert "not finite" in message
+
+
+def test_a_checkpoint_that_is_damaged_or_absent_is_refused(tmp_path: Path) -> None:
+    torch.save({"state_dict": {}}, tmp_path / "whole.pth")
+    whole = (tmp_path / "whole.pth").read_bytes()
+    for content in (b"", b"text", whole[: len(whole) // 2], whole[:-1], b"\x80\x02."):
+        (tmp_path / "a.pth").write_bytes(content)
+        with pytest.raises(WeightsError, match=r"Cannot read .*a\.pth"):
+            convert_official(tmp_path / "a.pth", tmp_path / "out")
+    with pytest.raises(WeightsError, match="No such file"):
+        convert_official(tmp_path / "absent.pth", tmp_path / "out")
+
+
+# The command.
+
+
+def test_info_prints_the_config_of_checked_weights(folder: Path) -> None:
+    done = CliRunner().invoke(weights_command, ["info", str(folder), "--json"])
+    values = json.loads(done.stdout)
+    assert (values["name"], values["object_channel"], values["source"]) == ("tiny", 3, str(folder))
+    assert values["parameters"] > 0
+    done = CliRunner().invoke(weights_command, ["info", str(folder)])
+    assert "model.backbone: resnet18\n" in done.stdout
+    assert "training.steps: 7\n" in done.stdout
+
+
+def test_list_prints_what_is_bundled(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("amd_seg.weights.BUNDLED_IN_WHEEL", folder.parent)
+    assert CliRunner().invoke(weights_command, ["list"]).stdout == "tiny\n"
+    row = json.loads(CliRunner().invoke(weights_command, ["list", "--json"]).stdout)
+    assert row == {"name": "tiny", "folder": str(folder), "default": False}
+
+
+def test_help_of_the_command_loads_no_torch() -> None:
+    script = (
+        "import sys; from click.testing import CliRunner; from amd_seg.cli.weights import weights\n"
+        "for name in ('list', 'info', 'download', 'convert'):\n"
+        "    assert CliRunner().invoke(weights, [name, '--help']).exit_code == 0\n"
+        "sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    assert subprocess.run([sys.executable, "-c", script], env=environment).returncode == 0
