@@ -55,6 +55,9 @@ class Segmenter:
         self._dtype = resolve_precision(precision, self.device)
         self.config = config
         self.model = model.eval().to(self.device)
+        if self.device.type != "mps":
+            # Convolutions run faster on this layout (benchmarks/image.py); on MPS not known.
+            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if device == "auto":
             logger.info("Using device %s.", self.device)
 
@@ -184,32 +187,18 @@ class Segmenter:
         )
         return self._stream(prepared, rule, batch_size)
 
-    def _stream(
-        self, prepared: Generator[_Prepared, None, None], rule: float | str, batch_size: int
-    ) -> Generator[Segmentation | AmdSegError, None, None]:
-        with closing(prepared):
-            for batch in _batches(prepared, batch_size):
-                masks = self._region_masks(batch)
-                for index, item in enumerate(batch):
-                    if isinstance(item, NetworkInput):
-                        yield self._result(item.photo, masks[index], rule)
-                    else:
-                        yield item
+    def region_masks(self, frames: Tensor) -> NDArray[np.float32]:
+        """Run the network on frames that are resized for it already.
 
-    def _region_masks(self, batch: list[_Prepared]) -> dict[int, NDArray[np.float32]]:
-        """Run the network once for each size in the batch; return masks by place in the batch."""
-        by_size: dict[torch.Size, list[tuple[int, Tensor]]] = {}
-        for index, item in enumerate(batch):
-            if isinstance(item, NetworkInput):
-                by_size.setdefault(item.frame.shape, []).append((index, item.frame))
-        masks: dict[int, NDArray[np.float32]] = {}
-        for group in by_size.values():
-            indices, frames = zip(*group, strict=True)
-            masks.update(zip(indices, self._run(torch.stack(frames)), strict=True))
-        return masks
+        Args:
+            frames: (batch, 3, height, width), RGB, uint8 or float in 0..255, on any device.
 
-    def _run(self, frames: Tensor) -> NDArray[np.float32]:
-        """Return region masks (batch, region, h/8, w/8) of frames (batch, 3, h, w), uint8."""
+        Returns:
+            (batch, region, ceil(height / 8), ceil(width / 8)), float32, sums to 1 over region.
+
+        Raises:
+            DeviceError: the device ran out of memory.
+        """
         is_reduced = self._dtype is not torch.float32
         try:
             with (
@@ -223,6 +212,30 @@ class Segmenter:
                 f"{self.device} has not enough memory for {len(frames)} images of "
                 f"{frames.shape[3]}x{frames.shape[2]} pixels. Use a smaller batch size or size."
             ) from cause
+
+    def _stream(
+        self, prepared: Generator[_Prepared, None, None], rule: float | str, batch_size: int
+    ) -> Generator[Segmentation | AmdSegError, None, None]:
+        with closing(prepared):
+            for batch in _batches(prepared, batch_size):
+                masks = self._masks_of(batch)
+                for index, item in enumerate(batch):
+                    if isinstance(item, NetworkInput):
+                        yield self._result(item.photo, masks[index], rule)
+                    else:
+                        yield item
+
+    def _masks_of(self, batch: list[_Prepared]) -> dict[int, NDArray[np.float32]]:
+        """Run the network once for each size in the batch; return masks by place in the batch."""
+        by_size: dict[torch.Size, list[tuple[int, Tensor]]] = {}
+        for index, item in enumerate(batch):
+            if isinstance(item, NetworkInput):
+                by_size.setdefault(item.frame.shape, []).append((index, item.frame))
+        masks: dict[int, NDArray[np.float32]] = {}
+        for group in by_size.values():
+            indices, frames = zip(*group, strict=True)
+            masks.update(zip(indices, self.region_masks(torch.stack(frames)), strict=True))
+        return masks
 
     def _result(
         self, photo: Photo, region_masks: NDArray[np.float32], rule: float | str

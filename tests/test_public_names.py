@@ -24,7 +24,9 @@ PUBLIC_NAMES = [
 ]
 
 ATTRIBUTES = {
-    "Segmenter": ["config", "device", "from_pretrained", "model", "precision", "stream"],
+    "Segmenter": [
+        *("config", "device", "from_pretrained", "model", "precision", "region_masks", "stream"),
+    ],
     "Segmentation": [
         *("confidence", "cutout", "encode", "mask", "object_channel", "overlay", "photo"),
         *("region_masks", "regions", "render", "saliency", "save", "source", "threshold"),
@@ -40,6 +42,7 @@ SIGNATURES = {
     "max_pixels=200000000)",
     "Segmenter.stream": "(self, images, *, size=None, threshold=None, batch_size=8, "
     "max_pixels=200000000)",
+    "Segmenter.region_masks": "(self, frames)",
     "Segmentation": "(photo, region_masks, object_channel, threshold_rule=0.5)",
     "Segmentation.cutout": "(self)",
     "Segmentation.overlay": "(self)",

@@ -49,7 +49,7 @@ def _parse_threshold(
     return number
 
 
-@click.command()
+@click.command(context_settings={"show_default": True})
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @click.option("-o", "out", metavar="OUT", help="A file, a folder, or - for stdout.")
 @click.option("--output", type=click.Choice(OUTPUTS), default="mask", help="What to write.")
@@ -57,15 +57,36 @@ def _parse_threshold(
     "--threshold",
     metavar="T",
     callback=_parse_threshold,
-    help="Saliency above which a pixel is in the mask: between 0 and 1, or otsu.",
+    help="Saliency above which a pixel is in the mask: between 0 and 1, or otsu. "
+    "[default: that of the weights]",
 )
-@click.option("--size", type=click.IntRange(16, 8192), help="Short edge that the network sees.")
-@click.option("--weights", metavar="W", help="A name, a folder, a .safetensors file, or org/name.")
+@click.option(
+    "--size",
+    type=click.IntRange(16, 8192),
+    help="Short edge, in pixels, that the network sees. [default: that of the weights]",
+)
+@click.option(
+    "--weights",
+    metavar="W",
+    help="A name, a folder, a .safetensors file, or org/name on the Hub. [default: bundled]",
+)
 @click.option("--revision", metavar="R", help="Branch, tag or commit of weights on the Hub.")
-@click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps.")
-@click.option("--precision", type=click.Choice(PRECISIONS), default="float32", help="Of the net.")
-@click.option("--batch-size", type=click.IntRange(1), default=8, help="Photos a network pass.")
-@click.option("--max-pixels", type=click.IntRange(1), default=200_000_000, help="Refuse larger.")
+@click.option("--device", metavar="D", default="auto", help="auto, cpu, cuda, cuda:1 or mps.")
+@click.option(
+    "--precision", type=click.Choice(PRECISIONS), default="float32", help="Of the network."
+)
+@click.option(
+    "--batch-size",
+    type=click.IntRange(1),
+    default=8,
+    help="Photos that share a pass of the network where their sizes allow it.",
+)
+@click.option(
+    "--max-pixels",
+    type=click.IntRange(1),
+    default=200_000_000,
+    help="Refuse a file that claims more, before it is decoded.",
+)
 @click.option("--recursive", is_flag=True, help="Look into sub-folders too.")
 @click.option("--overwrite", is_flag=True, help="Replace outputs that exist.")
 @click.option("--resume", is_flag=True, help="Skip photos whose output exists.")
