@@ -62,15 +62,14 @@ class AMDConfig:
             ("max_displacement", 1, 8),
         ):
             require(name, low <= getattr(self, name) <= high, f"{low} to {high}")
-        # Below 8 channels oneDNN's strided 1x1 convolution corrupts memory in channels-last layout.
-        for name, counts, least in (
-            ("stage_widths", (4,), 8),
-            ("pyramid_channels", range(2, 9), 1),
-            ("estimator_channels", (5,), 1),
+        for name, counts in (
+            ("stage_widths", (4,)),
+            ("pyramid_channels", range(2, 9)),
+            ("estimator_channels", (5,)),
         ):
             widths = getattr(self, name)
-            fits = len(widths) in counts and all(least <= width <= 4096 for width in widths)
-            require(name, fits, f"{counts[0]} to {counts[-1]} numbers from {least} to 4096")
+            fits = len(widths) in counts and all(1 <= width <= 4096 for width in widths)
+            require(name, fits, f"{counts[0]} to {counts[-1]} numbers from 1 to 4096")
         require("dropout", 0 <= self.dropout < 1, "0 to below 1")
         stride = 2 ** len(self.pyramid_channels)
         fits = all(0 < size <= 4096 and size % stride == 0 for size in self.motion_size)

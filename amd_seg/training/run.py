@@ -116,6 +116,7 @@ def train(
     seed_everything(config.seed)
     amd = _start_model(model, init).to(place)
     if config.channels_last:
+        _require_wide_enough(model)
         amd.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     batches = _open_batches(roots, config, targets, place)
     state = loop.start(make_objective(amd, config), config)
@@ -178,6 +179,15 @@ def _start_model(config: AMDConfig, init: str | None) -> AMD:
             "Train the same model, or start without --init."
         )
     return start.model.train()
+
+
+def _require_wide_enough(model: AMDConfig) -> None:
+    # oneDNN's strided 1x1 convolution writes out of bounds there (found with torch 2.13 on AVX2).
+    if min(model.stage_widths) < 8:
+        raise ConfigError(
+            f"stage_widths={model.stage_widths!r} cannot be trained in channels-last layout: "
+            "fewer than 8 channels crash there. Give --no-channels-last, or wider stages."
+        )
 
 
 def _open_batches(
