@@ -55,6 +55,9 @@ OPTIONS = {
     "image": "INPUT... -o --output --threshold --size --weights --revision --device --precision "
     "--batch-size --max-pixels --recursive --overwrite --resume --json --quiet --debug --help",
     "weights": "--help",
+    "evaluate": "DATASET DIR --predictions --method --weights --revision --size --device "
+    "--precision --batch-size --threshold --resize-masks --every --limit --per-sequence --json "
+    "--quiet --debug --help",
     "env": "--json --quiet --debug --help",
 }
 
