@@ -21,6 +21,8 @@ from amd_seg.training.channel import choose_object_channel
 from amd_seg.training.checkpoints import list_checkpoints, load_checkpoint, save_checkpoint
 from amd_seg.training.clips import find_clips
 from amd_seg.training.data import FrameStore, PairSampler
+from amd_seg.training.mover_files import write_targets_of_clips
+from amd_seg.training.movers import MoverConfig
 from amd_seg.training.objectives import make_objective
 from amd_seg.training.pairs import Crop
 from amd_seg.training.presets import TrainingConfig
@@ -72,6 +74,11 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def targets(self) -> Path:
+        """The motion masks that the object channel learns from."""
+        return self.path / "targets"
+
+    @property
     def weights(self) -> Path:
         """The trained model, as `from_pretrained` reads it."""
         return self.path / "weights"
@@ -97,7 +104,8 @@ def train(
         model: the architecture; `init` must agree with it.
         config: how to train.
         init: weights to start from, as `load_weights` takes them.
-        targets: folder of the object channel's targets, for the objective "mover".
+        targets: folder of motion masks that are there, for the objective "mover"; None finds
+            them first and keeps them in the run folder.
         device: see `resolve_device`.
         resume: go on from the newest checkpoint in `out`.
         on_step: called after each step; it may raise `StopTraining`.
@@ -118,7 +126,7 @@ def train(
     if config.channels_last:
         _require_wide_enough(model)
         amd.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    batches = _open_batches(roots, config, targets, place)
+    batches = _open_batches(roots, config, folder, targets, place)
     state = loop.start(make_objective(amd, config), config)
     folder.path.mkdir(parents=True, exist_ok=True)
     if resume:
@@ -154,7 +162,8 @@ def _require_usable(folder: RunFolder, resume: bool) -> None:
         raise InputError(
             f"Cannot resume {folder.path}: it has no checkpoint. Start it without --resume."
         )
-    if not resume and folder.path.exists() and any(folder.path.iterdir()):
+    in_use = folder.path.exists() and set(folder.path.iterdir()) - {folder.targets}
+    if in_use and not resume:
         raise InputError(
             f"The run folder {folder.path} is not empty. Give --resume to go on, or another --out."
         )
@@ -193,13 +202,16 @@ def _require_wide_enough(model: AMDConfig) -> None:
 def _open_batches(
     roots: Sequence[str],
     config: TrainingConfig,
+    folder: RunFolder,
     targets: str | os.PathLike[str] | None,
     device: torch.device,
 ) -> Batches:
     clips = find_clips(roots)
     if config.objective == "mover":
         if targets is None:
-            raise InputError("The objective mover needs targets. Give their folder by --targets.")
+            targets = folder.targets
+            mover = MoverConfig(mask_height=config.short_edge)
+            write_targets_of_clips(clips, targets, mover, workers=os.cpu_count() or 1)
         found = load_target_clips(clips, Path(targets), short_edge=config.short_edge)
         return TargetSampler(found, config, device)
     store = FrameStore.decode(clips, short_edge=config.short_edge, device=device)
