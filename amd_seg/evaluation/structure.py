@@ -31,7 +31,7 @@ HALF_IMPORTANCE = 5.0
 _WINDOW_REACH = 5
 
 # From here on the extra weight is whole to the last bit of a float64.
-_FAR_OFF = 300
+_FAR_OFF = 255
 
 
 def s_measure(saliency: Saliency, truth: Mask) -> float:
