@@ -23,7 +23,7 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_config() -> AMDConfig:
-    """A real model small enough for a test: 1/8 masks, three motion levels."""
+    """A real model small enough for a test: 1/8 masks, two motion levels."""
     return AMDConfig(
         backbone="resnet18",
         stage_widths=(8, 8, 8, 8),

@@ -89,6 +89,9 @@ def imports(module: str) -> Iterator[str]:
             assert node.level == 0, f"{module} imports relatively"
             assert node.module is not None
             for alias in node.names:
+                # The root is loaded before any module of it: its version is there for all.
+                if (node.module, alias.name) == ("amd_seg", "__version__"):
+                    continue
                 name = f"{node.module}.{alias.name}"
                 yield name if name in known else node.module
 

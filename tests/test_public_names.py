@@ -1,6 +1,7 @@
 """The names and options that users rely on: a change here is a change of the face."""
 
 import inspect
+from collections.abc import Iterator
 
 import click
 import pytest
@@ -52,9 +53,20 @@ SIGNATURES = {
 }
 
 OPTIONS = {
-    "image": "INPUT... -o --output --threshold --size --weights --revision --device --precision "
+    "image": "INPUT... --out --output --threshold --size --weights --revision --device --precision "
     "--batch-size --max-pixels --recursive --overwrite --resume --json --quiet --debug --help",
-    "weights": "--help",
+    "train": "VIDEOS... --out --preset --init --targets --device --resume --steps --minutes "
+    "--batch-size --accumulate --objective --ssim-weight --entropy-weight --optimizer "
+    "--learning-rate --final-learning-rate --poly-power --warmup-steps --weight-decay "
+    "--gradient-clip --ema-decay --short-edge --scale --crop --flip --colour --sampling --max-gap "
+    "--precision --channels-last --seed --log-every --checkpoint-every --keep --backbone --regions "
+    "--stage-widths --head-channels --head-dilation --dropout --padding --pyramid-channels "
+    "--reduced-channels --estimator-channels --max-displacement --motion-size --quiet --debug "
+    "--help",
+    "weights convert": "FILE --out --overwrite --help",
+    "weights download": "REPO --revision --help",
+    "weights info": "NAME --revision --json --help",
+    "weights list": "--json --help",
     "env": "--json --quiet --debug --help",
 }
 
@@ -90,10 +102,22 @@ def test_calls_take_these_arguments(name: str) -> None:
     assert str(plain) == SIGNATURES[name]
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_commands_take_these_options(name: str) -> None:
-    command = cli.get_command(click.Context(cli), name)
-    assert command is not None
+def commands(group: click.Group, prefix: str = "") -> Iterator[tuple[str, click.Command]]:
+    for name in group.list_commands(click.Context(group)):
+        command = group.get_command(click.Context(group), name)
+        assert command is not None
+        if isinstance(command, click.Group):
+            yield from commands(command, f"{prefix}{name} ")
+        else:
+            yield prefix + name, command
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    list(commands(cli)),
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_commands_take_these_options(name: str, command: click.Command) -> None:
     arguments = [
         parameter.make_metavar(click.Context(command))
         if isinstance(parameter, click.Argument)
@@ -101,6 +125,10 @@ def test_commands_take_these_options(name: str) -> None:
         for parameter in command.get_params(click.Context(command))
     ]
     assert " ".join(arguments) == OPTIONS[name]
+
+
+def test_no_frozen_command_is_gone() -> None:
+    assert {name for name, _ in commands(cli)} == set(OPTIONS)
 
 
 @pytest.mark.parametrize("name", COMMANDS)

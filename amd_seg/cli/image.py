@@ -51,7 +51,7 @@ def _parse_threshold(
 
 @click.command(context_settings={"show_default": True})
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
-@click.option("-o", "out", metavar="OUT", help="A file, a folder, or - for stdout.")
+@click.option("-o", "--out", metavar="OUT", help="A file, a folder, or - for stdout.")
 @click.option("--output", type=click.Choice(OUTPUTS), default="mask", help="What to write.")
 @click.option(
     "--threshold",

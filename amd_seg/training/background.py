@@ -1,7 +1,8 @@
-"""Where a dense flow leaves a robust fit of the background: the evidence of one pair of frames."""
+"""Classical parts of the motion teacher: dense flow, background fit, colour model; all OpenCV."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from types import ModuleType
 
 import numpy as np
@@ -56,7 +57,8 @@ class PairEvidence:
             return False
         mask = self.mask
         border = np.concatenate((mask[0], mask[-1], mask[:, 0], mask[:, -1]))
-        return CLEAR_AREA[0] <= mask.mean() <= CLEAR_AREA[1] and border.mean() < CLEAR_BORDER
+        area = float(mask.mean())
+        return CLEAR_AREA[0] <= area <= CLEAR_AREA[1] and float(border.mean()) < CLEAR_BORDER
 
 
 def dis_flow(frame_i: NDArray[np.uint8], frame_j: NDArray[np.uint8], /) -> NDArray[np.float32]:
@@ -128,6 +130,73 @@ def background_residual(flow: NDArray[np.float32]) -> NDArray[np.float32] | None
     moved = cv2.perspectiveTransform(points, homography)
     residual: NDArray[np.float32] = np.linalg.norm(points + flow - moved, axis=-1)
     return residual if np.isfinite(residual).all() else None
+
+
+def redraw_by_colour(
+    frame: NDArray[np.uint8],
+    mask: NDArray[np.bool_],
+    background: NDArray[np.bool_],
+    rounds: int,
+) -> NDArray[np.bool_]:
+    """Redraw a mask along the colours of its frame, by GrabCut.
+
+    Args:
+        frame: (height, width, 3), RGB uint8.
+        mask: (height, width), bool, where the object is likely.
+        background: (height, width), bool, where it cannot be.
+        rounds: rounds of colour model and cut.
+
+    Returns:
+        (height, width), bool; the mask itself where one of the two sides is all but empty.
+
+    Source: Rother et al., GrabCut, SIGGRAPH 2004.
+    """
+    cv2 = require_opencv()
+    labels = np.where(background, cv2.GC_BGD, cv2.GC_PR_BGD).astype(np.uint8)
+    labels[mask] = cv2.GC_PR_FGD
+    # The colour model has five components a side and cannot start from fewer pixels.
+    if min(mask.sum(), (~mask).sum()) < 32:
+        return mask
+    cv2.setRNGSeed(0)  # its clusters start at random: the same frame shall give the same mask
+    models = np.zeros((1, 65)), np.zeros((1, 65))
+    cv2.grabCut(frame, labels, None, *models, rounds, cv2.GC_INIT_WITH_MASK)
+    redrawn: NDArray[np.bool_] = (labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD)
+    return redrawn
+
+
+def iou(mask: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
+    """Give intersection over union of two masks; 1 where both are empty."""
+    union = int((mask | other).sum())
+    return int((mask & other).sum()) / union if union else 1.0
+
+
+def resize_frames(frames: NDArray[np.uint8], short_edge: int) -> NDArray[np.uint8]:
+    """Shrink frames (frame, height, width, 3) to a short edge in pixels; never enlarge them."""
+    height, width = frames.shape[1:3]
+    size = scaled_size((height, width), min(short_edge, height, width))
+    if size == (height, width) or not len(frames):
+        return frames
+    cv2 = require_opencv()
+    return np.stack(
+        [cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA) for frame in frames]
+    )
+
+
+def resize(values: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+    """Give a map (height, width) at another size (height, width)."""
+    if values.shape == size:
+        return values
+    cv2 = require_opencv()
+    way = cv2.INTER_AREA if size[0] < values.shape[0] else cv2.INTER_LINEAR
+    resized: NDArray[np.float32] = cv2.resize(values, size[::-1], interpolation=way)
+    return resized
+
+
+def scaled_size(size: tuple[int, int], short_edge: int | None) -> tuple[int, int]:
+    """Give (height, width) scaled to a short edge; the size itself for None."""
+    height, width = size
+    scale = Fraction(short_edge or min(size), min(size))
+    return max(1, round(height * scale)), max(1, round(width * scale))
 
 
 def require_opencv() -> ModuleType:

@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 CLIP_POWER = 0.3
 """A clip of n targets is drawn with weight n^0.3: long clips must not crowd out short ones."""
+CONFIDENCE_POWER = 2.0
+"""A target is drawn with weight confidence^2: where the pairs of frames disagree it is noise."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,14 @@ class TargetClip:
     """(target, 3, height, width), uint8, RGB."""
     targets: Tensor
     """(target, 1, height, width), uint8: probability of the object in 0..255."""
+    confidence: Tensor
+    """(target,), float, 0..1: how much to trust each target."""
+
+    @property
+    def weight(self) -> float:
+        """How often the clip is drawn, relative to others."""
+        trust = self.confidence.pow(CONFIDENCE_POWER).mean().item()
+        return trust * len(self.indices) ** CLIP_POWER
 
 
 def load_target_clips(
@@ -79,7 +89,8 @@ def _load(clip: Clip, path: Path, short_edge: int) -> TargetClip | None:
     if masks.shape[-2:] != pixels.shape[-2:]:
         masks = F.interpolate(masks.float(), pixels.shape[-2:], mode="bilinear").byte()
     indices = tuple(int(found.indices[row]) for row in rows)
-    return TargetClip(clip.name, indices, pixels.contiguous(), masks)
+    confidence = torch.from_numpy(found.confidence[rows])
+    return TargetClip(clip.name, indices, pixels.contiguous(), masks, confidence)
 
 
 @dataclass(frozen=True)
@@ -104,7 +115,7 @@ class TargetSampler(Iterator[TargetBatch]):
         self.clips = clips
         self.config = config
         self.device = device
-        self.weights = torch.tensor([len(clip.indices) ** CLIP_POWER for clip in clips])
+        self.weights = torch.tensor([clip.weight for clip in clips])
         self.generator = torch.Generator().manual_seed(config.seed)
 
     def __next__(self) -> TargetBatch:
@@ -126,7 +137,8 @@ class TargetSampler(Iterator[TargetBatch]):
         self.generator.set_state(state["generator"])
 
     def _draw(self, clip: TargetClip) -> tuple[Tensor, Tensor, str]:
-        item = int(torch.randint(len(clip.indices), (), generator=self.generator))
+        trust = clip.confidence.pow(CONFIDENCE_POWER)
+        item = int(torch.multinomial(trust, 1, generator=self.generator))
         frame, target = clip.frames[item], clip.targets[item]
         height, width = frame.shape[-2:]
         box = random_box((height, width), self.config.crop, self.config.scale, self.generator)
