@@ -56,7 +56,8 @@ OPTIONS = {
     "image": "INPUT... --out --output --threshold --size --weights --revision --device --precision "
     "--batch-size --max-pixels --recursive --overwrite --resume --json --quiet --debug --help",
     "train": "VIDEOS... --out --preset --init --targets --device --resume --steps --minutes "
-    "--batch-size --accumulate --objective --ssim-weight --entropy-weight --optimizer "
+    "--batch-size --accumulate --objective --ssim-weight --shared-visibility "
+    "--entropy-weight --optimizer "
     "--learning-rate --final-learning-rate --poly-power --warmup-steps --weight-decay "
     "--gradient-clip --ema-decay --short-edge --scale --crop --flip --colour --sampling --max-gap "
     "--precision --channels-last --seed --log-every --checkpoint-every --keep --backbone --regions "

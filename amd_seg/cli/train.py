@@ -63,8 +63,12 @@ def train(
     model = dataclasses.replace(start.model, **given(AMDConfig, overrides))
 
     from amd_seg.training import run
+    from amd_seg.training.distributed import is_first_process, is_launched
 
-    with boundary.progress(config.steps, "step") as bar, _stopped_by_signals() as received:
+    with (
+        boundary.progress(config.steps, "step") as bar,
+        _stopped_by_signals(is_launched()) as received,
+    ):
 
         def on_step(report: "StepReport") -> None:
             _show(bar, report, config)
@@ -86,7 +90,8 @@ def train(
         except run.StopTraining as stop:
             message = f"Stopped by {stop}; a checkpoint is saved. Give --resume to go on."
             boundary.fail(message, boundary.INTERRUPTED)
-    boundary.put(str(weights))
+    if is_first_process():
+        boundary.put(str(weights))
 
 
 def _saved_settings(out: Path) -> Preset:
@@ -112,12 +117,16 @@ def _show(bar: "tqdm[Any]", report: "StepReport", config: TrainingConfig) -> Non
 
 
 @contextmanager
-def _stopped_by_signals() -> Iterator[list[str]]:
-    """Give a list that Ctrl-C or SIGTERM puts its name into: the step in progress is finished."""
+def _stopped_by_signals(passed_on: bool) -> Iterator[list[str]]:
+    """Give a list that Ctrl-C or SIGTERM puts its name into: the step in progress is finished.
+
+    Args:
+        passed_on: torchrun sends each signal on, so that a second one is no second wish.
+    """
     received: list[str] = []
 
     def remember(number: int, frame: FrameType | None) -> None:
-        if received:
+        if received and not passed_on:
             raise KeyboardInterrupt
         received.append(signal.Signals(number).name)
 

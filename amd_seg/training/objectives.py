@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from amd_seg.model.amd import AMD, Reconstruction
 from amd_seg.model.objective import photometric_objective
+from amd_seg.training.distributed import batch_mean
 from amd_seg.training.presets import TrainingConfig
 
 SOFT_EDGE = 1e-6
@@ -32,12 +33,15 @@ class PhotometricObjective(nn.Module):
         super().__init__()
         self.model = model
         self.ssim_weight = config.ssim_weight
+        self.share = batch_mean if config.shared_visibility else torch.mean
         self.entropy_weight = config.entropy_weight
 
     def forward(self, batch: Any, progress: float = 0.0) -> dict[str, Tensor]:
         """Score a `PairBatch`."""
         reconstruction = self.model(batch.frame_i, batch.frame_j)
-        parts = photometric_objective(reconstruction, ssim_weight=self.ssim_weight)
+        parts = photometric_objective(
+            reconstruction, ssim_weight=self.ssim_weight, share=self.share
+        )
         masks = reconstruction.view_j.masks
         entropy = mask_entropy(masks)
         fade = max(0.0, 1 - 2 * progress)
@@ -52,11 +56,14 @@ class DenseFlowObjective(nn.Module):
         super().__init__()
         self.model = model
         self.ssim_weight = config.ssim_weight
+        self.share = batch_mean if config.shared_visibility else torch.mean
 
     def forward(self, batch: Any, progress: float = 0.0) -> dict[str, Tensor]:
         """Score a `PairBatch`."""
         reconstruction = self.model.dense_reconstruction(batch.frame_i, batch.frame_j)
-        parts = photometric_objective(reconstruction, ssim_weight=self.ssim_weight)
+        parts = photometric_objective(
+            reconstruction, ssim_weight=self.ssim_weight, share=self.share
+        )
         return {**parts, **_monitors(reconstruction)}
 
 

@@ -34,6 +34,9 @@ class TrainingConfig:
     mover: the object channel alone, by what moves against the background."""
     ssim_weight: float = 0.85
     """Share of DSSIM in the photometric error, the rest is L1; 1 is the paper's formula."""
+    shared_visibility: bool = False
+    """Divide the photometric error by the visible share of all processes' pairs, so that N
+    processes equal one with the whole batch; as published each process takes its own."""
     entropy_weight: float = 0.0
     """Weight of the masks' mean entropy as a reward that fades to 0 over the run's first half;
     keeps masks soft until the motion features know something."""
@@ -120,6 +123,11 @@ class TrainingConfig:
             *(
                 [("scale", "0 < low <= high <= 1")]
                 if not 0 < self.scale[0] <= self.scale[1] <= 1
+                else []
+            ),
+            *(
+                [("batch_size", f"a multiple of accumulate={self.accumulate}")]
+                if self.accumulate > 0 and self.batch_size % self.accumulate
                 else []
             ),
             *([("short_edge", "at least the crop")] if self.short_edge < 16 else []),
