@@ -2,6 +2,7 @@
 
 import ctypes
 import functools
+import importlib.util
 import itertools
 import re
 import shutil
@@ -173,6 +174,13 @@ def compiled_log(architecture: str, dtype: torch.dtype, reach: int, folder: Path
     )
     assert done.returncode == 0, done.stderr
     return done.stderr
+
+
+def test_without_nvrtc_the_error_says_what_to_install() -> None:
+    if importlib.util.find_spec("cuda") is not None:
+        pytest.skip("needs a machine without cuda.bindings")
+    with pytest.raises(DeviceError, match="pip install cuda-bindings nvidia-cuda-nvrtc"):
+        cuda_build.compile_source(SOURCE, defines(torch.float32, 4), (9, 0))
 
 
 @pytest.mark.parametrize(

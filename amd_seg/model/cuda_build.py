@@ -102,22 +102,23 @@ def compile_source(
     program = _check(nvrtc.nvrtcCreateProgram(source.read_bytes(), source.name.encode(), 0, [], []))
     try:
         result = nvrtc.nvrtcCompileProgram(program, len(options), [o.encode() for o in options])
-        log = _text(nvrtc.nvrtcGetProgramLogSize, nvrtc.nvrtcGetProgramLog, program)
+        log = _filled(nvrtc.nvrtcGetProgramLogSize, nvrtc.nvrtcGetProgramLog, program)
+        text = log.decode(errors="replace").rstrip("\0")
         if int(result[0]) != 0:
-            raise DeviceError(f"NVRTC cannot compile {source.name} for {target}: {log.decode()}")
+            raise DeviceError(f"NVRTC cannot compile {source.name} for {target}: {text}")
         if is_native:
-            image = _text(nvrtc.nvrtcGetCUBINSize, nvrtc.nvrtcGetCUBIN, program)
+            image = _filled(nvrtc.nvrtcGetCUBINSize, nvrtc.nvrtcGetCUBIN, program)
         else:
-            image = _text(nvrtc.nvrtcGetPTXSize, nvrtc.nvrtcGetPTX, program)
+            image = _filled(nvrtc.nvrtcGetPTXSize, nvrtc.nvrtcGetPTX, program)
     finally:
         nvrtc.nvrtcDestroyProgram(program)
-    return image, log.decode(errors="replace")
+    return image, text
 
 
 def _target(capability: tuple[int, int]) -> tuple[str, bool]:
     """Return the architecture to compile for, and whether it is the device's own."""
     _, nvrtc = _bindings()
-    _count, known = _check(nvrtc.nvrtcGetSupportedArchs())
+    known = list(_check(nvrtc.nvrtcGetSupportedArchs()))
     wanted = 10 * capability[0] + capability[1]
     older = [architecture for architecture in known if architecture <= wanted]
     if not older:
@@ -149,10 +150,11 @@ def _check(result: Sequence[Any]) -> Any:
     return values[0] if len(values) == 1 else tuple(values)
 
 
-def _text(size_of: Any, fill: Any, program: Any) -> bytes:
+def _filled(size_of: Any, fill: Any, program: Any) -> bytes:
+    """Return what `fill` writes into a buffer as large as `size_of` says."""
     buffer = bytes(_check(size_of(program)))
     _check(fill(program, buffer))
-    return buffer.rstrip(b"\0") if fill.__name__ == "nvrtcGetProgramLog" else buffer
+    return buffer
 
 
 def _bind_context(index: int) -> None:
