@@ -9,6 +9,7 @@
 #include <ucontext.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <functional>
@@ -96,8 +97,8 @@ static void fetch(void* target, const void* source, std::size_t size, bool insid
     fibres[threadIdx.x].copies.push_back({target, source, size, inside});
 }
 static void fetch16(void* target, const void* source, bool inside) {
-    if (reinterpret_cast<std::uintptr_t>(target) % 16 || (inside && reinterpret_cast<std::uintptr_t>(source) % 16))
-        std::abort();  // as the device would
+    const auto address = [](const void* p) { return reinterpret_cast<std::uintptr_t>(p); };
+    if (address(target) % 16 || address(source) % 16) std::abort();  // as the device would
     fetch(target, source, 16, inside);
 }
 static void fetch4(void* target, const void* source, bool inside) {
@@ -111,16 +112,22 @@ static void await_fetches() {
     fibres[threadIdx.x].copies.clear();
 }
 
+// By hand: not every compiler has a type for it.
 static float half_to_float(unsigned short bits) {
-    _Float16 value;
-    std::memcpy(&value, &bits, 2);
-    return static_cast<float>(value);
+    const int exponent = bits >> 10 & 31, fraction = bits & 1023;
+    float value = std::ldexp(exponent ? 1024.0f + fraction : fraction, std::max(exponent, 1) - 25);
+    if (exponent == 31) value = fraction ? NAN : INFINITY;
+    return bits & 0x8000 ? -value : value;
 }
-static unsigned short float_to_half(float wide) {
-    const _Float16 value = static_cast<_Float16>(wide);
-    unsigned short bits;
-    std::memcpy(&bits, &value, 2);
-    return bits;
+static unsigned short float_to_half(float value) {
+    const unsigned short sign = std::signbit(value) ? 0x8000 : 0;
+    const float size = std::fabs(value);
+    if (std::isnan(value)) return 0x7e00;
+    if (size >= 65520.0f) return sign | 0x7c00;
+    if (size == 0.0f) return sign;
+    const int exponent = std::max(std::ilogb(size), -14);
+    const int steps = static_cast<int>(std::nearbyint(std::ldexp(size, 10 - exponent)));
+    return static_cast<unsigned short>(sign | (((exponent + 15) << 10) + steps - 1024));
 }
 static unsigned float_bits(float value) {
     unsigned bits;
@@ -136,10 +143,12 @@ static float bits_float(unsigned bits) {
 #include SOURCE
 
 extern "C" {
-int run_correlation_volume(const Arguments* a, const unsigned* grid, unsigned threads, unsigned order) {
+int run_correlation_volume(const Arguments* a, const unsigned* grid, unsigned threads,
+                           unsigned order) {
     return run_grid([a] { correlation_volume(*a); }, grid, threads, order);
 }
-int run_correlation_gradients(const Arguments* a, const unsigned* grid, unsigned threads, unsigned order) {
+int run_correlation_gradients(const Arguments* a, const unsigned* grid, unsigned threads,
+                              unsigned order) {
     return run_grid([a] { correlation_gradients(*a); }, grid, threads, order);
 }
 std::size_t size_of_arguments() { return sizeof(Arguments); }

@@ -222,9 +222,10 @@ KERNEL(THREADS, BLOCKS) correlation_volume(const Arguments a) {
     float sums[SIDE][4] = {};
     const int stages = (a.channels + STAGE - 1) / STAGE;
     auto fetch = [&](int stage) {
-        fetch_stage<ROWS, COLUMNS>(near[stage & 1], a.inputs[0], a, tile.sample, stage * STAGE, a.channels,
+        const int first = stage * STAGE;
+        fetch_stage<ROWS, COLUMNS>(near[stage & 1], a.inputs[0], a, tile.sample, first, a.channels,
                                    tile.top, tile.left);
-        fetch_stage<HALO_ROWS, HALO_COLUMNS>(far[stage & 1], a.inputs[1], a, tile.sample, stage * STAGE,
+        fetch_stage<HALO_ROWS, HALO_COLUMNS>(far[stage & 1], a.inputs[1], a, tile.sample, first,
                                              a.channels, tile.top - REACH, tile.left - MARGIN);
     };
     fetch(0);
@@ -332,8 +333,8 @@ KERNEL(THREADS, BLOCKS) correlation_gradients(const Arguments a) {
 #pragma unroll
                 for (int i = 0; i < 4; ++i) sum[i] += parts[c][part][slot].at[i];
             const long long line = (tile.sample * a.channels + channel) * a.height + to_y;
-            store_quad(a.gradients[which] + line * a.width, tile.left + slot % GROUPS * 4, a.width, sum,
-                       1.0f / a.channels);
+            store_quad(a.gradients[which] + line * a.width, tile.left + slot % GROUPS * 4, a.width,
+                       sum, 1.0f / a.channels);
         }
     }
 }

@@ -48,7 +48,7 @@ def correlation(x1: Tensor, x2: Tensor, max_displacement: int = 4) -> Tensor:
     Raises:
         InputError: shapes, dtypes, devices or `max_displacement` do not fit together.
 
-    Source: section 3.2; FACTS 2.3.
+    Source: the cost volume inside the motion pathway of eq. 2, as the released code has it.
     """
     _require_usable(x1, x2, max_displacement)
     volume: Tensor = torch.ops.amd_seg.correlation(x1, x2, max_displacement)
@@ -115,6 +115,7 @@ def gradients_plain(
 
     A gradient that is not needed is an empty tensor. The products of `volume_plain` run
     backwards: the gradient is laid on the diagonals, and what it multiplies is summed in place.
+    An infinity or a NaN therefore reaches the gradients of its whole tile of 16 pixels.
     """
     channels, height, width = x1.shape[1:]
     reach, side = max_displacement, 2 * max_displacement + 1

@@ -6,6 +6,7 @@ which comes with torch's CUDA builds for Linux from 2.10 on. Nothing here runs a
 
 import contextlib
 import ctypes
+import functools
 import hashlib
 import importlib
 import os
@@ -130,6 +131,7 @@ def _target(capability: tuple[int, int]) -> tuple[str, bool]:
     return (f"sm_{wanted}" if native else f"compute_{max(older)}"), native
 
 
+@functools.cache
 def _bindings() -> tuple[Any, Any]:
     """Return the modules of the driver and of NVRTC."""
     try:
