@@ -1,10 +1,10 @@
-"""How well the outlines of two masks agree, and the distances that this needs."""
+"""How well the outlines of two masks agree."""
 
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 
+from amd_seg.evaluation.distance import dilate
 from amd_seg.evaluation.metrics import Mask, f_beta, without_void
 
 TOLERANCE = 0.008
@@ -56,28 +56,3 @@ def boundary(mask: Mask) -> Mask:
     outline[:-1] |= down
     outline[:-1, :-1] |= mask[:-1, :-1] ^ mask[1:, 1:]
     return outline
-
-
-def dilate(mask: Mask, radius: int) -> Mask:
-    """Return the pixels within `radius` (Euclidean, in pixels) of a pixel of the mask."""
-    grown = np.zeros_like(mask)
-    distance = _distance_in_column(mask)
-    for shift in range(-radius, radius + 1):
-        near = distance <= math.isqrt(radius * radius - shift * shift)
-        if shift > 0:
-            grown[:, shift:] |= near[:, :-shift]
-        elif shift < 0:
-            grown[:, :shift] |= near[:, -shift:]
-        else:
-            grown |= near
-    return grown
-
-
-def _distance_in_column(mask: Mask) -> NDArray[np.int32]:
-    """Return each pixel's distance to the nearest one of the mask in its column, or a large one."""
-    height = len(mask)
-    rows = np.arange(height, dtype=np.int32)[:, None]
-    far = np.int32(4 * height + 1_000_000)
-    above = np.maximum.accumulate(np.where(mask, rows, -far), axis=0)
-    below = np.minimum.accumulate(np.where(mask, rows, far)[::-1], axis=0)[::-1]
-    return np.minimum(rows - above, below - rows)

@@ -29,6 +29,13 @@ DEFINITIONS = {
     "f_adaptive": Definition(
         "adaptive F", True, "F of each image at twice its mean saliency, averaged"
     ),
+    "f_weighted": Definition(
+        "weighted F", True, "Margolin et al. 2014: errors weighted by place, beta^2 = 1"
+    ),
+    "s_measure": Definition("S-measure", True, "Fan et al. 2017: half object, half region"),
+    "e_max": Definition("max E", True, "Fan et al. 2018, averaged, best of 256 thresholds"),
+    "e_mean": Definition("mean E", True, "the same, mean over the 256 thresholds"),
+    "e_adaptive": Definition("adaptive E", True, "E of each image at twice its mean, averaged"),
     "mae": Definition("MAE", False, "mean absolute error of the soft map, lower is better"),
     "iou_half": Definition("IoU 0.5", True, f"intersection over union {_AT} 0.5"),
     "accuracy_half": Definition("Acc 0.5", True, f"accuracy {_AT} 0.5"),
@@ -64,9 +71,9 @@ def table(evaluation: Evaluation, *, per_sequence: bool = False) -> str:
     """Return a table for the terminal: a score a line with its definition."""
     kind = evaluation.dataset.benchmark.kind
     lines = [f"{evaluation.dataset.title}, {evaluation.method}", ""]
-    for key, value in evaluation.scores.items():
+    for key in _in_order(evaluation.scores):
         label, _, text = definition(key, kind)
-        lines.append(f"{label:20}{shown(key, value, kind):>7}  {text}")
+        lines.append(f"{label:20}{shown(key, evaluation.scores[key], kind):>7}  {text}")
     if per_sequence and evaluation.sequences:
         keys = ("j_mean", "j_recall", "j_decay", "f_mean", "f_recall", "f_decay", "j_all")
         width = max(map(len, evaluation.sequences))
@@ -100,6 +107,11 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
             key: definition(key, dataset.benchmark.kind).text for key in evaluation.scores
         },
     }
+
+
+def _in_order(scores: dict[str, float]) -> list[str]:
+    """Return the keys in the order of the definitions."""
+    return [key for key in DEFINITIONS if key in scores]
 
 
 def _defined(scores: dict[str, float]) -> dict[str, float | None]:

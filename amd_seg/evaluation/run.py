@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from amd_seg.errors import AmdSegError, InputError
-from amd_seg.evaluation import metrics
+from amd_seg.evaluation import metrics, structure
 from amd_seg.evaluation.boundary import boundary_f
 from amd_seg.evaluation.datasets import Dataset, Sample, some
 from amd_seg.evaluation.maps import (
@@ -232,12 +232,20 @@ def _saliency_row(sample: Sample, saliency: metrics.Saliency, truth: metrics.Mas
     values = {
         "mae": metrics.mean_absolute_error(saliency, truth),
         "f_adaptive": metrics.adaptive_f(saliency, truth),
+        "f_weighted": structure.weighted_f(saliency, truth),
+        "s_measure": structure.s_measure(saliency, truth),
+        "e_adaptive": structure.adaptive_e_measure(saliency, truth),
     }
     for name, level in (("half", 0.5), ("otsu", _otsu(saliency))):
         mask = saliency > level
         values[f"iou_{name}"] = metrics.intersection_over_union(mask, truth)
         values[f"accuracy_{name}"] = metrics.pixel_accuracy(mask, truth)
-    curves = {"precision": precision, "recall": recall, "f": metrics.f_beta(precision, recall)}
+    curves = {
+        "precision": precision,
+        "recall": recall,
+        "f": metrics.f_beta(precision, recall),
+        "e": structure.e_measure_curve(saliency, truth),
+    }
     return Row(sample, values, curves)
 
 
@@ -249,6 +257,8 @@ def _saliency_scores(rows: list[Row], curves: Curves) -> dict[str, float]:
         "f_mean": float(over_set.mean()),
         "f_max_per_image": float(curves["f"].max()),
         "f_mean_per_image": float(curves["f"].mean()),
+        "e_max": float(curves["e"].max()),
+        "e_mean": float(curves["e"].mean()),
         **means,
     }
 

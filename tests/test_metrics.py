@@ -1,0 +1,213 @@
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from amd_seg.errors import InputError
+from amd_seg.evaluation import metrics, structure
+from amd_seg.evaluation.boundary import boundary, boundary_f
+from amd_seg.evaluation.distance import dilate, distance_to, nearest_within
+from tests.saliency_cases import cases, subset
+
+GOLDEN = json.loads((Path(__file__).parent / "data" / "saliency_golden.json").read_text())
+
+# Sums of some thousand float64 in another order.
+TOLERANCE = 1e-12
+
+sides = st.integers(1, 9)
+masks = st.tuples(sides, sides).flatmap(lambda size: arrays(np.bool_, size))
+pairs = st.tuples(sides, sides).flatmap(
+    lambda size: st.tuples(arrays(np.bool_, size), arrays(np.bool_, size))
+)
+
+
+def scores(pairs: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The means over some maps and truths, under the names of the golden file."""
+    values: dict[str, list[object]] = {key: [] for key in GOLDEN["perfect"]}
+    for level, truth in pairs:
+        saliency = level / 255
+        precision, recall = metrics.precision_recall(saliency, truth)
+        values["mae"].append(metrics.mean_absolute_error(saliency, truth))
+        values["s_measure"].append(structure.s_measure(saliency, truth))
+        values["f_weighted"].append(structure.weighted_f(saliency, truth))
+        values["f_adaptive"].append(metrics.adaptive_f(saliency, truth))
+        values["e_adaptive"].append(structure.adaptive_e_measure(saliency, truth))
+        values["f_curve"].append(metrics.f_beta(precision, recall)[::15])
+        values["precision"].append(precision[::15])
+        values["recall"].append(recall[::15])
+        values["e_curve"].append(structure.e_measure_curve(saliency, truth)[::15])
+    return {key: np.mean(found, axis=0) for key, found in values.items()}
+
+
+@pytest.mark.parametrize("name", [name for name, _, _ in cases()])
+def test_saliency_metrics_agree_with_pysodmetrics(name: str) -> None:
+    found = scores([(values, truth) for case, values, truth in cases() if case == name])
+    for key, value in found.items():
+        assert value == pytest.approx(GOLDEN[name][key], abs=TOLERANCE), key
+
+
+def test_saliency_metrics_agree_with_pysodmetrics_on_pictures(shared: Path) -> None:
+    found = scores([(values, truth) for _, values, truth in subset(shared)])
+    for key, value in found.items():
+        assert value == pytest.approx(GOLDEN["ecssd subset"][key], abs=TOLERANCE), key
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_level_is_the_same_in_every_dtype(dtype: type) -> None:
+    levels = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    truth = np.ones((16, 16), bool)
+    _, predicted = metrics.counts_at_levels(levels.astype(dtype) / dtype(255), truth)
+    assert predicted.tolist() == list(range(256, 0, -1))
+
+
+def test_f_weighs_precision_more() -> None:
+    assert metrics.f_beta(0.5, 1.0) == pytest.approx(1.3 * 0.5 / (0.3 * 0.5 + 1))
+    assert metrics.f_beta(0.0, 0.0) == 0
+    assert metrics.f_beta(1.0, 0.5) > metrics.f_beta(0.5, 1.0)
+
+
+def test_maps_of_two_sizes_are_refused() -> None:
+    with pytest.raises(InputError, match=r"\(4, 5\) with one of shape \(5, 4\)"):
+        metrics.mean_absolute_error(np.zeros((4, 5)), np.zeros((5, 4), bool))
+
+
+# The DAVIS definitions, written out pixel by pixel.
+
+
+def slow_j(mask: np.ndarray, truth: np.ndarray) -> float:
+    both = either = 0
+    for place in np.ndindex(mask.shape):
+        both += bool(mask[place] and truth[place])
+        either += bool(mask[place] or truth[place])
+    return both / either if either else 1.0
+
+
+def slow_outline(mask: np.ndarray) -> set[tuple[int, int]]:
+    height, width = mask.shape
+    outline = set()
+    for row, column in np.ndindex(mask.shape):
+        others = [
+            mask[row + down, column + right]
+            for down, right in ((0, 1), (1, 0), (1, 1))
+            if row + down < height and column + right < width
+        ]
+        if any(other != mask[row, column] for other in others):
+            outline.add((row, column))
+    return outline
+
+
+def slow_f(mask: np.ndarray, truth: np.ndarray, radius: int) -> float:
+    mine, true = slow_outline(mask), slow_outline(truth)
+
+    def met(some: set[tuple[int, int]], others: set[tuple[int, int]]) -> float:
+        near = [any((r - y) ** 2 + (c - x) ** 2 <= radius**2 for y, x in others) for r, c in some]
+        return sum(near) / len(near)
+
+    if not mine and not true:
+        return 1.0
+    if not mine or not true:
+        return 0.0
+    precision, recall = met(mine, true), met(true, mine)
+    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+
+
+@settings(deadline=None, max_examples=50)
+@given(pairs)
+def test_j_is_what_davis_says(pair: tuple[np.ndarray, np.ndarray]) -> None:
+    assert metrics.intersection_over_union(*pair) == slow_j(*pair)
+
+
+@settings(deadline=None, max_examples=50)
+@given(pairs, st.integers(0, 3))
+def test_boundary_f_is_what_davis_says(pair: tuple[np.ndarray, np.ndarray], radius: int) -> None:
+    tolerance = radius / math.hypot(*pair[0].shape)
+    assert boundary_f(*pair, tolerance=tolerance * (1 - 1e-9)) == pytest.approx(
+        slow_f(*pair, radius)
+    )
+
+
+def test_the_tolerance_is_eight_pixels_at_480p() -> None:
+    truth = np.zeros((480, 854), bool)
+    truth[100:300, 200:400] = True
+    assert boundary_f(np.roll(truth, 8, 1), truth) == 1
+    assert boundary_f(np.roll(truth, 9, 1), truth) < 1
+
+
+@settings(deadline=None, max_examples=50)
+@given(masks)
+def test_an_outline_is_where_neighbours_differ(mask: np.ndarray) -> None:
+    assert set(zip(*np.nonzero(boundary(mask)), strict=True)) == slow_outline(mask)
+
+
+@settings(deadline=None, max_examples=50)
+@given(masks, st.integers(0, 5))
+def test_dilation_is_by_a_disk(mask: np.ndarray, radius: int) -> None:
+    places = np.argwhere(mask)
+    for row, column in np.ndindex(mask.shape):
+        away = ((places - (row, column)) ** 2).sum(axis=1)
+        assert dilate(mask, radius)[row, column] == bool((away <= radius**2).any())
+
+
+@settings(deadline=None, max_examples=50)
+@given(masks.filter(np.any))
+def test_distances_are_exact(mask: np.ndarray) -> None:
+    places = np.argwhere(mask)
+    found, (rows, columns) = distance_to(mask, 100), nearest_within(mask, 100)
+    for place in np.ndindex(mask.shape):
+        away = ((places - place) ** 2).sum(axis=1)
+        assert found[place] == pytest.approx(math.sqrt(away.min()))
+        # Of the nearest ones, that furthest left, and of these the upper one.
+        nearest = min(places[away == away.min()].tolist(), key=lambda p: (p[1], p[0]))
+        assert [rows[place], columns[place]] == nearest
+
+
+@settings(deadline=None, max_examples=50)
+@given(pairs)
+def test_scores_stay_in_their_range(pair: tuple[np.ndarray, np.ndarray]) -> None:
+    mask, truth = pair
+    saliency = mask.astype(np.float64)
+    found = [
+        metrics.mean_absolute_error(saliency, truth),
+        metrics.adaptive_f(saliency, truth),
+        metrics.pixel_accuracy(mask, truth),
+        structure.weighted_f(saliency, truth),
+        structure.s_measure(saliency, truth),
+        boundary_f(mask, truth),
+    ]
+    assert all(-1e-9 <= value <= 1 + 1e-9 for value in found)
+    assert boundary_f(mask, truth) == boundary_f(truth, mask)
+
+
+def test_empty_and_full_masks() -> None:
+    empty, full = np.zeros((6, 9), bool), np.ones((6, 9), bool)
+    assert metrics.intersection_over_union(empty, empty) == 1
+    assert metrics.intersection_over_union(full, empty) == 0
+    assert metrics.intersection_over_union(full, full) == 1
+    # Neither has an outline: a mask that covers everything has no edge to be met.
+    assert boundary_f(empty, empty) == boundary_f(full, empty) == 1
+
+
+def test_void_pixels_do_not_count() -> None:
+    truth, mask = np.zeros((2, 6, 8), bool)
+    truth[:, :4], mask[:, 2:] = True, True
+    void = np.zeros((6, 8), bool)
+    void[:, 4:] = True
+    assert metrics.intersection_over_union(mask, truth, void) == 0.5
+    everything = np.ones((6, 8), bool)
+    assert metrics.intersection_over_union(mask, truth, everything) == 1
+    assert boundary_f(mask, truth, everything) == 1
+
+
+def test_statistics_of_a_sequence() -> None:
+    values = [0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1]
+    mean, recall, decay = metrics.sequence_statistics(values)
+    assert (mean, recall) == (pytest.approx(0.5), pytest.approx(4 / 9))
+    # Bins of frames 1-3, 3-5, 5-7, 7-9: neighbours share a frame.
+    assert decay == pytest.approx(0.8 - 0.2)
+    assert metrics.sequence_statistics([0.7]) == (0.7, 1, 0)
+    assert all(map(math.isnan, metrics.sequence_statistics([])))
