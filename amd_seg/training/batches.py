@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from amd_seg.errors import ConfigError, InputError
-from amd_seg.training.clips import find_clips
+from amd_seg.training.clips import Clip, find_clips
 from amd_seg.training.data import FrameStore, PairSampler
 from amd_seg.training.distributed import Processes
+from amd_seg.training.loader import PairLoader
 from amd_seg.training.pairs import Crop
 from amd_seg.training.presets import TrainingConfig
 from amd_seg.training.targets import TargetSampler, load_target_clips
@@ -51,17 +52,31 @@ def open_batches(
             raise InputError("The objective mover needs targets. Give their folder by --targets.")
         found = load_target_clips(clips, Path(targets), short_edge=config.short_edge)
         return TargetSampler(found, _own_share(config, processes), processes.device)
-    store = FrameStore.decode(clips, short_edge=config.short_edge, device=processes.device)
-    return PairSampler(
-        store,
-        batch_size=config.batch_size // config.accumulate,
-        crop=Crop(size=config.crop, scale=config.scale, flip=config.flip),
-        sampling=config.sampling,
-        max_gap=config.max_gap,
-        seed=config.seed,
-        rank=processes.rank,
-        world_size=processes.world_size,
-    )
+    return _open_pairs(clips, config, processes)
+
+
+def _open_pairs(
+    clips: Sequence[Clip], config: TrainingConfig, processes: Processes
+) -> PairSampler | PairLoader:
+    # The same pairs in the same order either way.
+    draws: dict[str, Any] = {
+        "batch_size": config.batch_size // config.accumulate,
+        "crop": Crop(size=config.crop, scale=config.scale, flip=config.flip),
+        "sampling": config.sampling,
+        "max_gap": config.max_gap,
+        "seed": config.seed,
+        "rank": processes.rank,
+        "world_size": processes.world_size,
+    }
+    decoding: dict[str, Any] = {
+        "short_edge": config.short_edge,
+        "frame_step": config.frame_step,
+        "transpose_portrait": config.transpose_portrait,
+        "device": processes.device,
+    }
+    if config.frames == "loader":
+        return PairLoader(clips, workers=config.workers, **draws, **decoding)
+    return PairSampler(FrameStore.decode(clips, **decoding), **draws)
 
 
 def _own_share(config: TrainingConfig, processes: Processes) -> TrainingConfig:

@@ -34,6 +34,16 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def sheets(self) -> Path:
+        """Pictures of what the model makes of the run's first pairs."""
+        return self.path / "sheets"
+
+    @property
+    def board(self) -> Path:
+        """TensorBoard's files, where it is installed."""
+        return self.path / "tensorboard"
+
+    @property
     def weights(self) -> Path:
         """The trained model, as `from_pretrained` reads it."""
         return self.path / "weights"
