@@ -16,6 +16,8 @@ LAYERS = {
     "amd_seg": 6,
     "amd_seg.cli": 6,
     "amd_seg.evaluation.datasets": 5,
+    "amd_seg.evaluation.maps": 5,
+    "amd_seg.evaluation.run": 5,
     "amd_seg.evaluation.report": 5,
     "amd_seg.segmenter": 4,
     "amd_seg.segmentation": 4,
@@ -50,7 +52,12 @@ WITHIN = {
     ("amd_seg.semantic", "amd_seg.network_input"),
     ("amd_seg.weights", "amd_seg.weights_folder"),
     ("amd_seg.weights", "amd_seg.hub"),
+    ("amd_seg.evaluation", "amd_seg.evaluation.metrics"),
+    ("amd_seg.evaluation.datasets", "amd_seg.evaluation.maps"),
+    ("amd_seg.evaluation.run", "amd_seg.evaluation.datasets"),
+    ("amd_seg.evaluation.run", "amd_seg.evaluation.maps"),
     ("amd_seg.evaluation.report", "amd_seg.evaluation.datasets"),
+    ("amd_seg.evaluation.report", "amd_seg.evaluation.run"),
     ("amd_seg.model.config", "amd_seg.errors"),
     ("amd_seg.training.presets", "amd_seg.errors"),
     ("amd_seg.training.presets", "amd_seg.model.config"),
@@ -59,6 +66,7 @@ WITHIN = {
 # What a layer may import from outside, where that is limited.
 OUTSIDE = {
     "amd_seg.media": {"numpy", "PIL", "av", "pillow_heif"},
+    "amd_seg.evaluation": {"numpy"},
     "amd_seg.evaluation.metrics": {"numpy"},
     **{name: set() for name, layer in LAYERS.items() if layer == 0},
 }

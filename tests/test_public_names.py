@@ -69,6 +69,9 @@ OPTIONS = {
     "weights download": "REPO --revision --help",
     "weights info": "NAME --revision --json --help",
     "weights list": "--json --help",
+    "evaluate": "DATASET DIR --predictions --method --weights --revision --size --device "
+    "--precision --batch-size --threshold --resize-masks --every --limit --per-sequence --json "
+    "--quiet --debug --help",
     "env": "--json --quiet --debug --help",
 }
 

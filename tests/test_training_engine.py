@@ -11,6 +11,7 @@ from amd_seg.errors import ConfigError
 from amd_seg.model.config import AMDConfig
 from amd_seg.training.batches import open_batches
 from amd_seg.training.distributed import Processes
+from amd_seg.training.folder import RunFolder
 from amd_seg.training.presets import TrainingConfig
 from amd_seg.training.run import train
 from tests.clips import moving_square, write_clip, write_folder
@@ -19,6 +20,7 @@ SETTINGS = TrainingConfig(
     steps=2, batch_size=2, short_edge=32, crop=(32, 48), checkpoint_every=2, log_every=1
 )
 ALONE = Processes(torch.device("cpu"))
+NOWHERE = RunFolder(Path("nowhere"))
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +63,7 @@ def test_portrait_frames_lie_down_if_asked_to(tmp_path: Path) -> None:
         config = dataclasses.replace(
             SETTINGS, crop=(32, 32), scale=(1, 1), flip=False, transpose_portrait=transposed
         )
-        store = open_batches([str(tmp_path)], config, ALONE)._store
+        store = open_batches([str(tmp_path)], config, ALONE, NOWHERE)._store
         height, width = store.clips[0].frames.shape[-2:]
         assert (height < width) == transposed
 

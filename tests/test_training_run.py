@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from PIL import Image
 
 from amd_seg.cli import cli
 from amd_seg.errors import ConfigError, InputError, TrainingDivergedError, WeightsError
@@ -183,6 +184,26 @@ def test_old_checkpoints_make_room(clips: str, tiny_config: AMDConfig, tmp_path:
     train([clips], tmp_path / "run", model=tiny_config, config=config, device="cpu")
     kept = [path.name for path in list_checkpoints(tmp_path / "run" / "checkpoints")]
     assert kept == ["step-000000006.pt"]
+
+
+def test_the_mover_objective_finds_its_targets_first(
+    tiny_config: AMDConfig, tmp_path: Path
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (96, 128, 3), dtype=np.uint8)
+    frames = []
+    for number in range(12):
+        frame = np.asarray(Image.fromarray(noise).resize((160, 120)))[:96, 2 : 2 + 128].copy()
+        frame[20:60, 10 + 4 * number : 50 + 4 * number] = frame[50:90, 60:100][::-1]
+        frames.append(frame)
+    clip = write_clip(tmp_path / "mover.mp4", frames, rate=24)
+    config = dataclasses.replace(SETTINGS, objective="mover", short_edge=96)
+    out = tmp_path / "run"
+    folder = train([str(clip)], out, model=tiny_config, config=config, device="cpu")
+    with np.load(out / "targets" / "mover.npz") as found:
+        assert len(found["indices"]) > 0
+        inside = found["masks"][0, 25:55, 15:45].mean()
+        assert inside > 2 * found["masks"][0, 70:, 100:].mean()
+    assert load_weights(folder).config.object_channel == 0
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -12,6 +12,7 @@ COMMANDS = {
     "image": ("amd_seg.cli.image", "Segment the object in photos."),
     "weights": ("amd_seg.cli.weights", "List, show, fetch and convert weights."),
     "train": ("amd_seg.cli.train", "Train a model on clips, without any label."),
+    "evaluate": ("amd_seg.cli.evaluate", "Score masks on a benchmark's folder: ours, or anyone's."),
     "env": ("amd_seg.cli.env", "Print versions, devices and codecs: what a bug report needs."),
 }
 

@@ -35,9 +35,10 @@ class Outcome:
     """A PNG for stdout."""
 
 
-def _parse_threshold(
+def parse_threshold(
     ctx: click.Context, param: click.Parameter, value: str | None
 ) -> float | str | None:
+    """Return a threshold as a number or "otsu": the callback of `--threshold`."""
     if value is None or value == "otsu":
         return value
     try:
@@ -56,7 +57,7 @@ def _parse_threshold(
 @click.option(
     "--threshold",
     metavar="T",
-    callback=_parse_threshold,
+    callback=parse_threshold,
     help="Saliency above which a pixel is in the mask: between 0 and 1, or otsu. "
     "[default: that of the weights]",
 )

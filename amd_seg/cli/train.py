@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 @click.option(
     "--targets",
     type=click.Path(path_type=Path),
-    help="Where --objective mover keeps the motion masks it learns from; OUT/targets if not given.",
+    help="Motion masks that are there for --objective mover; else they are found, in OUT/targets.",
 )
 @click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps.")
 @click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in OUT.")

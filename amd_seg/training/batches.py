@@ -10,7 +10,10 @@ from amd_seg.errors import ConfigError, InputError
 from amd_seg.training.clips import Clip, find_clips
 from amd_seg.training.data import FrameStore, PairSampler
 from amd_seg.training.distributed import Processes
+from amd_seg.training.folder import RunFolder
 from amd_seg.training.loader import PairLoader
+from amd_seg.training.mover_files import write_targets_of_clips
+from amd_seg.training.movers import MoverConfig
 from amd_seg.training.pairs import Crop
 from amd_seg.training.presets import TrainingConfig
 from amd_seg.training.targets import TargetSampler, load_target_clips
@@ -36,10 +39,18 @@ def open_batches(
     roots: Sequence[str],
     config: TrainingConfig,
     processes: Processes,
+    folder: RunFolder,
     *,
     targets: str | os.PathLike[str] | None = None,
 ) -> Batches:
     """Open the clips under the roots as a stream of this process's micro-batches.
+
+    Args:
+        roots: see `find_clips`.
+        config: the settings.
+        processes: those that share a step.
+        folder: where motion targets are kept if they must be found first.
+        targets: a folder of motion targets that are there.
 
     Raises:
         ConfigError: the batch cannot be shared by the processes.
@@ -48,11 +59,24 @@ def open_batches(
     _require_shareable(config, processes)
     clips = find_clips(roots)
     if config.objective == "mover":
-        if targets is None:
-            raise InputError("The objective mover needs targets. Give their folder by --targets.")
-        found = load_target_clips(clips, Path(targets), short_edge=config.short_edge)
+        place = Path(targets) if targets else _found_targets(clips, config, processes, folder)
+        found = load_target_clips(clips, place, short_edge=config.short_edge)
         return TargetSampler(found, _own_share(config, processes), processes.device)
     return _open_pairs(clips, config, processes)
+
+
+def _found_targets(
+    clips: Sequence[Clip], config: TrainingConfig, processes: Processes, folder: RunFolder
+) -> Path:
+    if not processes.is_alone:
+        # The others would wait for longer than a collective may take.
+        raise InputError(
+            f"{processes.world_size} processes cannot look for motion targets together. Find them "
+            "first with python -m amd_seg.training.mover_files, and give their folder by --targets."
+        )
+    mover = MoverConfig(mask_height=config.short_edge)
+    write_targets_of_clips(clips, folder.targets, mover, workers=os.cpu_count() or 1)
+    return folder.targets
 
 
 def _open_pairs(

@@ -44,6 +44,11 @@ class RunFolder:
         return self.path / "tensorboard"
 
     @property
+    def targets(self) -> Path:
+        """The motion masks that the object channel learns from."""
+        return self.path / "targets"
+
+    @property
     def weights(self) -> Path:
         """The trained model, as `from_pretrained` reads it."""
         return self.path / "weights"
@@ -58,7 +63,8 @@ class RunFolder:
             raise InputError(
                 f"Cannot resume {self.path}: it has no checkpoint. Start it without --resume."
             )
-        if not resume and self.path.exists() and any(self.path.iterdir()):
+        in_use = self.path.exists() and set(self.path.iterdir()) - {self.targets}
+        if in_use and not resume:
             raise InputError(
                 f"The run folder {self.path} is not empty. "
                 "Give --resume to go on, or another --out."

@@ -96,7 +96,8 @@ def train(
         model: the architecture; `init` must agree with it.
         config: how to train.
         init: weights to start from, as `load_weights` takes them.
-        targets: folder of the object channel's targets, for the objective "mover".
+        targets: folder of motion masks that are there, for the objective "mover"; None finds
+            them first and keeps them in the run folder.
         device: see `resolve_device`.
         resume: go on from the newest checkpoint in `out`.
         on_step: called after each step; it may raise `StopTraining`.
@@ -122,7 +123,7 @@ def train(
             folder.require_usable(resume)
         seed_everything(config.seed)
         amd = _start_model(model, init).to(processes.device)
-        batches = open_batches(roots, config, processes, targets=targets)
+        batches = open_batches(roots, config, processes, folder, targets=targets)
         run = _prepare(amd, folder, config, processes, batches)
         if processes.is_first:
             folder.write_settings(settings)

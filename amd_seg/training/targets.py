@@ -44,8 +44,8 @@ class TargetClip:
     @property
     def weight(self) -> float:
         """How often the clip is drawn, relative to others."""
-        trust = self.confidence.pow(CONFIDENCE_POWER).mean().item()
-        return trust * len(self.indices) ** CLIP_POWER
+        trust = float(self.confidence.pow(CONFIDENCE_POWER).mean())
+        return float(trust * len(self.indices) ** CLIP_POWER)
 
 
 def load_target_clips(

@@ -1,0 +1,126 @@
+"""Pictures as ground truth and as predictions: any file in, one map of the object out."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from amd_seg.errors import InputError, MediaError
+from amd_seg.media.formats import damaged, open_image
+
+Bytes = NDArray[np.uint8]
+
+CENTRE_SIGMA = 0.4
+"""Width of the centre prior, in half-sides of the picture."""
+
+VOID = 255
+"""The label of pixels that do not count, in an indexed PNG."""
+
+
+def centre_prior(height: int, width: int) -> NDArray[np.float32]:
+    """Return a Gaussian at the picture's centre, (height, width), 0..1: the photographer's habit.
+
+    It is the floor of every table: who is not above it has not seen the object.
+    """
+    down = _half_sides(height)[:, None]
+    right = _half_sides(width)[None]
+    prior: NDArray[np.float32] = np.exp(-(down**2 + right**2) / (2 * CENTRE_SIGMA**2)).astype(
+        np.float32
+    )
+    return prior
+
+
+def read_truth(path: Path) -> tuple[NDArray[np.bool_], NDArray[np.bool_] | None]:
+    """Read a ground truth: where the object is, and which pixels do not count.
+
+    Grey values count as object from half of their range on; of labels (an indexed PNG, or values
+    0 and 1) all but 0 do, and 255 in an indexed PNG is void.
+
+    Returns:
+        (height, width), bool; and the void pixels likewise, None where there are none.
+
+    Raises:
+        MediaError: the file cannot be read.
+        InputError: its values are neither grey nor labels.
+    """
+    values, is_labels = _read_values(path)
+    if not is_labels:
+        _require_range(values, path)
+        return values >= 128, None
+    void = values == VOID
+    return (values > 0) & ~void, void if void.any() else None
+
+
+def read_prediction(path: Path) -> Bytes:
+    """Read a predicted map or mask as (height, width), uint8; labels and 0/1 become 0/255.
+
+    Raises:
+        MediaError: the file cannot be read.
+    """
+    values, is_labels = _read_values(path)
+    return (values > 0).astype(np.uint8) * np.uint8(255) if is_labels else values
+
+
+def read_size(path: Path) -> tuple[int, int]:
+    """Return the (width, height) that an image's header tells.
+
+    Raises:
+        MediaError: the file cannot be read.
+    """
+    with open(path, "rb") as file:
+        size: tuple[int, int] = open_image(file, str(path)).size
+    return size
+
+
+def resize_map(values: Bytes, size: tuple[int, int]) -> Bytes:
+    """Return a grey map resized bilinearly to (height, width)."""
+    height, width = size
+    return np.asarray(Image.fromarray(values).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def to_bytes(saliency: NDArray[np.floating[Any]]) -> Bytes:
+    """Return saliency in 0..1 as 0..255, rounded: what a written map holds."""
+    levels: Bytes = np.rint(np.clip(saliency, 0, 1) * 255).astype(np.uint8)
+    return levels
+
+
+def _read_values(path: Path) -> tuple[Bytes, bool]:
+    """Return (height, width) uint8 and whether the values are labels, not grey."""
+    with open(path, "rb") as file:
+        image = open_image(file, str(path))
+        try:
+            image.load()
+        except Exception as cause:  # Hostile bytes make a decoder raise errors of any kind.
+            raise damaged(str(path), cause) from cause
+    if image.mode == "P" and not _has_grey_palette(image):
+        return np.asarray(image), True
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        values = np.asarray(image).astype(np.int64)
+        return (np.clip(values, 0, 65535) >> 8).astype(np.uint8), False
+    if image.mode == "F":
+        raise MediaError(f"Cannot read {path} as a mask: it holds floats. Save it with 8 bits.")
+    grey = np.asarray(image.convert("L"))
+    return grey, int(grey.max()) == 1
+
+
+def _require_range(grey: Bytes, path: Path) -> None:
+    """Raise for labels in a grey file, which would pass for an empty ground truth."""
+    highest = int(grey.max())
+    if 0 < highest < 32:
+        raise InputError(
+            f"Cannot tell what the values of {path} mean: they run from 0 to {highest}. Save "
+            "grey from 0 to 255, 0 and 1, or an indexed PNG."
+        )
+
+
+def _has_grey_palette(image: Image.Image) -> bool:
+    colours = np.array(image.getpalette("RGB") or [0, 0, 0]).reshape(-1, 3)
+    used = colours[np.unique(np.asarray(image)).clip(max=len(colours) - 1)]
+    return bool((used == used[:, :1]).all() and used.max() > 1)
+
+
+def _half_sides(length: int) -> NDArray[np.float64]:
+    """Return the places of pixel centres along an edge: -1 and 1 are the picture's borders."""
+    return (np.arange(length) + 0.5) / length * 2 - 1
