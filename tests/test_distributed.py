@@ -16,6 +16,7 @@ from amd_seg.errors import ConfigError
 from amd_seg.training.batches import open_batches
 from amd_seg.training.checkpoints import list_checkpoints, load_checkpoint
 from amd_seg.training.distributed import Processes
+from amd_seg.training.folder import RunFolder
 from amd_seg.training.presets import TrainingConfig
 from amd_seg.weights import load_weights
 from tests.clips import moving_square, write_clip
@@ -115,4 +116,4 @@ def test_a_batch_that_cannot_be_shared_is_refused(
     config = TrainingConfig(batch_size=9, accumulate=accumulate)
     second = Processes(torch.device("cpu"), rank=1, world_size=2)
     with pytest.raises(ConfigError, match=f"Give --batch-size a multiple of {allowed}."):
-        open_batches([clips], config, second)
+        open_batches([clips], config, second, RunFolder(Path("nowhere")))

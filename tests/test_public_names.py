@@ -57,13 +57,14 @@ OPTIONS = {
     "--batch-size --max-pixels --recursive --overwrite --resume --json --quiet --debug --help",
     "train": "VIDEOS... --out --preset --init --targets --device --resume --steps --minutes "
     "--batch-size --accumulate --objective --ssim-weight --shared-visibility "
-    "--entropy-weight --optimizer "
-    "--learning-rate --final-learning-rate --poly-power --warmup-steps --weight-decay "
-    "--gradient-clip --ema-decay --short-edge --scale --crop --flip --colour --sampling --max-gap "
-    "--precision --channels-last --seed --log-every --checkpoint-every --keep --backbone --regions "
-    "--stage-widths --head-channels --head-dilation --dropout --padding --pyramid-channels "
-    "--reduced-channels --estimator-channels --max-displacement --motion-size --quiet --debug "
-    "--help",
+    "--entropy-weight --optimizer --learning-rate --final-learning-rate --poly-power "
+    "--warmup-steps --weight-decay --gradient-clip --ema-decay --short-edge --scale "
+    "--crop --flip --colour --sampling --max-gap --frames --workers --frame-step "
+    "--transpose-portrait --precision --channels-last --seed --log-every --sheet-every "
+    "--alarms --checkpoint-every --keep --backbone --regions --stage-widths "
+    "--head-channels --head-dilation --dropout --padding --pyramid-channels "
+    "--reduced-channels --estimator-channels --max-displacement --motion-size --quiet "
+    "--debug --help",
     "weights convert": "FILE --out --overwrite --help",
     "weights download": "REPO --revision --help",
     "weights info": "NAME --revision --json --help",

@@ -6,10 +6,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from amd_seg.errors import ConfigError
-from amd_seg.training.clips import find_clips
+from amd_seg.errors import ConfigError, InputError
+from amd_seg.training.clips import Clip, find_clips
 from amd_seg.training.data import FrameStore, PairSampler
 from amd_seg.training.distributed import Processes
+from amd_seg.training.folder import RunFolder
+from amd_seg.training.loader import PairLoader
 from amd_seg.training.mover_files import write_targets_of_clips
 from amd_seg.training.movers import MoverConfig
 from amd_seg.training.pairs import Crop
@@ -37,6 +39,7 @@ def open_batches(
     roots: Sequence[str],
     config: TrainingConfig,
     processes: Processes,
+    folder: RunFolder,
     *,
     targets: Path,
     finds_targets: bool,
@@ -45,10 +48,10 @@ def open_batches(
 
     Args:
         roots: see `find_clips`.
-        config: the run's settings.
-        processes: of the run; this one takes its share.
-        targets: where the motion masks of the objective "mover" lie.
-        finds_targets: look for those that are not there yet.
+        config: the settings.
+        processes: those that share a step.
+        folder: where motion targets are kept if they must be found first.
+        targets: a folder of motion targets that are there.
 
     Raises:
         ConfigError: the batch cannot be shared by the processes.
@@ -57,23 +60,48 @@ def open_batches(
     _require_shareable(config, processes)
     clips = find_clips(roots)
     if config.objective == "mover":
-        if finds_targets:
-            _require_alone(processes)
-            mover = MoverConfig(mask_height=config.short_edge)
-            write_targets_of_clips(clips, targets, mover, workers=os.cpu_count() or 1)
-        found = load_target_clips(clips, targets, short_edge=config.short_edge)
+        place = Path(targets) if targets else _found_targets(clips, config, processes, folder)
+        found = load_target_clips(clips, place, short_edge=config.short_edge)
         return TargetSampler(found, _own_share(config, processes), processes.device)
-    store = FrameStore.decode(clips, short_edge=config.short_edge, device=processes.device)
-    return PairSampler(
-        store,
-        batch_size=config.batch_size // config.accumulate,
-        crop=Crop(size=config.crop, scale=config.scale, flip=config.flip),
-        sampling=config.sampling,
-        max_gap=config.max_gap,
-        seed=config.seed,
-        rank=processes.rank,
-        world_size=processes.world_size,
-    )
+    return _open_pairs(clips, config, processes)
+
+
+def _found_targets(
+    clips: Sequence[Clip], config: TrainingConfig, processes: Processes, folder: RunFolder
+) -> Path:
+    if not processes.is_alone:
+        # The others would wait for longer than a collective may take.
+        raise InputError(
+            f"{processes.world_size} processes cannot look for motion targets together. Find them "
+            "first with python -m amd_seg.training.mover_files, and give their folder by --targets."
+        )
+    mover = MoverConfig(mask_height=config.short_edge)
+    write_targets_of_clips(clips, folder.targets, mover, workers=os.cpu_count() or 1)
+    return folder.targets
+
+
+def _open_pairs(
+    clips: Sequence[Clip], config: TrainingConfig, processes: Processes
+) -> PairSampler | PairLoader:
+    # The same pairs in the same order either way.
+    draws: dict[str, Any] = {
+        "batch_size": config.batch_size // config.accumulate,
+        "crop": Crop(size=config.crop, scale=config.scale, flip=config.flip),
+        "sampling": config.sampling,
+        "max_gap": config.max_gap,
+        "seed": config.seed,
+        "rank": processes.rank,
+        "world_size": processes.world_size,
+    }
+    decoding: dict[str, Any] = {
+        "short_edge": config.short_edge,
+        "frame_step": config.frame_step,
+        "transpose_portrait": config.transpose_portrait,
+        "device": processes.device,
+    }
+    if config.frames == "loader":
+        return PairLoader(clips, workers=config.workers, **draws, **decoding)
+    return PairSampler(FrameStore.decode(clips, **decoding), **draws)
 
 
 def _own_share(config: TrainingConfig, processes: Processes) -> TrainingConfig:

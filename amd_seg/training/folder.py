@@ -34,6 +34,16 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def sheets(self) -> Path:
+        """Pictures of what the model makes of the run's first pairs."""
+        return self.path / "sheets"
+
+    @property
+    def board(self) -> Path:
+        """TensorBoard's files, where it is installed."""
+        return self.path / "tensorboard"
+
+    @property
     def targets(self) -> Path:
         """The motion masks that the object channel learns from."""
         return self.path / "targets"
@@ -53,7 +63,6 @@ class RunFolder:
             raise InputError(
                 f"Cannot resume {self.path}: it has no checkpoint. Start it without --resume."
             )
-        # A run that was stopped while it looked for its targets can be started again.
         in_use = self.path.exists() and set(self.path.iterdir()) - {self.targets}
         if in_use and not resume:
             raise InputError(

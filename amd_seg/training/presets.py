@@ -1,6 +1,7 @@
 """Settings of training runs and the named presets; standard library only."""
 
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -11,6 +12,7 @@ Objective = Literal["photometric", "dense", "mover"]
 Sampling = Literal["video", "pair"]
 Optimizer = Literal["adam", "adamw"]
 Precision = Literal["float32", "bfloat16"]
+Frames = Literal["memory", "loader"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +72,15 @@ class TrainingConfig:
     """video: one random pair a clip and epoch, as published; pair: every pair is an item."""
     max_gap: int = 1
     """Largest distance, in frames, between the two of a pair."""
+    frames: Frames = "memory"
+    """memory: all clips are decoded once and kept on the training device; loader: decoded as they
+    are drawn, for clips that do not fit."""
+    workers: int = 2
+    """Processes a rank that decode for --frames loader; 0 decodes between the steps."""
+    frame_step: int = 1
+    """Use every n-th frame of a clip: where adjacent ones hardly differ."""
+    transpose_portrait: bool = True
+    """Swap the axes of frames that are higher than wide, as published."""
     precision: Precision = "float32"
     """Of autocast; the objective accumulates in float32 in any case."""
     channels_last: bool = True
@@ -77,6 +88,10 @@ class TrainingConfig:
     seed: int = 0
     log_every: int = 20
     """Steps between two lines of log.jsonl."""
+    sheet_every: int = 2000
+    """Steps between two picture sheets in OUT/sheets; 0 draws none."""
+    alarms: bool = True
+    """Stop a run whose masks or flow have collapsed for 200 steps."""
     checkpoint_every: int = 2000
     """Steps between two checkpoints."""
     keep: int = 2
@@ -89,49 +104,48 @@ class TrainingConfig:
         if faults:
             raise ConfigError(f"Training cannot start with {', '.join(faults)}.")
 
-    def _faults(self) -> list[tuple[str, str]]:
+    def _faults(self) -> Iterator[tuple[str, str]]:
         """Names of the fields that are wrong, each with what it must be."""
-        at_least_one = ("steps", "batch_size", "accumulate", "max_gap", "log_every", "keep")
-        not_negative = (
-            "minutes",
-            "warmup_steps",
-            "weight_decay",
-            "gradient_clip",
-            "entropy_weight",
+        limits = {**dict.fromkeys(_AT_LEAST_ONE, 1), **dict.fromkeys(_NOT_NEGATIVE, 0)}
+        yield from ((n, f"{low} or more") for n, low in limits.items() if getattr(self, n) < low)
+        yield from (
+            (name, f"one of {choices}")
+            for name, choices in _CHOICES.items()
+            if getattr(self, name) not in choices
         )
-        choices = {
-            "objective": get_args(Objective),
-            "sampling": get_args(Sampling),
-            "optimizer": get_args(Optimizer),
-            "precision": get_args(Precision),
-        }
-        return [
-            *(
-                (n, "1 or more")
-                for n in (*at_least_one, "checkpoint_every")
-                if getattr(self, n) < 1
-            ),
-            *((n, "0 or more") for n in not_negative if getattr(self, n) < 0),
-            *((n, f"one of {c}") for n, c in choices.items() if getattr(self, n) not in c),
-            *((n, "above 0") for n in ("learning_rate", "poly_power") if getattr(self, n) <= 0),
-            *(
-                (n, "0 to 1")
-                for n in ("ssim_weight", "ema_decay")
-                if not 0 <= getattr(self, n) <= 1
-            ),
-            *([("crop", "two sizes of 16 or more")] if min(self.crop) < 16 else []),
-            *(
-                [("scale", "0 < low <= high <= 1")]
-                if not 0 < self.scale[0] <= self.scale[1] <= 1
-                else []
-            ),
-            *(
-                [("batch_size", f"a multiple of accumulate={self.accumulate}")]
-                if self.accumulate > 0 and self.batch_size % self.accumulate
-                else []
-            ),
-            *([("short_edge", "at least the crop")] if self.short_edge < 16 else []),
-        ]
+        for name in ("learning_rate", "poly_power"):
+            if getattr(self, name) <= 0:
+                yield name, "above 0"
+        for name in ("ssim_weight", "ema_decay"):
+            if not 0 <= getattr(self, name) <= 1:
+                yield name, "0 to 1"
+        if min(self.crop) < 16:
+            yield "crop", "two sizes of 16 or more"
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            yield "scale", "0 < low <= high <= 1"
+        if self.short_edge < 16:
+            yield "short_edge", "at least the crop"
+        if self.accumulate > 0 and self.batch_size % self.accumulate:
+            yield "batch_size", f"a multiple of accumulate={self.accumulate}"
+        if self.objective == "mover" and self.frames != "memory":
+            yield "frames", "memory for the objective mover"
+
+
+_AT_LEAST_ONE = (
+    *("steps", "batch_size", "accumulate", "max_gap", "frame_step", "log_every", "keep"),
+    "checkpoint_every",
+)
+_NOT_NEGATIVE = (
+    *("minutes", "warmup_steps", "weight_decay", "gradient_clip", "entropy_weight", "workers"),
+    "sheet_every",
+)
+_CHOICES = {
+    "objective": get_args(Objective),
+    "sampling": get_args(Sampling),
+    "optimizer": get_args(Optimizer),
+    "precision": get_args(Precision),
+    "frames": get_args(Frames),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,6 +208,7 @@ def cpu() -> Preset:
             ema_decay=0.999,
             max_gap=3,
             checkpoint_every=200,
+            sheet_every=200,
             channels_last=False,
         ),
         about="Two CPU cores, 2 hours: a light ResNet-18, 128x192 crops.",

@@ -14,6 +14,7 @@ from amd_seg.errors import ConfigError, TrainingDivergedError
 from amd_seg.model.amd import AMD
 from amd_seg.model.config import AMDConfig, WeightsConfig
 from amd_seg.training import loop
+from amd_seg.training.alarms import Alarms
 from amd_seg.training.batches import Batches, open_batches
 from amd_seg.training.channel import choose_object_channel
 from amd_seg.training.checkpoints import list_checkpoints, load_checkpoint, save_checkpoint
@@ -21,6 +22,7 @@ from amd_seg.training.distributed import Processes, distribute, joined_processes
 from amd_seg.training.folder import RunFolder
 from amd_seg.training.objectives import make_objective
 from amd_seg.training.presets import TrainingConfig
+from amd_seg.training.watch import Watch
 from amd_seg.weights import load_weights, save_weights
 
 
@@ -37,6 +39,13 @@ class Run:
     processes: Processes
     state: loop.TrainState
     batches: Batches
+
+    @property
+    def model(self) -> AMD:
+        """The model that is released: the average where there is one."""
+        model = self.state.released
+        assert isinstance(model, AMD)
+        return model
 
     def checkpoint(self) -> None:
         """Save what is needed to go on, with the random state of every process.
@@ -114,20 +123,16 @@ def train(
             folder.require_usable(resume)
         seed_everything(config.seed)
         amd = _start_model(model, init).to(processes.device)
-        batches = open_batches(
-            roots,
-            config,
-            processes,
-            targets=Path(targets or folder.targets),
-            finds_targets=targets is None,
-        )
+        batches = open_batches(roots, config, processes, folder, targets=targets)
         run = _prepare(amd, folder, config, processes, batches)
         if processes.is_first:
             folder.write_settings(settings)
+        watch = Watch.start(folder, config, batches) if processes.is_first else None
         if resume:
             run.resume()
-        _optimize(run, on_step)
-        if processes.is_first:
+        _optimize(run, watch, on_step)
+        if watch is not None:
+            watch.close()
             _release(run, settings)
     return folder.weights
 
@@ -146,12 +151,17 @@ def _prepare(
     return Run(config, folder, processes, loop.start(objective, config), batches)
 
 
-def _optimize(run: Run, on_step: Callable[[loop.StepReport], None] | None) -> None:
+def _optimize(
+    run: Run, watch: Watch | None, on_step: Callable[[loop.StepReport], None] | None
+) -> None:
     """Take the run's steps, and write what is due after each."""
+    alarms = Alarms()
 
     def after_step(report: loop.StepReport) -> None:
-        if report.step % run.config.log_every == 0 and run.processes.is_first:
-            run.folder.write_line(_line(report))
+        if watch is not None:
+            watch.after_step(run.model, report)
+        if run.config.alarms:
+            alarms.check(report.step, report.parts)
         if report.step % run.config.checkpoint_every == 0:
             run.checkpoint()
         asked = _stop_asked(on_step, report)
@@ -187,16 +197,6 @@ def _last_good(folder: RunFolder) -> str:
     return f"The last good checkpoint is {found[-1]}." if found else "There is no checkpoint yet."
 
 
-def _line(report: loop.StepReport) -> dict[str, Any]:
-    return {
-        "step": report.step,
-        **{name: round(value, 6) for name, value in report.parts.items()},
-        "learning_rate": report.learning_rate,
-        "gradient_norm": round(report.gradient_norm, 6),
-        "seconds": round(report.seconds, 2),
-    }
-
-
 def _start_model(config: AMDConfig, init: str | None) -> AMD:
     if init is None:
         return AMD(config)
@@ -229,8 +229,7 @@ def _require_wide_enough(model: AMDConfig) -> None:
 
 def _release(run: Run, settings: dict[str, Any]) -> Path:
     """Write the trained weights, with the object channel chosen without labels."""
-    amd, config = run.state.released, run.config
-    assert isinstance(amd, AMD)
+    amd, config = run.model, run.config
     channel = 0 if config.objective == "mover" else choose_object_channel(amd, run.batches).channel
     card = WeightsConfig(
         model=amd.config,
