@@ -14,6 +14,7 @@ from amd_seg.training.folder import RunFolder
 from amd_seg.training.loader import PairLoader
 from amd_seg.training.mover_files import write_targets_of_clips
 from amd_seg.training.movers import MoverConfig
+from amd_seg.training.moving_pairs import MovingPairs
 from amd_seg.training.pairs import Crop
 from amd_seg.training.presets import TrainingConfig
 from amd_seg.training.targets import TargetSampler, load_target_clips
@@ -41,8 +42,7 @@ def open_batches(
     processes: Processes,
     folder: RunFolder,
     *,
-    targets: Path,
-    finds_targets: bool,
+    targets: str | os.PathLike[str] | None = None,
 ) -> Batches:
     """Open the clips under the roots as a stream of this process's micro-batches.
 
@@ -63,7 +63,10 @@ def open_batches(
         place = Path(targets) if targets else _found_targets(clips, config, processes, folder)
         found = load_target_clips(clips, place, short_edge=config.short_edge)
         return TargetSampler(found, _own_share(config, processes), processes.device)
-    return _open_pairs(clips, config, processes)
+    pairs = _open_pairs(clips, config, processes)
+    if config.min_relative_motion:
+        return MovingPairs(pairs, config.min_relative_motion)
+    return pairs
 
 
 def _found_targets(
@@ -112,15 +115,6 @@ def _own_share(config: TrainingConfig, processes: Processes) -> TrainingConfig:
         # Far apart, so that neighbouring seeds of two runs share no stream.
         seed=config.seed + 1_000_003 * processes.rank,
     )
-
-
-def _require_alone(processes: Processes) -> None:
-    # The others would wait for the first longer than their connection lives.
-    if not processes.is_alone:
-        raise ConfigError(
-            "Several processes cannot look for motion targets together. Find them first, by "
-            "`python -m amd_seg.training.mover_files VIDEOS TARGETS`, then give --targets TARGETS."
-        )
 
 
 def _require_shareable(config: TrainingConfig, processes: Processes) -> None:
