@@ -14,6 +14,7 @@ from amd_seg.training.folder import RunFolder
 from amd_seg.training.loader import PairLoader
 from amd_seg.training.mover_files import write_targets_of_clips
 from amd_seg.training.movers import MoverConfig
+from amd_seg.training.moving_pairs import MovingPairs
 from amd_seg.training.pairs import Crop
 from amd_seg.training.presets import TrainingConfig
 from amd_seg.training.targets import TargetSampler, load_target_clips
@@ -62,7 +63,10 @@ def open_batches(
         place = Path(targets) if targets else _found_targets(clips, config, processes, folder)
         found = load_target_clips(clips, place, short_edge=config.short_edge)
         return TargetSampler(found, _own_share(config, processes), processes.device)
-    return _open_pairs(clips, config, processes)
+    pairs = _open_pairs(clips, config, processes)
+    if config.min_relative_motion:
+        return MovingPairs(pairs, config.min_relative_motion)
+    return pairs
 
 
 def _found_targets(
