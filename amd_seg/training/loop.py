@@ -116,7 +116,7 @@ def optimize(
             enabled = autocast_dtype is not torch.float32
             with local_gradients(state.objective, micro_batch == config.accumulate):
                 with torch.autocast(device.type, dtype=autocast_dtype, enabled=enabled):
-                    parts = state.objective(batch, done)
+                    parts = state.objective(batch, done, state.step)
                 _require_finite(parts, batch.names, state.step)
                 (parts["loss"] / config.accumulate).backward()
             for name, value in parts.items():

@@ -15,12 +15,18 @@ from amd_seg.model.amd import AMD
 from amd_seg.model.config import AMDConfig, WeightsConfig
 from amd_seg.training import loop
 from amd_seg.training.alarms import Alarms
+from amd_seg.training.backbone import load_backbone
 from amd_seg.training.batches import Batches, open_batches
 from amd_seg.training.channel import choose_object_channel
-from amd_seg.training.checkpoints import list_checkpoints, load_checkpoint, save_checkpoint
+from amd_seg.training.checkpoints import (
+    list_checkpoints,
+    load_checkpoint,
+    save_best,
+    save_checkpoint,
+)
+from amd_seg.training.combined import make_objective
 from amd_seg.training.distributed import Processes, distribute, joined_processes
 from amd_seg.training.folder import RunFolder
-from amd_seg.training.objectives import make_objective
 from amd_seg.training.presets import TrainingConfig
 from amd_seg.training.watch import Watch
 from amd_seg.weights import load_weights, save_weights
@@ -47,8 +53,11 @@ class Run:
         assert isinstance(model, AMD)
         return model
 
-    def checkpoint(self) -> None:
+    def checkpoint(self, *, is_best: bool = False) -> None:
         """Save what is needed to go on, with the random state of every process.
+
+        Args:
+            is_best: keep it apart, where no later one pushes it out.
 
         Raises:
             MediaError: the disk is full.
@@ -58,10 +67,13 @@ class Run:
         if ranks is not None:
             saved = {**loop.state_dict(self.state), **ranks[0], "other_ranks": ranks[1:]}
             folder = self.folder.checkpoints
-            save_checkpoint(folder, self.state.step, saved, keep=self.config.keep)
+            if is_best:
+                save_best(folder, saved)
+            else:
+                save_checkpoint(folder, self.state.step, saved, keep=self.config.keep)
 
     def resume(self) -> None:
-        """Go on from the newest checkpoint; lines of the log after it are taken back."""
+        """Go on from the newest checkpoint."""
         saved = load_checkpoint(list_checkpoints(self.folder.checkpoints)[-1])
         loop.load_state_dict(self.state, saved)
         ranks = [saved, *saved.get("other_ranks", [])]
@@ -72,8 +84,6 @@ class Run:
         else:
             # The run goes on in more processes than before: a new one has its own seed.
             self.batches.load_state_dict(saved["batches"])
-        if self.processes.is_first:
-            self.folder.take_back_lines_after(self.state.step)
 
 
 def train(
@@ -83,9 +93,11 @@ def train(
     model: AMDConfig,
     config: TrainingConfig,
     init: str | None = None,
+    init_backbone: str | os.PathLike[str] | None = None,
     targets: str | os.PathLike[str] | None = None,
     device: str = "auto",
     resume: bool = False,
+    evaluate: str | os.PathLike[str] | None = None,
     on_step: Callable[[loop.StepReport], None] | None = None,
 ) -> Path:
     """Train a model on clips.
@@ -96,10 +108,13 @@ def train(
         model: the architecture; `init` must agree with it.
         config: how to train.
         init: weights to start from, as `load_weights` takes them.
+        init_backbone: a ResNet's weights for the backbone, see `load_backbone`.
         targets: folder of motion masks that are there, for the objective "mover"; None finds
             them first and keeps them in the run folder.
         device: see `resolve_device`.
         resume: go on from the newest checkpoint in `out`.
+        evaluate: a folder in the layout of DAVIS on which every region is scored while the run
+            goes on; the best model is kept in `out/best`. The loss never sees its labels.
         on_step: called after each step; it may raise `StopTraining`.
 
     Returns:
@@ -115,6 +130,7 @@ def train(
         "amd_seg": __version__,
         "roots": list(roots),
         "init": init,
+        "init_backbone": None if init_backbone is None else os.fspath(init_backbone),
         "model": dataclasses.asdict(model),
         "training": dataclasses.asdict(config),
     }
@@ -122,15 +138,22 @@ def train(
         if processes.is_first:
             folder.require_usable(resume)
         seed_everything(config.seed)
-        amd = _start_model(model, init).to(processes.device)
+        amd = _start_model(model, init)
+        if init_backbone is not None and not resume:
+            load_backbone(amd, init_backbone)
+        amd.to(processes.device)
         batches = open_batches(roots, config, processes, folder, targets=targets)
         run = _prepare(amd, folder, config, processes, batches)
         if processes.is_first:
             folder.write_settings(settings)
-        watch = Watch.start(folder, config, batches) if processes.is_first else None
+        watch = None
+        if processes.is_first:
+            watch = Watch.start(folder, config, batches, evaluate)
         if resume:
             run.resume()
-        _optimize(run, watch, on_step)
+        if resume and watch is not None:
+            watch.go_on(folder.take_back_lines_after(run.state.step))
+        _optimize(run, watch, on_step, is_scored=evaluate is not None)
         if watch is not None:
             watch.close()
             _release(run, settings)
@@ -143,7 +166,10 @@ def _prepare(
     if config.channels_last:
         _require_wide_enough(amd.config)
         amd.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    some_unused = config.objective != "photometric"
+    if config.compile:
+        # In place: names, state and checkpoints stay those of the plain model.
+        amd.appearance.compile()
+    some_unused = config.objective != "photometric" or config.motion_first_steps > 0
     objective = distribute(make_objective(amd, config), processes, some_unused=some_unused)
     if not processes.is_alone:
         # Dropout must not be the same in all processes.
@@ -152,14 +178,19 @@ def _prepare(
 
 
 def _optimize(
-    run: Run, watch: Watch | None, on_step: Callable[[loop.StepReport], None] | None
+    run: Run,
+    watch: Watch | None,
+    on_step: Callable[[loop.StepReport], None] | None,
+    *,
+    is_scored: bool,
 ) -> None:
     """Take the run's steps, and write what is due after each."""
     alarms = Alarms()
 
     def after_step(report: loop.StepReport) -> None:
-        if watch is not None:
-            watch.after_step(run.model, report)
+        is_best = watch is not None and watch.after_step(run.model, report)
+        if is_scored and report.step % run.config.evaluate_every == 0:
+            _keep_best(run, watch, is_best)
         if run.config.alarms:
             alarms.check(report.step, report.parts)
         if report.step % run.config.checkpoint_every == 0:
@@ -178,6 +209,16 @@ def _optimize(
     except TrainingDivergedError as error:
         raise TrainingDivergedError(f"{error} {_last_good(run.folder)}") from error
     run.checkpoint()
+
+
+def _keep_best(run: Run, watch: Watch | None, is_best: bool) -> None:
+    """Keep a model that scored better than ever, as a checkpoint and as weights."""
+    if not run.processes.any(is_best):
+        return
+    run.checkpoint(is_best=True)
+    if watch is not None and watch.best is not None:
+        training = {"steps": run.state.step, "best_J": watch.best.best, "chosen_with_labels": True}
+        _save(run, run.folder.best, watch.best.channel, training)
 
 
 def _stop_asked(
@@ -231,15 +272,17 @@ def _release(run: Run, settings: dict[str, Any]) -> Path:
     """Write the trained weights, with the object channel chosen without labels."""
     amd, config = run.model, run.config
     channel = 0 if config.objective == "mover" else choose_object_channel(amd, run.batches).channel
+    minutes = round(run.state.seconds / 60, 1)
+    training = {**settings, "steps": run.state.step, "minutes": minutes}
+    return _save(run, run.folder.weights, channel, training)
+
+
+def _save(run: Run, folder: Path, channel: int, training: dict[str, Any]) -> Path:
     card = WeightsConfig(
-        model=amd.config,
+        model=run.model.config,
         object_channel=channel,
-        input_size=min(config.crop),
+        input_size=min(run.config.crop),
         name=run.folder.path.name,
-        training={
-            **settings,
-            "steps": run.state.step,
-            "minutes": round(run.state.seconds / 60, 1),
-        },
+        training=training,
     )
-    return save_weights(run.folder.weights, amd, card)
+    return save_weights(folder, run.model, card)

@@ -60,7 +60,8 @@ def flow_colours(flow: NDArray[np.float32]) -> Pixels:
     distance = np.abs((turn[..., None] - np.array((0, 2, 4)) + 3) % 6 - 3)
     hue = np.clip(2 - distance, 0, 1)
     colours = 1 - share[..., None] * (1 - hue)
-    return np.rint(255 * np.clip(colours, 0, 1)).astype(np.uint8)
+    picture: Pixels = np.rint(255 * np.clip(colours, 0, 1)).astype(np.uint8)
+    return picture
 
 
 def _pair_rows(model: AMD, batch: PairBatch) -> list[list[Image.Image]]:
