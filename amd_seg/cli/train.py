@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from amd_seg.cli import boundary
-from amd_seg.cli.fields import given, options_of
+from amd_seg.cli.fields import Numbers, given, options_of
 from amd_seg.errors import InputError
 from amd_seg.model.config import AMDConfig
 from amd_seg.training.presets import PRESETS, Preset, TrainingConfig
@@ -29,12 +29,29 @@ if TYPE_CHECKING:
 @click.option("--preset", type=click.Choice(list(PRESETS)), default="cpu", show_default=True)
 @click.option("--init", metavar="W", help="Weights to start from: a name, folder or file.")
 @click.option(
+    "--init-backbone",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="ResNet weights to start the backbone from: a .safetensors or .pth file.",
+)
+@click.option(
     "--targets",
     type=click.Path(path_type=Path),
     help="Motion masks that are there for --objective mover; else they are found, in OUT/targets.",
 )
 @click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps.")
 @click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in OUT.")
+@click.option(
+    "--evaluate",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Score every region on a data set in the layout of DAVIS, and keep the best in OUT/best.",
+)
+@click.option(
+    "--ablate-regions",
+    type=Numbers(int, None),
+    help="Train once for each number of regions, in OUT/regions-N, and print a table.",
+)
 @options_of(TrainingConfig)
 @options_of(AMDConfig)
 @boundary.quiet_option
@@ -44,9 +61,12 @@ def train(
     out: Path,
     preset: str,
     init: str | None,
+    init_backbone: Path | None,
     targets: Path | None,
     device: str,
     resume: bool,
+    evaluate: Path | None,
+    ablate_regions: tuple[int, ...] | None,
     **overrides: Any,
 ) -> None:
     """Train a model on clips, without any label.
@@ -58,35 +78,45 @@ def train(
     \b
     Presets: paper (8 GPUs, days), single-gpu (25 minutes), cpu (2 hours).
     """
-    start = _saved_settings(out) if resume else PRESETS[preset]()
+    goes_on = resume and ablate_regions is None
+    start = _saved_settings(out) if goes_on else PRESETS[preset]()
     config = dataclasses.replace(start.training, **given(TrainingConfig, overrides))
     model = dataclasses.replace(start.model, **given(AMDConfig, overrides))
 
-    from amd_seg.training import run
+    from amd_seg.training import ablation, run
+    from amd_seg.training.distributed import is_first_process, is_launched
 
-    with boundary.progress(config.steps, "step") as bar, _stopped_by_signals() as received:
+    with (
+        boundary.progress(config.steps, "step") as bar,
+        _stopped_by_signals(is_launched()) as received,
+    ):
 
         def on_step(report: "StepReport") -> None:
             _show(bar, report, config)
             if received:
                 raise run.StopTraining(f"{received[0]} after step {report.step}")
 
+        options: dict[str, Any] = {
+            "config": config,
+            "init": init,
+            "init_backbone": init_backbone,
+            "targets": targets,
+            "device": device,
+            "resume": resume,
+            "evaluate": evaluate,
+            "on_step": on_step,
+        }
         try:
-            weights = run.train(
-                videos,
-                out,
-                model=model,
-                config=config,
-                init=init,
-                targets=targets,
-                device=device,
-                resume=resume,
-                on_step=on_step,
-            )
+            if ablate_regions is None:
+                printed = str(run.train(videos, out, model=model, **options))
+            else:
+                rows = ablation.ablate_regions(ablate_regions, videos, out, model=model, **options)
+                printed = ablation.as_table(rows)
         except run.StopTraining as stop:
             message = f"Stopped by {stop}; a checkpoint is saved. Give --resume to go on."
             boundary.fail(message, boundary.INTERRUPTED)
-    boundary.put(str(weights))
+    if is_first_process():
+        boundary.put(printed)
 
 
 def _saved_settings(out: Path) -> Preset:
@@ -112,12 +142,16 @@ def _show(bar: "tqdm[Any]", report: "StepReport", config: TrainingConfig) -> Non
 
 
 @contextmanager
-def _stopped_by_signals() -> Iterator[list[str]]:
-    """Give a list that Ctrl-C or SIGTERM puts its name into: the step in progress is finished."""
+def _stopped_by_signals(passed_on: bool) -> Iterator[list[str]]:
+    """Give a list that Ctrl-C or SIGTERM puts its name into: the step in progress is finished.
+
+    Args:
+        passed_on: torchrun sends each signal on, so that a second one is no second wish.
+    """
     received: list[str] = []
 
     def remember(number: int, frame: FrameType | None) -> None:
-        if received:
+        if received and not passed_on:
             raise KeyboardInterrupt
         received.append(signal.Signals(number).name)
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from amd_seg.errors import InputError
+from amd_seg.model import correlation_cuda
 
 MAX_DISPLACEMENT = 8
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -47,7 +48,7 @@ def correlation(x1: Tensor, x2: Tensor, max_displacement: int = 4) -> Tensor:
     Raises:
         InputError: shapes, dtypes, devices or `max_displacement` do not fit together.
 
-    Source: section 3.2; FACTS 2.3.
+    Source: the cost volume inside the motion pathway of eq. 2, as the released code has it.
     """
     _require_usable(x1, x2, max_displacement)
     volume: Tensor = torch.ops.amd_seg.correlation(x1, x2, max_displacement)
@@ -114,6 +115,7 @@ def gradients_plain(
 
     A gradient that is not needed is an empty tensor. The products of `volume_plain` run
     backwards: the gradient is laid on the diagonals, and what it multiplies is summed in place.
+    An infinity or a NaN therefore reaches the gradients of its whole tile of 16 pixels.
     """
     channels, height, width = x1.shape[1:]
     reach, side = max_displacement, 2 * max_displacement + 1
@@ -189,6 +191,24 @@ torch.library.define(
 )
 
 
+def _volume(x1: Tensor, x2: Tensor, max_displacement: int) -> Tensor:
+    kernels = correlation_cuda.kernels_for(x1, max_displacement)
+    if kernels is None:
+        return volume_plain(x1, x2, max_displacement)
+    return correlation_cuda.volume_cuda(kernels, x1, x2, max_displacement)
+
+
+def _gradients(
+    grad: Tensor, x1: Tensor, x2: Tensor, max_displacement: int, needs_x1: bool, needs_x2: bool
+) -> tuple[Tensor, Tensor]:
+    kernels = correlation_cuda.kernels_for(x1, max_displacement)
+    if kernels is None:
+        return gradients_plain(grad, x1, x2, max_displacement, needs_x1, needs_x2)
+    return correlation_cuda.gradients_cuda(
+        kernels, grad, x1, x2, max_displacement, needs_x1, needs_x2
+    )
+
+
 def _volume_fake(x1: Tensor, x2: Tensor, max_displacement: int) -> Tensor:
     batch, _, height, width = x1.shape
     return x1.new_empty(batch, (2 * max_displacement + 1) ** 2, height, width)
@@ -250,8 +270,8 @@ def _volume_autocast(x1: Tensor, x2: Tensor, max_displacement: int) -> Tensor:
     return volume
 
 
-torch.library.impl("amd_seg::correlation", "default", volume_plain)
-torch.library.impl("amd_seg::correlation_backward", "default", gradients_plain)
+torch.library.impl("amd_seg::correlation", "default", _volume)
+torch.library.impl("amd_seg::correlation_backward", "default", _gradients)
 torch.library.register_fake("amd_seg::correlation", _volume_fake)
 torch.library.register_fake("amd_seg::correlation_backward", _gradients_fake)
 torch.library.register_autograd(

@@ -3,6 +3,7 @@
 Source: paper section 3.3; FACTS 3.3 to 3.5 for what the released code does.
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,6 +20,9 @@ SCALES = 4
 VISIBLE_WEIGHT = 0.2
 # Below one pixel of any batch: guards the division when nothing is visible, changes nothing else.
 NOTHING_VISIBLE = 1e-12
+
+Share = Callable[[Tensor], Tensor]
+"""Gives the visible share, a number, of a map of 0 and 1."""
 
 
 def dssim(x: Tensor, y: Tensor) -> Tensor:
@@ -85,7 +89,12 @@ def splat_visibility(opposite_flow: Tensor) -> Tensor:
 
 
 def photometric_error(
-    target: Tensor, synthesized: Tensor, visible: Tensor, *, ssim_weight: float = SSIM_WEIGHT
+    target: Tensor,
+    synthesized: Tensor,
+    visible: Tensor,
+    *,
+    ssim_weight: float = SSIM_WEIGHT,
+    share: Share = torch.mean,
 ) -> Tensor:
     """Dissimilarity of two frames where they are visible, as one number.
 
@@ -93,11 +102,12 @@ def photometric_error(
         target, synthesized: (batch, 3, height, width), 0..1.
         visible: (batch, 1, height, width), 0 or 1.
         ssim_weight: share of DSSIM, the rest is the absolute difference; 1 is the paper's D.
+        share: of what is visible, by which the error is divided.
     """
     difference = ((target - synthesized).abs() * visible).mean()
     structure = dssim(synthesized * visible, target * visible).mean()
     error = (1 - ssim_weight) * difference + ssim_weight * structure
-    return error / visible.mean().clamp_min(NOTHING_VISIBLE)
+    return error / share(visible).clamp_min(NOTHING_VISIBLE)
 
 
 def photometric_objective(
@@ -106,6 +116,7 @@ def photometric_objective(
     ssim_weight: float = SSIM_WEIGHT,
     scales: int = SCALES,
     occlusion: bool = True,
+    share: Share = torch.mean,
 ) -> dict[str, Tensor]:
     """Eq. 7 in both directions, summed over scales.
 
@@ -114,6 +125,7 @@ def photometric_objective(
         ssim_weight: see `photometric_error`.
         scales: how many of the flows, finest first, are scored; each halves the frame.
         occlusion: leave out what the other frame does not show.
+        share: see `photometric_error`.
 
     Returns:
         "loss", its parts "scale_0" ..., and "visible", the visible share at the finest scale.
@@ -127,18 +139,20 @@ def photometric_objective(
             visible_i = visible_j = torch.ones_like(view_i.target[:, :1])
         parts = {}
         for scale in range(min(scales, len(view_i.flows))):
-            error_i = _error_at(view_i, visible_i, scale, ssim_weight)
-            error_j = _error_at(view_j, visible_j, scale, ssim_weight)
+            error_i = _error_at(view_i, visible_i, scale, ssim_weight, share)
+            error_j = _error_at(view_j, visible_j, scale, ssim_weight, share)
             parts[f"scale_{scale}"] = (error_i + error_j) / 2
         loss = torch.stack(list(parts.values())).sum()
         visible = (visible_i.mean() + visible_j.mean()) / 2
     return {"loss": loss, **parts, "visible": visible}
 
 
-def _error_at(view: "View", visible: Tensor, scale: int, ssim_weight: float) -> Tensor:
+def _error_at(
+    view: "View", visible: Tensor, scale: int, ssim_weight: float, share: Share
+) -> Tensor:
     step = 2**scale
     target, source = F.avg_pool2d(view.target, step), F.avg_pool2d(view.source, step)
     synthesized = synthesize_view(source, view.flows[scale])
     return photometric_error(
-        target, synthesized, visible[..., ::step, ::step], ssim_weight=ssim_weight
+        target, synthesized, visible[..., ::step, ::step], ssim_weight=ssim_weight, share=share
     )

@@ -1,16 +1,18 @@
 """Everything a run needs to go on, in one file that is either whole or not there."""
 
+import io
 import os
 import re
-import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
 from amd_seg.errors import WeightsError
+from amd_seg.media.files import write_atomically
 
 PATTERN = re.compile(r"step-(\d{9})\.pt")
+BEST = "best.pt"
 
 
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any], *, keep: int) -> Path:
@@ -19,22 +21,19 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], *, keep: int
     Args:
         state: tensors, numbers, strings, and lists and dicts of them: what can be read back
             without running code.
+
+    Raises:
+        MediaError: the disk is full, or the file cannot be written; older ones are untouched.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"step-{step:09d}.pt"
-    handle, temporary = tempfile.mkstemp(dir=folder, prefix=".step-", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    path = _write(folder / f"step-{step:09d}.pt", state)
     for old in list_checkpoints(folder)[:-keep]:
         old.unlink(missing_ok=True)
     return path
+
+
+def save_best(folder: Path, state: dict[str, Any]) -> Path:
+    """Write `folder/best.pt` atomically: no later checkpoint pushes it out; see above."""
+    return _write(folder / BEST, state)
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -59,3 +58,20 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or "step" not in state:
         raise WeightsError(f"{path} is no checkpoint of amd-seg train. Resume from another.")
     return state
+
+
+def _write(path: Path, state: dict[str, Any]) -> Path:
+    # In memory first: torch's own writer turns a full disk into an error without a reason.
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+
+    def write(file: BinaryIO) -> None:
+        file.write(buffer.getbuffer())
+        file.flush()
+        os.fsync(file.fileno())
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for left_by_a_kill in path.parent.glob(".*.tmp"):
+        left_by_a_kill.unlink(missing_ok=True)
+    write_atomically(path, write)
+    return path

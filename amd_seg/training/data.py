@@ -283,5 +283,5 @@ def _require_memory(needed: float, device: torch.device, limit_gib: float | None
         raise InputError(
             f"The frames do not fit the memory of {device}: they need {needed / GIB:.3g} GiB, "
             f"{allowed / GIB:.3g} GiB {whose}. Use a smaller short edge, a larger frame step, "
-            "fewer clips, or the loader that decodes as it goes."
+            "fewer clips, or --frames loader, which decodes as it goes."
         )

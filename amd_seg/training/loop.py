@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from amd_seg.device import resolve_precision
 from amd_seg.errors import TrainingDivergedError
+from amd_seg.training.distributed import Processes, local_gradients
 from amd_seg.training.presets import TrainingConfig
 
 
@@ -32,10 +33,16 @@ class TrainState:
     @property
     def model(self) -> nn.Module:
         """The model that the steps change."""
-        # DistributedDataParallel holds the objective as its `module`.
+        model = self.bare_objective.model
+        assert isinstance(model, nn.Module)
+        return model
+
+    @property
+    def bare_objective(self) -> nn.Module:
+        """The objective itself, where DistributedDataParallel holds it as its `module`."""
         objective = getattr(self.objective, "module", self.objective)
-        assert isinstance(objective.model, nn.Module)
-        return objective.model
+        assert isinstance(objective, nn.Module)
+        return objective
 
     @property
     def released(self) -> nn.Module:
@@ -78,6 +85,7 @@ def optimize(
     config: TrainingConfig,
     *,
     on_step: Callable[[StepReport], None] | None = None,
+    processes: Processes | None = None,
 ) -> TrainState:
     """Take steps until the settings' number, or their minutes, are reached.
 
@@ -86,12 +94,14 @@ def optimize(
         batches: an endless iterator of micro-batches, on the model's device.
         config: the settings.
         on_step: called after each step; an exception from it ends the run.
+        processes: those that take the steps together; None is this one alone.
 
     Raises:
         TrainingDivergedError: the loss is not finite; the weights are still those before
             the step.
     """
     device = next(state.model.parameters()).device
+    processes = processes or Processes(device)
     autocast_dtype = resolve_precision(config.precision, device)
     state.objective.train()
     while (done := progress(state, config)) < 1:
@@ -101,13 +111,14 @@ def optimize(
             group["lr"] = learning_rate
 
         totals: dict[str, Tensor] = {}
-        for _ in range(config.accumulate):
+        for micro_batch in range(1, config.accumulate + 1):
             batch = next(batches)
             enabled = autocast_dtype is not torch.float32
-            with torch.autocast(device.type, dtype=autocast_dtype, enabled=enabled):
-                parts = state.objective(batch, done)
-            _require_finite(parts, batch.names, state.step)
-            (parts["loss"] / config.accumulate).backward()
+            with local_gradients(state.objective, micro_batch == config.accumulate):
+                with torch.autocast(device.type, dtype=autocast_dtype, enabled=enabled):
+                    parts = state.objective(batch, done, state.step)
+                _require_finite(parts, batch.names, state.step)
+                (parts["loss"] / config.accumulate).backward()
             for name, value in parts.items():
                 totals[name] = totals.get(name, 0) + value.detach() / config.accumulate
 
@@ -118,8 +129,15 @@ def optimize(
         if state.average is not None:
             update_average(state.average, state.model, config.ema_decay, state.step)
         state.step += 1
-        state.seconds += time.perf_counter() - began
+        state.seconds = _agreed(state.seconds + time.perf_counter() - began, processes)
         if on_step is not None:
+            totals = dict(
+                zip(
+                    totals,
+                    processes.mean(torch.stack([v.float() for v in totals.values()])),
+                    strict=True,
+                )
+            )
             on_step(_report(state, totals, learning_rate, norm, batch.names))
     return state
 
@@ -151,26 +169,44 @@ def update_average(average: nn.Module, model: nn.Module, decay: float, step: int
 
 
 def state_dict(state: TrainState) -> dict[str, Any]:
-    """The state as tensors and numbers, random generators included."""
+    """The state as tensors and numbers; the same in all processes."""
     saved = {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
+    saved["objective"] = state.bare_objective
     for name in ("objective", "optimizer", "average"):
         saved[name] = None if saved[name] is None else saved[name].state_dict()
-    saved["rng"] = torch.get_rng_state()
-    if torch.cuda.is_available():
-        saved["cuda_rng"] = torch.cuda.get_rng_state_all()
     return saved
 
 
 def load_state_dict(state: TrainState, saved: dict[str, Any]) -> None:
     """Take over what `state_dict` returned."""
-    state.objective.load_state_dict(saved["objective"])
+    state.bare_objective.load_state_dict(saved["objective"])
     state.optimizer.load_state_dict(saved["optimizer"])
     if state.average is not None and saved["average"] is not None:
         state.average.load_state_dict(saved["average"])
     state.step, state.seconds = saved["step"], saved["seconds"]
+
+
+def random_state(device: torch.device) -> dict[str, Any]:
+    """Where this process's random generators stand, the device's included."""
+    saved: dict[str, Any] = {"rng": torch.get_rng_state()}
+    if device.type == "cuda":
+        saved["cuda_rng"] = [torch.cuda.get_rng_state(device)]
+    return saved
+
+
+def load_random_state(saved: dict[str, Any], device: torch.device) -> None:
+    """Go on with what `random_state` returned."""
     torch.set_rng_state(saved["rng"])
-    if torch.cuda.is_available() and "cuda_rng" in saved:
-        torch.cuda.set_rng_state_all(saved["cuda_rng"])
+    if device.type == "cuda" and "cuda_rng" in saved:
+        torch.cuda.set_rng_state(saved["cuda_rng"][0], device)
+
+
+def _agreed(seconds: float, processes: Processes) -> float:
+    """The mean of the processes' clocks: the schedule must be the same in all of them."""
+    if processes.is_alone:
+        return seconds
+    own = torch.tensor(seconds, dtype=torch.float64, device=processes.device)
+    return processes.mean(own).item()
 
 
 def _require_finite(parts: dict[str, Tensor], names: tuple[str, ...], step: int) -> None:

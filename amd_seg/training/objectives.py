@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from amd_seg.model.amd import AMD, Reconstruction
 from amd_seg.model.objective import photometric_objective
+from amd_seg.training.distributed import batch_mean
 from amd_seg.training.presets import TrainingConfig
 
 SOFT_EDGE = 1e-6
@@ -32,17 +33,20 @@ class PhotometricObjective(nn.Module):
         super().__init__()
         self.model = model
         self.ssim_weight = config.ssim_weight
+        self.share = batch_mean if config.shared_visibility else torch.mean
         self.entropy_weight = config.entropy_weight
 
-    def forward(self, batch: Any, progress: float = 0.0) -> dict[str, Tensor]:
+    def forward(self, batch: Any, progress: float = 0.0, step: int = 0) -> dict[str, Tensor]:
         """Score a `PairBatch`."""
         reconstruction = self.model(batch.frame_i, batch.frame_j)
-        parts = photometric_objective(reconstruction, ssim_weight=self.ssim_weight)
+        parts = photometric_objective(
+            reconstruction, ssim_weight=self.ssim_weight, share=self.share
+        )
         masks = reconstruction.view_j.masks
         entropy = mask_entropy(masks)
         fade = max(0.0, 1 - 2 * progress)
         parts["loss"] = parts["loss"] - self.entropy_weight * fade * entropy
-        return {**parts, **_monitors(reconstruction), "entropy": entropy.detach()}
+        return {**parts, **monitors(reconstruction), "entropy": entropy.detach()}
 
 
 class DenseFlowObjective(nn.Module):
@@ -52,12 +56,15 @@ class DenseFlowObjective(nn.Module):
         super().__init__()
         self.model = model
         self.ssim_weight = config.ssim_weight
+        self.share = batch_mean if config.shared_visibility else torch.mean
 
-    def forward(self, batch: Any, progress: float = 0.0) -> dict[str, Tensor]:
+    def forward(self, batch: Any, progress: float = 0.0, step: int = 0) -> dict[str, Tensor]:
         """Score a `PairBatch`."""
         reconstruction = self.model.dense_reconstruction(batch.frame_i, batch.frame_j)
-        parts = photometric_objective(reconstruction, ssim_weight=self.ssim_weight)
-        return {**parts, **_monitors(reconstruction)}
+        parts = photometric_objective(
+            reconstruction, ssim_weight=self.ssim_weight, share=self.share
+        )
+        return {**parts, **monitors(reconstruction)}
 
 
 class MoverObjective(nn.Module):
@@ -68,7 +75,7 @@ class MoverObjective(nn.Module):
         self.model = model
         self.object_channel = object_channel
 
-    def forward(self, batch: Any, progress: float = 0.0) -> dict[str, Tensor]:
+    def forward(self, batch: Any, progress: float = 0.0, step: int = 0) -> dict[str, Tensor]:
         """Score a `TargetBatch`: cross-entropy and half of the Dice loss, on the 1/8 grid."""
         logits = self.model.region_logits(batch.frames)
         target = area_resize(batch.targets.to(logits.dtype) / 255, logits)
@@ -98,16 +105,6 @@ def area_resize(images: Tensor, like: Tensor) -> Tensor:
     return F.adaptive_avg_pool2d(images, (height, width))
 
 
-def make_objective(model: AMD, config: TrainingConfig) -> nn.Module:
-    """The objective that the settings name."""
-    kinds = {
-        "photometric": PhotometricObjective,
-        "dense": DenseFlowObjective,
-        "mover": MoverObjective,
-    }
-    return kinds[config.objective](model, config)
-
-
 def _dice(saliency: Tensor, target: Tensor) -> Tensor:
     """Soft overlap of each map with its target, (batch,), 0 to 1."""
     overlap = (saliency * target).sum(dim=(1, 2, 3))
@@ -116,7 +113,7 @@ def _dice(saliency: Tensor, target: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _monitors(reconstruction: Reconstruction) -> dict[str, Tensor]:
+def monitors(reconstruction: Reconstruction) -> dict[str, Tensor]:
     """Mean length of the flow, in pixels of the motion size, and the largest region's share."""
     views = (reconstruction.view_i, reconstruction.view_j)
     lengths = [view.flows[0].norm(dim=1).mean() for view in views]

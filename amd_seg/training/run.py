@@ -1,87 +1,89 @@
 """A whole training run: clips in, a folder with log, checkpoints and weights out."""
 
 import dataclasses
-import itertools
-import json
-import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from amd_seg import __version__
-from amd_seg.device import resolve_device, seed_everything
-from amd_seg.errors import ConfigError, InputError
+from amd_seg.device import seed_everything
+from amd_seg.errors import ConfigError, TrainingDivergedError
 from amd_seg.model.amd import AMD
 from amd_seg.model.config import AMDConfig, WeightsConfig
 from amd_seg.training import loop
+from amd_seg.training.alarms import Alarms
+from amd_seg.training.backbone import load_backbone
+from amd_seg.training.batches import Batches, open_batches
 from amd_seg.training.channel import choose_object_channel
-from amd_seg.training.checkpoints import list_checkpoints, load_checkpoint, save_checkpoint
-from amd_seg.training.clips import find_clips
-from amd_seg.training.data import FrameStore, PairSampler
-from amd_seg.training.mover_files import write_targets_of_clips
-from amd_seg.training.movers import MoverConfig
-from amd_seg.training.objectives import make_objective
-from amd_seg.training.pairs import Crop
+from amd_seg.training.checkpoints import (
+    list_checkpoints,
+    load_checkpoint,
+    save_best,
+    save_checkpoint,
+)
+from amd_seg.training.combined import make_objective
+from amd_seg.training.distributed import Processes, distribute, joined_processes
+from amd_seg.training.folder import RunFolder
 from amd_seg.training.presets import TrainingConfig
-from amd_seg.training.targets import TargetSampler, load_target_clips
+from amd_seg.training.watch import Watch
 from amd_seg.weights import load_weights, save_weights
-
-logger = logging.getLogger(__name__)
 
 
 class StopTraining(Exception):
     """Raised by `on_step` to end a run between two steps, with a checkpoint."""
 
 
-class Batches(Protocol):
-    """An endless stream of batches that knows where it stands."""
-
-    def __next__(self) -> Any:
-        """The next micro-batch, on the run's device."""
-
-    def __iter__(self) -> Iterator[Any]:
-        """Itself."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Where the stream stands, as numbers and tensors."""
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there."""
-
-
 @dataclasses.dataclass(frozen=True)
-class RunFolder:
-    """Where the parts of a run lie."""
+class Run:
+    """The parts of a run in this process."""
 
-    path: Path
-
-    @property
-    def config(self) -> Path:
-        """The resolved settings."""
-        return self.path / "config.json"
-
-    @property
-    def log(self) -> Path:
-        """One JSON object a logged step."""
-        return self.path / "log.jsonl"
+    config: TrainingConfig
+    folder: RunFolder
+    processes: Processes
+    state: loop.TrainState
+    batches: Batches
 
     @property
-    def checkpoints(self) -> Path:
-        """What the run goes on from."""
-        return self.path / "checkpoints"
+    def model(self) -> AMD:
+        """The model that is released: the average where there is one."""
+        model = self.state.released
+        assert isinstance(model, AMD)
+        return model
 
-    @property
-    def targets(self) -> Path:
-        """The motion masks that the object channel learns from."""
-        return self.path / "targets"
+    def checkpoint(self, *, is_best: bool = False) -> None:
+        """Save what is needed to go on, with the random state of every process.
 
-    @property
-    def weights(self) -> Path:
-        """The trained model, as `from_pretrained` reads it."""
-        return self.path / "weights"
+        Args:
+            is_best: keep it apart, where no later one pushes it out.
+
+        Raises:
+            MediaError: the disk is full.
+        """
+        own = {**loop.random_state(self.processes.device), "batches": self.batches.state_dict()}
+        ranks = self.processes.gather(own)
+        if ranks is not None:
+            saved = {**loop.state_dict(self.state), **ranks[0], "other_ranks": ranks[1:]}
+            folder = self.folder.checkpoints
+            if is_best:
+                save_best(folder, saved)
+            else:
+                save_checkpoint(folder, self.state.step, saved, keep=self.config.keep)
+
+    def resume(self) -> None:
+        """Go on from the newest checkpoint."""
+        saved = load_checkpoint(list_checkpoints(self.folder.checkpoints)[-1])
+        loop.load_state_dict(self.state, saved)
+        ranks = [saved, *saved.get("other_ranks", [])]
+        if self.processes.rank < len(ranks):
+            own = ranks[self.processes.rank]
+            loop.load_random_state(own, self.processes.device)
+            self.batches.load_state_dict(own["batches"])
+        else:
+            # The run goes on in more processes than before: a new one has its own seed.
+            self.batches.load_state_dict(saved["batches"])
 
 
 def train(
@@ -91,9 +93,11 @@ def train(
     model: AMDConfig,
     config: TrainingConfig,
     init: str | None = None,
+    init_backbone: str | os.PathLike[str] | None = None,
     targets: str | os.PathLike[str] | None = None,
     device: str = "auto",
     resume: bool = False,
+    evaluate: str | os.PathLike[str] | None = None,
     on_step: Callable[[loop.StepReport], None] | None = None,
 ) -> Path:
     """Train a model on clips.
@@ -104,10 +108,13 @@ def train(
         model: the architecture; `init` must agree with it.
         config: how to train.
         init: weights to start from, as `load_weights` takes them.
+        init_backbone: a ResNet's weights for the backbone, see `load_backbone`.
         targets: folder of motion masks that are there, for the objective "mover"; None finds
             them first and keeps them in the run folder.
         device: see `resolve_device`.
         resume: go on from the newest checkpoint in `out`.
+        evaluate: a folder in the layout of DAVIS on which every region is scored while the run
+            goes on; the best model is kept in `out/best`. The loss never sees its labels.
         on_step: called after each step; it may raise `StopTraining`.
 
     Returns:
@@ -119,54 +126,116 @@ def train(
         StopTraining: from `on_step`, after a checkpoint.
     """
     folder = RunFolder(Path(out))
-    place = resolve_device(device)
-    _require_usable(folder, resume)
-    seed_everything(config.seed)
-    amd = _start_model(model, init).to(place)
-    if config.channels_last:
-        _require_wide_enough(model)
-        amd.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    batches = _open_batches(roots, config, folder, targets, place)
-    state = loop.start(make_objective(amd, config), config)
-    folder.path.mkdir(parents=True, exist_ok=True)
-    if resume:
-        _resume(folder, state, batches)
     settings = {
         "amd_seg": __version__,
         "roots": list(roots),
         "init": init,
+        "init_backbone": None if init_backbone is None else os.fspath(init_backbone),
         "model": dataclasses.asdict(model),
         "training": dataclasses.asdict(config),
     }
-    folder.config.write_text(json.dumps(settings, indent=2) + "\n")
+    with joined_processes(device) as processes:
+        if processes.is_first:
+            folder.require_usable(resume)
+        seed_everything(config.seed)
+        amd = _start_model(model, init)
+        if init_backbone is not None and not resume:
+            load_backbone(amd, init_backbone)
+        amd.to(processes.device)
+        batches = open_batches(roots, config, processes, folder, targets=targets)
+        run = _prepare(amd, folder, config, processes, batches)
+        if processes.is_first:
+            folder.write_settings(settings)
+        watch = None
+        if processes.is_first:
+            watch = Watch.start(folder, config, batches, evaluate)
+        if resume:
+            run.resume()
+        if resume and watch is not None:
+            watch.go_on(folder.take_back_lines_after(run.state.step))
+        _optimize(run, watch, on_step, is_scored=evaluate is not None)
+        if watch is not None:
+            watch.close()
+            _release(run, settings)
+    return folder.weights
+
+
+def _prepare(
+    amd: AMD, folder: RunFolder, config: TrainingConfig, processes: Processes, batches: Batches
+) -> Run:
+    if config.channels_last:
+        _require_wide_enough(amd.config)
+        amd.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if config.compile:
+        # In place: names, state and checkpoints stay those of the plain model.
+        amd.appearance.compile()
+    some_unused = config.objective != "photometric" or config.motion_first_steps > 0
+    objective = distribute(make_objective(amd, config), processes, some_unused=some_unused)
+    if not processes.is_alone:
+        # Dropout must not be the same in all processes.
+        seed_everything(config.seed + processes.rank)
+    return Run(config, folder, processes, loop.start(objective, config), batches)
+
+
+def _optimize(
+    run: Run,
+    watch: Watch | None,
+    on_step: Callable[[loop.StepReport], None] | None,
+    *,
+    is_scored: bool,
+) -> None:
+    """Take the run's steps, and write what is due after each."""
+    alarms = Alarms()
 
     def after_step(report: loop.StepReport) -> None:
-        if report.step % config.log_every == 0:
-            _log(folder, report)
-        if report.step % config.checkpoint_every == 0:
-            _checkpoint(folder, state, batches, config)
-        if on_step is not None:
-            on_step(report)
+        is_best = watch is not None and watch.after_step(run.model, report)
+        if is_scored and report.step % run.config.evaluate_every == 0:
+            _keep_best(run, watch, is_best)
+        if run.config.alarms:
+            alarms.check(report.step, report.parts)
+        if report.step % run.config.checkpoint_every == 0:
+            run.checkpoint()
+        asked = _stop_asked(on_step, report)
+        if run.processes.any(asked is not None):
+            raise asked or StopTraining(f"another process, after step {report.step}")
 
     try:
-        loop.optimize(state, batches, config, on_step=after_step)
+        loop.optimize(
+            run.state, run.batches, run.config, on_step=after_step, processes=run.processes
+        )
     except StopTraining:
-        _checkpoint(folder, state, batches, config)
+        run.checkpoint()
         raise
-    _checkpoint(folder, state, batches, config)
-    return _release(folder, state, batches, config, settings)
+    except TrainingDivergedError as error:
+        raise TrainingDivergedError(f"{error} {_last_good(run.folder)}") from error
+    run.checkpoint()
 
 
-def _require_usable(folder: RunFolder, resume: bool) -> None:
-    if resume and not list_checkpoints(folder.checkpoints):
-        raise InputError(
-            f"Cannot resume {folder.path}: it has no checkpoint. Start it without --resume."
-        )
-    in_use = folder.path.exists() and set(folder.path.iterdir()) - {folder.targets}
-    if in_use and not resume:
-        raise InputError(
-            f"The run folder {folder.path} is not empty. Give --resume to go on, or another --out."
-        )
+def _keep_best(run: Run, watch: Watch | None, is_best: bool) -> None:
+    """Keep a model that scored better than ever, as a checkpoint and as weights."""
+    if not run.processes.any(is_best):
+        return
+    run.checkpoint(is_best=True)
+    if watch is not None and watch.best is not None:
+        training = {"steps": run.state.step, "best_J": watch.best.best, "chosen_with_labels": True}
+        _save(run, run.folder.best, watch.best.channel, training)
+
+
+def _stop_asked(
+    on_step: Callable[[loop.StepReport], None] | None, report: loop.StepReport
+) -> StopTraining | None:
+    """Call a run's observer; processes stop together, so its wish waits for the others."""
+    try:
+        if on_step is not None:
+            on_step(report)
+    except StopTraining as stop:
+        return stop
+    return None
+
+
+def _last_good(folder: RunFolder) -> str:
+    found = list_checkpoints(folder.checkpoints)
+    return f"The last good checkpoint is {found[-1]}." if found else "There is no checkpoint yet."
 
 
 def _start_model(config: AMDConfig, init: str | None) -> AMD:
@@ -199,78 +268,21 @@ def _require_wide_enough(model: AMDConfig) -> None:
         )
 
 
-def _open_batches(
-    roots: Sequence[str],
-    config: TrainingConfig,
-    folder: RunFolder,
-    targets: str | os.PathLike[str] | None,
-    device: torch.device,
-) -> Batches:
-    clips = find_clips(roots)
-    if config.objective == "mover":
-        if targets is None:
-            targets = folder.targets
-            mover = MoverConfig(mask_height=config.short_edge)
-            write_targets_of_clips(clips, targets, mover, workers=os.cpu_count() or 1)
-        found = load_target_clips(clips, Path(targets), short_edge=config.short_edge)
-        return TargetSampler(found, config, device)
-    store = FrameStore.decode(clips, short_edge=config.short_edge, device=device)
-    return PairSampler(
-        store,
-        batch_size=config.batch_size // config.accumulate,
-        crop=Crop(size=config.crop, scale=config.scale, flip=config.flip),
-        sampling=config.sampling,
-        max_gap=config.max_gap,
-        seed=config.seed,
-    )
-
-
-def _resume(folder: RunFolder, state: loop.TrainState, batches: Batches) -> None:
-    """Go on from the newest checkpoint; lines of the log after it are taken back."""
-    saved = load_checkpoint(list_checkpoints(folder.checkpoints)[-1])
-    loop.load_state_dict(state, saved)
-    batches.load_state_dict(saved["batches"])
-    if folder.log.is_file():
-        lines = folder.log.read_text().splitlines()
-        kept = itertools.takewhile(lambda line: json.loads(line)["step"] <= state.step, lines)
-        folder.log.write_text("".join(line + "\n" for line in kept))
-
-
-def _checkpoint(
-    folder: RunFolder, state: loop.TrainState, batches: Batches, config: TrainingConfig
-) -> None:
-    saved = {**loop.state_dict(state), "batches": batches.state_dict()}
-    save_checkpoint(folder.checkpoints, state.step, saved, keep=config.keep)
-
-
-def _log(folder: RunFolder, report: loop.StepReport) -> None:
-    line = {
-        "step": report.step,
-        **{name: round(value, 6) for name, value in report.parts.items()},
-        "learning_rate": report.learning_rate,
-        "gradient_norm": round(report.gradient_norm, 6),
-        "seconds": round(report.seconds, 2),
-    }
-    with folder.log.open("a") as file:
-        file.write(json.dumps(line) + "\n")
-
-
-def _release(
-    folder: RunFolder,
-    state: loop.TrainState,
-    batches: Batches,
-    config: TrainingConfig,
-    settings: dict[str, Any],
-) -> Path:
+def _release(run: Run, settings: dict[str, Any]) -> Path:
     """Write the trained weights, with the object channel chosen without labels."""
-    amd = state.released
-    assert isinstance(amd, AMD)
-    channel = 0 if config.objective == "mover" else choose_object_channel(amd, batches).channel
+    amd, config = run.model, run.config
+    channel = 0 if config.objective == "mover" else choose_object_channel(amd, run.batches).channel
+    minutes = round(run.state.seconds / 60, 1)
+    training = {**settings, "steps": run.state.step, "minutes": minutes}
+    return _save(run, run.folder.weights, channel, training)
+
+
+def _save(run: Run, folder: Path, channel: int, training: dict[str, Any]) -> Path:
     card = WeightsConfig(
-        model=amd.config,
+        model=run.model.config,
         object_channel=channel,
-        input_size=min(config.crop),
-        name=folder.path.name,
-        training={**settings, "steps": state.step, "minutes": round(state.seconds / 60, 1)},
+        input_size=min(run.config.crop),
+        name=run.folder.path.name,
+        training=training,
     )
-    return save_weights(folder.weights, amd, card)
+    return save_weights(folder, run.model, card)

@@ -1,0 +1,127 @@
+"""The stream of batches that a run learns from: opened as its settings say."""
+
+import dataclasses
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from amd_seg.errors import ConfigError, InputError
+from amd_seg.training.clips import Clip, find_clips
+from amd_seg.training.data import FrameStore, PairSampler
+from amd_seg.training.distributed import Processes
+from amd_seg.training.folder import RunFolder
+from amd_seg.training.loader import PairLoader
+from amd_seg.training.mover_files import write_targets_of_clips
+from amd_seg.training.movers import MoverConfig
+from amd_seg.training.moving_pairs import MovingPairs
+from amd_seg.training.pairs import Crop
+from amd_seg.training.presets import TrainingConfig
+from amd_seg.training.targets import TargetSampler, load_target_clips
+
+
+class Batches(Protocol):
+    """An endless stream of batches that knows where it stands."""
+
+    def __next__(self) -> Any:
+        """The next micro-batch, on the run's device."""
+
+    def __iter__(self) -> Iterator[Any]:
+        """Itself."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the stream stands, as numbers and tensors."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+
+
+def open_batches(
+    roots: Sequence[str],
+    config: TrainingConfig,
+    processes: Processes,
+    folder: RunFolder,
+    *,
+    targets: str | os.PathLike[str] | None = None,
+) -> Batches:
+    """Open the clips under the roots as a stream of this process's micro-batches.
+
+    Args:
+        roots: see `find_clips`.
+        config: the settings.
+        processes: those that share a step.
+        folder: where motion targets are kept if they must be found first.
+        targets: a folder of motion targets that are there.
+
+    Raises:
+        ConfigError: the batch cannot be shared by the processes.
+        InputError, MediaError: the clips, or their targets, cannot be used.
+    """
+    _require_shareable(config, processes)
+    clips = find_clips(roots)
+    if config.objective == "mover":
+        place = Path(targets) if targets else _found_targets(clips, config, processes, folder)
+        found = load_target_clips(clips, place, short_edge=config.short_edge)
+        return TargetSampler(found, _own_share(config, processes), processes.device)
+    pairs = _open_pairs(clips, config, processes)
+    if config.min_relative_motion:
+        return MovingPairs(pairs, config.min_relative_motion)
+    return pairs
+
+
+def _found_targets(
+    clips: Sequence[Clip], config: TrainingConfig, processes: Processes, folder: RunFolder
+) -> Path:
+    if not processes.is_alone:
+        # The others would wait for longer than a collective may take.
+        raise InputError(
+            f"{processes.world_size} processes cannot look for motion targets together. Find them "
+            "first with python -m amd_seg.training.mover_files, and give their folder by --targets."
+        )
+    mover = MoverConfig(mask_height=config.short_edge)
+    write_targets_of_clips(clips, folder.targets, mover, workers=os.cpu_count() or 1)
+    return folder.targets
+
+
+def _open_pairs(
+    clips: Sequence[Clip], config: TrainingConfig, processes: Processes
+) -> PairSampler | PairLoader:
+    # The same pairs in the same order either way.
+    draws: dict[str, Any] = {
+        "batch_size": config.batch_size // config.accumulate,
+        "crop": Crop(size=config.crop, scale=config.scale, flip=config.flip),
+        "sampling": config.sampling,
+        "max_gap": config.max_gap,
+        "seed": config.seed,
+        "rank": processes.rank,
+        "world_size": processes.world_size,
+    }
+    decoding: dict[str, Any] = {
+        "short_edge": config.short_edge,
+        "frame_step": config.frame_step,
+        "transpose_portrait": config.transpose_portrait,
+        "device": processes.device,
+    }
+    if config.frames == "loader":
+        return PairLoader(clips, workers=config.workers, **draws, **decoding)
+    return PairSampler(FrameStore.decode(clips, **decoding), **draws)
+
+
+def _own_share(config: TrainingConfig, processes: Processes) -> TrainingConfig:
+    """Settings of a stream that draws on its own: each process has another seed."""
+    return dataclasses.replace(
+        config,
+        batch_size=config.batch_size // processes.world_size,
+        # Far apart, so that neighbouring seeds of two runs share no stream.
+        seed=config.seed + 1_000_003 * processes.rank,
+    )
+
+
+def _require_shareable(config: TrainingConfig, processes: Processes) -> None:
+    shares = config.accumulate * processes.world_size
+    if config.batch_size % shares:
+        raise ConfigError(
+            f"batch_size={config.batch_size} cannot be shared equally by {processes.world_size} "
+            f"process(es) with {config.accumulate} micro-batch(es) each. "
+            f"Give --batch-size a multiple of {shares}."
+        )

@@ -1,0 +1,230 @@
+"""Training in several processes, started by torchrun: who is who, and what they agree on.
+
+What equals what: N processes with a batch of B pairs in all take the steps that one process with
+B pairs takes, up to rounding and dropout (each process draws its own), when the visible share
+that divides the photometric error is the batch's (`shared_visibility`). As published it is each
+process's own: then the two differ as far as the visible shares of the processes do.
+Statistics of BatchNorm are always those of the whole batch.
+"""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from amd_seg.device import resolve_device
+from amd_seg.errors import DeviceError
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Who this process is among those that share a run."""
+
+    device: torch.device
+    rank: int = 0
+    world_size: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes the log, the checkpoints and the pictures."""
+        return self.rank == 0
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether there is no other."""
+        return self.world_size == 1
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Mean over the processes, without a gradient; each process gets the same numbers."""
+        if self.is_alone:
+            return values
+        total = values.detach().clone()
+        dist.all_reduce(total)
+        return total / self.world_size
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set in one process or more."""
+        if self.is_alone:
+            return flag
+        return bool(self.mean(torch.tensor(float(flag), device=self.device)) > 0)
+
+    def gather(self, value: Any) -> list[Any] | None:
+        """What each process gives, by rank; None in all but the first."""
+        if self.is_alone:
+            return [value]
+        gathered: list[Any] | None = [None] * self.world_size if self.is_first else None
+        dist.gather_object(value, gathered)
+        return gathered
+
+
+@contextmanager
+def joined_processes(device: str = "auto") -> Iterator[Processes]:
+    """Join the processes that torchrun started; without torchrun, stand alone.
+
+    Args:
+        device: see `resolve_device`; "auto" and "cuda" become the process's own GPU.
+
+    Raises:
+        DeviceError: the device cannot be used, or the node has fewer GPUs than processes.
+    """
+    if not is_launched():
+        yield Processes(resolve_device(device))
+        return
+    place = _own_device(device)
+    if place.type == "cuda":
+        torch.cuda.set_device(place)
+    dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
+    try:
+        with _quiet_but_first(dist.get_rank()):
+            yield Processes(place, dist.get_rank(), dist.get_world_size())
+    finally:
+        dist.destroy_process_group()
+
+
+def is_launched() -> bool:
+    """Whether torchrun started this process."""
+    return "LOCAL_RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def is_first_process() -> bool:
+    """Whether this process speaks for all: rank 0, or not started by torchrun."""
+    return not is_launched() or os.environ.get("RANK", "0") == "0"
+
+
+def distribute(
+    objective: nn.Module, processes: Processes, *, some_unused: bool = False
+) -> nn.Module:
+    """Make an objective train on the batch of all processes; alone, it is returned as it is.
+
+    Args:
+        objective: its weights become those of the first process, its BatchNorms synchronised.
+        processes: from `joined_processes`.
+        some_unused: parameters may have no part in a step (costs a walk over the graph).
+    """
+    if processes.is_alone:
+        return objective
+    on_gpu = processes.device.type == "cuda"
+    if on_gpu:
+        objective = nn.SyncBatchNorm.convert_sync_batchnorm(objective)  # type: ignore[no-untyped-call]
+    else:
+        _synchronise_batch_norms(objective)
+    return DistributedDataParallel(
+        objective,
+        device_ids=[processes.device] if on_gpu else None,
+        # Synchronised statistics are equal everywhere already.
+        broadcast_buffers=False,
+        find_unused_parameters=some_unused,
+    )
+
+
+def batch_mean(values: Tensor) -> Tensor:
+    """Mean of the values in the batches of all processes, without a gradient."""
+    mean = values.detach().mean()
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(mean)
+        mean /= dist.get_world_size()
+    return mean
+
+
+def local_gradients(objective: nn.Module, is_last: bool) -> AbstractContextManager[None]:
+    """Keep the gradients of all but the last micro-batch from being averaged over processes."""
+    if is_last or not isinstance(objective, DistributedDataParallel):
+        return nullcontext()
+    return objective.no_sync()
+
+
+class SyncedBatchNorm2d(nn.BatchNorm2d):
+    """BatchNorm over the batch of all processes, for devices that torch's own does not run on.
+
+    All processes must have equally many items.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise (batch, channel, height, width)."""
+        if not self.training:
+            return super().forward(input)
+        processes = dist.get_world_size()
+        mean = _sum(input.mean(dim=(0, 2, 3))) / processes
+        centred = input - mean.view(1, -1, 1, 1)
+        # Of the centred values: the difference of two large numbers would lose digits.
+        variance = _sum(centred.square().mean(dim=(0, 2, 3))) / processes
+        self._remember(mean, variance, count=processes * input.numel() // input.shape[1])
+        scale = self.weight * (variance + self.eps).rsqrt()
+        normalised: Tensor = centred * scale.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)
+        return normalised
+
+    @torch.no_grad()
+    def _remember(self, mean: Tensor, variance: Tensor, count: int) -> None:
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        assert self.momentum is not None
+        self.num_batches_tracked += 1
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(variance * count / max(count - 1, 1), self.momentum)
+
+
+def _sum(values: Tensor) -> Tensor:
+    total: Tensor = _Sum.apply(values)  # type: ignore[no-untyped-call]
+    return total
+
+
+class _Sum(torch.autograd.Function):
+    """Sum over the processes; what each one's loss asks of the sum adds up likewise."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        total = values.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].clone()
+        dist.all_reduce(total)
+        return total
+
+
+def _synchronise_batch_norms(module: nn.Module) -> None:
+    for child in module.modules():
+        if type(child) is nn.BatchNorm2d:
+            # The class alone differs: weights, statistics and hooks stay where they are.
+            child.__class__ = SyncedBatchNorm2d
+
+
+def _own_device(name: str) -> torch.device:
+    place = resolve_device(name)
+    if place.type != "cuda":
+        return place
+    if name not in ("auto", "cuda"):
+        raise DeviceError(
+            f"Device {name} cannot be shared by {os.environ['WORLD_SIZE']} processes. "
+            "Give --device cuda: each process takes its own GPU."
+        )
+    own, there = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+    if own >= there:
+        raise DeviceError(
+            f"Process {own} of this node has no GPU: there are {there}. "
+            f"Give --nproc-per-node {there}."
+        )
+    return torch.device("cuda", own)
+
+
+@contextmanager
+def _quiet_but_first(rank: int) -> Iterator[None]:
+    """Say what all processes notice once."""
+    logger = logging.getLogger("amd_seg")
+    before = logger.level
+    if rank:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

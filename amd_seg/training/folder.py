@@ -1,0 +1,121 @@
+"""Where the parts of a run lie, and its log."""
+
+import itertools
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from amd_seg.errors import InputError, MediaError
+from amd_seg.media.files import write_atomically
+from amd_seg.training.checkpoints import list_checkpoints
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where the parts of a run lie."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved settings."""
+        return self.path / "config.json"
+
+    @property
+    def log(self) -> Path:
+        """One JSON object a logged step."""
+        return self.path / "log.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """What the run goes on from."""
+        return self.path / "checkpoints"
+
+    @property
+    def sheets(self) -> Path:
+        """Pictures of what the model makes of the run's first pairs."""
+        return self.path / "sheets"
+
+    @property
+    def board(self) -> Path:
+        """TensorBoard's files, where it is installed."""
+        return self.path / "tensorboard"
+
+    @property
+    def targets(self) -> Path:
+        """The motion masks that the object channel learns from."""
+        return self.path / "targets"
+
+    @property
+    def best(self) -> Path:
+        """The weights that scored best, where the run is scored."""
+        return self.path / "best"
+
+    @property
+    def weights(self) -> Path:
+        """The trained model, as `from_pretrained` reads it."""
+        return self.path / "weights"
+
+    def require_usable(self, resume: bool) -> None:
+        """Tell a run to go on from one to start.
+
+        Raises:
+            InputError: there is nothing to go on from, or the folder is in use.
+        """
+        if resume and not list_checkpoints(self.checkpoints):
+            raise InputError(
+                f"Cannot resume {self.path}: it has no checkpoint. Start it without --resume."
+            )
+        in_use = self.path.exists() and set(self.path.iterdir()) - {self.targets}
+        if in_use and not resume:
+            raise InputError(
+                f"The run folder {self.path} is not empty. "
+                "Give --resume to go on, or another --out."
+            )
+
+    def write_settings(self, settings: dict[str, Any]) -> None:
+        """Write config.json."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        _write(self.config, json.dumps(settings, indent=2) + "\n")
+
+    def write_line(self, line: dict[str, Any]) -> None:
+        """Append a line to the log.
+
+        Raises:
+            MediaError: the disk is full, or the file cannot be written.
+        """
+        try:
+            with self.log.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as cause:
+            raise MediaError(
+                f"Cannot write the log {self.log}: {cause.strerror or cause}. "
+                "Make room, then give --resume to go on from the newest checkpoint."
+            ) from cause
+
+    def read_lines(self) -> list[dict[str, Any]]:
+        """The lines of the log, up to one that a kill cut short."""
+        lines: list[dict[str, Any]] = []
+        if self.log.is_file():
+            for line in self.log.read_text().splitlines():
+                try:
+                    lines.append(json.loads(line))
+                except ValueError:
+                    break
+        return lines
+
+    def take_back_lines_after(self, step: int) -> Sequence[dict[str, Any]]:
+        """Cut the log at a step: what came after it happens again. Returns what is kept."""
+        kept = [*itertools.takewhile(lambda line: line["step"] <= step, self.read_lines())]
+        if self.log.is_file():
+            _write(self.log, "".join(json.dumps(line) + "\n" for line in kept))
+        return kept
+
+
+def _write(path: Path, text: str) -> None:
+    def write(file: BinaryIO) -> None:
+        file.write(text.encode())
+
+    write_atomically(path, write)

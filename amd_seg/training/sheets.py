@@ -1,0 +1,122 @@
+"""A picture of what a model makes of some pairs: one row a pair, one column a thing."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from amd_seg.media.pixels import Pixels
+from amd_seg.media.render import render_regions, render_saliency
+from amd_seg.model.amd import AMD
+from amd_seg.model.objective import splat_visibility
+from amd_seg.model.segment_flow import synthesize_view
+from amd_seg.training.pairs import PairBatch
+from amd_seg.training.targets import TargetBatch
+
+ROWS = 4
+TILE = 192
+"""Width of a tile, in pixels."""
+GAP = 4
+ERROR_GAIN = 3
+"""An absolute difference of 1/3 is drawn white: errors that matter are far below 1."""
+PAIR_COLUMNS = ("frame i", "frame j", "regions of i", "flow", "j from i", "error")
+TARGET_COLUMNS = ("frame", "regions", "object", "target")
+
+
+@torch.no_grad()
+def draw_sheet(model: AMD, batch: PairBatch | TargetBatch) -> Image.Image:
+    """Draw what a model makes of the first pairs of a batch.
+
+    For a `PairBatch` the columns are PAIR_COLUMNS, for a `TargetBatch` TARGET_COLUMNS. The flow
+    is a colour wheel: hue is its direction (red to the right, then yellow, green, blue clockwise),
+    white stands still, full colour is the longest of its tile.
+
+    Args:
+        model: its mode is kept.
+        batch: on the model's device.
+
+    Returns:
+        An image of mode "RGB".
+    """
+    was_training = model.training
+    model.eval()
+    rows = _pair_rows(model, batch) if isinstance(batch, PairBatch) else _target_rows(model, batch)
+    model.train(was_training)
+    return _tiled(rows)
+
+
+def flow_colours(flow: NDArray[np.float32]) -> Pixels:
+    """Return a flow (height, width, 2), in pixels, x first, as a colour wheel (height, width, 3).
+
+    Hue is the direction, saturation the length as a share of the longest; a flow shorter than a
+    hundredth of a pixel is white.
+    """
+    length = np.linalg.norm(flow, axis=-1)
+    share = length / max(float(length.max()), 1e-2)
+    turn = np.arctan2(flow[..., 1], flow[..., 0]) / (2 * np.pi) * 6  # sixths, -3 to 3
+    # Each primary is full within a sixth of its direction, absent from two sixths on.
+    distance = np.abs((turn[..., None] - np.array((0, 2, 4)) + 3) % 6 - 3)
+    hue = np.clip(2 - distance, 0, 1)
+    colours = 1 - share[..., None] * (1 - hue)
+    picture: Pixels = np.rint(255 * np.clip(colours, 0, 1)).astype(np.uint8)
+    return picture
+
+
+def _pair_rows(model: AMD, batch: PairBatch) -> list[list[Image.Image]]:
+    reconstruction = model(batch.frame_i[:ROWS], batch.frame_j[:ROWS])
+    view, flow = reconstruction.view_j, reconstruction.view_j.flows[0]
+    rebuilt = synthesize_view(view.source, flow)
+    visible = splat_visibility(reconstruction.view_i.flows[0])
+    error = (view.target - rebuilt).abs().mean(dim=1, keepdim=True) * visible * ERROR_GAIN
+    size = view.target.shape[-2:]
+    assert view.masks is not None
+    masks = F.interpolate(view.masks, size, mode="bilinear").cpu().numpy()
+    return [
+        [
+            Image.fromarray(_bytes(view.source[row])),
+            Image.fromarray(_bytes(view.target[row])),
+            render_regions(_bytes(view.source[row]), masks[row]),
+            Image.fromarray(flow_colours(flow[row].float().permute(1, 2, 0).cpu().numpy())),
+            Image.fromarray(_bytes(rebuilt[row])),
+            Image.fromarray(_bytes(error[row].expand(3, -1, -1))),
+        ]
+        for row in range(len(view.target))
+    ]
+
+
+def _target_rows(model: AMD, batch: TargetBatch) -> list[list[Image.Image]]:
+    frames = batch.frames[:ROWS]
+    masks = F.interpolate(model.segment(frames), frames.shape[-2:], mode="bilinear").cpu().numpy()
+    rows = []
+    for frame, regions, target in zip(frames, masks, batch.targets, strict=False):
+        pixels = _bytes(frame / 255)
+        rows.append(
+            [
+                Image.fromarray(pixels),
+                render_regions(pixels, regions),
+                render_saliency(regions[0]).convert("RGB"),
+                Image.fromarray(_bytes(target.expand(3, -1, -1) / 255)),
+            ]
+        )
+    return rows
+
+
+def _bytes(image: Tensor) -> Pixels:
+    """Turn (3, height, width) in 0..1 into (height, width, 3) bytes."""
+    scaled = image.float().clamp(0, 1).mul(255).round().byte()
+    pixels: Pixels = scaled.permute(1, 2, 0).contiguous().cpu().numpy()
+    return pixels
+
+
+def _tiled(rows: list[list[Image.Image]]) -> Image.Image:
+    first = rows[0][0]
+    width, height = TILE, round(TILE * first.height / first.width)
+    size = (GAP + len(rows[0]) * (width + GAP), GAP + len(rows) * (height + GAP))
+    sheet = Image.new("RGB", size, "white")
+    for y, row in enumerate(rows):
+        for x, tile in enumerate(row):
+            place = (GAP + x * (width + GAP), GAP + y * (height + GAP))
+            sheet.paste(tile.convert("RGB").resize((width, height)), place)
+    return sheet

@@ -1,0 +1,125 @@
+"""What a run writes for those who look on: the log, curves for TensorBoard, picture sheets."""
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from amd_seg.media.images import save_image
+from amd_seg.model.amd import AMD
+from amd_seg.training.batches import Batches
+from amd_seg.training.folder import RunFolder
+from amd_seg.training.loop import StepReport
+from amd_seg.training.presets import TrainingConfig
+from amd_seg.training.scores import ChannelScores, Scorer
+from amd_seg.training.sheets import draw_sheet
+
+logger = logging.getLogger(__name__)
+
+
+class Board:
+    """TensorBoard's curves in a run folder, where TensorBoard is installed."""
+
+    def __init__(self, folder: Path) -> None:
+        self._writer: Any = None
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            logger.debug("TensorBoard is not installed: log.jsonl has the same numbers.")
+        else:
+            self._writer = SummaryWriter(str(folder))
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        """Add a line of the log, one curve a number."""
+        if self._writer is not None:
+            for name, value in line.items():
+                if isinstance(value, int | float) and name != "step":
+                    self._writer.add_scalar(name, value, line["step"])
+
+    def close(self) -> None:
+        """Write what is still in memory."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+@dataclass
+class Watch:
+    """What is due after which step."""
+
+    folder: RunFolder
+    config: TrainingConfig
+    board: Board
+    first_batch: Any
+    """The pairs of the sheets, the same through the run; None where there are no sheets."""
+    scorer: Scorer | None
+    best: ChannelScores | None = None
+
+    @classmethod
+    def start(
+        cls,
+        folder: RunFolder,
+        config: TrainingConfig,
+        batches: Batches,
+        evaluate: str | os.PathLike[str] | None,
+    ) -> Self:
+        """Open curves and labels, and look at the stream's first pairs without moving it."""
+        batch = None
+        if config.sheet_every:
+            position = batches.state_dict()
+            batch = next(batches)
+            batches.load_state_dict(position)
+        scorer = Scorer.open(evaluate, short_edge=min(config.crop)) if evaluate else None
+        return cls(folder, config, Board(folder.board), batch, scorer)
+
+    def go_on(self, lines: Sequence[dict[str, Any]]) -> None:
+        """Take over what the log of a resumed run says."""
+        for line in lines:
+            if "J" in line:
+                self._is_best(ChannelScores(tuple(line["J"])))
+
+    def after_step(self, model: AMD, report: StepReport) -> bool:
+        """Write the line of the log and the sheet that are due.
+
+        Returns:
+            Whether the model scored better than ever.
+
+        Raises:
+            MediaError: the disk is full.
+        """
+        scores = None
+        if self.scorer is not None and report.step % self.config.evaluate_every == 0:
+            scores = self.scorer(model)
+            logger.info("Step %d: %s.", report.step, scores)
+        if scores is not None or report.step % self.config.log_every == 0:
+            line = _line(report, scores)
+            self.folder.write_line(line)
+            self.board.write(line)
+        if self.first_batch is not None and report.step % self.config.sheet_every == 0:
+            self.folder.sheets.mkdir(exist_ok=True)
+            path = self.folder.sheets / f"step-{report.step:09d}.png"
+            save_image(draw_sheet(model, self.first_batch), path)
+        return scores is not None and self._is_best(scores)
+
+    def _is_best(self, scores: ChannelScores) -> bool:
+        is_best = self.best is None or scores.best > self.best.best
+        if is_best:
+            self.best = scores
+        return is_best
+
+    def close(self) -> None:
+        """Write what is still in memory."""
+        self.board.close()
+
+
+def _line(report: StepReport, scores: ChannelScores | None) -> dict[str, Any]:
+    scored = {"J": [round(j, 6) for j in scores.j], "best_J": scores.best} if scores else {}
+    return {
+        "step": report.step,
+        **{name: round(value, 6) for name, value in report.parts.items()},
+        "learning_rate": report.learning_rate,
+        "gradient_norm": round(report.gradient_norm, 6),
+        "seconds": round(report.seconds, 2),
+        **scored,
+    }

@@ -1,0 +1,144 @@
+"""The CUDA kernels of the correlation on a CUDA device."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from amd_seg.model import cuda_build
+from amd_seg.model.correlation import correlation, gradients_plain, volume_plain
+from amd_seg.model.correlation_cuda import ELEMENTS, KERNELS, SOURCE, VARIABLE, defines
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+# Relative to the largest value: float32 sums in another order; one rounding to half or bfloat16.
+TOLERANCE = {torch.float32: 2e-6, torch.float16: 2**-11, torch.bfloat16: 2**-8}
+SHAPES = ((1, 1, 1, 1), (2, 192, 6, 10), (3, 7, 5, 33), (1, 96, 24, 40), (2, 32, 96, 160))
+
+
+@pytest.fixture(autouse=True)
+def kernels_or_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, "cuda")
+
+
+def features(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to("cuda", dtype)
+
+
+def gradients(x1: Tensor, x2: Tensor, grad: Tensor, reach: int = 4) -> tuple[Tensor, ...]:
+    left, right = x1.detach().requires_grad_(), x2.detach().requires_grad_()
+    volume = correlation(left, right, reach)
+    return volume.detach(), *torch.autograd.grad(volume, (left, right), grad)
+
+
+@pytest.mark.parametrize("dtype", ELEMENTS)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_equals_the_plain_path_in_float64(
+    dtype: torch.dtype, shape: tuple[int, int, int, int], channels_last: bool
+) -> None:
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    x1, x2 = (features(*shape, dtype=dtype, seed=s).to(memory_format=layout) for s in (1, 2))
+    for reach in range(1, 9):
+        grad = features(shape[0], (2 * reach + 1) ** 2, *shape[2:], dtype=dtype, seed=3)
+        wide = x1.double(), x2.double()
+        exact = (
+            volume_plain(*wide, reach),
+            *gradients_plain(grad.double(), *wide, reach, True, True),
+        )
+        for ours, expected in zip(gradients(x1, x2, grad, reach), exact, strict=True):
+            assert (ours - expected).abs().max() <= TOLERANCE[dtype] * expected.abs().max()
+
+
+def test_ten_thousand_runs_give_equal_bits() -> None:
+    x1, x2, grad = features(2, 32, 24, 40), features(2, 32, 24, 40, seed=1), features(2, 81, 24, 40)
+    first = gradients(x1, x2, grad)
+    differing = torch.zeros((), device="cuda", dtype=torch.int64)
+    for _ in range(10_000):
+        for ours, expected in zip(gradients(x1, x2, grad), first, strict=True):
+            differing += (ours != expected).sum()
+    assert differing.item() == 0
+
+
+def test_runs_on_the_current_stream() -> None:
+    x1, x2 = features(4, 64, 96, 160), features(4, 64, 96, 160, seed=1)
+    expected = correlation(x1, x2 * 3)
+    streams = [torch.cuda.Stream(), torch.cuda.Stream()]
+    torch.cuda.synchronize()
+    volumes = []
+    for stream in streams:
+        with torch.cuda.stream(stream):
+            torch.cuda._sleep(50_000_000)
+            volumes.append(correlation(x1, x2 * 3))
+    torch.cuda.synchronize()
+    assert all(torch.equal(volume, expected) for volume in volumes)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_runs_on_the_device_of_its_inputs() -> None:
+    x1, x2 = features(1, 8, 9, 17), features(1, 8, 9, 17, seed=1)
+    expected = correlation(x1, x2)
+    other = correlation(x1.to("cuda:1"), x2.to("cuda:1"))
+    assert other.device.index == 1
+    assert torch.equal(other.to("cuda:0"), expected)
+    assert torch.cuda.current_device() == 0
+
+
+def test_is_captured_by_a_cuda_graph() -> None:
+    x1, x2 = features(2, 16, 12, 20), features(2, 16, 12, 20, seed=1)
+    correlation(x1, x2)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        volume = correlation(x1, x2)
+    x1.copy_(features(2, 16, 12, 20, seed=2))
+    graph.replay()
+    assert torch.equal(volume, correlation(x1, x2))
+
+
+def test_autocast_and_compile_take_the_kernels() -> None:
+    x1, x2 = features(2, 16, 12, 20).requires_grad_(), features(2, 16, 12, 20, seed=1)
+
+    def score(x1: Tensor, x2: Tensor) -> Tensor:
+        return functional.leaky_relu(correlation(x1.bfloat16(), x2), 0.1).sum()
+
+    with torch.autocast("cuda", torch.bfloat16):
+        expected = torch.autograd.grad(score(x1, x2), x1)
+        compiled = torch.compile(score, backend="aot_eager", fullgraph=True)
+        torch.testing.assert_close(torch.autograd.grad(compiled(x1, x2), x1), expected)
+
+
+def test_operators_keep_the_rules_of_torch_library() -> None:
+    x1, x2 = features(2, 2, 3, 4).requires_grad_(), features(2, 2, 3, 4).requires_grad_()
+    grad = features(2, 9, 3, 4).requires_grad_()
+    torch.library.opcheck(torch.ops.amd_seg.correlation, (x1, x2, 1))
+    for needs in itertools.product((True, False), repeat=2):
+        if any(needs):
+            torch.library.opcheck(torch.ops.amd_seg.correlation_backward, (grad, x1, x2, 1, *needs))
+
+
+def test_float64_takes_the_plain_path_and_its_gradients_are_right(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(VARIABLE, "auto")
+    x1, x2 = (features(2, 2, 3, 4, dtype=torch.float64, seed=s).requires_grad_() for s in (1, 2))
+    assert torch.autograd.gradcheck(lambda a, b: correlation(a, b, 1), (x1, x2))
+    assert torch.autograd.gradgradcheck(lambda a, b: correlation(a, b, 1), (x1, x2))
+
+
+def test_a_damaged_file_in_the_cache_is_replaced(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv(cuda_build.CACHE_VARIABLE, str(tmp_path))
+    wanted = defines(torch.float32, 2)
+    cuda_build.load(SOURCE, wanted, KERNELS, 0)
+    (kept,) = list(tmp_path.iterdir())
+    whole = kept.read_bytes()
+    kept.write_bytes(b"not machine code")
+    cuda_build.load(SOURCE, wanted, KERNELS, 0)
+    assert kept.read_bytes() == whole

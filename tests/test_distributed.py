@@ -1,0 +1,119 @@
+"""Two processes on one machine take the steps that one process with the whole batch takes."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from amd_seg.errors import ConfigError
+from amd_seg.training.batches import open_batches
+from amd_seg.training.checkpoints import list_checkpoints, load_checkpoint
+from amd_seg.training.distributed import Processes
+from amd_seg.training.folder import RunFolder
+from amd_seg.training.presets import TrainingConfig
+from amd_seg.weights import load_weights
+from tests.clips import moving_square, write_clip
+
+# Dropout is drawn by each process for itself: without it nothing is random but the pairs.
+SETTINGS = [
+    *("--steps", "4", "--minutes", "0", "--batch-size", "4", "--crop", "32x48"),
+    *("--short-edge", "32", "--warmup-steps", "0", "--log-every", "1", "--max-gap", "2"),
+    *("--stage-widths", "8,8,8,8", "--head-channels", "4", "--head-dilation", "1"),
+    *("--pyramid-channels", "4,4,4", "--motion-size", "32x48", "--dropout", "0"),
+    *("--estimator-channels", "8,8,8,4,4", "--device", "cpu"),
+]
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder of three short clips of a moving square."""
+    folder = tmp_path_factory.mktemp("clips")
+    for number, step in enumerate(((0, 2), (1, 0), (1, 1))):
+        write_clip(folder / f"clip-{number}.mp4", moving_square(6, step=step))
+    return str(folder)
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+
+
+def launcher(processes: int) -> list[str]:
+    if processes == 1:
+        return [sys.executable, "-m", "amd_seg.cli"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--master-port", str(port)]
+    return [*torchrun, "--nproc-per-node", str(processes), "-m", "amd_seg.cli"]
+
+
+def train(clips: str, out: Path, processes: int, *flags: str) -> str:
+    command = [*launcher(processes), "train", clips, "--out", str(out), *SETTINGS, *flags]
+    result = subprocess.run(
+        command, env=environment(), capture_output=True, text=True, check=False, timeout=300
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def column(run: Path, name: str) -> list[float]:
+    return [json.loads(line)[name] for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+def test_two_processes_equal_one_with_the_whole_batch(clips: str, tmp_path: Path) -> None:
+    runs = {processes: tmp_path / f"{processes}" for processes in (1, 2)}
+    for processes, out in runs.items():
+        printed = train(clips, out, processes, "--shared-visibility", "--ema-decay", "0.9")
+        assert printed == f"{out / 'weights'}\n"
+    one, two = (torch.tensor(column(runs[n], "loss")) for n in (1, 2))
+    # Sums run in another order; Adam turns the noise of tiny gradients into steps of full size.
+    torch.testing.assert_close(two[:1], one[:1], rtol=1e-5, atol=0)
+    torch.testing.assert_close(two, one, rtol=2e-3, atol=0)
+    norms = [torch.tensor(column(runs[n], "gradient_norm")[:1]) for n in (1, 2)]
+    torch.testing.assert_close(*norms, rtol=1e-4, atol=0)
+    assert load_weights(runs[2] / "weights").config.model.dropout == 0
+
+
+def test_two_processes_go_on_where_they_were_stopped(clips: str, tmp_path: Path) -> None:
+    flags = ("--dropout", "0.5", "--checkpoint-every", "2", "--keep", "9")
+    train(clips, tmp_path / "run", 2, *flags)
+    whole = column(tmp_path / "run", "loss")
+    checkpoints = list_checkpoints(tmp_path / "run" / "checkpoints")
+    assert len(load_checkpoint(checkpoints[0])["other_ranks"]) == 1
+    checkpoints[-1].unlink()
+    train(clips, tmp_path / "run", 2, *flags, "--resume")
+    assert column(tmp_path / "run", "loss") == whole
+
+
+def test_sigterm_to_torchrun_ends_with_one_checkpoint(clips: str, tmp_path: Path) -> None:
+    command = [*launcher(2), "train", clips, "--out", str(tmp_path / "run"), *SETTINGS]
+    run = subprocess.Popen(
+        [*command, "--steps", "100000"],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not (tmp_path / "run" / "log.jsonl").exists() and run.poll() is None:
+        time.sleep(0.05)
+    run.send_signal(signal.SIGTERM)
+    _, errors = run.communicate(timeout=300)
+    assert "a checkpoint is saved" in errors
+    assert len(list_checkpoints(tmp_path / "run" / "checkpoints")) == 1
+
+
+@pytest.mark.parametrize(("accumulate", "allowed"), [(1, 2), (3, 6)])
+def test_a_batch_that_cannot_be_shared_is_refused(
+    clips: str, accumulate: int, allowed: int
+) -> None:
+    config = TrainingConfig(batch_size=9, accumulate=accumulate)
+    second = Processes(torch.device("cpu"), rank=1, world_size=2)
+    with pytest.raises(ConfigError, match=f"Give --batch-size a multiple of {allowed}."):
+        open_batches([clips], config, second, RunFolder(Path("nowhere")))
