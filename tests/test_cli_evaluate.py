@@ -11,7 +11,7 @@ from PIL import Image
 
 from amd_seg.cli import cli
 from amd_seg.cli.evaluate import METHODS
-from amd_seg.evaluation import run as evaluation_run
+from amd_seg.evaluation import origins
 from amd_seg.model.amd import AMD
 from amd_seg.model.config import AMDConfig, WeightsConfig
 from amd_seg.weights import save_weights
@@ -105,15 +105,15 @@ def test_torch_is_not_loaded_for_predictions(photos: Path) -> None:
 
 
 def test_the_command_knows_the_methods() -> None:
-    assert METHODS == evaluation_run.METHODS
+    assert METHODS == origins.METHODS
 
 
 def test_missing_and_extra_files_are_named(photos: Path) -> None:
     (photos / "masks" / "1.png").rename(photos / "masks" / "7.png")
     result = evaluate("ecssd", photos, "--method", "centre-prior")
     assert result.exit_code == 2
-    assert "1 pictures have no mask" in result.stderr
-    assert "have no picture" in result.stderr
+    assert "have no mask in" in result.stderr
+    assert "have no file in" in result.stderr
     assert result.stdout == ""
 
 
@@ -139,3 +139,150 @@ def test_a_wrong_folder_is_told_its_layout(tmp_path: Path) -> None:
     result = evaluate("davis2016", tmp_path, "--method", "centre-prior")
     assert result.exit_code == 2
     assert "ImageSets/480p/val.txt" in result.stderr
+
+
+def test_any_folders_can_be_scored(photos: Path) -> None:
+    folders = ["--images", photos / "images", "--masks", photos / "masks"]
+    assert scores(*folders, "--predictions", photos / "masks")["iou_half"] == 1
+    assert scores("--masks", photos / "masks", "--method", "centre-prior")["mae"] > 0
+    result = evaluate("ecssd", *folders)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "--images and --masks" in result.stderr
+
+
+def test_results_are_written_as_asked(davis: Path, tmp_path: Path) -> None:
+    files = {name: tmp_path / f"out.{name}" for name in ("json", "csv", "markdown", "png")}
+    result = evaluate(
+        *("davis2016", davis, "--method", "centre-prior", "--per-sequence"),
+        *("--json", files["json"], "--csv", files["csv"], "--markdown", files["markdown"]),
+        *("--sheet", files["png"]),
+    )
+    assert result.exit_code == 0, result.stderr
+    assert "AMD, per image              45.7  none" in result.stdout
+    assert result.stdout.count("goat") == 1
+    report = json.loads(files["json"].read_text())
+    assert report["sequences"].keys() == {"cow", "goat"}
+    assert report["scores"]["j_frames"] == pytest.approx(report["scores"]["j_all"])
+    lines = files["csv"].read_text().splitlines()
+    assert lines[0] == "name,sequence,j,f"
+    assert len(lines) == 11
+    values = [float(line.split(",")[2]) for line in lines[1:]]
+    assert np.mean(values) == pytest.approx(report["scores"]["j_frames"], abs=1e-6)
+    assert "| method | J mean | J recall |" in files["markdown"].read_text()
+    with Image.open(files["png"]) as sheet:
+        assert sheet.size == (4 * 498, 3 * 202)
+
+
+def test_first_and_last_frames_count_where_davis_2017_counts_them(
+    davis: Path, tmp_path: Path
+) -> None:
+    for index in range(5):
+        for sequence in ("cow", "goat"):
+            mask = square(2 * index) if 0 < index < 4 else np.zeros((HEIGHT, WIDTH), np.uint8)
+            write(tmp_path / "mine" / sequence / f"{index:05}.png", mask)
+    found = scores("davis2016", davis, "--predictions", tmp_path / "mine")
+    assert (found["j_mean"], found["j_all"]) == (1, pytest.approx(0.6))
+
+
+def test_saved_maps_are_resumed_and_score_the_same(photos: Path, tmp_path: Path) -> None:
+    command = ["ecssd", photos, "--method", "centre-prior", "--save", tmp_path / "maps"]
+    first = scores(*command)
+    assert sorted(path.name for path in (tmp_path / "maps").iterdir()) == [
+        f"{index}.png" for index in range(3)
+    ]
+    result = evaluate(*command)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "3 maps exist" in result.stderr
+    (tmp_path / "maps" / "1.png").unlink()
+    write(tmp_path / "maps" / "0.png", square(2))
+    resumed = scores(*command, "--resume")
+    assert (tmp_path / "maps" / "1.png").exists()
+    assert resumed["mae"] < first["mae"]
+    assert scores("ecssd", photos, "--predictions", tmp_path / "maps") == resumed
+
+
+def test_masks_of_videos_are_saved_as_davis_takes_them(davis: Path, tmp_path: Path) -> None:
+    command = ["davis2016", davis, "--method", "centre-prior", "--threshold", "otsu"]
+    saved = scores(*command, "--save", tmp_path / "maps", "--sheet", tmp_path / "sheet.png")
+    assert (tmp_path / "sheet.png").exists()
+    mask = np.asarray(Image.open(tmp_path / "maps" / "cow" / "00003.png"))
+    assert set(np.unique(mask)) == {0, 255}
+    assert scores("davis2016", davis, "--predictions", tmp_path / "maps") == saved
+    assert "threshold otsu" in evaluate(*command).stdout
+
+
+def test_workers_change_nothing(photos: Path) -> None:
+    command = ["ecssd", photos, "--method", "centre-prior"]
+    assert scores(*command, "--workers", "2") == scores(*command)
+
+
+def test_a_worker_tells_its_error(photos: Path, tmp_path: Path) -> None:
+    for index in range(3):
+        write(tmp_path / "mine" / f"{index}.png", square(2)[:20])
+    command = ["ecssd", photos, "--predictions", tmp_path / "mine", "--workers", "2"]
+    result = evaluate(*command)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "0.png is 32x20" in result.stderr
+
+
+def test_stretched_maps_are_named_so(photos: Path, tmp_path: Path) -> None:
+    for index, left in enumerate((2, 10, 18)):
+        write(tmp_path / "mine" / f"{index}.png", square(left) // 4)
+    command = ["ecssd", photos, "--predictions", tmp_path / "mine"]
+    assert scores(*command)["iou_half"] == 0
+    assert scores(*command, "--stretch")["iou_half"] == 1
+    assert "maps stretched to 0..1" in evaluate(*command, "--stretch").stdout
+
+
+def test_extra_predictions_are_named(photos: Path) -> None:
+    write(photos / "masks-of-mine" / "x.png", square(2))
+    for index in range(3):
+        write(photos / "masks-of-mine" / f"{index}.mask.png", square(2))
+    result = evaluate("ecssd", photos, "--predictions", photos / "masks-of-mine")
+    assert result.exit_code == 0
+    assert "1 files in" in result.stderr
+    assert "belong to no sample: x." in result.stderr
+    write(photos / "masks-of-mine" / "0.saliency.png", square(2))
+    result = evaluate("ecssd", photos, "--predictions", photos / "masks-of-mine")
+    assert "are for one picture" in result.stderr
+
+
+def test_a_method_of_opencv_needs_its_extra_modules(photos: Path) -> None:
+    result = evaluate("ecssd", photos, "--method", "spectral-residual")
+    if result.exit_code:
+        assert "pip install opencv-contrib-python-headless" in result.stderr
+    else:
+        assert "spectral-residual" in result.stdout
+
+
+def test_origins_of_masks_do_not_mix(photos: Path, tmp_path: Path) -> None:
+    for options, message in (
+        (["--method", "centre-prior", "--weights", "w"], "--method and --weights"),
+        (["--predictions", tmp_path, "--save", tmp_path], "Drop --save"),
+        (["--method", "centre-prior", "--resume"], "--resume needs --save"),
+    ):
+        result = evaluate("ecssd", photos, *options)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert message in result.stderr
+
+
+def test_the_network_needs_pictures(photos: Path) -> None:
+    result = evaluate("--masks", photos / "masks", "--weights", "anything")
+    assert result.exit_code == 2
+    assert "holds no pictures for 0, 1, 2" in result.stderr
+
+
+def test_the_papers_tables_are_reproduced_from_what_is_there(
+    davis: Path, photos: Path, tmp_path: Path
+) -> None:
+    photos.rename(tmp_path / "DUTS-TE")
+    result = evaluate("reproduce", tmp_path, "--method", "centre-prior")
+    assert result.exit_code == 0, result.stderr
+    assert "Table 1: DUTS-TE subset (3 of 5,019 images)" in result.stdout
+    assert "F 60.2  MAE 0.13" in result.stdout
+    assert "Table 3: DAVIS 2016 val 32x24 copy subset" in result.stdout
+    assert "J 45.7" in result.stdout
+    assert "FBMS-59 is not in" in result.stderr
+    assert "https://lmb" in result.stderr
+    result = evaluate("reproduce", davis, "--method", "centre-prior")
+    assert result.exit_code == 1

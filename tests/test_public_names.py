@@ -71,8 +71,9 @@ OPTIONS = {
     "weights download": "REPO --revision --help",
     "weights info": "NAME --revision --json --help",
     "weights list": "--json --help",
-    "evaluate": "DATASET DIR --predictions --method --weights --revision --size --device "
-    "--precision --batch-size --threshold --resize-masks --every --limit --per-sequence --json "
+    "evaluate": "[DATASET DIR] --images --masks --predictions --method --weights --revision "
+    "--size --device --precision --batch-size --threshold --resize-masks --stretch --every "
+    "--limit --save --resume --workers --per-sequence --json --csv --markdown --sheet "
     "--quiet --debug --help",
     "env": "--json --quiet --debug --help",
 }

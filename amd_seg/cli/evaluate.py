@@ -1,29 +1,101 @@
 """`amd-seg evaluate`: a benchmark's folder in, its table out."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
 from amd_seg.cli import boundary
 from amd_seg.cli.image import PRECISIONS, parse_threshold
-from amd_seg.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from typing import BinaryIO
-
     from amd_seg.evaluation.datasets import Dataset
-    from amd_seg.evaluation.run import MapSource, Row
+    from amd_seg.evaluation.origins import Origin
+    from amd_seg.evaluation.run import Evaluation
+    from amd_seg.evaluation.scoring import Row, Scoring
 
-# As amd_seg.evaluation.run.METHODS, which would load numpy for `--help`; a test holds them equal.
-METHODS = ("centre-prior",)
+# As amd_seg.evaluation.origins.METHODS, which would load numpy for `--help`; a test holds them
+# equal.
+METHODS = ("centre-prior", "spectral-residual", "fine-grained")
+
+REPRODUCE = "reproduce"
+
+Command = Callable[..., Any]
+
+
+def _network_options(command: Command) -> Command:
+    options = (
+        click.option(
+            "--weights",
+            metavar="W",
+            help="A name, a folder, a .safetensors file, or org/name on the Hub. "
+            "[default: bundled]",
+        ),
+        click.option("--revision", metavar="R", help="Branch, tag or commit of weights."),
+        click.option(
+            "--size",
+            type=click.IntRange(16, 8192),
+            help="Short edge, in pixels, that the network sees. [default: that of the weights]",
+        ),
+        click.option("--device", metavar="D", default="auto", help="auto, cpu, cuda or mps."),
+        click.option(
+            "--precision", type=click.Choice(PRECISIONS), default="float32", help="Of the network."
+        ),
+        click.option(
+            "--batch-size",
+            type=click.IntRange(1),
+            default=8,
+            help="Pictures in a pass of the network.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _scoring_options(command: Command) -> Command:
+    options = (
+        click.option(
+            "--threshold",
+            metavar="T",
+            default="0.5",
+            callback=parse_threshold,
+            help="Saliency above which a pixel of a video's frame is in the mask, or otsu.",
+        ),
+        click.option(
+            "--resize-masks", is_flag=True, help="Resize predictions to the ground truth."
+        ),
+        click.option(
+            "--stretch",
+            is_flag=True,
+            help="Stretch each map to 0..1 first, as PySODMetrics does by default.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _report_options(command: Command) -> Command:
+    options = (
+        click.option("--per-sequence", is_flag=True, help="A line for each sequence of videos."),
+        click.option("--json", "json_file", metavar="FILE", help="Scores as JSON; - is stdout."),
+        click.option("--csv", "csv_file", metavar="FILE", help="The values of every sample."),
+        click.option("--markdown", "markdown_file", metavar="FILE", help="The table as Markdown."),
+        click.option("--sheet", metavar="FILE", help="A picture of best, median, worst cases."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
 
 
 @click.command(context_settings={"show_default": True})
-@click.argument("dataset", metavar="DATASET")
-@click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
+@click.argument("dataset", metavar="[DATASET", required=False)
+@click.argument("folder", type=click.Path(path_type=Path), metavar="DIR]", required=False)
+@click.option("--images", type=click.Path(path_type=Path), help="Any folder of pictures, and")
+@click.option("--masks", type=click.Path(path_type=Path), help="its ground truths, by name.")
 @click.option(
     "--predictions",
     type=click.Path(path_type=Path),
@@ -31,107 +103,178 @@ METHODS = ("centre-prior",)
     help="Score the masks in DIR, NAME.png or SEQUENCE/FRAME.png; no network is loaded.",
 )
 @click.option("--method", type=click.Choice(METHODS), help="Score this instead of a network.")
-@click.option(
-    "--weights",
-    metavar="W",
-    help="A name, a folder, a .safetensors file, or org/name on the Hub. [default: bundled]",
-)
-@click.option("--revision", metavar="R", help="Branch, tag or commit of weights on the Hub.")
-@click.option(
-    "--size",
-    type=click.IntRange(16, 8192),
-    help="Short edge, in pixels, that the network sees. [default: that of the weights]",
-)
-@click.option("--device", metavar="D", default="auto", help="auto, cpu, cuda, cuda:1 or mps.")
-@click.option(
-    "--precision", type=click.Choice(PRECISIONS), default="float32", help="Of the network."
-)
-@click.option(
-    "--batch-size", type=click.IntRange(1), default=8, help="Pictures in a pass of the network."
-)
-@click.option(
-    "--threshold",
-    metavar="T",
-    default="0.5",
-    callback=parse_threshold,
-    help="Saliency above which a pixel of a video's frame is in the mask: a number or otsu.",
-)
-@click.option("--resize-masks", is_flag=True, help="Resize predictions to the ground truth.")
+@_network_options
+@_scoring_options
 @click.option("--every", type=click.IntRange(1), default=1, help="Score every n-th sample only.")
 @click.option("--limit", type=click.IntRange(1), help="Score this many, spread evenly.")
-@click.option("--per-sequence", is_flag=True, help="A line for each sequence of a video set.")
-@click.option("--json", "json_file", metavar="FILE", help="Write the scores as JSON; - is stdout.")
+@click.option(
+    "--save",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Write each map to DIR; of videos the masks.",
+)
+@click.option("--resume", is_flag=True, help="Take the maps that --save has written before.")
+@click.option("--workers", type=click.IntRange(1), default=1, help="Processes that score.")
+@_report_options
 @boundary.quiet_option
 @boundary.debug_option
 def evaluate(
-    dataset: str,
-    folder: Path,
+    dataset: str | None,
+    folder: Path | None,
+    images: Path | None,
+    masks: Path | None,
     predictions: Path | None,
     method: str | None,
-    threshold: float | str,
-    resize_masks: bool,
     every: int,
     limit: int | None,
-    per_sequence: bool,
-    json_file: str | None,
-    **network: Any,
+    **options: Any,
 ) -> None:
     """Score masks on a benchmark's folder: ours, or anyone's.
+
+    \b
+    DATASET is duts-te, duts-tr, ecssd, pascal-s, dut-omron, hku-is, davis2016,
+    davis2017, segtrackv2 or fbms59, in the layout that it comes in; or reproduce,
+    which prints the paper's tables 1 and 3 from the data sets below DIR.
 
     \b
     amd-seg evaluate ecssd ECSSD/                     the bundled network
     amd-seg evaluate davis2016 DAVIS/ --predictions results/
     amd-seg evaluate ecssd ECSSD/ --method centre-prior
+    amd-seg evaluate --images photos/ --masks truths/
     """
-    from amd_seg.evaluation import report
-    from amd_seg.evaluation.datasets import open_dataset
-    from amd_seg.evaluation.run import Scoring
-    from amd_seg.evaluation.run import evaluate as run
+    from amd_seg.evaluation.origins import from_folder
+    from amd_seg.evaluation.scoring import Scoring
 
-    data = open_dataset(dataset, folder).subset(every=every, limit=limit)
-    maps, name = _maps(data, predictions, method, network)
-    unit = "frame" if data.benchmark.kind == "video" else "image"
-    with boundary.progress(len(data.samples), unit) as bar:
+    names = ("threshold", "resize_masks", "stretch")
+    scoring = Scoring(**{name: options.pop(name) for name in names})
+    save = options["save"]
+    origin, name = _origin(predictions, method, scoring, options)
+    if dataset == REPRODUCE and folder is not None and images is None and masks is None:
+        files = ("json_file", "csv_file", "markdown_file", "sheet")
+        if any(options[file] is not None for file in files):
+            raise click.UsageError("reproduce prints only: --json and the like take one data set.")
+        _reproduce(folder, origin, name, scoring, every=every, limit=limit, **options)
+        return
+    data = _dataset(dataset, folder, images, masks).subset(every=every, limit=limit)
+    if predictions is not None and len(data.samples) == data.total:
+        _warn_of_extra(data, predictions)
+    result = _run(data, origin, name, scoring, options["workers"])
+    # What was saved is not made again for the sheet.
+    _report(result, origin if save is None else from_folder(save), options)
+
+
+def _dataset(
+    dataset: str | None, folder: Path | None, images: Path | None, masks: Path | None
+) -> "Dataset":
+    from amd_seg.evaluation.datasets import open_dataset, open_folders
+
+    if dataset is not None and folder is not None and images is None and masks is None:
+        return open_dataset(dataset, folder)
+    if dataset is None and masks is not None:
+        return open_folders(images, masks)
+    raise click.UsageError("Give DATASET and its folder, or --images and --masks of any set.")
+
+
+def _origin(
+    predictions: Path | None, method: str | None, scoring: "Scoring", options: dict[str, Any]
+) -> "tuple[Origin, str]":
+    """Return the origin of the maps and what to call it."""
+    from amd_seg.evaluation import origins
+
+    names = ("weights", "revision", "size", "device", "precision", "batch_size")
+    network = {name: options.pop(name) for name in names}
+    save, resume = options.pop("save"), options.pop("resume")
+    given = {"--predictions": predictions, "--method": method, "--weights": network["weights"]}
+    chosen = [option for option, value in given.items() if value is not None]
+    if len(chosen) > 1:
+        raise click.UsageError(f"{' and '.join(chosen)} are two origins of masks. Give one.")
+    if predictions is not None:
+        if save is not None:
+            raise click.UsageError("--predictions are written already. Drop --save.")
+        return origins.from_folder(predictions), str(predictions)
+    if resume and save is None:
+        raise click.UsageError("--resume needs --save DIR, where the maps are kept.")
+    origin = origins.from_method(method) if method else origins.from_network(**network)
+    if save is not None:
+        origin = origins.saving(origin, save, scoring, resume=resume)
+    return origin, method or str(network["weights"] or "bundled weights")
+
+
+def _run(
+    data: "Dataset", origin: "Origin", name: str, scoring: "Scoring", workers: int
+) -> "Evaluation":
+    from amd_seg.evaluation.run import evaluate as score_all
+
+    with boundary.progress(len(data.samples), data.unit) as bar:
 
         def on_row(row: "Row") -> None:
             bar.update()
 
-        scoring = Scoring(threshold=threshold, resize_masks=resize_masks)
-        result = run(data, maps, method=name, scoring=scoring, on_row=on_row)
-    if json_file == "-":
+        return score_all(data, origin, method=name, scoring=scoring, workers=workers, on_row=on_row)
+
+
+def _report(result: "Evaluation", origin: "Origin", options: dict[str, Any]) -> None:
+    from amd_seg.evaluation import report
+
+    per_sequence = options["per_sequence"]
+    if options["json_file"] == "-":
         boundary.put(report.as_json(result))
-        return
-    boundary.put(report.table(result, per_sequence=per_sequence))
-    if json_file is not None:
-        _write(Path(json_file), json.dumps(report.as_json(result), indent=2) + "\n")
+    else:
+        boundary.put(report.table(result, per_sequence=per_sequence))
+    if options["json_file"] not in (None, "-"):
+        _write(options["json_file"], json.dumps(report.as_json(result), indent=2) + "\n")
+    if options["csv_file"] is not None:
+        _write(options["csv_file"], report.csv_text(result))
+    if options["markdown_file"] is not None:
+        _write(options["markdown_file"], report.markdown(result, per_sequence=per_sequence))
+    if options["sheet"] is not None:
+        from amd_seg.evaluation.sheet import write_sheet
+
+        write_sheet(result, origin, Path(options["sheet"]))
 
 
-def _maps(
-    data: "Dataset", predictions: Path | None, method: str | None, network: dict[str, Any]
-) -> "tuple[Iterable[MapSource], str]":
-    """Return the maps to score and what to call their origin."""
-    from amd_seg.evaluation.datasets import some
-    from amd_seg.evaluation.run import network_maps, predicted_maps
+def _reproduce(
+    folder: Path,
+    origin: "Origin",
+    name: str,
+    scoring: "Scoring",
+    *,
+    every: int,
+    limit: int | None,
+    **options: Any,
+) -> None:
+    """Print tables 1 and 3 of the paper from the data sets that are below a folder."""
+    from amd_seg.evaluation.datasets import open_dataset
+    from amd_seg.evaluation.reproduce import TABLES, advice, find_dataset, paper_table
 
-    given = [n for n, v in (("--predictions", predictions), ("--method", method)) if v]
-    given += ["--weights"] if network["weights"] else []
-    if len(given) > 1:
-        raise InputError(f"{' and '.join(given)} name two origins of the masks. Give one.")
-    if method is not None:
-        return [method] * len(data.samples), method
-    if predictions is not None:
-        files, extra = predicted_maps(data, predictions)
-        if extra and len(data.samples) == data.total:
-            text = f"{len(extra)} files in {predictions} belong to no sample: {some(extra)}."
-            boundary.say(f"Warning: {text}")
-        return files, str(predictions)
-    return network_maps(data, **network), str(network["weights"] or "bundled weights")
+    results = {}
+    for dataset in (dataset for names in TABLES.values() for dataset in names):
+        home = find_dataset(dataset, folder)
+        if home is None:
+            boundary.say(advice(dataset, folder))
+            continue
+        data = open_dataset(dataset, home).subset(every=every, limit=limit)
+        results[dataset] = _run(data, origin, name, scoring, options["workers"])
+    if not results:
+        boundary.fail(f"{folder} holds none of the paper's data sets.")
+    boundary.put(paper_table(results))
 
 
-def _write(path: Path, text: str) -> None:
+def _warn_of_extra(data: "Dataset", predictions: Path) -> None:
+    from amd_seg.evaluation.layouts import some
+    from amd_seg.evaluation.origins import prediction_files
+
+    known = {sample.name for sample in data.samples}
+    extra = [name for name in prediction_files(predictions) if name not in known]
+    if extra:
+        text = f"{len(extra)} files in {predictions} belong to no sample: {some(extra)}."
+        boundary.say(f"Warning: {text}")
+
+
+def _write(path: str, text: str) -> None:
     from amd_seg.media.files import write_atomically
 
-    def write(stream: "BinaryIO") -> None:
+    def write(stream: BinaryIO) -> None:
         stream.write(text.encode())
 
-    write_atomically(path, write)
+    write_atomically(Path(path), write)

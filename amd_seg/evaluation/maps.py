@@ -1,5 +1,8 @@
 """Pictures as ground truth and as predictions: any file in, one map of the object out."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +14,38 @@ from amd_seg.errors import InputError, MediaError
 from amd_seg.media.formats import damaged, open_image
 
 Bytes = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
 
 CENTRE_SIGMA = 0.4
 """Width of the centre prior, in half-sides of the picture."""
 
 VOID = 255
 """The label of pixels that do not count, in an indexed PNG."""
+
+# A coloured mask is told from a grey one that lossy compression tinted by this difference.
+_TINT = 48
+
+
+@dataclass(frozen=True)
+class TruthRule:
+    """Which grey values of a ground truth are the object."""
+
+    level: float = 0.5
+    """Share of the range from which on a value counts."""
+    is_exclusive: bool = False
+    """A value must be above the level, not at it."""
+    is_white_background: bool = False
+    """Values above 0.99 are background; colours are read as grey."""
+
+    def __call__(self, grey: Bytes) -> Mask:
+        """Return where the object is, for values of 0..255."""
+        values = grey / 255.0
+        chosen: Mask = values > self.level if self.is_exclusive else values >= self.level
+        return chosen & (values <= 0.99) if self.is_white_background else chosen
+
+
+GREY = TruthRule()
+"""The usual rule: from half of the range on."""
 
 
 def centre_prior(height: int, width: int) -> NDArray[np.float32]:
@@ -26,17 +55,15 @@ def centre_prior(height: int, width: int) -> NDArray[np.float32]:
     """
     down = _half_sides(height)[:, None]
     right = _half_sides(width)[None]
-    prior: NDArray[np.float32] = np.exp(-(down**2 + right**2) / (2 * CENTRE_SIGMA**2)).astype(
-        np.float32
-    )
-    return prior
+    prior = np.exp(-(down**2 + right**2) / (2 * CENTRE_SIGMA**2))
+    return prior.astype(np.float32)
 
 
-def read_truth(path: Path) -> tuple[NDArray[np.bool_], NDArray[np.bool_] | None]:
+def read_truth(path: Path, rule: TruthRule = GREY) -> tuple[Mask, Mask | None]:
     """Read a ground truth: where the object is, and which pixels do not count.
 
-    Grey values count as object from half of their range on; of labels (an indexed PNG, or values
-    0 and 1) all but 0 do, and 255 in an indexed PNG is void.
+    Of labels (an indexed PNG, or values 0 and 1) all but 0 are the object, and 255 in an indexed
+    PNG is void; grey values are judged by the rule.
 
     Returns:
         (height, width), bool; and the void pixels likewise, None where there are none.
@@ -45,12 +72,13 @@ def read_truth(path: Path) -> tuple[NDArray[np.bool_], NDArray[np.bool_] | None]
         MediaError: the file cannot be read.
         InputError: its values are neither grey nor labels.
     """
-    values, is_labels = _read_values(path)
-    if not is_labels:
+    values, is_labels = _read_values(path, may_be_coloured=rule.is_white_background)
+    if is_labels:
+        void = values == VOID
+        return (values > 0) & ~void, void if void.any() else None
+    if rule == GREY:
         _require_range(values, path)
-        return values >= 128, None
-    void = values == VOID
-    return (values > 0) & ~void, void if void.any() else None
+    return rule(values), None
 
 
 def read_prediction(path: Path) -> Bytes:
@@ -58,6 +86,7 @@ def read_prediction(path: Path) -> Bytes:
 
     Raises:
         MediaError: the file cannot be read.
+        InputError: its values are neither grey nor labels.
     """
     values, is_labels = _read_values(path)
     return (values > 0).astype(np.uint8) * np.uint8(255) if is_labels else values
@@ -69,8 +98,8 @@ def read_size(path: Path) -> tuple[int, int]:
     Raises:
         MediaError: the file cannot be read.
     """
-    with open(path, "rb") as file:
-        size: tuple[int, int] = open_image(file, str(path)).size
+    with _opened(path) as image:
+        size: tuple[int, int] = image.size
     return size
 
 
@@ -86,10 +115,9 @@ def to_bytes(saliency: NDArray[np.floating[Any]]) -> Bytes:
     return levels
 
 
-def _read_values(path: Path) -> tuple[Bytes, bool]:
+def _read_values(path: Path, *, may_be_coloured: bool = False) -> tuple[Bytes, bool]:
     """Return (height, width) uint8 and whether the values are labels, not grey."""
-    with open(path, "rb") as file:
-        image = open_image(file, str(path))
+    with _opened(path) as image:
         try:
             image.load()
         except Exception as cause:  # Hostile bytes make a decoder raise errors of any kind.
@@ -97,12 +125,46 @@ def _read_values(path: Path) -> tuple[Bytes, bool]:
     if image.mode == "P" and not _has_grey_palette(image):
         return np.asarray(image), True
     if image.mode == "I" or image.mode.startswith("I;16"):
-        values = np.asarray(image).astype(np.int64)
-        return (np.clip(values, 0, 65535) >> 8).astype(np.uint8), False
+        return _from_16_bits(np.asarray(image), path)
     if image.mode == "F":
         raise MediaError(f"Cannot read {path} as a mask: it holds floats. Save it with 8 bits.")
+    if not may_be_coloured:
+        _require_grey(image, path)
     grey = np.asarray(image.convert("L"))
     return grey, int(grey.max()) == 1
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    try:
+        file = open(path, "rb")  # noqa: SIM115 -- closed below, its failure reported here
+    except OSError as cause:
+        raise MediaError(f"Cannot read {path}: {cause.strerror}. Check the file.") from cause
+    with file:
+        yield open_image(file, str(path))
+
+
+def _from_16_bits(values: NDArray[Any], path: Path) -> tuple[Bytes, bool]:
+    highest = int(values.max())
+    if highest <= 1:
+        return values.astype(np.uint8), True
+    if highest < 256 or highest > 65535 or values.min() < 0:
+        raise InputError(
+            f"Cannot tell what the values of {path} mean: its 16 bits hold {values.min()} to "
+            f"{highest}. Save it with 8 bits."
+        )
+    return (values >> 8).astype(np.uint8), False
+
+
+def _require_grey(image: Image.Image, path: Path) -> None:
+    if image.mode in ("1", "L", "LA", "P"):
+        return
+    channels = np.asarray(image.convert("RGB")).astype(np.int16)
+    if int(np.ptp(channels, axis=2).max()) > _TINT:
+        raise InputError(
+            f"{path} is coloured, so it cannot be read as a mask. Give a grey image, or labels "
+            "as an indexed PNG."
+        )
 
 
 def _require_range(grey: Bytes, path: Path) -> None:

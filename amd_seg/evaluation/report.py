@@ -1,8 +1,12 @@
-"""An evaluation in words: definitions, table, JSON."""
+"""An evaluation in words: definitions, table, Markdown, CSV, JSON."""
 
+import csv
+import io
 import math
+from dataclasses import asdict
 from typing import Any, NamedTuple
 
+from amd_seg.evaluation.published import published
 from amd_seg.evaluation.run import Evaluation
 
 
@@ -15,74 +19,103 @@ class Definition(NamedTuple):
 
 
 _AT = "of the pixels above"
-DEFINITIONS = {
-    "f_max": Definition(
-        "max F", True, "precision and recall averaged over images, best of 256 thresholds"
-    ),
-    "f_mean": Definition("mean F", True, "the same, mean over the 256 thresholds"),
-    "f_max_per_image": Definition(
-        "max F (per image)", True, "F of each image averaged, best of 256 thresholds"
-    ),
-    "f_mean_per_image": Definition(
-        "mean F (per image)", True, "F of each image averaged, mean over the thresholds"
-    ),
-    "f_adaptive": Definition(
-        "adaptive F", True, "F of each image at twice its mean saliency, averaged"
-    ),
-    "f_weighted": Definition(
-        "weighted F", True, "Margolin et al. 2014: errors weighted by place, beta^2 = 1"
-    ),
+_F = "precision and recall averaged over images"
+_ENDS = "first and last frames left out, mean over sequences (DAVIS 2016)"
+_SALIENCY = {
+    "f_max": Definition("max F", True, f"{_F}, best of 256 thresholds"),
+    "f_mean": Definition("mean F", True, f"{_F}, mean over the 256 thresholds"),
+    "f_max_per_image": Definition("max F per image", True, "F averaged, best of 256 thresholds"),
+    "f_mean_per_image": Definition("mean F per image", True, "F averaged, mean over thresholds"),
+    "f_adaptive": Definition("adaptive F", True, "F of each image at twice its mean, averaged"),
+    "f_weighted": Definition("weighted F", True, "Margolin et al. 2014, beta^2 = 1"),
     "s_measure": Definition("S-measure", True, "Fan et al. 2017: half object, half region"),
     "e_max": Definition("max E", True, "Fan et al. 2018, averaged, best of 256 thresholds"),
-    "e_mean": Definition("mean E", True, "the same, mean over the 256 thresholds"),
+    "e_mean": Definition("mean E", True, "E averaged, mean over the 256 thresholds"),
     "e_adaptive": Definition("adaptive E", True, "E of each image at twice its mean, averaged"),
     "mae": Definition("MAE", False, "mean absolute error of the soft map, lower is better"),
     "iou_half": Definition("IoU 0.5", True, f"intersection over union {_AT} 0.5"),
     "accuracy_half": Definition("Acc 0.5", True, f"accuracy {_AT} 0.5"),
     "iou_otsu": Definition("IoU Otsu", True, f"intersection over union {_AT} Otsu's threshold"),
     "accuracy_otsu": Definition("Acc Otsu", True, f"accuracy {_AT} Otsu's threshold"),
-    "j_mean": Definition(
-        "J mean", True, "first and last frames left out, mean over sequences (DAVIS 2016)"
-    ),
+}
+_VIDEO = {
+    "j_mean": Definition("J mean", True, f"intersection over union, {_ENDS}"),
     "j_recall": Definition("J recall", True, "share of those frames with J above 0.5"),
     "j_decay": Definition("J decay", True, "first quarter minus last, lower is better"),
-    "j_all": Definition("J all", True, "all frames, mean over sequences (DAVIS 2017)"),
-    "j_frames": Definition("J frames", True, "all frames, mean over frames"),
+    "f_mean": Definition("F mean", True, f"agreement of outlines, {_ENDS}"),
     "f_recall": Definition("F recall", True, "share of those frames with F above 0.5"),
     "f_decay": Definition("F decay", True, "first quarter minus last, lower is better"),
+    "j_all": Definition("J all", True, "all frames, mean over sequences (DAVIS 2017)"),
     "f_all": Definition("F all", True, "all frames, mean over sequences (DAVIS 2017)"),
+    "j_frames": Definition("J frames", True, "all frames, mean over frames"),
     "f_frames": Definition("F frames", True, "all frames, mean over frames"),
 }
-"""Key of a score -> its definition; F has beta^2 = 0.3 for saliency, in video outlines count."""
+DEFINITIONS = {"saliency": _SALIENCY, "video": _VIDEO}
+"""Kind of a data set -> key of a score -> its definition, in the order of tables.
 
-_VIDEO_F_MEAN = Definition(
-    "F mean", True, "outlines, first and last frames left out, mean over sequences"
-)
+F has beta^2 = 0.3 for saliency where not said otherwise."""
 
 
 def definition(key: str, kind: str) -> Definition:
     """Return the definition of a score in a data set of this kind."""
-    if kind == "video" and key == "f_mean":
-        return _VIDEO_F_MEAN
-    return DEFINITIONS[key]
+    return DEFINITIONS[kind][key]
 
 
 def table(evaluation: Evaluation, *, per_sequence: bool = False) -> str:
-    """Return a table for the terminal: a score a line with its definition."""
+    """Return a table for the terminal: a score a line with its definition, then what others have.
+
+    Args:
+        evaluation: what to print.
+        per_sequence: add a line for each sequence of a video set.
+    """
     kind = evaluation.dataset.benchmark.kind
-    lines = [f"{evaluation.dataset.title}, {evaluation.method}", ""]
-    for key in _in_order(evaluation.scores):
-        label, _, text = definition(key, kind)
+    lines = [heading(evaluation), ""]
+    for key, (label, _, text) in DEFINITIONS[kind].items():
         lines.append(f"{label:20}{shown(key, evaluation.scores[key], kind):>7}  {text}")
     if per_sequence and evaluation.sequences:
-        keys = ("j_mean", "j_recall", "j_decay", "f_mean", "f_recall", "f_decay", "j_all")
-        width = max(map(len, evaluation.sequences))
-        head = "".join(f"{definition(key, kind).label:>10}" for key in keys)
-        lines += ["", f"{'sequence':{width}}{head}"]
-        for name, scores in evaluation.sequences.items():
-            cells = "".join(f"{shown(key, scores[key], kind):>10}" for key in keys)
-            lines.append(f"{name:{width}}{cells}")
+        lines += ["", *_aligned(_sequence_cells(evaluation))]
+    if cells := _published_cells(evaluation):
+        lines += ["", "Published, on the full set:", *_aligned(cells), *_footnote(cells)]
     return "\n".join(lines)
+
+
+def markdown(evaluation: Evaluation, *, per_sequence: bool = False) -> str:
+    """Return the same as Markdown, with a row for ours that others can be put under."""
+    kind = evaluation.dataset.benchmark.kind
+    keys = list(DEFINITIONS[kind])
+    ours = [evaluation.method, *(shown(key, evaluation.scores[key], kind) for key in keys)]
+    head = ["method", *(definition(key, kind).label for key in keys)]
+    lines = [f"### {heading(evaluation)}", "", *_piped([head, ours]), ""]
+    lines += [f"- {definition(key, kind).label}: {definition(key, kind).text}" for key in keys]
+    if per_sequence and evaluation.sequences:
+        lines += ["", *_piped(_sequence_cells(evaluation))]
+    if cells := _published_cells(evaluation):
+        lines += ["", "Published, on the full set:", "", *_piped(cells)]
+        lines += ["", *_footnote(cells)] if _footnote(cells) else []
+    return "\n".join(lines) + "\n"
+
+
+def csv_text(evaluation: Evaluation) -> str:
+    """Return the values of every sample as CSV, 0 to 1, with a line of names first."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    keys = list(evaluation.rows[0].values)
+    writer.writerow(["name", "sequence", *keys])
+    for row in evaluation.rows:
+        values = (f"{row.values[key]:.6f}" for key in keys)
+        writer.writerow([row.sample.name, row.sample.sequence or "", *values])
+    return stream.getvalue()
+
+
+def heading(evaluation: Evaluation) -> str:
+    """Return what was scored, whose maps, and how, where that is not the usual way."""
+    scoring = evaluation.scoring
+    parts = [evaluation.dataset.title, evaluation.method]
+    if evaluation.dataset.benchmark.kind == "video" and scoring.threshold != 0.5:
+        parts.append(f"threshold {scoring.threshold}")
+    parts += ["maps resized to the ground truth"] if scoring.resize_masks else []
+    parts += ["maps stretched to 0..1"] if scoring.stretch else []
+    return ", ".join(parts)
 
 
 def shown(key: str, value: float, kind: str) -> str:
@@ -101,6 +134,7 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
         "folder": str(dataset.folder),
         "method": evaluation.method,
         "count": len(dataset.samples),
+        "scoring": asdict(evaluation.scoring),
         "scores": _defined(evaluation.scores),
         "sequences": {name: _defined(s) for name, s in evaluation.sequences.items()},
         "definitions": {
@@ -109,9 +143,45 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def _in_order(scores: dict[str, float]) -> list[str]:
-    """Return the keys in the order of the definitions."""
-    return [key for key in DEFINITIONS if key in scores]
+def _sequence_cells(evaluation: Evaluation) -> list[list[str]]:
+    keys = ("j_mean", "j_recall", "j_decay", "f_mean", "f_recall", "f_decay", "j_all", "f_all")
+    cells = [["sequence", *(definition(key, "video").label for key in keys)]]
+    for name, scores in evaluation.sequences.items():
+        cells.append([name, *(shown(key, scores[key], "video") for key in keys)])
+    return cells
+
+
+def _published_cells(evaluation: Evaluation) -> list[list[str]]:
+    rows = published(evaluation.dataset.benchmark.name)
+    names = list(dict.fromkeys(name for row in rows for name in row.scores))
+    cells = [["method", *names, "outside help"]] if rows else []
+    for row in rows:
+        method = f"{row.method} *" if row.is_secondary else row.method
+        cells.append([method, *(row.scores.get(name, "-") for name in names), row.outside_help])
+    return cells
+
+
+def _footnote(cells: list[list[str]]) -> list[str]:
+    is_marked = any(row[0].endswith("*") for row in cells)
+    return ["* not checked against its own paper"] if is_marked else []
+
+
+def _aligned(cells: list[list[str]]) -> list[str]:
+    """Return rows for a terminal: first column and words to the left, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = []
+    for row in cells:
+        first, *rest = (
+            text.rjust(width) if place and width < 12 else text.ljust(width)
+            for place, (text, width) in enumerate(zip(row, widths, strict=True))
+        )
+        lines.append("  ".join([first, *rest]).rstrip())
+    return lines
+
+
+def _piped(cells: list[list[str]]) -> list[str]:
+    lines = [f"| {' | '.join(row)} |" for row in cells]
+    return [lines[0], f"|{'---|' * len(cells[0])}", *lines[1:]]
 
 
 def _defined(scores: dict[str, float]) -> dict[str, float | None]:

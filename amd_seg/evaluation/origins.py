@@ -1,0 +1,250 @@
+"""Where the maps that are scored come from: a network, a simple method, a folder of files."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from amd_seg.errors import AmdSegError, InputError, MediaError
+from amd_seg.evaluation.datasets import Dataset, Sample
+from amd_seg.evaluation.layouts import some
+from amd_seg.evaluation.maps import Bytes, centre_prior, read_prediction, read_size, to_bytes
+from amd_seg.evaluation.scoring import Scoring, binarised
+from amd_seg.media.files import IMAGE_SUFFIXES
+from amd_seg.media.images import read_image, save_image
+from amd_seg.segmentation import OUTPUTS
+
+if TYPE_CHECKING:
+    from amd_seg.segmenter import Segmenter
+
+METHODS = ("centre-prior", "spectral-residual", "fine-grained")
+"""Ways to a map that need no weights: the floor of a table. The last two are OpenCV's."""
+
+
+@dataclass(frozen=True)
+class ByMethod:
+    """A map that one of `METHODS` makes when it is scored."""
+
+    name: str
+
+    def __call__(self, sample: Sample, shape: tuple[int, ...]) -> Bytes:
+        """Return the map of a sample, at the size of its ground truth or of its picture."""
+        if self.name == "centre-prior":
+            return to_bytes(centre_prior(*shape))
+        return _of_opencv(self.name, sample)
+
+
+@dataclass(frozen=True)
+class FromFile:
+    """A map that is read from a file when it is scored."""
+
+    path: Path
+
+    def __call__(self, sample: Sample, shape: tuple[int, ...]) -> Bytes:
+        """Return the map in the file."""
+        return read_prediction(self.path)
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """A map that is there already."""
+
+    values: Bytes
+
+    def __call__(self, sample: Sample, shape: tuple[int, ...]) -> Bytes:
+        """Return the map."""
+        return self.values
+
+
+MapSource = ByMethod | FromFile | Given
+Origin = Callable[[Dataset], Iterable[MapSource]]
+"""Gives one source for each sample of a data set, in its order."""
+
+
+def from_method(name: str) -> Origin:
+    """Return the origin that makes maps by one of `METHODS`.
+
+    Raises:
+        InputError: the method is unknown, or OpenCV lacks it.
+    """
+    if name not in METHODS:
+        raise InputError(f"Unknown method {name!r}. Use one of {', '.join(METHODS)}.")
+    if name != "centre-prior":
+        _opencv_saliency(name)
+    return lambda dataset: [ByMethod(name)] * len(dataset.samples)
+
+
+def from_folder(folder: Path) -> Origin:
+    """Return the origin that reads a folder of predictions.
+
+    A sample's file is its name with any image's ending; `photo.saliency.png` and
+    `photo.mask.png`, as `amd-seg image` writes them, count as `photo`. The origin raises an
+    InputError that names every sample without a file.
+
+    Raises:
+        InputError: there is no such folder, or two files are for one picture.
+    """
+    files = prediction_files(folder)
+
+    def origin(dataset: Dataset) -> list[MapSource]:
+        missing = [sample.name for sample in dataset.samples if sample.name not in files]
+        if missing:
+            raise InputError(
+                f"{len(missing)} of {len(dataset.samples)} predictions are missing in {folder}: "
+                f"{some(missing)}. Add them as NAME.png; --limit and --every score a part."
+            )
+        return [FromFile(files[sample.name]) for sample in dataset.samples]
+
+    return origin
+
+
+def from_network(
+    *,
+    weights: str | None = None,
+    revision: str | None = None,
+    device: str = "auto",
+    precision: str = "float32",
+    **call: Any,
+) -> Origin:
+    """Return the origin that runs a network on each picture; it is loaded once, when first used.
+
+    Args:
+        weights: as `Segmenter.from_pretrained` takes them, like `revision`, `device`, `precision`.
+        call: `size`, `batch_size` and the like, as a `Segmenter` call takes them.
+    """
+
+    @cache
+    def segmenter() -> "Segmenter":
+        from amd_seg.segmenter import Segmenter
+
+        return Segmenter.from_pretrained(
+            weights, revision=revision, device=device, precision=precision
+        )
+
+    def origin(dataset: Dataset) -> Iterator[MapSource]:
+        images = _images(dataset)
+        if not images:
+            return
+        with closing(segmenter().stream(images, **call)) as results:
+            for result in results:
+                if isinstance(result, AmdSegError):
+                    raise result
+                yield Given(to_bytes(result.saliency))
+
+    return origin
+
+
+def saving(origin: Origin, folder: Path, scoring: Scoring, *, resume: bool = False) -> Origin:
+    """Return an origin that writes each map that it gives, as FOLDER/NAME.png.
+
+    Of a video's frames the mask is written, 0 and 255, as DAVIS takes results.
+
+    Args:
+        origin: where the maps come from.
+        folder: made where it is missing.
+        scoring: its threshold makes the masks.
+        resume: maps that the folder holds are read from it instead of made again.
+    """
+
+    def saved(dataset: Dataset) -> Iterator[MapSource]:
+        paths = [folder / f"{sample.name}.png" for sample in dataset.samples]
+        is_done = [resume and path.exists() for path in paths]
+        waiting = [s for s, done in zip(dataset.samples, is_done, strict=True) if not done]
+        if not resume and (written := [path for path in paths if path.exists()]):
+            raise InputError(
+                f"{len(written)} maps exist in {folder}, such as {written[0]}. Give --resume to "
+                "keep them, or another folder."
+            )
+        fresh = iter(origin(dataset.part(waiting)))
+        for sample, path, done in zip(dataset.samples, paths, is_done, strict=True):
+            if done:
+                yield FromFile(path)
+                continue
+            values = next(fresh)(sample, _shape_of(sample))
+            if dataset.benchmark.kind == "video":
+                values = binarised(values / 255.0, scoring).astype(np.uint8) * np.uint8(255)
+            _make_folder(path.parent)
+            save_image(Image.fromarray(values), path)
+            yield Given(values)
+
+    return saved
+
+
+def prediction_files(folder: Path) -> dict[str, Path]:
+    """Return the images at and below a folder by the name of the sample that they are for.
+
+    Raises:
+        InputError: there is no such folder, or two files are for one picture.
+    """
+    if not folder.is_dir():
+        raise InputError(f"Cannot read predictions from {folder}: no such folder. Check the name.")
+    files: dict[str, Path] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith("."):
+            continue
+        name = _name_of(path.relative_to(folder))
+        if name in files:
+            raise InputError(f"{files[name]} and {path} are for one picture. Keep one of them.")
+        files[name] = path
+    return files
+
+
+def _images(dataset: Dataset) -> list[Path]:
+    without = [sample.name for sample in dataset.samples if sample.image is None]
+    if without:
+        raise InputError(
+            f"{dataset.folder} holds no pictures for {some(without)}, so there is nothing to "
+            "segment. Add them, or score masks with --predictions."
+        )
+    return [sample.image for sample in dataset.samples if sample.image is not None]
+
+
+def _name_of(path: Path) -> str:
+    stem, own = path.stem, Path(path.stem).suffix.removeprefix(".")
+    if own in OUTPUTS:
+        stem = Path(stem).stem
+    return (path.parent / stem).as_posix()
+
+
+def _shape_of(sample: Sample) -> tuple[int, ...]:
+    width, height = read_size(sample.masks[0])
+    return height, width
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as cause:
+        raise MediaError(
+            f"Cannot make the folder {folder}: {cause.strerror}. Choose another with --save."
+        ) from cause
+
+
+def _opencv_saliency(name: str) -> Any:
+    try:
+        # No attribute of a plain OpenCV, with which this is checked.
+        from cv2 import saliency  # type: ignore[attr-defined,unused-ignore]
+    except ImportError as cause:
+        raise InputError(
+            f"{name} is OpenCV's, and its extra modules are not installed. "
+            "Run: pip install opencv-contrib-python-headless"
+        ) from cause
+    if name == "spectral-residual":
+        return saliency.StaticSaliencySpectralResidual_create()
+    return saliency.StaticSaliencyFineGrained_create()
+
+
+def _of_opencv(name: str, sample: Sample) -> Bytes:
+    if sample.image is None:
+        raise InputError(f"There is no picture for {sample.name}, which {name} needs.")
+    pixels = np.ascontiguousarray(read_image(sample.image).pixels[..., ::-1])  # OpenCV takes BGR.
+    is_done, saliency = _opencv_saliency(name).computeSaliency(pixels)
+    if not is_done:
+        raise MediaError(f"OpenCV found no saliency in {sample.image}. Leave the picture out.")
+    values = np.asarray(saliency)
+    return values if values.dtype == np.uint8 else to_bytes(values)

@@ -1,0 +1,263 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from amd_seg.errors import InputError, MediaError
+from amd_seg.evaluation.datasets import BENCHMARKS, open_dataset, open_folders
+from amd_seg.evaluation.maps import centre_prior, read_prediction, read_truth
+from amd_seg.evaluation.scoring import truth_of
+
+SIZE = (12, 16)
+
+
+def write(path: Path, values: np.ndarray | Image.Image, **options: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = values if isinstance(values, Image.Image) else Image.fromarray(values)
+    image.save(path, **options)
+    return path
+
+
+def ramp() -> np.ndarray:
+    """Every column its own grey, 0 to 255."""
+    return np.tile(np.linspace(0, 255, SIZE[1]).astype(np.uint8), (SIZE[0], 1))
+
+
+def labels(values: np.ndarray, palette: list[int]) -> Image.Image:
+    image = Image.fromarray(values.astype(np.uint8))
+    image.putpalette(palette)
+    return image
+
+
+# Ground truth as it comes.
+
+
+def test_grey_edges_are_cut_at_half(tmp_path: Path) -> None:
+    truth, void = read_truth(write(tmp_path / "a.png", ramp()))
+    assert (truth == (ramp() >= 128)).all()
+    assert void is None
+
+
+def test_sixteen_bits_are_scaled(tmp_path: Path) -> None:
+    deep = (ramp().astype(np.uint16) * 257).astype(np.uint16)
+    assert (read_truth(write(tmp_path / "a.png", deep))[0] == (ramp() >= 128)).all()
+    assert (read_prediction(tmp_path / "a.png") == ramp()).all()
+    with pytest.raises(InputError, match="16 bits hold 0 to 255"):
+        read_truth(write(tmp_path / "b.png", ramp().astype(np.uint16)))
+
+
+def test_labels_are_objects_and_255_is_void(tmp_path: Path) -> None:
+    values = np.zeros(SIZE)
+    values[:, :4], values[:, 4:6], values[0] = 1, 2, 255
+    colours = [0, 0, 0, 128, 0, 0, 0, 128, 0] + [0, 0, 0] * 252 + [224, 224, 192]
+    truth, void = read_truth(write(tmp_path / "a.png", labels(values, colours)))
+    assert void is not None
+    assert truth.sum() == 11 * 6
+    assert void.sum() == SIZE[1]
+
+
+def test_a_palette_of_greys_is_grey(tmp_path: Path) -> None:
+    inverted = labels(np.tile([0, 1], (SIZE[0], 8)), [255, 255, 255, 0, 0, 0])
+    assert read_truth(write(tmp_path / "a.png", inverted))[0][:, 0].all()
+    assert not read_truth(tmp_path / "a.png")[0][:, 1].any()
+
+
+def test_zero_and_one_are_labels(tmp_path: Path) -> None:
+    ones = (ramp() > 100).astype(np.uint8)
+    assert (read_truth(write(tmp_path / "a.png", ones))[0] == (ones > 0)).all()
+    assert read_prediction(tmp_path / "a.png").max() == 255
+    bits = Image.fromarray(ones * np.uint8(255)).convert("1")
+    assert (read_truth(write(tmp_path / "b.png", bits))[0] == (ones > 0)).all()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])
+def test_grey_in_colour_channels_is_grey(tmp_path: Path, mode: str) -> None:
+    path = write(tmp_path / "a.png", Image.fromarray(ramp()).convert(mode))
+    assert (read_prediction(path) == ramp()).all()
+
+
+def test_values_that_mean_nothing_are_refused(tmp_path: Path) -> None:
+    instances = np.zeros(SIZE, np.uint8)
+    instances[:4], instances[6:8] = 1, 2
+    with pytest.raises(InputError, match="run from 0 to 2"):
+        read_truth(write(tmp_path / "a.png", instances))
+    coloured = np.zeros((*SIZE, 3), np.uint8)
+    coloured[..., 0] = 128
+    with pytest.raises(InputError, match=r"b\.png is coloured"):
+        read_truth(write(tmp_path / "b.png", coloured))
+    (tmp_path / "c.png").write_bytes(b"no image")
+    with pytest.raises(MediaError, match=r"c\.png"):
+        read_truth(tmp_path / "c.png")
+    with pytest.raises(MediaError, match="No such file"):
+        read_truth(tmp_path / "missing.png")
+
+
+def test_the_centre_prior_is_highest_in_the_middle() -> None:
+    prior = centre_prior(51, 31)
+    assert prior.shape == (51, 31)
+    assert prior[25, 15] == 1 == prior.max()
+    assert prior == pytest.approx(prior[::-1, ::-1])
+    # One sigma, 0.4 of the half-side, off the centre.
+    assert centre_prior(5, 5)[2, 3] == pytest.approx(np.exp(-0.5))
+
+
+# Layouts.
+
+
+@pytest.mark.parametrize(
+    ("name", "images", "masks"),
+    [
+        ("ecssd", "images", "ground_truth_mask"),
+        ("ecssd", "images", "masks"),
+        ("duts-te", "DUTS-TE-Image", "DUTS-TE-Mask"),
+        ("duts-tr", "DUTS-TR-Image", "DUTS-TR-Mask"),
+        ("pascal-s", "datasets/imgs/pascal", "datasets/masks/pascal"),
+        ("dut-omron", "DUT-OMRON-image", "pixelwiseGT-new-PNG"),
+        ("hku-is", "imgs", "gt"),
+    ],
+)
+def test_pictures_and_masks_meet_by_name(
+    tmp_path: Path, name: str, images: str, masks: str
+) -> None:
+    for stem in ("2", "10"):
+        write(tmp_path / images / f"{stem}.jpg", ramp())
+        write(tmp_path / masks / f"{stem}.png", ramp())
+    dataset = open_dataset(name, tmp_path)
+    assert [sample.name for sample in dataset.samples] == ["2", "10"]
+    assert dataset.samples[0].image == tmp_path / images / "2.jpg"
+    assert "subset (2 of" in dataset.title
+
+
+def test_any_two_folders_are_a_data_set(tmp_path: Path) -> None:
+    write(tmp_path / "p" / "a.bmp", ramp())
+    write(tmp_path / "m" / "a.png", ramp())
+    dataset = open_folders(tmp_path / "p", tmp_path / "m")
+    assert dataset.title == f"{tmp_path / 'm'} (1 images)"
+    assert open_folders(None, tmp_path / "m").samples[0].image is None
+
+
+def test_faults_of_a_folder_are_named_together(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write(tmp_path / "images" / f"{name}.jpg", ramp())
+    write(tmp_path / "masks" / "c.png", ramp())
+    with pytest.raises(InputError, match=r"2 files .* a, b; 1 masks .* c\. Add or remove"):
+        open_dataset("ecssd", tmp_path)
+    with pytest.raises(InputError, match=r"DUTS-TE-Image/ and DUTS-TE-Mask/"):
+        open_dataset("duts-te", tmp_path / "images")
+    with pytest.raises(InputError, match="Use one of duts-te"):
+        open_dataset("duts", tmp_path)
+    with pytest.raises(InputError, match="no such folder"):
+        open_dataset("ecssd", tmp_path / "nowhere")
+    write(tmp_path / "masks" / "c.bmp", ramp())
+    with pytest.raises(InputError, match="have one name"):
+        open_folders(None, tmp_path / "masks")
+
+
+def test_davis_2016_wants_all_that_its_list_names(tmp_path: Path) -> None:
+    (tmp_path / "ImageSets/480p").mkdir(parents=True)
+    write(tmp_path / "Annotations/480p/cow/00000.png", ramp())
+    with pytest.raises(InputError, match=r"val\.txt is missing"):
+        open_dataset("davis2016", tmp_path)
+    lines = (f"/JPEGImages/480p/cow/{i:05}.jpg /Annotations/480p/cow/{i:05}.png" for i in (0, 1))
+    (tmp_path / "ImageSets/480p/val.txt").write_text("\n".join(lines) + " \n")
+    with pytest.raises(InputError, match=r"1 files are missing: .*00001\.png"):
+        open_dataset("davis2016", tmp_path)
+    write(tmp_path / "Annotations/480p/cow/00001.png", ramp())
+    dataset = open_dataset("davis2016", tmp_path)
+    assert dataset.title == "DAVIS 2016 val 16x12 copy subset (2 of 1,376 frames)"
+
+
+def test_davis_2017_is_merged(tmp_path: Path) -> None:
+    (tmp_path / "ImageSets/2017").mkdir(parents=True)
+    (tmp_path / "ImageSets/2017/val.txt").write_text("dogs\n")
+    values = np.zeros(SIZE)
+    values[:, 2:4], values[:, 6:9] = 1, 2
+    for frame in ("00000", "00001", "00002"):
+        path = tmp_path / f"Annotations/480p/dogs/{frame}.png"
+        write(path, labels(values, [0, 0, 0, 128, 0, 0, 0, 128, 0]))
+    samples = open_dataset("davis2017", tmp_path).samples
+    assert [sample.is_end for sample in samples] == [True, False, True]
+    assert (truth_of(samples[0])[0] == (values > 0)).all()
+    (tmp_path / "ImageSets/2017/val.txt").write_text("dogs\ncats\n")
+    with pytest.raises(InputError, match="no folder for cats"):
+        open_dataset("davis2017", tmp_path)
+
+
+def test_objects_of_segtrack_are_joined(shared: Path) -> None:
+    dataset = open_dataset("segtrackv2", shared / "data" / "formats" / "segtrackv2")
+    assert dataset.title == "SegTrack v2 subset (8 of 976 frames)"
+    bmx, girl = dataset.samples[0], dataset.samples[-1]
+    assert (len(bmx.masks), len(girl.masks)) == (2, 1)
+    assert girl.image is not None
+    assert girl.image.suffix == ".bmp"
+    truth, _ = truth_of(bmx)
+    each = [np.asarray(Image.open(path).convert("L")) > 0 for path in bmx.masks]
+    assert (truth == each[0] | each[1]).all()
+    assert truth.sum() > max(one.sum() for one in each)
+
+
+def test_an_object_of_segtrack_without_a_frame_is_named(tmp_path: Path) -> None:
+    for name in ("1/a", "1/b", "2/a"):
+        write(tmp_path / "GroundTruth" / "bmx" / f"{name}.png", ramp())
+    with pytest.raises(InputError, match=r"1 files .* b\."):
+        open_dataset("segtrackv2", tmp_path)
+
+
+def fbms(root: Path, sequence: str, masks: dict[str, np.ndarray], part: str = "Testset") -> None:
+    for index in range(1, 6):
+        write(root / part / sequence / f"{sequence}_{index:04}.jpg", ramp())
+    for name, values in masks.items():
+        write(root / part / sequence / "GroundTruth" / name, values)
+
+
+def test_annotated_frames_of_fbms_are_found(tmp_path: Path) -> None:
+    fbms(tmp_path, "cars1", {"cars1_01.pgm": ramp(), "cars1_04.pgm": ramp()})
+    samples = open_dataset("fbms59", tmp_path).samples
+    assert [sample.name for sample in samples] == ["cars1/cars1_0001", "cars1/cars1_0004"]
+    assert (truth_of(samples[0])[0] == (ramp() / 255 > 0.1)).all()
+
+
+def test_white_is_background_in_the_colour_files_of_fbms(tmp_path: Path) -> None:
+    colours = np.full((*SIZE, 3), 255, np.uint8)
+    colours[:, :4] = (0, 200, 30)
+    probability = np.full((*SIZE, 3), 60, np.uint8)
+    masks = {"lion01_20_gt.ppm": colours, "lion01_23_gt.ppm": colours}
+    masks["lion01_20_PROB_gt.ppm"] = probability
+    fbms(tmp_path, "lion01", masks, part="Trainingset")
+    samples = open_dataset("fbms59", tmp_path).samples
+    assert [sample.name for sample in samples] == ["lion01/lion01_0001", "lion01/lion01_0004"]
+    assert truth_of(samples[1])[0].sum() == SIZE[0] * 4
+
+
+def test_two_clips_of_fbms_have_levels_of_their_own(tmp_path: Path) -> None:
+    fbms(tmp_path, "marple2", {"marple2_001.pgm": ramp()})
+    fbms(tmp_path, "marple7", {"marple7_001.pgm": ramp()})
+    first, second = (truth_of(s)[0] for s in open_dataset("fbms59", tmp_path).samples)
+    assert (first == (ramp() / 255 > 0.4)).all()
+    assert (second == (ramp() / 255 > 0.05)).all()
+
+
+def test_ground_truth_beyond_the_frames_is_told(tmp_path: Path) -> None:
+    fbms(tmp_path, "cars1", {"cars1_01.pgm": ramp(), "cars1_20.pgm": ramp()})
+    with pytest.raises(InputError, match="does not fit the 5 frames"):
+        open_dataset("fbms59", tmp_path)
+
+
+def test_parts_are_even(shared: Path) -> None:
+    dataset = open_dataset("davis2016", shared / "data" / "davis2016")
+    assert dataset.title == "DAVIS 2016 val 598x336 copy (1,376 frames)"
+    part = dataset.subset(every=10)
+    assert len({sample.sequence for sample in part.samples}) == 20
+    assert len(part.samples) == 141
+    assert dataset.subset(limit=3).samples[-1] == dataset.samples[-1]
+    with pytest.raises(InputError, match="must be 1 or more"):
+        dataset.subset(limit=0)
+
+
+def test_subsets_at_hand_are_named_so(shared: Path) -> None:
+    counts = {"ecssd": 200, "duts-tr": 300, "pascal-s": 60}
+    for name, count in counts.items():
+        dataset = open_dataset(name, shared / "data" / name)
+        assert len(dataset.samples) == count
+        assert f"{BENCHMARKS[name].title} subset ({count} of" in dataset.title
