@@ -21,7 +21,7 @@ from amd_seg.training.checkpoints import load_checkpoint
 from amd_seg.training.distributed import Processes
 from amd_seg.training.folder import RunFolder
 from amd_seg.training.loop import StepReport
-from amd_seg.training.presets import TrainingConfig
+from amd_seg.training.presets import PRESETS, TrainingConfig
 from amd_seg.training.run import StopTraining, train
 from amd_seg.training.scores import Scorer
 from amd_seg.weights import load_weights
@@ -205,3 +205,17 @@ def test_a_backbone_of_another_network_is_refused(tiny_config: AMDConfig, tmp_pa
     path.write_bytes(b"no weights")
     with pytest.raises(WeightsError, match="Cannot read the backbone"):
         load_backbone(AMD(tiny_config), path)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_takes_a_step(clips: str, tmp_path: Path, preset: str) -> None:
+    command = ["train", clips, "--preset", preset, "--out", str(tmp_path / "run")]
+    # The recipe is the preset's; only the amount of work is not.
+    command += ["--stage-widths", "8,8,16,16", "--head-channels", "8"]
+    command += ["--steps", "1", "--minutes", "0", "--batch-size", "2", "--crop", "32x32"]
+    command += ["--short-edge", "32", "--motion-size", "64x64", "--device", "cpu"]
+    command += ["--log-every", "1", "--sheet-every", "1"]
+    result = CliRunner().invoke(cli, command)
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout == f"{tmp_path / 'run' / 'weights'}\n"
+    assert load_weights(tmp_path / "run" / "weights").config.training["steps"] == 1

@@ -1,0 +1,119 @@
+"""python benchmarks/training.py CLIPS... [--device cuda]: pairs a second of whole training steps.
+
+First the stream alone, from memory and decoded as it goes; then steps of every objective, in
+float32 and bfloat16, on frames in memory. Each row is the median of the repeats after a warm-up,
+with the least and the most. Weights are random: they change nothing about the time.
+"""
+
+import argparse
+import dataclasses
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from amd_seg.device import resolve_device
+from amd_seg.model.amd import AMD
+from amd_seg.model.config import AMDConfig
+from amd_seg.training import loop
+from amd_seg.training.batches import Batches, open_batches
+from amd_seg.training.combined import make_objective
+from amd_seg.training.distributed import Processes
+from amd_seg.training.folder import RunFolder
+from amd_seg.training.presets import PRESETS, TrainingConfig
+
+OBJECTIVES: dict[str, dict[str, object]] = {
+    "photometric": {},
+    "dense": {"objective": "dense"},
+    "flow-fit": {"objective": "flow-fit"},
+    "photometric + flow-fit": {"flow_fit_weight": 1.0, "dense_weight": 1.0},
+    "photometric + equivariance": {"equivariance_weight": 1.0},
+    "photometric, moving pairs only": {"min_relative_motion": 0.5},
+}
+
+
+def main() -> None:
+    options = parse()
+    preset = PRESETS[options.preset]()
+    config = dataclasses.replace(
+        preset.training, batch_size=options.batch_size, minutes=0.0, workers=options.workers
+    )
+    device = resolve_device(options.device)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    print(
+        f"{name}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, torch {torch.__version__} "
+        f"({torch.get_num_threads()} threads)\npreset {options.preset}: {preset.model.backbone}, "
+        f"crops {config.crop}, motion at {preset.model.motion_size}, {config.batch_size} pairs a "
+        f"step; median (least to most) of {options.repeats} stretches of {options.steps} steps\n\n"
+        "| what | precision | frames | pairs/s |\n| --- | --- | --- | --- |"
+    )
+    for frames in ("memory", "loader"):
+        stream = open_stream(options, dataclasses.replace(config, frames=frames), device)
+        # Longer stretches: workers hand over what they have ready in bursts.
+        rate = measured(lambda stream=stream: next(stream), options, device, 10 * options.steps)
+        print(f"| stream alone | - | {frames} | {rate} |", flush=True)
+    for precision in options.precisions:
+        for label, changes in OBJECTIVES.items():
+            settings = dataclasses.replace(config, precision=precision, **changes)
+            stream = open_stream(options, settings, device)
+            rate = measured(
+                steps_of(preset.model, settings, stream, device), options, device, options.steps
+            )
+            print(f"| {label} | {precision} | memory | {rate} |", flush=True)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("clips", nargs="+", help="folders or files of clips")
+    parser.add_argument("--preset", choices=list(PRESETS), default="cpu")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--precisions", nargs="+", default=["float32", "bfloat16"])
+    parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument("--steps", type=int, default=3, help="of each stretch")
+    parser.add_argument("--repeats", type=int, default=5)
+    return parser.parse_args()
+
+
+def open_stream(
+    options: argparse.Namespace, config: TrainingConfig, device: torch.device
+) -> Batches:
+    return open_batches(options.clips, config, Processes(device), RunFolder(Path("unused")))
+
+
+def steps_of(
+    model: AMDConfig, config: TrainingConfig, stream: Batches, device: torch.device
+) -> Callable[[], object]:
+    amd = AMD(model).to(device)
+    if config.channels_last:
+        amd.to(memory_format=torch.channels_last)
+    state = loop.start(make_objective(amd, config), config)
+
+    def step() -> None:
+        loop.optimize(state, stream, dataclasses.replace(config, steps=state.step + 1))
+
+    return step
+
+
+def measured(
+    step: Callable[[], object], options: argparse.Namespace, device: torch.device, steps: int
+) -> str:
+    rates = []
+    for stretch in range(options.repeats + 1):
+        began = time.perf_counter()
+        for _ in range(steps):
+            step()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        if stretch:  # The first one warms up.
+            seconds = time.perf_counter() - began
+            rates.append(steps * options.batch_size / seconds)
+    return f"{statistics.median(rates):.1f} ({min(rates):.1f} to {max(rates):.1f})"
+
+
+if __name__ == "__main__":
+    main()
