@@ -1,36 +1,45 @@
-"""Segment the object in a photo: saliency, mask, overlay and cutout side by side.
+"""Segment the object in photos: photo, saliency, mask and cutout side by side, a row each.
 
-python examples/segment_image.py photo.jpg sheet.png
+python examples/segment_image.py sheet.jpg photo.jpg ...
 """
 
 import sys
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
-from amd_seg import Segmenter
+from amd_seg import Segmentation, Segmenter
+
+TILE = (280, 200)
 
 
-def main(photo: str, sheet: str) -> None:
+def main(sheet: str, *photos: str) -> None:
     """Write the sheet and say what was found."""
     segmenter = Segmenter.from_pretrained(device="cpu")
-    result = segmenter(photo)
+    rows = []
+    for photo, result in zip(photos, segmenter(photos), strict=True):
+        # The saliency is a float map of the photo's own size; the mask is where it passes 0.5.
+        share, confidence = result.mask.mean(), result.confidence
+        print(f"{photo}: {share:.0%} of it is object, confidence {confidence:.2f}")
+        rows.append(row_of(result))
+    Image.fromarray(np.concatenate(rows)).save(sheet, quality=88)
 
-    # The saliency is a float map of the photo's own size; the mask is where it passes 0.5.
-    print(f"{result.mask.mean():.0%} of the photo is object, confidence {result.confidence:.2f}")
 
-    white = Image.new("RGBA", result.photo.pixels.shape[1::-1], "white")
+def row_of(result: Segmentation) -> np.ndarray:
+    """Return the four pictures of one result, (height, 4 * width, 3), uint8."""
+    cutout = result.cutout()
+    white = Image.new("RGBA", cutout.size, "white")
     pictures = (
         Image.fromarray(result.photo.pixels),
         result.render("saliency"),
         result.render("mask"),
-        Image.alpha_composite(white, result.cutout()),
+        Image.alpha_composite(white, cutout),
     )
-    row = np.concatenate([np.asarray(picture.convert("RGB")) for picture in pictures], axis=1)
-    Image.fromarray(row).save(sheet)
+    tiles = [ImageOps.pad(picture.convert("RGB"), TILE, color="white") for picture in pictures]
+    return np.concatenate([np.asarray(tile) for tile in tiles], axis=1)
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
+    if len(sys.argv) < 3:
         sys.exit(__doc__)
     main(*sys.argv[1:])

@@ -175,7 +175,7 @@ def test_all_wrong_tensors_are_in_one_message(folder: Path) -> None:
         del tensors["appearance.classifier.weight"], tensors["motion.estimator.0.bias"]
         tensors["appearance.classifier.bias"] = torch.zeros(6)
         tensors["fc.weight"] = tensors["fc.bias"] = torch.zeros(1)
-        tensors["appearance.backbone.bn1.bias"] = torch.zeros(4, dtype=torch.int64)
+        tensors["appearance.backbone.bn1.bias"] = torch.zeros(8, dtype=torch.int64)
         counter = "appearance.backbone.bn1.num_batches_tracked"
         tensors[counter] = tensors[counter].float()
 
@@ -288,10 +288,10 @@ def test_a_config_in_another_encoding_is_refused(folder: Path) -> None:
         ({"model": None}, "model is missing"),
         ({"model": {"regions": True}}, "regions=True"),
         ({"model": {"backbone": "../x"}}, "backbone='../x'"),
-        ({"model": {"stage_widths": [4, 4, 4, 10**12]}}, "no model has these sizes"),
-        ({"model": {"stage_widths": [4, 4, 4, 10**30]}}, "no model has these sizes"),
-        ({"model": {"stage_widths": [4, 4, 4, -4]}}, "no model has these sizes"),
-        ({"model": {"stage_widths": [4, 4, 4, 100_000]}}, "wrong shape"),
+        ({"model": {"stage_widths": [8, 8, 8, 10**12]}}, "stage_widths="),
+        ({"model": {"stage_widths": [8, 8, 8, 10**30]}}, "stage_widths="),
+        ({"model": {"stage_widths": [8, 8, 8, -4]}}, "stage_widths="),
+        ({"model": {"stage_widths": [8, 8, 8, 4096]}}, "wrong shape"),
         ({"model": {"pyramid_channels": [4] * 9}}, "pyramid_channels"),
         ({"model": {"motion_size": [32, 50]}}, "motion_size=(32, 50)"),
     ],

@@ -62,14 +62,15 @@ class AMDConfig:
             ("max_displacement", 1, 8),
         ):
             require(name, low <= getattr(self, name) <= high, f"{low} to {high}")
-        for name, counts in (
-            ("stage_widths", (4,)),
-            ("pyramid_channels", range(2, 9)),
-            ("estimator_channels", (5,)),
+        for name, least, most in (
+            ("stage_widths", 4, 4),
+            ("pyramid_channels", 2, 8),
+            ("estimator_channels", 5, 5),
         ):
             widths = getattr(self, name)
-            fits = len(widths) in counts and all(1 <= width <= 4096 for width in widths)
-            require(name, fits, f"{counts[0]} to {counts[-1]} numbers from 1 to 4096")
+            fits = least <= len(widths) <= most and all(1 <= width <= 4096 for width in widths)
+            count = f"{least}" if least == most else f"{least} to {most}"
+            require(name, fits, f"{count} numbers from 1 to 4096")
         require("dropout", 0 <= self.dropout < 1, "0 to below 1")
         stride = 2 ** len(self.pyramid_channels)
         fits = all(0 < size <= 4096 and size % stride == 0 for size in self.motion_size)

@@ -53,8 +53,7 @@ COLLAPSES = (
         "Look at the targets, or start again with a lower --learning-rate",
     ),
 )
-"""A healthy run stays far off: the released model's largest region covers about half of a frame,
-its masks' entropy is above 0.05, and nine tenths of a pair's pixels are visible."""
+"""Far outside what a run that learns should show: reasoned, not measured on runs that were lost."""
 
 
 class Alarms:
