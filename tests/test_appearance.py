@@ -1,0 +1,50 @@
+"""The appearance pathway: torchvision's ResNet under its own names, at an output stride of 8."""
+
+import pytest
+import torch
+
+from amd_seg.model.appearance import AppearancePathway, ResNet
+from amd_seg.model.config import AMDConfig
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "resnet50"])
+def test_the_backbone_is_torchvision_s_with_other_strides(backbone: str) -> None:
+    try:
+        import torchvision
+    except (ImportError, RuntimeError) as cause:  # its wheels need the very torch they are made for
+        pytest.skip(f"torchvision does not import here: {cause}")
+    ours = ResNet(AMDConfig(backbone=backbone)).eval()
+    theirs = getattr(torchvision.models, backbone)(weights=None).eval()
+    loaded = theirs.load_state_dict(ours.state_dict(), strict=False)
+    assert loaded.unexpected_keys == []
+    assert loaded.missing_keys == ["fc.weight", "fc.bias"]
+    for stage, dilation in ((theirs.layer3, 1), (theirs.layer4, 2)):
+        for module in stage.modules():
+            if isinstance(module, torch.nn.Conv2d):
+                module.stride = (1, 1)
+                if module.kernel_size == (3, 3):
+                    module.dilation = module.padding = (dilation, dilation)
+    frames = torch.randn(1, 3, 65, 97)
+    features = theirs.maxpool(theirs.relu(theirs.bn1(theirs.conv1(frames))))
+    for stage in (theirs.layer1, theirs.layer2, theirs.layer3, theirs.layer4):
+        features = stage(features)
+    torch.testing.assert_close(ours(frames), features, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(40, 56), (41, 57), (47, 63), (24, 200)])
+@pytest.mark.parametrize("padding", ["zeros", "reflect"])
+def test_logits_have_an_eighth_of_the_frame_rounded_up(size: tuple[int, int], padding: str) -> None:
+    config = AMDConfig(
+        backbone="resnet18", stage_widths=(8, 8, 8, 8), head_channels=8, head_dilation=1,
+        padding=padding, regions=3,
+    )  # fmt: skip
+    frames = torch.randn(1, 3, *size)
+    logits = AppearancePathway(config)(frames)
+    assert logits.shape == (1, 3, -(-size[0] // 8), -(-size[1] // 8))
+
+
+def test_a_fresh_backbone_starts_its_blocks_as_the_identity() -> None:
+    pathway = AppearancePathway(AMDConfig(backbone="resnet50", stage_widths=(8, 8, 8, 8)))
+    for name, value in pathway.named_parameters():
+        if name.endswith("bn3.weight"):
+            assert not value.any(), name
