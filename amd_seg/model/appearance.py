@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from amd_seg.errors import InputError
 from amd_seg.model.config import AMDConfig, Padding
 
 STRIDES = (1, 2, 1, 1)
@@ -168,6 +169,9 @@ class AppearancePathway(nn.Module):
             )
         )
         self.dropout = nn.Dropout2d(config.dropout)
+        # Reflecting needs a grid of more cells than its padding.
+        reach = max(config.head_dilation, *DILATIONS)
+        self.least_size = 8 * reach + 1 if config.padding == "reflect" else 1
         self.classifier = nn.Conv2d(width, config.regions, 1)
         self._initialise()
 
@@ -179,7 +183,15 @@ class AppearancePathway(nn.Module):
 
         Returns:
             (batch, region, ceil(height / 8), ceil(width / 8)), float.
+
+        Raises:
+            InputError: a frame is too small to be reflected at its border.
         """
+        if min(frames.shape[-2:]) < self.least_size:
+            raise InputError(
+                f"A frame of {tuple(frames.shape[-2:])} pixels is too small for padding='reflect'. "
+                f"Give {self.least_size} pixels or more, or a model with padding='zeros'."
+            )
         logits: Tensor = self.classifier(self.dropout(self.head(self.backbone(frames))))
         return logits
 
