@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from amd_seg.model.config import AMDConfig
 
@@ -11,6 +12,10 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 # Tests run in parallel on few cores: threads of one would only wait for those of another.
 torch.set_num_threads(1)
+
+# How long an example takes says nothing on a machine that others use too.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

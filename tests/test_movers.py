@@ -224,7 +224,7 @@ def test_files_are_written_once_and_again_when_broken_or_of_other_settings(tmp_p
 
 
 def test_a_clip_that_cannot_be_read_is_named_and_the_others_are_done(tmp_path):
-    with pytest.raises(MediaError, match=r"1 of 2 clips: b \(Cannot read b.mp4"):
+    with pytest.raises(MediaError, match=r"1 of 2 inputs: b \(Cannot read b.mp4"):
         write_mover_targets({"b": broken_clip, "c": still_clip}, tmp_path, CONFIG, workers=2)
     assert [path.name for path in tmp_path.iterdir()] == ["c.npz"]
 
