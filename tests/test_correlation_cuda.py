@@ -22,6 +22,7 @@ from amd_seg.errors import ConfigError, DeviceError
 from amd_seg.model import cuda_build
 from amd_seg.model.correlation import correlation, gradients_plain, volume_plain
 from amd_seg.model.correlation_cuda import (
+    KERNELS,
     SOURCE,
     VARIABLE,
     Arguments,
@@ -50,23 +51,41 @@ def shim(dtype: torch.dtype, reach: int) -> ctypes.CDLL:
     compiler = shutil.which("g++")
     if compiler is None or sys.platform != "linux":
         pytest.skip("needs Linux and g++ to run the kernels' source on the CPU")
-    flags = [f"-D{name}={value}" for name, value in defines(dtype, reach).items()]
     with tempfile.TemporaryDirectory() as folder:
-        library = Path(folder) / "kernels.so"
-        command = [compiler, "-std=c++17", "-O1", "-fPIC", "-shared", "-o", library, SHIM]
-        subprocess.run([*command, *flags, f'-DSOURCE="{SOURCE}"'], check=True)
-        loaded = ctypes.CDLL(str(library))
+        return compiled_shim(compiler, SOURCE, dtype, reach, Path(folder))
+
+
+def compiled_shim(
+    compiler: str, source: Path, dtype: torch.dtype, reach: int, folder: Path
+) -> ctypes.CDLL:
+    flags = [f"-D{name}={value}" for name, value in defines(dtype, reach).items()]
+    compile_ = [compiler, "-std=c++17", "-O1", "-fPIC", "-fsanitize=thread", "-c", SHIM]
+    subprocess.run(
+        [*compile_, *flags, f'-DSOURCE="{source}"', "-o", folder / "kernels.o"], check=True
+    )
+    # Linked without the sanitizer's library: the shim has functions of its own in its place.
+    subprocess.run(
+        [compiler, "-shared", folder / "kernels.o", "-o", folder / "kernels.so"], check=True
+    )
+    loaded = ctypes.CDLL(str(folder / "kernels.so"))
     assert loaded.size_of_arguments() == ctypes.sizeof(Arguments)
+    for kernel in KERNELS:
+        getattr(loaded, f"run_{kernel}").restype = ctypes.c_char_p
     return loaded
 
 
 def run(dtype: torch.dtype, reach: int, launch: Launch, order: int) -> None:
     library = shim(dtype, reach)
     assert library.threads_of_a_block() == launch.threads
+    fault = run_on_cpu(library, launch, order)
+    assert fault is None, fault
+
+
+def run_on_cpu(library: ctypes.CDLL, launch: Launch, order: int) -> bytes | None:
     grid = (ctypes.c_uint * 3)(*launch.grid)
     kernel = getattr(library, f"run_{launch.kernel}")
-    diverged = kernel(ctypes.byref(launch.arguments), grid, launch.threads, order)
-    assert not diverged, "some threads of a block wait at a barrier that others never reach"
+    fault: bytes | None = kernel(ctypes.byref(launch.arguments), grid, launch.threads, order)
+    return fault
 
 
 def poisoned(*shape: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
