@@ -166,6 +166,15 @@ def kernels_for(x: Tensor, max_displacement: int) -> cuda_build.Module | None:
     raise DeviceError(f"{VARIABLE}=cuda: {built} Set it to auto for the plain path.")
 
 
+def path_in_words(device: torch.device) -> str:
+    """Return the path that a correlation of float32 features takes on `device`."""
+    try:
+        kernels = kernels_for(torch.empty(0, device=device), max_displacement=4)
+    except (ConfigError, DeviceError) as fault:
+        return f"none: {fault}"
+    return "plain PyTorch" if kernels is None else "CUDA kernels"
+
+
 @functools.cache
 def _build(index: int, dtype: torch.dtype, max_displacement: int) -> cuda_build.Module | str:
     """Compile and load the kernels once; where that fails, warn once and remember why."""

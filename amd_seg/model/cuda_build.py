@@ -20,6 +20,8 @@ from amd_seg.errors import DeviceError
 
 CACHE_VARIABLE = "AMD_SEG_CACHE"
 
+_DIGEST_BYTES = 32
+
 
 class Module:
     """Kernels that are loaded on one CUDA device."""
@@ -72,9 +74,8 @@ def load(source: Path, defines: Mapping[str, int], names: Sequence[str], index: 
     """
     capability = _capability(index)
     key = _key(source, defines, capability)
-    with contextlib.suppress(OSError, DeviceError):
-        # A file that the driver refuses is compiled again and replaced.
-        return Module((_cache_folder() / key).read_bytes(), names, index)
+    with contextlib.suppress(OSError, DeviceError):  # absent, damaged, or refused by the driver
+        return Module(_read_kept(key), names, index)
     image, _ = compile_source(source, defines, capability)
     _keep(key, image)
     return Module(image, names, index)
@@ -151,8 +152,9 @@ def _call(function: Callable[..., Sequence[Any]], *arguments: Any) -> Any:
         status, *values = function(*arguments)
     except RuntimeError as cause:  # so cuda.bindings says that a library or a function is missing
         raise DeviceError(
-            f"{function.__name__} cannot be called ({cause}). Install the NVIDIA driver, and "
-            "`pip install nvidia-cuda-nvrtc` in the major version of torch's CUDA."
+            f"{function.__name__} cannot be called ({' '.join(str(cause).split())}). Install the "
+            "NVIDIA driver, and `pip install nvidia-cuda-nvrtc` in the major version of torch's "
+            "CUDA."
         ) from cause
     if int(status) != 0:
         raise DeviceError(
@@ -193,12 +195,19 @@ def _capability(index: int) -> tuple[int, int]:
     driver, _ = _bindings()
     _call(driver.cuInit, 0)
     device = _call(driver.cuDeviceGet, index)
-    prefix = "CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_"
-    major, minor = (
-        _call(driver.cuDeviceGetAttribute, driver.CUdevice_attribute[prefix + part], device)
-        for part in ("MAJOR", "MINOR")
+    kinds = driver.CUdevice_attribute
+    return (
+        _call(
+            driver.cuDeviceGetAttribute,
+            kinds.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR,
+            device,
+        ),
+        _call(
+            driver.cuDeviceGetAttribute,
+            kinds.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
+            device,
+        ),
     )
-    return major, minor
 
 
 def _key(source: Path, defines: Mapping[str, int], capability: tuple[int, int]) -> str:
@@ -210,7 +219,7 @@ def _key(source: Path, defines: Mapping[str, int], capability: tuple[int, int]) 
         capability,
         _call(nvrtc.nvrtcVersion),
     )
-    return hashlib.sha256(repr(parts).encode()).hexdigest() + ".cubin"
+    return hashlib.sha256(repr(parts).encode()).hexdigest() + ".kernels"
 
 
 def _cache_folder() -> Path:
@@ -228,6 +237,19 @@ def _cache_folder() -> Path:
     return Path(base) / "amd_seg" / "kernels"
 
 
+def _read_kept(key: str) -> bytes:
+    """Return what `_keep` wrote.
+
+    Raises:
+        OSError: there is no such file, or it was damaged since: the driver would trust it.
+    """
+    content = (_cache_folder() / key).read_bytes()
+    digest, image = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
+    if hashlib.sha256(image).digest() != digest:
+        raise OSError(f"{key} is damaged")
+    return image
+
+
 def _keep(key: str, image: bytes) -> None:
     """Write the file whole or not at all; a cache that cannot be written only costs time."""
     with contextlib.suppress(OSError):
@@ -235,5 +257,5 @@ def _keep(key: str, image: bytes) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as beside:
             whole = Path(beside) / key
-            whole.write_bytes(image)
+            whole.write_bytes(hashlib.sha256(image).digest() + image)
             os.replace(whole, folder / key)
