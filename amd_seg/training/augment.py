@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 ASPECT_JITTER = 0.25
@@ -21,6 +20,11 @@ class Box:
     height: int
     width: int
     is_mirrored: bool
+
+    def part_of(self, images: Tensor) -> Tensor:
+        """Return this part of images (..., height, width), without a copy, not mirrored."""
+        rows = slice(self.top, self.top + self.height)
+        return images[..., rows, self.left : self.left + self.width]
 
 
 def random_box(
@@ -50,22 +54,6 @@ def random_box(
         width=width,
         is_mirrored=mirror < 0.5,
     )
-
-
-def cut(image: Tensor, box: Box, crop: tuple[int, int]) -> Tensor:
-    """Cut a box out of an image and bring it to the crop's size.
-
-    Args:
-        image: (channel, height, width), uint8.
-        box: which part.
-        crop: height and width of the result.
-
-    Returns:
-        (channel, *crop), float, in the image's range.
-    """
-    part = image[:, box.top : box.top + box.height, box.left : box.left + box.width]
-    part = F.interpolate(part[None].float(), crop, mode="bilinear", antialias=True)[0]
-    return part.flip(-1) if box.is_mirrored else part
 
 
 def jitter_colours(frames: Tensor, generator: torch.Generator) -> Tensor:

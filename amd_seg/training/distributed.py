@@ -21,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from amd_seg.device import resolve_device
 from amd_seg.errors import DeviceError
+from amd_seg.model.segment_flow import full_precision
 
 
 @dataclass(frozen=True)
@@ -151,14 +152,16 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
         if not self.training:
             return super().forward(input)
         processes = dist.get_world_size()
-        mean = _sum(input.mean(dim=(0, 2, 3))) / processes
-        centred = input - mean.view(1, -1, 1, 1)
+        # Under autocast too: statistics in half precision would be off by a hundredth.
+        wide = full_precision(input)
+        mean = _sum(wide.mean(dim=(0, 2, 3))) / processes
+        centred = wide - mean.view(1, -1, 1, 1)
         # Of the centred values: the difference of two large numbers would lose digits.
         variance = _sum(centred.square().mean(dim=(0, 2, 3))) / processes
         self._remember(mean, variance, count=processes * input.numel() // input.shape[1])
         scale = self.weight * (variance + self.eps).rsqrt()
         normalised: Tensor = centred * scale.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)
-        return normalised
+        return normalised.to(input.dtype)
 
     @torch.no_grad()
     def _remember(self, mean: Tensor, variance: Tensor, count: int) -> None:

@@ -97,8 +97,8 @@ def optimize(
         processes: those that take the steps together; None is this one alone.
 
     Raises:
-        TrainingDivergedError: the loss is not finite; the weights are still those before
-            the step.
+        TrainingDivergedError: the loss or its gradient is not finite; the weights are still
+            those before the step.
     """
     device = next(state.model.parameters()).device
     processes = processes or Processes(device)
@@ -117,13 +117,14 @@ def optimize(
             with local_gradients(state.objective, micro_batch == config.accumulate):
                 with torch.autocast(device.type, dtype=autocast_dtype, enabled=enabled):
                     parts = state.objective(batch, done, state.step)
-                _require_finite(parts, batch.names, state.step)
+                _require_finite(parts["loss"], "loss", parts, batch.names, state.step)
                 (parts["loss"] / config.accumulate).backward()
             for name, value in parts.items():
                 totals[name] = totals.get(name, 0) + value.detach() / config.accumulate
 
         limit = config.gradient_clip or math.inf
         norm = nn.utils.clip_grad_norm_(state.objective.parameters(), limit)
+        _require_finite(norm, "gradient", totals, batch.names, state.step)
         state.optimizer.step()
         state.optimizer.zero_grad(set_to_none=True)
         if state.average is not None:
@@ -209,12 +210,14 @@ def _agreed(seconds: float, processes: Processes) -> float:
     return processes.mean(own).item()
 
 
-def _require_finite(parts: dict[str, Tensor], names: tuple[str, ...], step: int) -> None:
-    if torch.isfinite(parts["loss"]):
+def _require_finite(
+    value: Tensor, what: str, parts: dict[str, Tensor], names: tuple[str, ...], step: int
+) -> None:
+    if torch.isfinite(value):
         return
-    values = ", ".join(f"{name} {value.item():.4g}" for name, value in parts.items())
+    values = ", ".join(f"{name} {part.item():.4g}" for name, part in parts.items())
     raise TrainingDivergedError(
-        f"The loss is not finite at step {step} ({values}), on {', '.join(names)}. "
+        f"The {what} is not finite at step {step} ({values}), on {', '.join(names)}. "
         "Resume from the last checkpoint with a lower --learning-rate or with --gradient-clip 1."
     )
 
