@@ -25,6 +25,7 @@ from amd_seg.weights_official import convert_official
 
 __all__ = [
     "DEFAULT_WEIGHTS",
+    "Network",
     "Pretrained",
     "bundled_folder",
     "bundled_names",

@@ -39,6 +39,8 @@ LAYERS = {
     "amd_seg.model.config": 0,
     "amd_seg.model.semantic_config": 0,
     "amd_seg.training.presets": 0,
+    "amd_seg.training.run_config": 0,
+    "amd_seg.training.finetune_config": 0,
 }
 
 # Within a layer, who may import whom besides a package's own modules.
@@ -66,7 +68,9 @@ WITHIN = {
     ("amd_seg.model.semantic_config", "amd_seg.errors"),
     ("amd_seg.model.semantic_config", "amd_seg.classes"),
     ("amd_seg.model.semantic_config", "amd_seg.model.config"),
-    ("amd_seg.training.presets", "amd_seg.errors"),
+    ("amd_seg.training.presets", "amd_seg.training.run_config"),
+    ("amd_seg.training.finetune_config", "amd_seg.training.run_config"),
+    ("amd_seg.training.run_config", "amd_seg.errors"),
     ("amd_seg.training.presets", "amd_seg.model.config"),
 }
 

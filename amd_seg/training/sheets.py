@@ -14,6 +14,7 @@ from amd_seg.model.objective import splat_visibility
 from amd_seg.model.segment_flow import synthesize_view
 from amd_seg.training.pairs import PairBatch
 from amd_seg.training.targets import TargetBatch
+from amd_seg.weights import Network
 
 ROWS = 4
 TILE = 192
@@ -26,7 +27,7 @@ TARGET_COLUMNS = ("frame", "regions", "object", "target")
 
 
 @torch.no_grad()
-def draw_sheet(model: AMD, batch: PairBatch | TargetBatch) -> Image.Image:
+def draw_sheet(model: Network, batch: PairBatch | TargetBatch) -> Image.Image:
     """Draw what a model makes of the first pairs of a batch.
 
     For a `PairBatch` the columns are PAIR_COLUMNS, for a `TargetBatch` TARGET_COLUMNS. The flow
@@ -42,6 +43,7 @@ def draw_sheet(model: AMD, batch: PairBatch | TargetBatch) -> Image.Image:
     """
     was_training = model.training
     model.eval()
+    assert isinstance(model, AMD)
     rows = _pair_rows(model, batch) if isinstance(batch, PairBatch) else _target_rows(model, batch)
     model.train(was_training)
     return _tiled(rows)
