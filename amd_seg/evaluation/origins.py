@@ -12,11 +12,11 @@ from PIL import Image
 
 from amd_seg.errors import AmdSegError, InputError, MediaError
 from amd_seg.evaluation.datasets import Dataset, Sample
-from amd_seg.evaluation.layouts import some
 from amd_seg.evaluation.maps import Bytes, centre_prior, read_prediction, read_size, to_bytes
 from amd_seg.evaluation.scoring import Scoring, binarised
 from amd_seg.media.files import IMAGE_SUFFIXES
 from amd_seg.media.images import read_image, save_image
+from amd_seg.media.pairs import some
 from amd_seg.segmentation import OUTPUTS
 
 if TYPE_CHECKING:
