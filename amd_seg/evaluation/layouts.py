@@ -9,6 +9,7 @@ from amd_seg.errors import InputError
 from amd_seg.evaluation.maps import GREY, TruthRule
 from amd_seg.media.files import find_images, natural_key
 from amd_seg.media.pairs import by_stem, require_same_names, some
+from amd_seg.training.labelled import open_voc2012
 
 Finder = Callable[[Path], list["Sample"]]
 
@@ -126,6 +127,12 @@ def find_fbms59(folder: Path) -> list[Sample]:
         for home in _folders(folder / part):
             samples += _fbms_sequence(home)
     return samples
+
+
+def find_voc2012(folder: Path) -> list[Sample]:
+    """Return the photos of the list ImageSets/Segmentation/val.txt."""
+    photos = open_voc2012(folder, "val").photos
+    return [Sample(photo.name, (photo.mask,), photo.image) for photo in photos]
 
 
 def _fbms_sequence(home: Path) -> list[Sample]:

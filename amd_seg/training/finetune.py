@@ -136,6 +136,12 @@ class _FinetuneTask:
         }
 
     def start_model(self, *, resume: bool) -> SemanticNetwork:
+        count = len(self.labelled.classes)
+        if self.model.classes != count:
+            raise ConfigError(
+                f"The model tells {self.model.classes} classes apart, {self.labelled.title} has "
+                f"{count}. Give the photos and classes that the run began with."
+            )
         model = SemanticNetwork(self.model)
         if not resume and self.weights != SCRATCH:
             _start_backbone(model, self.weights)

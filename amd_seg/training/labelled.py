@@ -69,7 +69,7 @@ def open_voc2012(
     if missing:
         raise InputError(
             f"{len(missing)} files of {lists / split}.txt are missing: {some(missing)}. "
-            "Copy the whole data set, or give the name of another list by --split."
+            "Copy the whole data set."
         )
     return LabelledPhotos(f"voc2012 {split}", tuple(photos), VOC2012, by_colour)
 
@@ -137,13 +137,13 @@ def _names(path: Path, folder: Path) -> list[str]:
     if not path.is_file():
         raise InputError(
             f"{path} is missing: it lists the photos. Give a folder that holds {VOC_LAYOUT}, such "
-            f"as VOCdevkit/VOC2012 (is it below {folder}?), or the list's name by --split."
+            f"as VOCdevkit/VOC2012 (is it below {folder}?)."
         )
     lines = path.read_text("utf-8").splitlines()
     # Lists of some copies hold the paths of photo and mask in each line.
     names = [Path(line.split()[0]).stem for line in lines if line.strip()]
     if not names:
-        raise InputError(f"{path} lists no photo. Give another list by --split.")
+        raise InputError(f"{path} lists no photo. Copy it from the full data set.")
     return names
 
 
