@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,6 +87,18 @@ class Segmentation:
         total = float(self.saliency.sum(dtype=np.float64))
         within = float(self.saliency.sum(dtype=np.float64, where=self.mask))
         return min(max(within / inside - (total - within) / outside, 0.0), 1.0)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What `amd-seg image --json` tells of a photo, as JSON-able values."""
+        height, width = self.mask.shape
+        return {
+            "width": width,
+            "height": height,
+            "threshold": round(self.threshold, 4),
+            "mask_share": round(float(self.mask.mean()), 4),
+            "confidence": round(self.confidence, 4),
+        }
 
     def cutout(self) -> Image.Image:
         """Return the object as RGBA, its alpha the saliency; RGB is 0 where alpha is 0."""

@@ -55,17 +55,17 @@ SIGNATURES = {
 OPTIONS = {
     "image": "INPUT... --out --output --threshold --size --weights --revision --device --precision "
     "--batch-size --max-pixels --recursive --overwrite --resume --json --quiet --debug --help",
-    "train": "VIDEOS... --out --preset --init --init-backbone --targets --photos "
-    "--photo-targets --device --resume --evaluate --ablate-regions --steps --minutes "
-    "--batch-size --accumulate --objective --motion-first-steps --dense-weight "
-    "--flow-fit-weight --flow-fit --equivariance-weight --ssim-weight --shared-visibility "
-    "--entropy-weight --optimizer --learning-rate --final-learning-rate --poly-power "
-    "--warmup-steps --weight-decay --gradient-clip --ema-decay --short-edge --scale --crop "
-    "--start-scale --flip --colour --sampling --max-gap --photo-share --min-relative-motion "
-    "--frames --workers --frame-step --transpose-portrait --precision --compile "
-    "--channels-last --seed --log-every --sheet-every --evaluate-every --alarms "
-    "--checkpoint-every --keep --backbone --regions --stage-widths --head-channels "
-    "--head-dilation --dropout --padding --pyramid-channels --reduced-channels "
+    "train": "VIDEOS... --out --preset --init --init-backbone --targets --photos --photo-targets "
+    "--device --resume --evaluate --ablate-regions --steps --minutes --batch-size "
+    "--accumulate --optimizer --momentum --learning-rate --final-learning-rate "
+    "--poly-power --warmup-steps --weight-decay --gradient-clip --ema-decay --precision "
+    "--compile --channels-last --seed --log-every --sheet-every --checkpoint-every --keep "
+    "--objective --motion-first-steps --dense-weight --flow-fit-weight --flow-fit "
+    "--equivariance-weight --ssim-weight --shared-visibility --entropy-weight --short-edge "
+    "--scale --crop --start-scale --flip --colour --sampling --max-gap --photo-share "
+    "--min-relative-motion --frames --workers --frame-step --transpose-portrait "
+    "--evaluate-every --alarms --backbone --stage-widths --dilations --head-channels "
+    "--head-dilation --dropout --padding --regions --pyramid-channels --reduced-channels "
     "--estimator-channels --max-displacement --motion-size --quiet --debug --help",
     "weights convert": "FILE --out --overwrite --help",
     "weights download": "REPO --revision --help",

@@ -13,6 +13,10 @@ COMMANDS = {
     "weights": ("amd_seg.cli.weights", "List, show, fetch and convert weights."),
     "train": ("amd_seg.cli.train", "Train a model on clips, without any label."),
     "evaluate": ("amd_seg.cli.evaluate", "Score masks on a benchmark's folder: ours, or anyone's."),
+    "finetune": (
+        "amd_seg.cli.finetune",
+        "Fine-tune weights on labelled photos, to tell classes apart.",
+    ),
     "env": ("amd_seg.cli.env", "Print versions, devices and codecs: what a bug report needs."),
 }
 

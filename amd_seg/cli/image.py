@@ -1,7 +1,7 @@
 """`amd-seg image`: photos in, masks and other pictures out."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,9 @@ from amd_seg.errors import AmdSegError
 
 if TYPE_CHECKING:
     from amd_seg.segmentation import Segmentation
+    from amd_seg.semantic_segmentation import SemanticSegmentation
+
+    Result = Segmentation | SemanticSegmentation | AmdSegError
 
 # As amd_seg.device.PRECISIONS, which would load torch for `--help`; a test holds them equal.
 PRECISIONS = ("float32", "bfloat16")
@@ -109,6 +112,7 @@ def image(
     INPUT is a file, a folder, a glob, or - for stdin. Without -o, photo.mask.png is written
     beside photo.jpg; with several inputs, or a folder, OUT is a folder. Files that this command
     named, such as photo.mask.png, are passed over where a folder or a glob finds them.
+    Weights of amd-seg finetune give the outputs labels and overlay, and tell classes by them.
 
     \b
     Exit codes: 0 all done, 1 some photos failed, 2 wrong usage,
@@ -147,15 +151,17 @@ def _segment(
     if not jobs:
         return
     from amd_seg.overlap import map_ahead
-    from amd_seg.segmenter import Segmenter
+    from amd_seg.semantic import SemanticSegmenter, open_segmenter
 
-    def write(pair: "tuple[Job, Segmentation | AmdSegError]") -> Outcome:
+    def write(pair: "tuple[Job, Result]") -> Outcome:
         return _write(*pair, output)
 
-    segmenter = Segmenter.from_pretrained(
-        weights, revision=revision, device=device, precision=precision
+    segmenter = open_segmenter(
+        weights, output, revision=revision, device=device, precision=precision
     )
-    results = segmenter.stream((_open(job.source) for job in jobs), **call)
+    if isinstance(segmenter, SemanticSegmenter) and call.pop("threshold") is not None:
+        raise click.UsageError("--threshold makes masks, and these weights tell classes. Drop it.")
+    results: Generator[Result] = segmenter.stream((_open(job.source) for job in jobs), **call)
     outcomes = map_ahead(
         write,
         zip(jobs, results, strict=True),
@@ -171,7 +177,7 @@ def _open(source: str) -> str | bytes:
     return sys.stdin.buffer.read() if source == STANDARD_STREAM else source
 
 
-def _write(job: Job, result: "Segmentation | AmdSegError", output: str) -> Outcome:
+def _write(job: Job, result: "Result", output: str) -> Outcome:
     if isinstance(result, AmdSegError):
         return Outcome(job, error=result)
     picture = b""
@@ -182,15 +188,7 @@ def _write(job: Job, result: "Segmentation | AmdSegError", output: str) -> Outco
             result.save(job.target, output)
     except (AmdSegError, OSError) as error:
         return Outcome(job, error=error)
-    height, width = result.mask.shape
-    facts = {
-        "width": width,
-        "height": height,
-        "threshold": round(result.threshold, 4),
-        "mask_share": round(float(result.mask.mean()), 4),
-        "confidence": round(result.confidence, 4),
-    }
-    return Outcome(job, facts, picture=picture)
+    return Outcome(job, result.facts, picture=picture)
 
 
 def _report(outcome: Outcome, as_json: bool) -> bool:

@@ -1,0 +1,95 @@
+"""Training runs at the terminal: a bar, signals that end a run well, settings of resumed ones."""
+
+import json
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, TypeVar
+
+from amd_seg.cli import boundary
+from amd_seg.errors import InputError
+from amd_seg.model.config import AppearanceConfig
+from amd_seg.training.run_config import RunConfig
+
+if TYPE_CHECKING:
+    from amd_seg.training.engine import OnStep
+    from amd_seg.training.loop import StepReport
+
+Model = TypeVar("Model", bound=AppearanceConfig)
+Training = TypeVar("Training", bound=RunConfig)
+
+
+@contextmanager
+def watched_run(config: RunConfig, items: str) -> Iterator["OnStep"]:
+    """Give an observer of a run that moves a bar and ends the run where a signal asks for it.
+
+    Ctrl-C or SIGTERM finishes the step in progress; then the command ends with a line that says
+    how to go on.
+
+    Args:
+        config: of the run.
+        items: what its batches are made of.
+    """
+    from amd_seg.training.distributed import is_launched
+    from amd_seg.training.engine import StopTraining
+
+    with (
+        boundary.progress(config.steps, "step") as bar,
+        _stopped_by_signals(is_launched()) as received,
+    ):
+
+        def on_step(report: "StepReport") -> None:
+            bar.update(report.step - bar.n)
+            rate = f"{report.step * config.batch_size / report.seconds:.1f} {items}/s"
+            bar.set_postfix_str(f"loss {report.parts['loss']:.4f}, {rate}", refresh=False)
+            if received:
+                raise StopTraining(f"{received[0]} after step {report.step}")
+
+        try:
+            yield on_step
+        except StopTraining as stop:
+            message = f"Stopped by {stop}; a checkpoint is saved. Give --resume to go on."
+            boundary.fail(message, boundary.INTERRUPTED)
+
+
+def saved_settings(
+    out: Path, model: type[Model], training: type[Training]
+) -> tuple[Model, Training]:
+    """Return the settings of a run from its folder.
+
+    Raises:
+        InputError: the folder has none, or those of another kind of run.
+    """
+    try:
+        saved = json.loads((out / "config.json").read_text())
+        return model(**saved["model"]), training(**saved["training"])
+    except (OSError, ValueError, KeyError, TypeError) as cause:
+        raise InputError(
+            f"Cannot resume {out}: its config.json cannot be read ({cause}). "
+            "Give the folder of a run, or start without --resume."
+        ) from cause
+
+
+@contextmanager
+def _stopped_by_signals(passed_on: bool) -> Iterator[list[str]]:
+    """Give a list that Ctrl-C or SIGTERM puts its name into: the step in progress is finished.
+
+    Args:
+        passed_on: torchrun sends each signal on, so that a second one is no second wish.
+    """
+    received: list[str] = []
+
+    def remember(number: int, frame: FrameType | None) -> None:
+        if received and not passed_on:
+            raise KeyboardInterrupt
+        received.append(signal.Signals(number).name)
+
+    handled = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, remember) for number in handled]
+    try:
+        yield received
+    finally:
+        for number, handler in zip(handled, before, strict=True):
+            signal.signal(number, handler)
