@@ -22,6 +22,7 @@ from amd_seg.media.images import MAX_PIXELS
 from amd_seg.model.amd import AMD
 from amd_seg.model.config import AMDConfig, WeightsConfig
 from amd_seg.segmentation import OUTPUTS as SEGMENTATION_OUTPUTS
+from amd_seg.semantic_segmentation import OUTPUTS as SEMANTIC_OUTPUTS
 from amd_seg.weights import save_weights
 
 Run = Callable[..., Result]
@@ -337,7 +338,7 @@ def test_an_unknown_command_is_wrong_usage() -> None:
 
 
 def test_lists_kept_twice_for_the_sake_of_help_are_equal() -> None:
-    assert OUTPUTS == SEGMENTATION_OUTPUTS
+    assert set(OUTPUTS) == {*SEGMENTATION_OUTPUTS, *SEMANTIC_OUTPUTS}
     assert set(PRECISIONS) == set(DEVICE_PRECISIONS)
     defaults = {p.name: p.default for p in cli.get_command(None, "image").params}  # type: ignore
     assert defaults["max_pixels"] == MAX_PIXELS
