@@ -1,0 +1,165 @@
+"""VideoSegmenter: a clip in, its object out, frame by frame."""
+
+import os
+from collections import deque
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import TypeAlias
+
+import torch
+
+from amd_seg.errors import AmdSegError, InputError
+from amd_seg.media.background import open_background
+from amd_seg.media.frames import FrameReader
+from amd_seg.media.images import Photo
+from amd_seg.media.video import open_video
+from amd_seg.media.writers import check_target
+from amd_seg.overlap import read_ahead
+from amd_seg.segmentation import OUTPUTS, FrameSegmentation
+from amd_seg.segmenter import Segmenter
+from amd_seg.video_output import OnFrame, VideoReport, frames_waiting, write_twin
+
+__all__ = ["ClipLike", "FrameSegmentation", "VideoReport", "VideoSegmenter"]
+
+ClipLike: TypeAlias = str | os.PathLike[str] | FrameReader
+"""A video file, a folder of frames, an animated image, a glob; or what `open_video` made of one,
+which takes a part of it."""
+
+
+class VideoSegmenter:
+    """Finds the object in clips, in constant memory however long they are.
+
+    Example:
+        video = VideoSegmenter.from_pretrained()
+        for frame in video("clip.mp4"):
+            print(frame.index, frame.time, frame.mask.mean())
+        video.write("clip.mp4", "clip.cutout.webm", output="cutout")
+    """
+
+    def __init__(self, segmenter: Segmenter) -> None:
+        self.segmenter = segmenter
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | os.PathLike[str] | None = None,
+        *,
+        revision: str | None = None,
+        device: str | torch.device = "auto",
+        precision: str = "float32",
+    ) -> "VideoSegmenter":
+        """Return a segmenter of clips with trained weights; see `Segmenter.from_pretrained`."""
+        return cls(
+            Segmenter.from_pretrained(source, revision=revision, device=device, precision=precision)
+        )
+
+    def __call__(
+        self,
+        source: ClipLike,
+        *,
+        size: int | None = None,
+        threshold: float | str | None = None,
+        batch_size: int = 8,
+    ) -> Iterator[FrameSegmentation]:
+        """Segment the frames of a clip, one after the other.
+
+        The next frames are decoded meanwhile.
+
+        Args:
+            source: the clip. Of a file that is cut short the frames that it has are given, and a
+                warning is logged.
+            size: short edge, in pixels, that the network sees; None takes that of the weights.
+            threshold: saliency above which a pixel is in the mask, between 0 and 1, or "otsu";
+                None takes that of the weights.
+            batch_size: frames that share a pass of the network.
+
+        Raises:
+            InputError: an argument cannot be used.
+            MediaError: there is no such clip, or it cannot be read.
+            DeviceError: the device ran out of memory.
+        """
+        return self._segment(_opened(source), size=size, threshold=threshold, batch_size=batch_size)
+
+    def write(
+        self,
+        source: ClipLike,
+        target: str | os.PathLike[str],
+        *,
+        output: str = "mask",
+        background: str | os.PathLike[str] | None = None,
+        overwrite: bool = False,
+        size: int | None = None,
+        threshold: float | str | None = None,
+        batch_size: int = 8,
+        on_frame: OnFrame = lambda done, total: None,
+    ) -> VideoReport:
+        """Segment a clip and draw its twin, with the clip's timestamps, sound and subtitles.
+
+        Decoding, network, drawing and encoding overlap. The twin is written beside its place and
+        moved there at the end: it is there whole or not at all.
+
+        Args:
+            source: the clip. Of a file that is cut short the frames that it has are written.
+            target: a .mp4, .mov, .mkv, .webm, .gif or .npz file, or a folder for PNG frames.
+            output: "mask", "saliency", "cutout", "overlay" or "regions".
+            background: behind a cutout: "blur", a colour, or the path of a picture. None leaves
+                it transparent, which .webm, .mov, .gif, .npz and folders can hold.
+            overwrite: replace a file, or a folder of frames, that is there.
+            size, threshold, batch_size: as for a call.
+            on_frame: called after each frame.
+
+        Raises:
+            InputError: an argument cannot be used, `target` exists, or no frame is in the span.
+            MediaError: the clip cannot be read, or the twin cannot be written.
+            DeviceError: the device ran out of memory.
+        """
+        target = Path(target)
+        _check_output(output, background)
+        clip = _opened(source)
+        has_alpha = output == "cutout" and background is None
+        check_target(target, clip.source, has_alpha=has_alpha, overwrite=overwrite)
+        behind = None
+        if background is not None:
+            behind = open_background(background, clip.width, clip.height)
+        frames = self._segment(clip, size=size, threshold=threshold, batch_size=batch_size)
+        with closing(read_ahead(frames, ahead=frames_waiting(clip))) as segmentations:
+            return write_twin(
+                segmentations, clip, target, output=output, background=behind, on_frame=on_frame
+            )
+
+    def _segment(
+        self, clip: FrameReader, *, size: int | None, threshold: float | str | None, batch_size: int
+    ) -> Generator[FrameSegmentation, None, None]:
+        frames = read_ahead(clip, ahead=frames_waiting(clip))
+        stamps: deque[tuple[int, float]] = deque()
+
+        def photos() -> Iterator[Photo]:
+            for frame in frames:
+                stamps.append((frame.index, frame.time))
+                yield Photo(frame.pixels, None, f"{clip.source}, frame {frame.index}")
+
+        results = self.segmenter.stream(
+            photos(), size=size, threshold=threshold, batch_size=batch_size
+        )
+
+        def stamped() -> Generator[FrameSegmentation, None, None]:
+            with closing(frames), closing(results):
+                for result in results:
+                    if isinstance(result, AmdSegError):
+                        raise result
+                    index, time = stamps.popleft()
+                    yield FrameSegmentation(**vars(result), index=index, time=time)
+
+        return stamped()
+
+
+def _opened(source: ClipLike) -> FrameReader:
+    return open_video(source) if isinstance(source, str | os.PathLike) else source
+
+
+def _check_output(output: str, background: object) -> None:
+    if output not in OUTPUTS:
+        raise InputError(f"Unknown output {output!r}. Use one of {', '.join(OUTPUTS)}.")
+    if background is not None and output != "cutout":
+        raise InputError(f"A background goes behind a cutout, not behind {output!r}. Drop one.")
