@@ -1,9 +1,11 @@
 """A clip's segmentations, drawn into its twin."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from amd_seg.errors import InputError
-from amd_seg.media.background import Background, render_on
+from amd_seg.media.background import open_background, render_on
 from amd_seg.media.frames import FrameReader
-from amd_seg.media.writers import ARRAYS, FrameWriter, open_writer
+from amd_seg.media.writers import ARRAYS, FrameWriter, check_target, open_writer
 from amd_seg.overlap import map_ahead
-from amd_seg.segmentation import FrameSegmentation
+from amd_seg.segmentation import OUTPUTS, FrameSegmentation
 
 OnFrame = Callable[[int, int | None], None]
 """Called with the number of frames done and of all; None where only reading tells."""
@@ -55,13 +57,37 @@ def frames_waiting(clip: FrameReader) -> int:
     return max(1, min(_FRAMES_WAITING, _PIXELS_WAITING // (clip.width * clip.height)))
 
 
+def check_output(
+    clip: FrameReader,
+    target: Path,
+    *,
+    output: str,
+    background: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Raise where `write_twin` could not do what is asked for, before any work is done.
+
+    Raises:
+        InputError: an argument cannot be used, or `target` exists and `overwrite` is not set.
+        MediaError: the background's picture cannot be read.
+    """
+    if output not in OUTPUTS:
+        raise InputError(f"Unknown output {output!r}. Use one of {', '.join(OUTPUTS)}.")
+    if background is not None and output != "cutout":
+        raise InputError(f"A background goes behind a cutout, not behind {output!r}. Drop one.")
+    has_alpha = output == "cutout" and background is None
+    check_target(target, clip.source, has_alpha=has_alpha, overwrite=overwrite)
+    if background is not None:
+        open_background(background, clip.width, clip.height)
+
+
 def write_twin(
     segmentations: Iterator[FrameSegmentation],
     clip: FrameReader,
     target: Path,
     *,
     output: str,
-    background: Background | None,
+    background: str | os.PathLike[str] | None,
     on_frame: OnFrame,
 ) -> VideoReport:
     """Draw the segmentations of a clip's frames into `target`.
@@ -69,9 +95,9 @@ def write_twin(
     Args:
         segmentations: of the frames of the clip's span, in order; one is held at a time.
         clip: whose twin it is.
-        target: as `check_target` allows it.
+        target: as `check_output` allows it.
         output: what to draw, one of `OUTPUTS`; an .npz gets masks as bool, saliency as float32.
-        background: behind a cutout; None leaves it transparent.
+        background: behind a cutout, as `open_background` takes it; None leaves it transparent.
         on_frame: called after each frame.
 
     Raises:
@@ -84,7 +110,7 @@ def write_twin(
             f"No frame of {clip.source} is shown from {clip.span.start or 0} s to "
             f"{'the end' if clip.span.end is None else f'{clip.span.end} s'}. Choose other times."
         )
-    picture_of = _picture_maker(target, output, background)
+    picture_of = _picture_maker(clip, target, output, background)
     has_alpha = output == "cutout" and background is None
     origin = 0.0 if clip.span.start is None else first.time
     totals = np.zeros(2)
@@ -113,10 +139,11 @@ def _draw(
 
 
 def _picture_maker(
-    target: Path, output: str, background: Background | None
+    clip: FrameReader, target: Path, output: str, background: str | os.PathLike[str] | None
 ) -> Callable[[FrameSegmentation], NDArray[Any]]:
     if target.suffix.lower() == ARRAYS and output in ("mask", "saliency"):
-        return lambda frame: getattr(frame, output)
-    if output == "cutout" and background is not None:
-        return lambda frame: np.asarray(render_on(frame.photo.pixels, frame.saliency, background))
-    return lambda frame: np.asarray(frame.render(output))
+        return attrgetter(output)
+    if background is None:
+        return lambda frame: np.asarray(frame.render(output))
+    behind = open_background(background, clip.width, clip.height)
+    return lambda frame: np.asarray(render_on(frame.photo.pixels, frame.saliency, behind))

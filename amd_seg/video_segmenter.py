@@ -9,16 +9,20 @@ from typing import TypeAlias
 
 import torch
 
-from amd_seg.errors import AmdSegError, InputError
-from amd_seg.media.background import open_background
+from amd_seg.errors import AmdSegError
 from amd_seg.media.frames import FrameReader
 from amd_seg.media.images import Photo
 from amd_seg.media.video import open_video
-from amd_seg.media.writers import check_target
 from amd_seg.overlap import read_ahead
-from amd_seg.segmentation import OUTPUTS, FrameSegmentation
+from amd_seg.segmentation import FrameSegmentation
 from amd_seg.segmenter import Segmenter
-from amd_seg.video_output import OnFrame, VideoReport, frames_waiting, write_twin
+from amd_seg.video_output import (
+    OnFrame,
+    VideoReport,
+    check_output,
+    frames_waiting,
+    write_twin,
+)
 
 __all__ = ["ClipLike", "FrameSegmentation", "VideoReport", "VideoSegmenter"]
 
@@ -114,18 +118,17 @@ class VideoSegmenter:
             MediaError: the clip cannot be read, or the twin cannot be written.
             DeviceError: the device ran out of memory.
         """
-        target = Path(target)
-        _check_output(output, background)
-        clip = _opened(source)
-        has_alpha = output == "cutout" and background is None
-        check_target(target, clip.source, has_alpha=has_alpha, overwrite=overwrite)
-        behind = None
-        if background is not None:
-            behind = open_background(background, clip.width, clip.height)
+        target, clip = Path(target), _opened(source)
+        check_output(clip, target, output=output, background=background, overwrite=overwrite)
         frames = self._segment(clip, size=size, threshold=threshold, batch_size=batch_size)
         with closing(read_ahead(frames, ahead=frames_waiting(clip))) as segmentations:
             return write_twin(
-                segmentations, clip, target, output=output, background=behind, on_frame=on_frame
+                segmentations,
+                clip,
+                target,
+                output=output,
+                background=background,
+                on_frame=on_frame,
             )
 
     def _segment(
@@ -156,10 +159,3 @@ class VideoSegmenter:
 
 def _opened(source: ClipLike) -> FrameReader:
     return open_video(source) if isinstance(source, str | os.PathLike) else source
-
-
-def _check_output(output: str, background: object) -> None:
-    if output not in OUTPUTS:
-        raise InputError(f"Unknown output {output!r}. Use one of {', '.join(OUTPUTS)}.")
-    if background is not None and output != "cutout":
-        raise InputError(f"A background goes behind a cutout, not behind {output!r}. Drop one.")

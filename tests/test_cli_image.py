@@ -15,8 +15,8 @@ from PIL import Image
 
 from amd_seg import Segmenter
 from amd_seg.cli import cli
-from amd_seg.cli.image import PRECISIONS
 from amd_seg.cli.jobs import OUTPUTS
+from amd_seg.cli.options import PRECISIONS
 from amd_seg.device import PRECISIONS as DEVICE_PRECISIONS
 from amd_seg.media.images import MAX_PIXELS
 from amd_seg.model.amd import AMD

@@ -86,12 +86,18 @@ def put(line: str | dict[str, Any]) -> None:
         click.echo(json.dumps(line) if isinstance(line, dict) else line)
 
 
-def progress(total: int, unit: str) -> "tqdm[Any]":
-    """Return a bar on stderr, shown on a terminal only, for more than one, unless `--quiet`."""
+def progress(total: int | None, unit: str) -> "tqdm[Any]":
+    """Return a bar on stderr, shown on a terminal only, for more than one, unless `--quiet`.
+
+    Args:
+        total: how many there are; None where only doing them tells.
+        unit: what is counted.
+    """
     from tqdm import tqdm
 
     quiet = click.get_current_context().meta.get(_QUIET)
-    hidden = bool(quiet) or total < 2 or not sys.stderr.isatty()
+    is_single = total is not None and total < 2
+    hidden = bool(quiet) or is_single or not sys.stderr.isatty()
     return tqdm(total=total, unit=unit, file=sys.stderr, disable=hidden)
 
 

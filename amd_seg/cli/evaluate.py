@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import click
 
 from amd_seg.cli import boundary
-from amd_seg.cli.image import PRECISIONS, parse_threshold
+from amd_seg.cli.options import network_options, parse_threshold
 
 if TYPE_CHECKING:
     from amd_seg.evaluation.datasets import Dataset
@@ -23,36 +23,6 @@ METHODS = ("centre-prior", "spectral-residual", "fine-grained")
 REPRODUCE = "reproduce"
 
 Command = Callable[..., Any]
-
-
-def _network_options(command: Command) -> Command:
-    options = (
-        click.option(
-            "--weights",
-            metavar="W",
-            help="A name, a folder, a .safetensors file, or org/name on the Hub. "
-            "[default: bundled]",
-        ),
-        click.option("--revision", metavar="R", help="Branch, tag or commit of weights."),
-        click.option(
-            "--size",
-            type=click.IntRange(16, 8192),
-            help="Short edge, in pixels, that the network sees. [default: that of the weights]",
-        ),
-        click.option("--device", metavar="D", default="auto", help="auto, cpu, cuda or mps."),
-        click.option(
-            "--precision", type=click.Choice(PRECISIONS), default="float32", help="Of the network."
-        ),
-        click.option(
-            "--batch-size",
-            type=click.IntRange(1),
-            default=8,
-            help="Pictures in a pass of the network.",
-        ),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
 
 
 def _scoring_options(command: Command) -> Command:
@@ -103,7 +73,7 @@ def _report_options(command: Command) -> Command:
     help="Score the masks in DIR, NAME.png or SEQUENCE/FRAME.png; no network is loaded.",
 )
 @click.option("--method", type=click.Choice(METHODS), help="Score this instead of a network.")
-@_network_options
+@network_options("Pictures in a pass of the network.")
 @_scoring_options
 @click.option("--every", type=click.IntRange(1), default=1, help="Score every n-th sample only.")
 @click.option("--limit", type=click.IntRange(1), help="Score this many, spread evenly.")
