@@ -101,7 +101,10 @@ _GIF = Encoding(
 OPAQUE = {
     ".mp4": _H264,
     ".mov": replace(_H264, container="mov"),
-    ".mkv": replace(_H264, container="matroska", container_options={}),
+    # Sound may begin with a decoder's run-up, before 0: without this all frames would come later.
+    ".mkv": replace(
+        _H264, container="matroska", container_options={"avoid_negative_ts": "disabled"}
+    ),
     ".webm": _VP9,
     ".gif": _GIF,
 }
