@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     help="Frames a second of a folder, which has no times of its own.",
 )
 @threshold_option
+@click.option("--smooth", is_flag=True, help="Let masks flicker less, in more time.")
 @network_options("Frames that share a pass of the network.")
 @click.option("--overwrite", is_flag=True, help="Replace an output that exists.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
