@@ -98,6 +98,7 @@ def train(
 
     from amd_seg.training import ablation, run
     from amd_seg.training.distributed import is_first_process, is_launched
+    from amd_seg.training.loop import StopTraining
 
     with (
         boundary.progress(config.steps, "step") as bar,
@@ -107,7 +108,7 @@ def train(
         def on_step(report: "StepReport") -> None:
             _show(bar, report, config)
             if received:
-                raise run.StopTraining(f"{received[0]} after step {report.step}")
+                raise StopTraining(f"{received[0]} after step {report.step}")
 
         options: dict[str, Any] = {
             "config": config,
@@ -127,7 +128,7 @@ def train(
             else:
                 rows = ablation.ablate_regions(ablate_regions, videos, out, model=model, **options)
                 printed = ablation.as_table(rows)
-        except run.StopTraining as stop:
+        except StopTraining as stop:
             message = f"Stopped by {stop}; a checkpoint is saved. Give --resume to go on."
             boundary.fail(message, boundary.INTERRUPTED)
     if is_first_process():

@@ -27,13 +27,10 @@ from amd_seg.training.checkpoints import (
 from amd_seg.training.combined import make_objective
 from amd_seg.training.distributed import Processes, distribute, joined_processes
 from amd_seg.training.folder import RunFolder
+from amd_seg.training.loop import StopTraining
 from amd_seg.training.presets import TrainingConfig
 from amd_seg.training.watch import Watch
 from amd_seg.weights import load_weights, save_weights
-
-
-class StopTraining(Exception):
-    """Raised by `on_step` to end a run between two steps, with a checkpoint."""
 
 
 @dataclasses.dataclass(frozen=True)
