@@ -38,6 +38,7 @@ LAYERS = {
     "amd_seg.overlap": 0,
     "amd_seg.model.config": 0,
     "amd_seg.training.presets": 0,
+    "amd_seg.training.adaptation_config": 0,
 }
 
 # Within a layer, who may import whom besides a package's own modules.
@@ -63,6 +64,8 @@ WITHIN = {
     ("amd_seg.model.config", "amd_seg.errors"),
     ("amd_seg.training.presets", "amd_seg.errors"),
     ("amd_seg.training.presets", "amd_seg.model.config"),
+    ("amd_seg.training.adaptation_config", "amd_seg.errors"),
+    ("amd_seg.training.adaptation_config", "amd_seg.training.presets"),
 }
 
 # What a layer may import from outside, where that is limited.

@@ -39,6 +39,17 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     help="Motion masks that are there for --objective mover; else they are found, in OUT/targets.",
 )
+@click.option(
+    "--photos",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Stills that --objective mover learns from beside the clips.",
+)
+@click.option(
+    "--photo-targets",
+    type=click.Path(path_type=Path),
+    help="Masks of --photos that are there; else they are found, in OUT/photo_targets.",
+)
 @click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps.")
 @click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in OUT.")
 @click.option(
@@ -63,6 +74,8 @@ def train(
     init: str | None,
     init_backbone: Path | None,
     targets: Path | None,
+    photos: Path | None,
+    photo_targets: Path | None,
     device: str,
     resume: bool,
     evaluate: Path | None,
@@ -85,6 +98,7 @@ def train(
 
     from amd_seg.training import ablation, run
     from amd_seg.training.distributed import is_first_process, is_launched
+    from amd_seg.training.loop import StopTraining
 
     with (
         boundary.progress(config.steps, "step") as bar,
@@ -94,13 +108,15 @@ def train(
         def on_step(report: "StepReport") -> None:
             _show(bar, report, config)
             if received:
-                raise run.StopTraining(f"{received[0]} after step {report.step}")
+                raise StopTraining(f"{received[0]} after step {report.step}")
 
         options: dict[str, Any] = {
             "config": config,
             "init": init,
             "init_backbone": init_backbone,
             "targets": targets,
+            "photos": photos,
+            "photo_targets": photo_targets,
             "device": device,
             "resume": resume,
             "evaluate": evaluate,
@@ -112,7 +128,7 @@ def train(
             else:
                 rows = ablation.ablate_regions(ablate_regions, videos, out, model=model, **options)
                 printed = ablation.as_table(rows)
-        except run.StopTraining as stop:
+        except StopTraining as stop:
             message = f"Stopped by {stop}; a checkpoint is saved. Give --resume to go on."
             boundary.fail(message, boundary.INTERRUPTED)
     if is_first_process():
