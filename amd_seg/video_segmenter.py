@@ -3,7 +3,7 @@
 import os
 from collections.abc import Generator, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -20,6 +20,8 @@ from amd_seg.overlap import read_ahead
 from amd_seg.segmentation import FrameSegmentation, Segmentation
 from amd_seg.segmenter import Segmenter
 from amd_seg.temporal import TemporalSmoother
+from amd_seg.training.adaptation import AdaptationReport, OnStep, adapt
+from amd_seg.training.adaptation_config import AdaptationConfig
 from amd_seg.video_output import (
     OnFrame,
     VideoReport,
@@ -27,8 +29,16 @@ from amd_seg.video_output import (
     frames_waiting,
     write_twin,
 )
+from amd_seg.weights import save_weights
 
-__all__ = ["ClipLike", "FrameSegmentation", "VideoReport", "VideoSegmenter"]
+__all__ = [
+    "AdaptationConfig",
+    "AdaptationReport",
+    "ClipLike",
+    "FrameSegmentation",
+    "VideoReport",
+    "VideoSegmenter",
+]
 
 ClipLike: TypeAlias = str | os.PathLike[str] | FrameReader
 """A video file, a folder of frames, an animated image, a glob; or what `open_video` made of one,
@@ -40,13 +50,17 @@ class VideoSegmenter:
 
     Example:
         video = VideoSegmenter.from_pretrained()
+        video.adapt("clip.mp4")
         for frame in video("clip.mp4"):
             print(frame.index, frame.time, frame.mask.mean())
         video.write("clip.mp4", "clip.cutout.webm", output="cutout")
+
+    Attributes:
+        segmenter: what segments the frames now: the released model, or the adapted one.
     """
 
     def __init__(self, segmenter: Segmenter) -> None:
-        self.segmenter = segmenter
+        self.segmenter = self._released = segmenter
 
     @classmethod
     def from_pretrained(
@@ -139,6 +153,64 @@ class VideoSegmenter:
                 on_frame=on_frame,
             )
 
+    def adapt(
+        self,
+        source: ClipLike,
+        config: AdaptationConfig | None = None,
+        *,
+        steps: int | None = None,
+        channel: int | None = None,
+        on_step: OnStep | None = None,
+    ) -> AdaptationReport:
+        """Let a copy of the released model learn from a clip, and use it from now on.
+
+        Each call begins with the released weights: nothing of one clip is left in the next. The
+        result serves further clips too, until `reset`.
+
+        Args:
+            source: the clip; it is read once, of a long one some frames are kept.
+            config: how to adapt; None takes the default.
+            steps: of the optimiser, in place of those of `config` (100).
+            channel: the region that is the object; None chooses it.
+            on_step: called after each step; where it raises `StopTraining`, what has been learned
+                so far is the result.
+
+        Raises:
+            InputError: nothing moves in the clip, or there is no such region.
+            MediaError: the clip cannot be read.
+            ConfigError: a setting cannot be used, or OpenCV is needed and not installed.
+            DeviceError: a step does not fit the memory.
+            TrainingDivergedError: the loss is not finite.
+        """
+        config = config or AdaptationConfig()
+        if steps is not None:
+            config = replace(config, steps=steps)
+        released = self._released
+        adapted = adapt(
+            released.model,
+            released.config,
+            _opened(source, short_edge=config.size),
+            config,
+            channel=channel,
+            on_step=on_step,
+        )
+        self.segmenter = Segmenter(
+            adapted.model, adapted.weights, device=released.device, precision=released.precision
+        )
+        return adapted.report
+
+    def reset(self) -> None:
+        """Go back to the released weights."""
+        self.segmenter = self._released
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write the weights in use, adapted or not, for `from_pretrained` and `--weights`.
+
+        Raises:
+            WeightsError: the folder cannot be written.
+        """
+        return save_weights(folder, self.segmenter.model, self.segmenter.config)
+
     def _segment(
         self,
         clip: FrameReader,
@@ -192,5 +264,7 @@ def _of_frame(result: Segmentation, masks: NDArray[np.float32]) -> FrameSegmenta
     )
 
 
-def _opened(source: ClipLike) -> FrameReader:
-    return open_video(source) if isinstance(source, str | os.PathLike) else source
+def _opened(source: ClipLike, short_edge: int | None = None) -> FrameReader:
+    if isinstance(source, str | os.PathLike):
+        return open_video(source, short_edge=short_edge)
+    return source

@@ -2,11 +2,7 @@
 
 import dataclasses
 import json
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -102,7 +98,7 @@ def train(
 
     with (
         boundary.progress(config.steps, "step") as bar,
-        _stopped_by_signals(is_launched()) as received,
+        boundary.stopped_by_signals(passed_on=is_launched()) as received,
     ):
 
         def on_step(report: "StepReport") -> None:
@@ -155,26 +151,3 @@ def _show(bar: "tqdm[Any]", report: "StepReport", config: TrainingConfig) -> Non
     bar.update(report.step - bar.n)
     pairs = report.step * config.batch_size / report.seconds
     bar.set_postfix(loss=f"{report.parts['loss']:.4f}", pairs_s=f"{pairs:.1f}", refresh=False)
-
-
-@contextmanager
-def _stopped_by_signals(passed_on: bool) -> Iterator[list[str]]:
-    """Give a list that Ctrl-C or SIGTERM puts its name into: the step in progress is finished.
-
-    Args:
-        passed_on: torchrun sends each signal on, so that a second one is no second wish.
-    """
-    received: list[str] = []
-
-    def remember(number: int, frame: FrameType | None) -> None:
-        if received and not passed_on:
-            raise KeyboardInterrupt
-        received.append(signal.Signals(number).name)
-
-    handled = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, remember) for number in handled]
-    try:
-        yield received
-    finally:
-        for number, handler in zip(handled, before, strict=True):
-            signal.signal(number, handler)

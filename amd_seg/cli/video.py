@@ -7,11 +7,19 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from amd_seg.cli import boundary
+from amd_seg.cli.adaptation import (
+    Adapting,
+    adapt_to,
+    adaptation_options,
+    asked_for,
+    facts_of,
+)
 from amd_seg.cli.jobs import OUTPUTS
 from amd_seg.cli.options import network_options, parse_rate, parse_time, threshold_option
 from amd_seg.errors import AmdSegError
 
 if TYPE_CHECKING:
+    from amd_seg.training.adaptation import AdaptationReport
     from amd_seg.video_output import VideoReport
 
 
@@ -36,6 +44,7 @@ if TYPE_CHECKING:
     default="24",
     help="Frames a second of a folder, which has no times of its own.",
 )
+@adaptation_options
 @threshold_option
 @click.option("--smooth", is_flag=True, help="Let masks flicker less, in more time.")
 @network_options("Frames that share a pass of the network.")
@@ -54,6 +63,7 @@ def video(source: str, as_json: bool, **settings: Any) -> None:
 
     \b
     amd-seg video clip.mp4
+    amd-seg video clip.mp4 --adapt --output overlay
     amd-seg video clip.mp4 --output cutout --background blur -o call.mp4
     amd-seg video clip.mp4 --start 1:05 --end 1:10 -o masks/
 
@@ -62,12 +72,13 @@ def video(source: str, as_json: bool, **settings: Any) -> None:
     that it has were written, 2 wrong usage, 3 the weights cannot be had, 130 interrupted.
     """
     try:
-        report = _segment(source, **settings)
+        asked = asked_for(settings)
+        report, learned = _segment(source, asked=asked, **settings)
     except AmdSegError as error:
         if as_json:
             boundary.put({"input": source, "status": "failed", "error": str(error)})
         raise
-    boundary.put(_facts(source, report) if as_json else str(report.path))
+    boundary.put(_facts(source, report, learned) if as_json else str(report.path))
     if report.is_truncated:
         boundary.fail(f"{source} is cut short: the {report.frames} frames it has were written.")
 
@@ -75,6 +86,7 @@ def video(source: str, as_json: bool, **settings: Any) -> None:
 def _segment(
     source: str,
     *,
+    asked: Adapting | None,
     out: str | None,
     output: str,
     background: str | None,
@@ -88,7 +100,7 @@ def _segment(
     device: str,
     precision: str,
     **call: Any,
-) -> "VideoReport":
+) -> "tuple[VideoReport, AdaptationReport | None]":
     from amd_seg.media.video import open_video
     from amd_seg.video_output import check_output
 
@@ -102,10 +114,17 @@ def _segment(
     segmenter = VideoSegmenter.from_pretrained(
         weights, revision=revision, device=device, precision=precision
     )
+    learned = None
+    if asked is not None:
+        small = open_video(
+            source, start=start, end=end, frame_rate=frame_rate, short_edge=asked.config.size
+        )
+        learned = adapt_to(segmenter, small, asked)
     with boundary.progress(clip.frame_count, "frame") as bar:
-        return segmenter.write(
+        report = segmenter.write(
             clip, target, **drawing, **call, on_frame=lambda done, total: bar.update()
         )
+    return report, learned
 
 
 def _beside(source: str, output: str, background: str | None) -> Path:
@@ -120,7 +139,10 @@ def _beside(source: str, output: str, background: str | None) -> Path:
     return path.with_name(f"{stem}.{output}{suffix}")
 
 
-def _facts(source: str, report: "VideoReport") -> dict[str, Any]:
+def _facts(
+    source: str, report: "VideoReport", learned: "AdaptationReport | None"
+) -> dict[str, Any]:
+    adaptation = {} if learned is None else {"adaptation": facts_of(learned)}
     return {
         "input": source,
         "output": str(report.path),
@@ -130,4 +152,5 @@ def _facts(source: str, report: "VideoReport") -> dict[str, Any]:
         "height": report.height,
         "mask_share": round(report.mask_share, 4),
         "confidence": round(report.confidence, 4),
+        **adaptation,
     }
