@@ -162,6 +162,16 @@ class Segmentation:
         return picture
 
 
+@dataclass(frozen=True, eq=False)
+class FrameSegmentation(Segmentation):
+    """The object of one frame of a clip."""
+
+    index: int = field(kw_only=True)
+    """Number of the frame, counted from the first one at or after the start asked for."""
+    time: float = field(kw_only=True)
+    """When it is shown, in seconds from the beginning of the clip."""
+
+
 def upsample(masks: NDArray[np.float32], size: tuple[int, ...]) -> NDArray[np.float32]:
     """Resize masks bilinearly with aligned corners, as the published evaluation does.
 

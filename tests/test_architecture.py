@@ -20,10 +20,12 @@ LAYERS = {
     "amd_seg.segmentation": 4,
     "amd_seg.network_input": 4,
     "amd_seg.video_segmenter": 4,
+    "amd_seg.video_output": 4,
     "amd_seg.semantic": 4,
     "amd_seg.semantic_maps": 4,
     "amd_seg.semantic_segmentation": 4,
     "amd_seg.training": 3,
+    "amd_seg.temporal": 2,
     "amd_seg.weights": 2,
     "amd_seg.weights_folder": 2,
     "amd_seg.weights_official": 2,
@@ -43,6 +45,7 @@ LAYERS = {
     "amd_seg.training.presets": 0,
     "amd_seg.training.run_config": 0,
     "amd_seg.training.finetune_config": 0,
+    "amd_seg.training.adaptation_config": 0,
 }
 
 # Within a layer, who may import whom besides a package's own modules.
@@ -54,6 +57,8 @@ WITHIN = {
     ("amd_seg.video_segmenter", "amd_seg.segmenter"),
     ("amd_seg.video_segmenter", "amd_seg.segmentation"),
     ("amd_seg.video_segmenter", "amd_seg.network_input"),
+    ("amd_seg.video_segmenter", "amd_seg.video_output"),
+    ("amd_seg.video_output", "amd_seg.segmentation"),
     ("amd_seg.semantic", "amd_seg.segmenter"),
     ("amd_seg.semantic", "amd_seg.segmentation"),
     ("amd_seg.semantic", "amd_seg.semantic_maps"),
@@ -77,6 +82,9 @@ WITHIN = {
     ("amd_seg.training.finetune_config", "amd_seg.training.run_config"),
     ("amd_seg.training.run_config", "amd_seg.errors"),
     ("amd_seg.training.presets", "amd_seg.model.config"),
+    ("amd_seg.training.adaptation_config", "amd_seg.errors"),
+    ("amd_seg.training.adaptation_config", "amd_seg.training.presets"),
+    ("amd_seg.training.adaptation_config", "amd_seg.training.run_config"),
 }
 
 # What a layer may import from outside, where that is limited.

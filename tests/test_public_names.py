@@ -70,7 +70,7 @@ SIGNATURES = {
 }
 
 OPTIONS = {
-    "image": "INPUT... --out --output --threshold --size --weights --revision --device --precision "
+    "image": "INPUT... --out --output --threshold --weights --revision --size --device --precision "
     "--batch-size --max-pixels --recursive --overwrite --resume --json --quiet --debug --help",
     "train": "VIDEOS... --out --preset --init --init-backbone --targets --photos --photo-targets "
     "--device --resume --evaluate --ablate-regions --steps --minutes --batch-size "

@@ -20,9 +20,9 @@ from amd_seg.training.batches import open_batches
 from amd_seg.training.checkpoints import load_checkpoint
 from amd_seg.training.distributed import Processes
 from amd_seg.training.folder import RunFolder
-from amd_seg.training.loop import StepReport
+from amd_seg.training.loop import StepReport, StopTraining
 from amd_seg.training.presets import PRESETS, TrainingConfig
-from amd_seg.training.run import StopTraining, train
+from amd_seg.training.run import train
 from amd_seg.training.scores import Scorer
 from amd_seg.weights import load_weights
 from tests.clips import moving_square, write_clip, write_folder

@@ -10,6 +10,7 @@ from amd_seg.cli.boundary import debug_option, errors_as_messages
 # Name -> (module, one line of help). With the line kept here, `--help` loads no command.
 COMMANDS = {
     "image": ("amd_seg.cli.image", "Segment the object in photos."),
+    "video": ("amd_seg.cli.video", "Segment the object in a clip."),
     "weights": ("amd_seg.cli.weights", "List, show, fetch and convert weights."),
     "train": ("amd_seg.cli.train", "Train a model on clips, without any label."),
     "evaluate": ("amd_seg.cli.evaluate", "Score masks on a benchmark's folder: ours, or anyone's."),
@@ -56,6 +57,7 @@ def cli() -> None:
     \b
     amd-seg image photo.jpg                      writes photo.mask.png
     amd-seg image photos/ -o cutouts --output cutout
+    amd-seg video clip.mp4                       writes clip.mask.mp4
     """
 
 

@@ -9,10 +9,10 @@ import click
 from amd_seg.cli import boundary
 from amd_seg.cli.evaluate_options import (
     label_options,
-    network_options,
     report_options,
     scoring_options,
 )
+from amd_seg.cli.options import network_options
 
 if TYPE_CHECKING:
     from amd_seg.evaluation.datasets import Dataset
@@ -39,7 +39,7 @@ REPRODUCE = "reproduce"
     help="Score the masks in DIR, NAME.png or SEQUENCE/FRAME.png; no network is loaded.",
 )
 @click.option("--method", type=click.Choice(METHODS), help="Score this instead of a network.")
-@network_options
+@network_options("Pictures in a pass of the network.")
 @scoring_options
 @label_options
 @click.option("--every", type=click.IntRange(1), default=1, help="Score every n-th sample only.")

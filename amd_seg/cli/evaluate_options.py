@@ -6,40 +6,9 @@ from typing import Any
 
 import click
 
-from amd_seg.cli.image import PRECISIONS, parse_threshold
+from amd_seg.cli.options import parse_threshold
 
 Command = Callable[..., Any]
-
-
-def network_options(command: Command) -> Command:
-    """Add the options of the network that makes the maps."""
-    options = (
-        click.option(
-            "--weights",
-            metavar="W",
-            help="A name, a folder, a .safetensors file, or org/name on the Hub. "
-            "[default: bundled]",
-        ),
-        click.option("--revision", metavar="R", help="Branch, tag or commit of weights."),
-        click.option(
-            "--size",
-            type=click.IntRange(16, 8192),
-            help="Short edge, in pixels, that the network sees. [default: that of the weights]",
-        ),
-        click.option("--device", metavar="D", default="auto", help="auto, cpu, cuda or mps."),
-        click.option(
-            "--precision", type=click.Choice(PRECISIONS), default="float32", help="Of the network."
-        ),
-        click.option(
-            "--batch-size",
-            type=click.IntRange(1),
-            default=8,
-            help="Pictures in a pass of the network.",
-        ),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
 
 
 def label_options(command: Command) -> Command:

@@ -10,6 +10,7 @@ import click
 
 from amd_seg.cli import boundary
 from amd_seg.cli.jobs import OUTPUTS, STANDARD_STREAM, Job, make_folders, not_yet_written, plan_jobs
+from amd_seg.cli.options import network_options, threshold_option
 from amd_seg.errors import AmdSegError
 
 if TYPE_CHECKING:
@@ -17,9 +18,6 @@ if TYPE_CHECKING:
     from amd_seg.semantic_segmentation import SemanticSegmentation
 
     Result = Segmentation | SemanticSegmentation | AmdSegError
-
-# As amd_seg.device.PRECISIONS, which would load torch for `--help`; a test holds them equal.
-PRECISIONS = ("float32", "bfloat16")
 
 # Pixels of results that may wait to be written: each takes about 8 bytes.
 _PIXELS_WAITING = 64_000_000
@@ -38,53 +36,12 @@ class Outcome:
     """A PNG for stdout."""
 
 
-def parse_threshold(
-    ctx: click.Context, param: click.Parameter, value: str | None
-) -> float | str | None:
-    """Return a threshold as a number or "otsu": the callback of `--threshold`."""
-    if value is None or value == "otsu":
-        return value
-    try:
-        number = float(value)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < 1:
-        raise click.BadParameter(f"{value!r} is neither otsu nor a number between 0 and 1.")
-    return number
-
-
 @click.command(context_settings={"show_default": True})
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @click.option("-o", "--out", metavar="OUT", help="A file, a folder, or - for stdout.")
 @click.option("--output", type=click.Choice(OUTPUTS), default="mask", help="What to write.")
-@click.option(
-    "--threshold",
-    metavar="T",
-    callback=parse_threshold,
-    help="Saliency above which a pixel is in the mask: between 0 and 1, or otsu. "
-    "[default: that of the weights]",
-)
-@click.option(
-    "--size",
-    type=click.IntRange(16, 8192),
-    help="Short edge, in pixels, that the network sees. [default: that of the weights]",
-)
-@click.option(
-    "--weights",
-    metavar="W",
-    help="A name, a folder, a .safetensors file, or org/name on the Hub. [default: bundled]",
-)
-@click.option("--revision", metavar="R", help="Branch, tag or commit of weights on the Hub.")
-@click.option("--device", metavar="D", default="auto", help="auto, cpu, cuda, cuda:1 or mps.")
-@click.option(
-    "--precision", type=click.Choice(PRECISIONS), default="float32", help="Of the network."
-)
-@click.option(
-    "--batch-size",
-    type=click.IntRange(1),
-    default=8,
-    help="Photos that share a pass of the network where their sizes allow it.",
-)
+@threshold_option
+@network_options("Photos that share a pass of the network where their sizes allow it.")
 @click.option(
     "--max-pixels",
     type=click.IntRange(1),

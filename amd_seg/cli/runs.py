@@ -1,11 +1,9 @@
 """Training runs at the terminal: a bar, signals that end a run well, settings of resumed ones."""
 
 import json
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, TypeVar
 
 from amd_seg.cli import boundary
@@ -33,11 +31,11 @@ def watched_run(config: RunConfig, items: str) -> Iterator["OnStep"]:
         items: what its batches are made of.
     """
     from amd_seg.training.distributed import is_launched
-    from amd_seg.training.engine import StopTraining
+    from amd_seg.training.loop import StopTraining
 
     with (
         boundary.progress(config.steps, "step") as bar,
-        _stopped_by_signals(is_launched()) as received,
+        boundary.stopped_by_signals(passed_on=is_launched()) as received,
     ):
 
         def on_step(report: "StepReport") -> None:
@@ -70,26 +68,3 @@ def saved_settings(
             f"Cannot resume {out}: its config.json cannot be read ({cause}). "
             "Give the folder of a run, or start without --resume."
         ) from cause
-
-
-@contextmanager
-def _stopped_by_signals(passed_on: bool) -> Iterator[list[str]]:
-    """Give a list that Ctrl-C or SIGTERM puts its name into: the step in progress is finished.
-
-    Args:
-        passed_on: torchrun sends each signal on, so that a second one is no second wish.
-    """
-    received: list[str] = []
-
-    def remember(number: int, frame: FrameType | None) -> None:
-        if received and not passed_on:
-            raise KeyboardInterrupt
-        received.append(signal.Signals(number).name)
-
-    handled = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, remember) for number in handled]
-    try:
-        yield received
-    finally:
-        for number, handler in zip(handled, before, strict=True):
-            signal.signal(number, handler)

@@ -23,15 +23,12 @@ from amd_seg.training.checkpoints import (
 )
 from amd_seg.training.distributed import Processes, distribute, joined_processes
 from amd_seg.training.folder import RunFolder
+from amd_seg.training.loop import StopTraining
 from amd_seg.training.run_config import RunConfig
 from amd_seg.training.watch import Watch
 from amd_seg.weights import Network
 
 OnStep = Callable[[loop.StepReport], None]
-
-
-class StopTraining(Exception):
-    """Raised by `on_step` to end a run between two steps, with a checkpoint."""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,10 @@ from amd_seg.training.distributed import Processes, local_gradients
 from amd_seg.training.run_config import RunConfig
 
 
+class StopTraining(Exception):
+    """Raised by `on_step` to end a run between two steps; what was learned is kept."""
+
+
 @dataclass
 class TrainState:
     """What changes while a run goes on; all of it is in a checkpoint."""

@@ -18,15 +18,13 @@ from amd_seg.training.batches import Batches, open_batches
 from amd_seg.training.channel import choose_object_channel
 from amd_seg.training.combined import make_objective
 from amd_seg.training.distributed import Processes
-from amd_seg.training.engine import OnStep, Run, StopTraining, carry_out
+from amd_seg.training.engine import OnStep, Run, carry_out
 from amd_seg.training.folder import RunFolder
 from amd_seg.training.loop import StepReport
 from amd_seg.training.presets import TrainingConfig
 from amd_seg.training.scores import Scorer
 from amd_seg.training.watch import Watch
 from amd_seg.weights import Network, load_weights, save_weights
-
-__all__ = ["StopTraining", "train"]
 
 
 def train(
