@@ -12,16 +12,22 @@ from amd_seg.cli import COMMANDS, cli
 PUBLIC_NAMES = [
     "AMD",
     "AMDConfig",
+    "AdaptationConfig",
+    "AdaptationReport",
     "AmdSegError",
     "ConfigError",
     "DeviceError",
+    "FrameSegmentation",
     "InputError",
     "MediaError",
     "Segmentation",
     "Segmenter",
     "TrainingDivergedError",
+    "VideoReport",
+    "VideoSegmenter",
     "WeightsError",
     "__version__",
+    "open_video",
 ]
 
 ATTRIBUTES = {
@@ -32,6 +38,19 @@ ATTRIBUTES = {
         *("confidence", "cutout", "encode", "mask", "object_channel", "overlay", "photo"),
         *("region_masks", "regions", "render", "saliency", "save", "source", "threshold"),
         "threshold_rule",
+    ],
+    "VideoSegmenter": ["adapt", "from_pretrained", "reset", "save", "segmenter", "write"],
+    "FrameSegmentation": [
+        *("confidence", "cutout", "encode", "index", "mask", "object_channel", "overlay", "photo"),
+        *("region_masks", "regions", "render", "saliency", "save", "source", "threshold"),
+        *("threshold_rule", "time"),
+    ],
+    "VideoReport": [
+        *("confidence", "frames", "height", "is_truncated", "mask_share", "path", "width"),
+    ],
+    "AdaptationReport": [
+        *("channel", "evidence", "held_out", "is_adapted", "lessons", "loss_after"),
+        *("loss_before", "losses", "margin", "memory", "objective", "reason", "seconds", "steps"),
     ],
 }
 
@@ -50,6 +69,18 @@ SIGNATURES = {
     "Segmentation.render": "(self, output='mask')",
     "Segmentation.encode": "(self, output='mask')",
     "Segmentation.save": "(self, path, output='mask')",
+    "VideoSegmenter": "(segmenter)",
+    "VideoSegmenter.from_pretrained": "(source=None, *, revision=None, device='auto', "
+    "precision='float32')",
+    "VideoSegmenter.__call__": "(self, source, *, size=None, threshold=None, smooth=False, "
+    "batch_size=8)",
+    "VideoSegmenter.write": "(self, source, target, *, output='mask', background=None, "
+    "overwrite=False, size=None, threshold=None, smooth=False, batch_size=8, on_frame=None)",
+    "VideoSegmenter.adapt": "(self, source, config=None, *, steps=None, channel=None, "
+    "on_step=None)",
+    "VideoSegmenter.reset": "(self)",
+    "VideoSegmenter.save": "(self, folder)",
+    "open_video": "(source, *, start=None, end=None, every=1, frame_rate=24, short_edge=None)",
 }
 
 OPTIONS = {
@@ -67,6 +98,10 @@ OPTIONS = {
     "--regions --stage-widths --head-channels --head-dilation --dropout --padding "
     "--pyramid-channels --reduced-channels --estimator-channels --max-displacement "
     "--motion-size --quiet --debug --help",
+    "video": "INPUT --out --output --background --start --end --every --frame-rate --adapt "
+    "--steps --objective --seed --channel --memory --save-adapted --threshold --smooth "
+    "--weights --revision --size --device --precision --batch-size --overwrite --json "
+    "--quiet --debug --help",
     "weights convert": "FILE --out --overwrite --help",
     "weights download": "REPO --revision --help",
     "weights info": "NAME --revision --json --help",
