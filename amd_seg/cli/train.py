@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import signal
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -99,6 +100,8 @@ def train(
     from amd_seg.training import ablation, run
     from amd_seg.training.distributed import is_first_process, is_launched
 
+    if is_first_process():
+        boundary.notice(_as_text(model=model, training=config))
     with (
         boundary.progress(config.steps, "step") as bar,
         _stopped_by_signals(is_launched()) as received,
@@ -150,7 +153,28 @@ def _saved_settings(out: Path) -> Preset:
         ) from cause
 
 
+def _as_text(**settings: Any) -> str:
+    """Every setting as its flag takes it, some a line."""
+    paragraphs = []
+    for name, group in settings.items():
+        values = {
+            key: ",".join(map(str, value)) if isinstance(value, tuple) else value
+            for key, value in vars(group).items()
+        }
+        words = " ".join(f"{key}={value}" for key, value in values.items())
+        paragraphs.append(
+            textwrap.fill(f"{name}: {words}", 100, subsequent_indent="  ", break_on_hyphens=False)
+        )
+    return "\n".join(paragraphs)
+
+
 def _show(bar: "tqdm[Any]", report: "StepReport", config: TrainingConfig) -> None:
+    if bar.n == 0 or report.step <= bar.n:
+        # The clock of the bar starts with the steps: clips were decoded, or a run is resumed.
+        bar.reset()
+        bar.initial = bar.n = report.step - 1
+    if config.minutes:
+        bar.total = round(report.step / report.done)
     bar.update(report.step - bar.n)
     pairs = report.step * config.batch_size / report.seconds
     bar.set_postfix(loss=f"{report.parts['loss']:.4f}", pairs_s=f"{pairs:.1f}", refresh=False)
