@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from amd_seg.model.amd import AMD
     from amd_seg.model.config import AMDConfig
     from amd_seg.segmenter import Segmentation, Segmenter
+    from amd_seg.semantic import SemanticSegmentation, SemanticSegmenter
 
 __version__ = "0.1.0"
 
@@ -34,6 +35,8 @@ __all__ = [
     "MediaError",
     "Segmentation",
     "Segmenter",
+    "SemanticSegmentation",
+    "SemanticSegmenter",
     "TrainingDivergedError",
     "WeightsError",
     "__version__",
@@ -44,6 +47,8 @@ _HOMES = {
     "AMDConfig": "amd_seg.model.config",
     "Segmentation": "amd_seg.segmenter",
     "Segmenter": "amd_seg.segmenter",
+    "SemanticSegmentation": "amd_seg.semantic",
+    "SemanticSegmenter": "amd_seg.semantic",
     **{name: "amd_seg.errors" for name in __all__ if name.endswith("Error")},
 }
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,6 +88,18 @@ class Segmentation:
         within = float(self.saliency.sum(dtype=np.float64, where=self.mask))
         return min(max(within / inside - (total - within) / outside, 0.0), 1.0)
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What `amd-seg image --json` tells of a photo, as JSON-able values."""
+        height, width = self.mask.shape
+        return {
+            "width": width,
+            "height": height,
+            "threshold": round(self.threshold, 4),
+            "mask_share": round(float(self.mask.mean()), 4),
+            "confidence": round(self.confidence, 4),
+        }
+
     def cutout(self) -> Image.Image:
         """Return the object as RGBA, its alpha the saliency; RGB is 0 where alpha is 0."""
         return render_cutout(self.photo.pixels, self.saliency)
@@ -147,6 +160,16 @@ class Segmentation:
             pixels = self.photo.pixels[start : start + strip.shape[1]]
             picture.paste(render_regions(pixels, strip), (0, start))
         return picture
+
+
+@dataclass(frozen=True, eq=False)
+class FrameSegmentation(Segmentation):
+    """The object of one frame of a clip."""
+
+    index: int = field(kw_only=True)
+    """Number of the frame, counted from the first one at or after the start asked for."""
+    time: float = field(kw_only=True)
+    """When it is shown, in seconds from the beginning of the clip."""
 
 
 def upsample(masks: NDArray[np.float32], size: tuple[int, ...]) -> NDArray[np.float32]:

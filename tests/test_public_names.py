@@ -19,6 +19,8 @@ PUBLIC_NAMES = [
     "MediaError",
     "Segmentation",
     "Segmenter",
+    "SemanticSegmentation",
+    "SemanticSegmenter",
     "TrainingDivergedError",
     "WeightsError",
     "__version__",
@@ -29,9 +31,16 @@ ATTRIBUTES = {
         *("config", "device", "from_pretrained", "model", "precision", "region_masks", "stream"),
     ],
     "Segmentation": [
-        *("confidence", "cutout", "encode", "mask", "object_channel", "overlay", "photo"),
+        *("confidence", "cutout", "encode", "facts", "mask", "object_channel", "overlay", "photo"),
         *("region_masks", "regions", "render", "saliency", "save", "source", "threshold"),
         "threshold_rule",
+    ],
+    "SemanticSegmenter": [
+        *("classes", "config", "device", "from_pretrained", "model", "precision", "stream"),
+    ],
+    "SemanticSegmentation": [
+        *("classes", "encode", "facts", "labels", "overlay", "photo", "render", "save", "shares"),
+        "source",
     ],
 }
 
@@ -44,6 +53,14 @@ SIGNATURES = {
     "Segmenter.stream": "(self, images, *, size=None, threshold=None, batch_size=8, "
     "max_pixels=200000000)",
     "Segmenter.region_masks": "(self, frames)",
+    "SemanticSegmenter": "(model, config, *, device='auto', precision='float32')",
+    "SemanticSegmenter.from_pretrained": "(source, *, revision=None, device='auto', "
+    "precision='float32')",
+    "SemanticSegmenter.__call__": "(self, image, **options)",
+    "SemanticSegmenter.stream": "(self, images, *, size=None, slide=False, flip=False, "
+    "batch_size=8, max_pixels=200000000)",
+    "SemanticSegmentation": "(photo, labels, classes)",
+    "SemanticSegmentation.save": "(self, path, output='labels')",
     "Segmentation": "(photo, region_masks, object_channel, threshold_rule=0.5)",
     "Segmentation.cutout": "(self)",
     "Segmentation.overlay": "(self)",
@@ -53,26 +70,34 @@ SIGNATURES = {
 }
 
 OPTIONS = {
-    "image": "INPUT... --out --output --threshold --size --weights --revision --device --precision "
+    "image": "INPUT... --out --output --threshold --weights --revision --size --device --precision "
     "--batch-size --max-pixels --recursive --overwrite --resume --json --quiet --debug --help",
     "train": "VIDEOS... --out --preset --init --init-backbone --targets --photos --photo-targets "
-    "--device --resume --evaluate --ablate-regions --steps --minutes --batch-size --accumulate "
+    "--device --resume --evaluate --ablate-regions --steps --minutes --batch-size "
+    "--accumulate --optimizer --momentum --learning-rate --final-learning-rate "
+    "--poly-power --warmup-steps --weight-decay --gradient-clip --ema-decay --precision "
+    "--compile --channels-last --seed --log-every --sheet-every --checkpoint-every --keep "
     "--objective --motion-first-steps --dense-weight --flow-fit-weight --flow-fit "
-    "--equivariance-weight --ssim-weight --shared-visibility --entropy-weight --optimizer "
+    "--equivariance-weight --ssim-weight --shared-visibility --entropy-weight --short-edge "
+    "--scale --crop --start-scale --flip --colour --sampling --max-gap --photo-share "
+    "--min-relative-motion --frames --workers --frame-step --transpose-portrait "
+    "--evaluate-every --alarms --backbone --stage-widths --dilations --head-channels "
+    "--head-dilation --dropout --padding --regions --pyramid-channels --reduced-channels "
+    "--estimator-channels --max-displacement --motion-size --quiet --debug --help",
+    "finetune": "[voc2012 DIR] --out --images --masks --classes --coloured-masks --split --weights "
+    "--preset --device --resume --steps --minutes --batch-size --accumulate --optimizer --momentum "
     "--learning-rate --final-learning-rate --poly-power --warmup-steps --weight-decay "
-    "--gradient-clip --ema-decay --short-edge --scale --crop --start-scale --flip "
-    "--colour --sampling --max-gap --photo-share --min-relative-motion --frames --workers "
-    "--frame-step --transpose-portrait --precision --compile --channels-last --seed --log-every "
-    "--sheet-every --evaluate-every --alarms --checkpoint-every --keep --backbone "
-    "--regions --stage-widths --head-channels --head-dilation --dropout --padding "
-    "--pyramid-channels --reduced-channels --estimator-channels --max-displacement "
-    "--motion-size --quiet --debug --help",
+    "--gradient-clip --ema-decay --precision --compile --channels-last --seed --log-every "
+    "--sheet-every --checkpoint-every --keep --short-edge --scale --crop --flip --augment "
+    "--workers --backbone --stage-widths --dilations --head-channels --head-dilation --dropout "
+    "--padding --quiet --debug --help",
     "weights convert": "FILE --out --overwrite --help",
     "weights download": "REPO --revision --help",
     "weights info": "NAME --revision --json --help",
     "weights list": "--json --help",
     "evaluate": "[DATASET DIR] --images --masks --predictions --method --weights --revision "
-    "--size --device --precision --batch-size --threshold --resize-masks --stretch --every "
+    "--size --device --precision --batch-size --threshold --resize-masks --stretch --classes "
+    "--coloured-masks --slide --flip --every "
     "--limit --save --resume --workers --per-sequence --json --csv --markdown --sheet "
     "--quiet --debug --help",
     "env": "--json --quiet --debug --help",

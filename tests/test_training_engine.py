@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from tqdm import tqdm
 
 from amd_seg.cli import cli
-from amd_seg.cli.train import _show
+from amd_seg.cli.runs import show
 from amd_seg.errors import ConfigError, InputError, WeightsError
 from amd_seg.model.amd import AMD
 from amd_seg.model.config import AMDConfig
@@ -24,9 +24,9 @@ from amd_seg.training.batches import open_batches
 from amd_seg.training.checkpoints import load_checkpoint
 from amd_seg.training.distributed import Processes
 from amd_seg.training.folder import RunFolder
-from amd_seg.training.loop import StepReport
+from amd_seg.training.loop import StepReport, StopTraining
 from amd_seg.training.presets import PRESETS, TrainingConfig
-from amd_seg.training.run import StopTraining, train
+from amd_seg.training.run import train
 from amd_seg.training.scores import Scorer
 from amd_seg.weights import load_weights
 from tests.clips import moving_square, write_clip, write_folder
@@ -237,11 +237,11 @@ def test_the_bar_of_a_run_by_the_clock_ends_with_the_clock() -> None:
     config = TrainingConfig(minutes=1)
     bar = tqdm(total=config.steps, file=io.StringIO())
     # A resumed run: the first step seen is the eleventh, and a sixth of the minute is over.
-    _show(bar, report(11, 11.0, 11 / 60), config)
+    show(bar, report(11, 11.0, 11 / 60), config, "pairs")
     assert (bar.initial, bar.n, bar.total) == (10, 11, 60)
-    _show(bar, report(12, 10.0, 10 / 60), config)
+    show(bar, report(12, 10.0, 10 / 60), config, "pairs")
     assert (bar.initial, bar.n, bar.total) == (10, 12, 72)
-    assert "pairs_s=19.2" in str(bar)
+    assert "loss 0.5000, 19.2 pairs/s" in str(bar)
     # Another run of an ablation begins again.
-    _show(bar, report(1, 1.0, 1 / 60), config)
+    show(bar, report(1, 1.0, 1 / 60), config, "pairs")
     assert (bar.initial, bar.n, bar.total) == (0, 1, 60)

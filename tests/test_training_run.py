@@ -21,9 +21,9 @@ from amd_seg.errors import ConfigError, InputError, TrainingDivergedError, Weigh
 from amd_seg.model.config import AMDConfig
 from amd_seg.training import loop
 from amd_seg.training.checkpoints import list_checkpoints, load_checkpoint
-from amd_seg.training.loop import StepReport
+from amd_seg.training.loop import StepReport, StopTraining
 from amd_seg.training.presets import PRESETS, TrainingConfig
-from amd_seg.training.run import StopTraining, train
+from amd_seg.training.run import train
 from amd_seg.training.targets import TargetBatch
 from amd_seg.weights import load_weights
 from tests.clips import moving_square, write_clip

@@ -1,7 +1,7 @@
 """`amd-seg image`: photos in, masks and other pictures out."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -10,13 +10,14 @@ import click
 
 from amd_seg.cli import boundary
 from amd_seg.cli.jobs import OUTPUTS, STANDARD_STREAM, Job, make_folders, not_yet_written, plan_jobs
+from amd_seg.cli.options import network_options, threshold_option
 from amd_seg.errors import AmdSegError
 
 if TYPE_CHECKING:
     from amd_seg.segmentation import Segmentation
+    from amd_seg.semantic_segmentation import SemanticSegmentation
 
-# As amd_seg.device.PRECISIONS, which would load torch for `--help`; a test holds them equal.
-PRECISIONS = ("float32", "bfloat16")
+    Result = Segmentation | SemanticSegmentation | AmdSegError
 
 # Pixels of results that may wait to be written: each takes about 8 bytes.
 _PIXELS_WAITING = 64_000_000
@@ -35,53 +36,12 @@ class Outcome:
     """A PNG for stdout."""
 
 
-def parse_threshold(
-    ctx: click.Context, param: click.Parameter, value: str | None
-) -> float | str | None:
-    """Return a threshold as a number or "otsu": the callback of `--threshold`."""
-    if value is None or value == "otsu":
-        return value
-    try:
-        number = float(value)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < 1:
-        raise click.BadParameter(f"{value!r} is neither otsu nor a number between 0 and 1.")
-    return number
-
-
 @click.command(context_settings={"show_default": True})
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @click.option("-o", "--out", metavar="OUT", help="A file, a folder, or - for stdout.")
 @click.option("--output", type=click.Choice(OUTPUTS), default="mask", help="What to write.")
-@click.option(
-    "--threshold",
-    metavar="T",
-    callback=parse_threshold,
-    help="Saliency above which a pixel is in the mask: between 0 and 1, or otsu. "
-    "[default: that of the weights]",
-)
-@click.option(
-    "--size",
-    type=click.IntRange(16, 8192),
-    help="Short edge, in pixels, that the network sees. [default: that of the weights]",
-)
-@click.option(
-    "--weights",
-    metavar="W",
-    help="A name, a folder, a .safetensors file, or org/name on the Hub. [default: bundled]",
-)
-@click.option("--revision", metavar="R", help="Branch, tag or commit of weights on the Hub.")
-@click.option("--device", metavar="D", default="auto", help="auto, cpu, cuda, cuda:1 or mps.")
-@click.option(
-    "--precision", type=click.Choice(PRECISIONS), default="float32", help="Of the network."
-)
-@click.option(
-    "--batch-size",
-    type=click.IntRange(1),
-    default=8,
-    help="Photos that share a pass of the network where their sizes allow it.",
-)
+@threshold_option
+@network_options("Photos that share a pass of the network where their sizes allow it.")
 @click.option(
     "--max-pixels",
     type=click.IntRange(1),
@@ -109,6 +69,7 @@ def image(
     INPUT is a file, a folder, a glob, or - for stdin. Without -o, photo.mask.png is written
     beside photo.jpg; with several inputs, or a folder, OUT is a folder. Files that this command
     named, such as photo.mask.png, are passed over where a folder or a glob finds them.
+    Weights of amd-seg finetune give the outputs labels and overlay, and tell classes by them.
 
     \b
     Exit codes: 0 all done, 1 some photos failed, 2 wrong usage,
@@ -147,15 +108,17 @@ def _segment(
     if not jobs:
         return
     from amd_seg.overlap import map_ahead
-    from amd_seg.segmenter import Segmenter
+    from amd_seg.semantic import SemanticSegmenter, open_segmenter
 
-    def write(pair: "tuple[Job, Segmentation | AmdSegError]") -> Outcome:
+    def write(pair: "tuple[Job, Result]") -> Outcome:
         return _write(*pair, output)
 
-    segmenter = Segmenter.from_pretrained(
-        weights, revision=revision, device=device, precision=precision
+    segmenter = open_segmenter(
+        weights, output, revision=revision, device=device, precision=precision
     )
-    results = segmenter.stream((_open(job.source) for job in jobs), **call)
+    if isinstance(segmenter, SemanticSegmenter) and call.pop("threshold") is not None:
+        raise click.UsageError("--threshold makes masks, and these weights tell classes. Drop it.")
+    results: Generator[Result] = segmenter.stream((_open(job.source) for job in jobs), **call)
     outcomes = map_ahead(
         write,
         zip(jobs, results, strict=True),
@@ -171,7 +134,7 @@ def _open(source: str) -> str | bytes:
     return sys.stdin.buffer.read() if source == STANDARD_STREAM else source
 
 
-def _write(job: Job, result: "Segmentation | AmdSegError", output: str) -> Outcome:
+def _write(job: Job, result: "Result", output: str) -> Outcome:
     if isinstance(result, AmdSegError):
         return Outcome(job, error=result)
     picture = b""
@@ -182,15 +145,7 @@ def _write(job: Job, result: "Segmentation | AmdSegError", output: str) -> Outco
             result.save(job.target, output)
     except (AmdSegError, OSError) as error:
         return Outcome(job, error=error)
-    height, width = result.mask.shape
-    facts = {
-        "width": width,
-        "height": height,
-        "threshold": round(result.threshold, 4),
-        "mask_share": round(float(result.mask.mean()), 4),
-        "confidence": round(result.confidence, 4),
-    }
-    return Outcome(job, facts, picture=picture)
+    return Outcome(job, result.facts, picture=picture)
 
 
 def _report(outcome: Outcome, as_json: bool) -> bool:

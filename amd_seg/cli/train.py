@@ -1,27 +1,16 @@
 """`amd-seg train`: clips in, a run folder with weights out."""
 
 import dataclasses
-import json
-import signal
-import textwrap
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from amd_seg.cli import boundary
 from amd_seg.cli.fields import Numbers, given, options_of
-from amd_seg.errors import InputError
+from amd_seg.cli.runs import announce, saved_settings, watched_run
 from amd_seg.model.config import AMDConfig
 from amd_seg.training.presets import PRESETS, Preset, TrainingConfig
-
-if TYPE_CHECKING:
-    from tqdm import tqdm
-
-    from amd_seg.training.loop import StepReport
 
 
 @click.command()
@@ -98,20 +87,10 @@ def train(
     model = dataclasses.replace(start.model, **given(AMDConfig, overrides))
 
     from amd_seg.training import ablation, run
-    from amd_seg.training.distributed import is_first_process, is_launched
+    from amd_seg.training.distributed import is_first_process
 
-    if is_first_process():
-        boundary.notice(_as_text(model=model, training=config))
-    with (
-        boundary.progress(config.steps, "step") as bar,
-        _stopped_by_signals(is_launched()) as received,
-    ):
-
-        def on_step(report: "StepReport") -> None:
-            _show(bar, report, config)
-            if received:
-                raise run.StopTraining(f"{received[0]} after step {report.step}")
-
+    announce(model=model, training=config)
+    with watched_run(config, "pairs") as on_step:
         options: dict[str, Any] = {
             "config": config,
             "init": init,
@@ -124,80 +103,15 @@ def train(
             "evaluate": evaluate,
             "on_step": on_step,
         }
-        try:
-            if ablate_regions is None:
-                printed = str(run.train(videos, out, model=model, **options))
-            else:
-                rows = ablation.ablate_regions(ablate_regions, videos, out, model=model, **options)
-                printed = ablation.as_table(rows)
-        except run.StopTraining as stop:
-            message = f"Stopped by {stop}; a checkpoint is saved. Give --resume to go on."
-            boundary.fail(message, boundary.INTERRUPTED)
+        if ablate_regions is None:
+            printed = str(run.train(videos, out, model=model, **options))
+        else:
+            rows = ablation.ablate_regions(ablate_regions, videos, out, model=model, **options)
+            printed = ablation.as_table(rows)
     if is_first_process():
         boundary.put(printed)
 
 
 def _saved_settings(out: Path) -> Preset:
-    path = out / "config.json"
-    try:
-        saved = json.loads(path.read_text())
-        return Preset(
-            model=AMDConfig(**saved["model"]),
-            training=TrainingConfig(**saved["training"]),
-            about="resumed",
-        )
-    except (OSError, ValueError, KeyError, TypeError) as cause:
-        raise InputError(
-            f"Cannot resume {out}: its config.json cannot be read ({cause}). "
-            "Give the folder of a run, or start without --resume."
-        ) from cause
-
-
-def _as_text(**settings: Any) -> str:
-    """Every setting as its flag takes it, some a line."""
-    paragraphs = []
-    for name, group in settings.items():
-        values = {
-            key: ",".join(map(str, value)) if isinstance(value, tuple) else value
-            for key, value in vars(group).items()
-        }
-        words = " ".join(f"{key}={value}" for key, value in values.items())
-        paragraphs.append(
-            textwrap.fill(f"{name}: {words}", 100, subsequent_indent="  ", break_on_hyphens=False)
-        )
-    return "\n".join(paragraphs)
-
-
-def _show(bar: "tqdm[Any]", report: "StepReport", config: TrainingConfig) -> None:
-    if bar.n == 0 or report.step <= bar.n:
-        # The clock of the bar starts with the steps: clips were decoded, or a run is resumed.
-        bar.reset()
-        bar.initial = bar.n = report.step - 1
-    if config.minutes:
-        bar.total = round(report.step / report.done)
-    bar.update(report.step - bar.n)
-    pairs = report.step * config.batch_size / report.seconds
-    bar.set_postfix(loss=f"{report.parts['loss']:.4f}", pairs_s=f"{pairs:.1f}", refresh=False)
-
-
-@contextmanager
-def _stopped_by_signals(passed_on: bool) -> Iterator[list[str]]:
-    """Give a list that Ctrl-C or SIGTERM puts its name into: the step in progress is finished.
-
-    Args:
-        passed_on: torchrun sends each signal on, so that a second one is no second wish.
-    """
-    received: list[str] = []
-
-    def remember(number: int, frame: FrameType | None) -> None:
-        if received and not passed_on:
-            raise KeyboardInterrupt
-        received.append(signal.Signals(number).name)
-
-    handled = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, remember) for number in handled]
-    try:
-        yield received
-    finally:
-        for number, handler in zip(handled, before, strict=True):
-            signal.signal(number, handler)
+    model, training = saved_settings(out, AMDConfig, TrainingConfig)
+    return Preset(model=model, training=training, about="resumed")

@@ -21,6 +21,7 @@ from amd_seg.training.pairs import Crop
 from amd_seg.training.photo_files import write_photo_targets
 from amd_seg.training.photos import PhotoConfig
 from amd_seg.training.presets import TrainingConfig
+from amd_seg.training.run_config import RunConfig
 from amd_seg.training.targets import TargetClip, TargetSampler, load_target_clips
 
 logger = logging.getLogger(__name__)
@@ -68,7 +69,7 @@ def open_batches(
             objective.
         InputError, MediaError: the clips, or their targets, cannot be used.
     """
-    _require_shareable(config, processes)
+    require_shareable(config, processes)
     clips = find_clips(roots)
     if config.objective == "mover":
         place = Path(targets) if targets else _found_targets(clips, config, processes, folder)
@@ -176,7 +177,8 @@ def _own_share(config: TrainingConfig, processes: Processes) -> TrainingConfig:
     )
 
 
-def _require_shareable(config: TrainingConfig, processes: Processes) -> None:
+def require_shareable(config: RunConfig, processes: Processes) -> None:
+    """Raise a ConfigError unless all processes get equal shares of a step."""
     shares = config.accumulate * processes.world_size
     if config.batch_size % shares:
         raise ConfigError(

@@ -14,7 +14,11 @@ from torch import Tensor, nn
 from amd_seg.device import resolve_precision
 from amd_seg.errors import TrainingDivergedError
 from amd_seg.training.distributed import Processes, local_gradients
-from amd_seg.training.presets import TrainingConfig
+from amd_seg.training.run_config import RunConfig
+
+
+class StopTraining(Exception):
+    """Raised by `on_step` to end a run between two steps; what was learned is kept."""
 
 
 @dataclass
@@ -68,23 +72,28 @@ class StepReport:
     """The pairs of the last micro-batch."""
 
 
-def start(objective: nn.Module, config: TrainingConfig) -> TrainState:
+def start(objective: nn.Module, config: RunConfig) -> TrainState:
     """A fresh state: the settings' optimiser, and an average where they ask for one."""
-    kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-    parameters = [p for p in objective.parameters() if p.requires_grad]
-    optimizer = kinds[config.optimizer](
-        parameters, lr=config.learning_rate, weight_decay=config.weight_decay
-    )
-    state = TrainState(objective, optimizer)
+    state = TrainState(objective, _optimizer(objective, config))
     if config.ema_decay:
         state.average = copy.deepcopy(state.model).eval().requires_grad_(False)
     return state
 
 
+def _optimizer(objective: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
+    parameters = [p for p in objective.parameters() if p.requires_grad]
+    rates: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(parameters, momentum=config.momentum, **rates)
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, **rates)
+    return torch.optim.Adam(parameters, **rates)
+
+
 def optimize(
     state: TrainState,
     batches: Iterator[Any],
-    config: TrainingConfig,
+    config: RunConfig,
     *,
     on_step: Callable[[StepReport], None] | None = None,
     processes: Processes | None = None,
@@ -146,14 +155,14 @@ def optimize(
     return state
 
 
-def progress(state: TrainState, config: TrainingConfig) -> float:
+def progress(state: TrainState, config: RunConfig) -> float:
     """How much of the run is done, 0 to 1: by the clock where minutes are set, else by steps."""
     by_steps = state.step / config.steps
     by_clock = state.seconds / (60 * config.minutes) if config.minutes else 0.0
     return min(1.0, max(by_steps, by_clock))
 
 
-def learning_rate_at(done: float, step: int, config: TrainingConfig) -> float:
+def learning_rate_at(done: float, step: int, config: RunConfig) -> float:
     """Polynomial decay, (base - final) (1 - t/T)^power + final, after a linear warm-up."""
     decay: float = (1 - done) ** config.poly_power
     rate = (config.learning_rate - config.final_learning_rate) * decay

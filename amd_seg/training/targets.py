@@ -77,7 +77,7 @@ def load_target_clips(
         return [clip for clip in loaded if clip is not None]
 
 
-def target_name(clip: Clip) -> str:
+def target_name(clip: "Clip | TargetClip") -> str:
     """Name of a clip's target file, without its ending."""
     return Path(clip.name).with_suffix("").as_posix().replace("/", "_")
 
