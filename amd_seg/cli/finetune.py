@@ -8,7 +8,7 @@ import click
 
 from amd_seg.cli import boundary
 from amd_seg.cli.fields import given, options_of
-from amd_seg.cli.runs import saved_settings, watched_run
+from amd_seg.cli.runs import announce, saved_settings, watched_run
 from amd_seg.model.semantic_config import SemanticConfig
 from amd_seg.training.finetune_config import FINETUNE_PRESETS, FinetuneConfig
 
@@ -95,6 +95,7 @@ def finetune(
         config = FINETUNE_PRESETS[preset]()
         model = tuning.model_for(weights, len(labelled.classes), **model_changes)
     config = dataclasses.replace(config, **config_changes)
+    announce(model=model, training=config)
     with watched_run(config, "photos") as on_step:
         written = tuning.finetune(
             labelled,

@@ -8,7 +8,7 @@ import click
 
 from amd_seg.cli import boundary
 from amd_seg.cli.fields import Numbers, given, options_of
-from amd_seg.cli.runs import saved_settings, watched_run
+from amd_seg.cli.runs import announce, saved_settings, watched_run
 from amd_seg.model.config import AMDConfig
 from amd_seg.training.presets import PRESETS, Preset, TrainingConfig
 
@@ -89,6 +89,7 @@ def train(
     from amd_seg.training import ablation, run
     from amd_seg.training.distributed import is_first_process
 
+    announce(model=model, training=config)
     with watched_run(config, "pairs") as on_step:
         options: dict[str, Any] = {
             "config": config,

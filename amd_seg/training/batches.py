@@ -1,8 +1,10 @@
 """The stream of batches that a run learns from: opened as its settings say."""
 
 import dataclasses
+import itertools
+import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,6 +23,8 @@ from amd_seg.training.photos import PhotoConfig
 from amd_seg.training.presets import TrainingConfig
 from amd_seg.training.run_config import RunConfig
 from amd_seg.training.targets import TargetClip, TargetSampler, load_target_clips
+
+logger = logging.getLogger(__name__)
 
 
 class Batches(Protocol):
@@ -88,7 +92,8 @@ def _found_targets(
 ) -> Path:
     _require_alone(processes, "motion", "mover_files", "--targets")
     mover = MoverConfig(mask_height=config.short_edge)
-    write_targets_of_clips(clips, folder.targets, mover, workers=os.cpu_count() or 1)
+    tell = _progress_of("Motion targets", len(clips))
+    write_targets_of_clips(clips, folder.targets, mover, workers=os.cpu_count() or 1, on_clip=tell)
     return folder.targets
 
 
@@ -106,7 +111,8 @@ def _open_photos(
     if not targets:
         _require_alone(processes, "photo", "photo_files", "--photo-targets")
         contrast = PhotoConfig(mask_height=config.short_edge)
-        write_photo_targets(stills, place, contrast, workers=os.cpu_count() or 1)
+        tell = _progress_of("Photo targets", len(stills))
+        write_photo_targets(stills, place, contrast, workers=os.cpu_count() or 1, on_photo=tell)
     return load_target_clips(stills, place, short_edge=config.short_edge)
 
 
@@ -140,7 +146,25 @@ def _open_pairs(
     }
     if config.frames == "loader":
         return PairLoader(clips, workers=config.workers, **draws, **decoding)
-    return PairSampler(FrameStore.decode(clips, **decoding), **draws)
+    tell = _progress_of("Decoded", len(clips))
+    store = FrameStore.decode(clips, on_clip=tell, **decoding)
+    logger.info(
+        *("%d frames of %d clips take %.2f GiB on %s.", store.frame_count, len(store.clips)),
+        *(store.gib, store.device),
+    )
+    return PairSampler(store, **draws)
+
+
+def _progress_of(what: str, total: int) -> Callable[..., None]:
+    """Return a callback for each clip that is done, which logs every tenth of them."""
+    done = itertools.count(1)
+
+    def tell(*_: object) -> None:
+        count = next(done)
+        if count * 10 // total > (count - 1) * 10 // total:
+            logger.info("%s: %d of %d.", what, count, total)
+
+    return tell
 
 
 def _own_share(config: TrainingConfig, processes: Processes) -> TrainingConfig:

@@ -23,6 +23,8 @@ from amd_seg.device import resolve_device
 from amd_seg.errors import DeviceError
 from amd_seg.model.segment_flow import full_precision
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Processes:
@@ -76,7 +78,9 @@ def joined_processes(device: str = "auto") -> Iterator[Processes]:
         DeviceError: the device cannot be used, or the node has fewer GPUs than processes.
     """
     if not is_launched():
-        yield Processes(resolve_device(device))
+        place = resolve_device(device)
+        _say_which(device, place)
+        yield Processes(place)
         return
     place = _own_device(device)
     if place.type == "cuda":
@@ -84,6 +88,7 @@ def joined_processes(device: str = "auto") -> Iterator[Processes]:
     dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
     try:
         with _quiet_but_first(dist.get_rank()):
+            _say_which(device, place)
             yield Processes(place, dist.get_rank(), dist.get_world_size())
     finally:
         dist.destroy_process_group()
@@ -220,14 +225,19 @@ def _own_device(name: str) -> torch.device:
     return torch.device("cuda", own)
 
 
+def _say_which(asked_for: str, place: torch.device) -> None:
+    if asked_for == "auto":
+        logger.info("Using device %s.", place)
+
+
 @contextmanager
 def _quiet_but_first(rank: int) -> Iterator[None]:
     """Say what all processes notice once."""
-    logger = logging.getLogger("amd_seg")
-    before = logger.level
+    library = logging.getLogger("amd_seg")
+    before = library.level
     if rank:
-        logger.setLevel(logging.ERROR)
+        library.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        logger.setLevel(before)
+        library.setLevel(before)

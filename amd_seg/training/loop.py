@@ -60,6 +60,8 @@ class StepReport:
 
     step: int
     """Steps done, this one included."""
+    done: float
+    """How much of the run that is, 0 to 1; see `progress`."""
     parts: dict[str, float]
     """The loss, its terms and the monitors."""
     learning_rate: float
@@ -148,7 +150,8 @@ def optimize(
                     strict=True,
                 )
             )
-            on_step(_report(state, totals, learning_rate, norm, batch.names))
+            done = progress(state, config)
+            on_step(_report(state, done, totals, learning_rate, norm, batch.names))
     return state
 
 
@@ -232,7 +235,12 @@ def _require_finite(
 
 
 def _report(
-    state: TrainState, totals: dict[str, Tensor], rate: float, norm: Tensor, names: tuple[str, ...]
+    state: TrainState,
+    done: float,
+    totals: dict[str, Tensor],
+    learning_rate: float,
+    norm: Tensor,
+    names: tuple[str, ...],
 ) -> StepReport:
     parts = {name: value.item() for name, value in totals.items()}
-    return StepReport(state.step, parts, rate, norm.item(), state.seconds, names)
+    return StepReport(state.step, done, parts, learning_rate, norm.item(), state.seconds, names)
