@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -150,6 +151,31 @@ def test_weights_start_a_run(clips: str, tiny_config: AMDConfig, tmp_path: Path)
     other = dataclasses.replace(tiny_config, regions=6)
     with pytest.raises(ConfigError, match="regions 5 instead of 6"):
         train([clips], tmp_path / "c", model=other, config=one_step, init=str(first))
+
+
+def test_a_resumed_run_knows_what_it_started_from(
+    clips: str, tiny_config: AMDConfig, tmp_path: Path
+) -> None:
+    options = {"model": tiny_config, "device": "cpu"}
+    one_step = dataclasses.replace(SETTINGS, steps=1)
+    first = train([clips], tmp_path / "first", config=one_step, **options)
+    run = tmp_path / "second"
+    train([clips], run, config=one_step, **options, init=str(first))
+    shutil.rmtree(tmp_path / "first")  # the checkpoint has all its values
+    folder = train([clips], run, config=SETTINGS, **options, resume=True)
+    assert load_weights(folder).config.training["init"] == str(first)
+    assert json.loads((run / "config.json").read_text())["init"] == str(first)
+
+
+def test_a_run_with_photos_is_not_resumed_without_them(
+    clips: str, tiny_config: AMDConfig, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"photos": "stills"}))
+    with pytest.raises(InputError, match="photos in stills too"):
+        train([clips], tmp_path, model=tiny_config, config=SETTINGS, resume=True)
+    (tmp_path / "config.json").write_text("[1")
+    with pytest.raises(InputError, match=r"config\.json cannot be read"):
+        train([clips], tmp_path, model=tiny_config, config=SETTINGS, resume=True)
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_step(

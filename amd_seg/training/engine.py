@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,7 +23,7 @@ from amd_seg.training.checkpoints import (
     save_checkpoint,
 )
 from amd_seg.training.distributed import Processes, distribute, joined_processes
-from amd_seg.training.folder import RunFolder
+from amd_seg.training.folder import ORIGIN, RunFolder
 from amd_seg.training.loop import StopTraining
 from amd_seg.training.run_config import RunConfig
 from amd_seg.training.watch import Watch
@@ -141,6 +142,9 @@ def carry_out(
     """
     folder = RunFolder(Path(out))
     settings = {"amd_seg": __version__, **task.settings()}
+    if resume:
+        before = folder.read_settings()
+        settings |= {name: before[name] for name in ORIGIN if name in before}
     with joined_processes(device) as processes:
         if processes.is_first:
             folder.require_usable(resume)
@@ -156,9 +160,9 @@ def carry_out(
             run.resume()
         if resume and watch is not None:
             watch.go_on(folder.take_back_lines_after(run.state.step))
-        _optimize(task, run, watch, on_step)
+        with watch or nullcontext():
+            _optimize(task, run, watch, on_step)
         if watch is not None:
-            watch.close()
             minutes = round(run.state.seconds / 60, 1)
             task.release(run, {**settings, "steps": run.state.step, "minutes": minutes})
     return folder.weights

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from amd_seg.errors import ConfigError
+from amd_seg.errors import ConfigError, InputError
 from amd_seg.model.amd import AMD
 from amd_seg.model.config import AMDConfig, WeightsConfig
 from amd_seg.training.alarms import Alarms
@@ -70,6 +70,8 @@ def train(
         TrainingDivergedError: the loss is not finite.
         StopTraining: from `on_step`, after a checkpoint.
     """
+    if resume and photos is None:
+        _require_no_photos(RunFolder(Path(out)))
     task = _ClipTask(
         roots=tuple(roots),
         model=model,
@@ -114,8 +116,10 @@ class _ClipTask:
         }
 
     def start_model(self, *, resume: bool) -> AMD:
+        if resume:
+            return AMD(self.model)
         amd = _start_model(self.model, self.init)
-        if self.init_backbone is not None and not resume:
+        if self.init_backbone is not None:
             load_backbone(amd, self.init_backbone)
         return amd
 
@@ -172,6 +176,15 @@ class _ClipTask:
             training=training,
         )
         save_weights(folder, run.model, card)
+
+
+def _require_no_photos(folder: RunFolder) -> None:
+    photos = folder.read_settings().get("photos")
+    if photos is not None:
+        raise InputError(
+            f"Cannot resume {folder.path} on clips alone: it learns from the photos in {photos} "
+            "too. Give --photos again, and --photo-targets where they were given."
+        )
 
 
 def _amd(model: Network) -> AMD:

@@ -112,8 +112,11 @@ class Watch:
             self.best = scores
         return is_best
 
-    def close(self) -> None:
-        """Write what is still in memory."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # However a run ends, its last numbers are those that tell why.
         self.board.close()
 
 
