@@ -189,7 +189,7 @@ class VideoSegmenter:
         adapted = adapt(
             released.model,
             released.config,
-            _opened(source, short_edge=config.size),
+            _opened(source, short_edge=config.frame_size(released.config.input_size)),
             config,
             channel=channel,
             on_step=on_step,

@@ -124,7 +124,7 @@ OPTIONS = {
     "--workers --backbone --stage-widths --dilations --head-channels --head-dilation --dropout "
     "--padding --quiet --debug --help",
     "video": "INPUT --out --output --background --start --end --every --frame-rate --adapt "
-    "--steps --objective --seed --channel --memory --save-adapted --threshold --smooth "
+    "--steps --objective --seed --memory --channel --save-adapted --threshold --smooth "
     "--weights --revision --size --device --precision --batch-size --overwrite --json "
     "--quiet --debug --help",
     "weights convert": "FILE --out --overwrite --help",
@@ -132,7 +132,8 @@ OPTIONS = {
     "weights info": "NAME --revision --json --help",
     "weights list": "--json --help",
     "evaluate": "[DATASET DIR] --images --masks --predictions --method --weights --revision "
-    "--size --device --precision --batch-size --threshold --resize-masks --stretch --classes "
+    "--size --device --precision --batch-size --adapt --steps --objective --seed --memory "
+    "--threshold --resize-masks --stretch --classes "
     "--coloured-masks --slide --flip --every "
     "--limit --save --resume --workers --per-sequence --json --csv --markdown --sheet "
     "--quiet --debug --help",

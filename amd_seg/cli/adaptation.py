@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from amd_seg.training.loop import StepReport
     from amd_seg.video_segmenter import VideoSegmenter
 
-_FLAGS = ("steps", "objective", "seed", "channel", "memory", "save_adapted")
+_FLAGS = ("steps", "objective", "seed", "memory", "channel", "save_adapted")
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -33,24 +33,10 @@ class Adapting:
 
 
 def adaptation_options(command: Command) -> Command:
-    """Add `--adapt` and the flags that need it."""
+    """Add `--adapt` and the flags that need it, for one clip."""
     options = (
-        click.option("--adapt", is_flag=True, help="Learn from the clip first: better masks."),
-        click.option("--steps", type=click.IntRange(1), help="Of learning. [default: 100]"),
-        click.option(
-            "--objective",
-            type=click.Choice(list(ADAPTATIONS)),
-            help="What is learned: what moves, or eq. 7 as published. [default: mover]",
-        ),
-        click.option("--seed", type=int, help="Of what is drawn at random. [default: 0]"),
         click.option(
             "--channel", type=click.IntRange(0), help="The object's region. [default: chosen]"
-        ),
-        click.option(
-            "--memory",
-            type=click.FloatRange(0, min_open=True),
-            metavar="GIB",
-            help="Memory that learning may take. [default: what is free]",
         ),
         click.option(
             "--save-adapted",
@@ -61,17 +47,40 @@ def adaptation_options(command: Command) -> Command:
     )
     for option in reversed(options):
         command = option(command)
+    return learning_options(command)
+
+
+def learning_options(command: Command) -> Command:
+    """Add `--adapt` and how a clip is learned from."""
+    options = (
+        click.option("--adapt", is_flag=True, help="Learn from the clip first: better masks."),
+        click.option("--steps", type=click.IntRange(1), help="Of learning. [default: 100]"),
+        click.option(
+            "--objective",
+            type=click.Choice(list(ADAPTATIONS)),
+            help="What is learned: what moves, or eq. 7 as published. [default: mover]",
+        ),
+        click.option("--seed", type=int, help="Of what is drawn at random. [default: 0]"),
+        click.option(
+            "--memory",
+            type=click.FloatRange(0, min_open=True),
+            metavar="GIB",
+            help="Memory that learning may take. [default: what is free]",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
     return command
 
 
-def asked_for(settings: dict[str, Any]) -> Adapting | None:
-    """Take what `adaptation_options` gave out of a command's settings; None without `--adapt`.
+def asked_for(settings: dict[str, Any], *, precision: str) -> Adapting | None:
+    """Take what these options gave out of a command's settings; None without `--adapt`.
 
     Raises:
         click.UsageError: one of the other flags was given without it.
         InputError: the folder to save to has weights already.
     """
-    values = {name: settings.pop(name) for name in _FLAGS}
+    values = {name: settings.pop(name, None) for name in _FLAGS}
     given = {name: value for name, value in values.items() if value is not None}
     if not settings.pop("adapt"):
         for name in given:
@@ -83,7 +92,8 @@ def asked_for(settings: dict[str, Any]) -> Adapting | None:
         raise InputError(
             f"{save_to} has weights. Give another folder, or overwrite them (--overwrite)."
         )
-    return Adapting(dataclasses.replace(ADAPTATIONS[objective](), **given), channel, save_to)
+    config = dataclasses.replace(ADAPTATIONS[objective](), **{**given, "precision": precision})
+    return Adapting(config, channel, save_to)
 
 
 def adapt_to(
@@ -114,7 +124,7 @@ def adapt_to(
             f"{wish.save_to}: give it to --weights.",
             boundary.INTERRUPTED,
         )
-    boundary.notice(_summary(report))
+    boundary.notice(summary(report))
     return report
 
 
@@ -133,7 +143,8 @@ def _noted_if(wanted: object) -> AbstractContextManager[list[str]]:
     return boundary.stopped_by_signals() if wanted else nullcontext([])
 
 
-def _summary(report: "AdaptationReport") -> str:
+def summary(report: "AdaptationReport") -> str:
+    """What an adaptation did, in one line."""
     seconds = sum(report.seconds.values())
     where = "on held-out frames" if report.held_out else "on its frames"
     return (

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import click
 
 from amd_seg.cli import boundary
+from amd_seg.cli.adaptation import Adapting, asked_for, learning_options, summary
 from amd_seg.cli.evaluate_options import (
     label_options,
     report_options,
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from amd_seg.evaluation.origins import Origin
     from amd_seg.evaluation.run import Evaluation
     from amd_seg.evaluation.scoring import Row, Scoring
+    from amd_seg.training.adaptation import AdaptationReport
 
 # As amd_seg.evaluation.origins.METHODS, which would load numpy for `--help`; a test holds them
 # equal.
@@ -40,6 +42,7 @@ REPRODUCE = "reproduce"
 )
 @click.option("--method", type=click.Choice(METHODS), help="Score this instead of a network.")
 @network_options("Pictures in a pass of the network.")
+@learning_options
 @scoring_options
 @label_options
 @click.option("--every", type=click.IntRange(1), default=1, help="Score every n-th sample only.")
@@ -76,6 +79,7 @@ def evaluate(
 
     \b
     amd-seg evaluate ecssd ECSSD/                     the bundled network
+    amd-seg evaluate davis2016 DAVIS/ --adapt --per-sequence
     amd-seg evaluate davis2016 DAVIS/ --predictions results/
     amd-seg evaluate ecssd ECSSD/ --method centre-prior
     amd-seg evaluate --images photos/ --masks truths/
@@ -145,10 +149,13 @@ def _origin(
     names = ("weights", "revision", "size", "device", "precision", "batch_size")
     network = {name: options.pop(name) for name in names}
     save, resume = options.pop("save"), options.pop("resume")
+    wish = asked_for(options, precision=network["precision"])
     given = {"--predictions": predictions, "--method": method, "--weights": network["weights"]}
     chosen = [option for option, value in given.items() if value is not None]
     if len(chosen) > 1:
         raise click.UsageError(f"{' and '.join(chosen)} are two origins of masks. Give one.")
+    if wish is not None and (method or predictions is not None or labels is not None):
+        raise click.UsageError("--adapt is for a network and clips. Drop it.")
     if predictions is not None:
         if save is not None:
             raise click.UsageError("--predictions are written already. Drop --save.")
@@ -162,11 +169,22 @@ def _origin(
         looks = {key: labels[key] for key in ("slide", "flip")}
         name += "".join(f", {key}" for key, is_on in looks.items() if is_on)
         origin = networks.from_semantic_network(**network, **looks)
+    elif wish is not None:
+        origin, name = _adapted(wish, network), f"{name}, adapted ({wish.config.objective})"
     else:
         origin = origins.from_method(method) if method else networks.from_network(**network)
     if save is not None:
         origin = origins.saving(origin, save, scoring, resume=resume)
     return origin, name
+
+
+def _adapted(wish: Adapting, network: dict[str, Any]) -> "Origin":
+    from amd_seg.evaluation.adapted import from_adapted_network
+
+    def on_clip(name: str, report: "AdaptationReport") -> None:
+        boundary.notice(f"{name}: {summary(report)}")
+
+    return from_adapted_network(wish.config, **network, on_clip=on_clip)
 
 
 def _run(

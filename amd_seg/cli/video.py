@@ -72,7 +72,7 @@ def video(source: str, as_json: bool, **settings: Any) -> None:
     that it has were written, 2 wrong usage, 3 the weights cannot be had, 130 interrupted.
     """
     try:
-        asked = asked_for(settings)
+        asked = asked_for(settings, precision=settings["precision"])
         report, learned = _segment(source, asked=asked, **settings)
     except AmdSegError as error:
         if as_json:
@@ -116,9 +116,8 @@ def _segment(
     )
     learned = None
     if asked is not None:
-        small = open_video(
-            source, start=start, end=end, frame_rate=frame_rate, short_edge=asked.config.size
-        )
+        size = asked.config.frame_size(segmenter.segmenter.config.input_size)
+        small = open_video(source, start=start, end=end, frame_rate=frame_rate, short_edge=size)
         learned = adapt_to(segmenter, small, asked)
     with boundary.progress(clip.frame_count, "frame") as bar:
         report = segmenter.write(

@@ -19,6 +19,7 @@ from amd_seg.model.config import WeightsConfig
 from amd_seg.training import loop
 from amd_seg.training.adaptation_config import AdaptationConfig
 from amd_seg.training.background import require_opencv
+from amd_seg.training.channel import ChannelChoice
 from amd_seg.training.lessons import Lessons, check_channel
 from amd_seg.training.memory import MemoryPlan
 from amd_seg.training.pair_lessons import pair_lessons
@@ -100,7 +101,7 @@ def adapt(
     Args:
         model: the released model, on the device where the steps are taken.
         weights: its settings.
-        clip: is read once; a reader with `short_edge=config.size` saves time and memory.
+        clip: is read once; one that shrinks frames to `config.frame_size` itself saves time.
         config: how to adapt; None takes the default.
         channel: the object's region; None chooses it, with that of the weights as prior.
         on_step: called after each step; where it raises `StopTraining`, what has been learned so
@@ -119,28 +120,38 @@ def adapt(
     with _own_randomness(config.seed, model.mean.device):
         if config.objective == "mover":
             require_opencv()  # Before a long clip is read, not after it.
-        frames = gather_frames(clip, config)
+        frames = gather_frames(clip, config, short_edge=config.frame_size(weights.input_size))
         clock.lap("frames")
         lessons = _lessons(model, weights, frames, config, channel)
         clock.lap("lessons")
         student = _student(model, lessons.memory)
-        objective = lessons.objective(student)
-        before = _mean_loss(objective, lessons.checks, config.precision)
-        clock.lap("checks")
-        losses = _learn(objective, lessons, on_step)
-        clock.lap("steps")
-        after = _mean_loss(objective, lessons.checks, config.precision)
-        reason = _why_not(before, after, lessons) if config.guard else ""
+        outcome = _learn(student, lessons, config, on_step, clock)
+        reason = outcome.reason if config.guard else ""
         kept = copy.deepcopy(model).eval() if reason else _finished(student, model)
-        choice = lessons.choose(kept)
+        size = weights.input_size if reason else config.adapted_size(weights.input_size)
+        choice = lessons.choose(kept, size)
         clock.lap("checks")
     if reason:
         logger.warning("%s: %s The released weights are kept.", clip.source, reason)
-    report = AdaptationReport(
-        objective=config.objective,
-        losses=losses,
-        loss_before=before,
-        loss_after=after,
+    report = _report(outcome, lessons, choice, reason, clock.seconds)
+    settings = replace(weights, object_channel=choice.channel, input_size=size, sha256="")
+    if report.is_adapted:
+        settings = _named(settings, config, report, clip.source)
+    return Adaptation(kept, settings, report)
+
+
+def _report(
+    outcome: "_Outcome",
+    lessons: Lessons,
+    choice: ChannelChoice,
+    reason: str,
+    seconds: dict[str, float],
+) -> AdaptationReport:
+    return AdaptationReport(
+        objective=lessons.training.objective,
+        losses=outcome.losses,
+        loss_before=outcome.before,
+        loss_after=outcome.after,
         held_out=lessons.held_out,
         lessons=lessons.count,
         is_adapted=not reason,
@@ -149,9 +160,8 @@ def adapt(
         margin=choice.margin,
         evidence=lessons.evidence,
         memory=lessons.memory,
-        seconds=clock.seconds,
+        seconds=seconds,
     )
-    return Adaptation(kept, _settings(weights, config, report, clip.source), report)
 
 
 def _lessons(
@@ -161,12 +171,48 @@ def _lessons(
     config: AdaptationConfig,
     channel: int | None,
 ) -> Lessons:
-    training = config.training(frames.crop_size(config.size))
+    training = config.training(frames.crop_size(config.learning_size(weights.input_size)))
     make = target_lessons if config.objective == "mover" else pair_lessons
     return make(model, weights, frames, config, training, channel=channel)
 
 
-def _learn(objective: nn.Module, lessons: Lessons, on_step: OnStep | None) -> tuple[float, ...]:
+@dataclass(frozen=True)
+class _Outcome:
+    """What the steps brought."""
+
+    losses: tuple[float, ...]
+    before: float
+    after: float
+    reason: str
+    """Why the adapted weights are not to be used, in words; empty where they are."""
+
+
+def _learn(
+    student: AMD,
+    lessons: Lessons,
+    config: AdaptationConfig,
+    on_step: OnStep | None,
+    clock: "_Clock",
+) -> _Outcome:
+    """Take the steps, unless there is nothing to learn, and compare before and after."""
+    objective = lessons.objective(student)
+    before = _mean_loss(objective, lessons.checks, config.precision)
+    clock.lap("checks")
+    if config.guard and lessons.evidence is not None and lessons.evidence < LEAST_EVIDENCE:
+        reason = f"Hardly anything in it moves on its own (evidence {lessons.evidence:.2f})."
+        return _Outcome((), before, before, reason)
+    losses = _steps(objective, lessons, on_step)
+    clock.lap("steps")
+    after = _mean_loss(objective, lessons.checks, config.precision)
+    reason = ""
+    # Not "after >= before": a loss that is no number is no progress either.
+    if not after < before:
+        where = "frames that it did not learn from" if lessons.held_out else "its frames"
+        reason = f"The loss on {where} did not fall ({before:.4f} before, {after:.4f} after)."
+    return _Outcome(losses, before, after, reason)
+
+
+def _steps(objective: nn.Module, lessons: Lessons, on_step: OnStep | None) -> tuple[float, ...]:
     """Take the steps, and return the loss of each."""
     losses: list[float] = []
 
@@ -211,33 +257,15 @@ def _mean_loss(objective: nn.Module, batches: Sequence[Any], precision: str) -> 
     return sum(losses) / len(losses)
 
 
-def _why_not(before: float, after: float, lessons: Lessons) -> str:
-    """Why the adapted weights are not to be used; empty where they are."""
-    if lessons.evidence is not None and lessons.evidence < LEAST_EVIDENCE:
-        return f"Hardly anything in it moves on its own (evidence {lessons.evidence:.2f})."
-    # Not "after >= before": a loss that is no number is no progress either.
-    if not after < before:
-        where = "frames that it did not learn from" if lessons.held_out else "its frames"
-        return f"The loss on {where} did not fall ({before:.4f} before, {after:.4f} after)."
-    return ""
-
-
-def _settings(
+def _named(
     weights: WeightsConfig, config: AdaptationConfig, report: AdaptationReport, source: str
 ) -> WeightsConfig:
-    if not report.is_adapted:
-        return replace(weights, object_channel=report.channel, sha256="")
-    training = {
-        **weights.training,
-        "adapted": {"to": source, **dataclasses.asdict(config), "steps": report.steps},
-    }
+    """Say in the settings what the weights have learned from."""
+    about = {"to": source, **dataclasses.asdict(config), "steps": report.steps}
     return replace(
         weights,
-        object_channel=report.channel,
-        input_size=config.input_size,
         name=f"{weights.name}-adapted",
-        training=training,
-        sha256="",
+        training={**weights.training, "adapted": about},
     )
 
 

@@ -11,6 +11,9 @@ from amd_seg.training.run_config import Precision
 REFERENCE_RATE = 24.0
 """Frames a second for which `max_gap` is given."""
 
+MOTION_SIZE = 240
+"""Short edge, in pixels, at which motion is looked for (objective mover)."""
+
 AdaptationObjective = Literal["mover", "photometric", "flow-fit"]
 
 
@@ -32,8 +35,9 @@ class AdaptationConfig:
     """Of the first step; it falls to a hundredth of that."""
     batch_size: int = 4
     """Pairs of frames, or frames with a target, per step."""
-    size: int = 240
-    """Short edge, in pixels, of what the network sees while it learns."""
+    size: int = 192
+    """Short edge, in pixels, of what the network sees while it learns, at least: where the input
+    size of the weights is larger, it is that."""
     scale: tuple[float, float] = (0.6, 1.0)
     """Range of the crop's side, as a share of the frame; crops are enlarged to --size."""
     max_gap: int = 4
@@ -63,11 +67,13 @@ class AdaptationConfig:
 
     def _faults(self) -> Iterator[tuple[str, str]]:
         """Names of the fields that are wrong, each with what it must be."""
-        limits = {"steps": 1, "batch_size": 1, "size": 32, "max_gap": 1, "frames": 32, "targets": 2}
+        limits = {"steps": 1, "batch_size": 1, "max_gap": 1, "frames": 32, "targets": 2}
         yield from ((n, f"{low} or more") for n, low in limits.items() if getattr(self, n) < low)
         for name, kind in (("objective", AdaptationObjective), ("precision", Precision)):
             if getattr(self, name) not in get_args(kind):
                 yield name, f"one of {get_args(kind)}"
+        if self.size < 0:
+            yield "size", "0 or more"
         if self.learning_rate <= 0:
             yield "learning_rate", "above 0"
         if self.memory < 0:
@@ -75,10 +81,18 @@ class AdaptationConfig:
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
             yield "scale", "0 < low <= high <= 1"
 
-    @property
-    def input_size(self) -> int:
-        """Short edge, in pixels, at which things look as large as they did in the crops."""
-        return round(2 * self.size / sum(self.scale) / 8) * 8
+    def learning_size(self, input_size: int) -> int:
+        """The short edge, in pixels, of crops for weights of an input size."""
+        return max(self.size, input_size)
+
+    def frame_size(self, input_size: int) -> int:
+        """The short edge, in pixels, of the frames in memory: crops and motion are made of them."""
+        least = MOTION_SIZE if self.objective == "mover" else 0
+        return max(self.learning_size(input_size), least)
+
+    def adapted_size(self, input_size: int) -> int:
+        """The short edge at which things look as large as they did in the crops."""
+        return round(2 * self.learning_size(input_size) / sum(self.scale) / 8) * 8
 
     def gap_at(self, frame_rate: float | None) -> int:
         """The largest distance, in frames of a clip of this rate, between two that are compared."""
@@ -111,13 +125,13 @@ def mover() -> AdaptationConfig:
 def published() -> AdaptationConfig:
     """Section 4.3: eq. 7 on pairs of the clip, both pathways; what it leaves open is ours."""
     return AdaptationConfig(
-        objective="photometric", learning_rate=1e-4, max_gap=1, scale=(0.96, 1.0)
+        objective="photometric", learning_rate=1e-4, size=0, scale=(0.96, 1.0), max_gap=1
     )
 
 
 def flow_fit() -> AdaptationConfig:
     """Dense flow and regions that explain it: eq. 7's aim, split into two steps."""
-    return AdaptationConfig(objective="flow-fit", learning_rate=1e-4)
+    return AdaptationConfig(objective="flow-fit", learning_rate=1e-4, size=0, scale=(0.96, 1.0))
 
 
 ADAPTATIONS = {"mover": mover, "photometric": published, "flow-fit": flow_fit}

@@ -14,17 +14,11 @@ from numpy.typing import NDArray
 
 from amd_seg.training.background import iou, redraw_by_colour
 from amd_seg.training.consensus import vote
+from amd_seg.training.consent import consent
 from amd_seg.training.movers import MoverConfig, mover_targets
 from amd_seg.training.stretches import Stretch
 from amd_seg.training.targets import TargetClip
 
-Maps = list[NDArray[np.float32]]
-"""One map a frame, (height, width), 0..1."""
-
-MOTION_RANGE = (0.15, 0.85)
-"""How sure motion alone can be."""
-NETWORK_RANGE = (0.03, 0.97)
-"""How sure the network alone can be."""
 FULL_CONSENT = 0.5
 """Share of the network's object that moves from which its opinion counts in full: it often sees
 more than moves at a time, but where next to none of it moves it looks at another thing."""
@@ -49,13 +43,14 @@ class MotionEvidence:
     Attributes:
         numbers: of the frames in their clip.
         frames: (frame, height, width, 3), RGB uint8.
-        maps: probability of a mover; 0.5 throughout where the motion says nothing.
+        maps: (frame, height, width), float32, 0..1: probability of a mover; 0.5 throughout
+            where the motion says nothing.
         confidence: (frame,), float32, 0..1; 0 where the motion says nothing.
     """
 
     numbers: tuple[int, ...]
     frames: NDArray[np.uint8]
-    maps: Maps
+    maps: NDArray[np.float32]
     confidence: NDArray[np.float32]
 
 
@@ -80,7 +75,7 @@ def find_motion(
     return MotionEvidence(
         numbers=tuple(number for part in parts for number in part.numbers),
         frames=np.concatenate([part.frames for part in parts]),
-        maps=[motion for part in parts for motion in part.maps],
+        maps=np.concatenate([part.maps for part in parts]),
         confidence=np.concatenate([part.confidence for part in parts]),
     )
 
@@ -95,21 +90,23 @@ def _motion_of(stretch: Stretch, wanted: NDArray[np.int64], config: MoverConfig)
     maps[rows] = found.masks.astype(np.float32) / np.float32(255)
     confidence[rows] = found.confidence
     numbers = tuple(stretch.numbers[place] for place in wanted)
-    return MotionEvidence(numbers, frames, list(maps), confidence)
+    return MotionEvidence(numbers, frames, maps, confidence)
 
 
-def agreed_targets(motion: MotionEvidence, saliency: Maps, name: str) -> TargetClip:
+def agreed_targets(motion: MotionEvidence, saliency: NDArray[np.float32], name: str) -> TargetClip:
     """Join motion and the network's opinion into targets, with the clip's own consent.
 
     Args:
         motion: what moves.
-        saliency: the object as the network sees it, of the same frames.
+        saliency: (frame, height, width), float32, 0..1: the object as the network sees it.
         name: of the clip.
 
     Raises:
         ConfigError: OpenCV is not installed.
     """
-    joined = join(motion, saliency, consent(motion, saliency))
+    trust = trust_in_network(motion, saliency)
+    words = zip(saliency, motion.maps, strict=True)
+    joined = [consent(seen, moving, trust=trust)[0] for seen, moving in words]
     voted = vote(motion.frames, joined, (LEAST_TRUST + motion.confidence).tolist())
     targets = [_redrawn(f, m) for f, m in zip(motion.frames, voted, strict=True)]
     agreement = [iou(a > 0.5, b > 0.5) for a, b in zip(joined, targets, strict=True)]
@@ -123,22 +120,14 @@ def agreed_targets(motion: MotionEvidence, saliency: Maps, name: str) -> TargetC
     )
 
 
-def consent(motion: MotionEvidence, saliency: Maps) -> float:
-    """How far the network's object is among what moves, 0..1."""
+def trust_in_network(motion: MotionEvidence, saliency: NDArray[np.float32]) -> float:
+    """How far the network's object is among what moves, 0..1, the full trust."""
     moving = inside = 0
     for mover, object_, certain in zip(motion.maps, saliency, motion.confidence, strict=True):
         if certain > 0:
             inside += int((object_ > 0.5).sum())
             moving += int(((object_ > 0.5) & (mover > 0.5)).sum())
     return min(1.0, moving / inside / FULL_CONSENT) if inside else 1.0
-
-
-def join(motion: MotionEvidence, saliency: Maps, weight: float) -> Maps:
-    """Add the log-odds of both, the network's times its weight."""
-    return [
-        _probability(_log_odds(mover, MOTION_RANGE) + weight * _log_odds(object_, NETWORK_RANGE))
-        for mover, object_ in zip(motion.maps, saliency, strict=True)
-    ]
 
 
 def _redrawn(frame: NDArray[np.uint8], voted: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -150,13 +139,3 @@ def _redrawn(frame: NDArray[np.uint8], voted: NDArray[np.float32]) -> NDArray[np
         return voted
     weight = np.float32(REDRAWN_WEIGHT)
     return weight * redrawn.astype(np.float32) + (1 - weight) * voted
-
-
-def _log_odds(probability: NDArray[np.float32], limits: tuple[float, float]) -> NDArray[np.float32]:
-    clipped = np.clip(probability, *limits)
-    odds: NDArray[np.float32] = np.log(clipped / (1 - clipped))
-    return odds
-
-
-def _probability(log_odds: NDArray[np.float32]) -> NDArray[np.float32]:
-    return (1 / (1 + np.exp(-log_odds))).astype(np.float32)

@@ -35,8 +35,8 @@ class Lessons:
     held_out: int
     """Those that `checks` are drawn from; 0 where the clip is too short to hold any out."""
     memory: MemoryPlan
-    choose: Callable[[AMD], ChannelChoice]
-    """Chooses the object channel of the model that is kept."""
+    choose: Callable[[AMD, int], ChannelChoice]
+    """Chooses the object channel of the model that is kept, which sees frames at an input size."""
     evidence: float | None = None
     """How clear the motion is, 0..1, where the objective knows."""
 

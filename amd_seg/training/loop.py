@@ -230,7 +230,7 @@ def _require_finite(
     values = ", ".join(f"{name} {part.item():.4g}" for name, part in parts.items())
     raise TrainingDivergedError(
         f"The {what} is not finite at step {step} ({values}), on {', '.join(names)}. "
-        "Resume from the last checkpoint with a lower --learning-rate or with --gradient-clip 1."
+        "Take a lower learning rate, or clip the gradient; a run resumes from its last checkpoint."
     )
 
 

@@ -61,7 +61,7 @@ def pair_lessons(
     checks = stream(held_out or learned, seed=config.seed + 1)
     looked_at = stream(learned + held_out, seed=config.seed + 2)
 
-    def choose(kept: AMD) -> ChannelChoice:
+    def choose(kept: AMD, input_size: int) -> ChannelChoice:
         choice = choose_object_channel(kept, looked_at, count=CHECKS)
         if channel is not None:
             return replace(choice, channel=channel)

@@ -49,7 +49,7 @@ class ClipFrames:
         return max(16, round(rows / 8) * 8), max(16, round(columns / 8) * 8)
 
 
-def gather_frames(clip: FrameReader, config: AdaptationConfig) -> ClipFrames:
+def gather_frames(clip: FrameReader, config: AdaptationConfig, *, short_edge: int) -> ClipFrames:
     """Read a clip once and keep what the settings allow, in stretches long enough for its pairs.
 
     Raises:
@@ -60,7 +60,7 @@ def gather_frames(clip: FrameReader, config: AdaptationConfig) -> ClipFrames:
     length = 2 * config.gap_at(rate) + 1
     most = max(FEWEST_STRETCHES, config.frames // length)
     stretches = gather_stretches(
-        clip, source=clip.source, short_edge=config.size, length=length, most=most
+        clip, source=clip.source, short_edge=short_edge, length=length, most=most
     )
     return ClipFrames(clip.source, stretches, rate)
 

@@ -2,20 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from math import ceil
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from amd_seg.device import resolve_precision
 from amd_seg.model.amd import AMD
 from amd_seg.model.config import WeightsConfig
 from amd_seg.training.adaptation_config import AdaptationConfig
 from amd_seg.training.channel import ChannelChoice
 from amd_seg.training.clip_targets import MotionEvidence, agreed_targets, find_motion
+from amd_seg.training.consent import flip_averaged_regions
 from amd_seg.training.lessons import (
     CHECKS,
     HELD_OUT_EVERY,
@@ -27,8 +25,6 @@ from amd_seg.training.objectives import MoverObjective
 from amd_seg.training.presets import TrainingConfig
 from amd_seg.training.stretches import ClipFrames
 from amd_seg.training.targets import TargetBatch, TargetClip, TargetSampler
-
-FRAMES_A_PASS = 8
 
 
 def target_lessons(
@@ -58,16 +54,21 @@ def target_lessons(
 
     memory = plan(model, config, training, objective, empty)
     motion = find_motion(clip.stretches, most=config.targets, frame_rate=clip.frame_rate)
-    seen = region_maps(model, motion.frames, weights.input_size, config.precision)
-    targets = agreed_targets(motion, list(seen[:, taught]), clip.source)
+    pixels = torch.from_numpy(motion.frames).permute(0, 3, 1, 2).contiguous()
+
+    def regions_by(seeing: AMD, size: int) -> NDArray[np.float32]:
+        regions = flip_averaged_regions(seeing, pixels, size=size, precision=config.precision)
+        return regions.numpy()
+
+    saliency = regions_by(model, weights.input_size)[:, taught]
+    targets = agreed_targets(motion, saliency, clip.source)
     learned, held_out = split(targets)
     training = replace(training, accumulate=memory.accumulate)
     aside = replace(training, seed=config.seed + 1)
     checks = TargetSampler([held_out or learned], aside, device)
 
-    def choose(kept: AMD) -> ChannelChoice:
-        regions = region_maps(kept, motion.frames, config.input_size, config.precision)
-        return ChannelChoice(taught, moving_share(regions, motion))
+    def choose(kept: AMD, input_size: int) -> ChannelChoice:
+        return ChannelChoice(taught, moving_share(regions_by(kept, input_size), motion))
 
     return Lessons(
         training=training,
@@ -82,40 +83,6 @@ def target_lessons(
     )
 
 
-@torch.no_grad()
-def region_maps(
-    model: AMD, frames: NDArray[np.uint8], size: int, precision: str
-) -> NDArray[np.float32]:
-    """Give the regions of frames as a model in use sees them, mirrored copies averaged in.
-
-    Args:
-        model: its mode is kept.
-        frames: (frame, height, width, 3), RGB uint8.
-        size: short edge, in pixels, that the network sees.
-        precision: of autocast.
-
-    Returns:
-        (frame, region, height, width), float32, sums to 1 over region.
-    """
-    device, height, width = model.mean.device, *frames.shape[1:3]
-    dtype = resolve_precision(precision, device)
-    factor = size / min(height, width)
-    seen = (round(height * factor), round(width * factor))
-    was_training = model.training
-    model.eval()
-    maps = []
-    for part in np.array_split(frames, ceil(len(frames) / FRAMES_A_PASS)):
-        images = torch.from_numpy(part).permute(0, 3, 1, 2).to(device).float()
-        images = F.interpolate(images, seen, mode="bilinear", antialias=True)
-        with torch.autocast(device.type, dtype=dtype, enabled=dtype is not torch.float32):
-            masks = (model.segment(images) + model.segment(images.flip(-1)).flip(-1)) / 2
-        large = F.interpolate(masks.float(), (height, width), mode="bilinear", align_corners=True)
-        maps.append(large.cpu())
-    model.train(was_training)
-    found: NDArray[np.float32] = torch.cat(maps).numpy()
-    return found
-
-
 def moving_share(regions: NDArray[np.float32], motion: MotionEvidence) -> tuple[float, ...]:
     """Give how likely the pixels of each region move on their own, weighed by confidence.
 
@@ -123,7 +90,7 @@ def moving_share(regions: NDArray[np.float32], motion: MotionEvidence) -> tuple[
         regions: (frame, region, height, width), of the frames of `motion`.
         motion: what moves in them.
     """
-    maps = np.stack(motion.maps)[:, None]
+    maps = motion.maps[:, None]
     trust = motion.confidence[:, None, None, None]
     moving = (regions * maps * trust).sum(axis=(0, 2, 3))
     total = (regions * trust).sum(axis=(0, 2, 3))
