@@ -33,6 +33,29 @@ def moving_square(
     return frames
 
 
+def texture(height: int, width: int, seed: int) -> Pixels:
+    """Smooth random colours, so that a flow has something to hold on to."""
+    coarse = np.random.default_rng(seed).integers(0, 255, (height // 4, width // 4, 3))
+    return np.kron(coarse, np.ones((4, 4, 1))).astype(np.uint8)
+
+
+def moving_patch(
+    count: int = 6, *, height: int = 72, width: int = 96, side: int = 24, speed: int = 2
+) -> tuple[Pixels, NDArray[np.bool_]]:
+    """Frames of a bright patch that moves right while the background moves left, and its masks."""
+    background = texture(height, width + 40, 0)
+    patch = texture(side, side, 1) // 2 + 127
+    frames, masks = [], []
+    for time in range(count):
+        frame = background[:, time : time + width].copy()
+        mask = np.zeros((height, width), bool)
+        place = np.s_[20 : 20 + side, 20 + speed * time : 20 + speed * time + side]
+        frame[place], mask[place] = patch, True
+        frames.append(frame)
+        masks.append(mask)
+    return np.stack(frames), np.stack(masks)
+
+
 def write_clip(
     path: Path,
     frames: Sequence[Pixels],

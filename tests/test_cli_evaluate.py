@@ -15,6 +15,7 @@ from amd_seg.evaluation import origins
 from amd_seg.model.amd import AMD
 from amd_seg.model.config import AMDConfig, WeightsConfig
 from amd_seg.weights import save_weights
+from tests.clips import moving_square
 
 HEIGHT, WIDTH = 24, 32
 
@@ -93,6 +94,31 @@ def test_the_network_is_scored_on_what_a_user_would_write(
     assert scores("ecssd", photos, *options) == scores(
         "ecssd", photos, "--predictions", tmp_path / "out"
     )
+
+
+def test_a_model_adapts_to_each_sequence(
+    davis: Path, photos: Path, weights: Path, tmp_path: Path
+) -> None:
+    for step, sequence in (((0, 2), "cow"), ((1, 0), "goat")):
+        for index, frame in enumerate(moving_square(5, height=HEIGHT, width=WIDTH, step=step)):
+            write(davis / f"JPEGImages/480p/{sequence}/{index:05}.jpg", frame)
+    adapting = ("--weights", weights, "--device", "cpu", "--adapt", "--objective", "photometric")
+    flags = (*adapting, "--steps", "2", "--every", "2")
+    result = evaluate("davis2016", davis, *flags, "--save", tmp_path / "maps", "--json", "-")
+    assert result.exit_code == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert found["method"] == f"{weights}, adapted (photometric)"
+    assert found["count"] == 6
+    for sequence in ("cow", "goat"):
+        (line,) = (text for text in result.stderr.splitlines() if text.startswith(f"{sequence}: "))
+        assert "2 steps" in line
+    resumed = evaluate("davis2016", davis, *flags, "--save", tmp_path / "maps", "--resume")
+    assert resumed.exit_code == 0, resumed.stderr
+    assert "steps in" not in resumed.stderr
+    assert "no clips" in evaluate("ecssd", photos, *flags).stderr
+    mixed = evaluate("davis2016", davis, "--method", "centre-prior", "--adapt")
+    assert mixed.exit_code == 2
+    assert "--adapt is for a network" in mixed.stderr
 
 
 def test_torch_is_not_loaded_for_predictions(photos: Path) -> None:

@@ -22,30 +22,10 @@ from amd_seg.training.mover_files import (
 )
 from amd_seg.training.movers import MoverConfig, mover_targets, read_mover_targets
 from amd_seg.training.target_files import TargetJob, write_targets
+from tests.clips import moving_patch, texture
 
-HEIGHT, WIDTH, SIDE, SPEED = 72, 96, 24, 2
+HEIGHT, WIDTH, SPEED = 72, 96, 2
 CONFIG = MoverConfig(partners=(1, -1, 2), every=2)
-
-
-def texture(height, width, seed):
-    """Smooth random colours, so that a flow has something to hold on to."""
-    coarse = np.random.default_rng(seed).integers(0, 255, (height // 4, width // 4, 3))
-    return np.kron(coarse, np.ones((4, 4, 1))).astype(np.uint8)
-
-
-def moving_patch(frames=6, speed=SPEED):
-    """A patch that moves right while the background moves left, and its masks."""
-    background = texture(HEIGHT, WIDTH + 40, 0)
-    patch = texture(SIDE, SIDE, 1) // 2 + 127
-    clip, masks = [], []
-    for time in range(frames):
-        frame = background[:, time : time + WIDTH].copy()
-        mask = np.zeros((HEIGHT, WIDTH), bool)
-        place = np.s_[20 : 20 + SIDE, 20 + speed * time : 20 + speed * time + SIDE]
-        frame[place], mask[place] = patch, True
-        clip.append(frame)
-        masks.append(mask)
-    return np.stack(clip), np.stack(masks)
 
 
 def iou(mask, other):

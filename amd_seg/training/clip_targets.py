@@ -121,13 +121,16 @@ def agreed_targets(motion: MotionEvidence, saliency: NDArray[np.float32], name: 
 
 
 def trust_in_network(motion: MotionEvidence, saliency: NDArray[np.float32]) -> float:
-    """How far the network's object is among what moves, 0..1, the full trust."""
+    """How far the network's object is among what moves, 0..1, the full trust.
+
+    0 also where it sees no object at all: then it has not looked, rather than found nothing.
+    """
     moving = inside = 0
     for mover, object_, certain in zip(motion.maps, saliency, motion.confidence, strict=True):
         if certain > 0:
             inside += int((object_ > 0.5).sum())
             moving += int(((object_ > 0.5) & (mover > 0.5)).sum())
-    return min(1.0, moving / inside / FULL_CONSENT) if inside else 1.0
+    return min(1.0, moving / inside / FULL_CONSENT) if inside else 0.0
 
 
 def _redrawn(frame: NDArray[np.uint8], voted: NDArray[np.float32]) -> NDArray[np.float32]:
