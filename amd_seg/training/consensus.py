@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from amd_seg.training.background import require_opencv
@@ -29,8 +30,8 @@ ROUNDS = 8
 """Rounds of voting."""
 OWN_SHARE = 0.4
 """What stays of a patch's own evidence in each round."""
-ROWS = 512
-"""Patches whose neighbours are looked for at a time: bounds the memory."""
+ROWS = 256
+"""Patches whose neighbours are looked for at a time."""
 
 
 def vote(
@@ -67,22 +68,21 @@ def vote(
 class _Graph:
     """Who listens to whom: both (patch, neighbour), the patch itself among its neighbours."""
 
-    neighbours: NDArray[np.intp]
+    neighbours: NDArray[np.int64]
     likeness: NDArray[np.float32]
 
     @classmethod
     def of(cls, features: NDArray[np.float32]) -> "_Graph":
         count = min(NEIGHBOURS, len(features))
-        squares = (features**2).sum(axis=1)
-        nearest, distances = [], []
-        for start in range(0, len(features), ROWS):
-            rows = slice(start, start + ROWS)
-            block = squares[rows, None] + squares - 2 * features[rows] @ features.T
-            chosen = np.argpartition(block, count - 1, axis=1)[:, :count]
-            nearest.append(chosen)
-            distances.append(np.take_along_axis(block, chosen, axis=1))
-        square = np.maximum(np.concatenate(distances), 0)
-        return cls(np.concatenate(nearest), np.exp(-square / np.float32(2 * LIKENESS**2)))
+        everyone = torch.from_numpy(features)
+        # By rows: all distances at once would be gigabytes.
+        found = [
+            torch.cdist(rows, everyone).topk(count, largest=False, sorted=False)
+            for rows in torch.split(everyone, ROWS)
+        ]
+        distances = torch.cat([part.values for part in found])
+        likeness = torch.exp(-distances.square() / (2 * LIKENESS**2))
+        return cls(torch.cat([part.indices for part in found]).numpy(), likeness.numpy())
 
 
 def _cut(frame: NDArray[np.uint8]) -> Superpixels:

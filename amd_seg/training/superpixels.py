@@ -80,9 +80,23 @@ def _assign(lab: NDArray[np.float32], count: int) -> NDArray[np.int64]:
     labels = (row * grid[1] + column).ravel()
     for _ in range(ROUNDS):
         centres = _means(labels, features, grid[0] * grid[1]).astype(np.float32)
-        distances = ((features - centres[candidates]) ** 2).sum(axis=-1)  # (9, pixel)
-        labels = np.take_along_axis(candidates, distances.argmin(axis=0)[None], axis=0)[0]
+        nearest = _squared_distances(features, centres, candidates).argmin(axis=0)
+        labels = np.take_along_axis(candidates, nearest[None], axis=0)[0]
     return np.unique(labels, return_inverse=True)[1].reshape(height, width)
+
+
+def _squared_distances(
+    features: NDArray[np.float32], centres: NDArray[np.float32], candidates: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """Of each pixel to its candidates: (candidate, pixel) for candidates of that shape."""
+    # Channel by channel: a quarter of the time of vectors of five.
+    distances = np.zeros(candidates.shape, np.float32)
+    for values, means in zip(features.T.copy(), centres.T.copy(), strict=True):
+        gap = means[candidates]
+        gap -= values
+        gap *= gap
+        distances += gap
+    return distances
 
 
 def _means(
