@@ -27,6 +27,9 @@ __all__ = ["SemanticSegmentation", "SemanticSegmenter", "open_segmenter"]
 
 logger = logging.getLogger(__name__)
 
+# Pixels of photos that may be read ahead: 64 million are 192 MB.
+_PIXELS_AHEAD = 64_000_000
+
 
 class SemanticSegmenter:
     """Tells what is where in photos: it holds a fine-tuned model, its settings, and a device.
@@ -149,7 +152,9 @@ class SemanticSegmenter:
             except AmdSegError as error:
                 return error
 
-        prepared = map_ahead(prepare_or_error, images, ahead=batch_size)
+        prepared = map_ahead(
+            prepare_or_error, images, ahead=batch_size, weigh=_pixels, budget=_PIXELS_AHEAD
+        )
         window = self.config.input_size if slide else None
         return self._stream(prepared, window, flip, batch_size)
 
@@ -219,6 +224,10 @@ def open_segmenter(
     assert isinstance(found.model, AMD)
     assert isinstance(found.config, WeightsConfig)
     return Segmenter(found.model, found.config, device=device, precision=precision)
+
+
+def _pixels(item: NetworkInput | AmdSegError) -> int:
+    return item.photo.pixels.size // 3 if isinstance(item, NetworkInput) else 1
 
 
 def _raising(

@@ -98,7 +98,7 @@ def evaluate(
     data = _dataset(dataset, folder, images, masks, labels).subset(every=every, limit=limit)
     looks = None if data.benchmark.truth is None else labels
     if looks is None and any(labels.values()):
-        raise click.UsageError("--slide, --flip and --coloured-masks are for masks with classes.")
+        raise click.UsageError("--slide and --flip are for masks with classes. Drop them.")
     if looks is not None and (scoring.stretch or scoring.threshold != 0.5):
         raise click.UsageError("--stretch and --threshold are for masks of one object. Drop them.")
     origin, name = _origin(predictions, method, scoring, options, looks)
@@ -123,13 +123,14 @@ def _dataset(
     if dataset is not None and folder is not None and images is None and masks is None:
         if labels["classes"] is not None:
             raise click.UsageError(f"{dataset} has its own classes. Drop --classes.")
-        return open_dataset(dataset, folder)
-    if dataset is None and masks is not None:
-        truth = None
-        if labels["classes"] is not None:
-            truth = LabelTruth(read_classes(labels["classes"]), labels["coloured_masks"])
-        return open_folders(images, masks, truth=truth)
-    raise click.UsageError("Give DATASET and its folder, or --images and --masks of any set.")
+        data = open_dataset(dataset, folder)
+    elif dataset is None and masks is not None:
+        classes = labels["classes"]
+        truth = None if classes is None else LabelTruth(read_classes(classes))
+        data = open_folders(images, masks, truth=truth)
+    else:
+        raise click.UsageError("Give DATASET and its folder, or --images and --masks of any set.")
+    return data.read_by_colour() if labels["coloured_masks"] else data
 
 
 def _origin(
