@@ -25,6 +25,7 @@ LAYERS = {
     "amd_seg.weights": 2,
     "amd_seg.weights_folder": 2,
     "amd_seg.hub": 2,
+    "amd_seg.colour_model": 1,
     "amd_seg.model": 1,
     "amd_seg.media": 1,
     "amd_seg.evaluation.metrics": 1,

@@ -17,9 +17,10 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from amd_seg.colour_model import require_opencv
 from amd_seg.errors import AmdSegError, MediaError
 from amd_seg.media.files import write_atomically
-from amd_seg.training.background import Flow, dis_flow, require_opencv
+from amd_seg.training.background import Flow, dis_flow
 from amd_seg.training.clips import Clip, find_clips
 from amd_seg.training.movers import REFERENCE_RATE, MoverConfig, mover_targets
 
