@@ -39,6 +39,17 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     help="Motion masks that are there for --objective mover; else they are found, in OUT/targets.",
 )
+@click.option(
+    "--photos",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Stills that --objective mover learns from beside the clips.",
+)
+@click.option(
+    "--photo-targets",
+    type=click.Path(path_type=Path),
+    help="Masks of --photos that are there; else they are found, in OUT/photo_targets.",
+)
 @click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps.")
 @click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in OUT.")
 @click.option(
@@ -63,6 +74,8 @@ def train(
     init: str | None,
     init_backbone: Path | None,
     targets: Path | None,
+    photos: Path | None,
+    photo_targets: Path | None,
     device: str,
     resume: bool,
     evaluate: Path | None,
@@ -101,6 +114,8 @@ def train(
             "init": init,
             "init_backbone": init_backbone,
             "targets": targets,
+            "photos": photos,
+            "photo_targets": photo_targets,
             "device": device,
             "resume": resume,
             "evaluate": evaluate,

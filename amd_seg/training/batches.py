@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from amd_seg.errors import ConfigError, InputError
-from amd_seg.training.clips import Clip, find_clips
+from amd_seg.training.clips import Clip, find_clips, find_photos
 from amd_seg.training.data import FrameStore, PairSampler
 from amd_seg.training.distributed import Processes
 from amd_seg.training.folder import RunFolder
@@ -16,8 +16,10 @@ from amd_seg.training.mover_files import write_targets_of_clips
 from amd_seg.training.movers import MoverConfig
 from amd_seg.training.moving_pairs import MovingPairs
 from amd_seg.training.pairs import Crop
+from amd_seg.training.photo_files import write_photo_targets
+from amd_seg.training.photos import PhotoConfig
 from amd_seg.training.presets import TrainingConfig
-from amd_seg.training.targets import TargetSampler, load_target_clips
+from amd_seg.training.targets import TargetClip, TargetSampler, load_target_clips
 
 
 class Batches(Protocol):
@@ -43,6 +45,8 @@ def open_batches(
     folder: RunFolder,
     *,
     targets: str | os.PathLike[str] | None = None,
+    photos: str | os.PathLike[str] | None = None,
+    photo_targets: str | os.PathLike[str] | None = None,
 ) -> Batches:
     """Open the clips under the roots as a stream of this process's micro-batches.
 
@@ -52,9 +56,12 @@ def open_batches(
         processes: those that share a step.
         folder: where motion targets are kept if they must be found first.
         targets: a folder of motion targets that are there.
+        photos: a folder of stills to learn from beside the clips (objective mover).
+        photo_targets: a folder of their targets that are there.
 
     Raises:
-        ConfigError: the batch cannot be shared by the processes.
+        ConfigError: the batch cannot be shared by the processes, or photos do not fit the
+            objective.
         InputError, MediaError: the clips, or their targets, cannot be used.
     """
     _require_shareable(config, processes)
@@ -62,7 +69,13 @@ def open_batches(
     if config.objective == "mover":
         place = Path(targets) if targets else _found_targets(clips, config, processes, folder)
         found = load_target_clips(clips, place, short_edge=config.short_edge)
-        return TargetSampler(found, _own_share(config, processes), processes.device)
+        stills = _open_photos(photos, photo_targets, config, processes, folder)
+        return TargetSampler(found, _own_share(config, processes), processes.device, stills)
+    if photos is not None:
+        raise ConfigError(
+            f"Photos have no motion for the objective {config.objective}. "
+            "Give --photos with --objective mover only."
+        )
     pairs = _open_pairs(clips, config, processes)
     if config.min_relative_motion:
         return MovingPairs(pairs, config.min_relative_motion)
@@ -72,15 +85,37 @@ def open_batches(
 def _found_targets(
     clips: Sequence[Clip], config: TrainingConfig, processes: Processes, folder: RunFolder
 ) -> Path:
-    if not processes.is_alone:
-        # The others would wait for longer than a collective may take.
-        raise InputError(
-            f"{processes.world_size} processes cannot look for motion targets together. Find them "
-            "first with python -m amd_seg.training.mover_files, and give their folder by --targets."
-        )
+    _require_alone(processes, "motion", "mover_files", "--targets")
     mover = MoverConfig(mask_height=config.short_edge)
     write_targets_of_clips(clips, folder.targets, mover, workers=os.cpu_count() or 1)
     return folder.targets
+
+
+def _open_photos(
+    photos: str | os.PathLike[str] | None,
+    targets: str | os.PathLike[str] | None,
+    config: TrainingConfig,
+    processes: Processes,
+    folder: RunFolder,
+) -> list[TargetClip]:
+    if photos is None:
+        return []
+    stills = find_photos(photos)
+    place = Path(targets) if targets else folder.photo_targets
+    if not targets:
+        _require_alone(processes, "photo", "photo_files", "--photo-targets")
+        contrast = PhotoConfig(mask_height=config.short_edge)
+        write_photo_targets(stills, place, contrast, workers=os.cpu_count() or 1)
+    return load_target_clips(stills, place, short_edge=config.short_edge)
+
+
+def _require_alone(processes: Processes, kind: str, module: str, flag: str) -> None:
+    if not processes.is_alone:
+        # The others would wait for longer than a collective may take.
+        raise InputError(
+            f"{processes.world_size} processes cannot look for {kind} targets together. Find them "
+            f"first with python -m amd_seg.training.{module}, and give their folder by {flag}."
+        )
 
 
 def _open_pairs(

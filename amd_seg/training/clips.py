@@ -1,5 +1,6 @@
 """Where training clips come from: video files, folders of frames, data sets, split files."""
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -80,6 +81,22 @@ def find_clips(roots: Sequence[str]) -> list[Clip]:
             )
         clips += [replace(clip, weight=weight) for clip in found]
     return clips
+
+
+def find_photos(root: str | os.PathLike[str]) -> list[Clip]:
+    """Return the photos in a folder, at any depth, each as a clip of one frame.
+
+    Raises:
+        InputError: the folder does not exist, or holds no photo.
+    """
+    top = Path(root)
+    if not top.is_dir():
+        raise InputError(f"No such folder: {top}. Check the path.")
+    folders = [top, *sorted((path for path in top.rglob("*") if path.is_dir()), key=natural_order)]
+    photos = [photo for folder in folders for photo in list_frames(folder)]
+    if not photos:
+        raise InputError(f"No photo in {top}. Give a folder that holds some.")
+    return [Clip(str(path.relative_to(top)), path.parent, (path.name,)) for path in photos]
 
 
 def require_mostly_intact(broken: dict[str, str], total: int) -> None:

@@ -49,6 +49,11 @@ class RunFolder:
         return self.path / "targets"
 
     @property
+    def photo_targets(self) -> Path:
+        """The masks of stills that the object channel learns from."""
+        return self.path / "photo_targets"
+
+    @property
     def best(self) -> Path:
         """The weights that scored best, where the run is scored."""
         return self.path / "best"
@@ -68,7 +73,10 @@ class RunFolder:
             raise InputError(
                 f"Cannot resume {self.path}: it has no checkpoint. Start it without --resume."
             )
-        in_use = self.path.exists() and set(self.path.iterdir()) - {self.targets}
+        in_use = self.path.exists() and set(self.path.iterdir()) - {
+            self.targets,
+            self.photo_targets,
+        }
         if in_use and not resume:
             raise InputError(
                 f"The run folder {self.path} is not empty. "

@@ -6,23 +6,18 @@ Run it on clips with `python -m amd_seg.training.mover_files VIDEO_FOLDER OUT`.
 import argparse
 import logging
 import os
-import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from amd_seg.colour_model import require_opencv
-from amd_seg.errors import AmdSegError, MediaError
-from amd_seg.media.files import write_atomically
+from amd_seg.errors import MediaError
 from amd_seg.training.background import Flow, dis_flow
 from amd_seg.training.clips import Clip, find_clips
-from amd_seg.training.movers import REFERENCE_RATE, MoverConfig, mover_targets
+from amd_seg.training.movers import REFERENCE_RATE, MoverConfig, MoverTargets, mover_targets
+from amd_seg.training.target_files import TargetJob, write_targets
 
 logger = logging.getLogger(__name__)
 
@@ -39,11 +34,7 @@ def write_mover_targets(
     workers: int = 2,
     on_clip: Callable[[str, int], None] | None = None,
 ) -> list[Path]:
-    """Find the targets of many clips and write one file `<name>.npz` a clip.
-
-    Clips whose file is there, whole, and of the same settings are skipped, so that a run that
-    was ended goes on. Clips without a file come first, then those of other settings. A file
-    appears whole or not at all.
+    """Find the targets of many clips and write one file a clip, see `write_targets`.
 
     Args:
         clips: name -> where its frames come from; with several workers both this and `flow`
@@ -61,67 +52,15 @@ def write_mover_targets(
         MediaError: clips that could not be read, all named; the others are done.
         ConfigError: OpenCV is not installed.
     """
-    require_opencv()
-    out = Path(folder)
-    out.mkdir(parents=True, exist_ok=True)
-    paths = {name: out / f"{name}.npz" for name in clips}
     jobs = {}
-    for name in sorted(clips, key=lambda name: paths[name].exists()):
+    for name, source in clips.items():
         settings = config[name] if isinstance(config, Mapping) else config or MoverConfig()
-        if not _is_done(paths[name], settings):
-            jobs[name] = partial(_write_clip, clips[name], paths[name], settings, flow)
-    failed = []
-    for name, result in _run(jobs, workers):
-        if isinstance(result, AmdSegError):
-            failed.append(f"{name} ({result})")
-        elif on_clip is not None:
-            on_clip(name, result)
-    if failed:
-        raise MediaError(
-            f"No targets for {len(failed)} of {len(clips)} clips: {'; '.join(failed)}. "
-            "The others are done; mend or remove these and start again."
-        )
-    return list(paths.values())
+        jobs[name] = TargetJob(partial(_find, source, settings, flow), settings)
+    return write_targets(jobs, folder, workers=workers, on_file=on_clip)
 
 
-def _run(
-    jobs: Mapping[str, Callable[[], int | AmdSegError]], workers: int
-) -> Iterator[tuple[str, int | AmdSegError]]:
-    if workers <= 1:
-        yield from ((name, job()) for name, job in jobs.items())
-        return
-    # Forking a process that holds torch's threads can hang it.
-    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_one_thread) as pool:
-        names = {pool.submit(job): name for name, job in jobs.items()}
-        yield from ((names[done], done.result()) for done in as_completed(names))
-
-
-def _one_thread() -> None:
-    require_opencv().setNumThreads(1)
-
-
-def _write_clip(
-    source: FrameSource, path: Path, config: MoverConfig, flow: Flow
-) -> int | AmdSegError:
-    """Write one clip's file and give its number of targets, or the error to report."""
-    try:
-        targets = mover_targets(source(), config, flow)
-    except MediaError as error:
-        return error
-
-    def write(file: BinaryIO) -> None:
-        np.savez_compressed(file, settings=np.array(repr(config)), **vars(targets))
-
-    write_atomically(path, write)
-    return len(targets.indices)
-
-
-def _is_done(path: Path, config: MoverConfig) -> bool:
-    try:
-        with open(path, "rb") as file, np.load(file) as stored:
-            return bool(stored["settings"] == repr(config)) and "confidence" in stored
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return False
+def _find(source: FrameSource, config: MoverConfig, flow: Flow) -> MoverTargets:
+    return mover_targets(source(), config, flow)
 
 
 def interleaved(names: Iterable[str]) -> list[str]:

@@ -91,6 +91,8 @@ class TrainingConfig:
     """video: one random pair a clip and epoch, as published; pair: every pair is an item."""
     max_gap: int = 1
     """Largest distance, in frames, between the two of a pair."""
+    photo_share: float = 0.5
+    """Share of the crops that come from --photos, where there are any (objective mover)."""
     min_relative_motion: float = 0.0
     """Pixels, at a short edge of 96, by which a twentieth of a pair must move against its
     background; other pairs are passed over, for they say nothing of objects. Needs OpenCV."""
@@ -144,7 +146,7 @@ class TrainingConfig:
                 yield name, "above 0"
         if not 0 < self.start_scale <= 1:
             yield "start_scale", "above 0, up to 1"
-        for name in ("ssim_weight", "ema_decay"):
+        for name in ("ssim_weight", "ema_decay", "photo_share"):
             if not 0 <= getattr(self, name) <= 1:
                 yield name, "0 to 1"
         if min(self.crop) < 16:

@@ -95,6 +95,8 @@ def train(
     init: str | None = None,
     init_backbone: str | os.PathLike[str] | None = None,
     targets: str | os.PathLike[str] | None = None,
+    photos: str | os.PathLike[str] | None = None,
+    photo_targets: str | os.PathLike[str] | None = None,
     device: str = "auto",
     resume: bool = False,
     evaluate: str | os.PathLike[str] | None = None,
@@ -111,6 +113,8 @@ def train(
         init_backbone: a ResNet's weights for the backbone, see `load_backbone`.
         targets: folder of motion masks that are there, for the objective "mover"; None finds
             them first and keeps them in the run folder.
+        photos: a folder of stills that the objective "mover" learns from beside the clips.
+        photo_targets: folder of their masks that are there; None finds them first likewise.
         device: see `resolve_device`.
         resume: go on from the newest checkpoint in `out`.
         evaluate: a folder in the layout of DAVIS on which every region is scored while the run
@@ -130,6 +134,7 @@ def train(
         "amd_seg": __version__,
         "roots": list(roots),
         "init": init,
+        "photos": None if photos is None else os.fspath(photos),
         "init_backbone": None if init_backbone is None else os.fspath(init_backbone),
         "model": dataclasses.asdict(model),
         "training": dataclasses.asdict(config),
@@ -142,7 +147,15 @@ def train(
         if init_backbone is not None and not resume:
             load_backbone(amd, init_backbone)
         amd.to(processes.device)
-        batches = open_batches(roots, config, processes, folder, targets=targets)
+        batches = open_batches(
+            roots,
+            config,
+            processes,
+            folder,
+            targets=targets,
+            photos=photos,
+            photo_targets=photo_targets,
+        )
         run = _prepare(amd, folder, config, processes, batches)
         if processes.is_first:
             folder.write_settings(settings)

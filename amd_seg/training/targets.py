@@ -105,17 +105,32 @@ class TargetBatch:
 
 
 class TargetSampler(Iterator[TargetBatch]):
-    """An endless, seeded stream of batches; its state is one generator's."""
+    """An endless, seeded stream of batches; its state is one generator's.
+
+    Args:
+        clips: frames of clips, and what moves in them.
+        config: the settings.
+        device: where the batches go.
+        photos: stills, and what stands out in them: `config.photo_share` of what is drawn.
+
+    Raises:
+        MediaError: no clip has a target.
+    """
 
     def __init__(
-        self, clips: Sequence[TargetClip], config: TrainingConfig, device: torch.device
+        self,
+        clips: Sequence[TargetClip],
+        config: TrainingConfig,
+        device: torch.device,
+        photos: Sequence[TargetClip] = (),
     ) -> None:
         if not clips:
             raise MediaError("No clip has a target to learn from. Give clips in which things move.")
-        self.clips = clips
+        self.clips = [*clips, *photos]
         self.config = config
         self.device = device
-        self.weights = torch.tensor([clip.weight for clip in clips])
+        share = config.photo_share if photos else 0.0
+        self.weights = torch.cat((_shares(clips).mul(1 - share), _shares(photos).mul(share)))
         self.generator = torch.Generator().manual_seed(config.seed)
 
     def __next__(self) -> TargetBatch:
@@ -145,3 +160,9 @@ class TargetSampler(Iterator[TargetBatch]):
         frame = cut(frame.to(self.device), box, self.config.crop)
         target = cut(target.to(self.device), box, self.config.crop)
         return frame, target, f"{clip.name}:{clip.indices[item]}"
+
+
+def _shares(clips: Sequence[TargetClip]) -> Tensor:
+    """How often each clip is drawn, (clip,), float, sums to 1; empty for none."""
+    weights = torch.tensor([clip.weight for clip in clips])
+    return weights / weights.sum()

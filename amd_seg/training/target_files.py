@@ -1,0 +1,117 @@
+"""Files of targets: found in parallel, one file a clip, whole or not at all."""
+
+import os
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from amd_seg.colour_model import require_opencv
+from amd_seg.errors import AmdSegError, MediaError
+from amd_seg.media.files import write_atomically
+from amd_seg.training.movers import MoverTargets
+
+
+@dataclass(frozen=True)
+class TargetJob:
+    """How the targets of one clip, or one photo, are found.
+
+    Attributes:
+        find: finds them; picklable where several processes share the work.
+        settings: what `find` was told: a file of other settings is not taken for done.
+    """
+
+    find: Callable[[], MoverTargets]
+    settings: object
+
+
+def write_targets(
+    jobs: Mapping[str, TargetJob],
+    folder: str | os.PathLike[str],
+    *,
+    workers: int = 2,
+    on_file: Callable[[str, int], None] | None = None,
+) -> list[Path]:
+    """Find targets and write one file `<name>.npz` a job.
+
+    Jobs whose file is there, whole, and of the same settings are skipped, so that a run that
+    was ended goes on. Jobs without a file come first, then those of other settings.
+
+    Args:
+        jobs: by name.
+        folder: where the files go; it is made when missing.
+        workers: processes; with 1 all is done in this one.
+        on_file: called with name and number of targets after each file that was written.
+
+    Returns:
+        The file of each job, in the order of `jobs`.
+
+    Raises:
+        MediaError: files that could not be read, all named; the others are done.
+        ConfigError: OpenCV is not installed.
+    """
+    require_opencv()
+    out = Path(folder)
+    out.mkdir(parents=True, exist_ok=True)
+    paths = {name: out / f"{name}.npz" for name in jobs}
+    waiting = {
+        name: partial(_write, jobs[name], paths[name])
+        for name in sorted(jobs, key=lambda name: paths[name].exists())
+        if not _is_done(paths[name], jobs[name].settings)
+    }
+    failed = []
+    for name, result in _run(waiting, workers):
+        if isinstance(result, AmdSegError):
+            failed.append(f"{name} ({result})")
+        elif on_file is not None:
+            on_file(name, result)
+    if failed:
+        raise MediaError(
+            f"No targets for {len(failed)} of {len(jobs)} inputs: {'; '.join(failed)}. "
+            "The others are done; mend or remove these and start again."
+        )
+    return list(paths.values())
+
+
+def _run(
+    jobs: Mapping[str, Callable[[], int | AmdSegError]], workers: int
+) -> Iterator[tuple[str, int | AmdSegError]]:
+    if workers <= 1:
+        yield from ((name, job()) for name, job in jobs.items())
+        return
+    # Forking a process that holds torch's threads can hang it.
+    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_one_thread) as pool:
+        names = {pool.submit(job): name for name, job in jobs.items()}
+        yield from ((names[done], done.result()) for done in as_completed(names))
+
+
+def _one_thread() -> None:
+    require_opencv().setNumThreads(1)
+
+
+def _write(job: TargetJob, path: Path) -> int | AmdSegError:
+    """Write one file and give its number of targets, or the error to report."""
+    try:
+        targets = job.find()
+    except MediaError as error:
+        return error
+
+    def write(file: BinaryIO) -> None:
+        np.savez_compressed(file, settings=np.array(repr(job.settings)), **vars(targets))
+
+    write_atomically(path, write)
+    return len(targets.indices)
+
+
+def _is_done(path: Path, settings: object) -> bool:
+    try:
+        with open(path, "rb") as file, np.load(file) as stored:
+            return bool(stored["settings"] == repr(settings)) and "confidence" in stored
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return False
