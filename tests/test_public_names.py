@@ -29,9 +29,9 @@ ATTRIBUTES = {
         *("config", "device", "from_pretrained", "model", "precision", "region_masks", "stream"),
     ],
     "Segmentation": [
-        *("confidence", "cutout", "encode", "mask", "object_channel", "overlay", "photo"),
-        *("region_masks", "regions", "render", "saliency", "save", "source", "threshold"),
-        "threshold_rule",
+        *("alpha", "confidence", "cutout", "encode", "mask", "min_confidence", "object_channel"),
+        *("overlay", "photo", "refine", "region_masks", "regions", "render", "saliency"),
+        *("save", "source", "threshold", "threshold_rule"),
     ],
 }
 
@@ -39,22 +39,24 @@ SIGNATURES = {
     "Segmenter": "(model, config, *, device='auto', precision='float32')",
     "Segmenter.from_pretrained": "(source=None, *, revision=None, device='auto', "
     "precision='float32')",
-    "Segmenter.__call__": "(self, image, *, size=None, threshold=None, batch_size=8, "
-    "max_pixels=200000000)",
-    "Segmenter.stream": "(self, images, *, size=None, threshold=None, batch_size=8, "
-    "max_pixels=200000000)",
+    "Segmenter.__call__": "(self, image, *, size=None, threshold=None, refine='guided', tta=False, "
+    "min_confidence=0.0, batch_size=8, max_pixels=200000000)",
+    "Segmenter.stream": "(self, images, *, size=None, threshold=None, refine='guided', tta=False, "
+    "min_confidence=0.0, batch_size=8, max_pixels=200000000)",
     "Segmenter.region_masks": "(self, frames)",
-    "Segmentation": "(photo, region_masks, object_channel, threshold_rule=0.5)",
-    "Segmentation.cutout": "(self)",
+    "Segmentation": "(photo, region_masks, object_channel, threshold_rule=0.5, refine='none', "
+    "min_confidence=0.0)",
+    "Segmentation.cutout": "(self, *, keep_rgb=False)",
     "Segmentation.overlay": "(self)",
-    "Segmentation.render": "(self, output='mask')",
-    "Segmentation.encode": "(self, output='mask')",
-    "Segmentation.save": "(self, path, output='mask')",
+    "Segmentation.render": "(self, output='mask', *, keep_rgb=False)",
+    "Segmentation.encode": "(self, output='mask', *, keep_rgb=False)",
+    "Segmentation.save": "(self, path, output='mask', *, keep_rgb=False)",
 }
 
 OPTIONS = {
     "image": "INPUT... --out --output --threshold --size --weights --revision --device --precision "
-    "--batch-size --max-pixels --recursive --overwrite --resume --json --quiet --debug --help",
+    "--batch-size --refine --tta --min-confidence --keep-rgb --max-pixels --recursive --overwrite "
+    "--resume --json --quiet --debug --help",
     "train": "VIDEOS... --out --preset --init --init-backbone --targets --device --resume "
     "--evaluate --ablate-regions --steps --minutes --batch-size --accumulate --objective "
     "--motion-first-steps --dense-weight --flow-fit-weight --flow-fit "
@@ -72,8 +74,8 @@ OPTIONS = {
     "weights info": "NAME --revision --json --help",
     "weights list": "--json --help",
     "evaluate": "[DATASET DIR] --images --masks --predictions --method --weights --revision "
-    "--size --device --precision --batch-size --threshold --resize-masks --stretch --every "
-    "--limit --save --resume --workers --per-sequence --json --csv --markdown --sheet "
+    "--size --device --precision --batch-size --refine --tta --threshold --resize-masks "
+    "--stretch --every --limit --save --resume --workers --per-sequence --json --csv --markdown --sheet "
     "--quiet --debug --help",
     "env": "--json --quiet --debug --help",
 }

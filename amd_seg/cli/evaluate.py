@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import click
 
 from amd_seg.cli import boundary
-from amd_seg.cli.image import PRECISIONS, parse_threshold
+from amd_seg.cli.image import PRECISIONS, parse_threshold, refinement_options
 
 if TYPE_CHECKING:
     from amd_seg.evaluation.datasets import Dataset
@@ -104,6 +104,7 @@ def _report_options(command: Command) -> Command:
 )
 @click.option("--method", type=click.Choice(METHODS), help="Score this instead of a network.")
 @_network_options
+@refinement_options
 @_scoring_options
 @click.option("--every", type=click.IntRange(1), default=1, help="Score every n-th sample only.")
 @click.option("--limit", type=click.IntRange(1), help="Score this many, spread evenly.")
@@ -181,7 +182,7 @@ def _origin(
     """Return the origin of the maps and what to call it."""
     from amd_seg.evaluation import origins
 
-    names = ("weights", "revision", "size", "device", "precision", "batch_size")
+    names = ("weights", "revision", "size", "device", "precision", "batch_size", "refine", "tta")
     network = {name: options.pop(name) for name in names}
     save, resume = options.pop("save"), options.pop("resume")
     given = {"--predictions": predictions, "--method": method, "--weights": network["weights"]}

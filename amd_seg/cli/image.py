@@ -1,10 +1,10 @@
 """`amd-seg image`: photos in, masks and other pictures out."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -18,9 +18,15 @@ if TYPE_CHECKING:
 # As amd_seg.device.PRECISIONS, which would load torch for `--help`; a test holds them equal.
 PRECISIONS = ("float32", "bfloat16")
 
+# As amd_seg.refinement.REFINEMENTS, likewise.
+REFINEMENTS = ("none", "guided", "grabcut")
+DEFAULT_REFINEMENT = "guided"
+
 # Pixels of results that may wait to be written: each takes about 8 bytes.
 _PIXELS_WAITING = 64_000_000
 _WRITERS_AHEAD = 8
+
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,20 @@ def parse_threshold(
     if not 0 < number < 1:
         raise click.BadParameter(f"{value!r} is neither otsu nor a number between 0 and 1.")
     return number
+
+
+def refinement_options(command: Command) -> Command:
+    """Add the flags that bring the network's coarse map to the photo's edges."""
+    refine = click.option(
+        "--refine",
+        type=click.Choice(REFINEMENTS),
+        default=DEFAULT_REFINEMENT,
+        help="How masks find the edges of the photo; grabcut needs OpenCV.",
+    )
+    tta = click.option(
+        "--tta", is_flag=True, help="Mean of three sizes, each mirrored too: six times the work."
+    )
+    return refine(tta(command))
 
 
 @click.command(context_settings={"show_default": True})
@@ -82,6 +102,14 @@ def parse_threshold(
     default=8,
     help="Photos that share a pass of the network where their sizes allow it.",
 )
+@refinement_options
+@click.option(
+    "--min-confidence",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    help="Confidence below which a photo counts as one without an object: its mask is empty.",
+)
+@click.option("--keep-rgb", is_flag=True, help="Of cutouts: keep all colours, hidden ones too.")
 @click.option(
     "--max-pixels",
     type=click.IntRange(1),
@@ -98,6 +126,7 @@ def image(
     inputs: tuple[str, ...],
     out: str | None,
     output: str,
+    keep_rgb: bool,
     recursive: bool,
     overwrite: bool,
     resume: bool,
@@ -114,6 +143,8 @@ def image(
     Exit codes: 0 all done, 1 some photos failed, 2 wrong usage,
     3 the weights cannot be had, 130 interrupted.
     """
+    if keep_rgb and output != "cutout":
+        raise click.UsageError(f"--keep-rgb is of cutouts, not of --output {output}. Drop it.")
     jobs, missing = plan_jobs(inputs, out, output, recursive=recursive)
     if as_json and any(job.target == STANDARD_STREAM for job in jobs):
         raise click.UsageError("--json and a picture on stdout cannot share it. Drop one of them.")
@@ -126,7 +157,7 @@ def image(
         boundary.notice(f"{len(jobs) - len(waiting)} of {len(jobs)} photos were done before.")
     make_folders(waiting, out)
     with boundary.progress(len(waiting), "photo") as bar:
-        for outcome in _segment(waiting, output, **settings):
+        for outcome in _segment(waiting, output, keep_rgb=keep_rgb, **settings):
             failed += _report(outcome, as_json)
             bar.update()
     if failed:
@@ -137,6 +168,7 @@ def _segment(
     jobs: list[Job],
     output: str,
     *,
+    keep_rgb: bool,
     weights: str | None,
     revision: str | None,
     device: str,
@@ -149,8 +181,10 @@ def _segment(
     from amd_seg.overlap import map_ahead
     from amd_seg.segmenter import Segmenter
 
+    drawing = {"keep_rgb": True} if keep_rgb else {}
+
     def write(pair: "tuple[Job, Segmentation | AmdSegError]") -> Outcome:
-        return _write(*pair, output)
+        return _write(*pair, output, drawing)
 
     segmenter = Segmenter.from_pretrained(
         weights, revision=revision, device=device, precision=precision
@@ -171,15 +205,17 @@ def _open(source: str) -> str | bytes:
     return sys.stdin.buffer.read() if source == STANDARD_STREAM else source
 
 
-def _write(job: Job, result: "Segmentation | AmdSegError", output: str) -> Outcome:
+def _write(
+    job: Job, result: "Segmentation | AmdSegError", output: str, drawing: dict[str, bool]
+) -> Outcome:
     if isinstance(result, AmdSegError):
         return Outcome(job, error=result)
     picture = b""
     try:
         if job.target == STANDARD_STREAM:
-            picture = result.encode(output)
+            picture = result.encode(output, **drawing)
         else:
-            result.save(job.target, output)
+            result.save(job.target, output, **drawing)
     except (AmdSegError, OSError) as error:
         return Outcome(job, error=error)
     height, width = result.mask.shape
@@ -189,6 +225,7 @@ def _write(job: Job, result: "Segmentation | AmdSegError", output: str) -> Outco
         "threshold": round(result.threshold, 4),
         "mask_share": round(float(result.mask.mean()), 4),
         "confidence": round(result.confidence, 4),
+        "object": bool(result.mask.any()),
     }
     return Outcome(job, facts, picture=picture)
 
