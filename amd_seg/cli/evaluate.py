@@ -12,7 +12,7 @@ from amd_seg.cli.evaluate_options import (
     report_options,
     scoring_options,
 )
-from amd_seg.cli.options import network_options
+from amd_seg.cli.options import network_options, refinement_options
 
 if TYPE_CHECKING:
     from amd_seg.evaluation.datasets import Dataset
@@ -40,6 +40,7 @@ REPRODUCE = "reproduce"
 )
 @click.option("--method", type=click.Choice(METHODS), help="Score this instead of a network.")
 @network_options("Pictures in a pass of the network.")
+@refinement_options
 @scoring_options
 @label_options
 @click.option("--every", type=click.IntRange(1), default=1, help="Score every n-th sample only.")
@@ -143,7 +144,7 @@ def _origin(
     """Return the origin of the maps and what to call it; `labels` where they hold classes."""
     from amd_seg.evaluation import networks, origins
 
-    names = ("weights", "revision", "size", "device", "precision", "batch_size")
+    names = ("weights", "revision", "size", "device", "precision", "batch_size", "refine", "tta")
     network = {name: options.pop(name) for name in names}
     save, resume = options.pop("save"), options.pop("resume")
     given = {"--predictions": predictions, "--method": method, "--weights": network["weights"]}
