@@ -259,6 +259,8 @@ def _of_frame(result: Segmentation, masks: NDArray[np.float32]) -> FrameSegmenta
         masks,
         result.object_channel,
         result.threshold_rule,
+        refine=result.refine,
+        min_confidence=result.min_confidence,
         index=photo.index,
         time=photo.time,
     )

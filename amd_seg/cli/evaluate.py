@@ -12,7 +12,7 @@ from amd_seg.cli.evaluate_options import (
     report_options,
     scoring_options,
 )
-from amd_seg.cli.options import network_options, refinement_options
+from amd_seg.cli.options import DEFAULT_REFINEMENT, network_options, refinement_options
 
 if TYPE_CHECKING:
     from amd_seg.evaluation.datasets import Dataset
@@ -161,6 +161,9 @@ def _origin(
     if labels is not None:
         if network["weights"] is None:
             raise click.UsageError("Classes need --weights of amd-seg finetune, or --predictions.")
+        refine, tta = network.pop("refine"), network.pop("tta")
+        if tta or refine != DEFAULT_REFINEMENT:
+            raise click.UsageError("--refine and --tta are of masks, not of classes. Drop them.")
         looks = {key: labels[key] for key in ("slide", "flip")}
         name += "".join(f", {key}" for key, is_on in looks.items() if is_on)
         origin = networks.from_semantic_network(**network, **looks)
