@@ -14,6 +14,7 @@ from PIL import Image, ImageCms
 from torch.nn.functional import interpolate
 
 from amd_seg import DeviceError, InputError, MediaError, Segmentation, Segmenter, WeightsError
+from amd_seg.device import _warn_where_emulated
 from amd_seg.errors import AmdSegError
 from amd_seg.media.images import Photo
 from amd_seg.model.amd import AMD
@@ -364,6 +365,17 @@ def test_bfloat16_is_near_float32(weights: Path, segmenter: Segmenter) -> None:
     result = reduced(photo())
     assert result.saliency.dtype == np.float32
     np.testing.assert_allclose(result.saliency, segmenter(photo()).saliency, atol=0.02)
+
+
+def test_bfloat16_in_software_is_warned_of_once(
+    weights: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _warn_where_emulated.cache_clear()
+    # As torch answers on a CPU without AVX-512.
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    for _ in range(2):
+        Segmenter.from_pretrained(weights, device="cpu", precision="bfloat16")
+    assert caplog.text.count("Use float32.") == 1
 
 
 @pytest.mark.gpu
