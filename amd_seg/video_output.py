@@ -88,7 +88,7 @@ def write_twin(
     *,
     output: str,
     background: str | os.PathLike[str] | None,
-    on_frame: OnFrame,
+    on_frame: OnFrame | None,
 ) -> VideoReport:
     """Draw the segmentations of a clip's frames into `target`.
 
@@ -124,7 +124,8 @@ def write_twin(
             for count, item in enumerate(drawn, start=1):
                 writer.write(item.prepared, item.number, item.time)
                 totals += item.mask_share, item.confidence
-                on_frame(count, clip.frame_count)
+                if on_frame is not None:
+                    on_frame(count, clip.frame_count)
     share, confidence = (totals / count).tolist()
     return VideoReport(target, count, clip.width, clip.height, share, confidence, clip.is_truncated)
 

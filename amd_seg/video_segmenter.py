@@ -118,7 +118,7 @@ class VideoSegmenter:
         threshold: float | str | None = None,
         smooth: bool = False,
         batch_size: int = 8,
-        on_frame: OnFrame = lambda done, total: None,
+        on_frame: OnFrame | None = None,
     ) -> VideoReport:
         """Segment a clip and draw its twin, with the clip's timestamps, sound and subtitles.
 

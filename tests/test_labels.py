@@ -163,8 +163,11 @@ def test_the_layout_of_voc_is_read_by_its_lists(voc: Path) -> None:
     found = open_voc2012(voc)
     assert (found.title, len(found.photos), found.classes) == ("voc2012 train", 6, VOC2012)
     assert len(open_voc2012(voc, "val").photos) == 3
-    shutil.copytree(voc / "SegmentationClass", voc / "SegmentationClassAug")
     lists = voc / "ImageSets" / "Segmentation"
+    # Some copies list the paths of photo and mask.
+    (lists / "paths.txt").write_text("/JPEGImages/2007_000001.jpg /Masks/2007_000001.png\n\n")
+    assert [photo.name for photo in open_voc2012(voc, "paths").photos] == ["2007_000001"]
+    shutil.copytree(voc / "SegmentationClass", voc / "SegmentationClassAug")
     shutil.copy(lists / "val.txt", lists / "trainaug.txt")
     augmented = open_voc2012(voc)
     assert augmented.title == "voc2012 trainaug"

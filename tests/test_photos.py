@@ -155,7 +155,7 @@ def test_a_folder_without_photos_and_a_broken_photo_are_named(photos, tmp_path):
     with pytest.raises(InputError, match="No photo in"):
         find_photos(tmp_path / "empty")
     (photos / "bad.jpg").write_bytes(b"no photo")
-    with pytest.raises(MediaError, match=r"1 of 3 inputs: bad \("):
+    with pytest.raises(MediaError, match=r"1 of 3 clips cannot be read \(bad: "):
         write_photo_targets(find_photos(photos), tmp_path / "out", FAST, workers=1)
 
 

@@ -12,9 +12,12 @@ from amd_seg.cli import COMMANDS, cli
 PUBLIC_NAMES = [
     "AMD",
     "AMDConfig",
+    "AdaptationConfig",
+    "AdaptationReport",
     "AmdSegError",
     "ConfigError",
     "DeviceError",
+    "FrameSegmentation",
     "InputError",
     "MediaError",
     "Segmentation",
@@ -22,8 +25,11 @@ PUBLIC_NAMES = [
     "SemanticSegmentation",
     "SemanticSegmenter",
     "TrainingDivergedError",
+    "VideoReport",
+    "VideoSegmenter",
     "WeightsError",
     "__version__",
+    "open_video",
 ]
 
 ATTRIBUTES = {
@@ -41,6 +47,20 @@ ATTRIBUTES = {
     "SemanticSegmentation": [
         *("classes", "encode", "facts", "labels", "overlay", "photo", "render", "save", "shares"),
         "source",
+    ],
+    "VideoSegmenter": ["adapt", "from_pretrained", "reset", "save", "segmenter", "write"],
+    "FrameSegmentation": [
+        *("confidence", "cutout", "encode", "facts", "index", "mask", "object_channel", "overlay"),
+        "photo",
+        *("region_masks", "regions", "render", "saliency", "save", "source", "threshold"),
+        *("threshold_rule", "time"),
+    ],
+    "VideoReport": [
+        *("confidence", "frames", "height", "is_truncated", "mask_share", "path", "width"),
+    ],
+    "AdaptationReport": [
+        *("channel", "evidence", "held_out", "is_adapted", "lessons", "loss_after"),
+        *("loss_before", "losses", "margin", "memory", "objective", "reason", "seconds", "steps"),
     ],
 }
 
@@ -67,6 +87,18 @@ SIGNATURES = {
     "Segmentation.render": "(self, output='mask')",
     "Segmentation.encode": "(self, output='mask')",
     "Segmentation.save": "(self, path, output='mask')",
+    "VideoSegmenter": "(segmenter)",
+    "VideoSegmenter.from_pretrained": "(source=None, *, revision=None, device='auto', "
+    "precision='float32')",
+    "VideoSegmenter.__call__": "(self, source, *, size=None, threshold=None, smooth=False, "
+    "batch_size=8)",
+    "VideoSegmenter.write": "(self, source, target, *, output='mask', background=None, "
+    "overwrite=False, size=None, threshold=None, smooth=False, batch_size=8, on_frame=None)",
+    "VideoSegmenter.adapt": "(self, source, config=None, *, steps=None, channel=None, "
+    "on_step=None)",
+    "VideoSegmenter.reset": "(self)",
+    "VideoSegmenter.save": "(self, folder)",
+    "open_video": "(source, *, start=None, end=None, every=1, frame_rate=24, short_edge=None)",
 }
 
 OPTIONS = {
@@ -91,6 +123,10 @@ OPTIONS = {
     "--sheet-every --checkpoint-every --keep --short-edge --scale --crop --flip --augment "
     "--workers --backbone --stage-widths --dilations --head-channels --head-dilation --dropout "
     "--padding --quiet --debug --help",
+    "video": "INPUT --out --output --background --start --end --every --frame-rate --adapt "
+    "--steps --objective --seed --channel --memory --save-adapted --threshold --smooth "
+    "--weights --revision --size --device --precision --batch-size --overwrite --json "
+    "--quiet --debug --help",
     "weights convert": "FILE --out --overwrite --help",
     "weights download": "REPO --revision --help",
     "weights info": "NAME --revision --json --help",

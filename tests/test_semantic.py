@@ -360,6 +360,7 @@ def test_coloured_truths_score_alike(voc: Path, tmp_path: Path) -> None:
             "2007_000006.png: The label 255 is predicted",
         ),
         (["voc2012", "VOC", "--predictions", "SMALL"], "Give --resize-masks"),
+        (["voc2012", "VOC", "--weights", "FOUR", "--stretch"], "for masks of one object"),
         (["ecssd", "PAIRS", "--slide"], "for masks with classes"),
     ],
 )

@@ -96,8 +96,8 @@ def adapt_to(
     """
     from amd_seg.training.loop import StopTraining
 
-    boundary.notice(f"Learning from {clip.source}.")
     with boundary.progress(wish.config.steps, "step") as bar, _noted_if(wish.save_to) as received:
+        boundary.notice(f"Learning from {clip.source}.")
 
         def on_step(step: "StepReport") -> None:
             bar.set_postfix(loss=f"{step.parts['loss']:.4f}", refresh=False)

@@ -99,6 +99,8 @@ def evaluate(
     looks = None if data.benchmark.truth is None else labels
     if looks is None and any(labels.values()):
         raise click.UsageError("--slide, --flip and --coloured-masks are for masks with classes.")
+    if looks is not None and (scoring.stretch or scoring.threshold != 0.5):
+        raise click.UsageError("--stretch and --threshold are for masks of one object. Drop them.")
     origin, name = _origin(predictions, method, scoring, options, looks)
     if predictions is not None and len(data.samples) == data.total:
         _warn_of_extra(data, predictions)

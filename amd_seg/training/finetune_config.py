@@ -64,9 +64,9 @@ def paper() -> FinetuneConfig:
 def cpu() -> FinetuneConfig:
     """What two CPU cores do in minutes, for a few hundred photos."""
     return FinetuneConfig(
-        steps=800,
-        short_edge=160,
-        crop=(160, 160),
+        steps=600,
+        short_edge=128,
+        crop=(128, 128),
         workers=0,
         sheet_every=200,
         checkpoint_every=200,

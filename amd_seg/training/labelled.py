@@ -141,7 +141,8 @@ def _names(path: Path, folder: Path) -> list[str]:
         )
     lines = path.read_text("utf-8").splitlines()
     # Lists of some copies hold the paths of photo and mask in each line.
-    names = [Path(line.split()[0]).stem for line in lines if line.strip()]
+    words = [line.split()[0] for line in lines if line.strip()]
+    names = [Path(word).stem if "/" in word else word for word in words]
     if not names:
         raise InputError(f"{path} lists no photo. Copy it from the full data set.")
     return names
