@@ -75,8 +75,8 @@ OPTIONS = {
     "weights list": "--json --help",
     "evaluate": "[DATASET DIR] --images --masks --predictions --method --weights --revision "
     "--size --device --precision --batch-size --refine --tta --threshold --resize-masks "
-    "--stretch --every --limit --save --resume --workers --per-sequence --json --csv --markdown --sheet "
-    "--quiet --debug --help",
+    "--stretch --every --limit --save --resume --workers --per-sequence --json --csv "
+    "--markdown --sheet --quiet --debug --help",
     "env": "--json --quiet --debug --help",
 }
 
