@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from amd_seg.errors import InputError
-from amd_seg.media.images import Photo, save_image
+from amd_seg.media.images import Photo, save_image, write_image
 from amd_seg.media.render import (
     opacity,
     render_cutout,
@@ -161,8 +161,9 @@ class Segmentation:
         Raises:
             InputError: `output` is unknown.
         """
-        file = io.BytesIO()
-        self.render(output, keep_rgb=keep_rgb).save(file, "PNG", icc_profile=self._profile(output))
+        file, picture = io.BytesIO(), self.render(output, keep_rgb=keep_rgb)
+        profile, resolution = self._metadata(output)
+        write_image(picture, file, ".png", icc_profile=profile, resolution=resolution)
         return file.getvalue()
 
     def save(
@@ -176,12 +177,15 @@ class Segmentation:
             InputError: `output` is unknown.
             MediaError: the suffix is unknown, or the file cannot be written.
         """
-        path = Path(path)
-        save_image(self.render(output, keep_rgb=keep_rgb), path, icc_profile=self._profile(output))
+        path, picture = Path(path), self.render(output, keep_rgb=keep_rgb)
+        profile, resolution = self._metadata(output)
+        save_image(picture, path, icc_profile=profile, resolution=resolution)
         return path
 
-    def _profile(self, output: str) -> bytes | None:
-        return self.photo.icc_profile if output in ("cutout", "overlay") else None
+    def _metadata(self, output: str) -> tuple[bytes | None, tuple[float, float] | None]:
+        """Return the colour profile and the resolution that go with a picture of the photo."""
+        is_of_photo = output in ("cutout", "overlay")
+        return (self.photo.icc_profile, self.photo.resolution) if is_of_photo else (None, None)
 
     def _render_regions(self) -> Image.Image:
         # By strips, because all regions of a large photo at once take gigabytes.

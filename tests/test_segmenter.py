@@ -336,16 +336,22 @@ def test_region_pictures_show_each_pixel_s_strongest_region(segmenter: Segmenter
         assert np.ptp(tint[:, 0] - tint[:, 2]) <= 2
 
 
-def test_the_colour_profile_goes_with_the_colours(segmenter: Segmenter, tmp_path: Path) -> None:
+def test_the_colour_profile_and_the_resolution_go_with_the_colours(
+    segmenter: Segmenter, tmp_path: Path
+) -> None:
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     path = tmp_path / "photo.png"
-    Image.fromarray(photo()).save(path, icc_profile=profile)
+    Image.fromarray(photo()).save(path, icc_profile=profile, dpi=(300, 150))
     result = segmenter(path)
     for output, kept in (("cutout", profile), ("mask", None)):
         for picture in (result.save(tmp_path / "out.png", output), result.encode(output)):
             file = io.BytesIO(picture) if isinstance(picture, bytes) else picture
             with Image.open(file) as image:
                 assert image.info.get("icc_profile") == kept
+                assert ("dpi" in image.info) == (kept is not None)
+                assert not image.getexif()
+                if kept:
+                    assert image.info["dpi"] == pytest.approx((300, 150), abs=0.1)
 
 
 def test_an_unknown_output_is_told_the_known_ones(segmenter: Segmenter) -> None:

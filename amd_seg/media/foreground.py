@@ -45,11 +45,14 @@ def foreground_blocks(pixels: Pixels, alpha: Pixels) -> Iterator[tuple[slice, Pi
     factor = max(1, min(height, width) // WORK_EDGE)
     object_, background = _estimate_both(_reduced(pixels, factor), _reduced(alpha, factor))
     for rows in row_blocks(height, width):
-        share = _shares(alpha[rows])
-        near = _enlarged(object_, rows, width, factor)
-        behind = _enlarged(background, rows, width, factor)
-        fused = _fused(pixels[rows].astype(np.float32), share, near, behind)
-        yield rows, np.rint(fused).astype(np.uint8)
+        colours = pixels[rows].copy()
+        is_soft = (alpha[rows] > 0) & (alpha[rows] < 255)
+        if is_soft.any():
+            near = _enlarged(object_, rows, width, factor)[is_soft]
+            behind = _enlarged(background, rows, width, factor)[is_soft]
+            seen, share = colours[is_soft].astype(np.float32), _shares(alpha[rows][is_soft])
+            colours[is_soft] = np.rint(_fused(seen, share, near, behind))
+        yield rows, colours
 
 
 def _estimate_both(pixels: Pixels, alpha: Pixels) -> tuple[Image.Image, Image.Image]:
@@ -64,7 +67,9 @@ def _estimate_both(pixels: Pixels, alpha: Pixels) -> tuple[Image.Image, Image.Im
     return _picture(near), _picture(background)
 
 
-def _fused(seen: _Values, share: _Values, near: _Values, behind: _Values) -> _Values:
+def _fused(
+    seen: _Values, share: _Values, near: _Values | Pixels, behind: _Values | Pixels
+) -> _Values:
     """Correct the object's smooth colour `near` by what it and `behind` do not explain."""
     fused: _Values = near + share * (seen - share * near - (1 - share) * behind)
     return np.clip(fused, 0, 255, out=fused)
@@ -102,8 +107,8 @@ def _picture(values: _Values) -> Image.Image:
     return Image.fromarray(np.rint(values).astype(np.uint8))
 
 
-def _enlarged(picture: Image.Image, rows: slice, width: int, factor: int) -> _Values:
+def _enlarged(picture: Image.Image, rows: slice, width: int, factor: int) -> Pixels:
     """Return some rows of a reduced picture at the full size."""
     box = (0, rows.start / factor, width / factor, rows.stop / factor)
     size = (width, rows.stop - rows.start)
-    return np.asarray(picture.resize(size, Image.Resampling.BILINEAR, box), np.float32)
+    return np.asarray(picture.resize(size, Image.Resampling.BILINEAR, box))
