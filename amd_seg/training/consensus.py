@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from amd_seg.training.background import require_opencv
+from amd_seg.colour_model import require_opencv
 from amd_seg.training.superpixels import Superpixels, superpixels
 
 PATCHES = 500
