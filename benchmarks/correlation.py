@@ -51,7 +51,9 @@ class CompiledPlain(torch.autograd.Function):
         return compiled(gradients_plain)(grad, *ctx.saved_tensors, REACH, True, True)
 
 
-compiled = functools.cache(torch.compile)
+@functools.cache
+def compiled(function: Callable[..., object]) -> Callable[..., object]:
+    return torch.compile(function, dynamic=False)
 
 
 def forced(path: str) -> Operator:
@@ -212,6 +214,7 @@ def main() -> None:
     print("|---" * (len(names) + 1) + "|")
     cases = [(batch, level) for batch in options.batch for level in LEVELS]
     for batch, level in [*cases, *([LARGE] if options.large else [])]:
+        torch.compiler.reset()  # it gives up after eight shapes
         row = list(measure(operators, batch, level, options).values())
         if on_cuda:
             row.append(floor(batch, level, bandwidth, options))

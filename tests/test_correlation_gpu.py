@@ -56,6 +56,12 @@ def test_equals_the_plain_path_in_float64(
             assert (ours - expected).abs().max() <= TOLERANCE[dtype] * expected.abs().max()
 
 
+def test_reaches_beyond_two_to_the_31_elements() -> None:
+    shape = (26, 1, 1024, 1024)
+    x1, x2 = (features(*shape, dtype=torch.float16, seed=seed) for seed in (1, 2))
+    assert torch.equal(correlation(x1, x2)[-1:], correlation(x1[-1:], x2[-1:]))
+
+
 def test_ten_thousand_runs_give_equal_bits() -> None:
     x1, x2, grad = features(2, 32, 24, 40), features(2, 32, 24, 40, seed=1), features(2, 81, 24, 40)
     first = gradients(x1, x2, grad)
