@@ -131,7 +131,9 @@ def read_config(path: Path) -> NetworkConfig:
             f"Put the {CONFIG_FILE} that came with {WEIGHTS_FILE} beside it."
         ) from cause
     except OSError as cause:
-        raise WeightsError(f"Cannot read {path}: {cause.strerror or cause}.") from cause
+        raise WeightsError(
+            f"Cannot read {path}: {cause.strerror or cause}. Check the file."
+        ) from cause
     # Order matters: a ConfigError is a ValueError, and so is what is wrong with JSON or UTF-8.
     except ConfigError as cause:
         raise WeightsError(
@@ -156,12 +158,18 @@ def _refuse_what_is_no_safetensors(file: Path) -> None:
             f"Give a folder with {WEIGHTS_FILE} and {CONFIG_FILE}."
         ) from cause
     except OSError as cause:
-        raise WeightsError(f"Cannot read {file}: {cause.strerror or cause}.") from cause
+        raise WeightsError(
+            f"Cannot read {file}: {cause.strerror or cause}. Check the file."
+        ) from cause
     # Safetensors is a length in 8 bytes, then JSON. Pickles are zip files, or begin with 0x80.
     if head[8:9] != b"{" and (head.startswith((b"PK", b"\x80")) or file.suffix == ".pth"):
         raise WeightsError(
             f"Cannot load {file}: it is a pickle, which can run code when it is read. "
             f"Convert it first: amd-seg weights convert {file} -o DIR"
+        )
+    if head[8:9] != b"{":
+        raise WeightsError(
+            f"Cannot read {file}: it is damaged or no safetensors file. Copy or download it again."
         )
 
 

@@ -61,7 +61,9 @@ def _official_state(path: Path) -> Mapping[str, Tensor]:
         with torch.serialization.safe_globals(_numpy_values()):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as cause:
-        raise WeightsError(f"Cannot read {path}: {cause.strerror or cause}.") from cause
+        raise WeightsError(
+            f"Cannot read {path}: {cause.strerror or cause}. Check the name."
+        ) from cause
     # A damaged or hostile pickle raises whatever its bytes lead to.
     except Exception as cause:
         raise WeightsError(

@@ -283,7 +283,7 @@ def test_two_processes_equal_one_with_the_whole_batch(voc: Path, tmp_path: Path)
     torch.testing.assert_close(two, one, rtol=1e-4, atol=0)
     with Image.open(tmp_path / "1" / "sheets" / "step-000000003.png") as sheet:
         # Photo, classes, labels, in four rows.
-        assert sheet.size == (4 + 3 * 196, 4 + 4 * 196)
+        assert sheet.size == (4 + 3 * 196, 18 + 4 * 210)
 
 
 # Where the backbone starts

@@ -12,6 +12,8 @@ import torch
 from PIL import Image
 
 from amd_seg.errors import TrainingDivergedError
+from amd_seg.media.render import region_palette
+from amd_seg.media.tiles import GAP, LINE, TILE, Tile, tiled
 from amd_seg.model.amd import AMD
 from amd_seg.model.config import AMDConfig
 from amd_seg.training.alarms import Alarms
@@ -19,7 +21,7 @@ from amd_seg.training.checkpoints import list_checkpoints, load_checkpoint
 from amd_seg.training.pairs import PairBatch
 from amd_seg.training.presets import TrainingConfig
 from amd_seg.training.run import train
-from amd_seg.training.sheets import GAP, TILE, draw_sheet, flow_colours
+from amd_seg.training.sheets import draw_sheet, flow_colours
 from amd_seg.training.targets import TargetBatch
 from tests.clips import moving_square, write_clip
 
@@ -68,8 +70,9 @@ def test_a_sheet_has_a_row_a_pair_and_a_column_a_thing(tiny_config: AMDConfig) -
     model = AMD(tiny_config)
     sheet = draw_sheet(model, PairBatch(first, second, ("a", "b")))
     height = round(TILE * 32 / 48)
-    assert sheet.size == (GAP + 6 * (TILE + GAP), GAP + 2 * (height + GAP))
-    tiles = np.asarray(sheet)[GAP : GAP + height]
+    top = LINE + GAP
+    assert sheet.size == (GAP + 6 * (TILE + GAP), top + 2 * (height + LINE + GAP))
+    tiles = np.asarray(sheet)[top : top + height]
     x = [GAP + place * (TILE + GAP) for place in range(6)]
     source = np.asarray(Image.fromarray(moving_square(1, height=32, width=48)[0]))
     shown = Image.fromarray(tiles[:, x[0] : x[0] + TILE]).resize((48, 32))
@@ -82,9 +85,36 @@ def test_a_sheet_of_targets_shows_the_target(tiny_config: AMDConfig) -> None:
     targets[..., :24] = 255
     batch = TargetBatch(torch.rand(1, 3, 32, 48) * 255, targets, ("a:0",))
     sheet = np.asarray(draw_sheet(AMD(tiny_config), batch))
-    tile = sheet[GAP:-GAP, GAP + 3 * (TILE + GAP) : -GAP]
+    tile = sheet[LINE + GAP : -GAP - LINE, GAP + 3 * (TILE + GAP) : -GAP]
     assert tile[:, : TILE // 2 - 4].min() == 255
     assert tile[:, TILE // 2 + 4 :].max() == 0
+
+
+def test_a_sheet_gives_each_region_its_share(tiny_config: AMDConfig) -> None:
+    class Halves(AMD):
+        def segment(self, frames: torch.Tensor) -> torch.Tensor:
+            masks = torch.zeros(len(frames), 2, 4, 6)
+            masks[:, 1, :, :3], masks[:, 0, :, 3:] = 1, 1
+            return masks
+
+    batch = TargetBatch(torch.zeros(1, 3, 32, 48), torch.zeros(1, 1, 32, 48), ("a:0",))
+    sheet = np.asarray(draw_sheet(Halves(dataclasses.replace(tiny_config, regions=2)), batch))
+    bar = sheet[-GAP - LINE - 2, GAP + TILE + GAP :][:TILE].astype(int)
+    colours = region_palette(2).astype(int)
+    # Region 0 first, wherever it is in the frame.
+    assert np.abs(bar[: TILE // 2 - 8] - colours[0]).max() < 16
+    assert np.abs(bar[TILE // 2 + 8 :] - colours[1]).max() < 16
+
+
+def test_captions_keep_their_end_and_any_name_can_be_one() -> None:
+    picture = Image.new("RGB", (48, 32), "red")
+    plain, long = (
+        np.asarray(tiled(("a",), [[Tile(picture, f"{start}clip-\u732b:12-13")]]))
+        for start in ("", "folder/" * 40)
+    )
+    assert plain.shape == long.shape
+    inked = np.flatnonzero((long[-LINE - GAP :] < 200).all(axis=2).any(axis=0))
+    assert GAP <= inked.min() <= inked.max() < GAP + TILE
 
 
 def test_a_run_draws_sheets_and_learns_the_same(

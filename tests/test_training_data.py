@@ -124,6 +124,15 @@ def test_repeated_frames_are_left_out(tmp_path: Path) -> None:
     assert clip.numbers == (0, 3, 6, 9)
 
 
+def test_frames_that_come_back_never_make_a_pair_with_themselves(tmp_path: Path) -> None:
+    one, other = moving_square(2, step=(0, 8))
+    clip = find_clips([str(write_lossless(tmp_path / "blinks.mkv", [one, other] * 4))])
+    store = FrameStore.decode(clip, short_edge=48)
+    sampler = PairSampler(store, batch_size=8, crop=Crop(size=(48, 64)), max_gap=4)
+    for batch in itertools.islice(sampler, 5):
+        assert (batch.frame_i != batch.frame_j).flatten(1).any(1).all()
+
+
 def test_broken_clips_are_named_once_and_left_out(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

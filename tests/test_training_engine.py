@@ -18,6 +18,7 @@ from amd_seg.cli import cli
 from amd_seg.cli.runs import show
 from amd_seg.errors import ConfigError, InputError, WeightsError
 from amd_seg.model.amd import AMD
+from amd_seg.model.appearance import AppearancePathway
 from amd_seg.model.config import AMDConfig
 from amd_seg.training.backbone import load_backbone
 from amd_seg.training.batches import open_batches
@@ -68,6 +69,21 @@ def test_streamed_frames_give_the_run_that_frames_in_memory_give(
         train([clips], out, model=tiny_config, config=config, device="cpu")
     assert column(tmp_path / "loader-0", "loss") == column(tmp_path / "memory-0", "loss")
     assert column(tmp_path / "loader-1", "loss") == column(tmp_path / "memory-0", "loss")
+
+
+def test_a_compiled_run_is_the_plain_run(
+    clips: str, tiny_config: AMDConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The graph is captured, and run as it is: making machine code of it takes minutes.
+    monkeypatch.setattr(
+        AppearancePathway, "compile", lambda self: torch.nn.Module.compile(self, backend="eager")
+    )
+    for compiled in (False, True):
+        config = dataclasses.replace(SETTINGS, compile=compiled, ema_decay=0.9)
+        train([clips], tmp_path / f"{compiled}", model=tiny_config, config=config, device="cpu")
+    assert column(tmp_path / "True", "loss") == column(tmp_path / "False", "loss")
+    digests = [load_weights(tmp_path / f"{run}" / "weights").config.sha256 for run in (True, False)]
+    assert digests[0] == digests[1]
 
 
 def test_a_run_takes_every_nth_frame(clips: str) -> None:

@@ -19,14 +19,15 @@ from torch import nn
 
 from amd_seg.cli import cli
 from amd_seg.errors import ConfigError, InputError, TrainingDivergedError, WeightsError
-from amd_seg.model.config import AMDConfig
+from amd_seg.model.amd import AMD
+from amd_seg.model.config import AMDConfig, WeightsConfig
 from amd_seg.training import loop
 from amd_seg.training.checkpoints import list_checkpoints, load_checkpoint
 from amd_seg.training.loop import StepReport, StopTraining
 from amd_seg.training.presets import PRESETS, TrainingConfig
 from amd_seg.training.run import train
 from amd_seg.training.targets import TargetBatch
-from amd_seg.weights import load_weights
+from amd_seg.weights import load_weights, save_weights
 from tests.clips import moving_square, write_clip
 
 SETTINGS = TrainingConfig(
@@ -159,12 +160,31 @@ def test_a_resumed_run_knows_what_it_started_from(
     options = {"model": tiny_config, "device": "cpu"}
     one_step = dataclasses.replace(SETTINGS, steps=1)
     first = train([clips], tmp_path / "first", config=one_step, **options)
+    card = first / "config.json"
+    card.write_text(json.dumps({**json.loads(card.read_text()), "object_channel": 2}))
     run = tmp_path / "second"
     train([clips], run, config=one_step, **options, init=str(first))
     shutil.rmtree(tmp_path / "first")  # the checkpoint has all its values
     folder = train([clips], run, config=SETTINGS, **options, resume=True)
-    assert load_weights(folder).config.training["init"] == str(first)
-    assert json.loads((run / "config.json").read_text())["init"] == str(first)
+    settings = json.loads((run / "config.json").read_text())
+    for origin in (load_weights(folder).config.training, settings):
+        assert (origin["init"], origin["init_channel"]) == (str(first), 2)
+
+
+def test_the_channel_of_the_weights_is_kept_unless_another_moves_clearly_more(
+    clips: str, tiny_config: AMDConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = AMD(tiny_config)
+    # No region moves: then none is clear.
+    for value in model.motion.region_flow[1].parameters():
+        torch.nn.init.zeros_(value)
+    start = save_weights(tmp_path / "w", model, WeightsConfig(model=tiny_config, object_channel=3))
+    config = dataclasses.replace(SETTINGS, steps=1, learning_rate=1e-9, final_learning_rate=0)
+    options = {"model": tiny_config, "config": config, "device": "cpu", "init": str(start)}
+    with caplog.at_level("INFO"):
+        folder = train([clips], tmp_path / "run", **options)
+    assert load_weights(folder).config.object_channel == 3
+    assert "The object is region 3." in caplog.text
 
 
 def test_a_run_with_photos_is_not_resumed_without_them(

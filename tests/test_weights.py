@@ -20,6 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from amd_seg.cli import cli
 from amd_seg.cli.weights import weights as weights_command
 from amd_seg.errors import InputError, WeightsError
 from amd_seg.model.amd import AMD
@@ -442,6 +443,15 @@ def test_info_prints_the_config_of_checked_weights(folder: Path) -> None:
     done = CliRunner().invoke(weights_command, ["info", str(folder)])
     assert "model.backbone: resnet18\n" in done.stdout
     assert "training.steps: 7\n" in done.stdout
+    assert "model.motion_size: 32, 48\n" in done.stdout
+
+
+def test_info_says_what_is_no_weights_file(tmp_path: Path) -> None:
+    photo = tmp_path / "photo.jpg"
+    photo.write_bytes(b"\xff\xd8\xff\xe0 a photo")
+    done = CliRunner().invoke(cli, ["weights", "info", str(photo)])
+    assert done.exit_code == 3
+    assert "photo.jpg: it is damaged or no safetensors file." in done.stderr
 
 
 def test_list_prints_what_is_bundled(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

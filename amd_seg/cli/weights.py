@@ -22,7 +22,7 @@ def weights() -> None:
 @weights.command("list")
 @as_json
 def list_bundled(as_json: bool) -> None:
-    """Print the names of the weights that came with amd-seg."""
+    """Print the names of the bundled weights."""
     from amd_seg.weights import DEFAULT_WEIGHTS, bundled_folder, bundled_names
 
     for name in bundled_names():
@@ -39,7 +39,11 @@ def list_bundled(as_json: bool) -> None:
 @click.option("--revision", help="Branch, tag or commit of a repository on the Hub.")
 @as_json
 def info(name: str, revision: str | None, as_json: bool) -> None:
-    """Check the weights NAME (see --weights) and print what their config.json says."""
+    """Check weights and print their config.json.
+
+    NAME is what commands take for --weights: a bundled name, a folder, a .safetensors file, or
+    org/name on the Hub.
+    """
     from amd_seg.weights import load_any_weights
 
     pretrained = load_any_weights(name, revision=revision)
@@ -60,8 +64,9 @@ def info(name: str, revision: str | None, as_json: bool) -> None:
 @click.argument("repo")
 @click.option("--revision", help="Branch, tag or commit; the main branch if not given.")
 def download(repo: str, revision: str | None) -> None:
-    """Fetch the weights of REPO (org/name on the Hub) into the cache and print their folder.
+    """Fetch weights from the Hub into its cache.
 
+    REPO is org/name; the folder of the weights is printed.
     HF_HOME moves the cache, HF_TOKEN opens private repositories, HF_ENDPOINT names another Hub.
     """
     from amd_seg.weights import download_weights
@@ -76,15 +81,24 @@ def download(repo: str, revision: str | None) -> None:
 )
 @click.option("--overwrite", is_flag=True, help="Replace weights that are in the folder.")
 def convert(file: Path, out: Path, overwrite: bool) -> None:
-    """Convert FILE, the authors' amd_pretrained.pth, and print the folder that was written."""
+    """Convert the paper's checkpoint to a folder.
+
+    FILE is the authors' amd_pretrained.pth. Nothing in it is run. The folder is printed.
+    """
     from amd_seg.weights import convert_official
 
     click.echo(convert_official(file, out, overwrite=overwrite))
 
 
-def _flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from _flatten(value, f"{prefix}{key}.")
+def _flatten(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Yield each leaf of nested values with its place, such as training.stages.0.steps."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _flatten(inner, f"{name}.{key}".removeprefix("."))
+    elif isinstance(value, list | tuple):
+        if all(isinstance(inner, int | float) for inner in value):
+            yield name, ", ".join(map(str, value))
         else:
-            yield f"{prefix}{key}", value
+            yield from _flatten(dict(enumerate(value)), name)
+    else:
+        yield name, str(value)

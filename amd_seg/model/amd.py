@@ -1,6 +1,6 @@
 """AMD: two pathways that together re-create one frame of a pair from the other.
 
-Source: paper section 3, figure 2; FACTS 2.
+Source: paper section 3, figure 2, and the released code.
 """
 
 from collections.abc import Mapping
@@ -97,7 +97,7 @@ class AMD(NormalisedModel):
         # Both directions run as one batch: first the targets i, then the targets j.
         frames = torch.cat((frame_i, frame_j))
         target = self.motion_input(frames)
-        # One pass over both frames, so that BatchNorm mixes them (FACTS 2.2).
+        # One pass over both frames, so that BatchNorm mixes them, as released.
         masks = _other_half(self.segment(frames))
         target_levels = self.motion.features(target)
 
@@ -108,7 +108,7 @@ class AMD(NormalisedModel):
     def _segment_flow(
         self, target_levels: list[Tensor], masks: Tensor
     ) -> tuple[Tensor, list[Tensor]]:
-        """Coarse to fine: each level adds to the motion of every region (FACTS 2.3)."""
+        """Coarse to fine: each level adds to the motion of every region, as released."""
         flow = _zero_flow(target_levels[0])
         vectors = flow.new_zeros(*masks.shape[:2], 2)
         history, flows = [], []
@@ -147,7 +147,7 @@ class AMD(NormalisedModel):
         return _reconstruction(target, [upsample_flow(flow, 4) for flow in reversed(flows)])
 
     def load_official_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Load the state dict of the paper's checkpoint (FACTS 7).
+        """Load the state dict of the paper's checkpoint.
 
         Raises:
             WeightsError: keys are missing or unknown, all of them named.

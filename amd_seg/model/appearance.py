@@ -1,7 +1,7 @@
 """Eq. 1: the appearance pathway, a dilated ResNet and a head that cut one frame into regions.
 
 The parameter names of the backbone are torchvision's, so that public ResNet weights load.
-Source: paper section 3.1 and table 4; FACTS 2.2 for what the released code does.
+Source: paper section 3.1 and table 4; strides, dilations and dropout as in the released code.
 """
 
 from collections.abc import Iterator
@@ -208,7 +208,7 @@ class AppearancePathway(nn.Module):
         return logits
 
     def _initialise(self) -> None:
-        """FACTS 2.4: Kaiming fan-out; the last norm of each block starts at zero."""
+        """As released: Kaiming fan-out; the last norm of each block starts at zero."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d) and module is not self.classifier:
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -16,7 +16,7 @@ PADDINGS = get_args(Padding)
 
 @dataclass(frozen=True, kw_only=True)
 class AppearanceConfig:
-    """The architecture of an appearance pathway; the defaults are the released one (FACTS 2.2).
+    """The architecture of an appearance pathway; the defaults are the released one.
 
     Raises:
         ConfigError: a value is outside what the architecture allows.
@@ -57,7 +57,7 @@ class AppearanceConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AMDConfig(AppearanceConfig):
-    """The architecture of an AMD model; the defaults are the released model (FACTS 2).
+    """The architecture of an AMD model; the defaults are the released model.
 
     Raises:
         ConfigError: a value is outside what the architecture allows.

@@ -1,6 +1,6 @@
 """Eq. 2: the motion pathway, a PWC-Lite network with one estimator for all its levels.
 
-Source: paper section 3.2 and table 5; FACTS 2.3 for what the released code does.
+Source: paper section 3.2 and table 5; levels and channels as in the released code.
 """
 
 import torch

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-# Mean and standard deviation of ImageNet's RGB values, in 0..255 (FACTS 2.1).
+# Mean and standard deviation of ImageNet's RGB values, in 0..255.
 MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
 

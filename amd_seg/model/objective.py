@@ -1,6 +1,6 @@
 """Eq. 7: how well one frame was re-created from the other; pure functions.
 
-Source: paper section 3.3; FACTS 3.3 to 3.5 for what the released code does.
+Source: paper section 3.3; visibility, L1, scales and windows as in the released code.
 """
 
 from collections.abc import Callable
@@ -75,7 +75,7 @@ def splat_weights(flow: Tensor) -> Tensor:
 
 @torch.no_grad()
 def splat_visibility(opposite_flow: Tensor) -> Tensor:
-    """Which pixels of a frame the other frame shows too, as 0 or 1 (FACTS 3.3).
+    """Which pixels of a frame the other frame shows too, as 0 or 1.
 
     Args:
         opposite_flow: (batch, 2, height, width), pixels, x first: the flow on the grid of the

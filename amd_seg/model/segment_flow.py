@@ -1,7 +1,7 @@
 """Eqs. 3 to 6 as pure functions: pool over regions, compose the segment flow, warp.
 
 Flow is in pixels of its own grid, channel 0 to the right (x), channel 1 down (y).
-Source: paper section 3.3; FACTS 2.3 and 3.2.
+Source: paper section 3.3, and the released code for resizing, levels and borders.
 """
 
 from collections.abc import Sequence

@@ -13,6 +13,8 @@ BATCHES = 16
 
 CLEAR_LEAD = 1.5
 """How much faster than a known object channel another region must move to take its place."""
+LEAST_MOTION = 0.1
+"""Pixels that it must move at least: less is noise, whatever the lead."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,8 @@ class ChannelChoice:
 
     def unless_clear(self, prior: int) -> "ChannelChoice":
         """Return the choice of `prior`, unless the other one moves `CLEAR_LEAD` times as much."""
-        is_clear = self.motion[self.channel] > CLEAR_LEAD * self.motion[prior]
+        needed = max(CLEAR_LEAD * self.motion[prior], LEAST_MOTION)
+        is_clear = self.motion[self.channel] > needed
         return self if is_clear else replace(self, channel=prior)
 
 

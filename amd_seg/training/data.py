@@ -2,11 +2,11 @@
 
 import logging
 import os
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Self, TypeVar
 
 import numpy as np
@@ -17,15 +17,12 @@ from amd_seg.errors import ConfigError, InputError, MediaError
 from amd_seg.media.frames import FrameReader, Pixels, Span
 from amd_seg.training.clips import Clip, require_mostly_intact
 from amd_seg.training.pairs import Crop, PairBatch, PairDraw, PairSchedule, Sampling
+from amd_seg.training.room import GIB, require_memory
 
 logger = logging.getLogger(__name__)
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
-
-GIB = 2**30
-# Decoding holds a clip or two a thread beside the store.
-_SHARE_OF_FREE = 0.9
 
 
 @dataclass(frozen=True)
@@ -37,12 +34,14 @@ class StoredClip:
         frames: (frame, 3, height, width), uint8, RGB.
         numbers: of each frame in its clip.
         weight: how often it is drawn, relative to the other clips.
+        digests: of each frame, alike where the frames are; empty where they are not known.
     """
 
     name: str
     frames: Tensor
     numbers: tuple[int, ...]
     weight: float = 1.0
+    digests: tuple[int, ...] = ()
 
 
 class FrameStore:
@@ -107,6 +106,13 @@ class FrameStore:
         require_mostly_intact(broken, len(clips))
         return cls([clip for clip in stored if _has_pair(clip)])
 
+    def differing(self, draw: PairDraw) -> PairDraw:
+        """Return a draw whose frames are not alike: where something blinks, the adjacent two."""
+        digests = self.clips[draw.clip].digests
+        if digests and digests[draw.first] == digests[draw.second]:
+            return draw._replace(second=draw.first + 1)
+        return draw
+
     def pair(self, draw: PairDraw) -> Tensor:
         """Return the two frames of a draw, (2, 3, height, width), uint8, without a copy."""
         step = draw.second - draw.first
@@ -162,7 +168,8 @@ class PairSampler:
         return self
 
     def __next__(self) -> PairBatch:
-        draws = self._schedule.draw(self._batch_size)[self._mine]
+        drawn = self._schedule.draw(self._batch_size)[self._mine]
+        draws = [self._store.differing(draw) for draw in drawn]
         pairs = self._crop([self._store.pair(draw) for draw in draws], draws)
         names = tuple(self._store.name(draw) for draw in draws)
         return PairBatch(pairs[:, 0], pairs[:, 1], names)
@@ -195,46 +202,6 @@ def share_of_step(batch_size: int, rank: int, world_size: int) -> slice:
     return slice(rank * share, (rank + 1) * share)
 
 
-def free_bytes(device: torch.device) -> int | None:
-    """Return the memory that is free on `device`, or None where nothing tells."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    meminfo = Path("/proc/meminfo")
-    if not meminfo.is_file():
-        return None
-    lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
-    free = int(lines["MemAvailable"].split()[0]) * 1024
-    limit, used = (Path("/sys/fs/cgroup", name) for name in ("memory.max", "memory.current"))
-    if limit.is_file() and limit.read_text().strip().isdecimal():
-        # A container may have less than the machine.
-        free = min(free, int(limit.read_text()) - int(used.read_text()))
-    return free
-
-
-def require_memory(needed: float, device: torch.device, limit_gib: float | None = None) -> None:
-    """Raise where frames of `needed` bytes do not fit the memory of a device.
-
-    Args:
-        limit_gib: memory that may be used, in GiB; None takes nine tenths of what is free.
-
-    Raises:
-        InputError: they do not fit, with the numbers.
-    """
-    free = free_bytes(device)
-    if limit_gib is not None:
-        allowed, whose = limit_gib * GIB, "are allowed"
-    elif free is not None:
-        allowed, whose = _SHARE_OF_FREE * free, f"can be used of {free / GIB:.3g} GiB free"
-    else:
-        return
-    if needed > allowed:
-        raise InputError(
-            f"The frames do not fit the memory of {device}: they need {needed / GIB:.3g} GiB, "
-            f"{allowed / GIB:.3g} GiB {whose}. Use a smaller short edge, a larger frame step, "
-            "fewer clips, or --frames loader, which decodes as it goes."
-        )
-
-
 @dataclass(frozen=True)
 class _ClipDecoder:
     short_edge: int
@@ -253,10 +220,11 @@ class _ClipDecoder:
             if not frames or not np.array_equal(frame.pixels, frames[-1]):
                 frames.append(frame.pixels)
                 numbers.append(frame.index)
+        digests = tuple(zlib.crc32(pixels.data) for pixels in frames)
         # Swapped axes, not a turn: what the published pipeline does with portrait frames.
         swaps = self.transpose_portrait and reader.height > reader.width
         pixels = torch.from_numpy(np.stack(frames)).permute((0, 3, 2, 1) if swaps else (0, 3, 1, 2))
-        return StoredClip(clip.name, pixels.contiguous(), tuple(numbers), clip.weight)
+        return StoredClip(clip.name, pixels.contiguous(), tuple(numbers), clip.weight, digests)
 
 
 def _each(

@@ -11,7 +11,7 @@ from amd_seg.errors import InputError, MediaError
 from amd_seg.media.files import write_atomically
 from amd_seg.training.checkpoints import list_checkpoints
 
-ORIGIN = ("init", "init_backbone", "start")
+ORIGIN = ("init", "init_channel", "init_backbone", "start")
 """Settings that say what a run started from, which is not asked for again when it is resumed."""
 
 

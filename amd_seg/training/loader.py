@@ -41,16 +41,8 @@ class PairLoader:
 
     Args:
         clips: what find_clips gave.
-        batch_size: pairs of a step, over all ranks.
-        short_edge: shrink frames to this shorter side before the crop, in pixels.
-        frame_step: use every n-th frame.
-        transpose_portrait: swap the axes of frames that are higher than wide, as published.
-        crop: which part of a pair is seen.
-        sampling: "video" (published) or "pair"; see PairSchedule.
-        max_gap: the second frame comes 1..max_gap used frames after the first.
-        seed: what all draws follow from; the same on all ranks.
-        rank: which share of each step this process gets.
-        world_size: processes that share a step.
+        short_edge, frame_step, transpose_portrait: as in FrameStore.decode.
+        batch_size, crop, sampling, max_gap, seed, rank, world_size: as in PairSampler.
         device: where batches go; through pinned memory if it is a CUDA device.
         workers: processes that decode; 0 decodes in this one.
         prefetch: batches that each worker keeps ready.

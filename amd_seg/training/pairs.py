@@ -60,7 +60,7 @@ class Crop:
             (0.96, 1.0) is the published crop of 384 from a short edge uniform in 384..400.
         flip: mirror half of the pairs left to right.
 
-    Source: FACTS 4 in the words of the released pipeline: one ratio, one box for both frames.
+    Source: the released pipeline draws one ratio and one box for both frames.
     """
 
     size: tuple[int, int] = (384, 384)

@@ -16,7 +16,7 @@ Frames = Literal["memory", "loader"]
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig(RunConfig):
-    """How a model is trained; the defaults are the paper's (section 4.1, FACTS 4).
+    """How a model is trained; the defaults are the paper's (section 4.1).
 
     Raises:
         ConfigError: a value is outside what training allows.

@@ -1,6 +1,7 @@
 """Training on clips: a whole run of the paper's model."""
 
 import dataclasses
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,8 @@ from amd_seg.training.presets import TrainingConfig
 from amd_seg.training.scores import Scorer
 from amd_seg.training.watch import Watch
 from amd_seg.weights import Network, load_weights, save_weights
+
+logger = logging.getLogger(__name__)
 
 
 def train(
@@ -78,6 +81,7 @@ def train(
         model=model,
         config=config,
         init=init,
+        init_channel=None if init is None or resume else load_weights(init).config.object_channel,
         init_backbone=init_backbone,
         targets=targets,
         photos=photos,
@@ -95,6 +99,7 @@ class _ClipTask:
     model: AMDConfig
     config: TrainingConfig
     init: str | None
+    init_channel: int | None
     init_backbone: str | os.PathLike[str] | None
     targets: str | os.PathLike[str] | None
     photos: str | os.PathLike[str] | None
@@ -110,6 +115,7 @@ class _ClipTask:
         return {
             "roots": list(self.roots),
             "init": self.init,
+            "init_channel": self.init_channel,
             "photos": None if self.photos is None else os.fspath(self.photos),
             "init_backbone": None if self.init_backbone is None else os.fspath(self.init_backbone),
             "model": dataclasses.asdict(self.model),
@@ -157,8 +163,20 @@ class _ClipTask:
         # The object channel is chosen without labels.
         channel = 0
         if self.config.objective != "mover":
-            channel = choose_object_channel(_amd(run.model), run.batches).channel
+            channel = self._moving_channel(run, training["init_channel"])
         self._save(run, run.folder.weights, channel, training)
+
+    def _moving_channel(self, run: Run, known: int | None) -> int:
+        """Return the region that moves most; that of the weights the run began with if in doubt."""
+        choice = choose_object_channel(_amd(run.model), run.batches)
+        if known is not None:
+            choice = choice.unless_clear(known)
+        motion = ", ".join(f"{pixels:.2g}" for pixels in choice.motion)
+        logger.info(
+            "The object is region %d. The regions move %s pixels against their frames.",
+            *(choice.channel, motion),
+        )
+        return choice.channel
 
     def _keep_best(self, run: Run, watch: Watch | None) -> None:
         """Keep a model that scored better than ever, as a checkpoint and as weights."""

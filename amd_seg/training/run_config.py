@@ -48,9 +48,10 @@ class RunConfig:
     precision: Precision = "float32"
     """Of autocast; the objective accumulates in float32 in any case."""
     compile: bool = False
-    """Compile the appearance pathway with torch.compile: a minute at the start, faster steps."""
+    """Compile the appearance pathway with torch.compile: minutes at the start on a CPU."""
     channels_last: bool = True
-    """Memory layout of the convolutions: faster on GPUs, slower on CPUs without AVX-512."""
+    """Memory layout of the convolutions: faster on GPUs and, by a tenth, on CPUs with AVX-512;
+    slower on other CPUs."""
     seed: int = 0
     log_every: int = 20
     """Steps between two lines of log.jsonl."""

@@ -10,7 +10,8 @@ from torch import Tensor
 from amd_seg.classes import Classes
 from amd_seg.media.labels import indexed_image
 from amd_seg.media.pixels import Pixels
-from amd_seg.media.render import render_regions, render_saliency
+from amd_seg.media.render import region_palette, render_regions, render_saliency
+from amd_seg.media.tiles import Tile, tiled
 from amd_seg.model.amd import AMD
 from amd_seg.model.objective import splat_visibility
 from amd_seg.model.segment_flow import synthesize_view
@@ -21,12 +22,9 @@ from amd_seg.training.targets import TargetBatch
 from amd_seg.weights import Network
 
 ROWS = 4
-TILE = 192
-"""Width of a tile, in pixels."""
-GAP = 4
 ERROR_GAIN = 3
 """An absolute difference of 1/3 is drawn white: errors that matter are far below 1."""
-PAIR_COLUMNS = ("frame i", "frame j", "regions of i", "flow", "j from i", "error")
+PAIR_COLUMNS = ("frame i", "frame j", "regions of i", "flow", "j from i", "error x 3")
 TARGET_COLUMNS = ("frame", "regions", "object", "target")
 LABEL_COLUMNS = ("frame", "classes", "labels")
 
@@ -36,9 +34,10 @@ def draw_sheet(model: Network, batch: PairBatch | TargetBatch | LabelBatch) -> I
     """Draw what a model makes of the first pairs of a batch.
 
     For a `PairBatch` the columns are PAIR_COLUMNS, for a `TargetBatch` TARGET_COLUMNS, for a
-    `LabelBatch` LABEL_COLUMNS. The flow
-    is a colour wheel: hue is its direction (red to the right, then yellow, green, blue clockwise),
-    white stands still, full colour is the longest of its tile.
+    `LabelBatch` LABEL_COLUMNS. The flow is a colour wheel: hue is its direction (red to the right,
+    then yellow, green, blue clockwise), white stands still, full colour is the longest of its
+    tile, whose length is written below. The bar under regions gives each its share of the frame,
+    region 0 first.
 
     Args:
         model: its mode is kept.
@@ -49,17 +48,21 @@ def draw_sheet(model: Network, batch: PairBatch | TargetBatch | LabelBatch) -> I
     """
     was_training = model.training
     model.eval()
-    rows = _rows(model, batch)
+    headings, rows = _drawn(model, batch)
     model.train(was_training)
-    return _tiled(rows)
+    return tiled(headings, rows)
 
 
-def _rows(model: Network, batch: PairBatch | TargetBatch | LabelBatch) -> list[list[Image.Image]]:
+def _drawn(
+    model: Network, batch: PairBatch | TargetBatch | LabelBatch
+) -> tuple[tuple[str, ...], list[list[Tile]]]:
     if isinstance(model, SemanticNetwork):
         assert isinstance(batch, LabelBatch)
-        return _label_rows(model, batch)
+        return LABEL_COLUMNS, _label_rows(model, batch)
     assert not isinstance(batch, LabelBatch)
-    return _pair_rows(model, batch) if isinstance(batch, PairBatch) else _target_rows(model, batch)
+    if isinstance(batch, PairBatch):
+        return PAIR_COLUMNS, _pair_rows(model, batch)
+    return TARGET_COLUMNS, _target_rows(model, batch)
 
 
 def flow_colours(flow: NDArray[np.float32]) -> Pixels:
@@ -79,46 +82,69 @@ def flow_colours(flow: NDArray[np.float32]) -> Pixels:
     return picture
 
 
-def _pair_rows(model: AMD, batch: PairBatch) -> list[list[Image.Image]]:
+def _pair_rows(model: AMD, batch: PairBatch) -> list[list[Tile]]:
     reconstruction = model(batch.frame_i[:ROWS], batch.frame_j[:ROWS])
     view, flow = reconstruction.view_j, reconstruction.view_j.flows[0]
     rebuilt = synthesize_view(view.source, flow)
     visible = splat_visibility(reconstruction.view_i.flows[0])
-    error = (view.target - rebuilt).abs().mean(dim=1, keepdim=True) * visible * ERROR_GAIN
+    error = (view.target - rebuilt).abs().mean(dim=1, keepdim=True) * visible
     size = view.target.shape[-2:]
     assert view.masks is not None
     masks = F.interpolate(view.masks, size, mode="bilinear").cpu().numpy()
+    longest = flow.norm(dim=1).amax(dim=(1, 2)).tolist()
     return [
         [
-            Image.fromarray(_bytes(view.source[row])),
-            Image.fromarray(_bytes(view.target[row])),
-            render_regions(_bytes(view.source[row]), masks[row]),
-            Image.fromarray(flow_colours(flow[row].float().permute(1, 2, 0).cpu().numpy())),
-            Image.fromarray(_bytes(rebuilt[row])),
-            Image.fromarray(_bytes(error[row].expand(3, -1, -1))),
+            Tile(Image.fromarray(_bytes(view.source[row])), batch.names[row]),
+            Tile(Image.fromarray(_bytes(view.target[row]))),
+            _regions(_bytes(view.source[row]), masks[row]),
+            Tile(
+                Image.fromarray(flow_colours(flow[row].float().permute(1, 2, 0).cpu().numpy())),
+                f"longest {longest[row]:.2g} px of {size[1]}",
+            ),
+            Tile(Image.fromarray(_bytes(rebuilt[row]))),
+            Tile(
+                Image.fromarray(_bytes(ERROR_GAIN * error[row].expand(3, -1, -1))),
+                f"mean {error[row].mean().item():.3f}",
+            ),
         ]
         for row in range(len(view.target))
     ]
 
 
-def _target_rows(model: AMD, batch: TargetBatch) -> list[list[Image.Image]]:
+def _target_rows(model: AMD, batch: TargetBatch) -> list[list[Tile]]:
     frames = batch.frames[:ROWS]
     masks = F.interpolate(model.segment(frames), frames.shape[-2:], mode="bilinear").cpu().numpy()
     rows = []
-    for frame, regions, target in zip(frames, masks, batch.targets, strict=False):
+    for frame, regions, target, name in zip(
+        frames, masks, batch.targets, batch.names, strict=False
+    ):
         pixels = _bytes(frame / 255)
         rows.append(
             [
-                Image.fromarray(pixels),
-                render_regions(pixels, regions),
-                render_saliency(regions[0]).convert("RGB"),
-                Image.fromarray(_bytes(target.expand(3, -1, -1) / 255)),
+                Tile(Image.fromarray(pixels), name),
+                _regions(pixels, regions),
+                Tile(render_saliency(regions[0]), f"{regions[0].mean():.0%} of the frame"),
+                Tile(
+                    Image.fromarray(_bytes(target.expand(3, -1, -1) / 255)),
+                    f"{target.mean().item() / 255:.0%} of the frame",
+                ),
             ]
         )
     return rows
 
 
-def _label_rows(model: SemanticNetwork, batch: LabelBatch) -> list[list[Image.Image]]:
+def _regions(pixels: Pixels, masks: NDArray[np.float32]) -> Tile:
+    """Draw regions over a frame, and along its lower edge the share of each."""
+    picture = render_regions(pixels, masks)
+    shares = masks.mean(axis=(1, 2))
+    ends = np.rint(np.cumsum(shares) * picture.width).astype(int)
+    bar = np.repeat(region_palette(len(masks)), np.diff(ends, prepend=0), axis=0)[None]
+    height = max(1, picture.height // 20)
+    picture.paste(Image.fromarray(bar).resize((bar.shape[1], height)), (0, picture.height - height))
+    return Tile(picture, " ".join(f"{share:.0%}" for share in shares))
+
+
+def _label_rows(model: SemanticNetwork, batch: LabelBatch) -> list[list[Tile]]:
     frames, labels = batch.frames[:ROWS], batch.labels[:ROWS]
     logits = F.interpolate(model.class_logits(frames), labels.shape[-2:], mode="bilinear")
     classes = logits.argmax(dim=1)
@@ -126,10 +152,10 @@ def _label_rows(model: SemanticNetwork, batch: LabelBatch) -> list[list[Image.Im
     plain = Classes.of([str(label) for label in range(model.config.classes)])
     return [
         [
-            Image.fromarray(_bytes(frame / 255)),
-            *(indexed_image(m.byte().cpu().numpy(), plain).convert("RGB") for m in maps),
+            Tile(Image.fromarray(_bytes(frame / 255)), name),
+            *(Tile(indexed_image(m.byte().cpu().numpy(), plain)) for m in maps),
         ]
-        for frame, *maps in zip(frames, classes, labels, strict=True)
+        for frame, *maps, name in zip(frames, classes, labels, batch.names, strict=False)
     ]
 
 
@@ -138,15 +164,3 @@ def _bytes(image: Tensor) -> Pixels:
     scaled = image.float().clamp(0, 1).mul(255).round().byte()
     pixels: Pixels = scaled.permute(1, 2, 0).contiguous().cpu().numpy()
     return pixels
-
-
-def _tiled(rows: list[list[Image.Image]]) -> Image.Image:
-    first = rows[0][0]
-    width, height = TILE, round(TILE * first.height / first.width)
-    size = (GAP + len(rows[0]) * (width + GAP), GAP + len(rows) * (height + GAP))
-    sheet = Image.new("RGB", size, "white")
-    for y, row in enumerate(rows):
-        for x, tile in enumerate(row):
-            place = (GAP + x * (width + GAP), GAP + y * (height + GAP))
-            sheet.paste(tile.convert("RGB").resize((width, height)), place)
-    return sheet

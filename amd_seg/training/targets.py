@@ -17,9 +17,9 @@ from amd_seg.errors import MediaError
 from amd_seg.training.augment import jitter_colours, random_box
 from amd_seg.training.clips import Clip
 from amd_seg.training.crops import resize_parts
-from amd_seg.training.data import require_memory
 from amd_seg.training.movers import read_mover_targets
 from amd_seg.training.presets import TrainingConfig
+from amd_seg.training.room import require_memory
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,51 @@
+"""How much memory a device has free, and whether frames fit in it."""
+
+from pathlib import Path
+
+import torch
+
+from amd_seg.errors import InputError
+
+GIB = 2**30
+# Decoding holds a clip or two a thread beside what is kept.
+_SHARE_OF_FREE = 0.9
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Return the memory that is free on `device`, or None where nothing tells."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    meminfo = Path("/proc/meminfo")
+    if not meminfo.is_file():
+        return None
+    lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+    free = int(lines["MemAvailable"].split()[0]) * 1024
+    limit, used = (Path("/sys/fs/cgroup", name) for name in ("memory.max", "memory.current"))
+    if limit.is_file() and limit.read_text().strip().isdecimal():
+        # A container may have less than the machine.
+        free = min(free, int(limit.read_text()) - int(used.read_text()))
+    return free
+
+
+def require_memory(needed: float, device: torch.device, limit_gib: float | None = None) -> None:
+    """Raise where frames of `needed` bytes do not fit the memory of a device.
+
+    Args:
+        limit_gib: memory that may be used, in GiB; None takes nine tenths of what is free.
+
+    Raises:
+        InputError: they do not fit, with the numbers.
+    """
+    free = free_bytes(device)
+    if limit_gib is not None:
+        allowed, whose = limit_gib * GIB, "are allowed"
+    elif free is not None:
+        allowed, whose = _SHARE_OF_FREE * free, f"can be used of {free / GIB:.3g} GiB free"
+    else:
+        return
+    if needed > allowed:
+        raise InputError(
+            f"The frames do not fit the memory of {device}: they need {needed / GIB:.3g} GiB, "
+            f"{allowed / GIB:.3g} GiB {whose}. Use a smaller short edge, a larger frame step, "
+            "fewer clips, or --frames loader, which decodes as it goes."
+        )
