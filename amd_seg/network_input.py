@@ -1,18 +1,18 @@
 """From whatever a user calls an image to the frame that the network sees."""
 
 import os
+from collections.abc import Iterable, Iterator
 from math import floor
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.nn.functional import interpolate
 
-from amd_seg.errors import InputError
+from amd_seg.errors import AmdSegError, InputError
 from amd_seg.media.images import Photo, photo_from_array, read_image
+from amd_seg.resampling import resize_pixels
 
 ImageLike: TypeAlias = (
     str | os.PathLike[str] | bytes | Image.Image | NDArray[np.generic] | Tensor | Photo
@@ -23,15 +23,22 @@ LONGEST_ASPECT = 4
 """The long edge, in short edges, that the network sees at most: its cost stays bounded."""
 
 
+PIXELS_HELD = 64_000_000
+"""Pixels of photos that one batch, or the photos read ahead, may hold: 192 MB."""
+
+
 class NetworkInput(NamedTuple):
     """A photo, and what the network sees of it."""
 
     photo: Photo
-    frame: Tensor
-    """(3, h, w), RGB, uint8, at the size of `network_size`."""
+    frames: tuple[Tensor, ...]
+    """(3, h, w), RGB, uint8, at the `network_size` of each size asked for."""
 
 
-def prepare(image: ImageLike, size: int, max_pixels: int) -> NetworkInput:
+Prepared: TypeAlias = NetworkInput | AmdSegError
+
+
+def prepare(image: ImageLike, sizes: Iterable[int], max_pixels: int) -> NetworkInput:
     """Read one image and resize it for the network, antialiased where it is reduced.
 
     The released code resizes without antialiasing: the same where a photo is enlarged, but a
@@ -39,7 +46,7 @@ def prepare(image: ImageLike, size: int, max_pixels: int) -> NetworkInput:
 
     Args:
         image: what `Segmenter` takes as one image.
-        size: short edge, in pixels, that the network sees.
+        sizes: short edges, in pixels, that the network sees.
         max_pixels: a file that claims more is refused before it is decoded.
 
     Raises:
@@ -47,17 +54,32 @@ def prepare(image: ImageLike, size: int, max_pixels: int) -> NetworkInput:
         MediaError: a file cannot be read.
     """
     photo = _read(image, max_pixels)
-    frame = resize_for_network(photo.pixels, size)
-    return NetworkInput(photo, frame)
+    frames = tuple(resize_for_network(photo.pixels, size) for size in sizes)
+    return NetworkInput(photo, frames)
+
+
+def batches(items: Iterable[Prepared], batch_size: int) -> Iterator[list[Prepared]]:
+    """Yield lists of up to `batch_size` items; large photos fill a batch sooner."""
+    batch: list[Prepared] = []
+    held = 0
+    for item in items:
+        batch.append(item)
+        held += pixel_count(item)
+        if len(batch) == batch_size or held >= PIXELS_HELD:
+            yield batch
+            batch, held = [], 0
+    if batch:
+        yield batch
+
+
+def pixel_count(item: Prepared) -> int:
+    """Return the pixels of an item's photo; 1 for an error."""
+    return item.photo.pixels.size // 3 if isinstance(item, NetworkInput) else 1
 
 
 def resize_for_network(pixels: NDArray[np.uint8], size: int) -> Tensor:
     """Return pixels (height, width, 3) as the frame (3, h, w), uint8, that the network sees."""
-    # torch warns of memory that numpy may not write to.
-    writeable = pixels if pixels.flags.writeable else pixels.copy()
-    whole = torch.from_numpy(writeable).permute(2, 0, 1)[None]
-    target = network_size(pixels.shape[0], pixels.shape[1], size)
-    return interpolate(whole, target, mode="bilinear", align_corners=False, antialias=True)[0]
+    return resize_pixels(pixels, network_size(pixels.shape[0], pixels.shape[1], size))
 
 
 def network_size(height: int, width: int, size: int) -> tuple[int, int]:

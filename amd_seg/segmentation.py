@@ -2,7 +2,6 @@
 
 import io
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,19 +12,18 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from amd_seg.errors import InputError
-from amd_seg.media.images import Photo, save_image
+from amd_seg.media.images import Photo, save_image, write_image
 from amd_seg.media.render import (
+    opacity,
     render_cutout,
     render_mask,
     render_overlay,
     render_regions,
     render_saliency,
 )
+from amd_seg.upsampling import upsample, upsampled_strips
 
 OUTPUTS = ("mask", "saliency", "cutout", "overlay", "regions")
-
-# Rows that are resized at a time: a strip of a wide photo still fits a CPU's cache.
-_STRIP_ROWS = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,18 +41,28 @@ class Segmentation:
     """The region that is the object, counted from 0."""
     threshold_rule: float | str = 0.5
     """A number between 0 and 1, or "otsu"."""
+    refine: str = "none"
+    """How the saliency gets its edges: "none", "guided" or "grabcut", see `refinement`."""
+    min_confidence: float = 0.0
+    """The confidence, 0..1, below which the photo counts as one without an object."""
 
     @property
     def source(self) -> str:
         """How messages name the photo: its path, or what it was given as."""
         return self.photo.source
 
+    @property
+    def _cells(self) -> NDArray[np.float32]:
+        cells: NDArray[np.float32] = self.region_masks[self.object_channel]
+        return cells
+
     @cached_property
     def saliency(self) -> NDArray[np.float32]:
         """(height, width), float32, 0..1: the object's region, never stretched to fill 0..1."""
-        channel = self.region_masks[self.object_channel : self.object_channel + 1]
-        saliency: NDArray[np.float32] = upsample(channel, self.photo.pixels.shape[:2])[0]
-        return saliency
+        # It loads torch, which whoever scores files has no need of.
+        from amd_seg.refinement import refine_map
+
+        return refine_map(self.photo.pixels, self._cells, self.refine)
 
     @cached_property
     def threshold(self) -> float:
@@ -65,28 +73,29 @@ class Segmentation:
 
     @cached_property
     def mask(self) -> NDArray[np.bool_]:
-        """(height, width), bool: where the saliency is above the threshold."""
+        """(height, width), bool: saliency above the threshold; empty for too little confidence."""
+        if self.confidence < self.min_confidence:
+            return np.zeros(self.photo.pixels.shape[:2], np.bool_)
         return self.saliency > self.threshold
 
     @cached_property
     def regions(self) -> NDArray[np.float32]:
-        """(region, height, width), float32, sums to 1 over region."""
+        """(region, height, width), float32, sums to 1 over region; without refinement."""
         return upsample(self.region_masks, self.photo.pixels.shape[:2])
 
     @cached_property
     def confidence(self) -> float:
-        """How far the object stands out, 0..1: mean saliency inside the mask minus outside it.
+        """The IoU with the true mask that the network's own map lets expect, 0..1.
 
-        1 is a map of pure black and white; 0 means that nothing stands out: the mask is empty
-        or covers everything. It is no probability that the mask is right.
+        Taken as the probability that a cell is of the object, the map expects of the mask that
+        its sum inside is right, and its sum outside is missed. Nothing above the threshold is 0;
+        a map of pure black and white is 1. It orders photos well, but is no calibrated number:
+        docs/benchmarks.md holds it against the true IoU, and against pictures without an object.
         """
-        inside = int(np.count_nonzero(self.mask))
-        outside = self.mask.size - inside
-        if not inside or not outside:
-            return 0.0
-        total = float(self.saliency.sum(dtype=np.float64))
-        within = float(self.saliency.sum(dtype=np.float64, where=self.mask))
-        return min(max(within / inside - (total - within) / outside, 0.0), 1.0)
+        inside = self._cells > self.threshold
+        right = float(self._cells.sum(where=inside, dtype=np.float64))
+        missed = float(self._cells.sum(where=~inside, dtype=np.float64))
+        return right / (int(inside.sum()) + missed) if right else 0.0
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -98,18 +107,38 @@ class Segmentation:
             "threshold": round(self.threshold, 4),
             "mask_share": round(float(self.mask.mean()), 4),
             "confidence": round(self.confidence, 4),
+            "object": bool(self.mask.any()),
         }
 
-    def cutout(self) -> Image.Image:
-        """Return the object as RGBA, its alpha the saliency; RGB is 0 where alpha is 0."""
-        return render_cutout(self.photo.pixels, self.saliency)
+    @property
+    def alpha(self) -> NDArray[np.uint8]:
+        """(height, width), uint8: how much of each pixel a cutout shows, 0 to 255.
+
+        2 * saliency - threshold, soft along an edge: nothing below half of the threshold, all
+        from halfway between the threshold and 1; nothing at all for too little confidence.
+        """
+        if self.confidence < self.min_confidence:
+            return np.zeros(self.photo.pixels.shape[:2], np.uint8)
+        return opacity(self.saliency, self.threshold)
+
+    def cutout(self, *, keep_rgb: bool = False) -> Image.Image:
+        """Return the object as RGBA, its alpha soft along the edge.
+
+        Along the edge the background's colours are taken out, and RGB is 0 where alpha is 0;
+        with `keep_rgb` all pixels keep the photo's colours, hidden ones too.
+        """
+        return render_cutout(self.photo.pixels, self.alpha, keep_rgb=keep_rgb)
 
     def overlay(self) -> Image.Image:
         """Return the photo as RGB with the mask drawn over it."""
         return render_overlay(self.photo.pixels, self.mask)
 
-    def render(self, output: str = "mask") -> Image.Image:
+    def render(self, output: str = "mask", *, keep_rgb: bool = False) -> Image.Image:
         """Return a picture: "mask", "saliency" (L), "overlay", "regions" (RGB) or "cutout" (RGBA).
+
+        Args:
+            output: which.
+            keep_rgb: of a cutout, see there.
 
         Raises:
             InputError: `output` is none of these.
@@ -119,24 +148,27 @@ class Segmentation:
         if output == "saliency":
             return render_saliency(self.saliency)
         if output == "cutout":
-            return self.cutout()
+            return self.cutout(keep_rgb=keep_rgb)
         if output == "overlay":
             return self.overlay()
         if output == "regions":
             return self._render_regions()
         raise InputError(f"Unknown output {output!r}. Use one of {', '.join(OUTPUTS)}.")
 
-    def encode(self, output: str = "mask") -> bytes:
+    def encode(self, output: str = "mask", *, keep_rgb: bool = False) -> bytes:
         """Return the bytes of a PNG of what `render` gives.
 
         Raises:
             InputError: `output` is unknown.
         """
-        file = io.BytesIO()
-        self.render(output).save(file, "PNG", icc_profile=self._profile(output))
+        file, picture = io.BytesIO(), self.render(output, keep_rgb=keep_rgb)
+        profile, resolution = self._metadata(output)
+        write_image(picture, file, ".png", icc_profile=profile, resolution=resolution)
         return file.getvalue()
 
-    def save(self, path: str | os.PathLike[str], output: str = "mask") -> Path:
+    def save(
+        self, path: str | os.PathLike[str], output: str = "mask", *, keep_rgb: bool = False
+    ) -> Path:
         """Write a picture, in the format of the suffix of `path`, and return the path.
 
         The file is written beside its place and moved: it is there whole or not at all.
@@ -145,18 +177,21 @@ class Segmentation:
             InputError: `output` is unknown.
             MediaError: the suffix is unknown, or the file cannot be written.
         """
-        path = Path(path)
-        save_image(self.render(output), path, icc_profile=self._profile(output))
+        path, picture = Path(path), self.render(output, keep_rgb=keep_rgb)
+        profile, resolution = self._metadata(output)
+        save_image(picture, path, icc_profile=profile, resolution=resolution)
         return path
 
-    def _profile(self, output: str) -> bytes | None:
-        return self.photo.icc_profile if output in ("cutout", "overlay") else None
+    def _metadata(self, output: str) -> tuple[bytes | None, tuple[float, float] | None]:
+        """Return the colour profile and the resolution that go with a picture of the photo."""
+        is_of_photo = output in ("cutout", "overlay")
+        return (self.photo.icc_profile, self.photo.resolution) if is_of_photo else (None, None)
 
     def _render_regions(self) -> Image.Image:
         # By strips, because all regions of a large photo at once take gigabytes.
         height, width = self.photo.pixels.shape[:2]
         picture = Image.new("RGB", (width, height))
-        for start, strip in _upsampled_strips(self.region_masks, (height, width)):
+        for start, strip in upsampled_strips(self.region_masks, (height, width)):
             pixels = self.photo.pixels[start : start + strip.shape[1]]
             picture.paste(render_regions(pixels, strip), (0, start))
         return picture
@@ -170,24 +205,6 @@ class FrameSegmentation(Segmentation):
     """Number of the frame, counted from the first one at or after the start asked for."""
     time: float = field(kw_only=True)
     """When it is shown, in seconds from the beginning of the clip."""
-
-
-def upsample(masks: NDArray[np.float32], size: tuple[int, ...]) -> NDArray[np.float32]:
-    """Resize masks bilinearly with aligned corners, as the published evaluation does.
-
-    Args:
-        masks: (region, h, w), float32, 0..1.
-        size: height and width, in pixels, of the result.
-
-    Returns:
-        (region, height, width), float32, 0..1; a sum of 1 over region stays 1.
-
-    Source: the released code resizes probabilities with align_corners=True.
-    """
-    resized = np.empty((masks.shape[0], *size), np.float32)
-    for start, strip in _upsampled_strips(masks, size):
-        resized[:, start : start + strip.shape[1]] = strip
-    return resized
 
 
 def otsu_threshold(saliency: NDArray[np.float32]) -> float:
@@ -213,36 +230,3 @@ def otsu_threshold(saliency: NDArray[np.float32]) -> float:
     best = np.flatnonzero(between == between.max())
     # Every edge of an empty stretch splits alike: its middle is the fair one.
     return float(edges[best[len(best) // 2] + 1]) if between.max() > 0 else 0.5
-
-
-def _upsampled_strips(
-    masks: NDArray[np.float32], size: tuple[int, ...]
-) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """Yield strip by strip: its first row, and the resized masks (region, rows, width)."""
-    height, width = size
-    left, right, share = _neighbours(masks.shape[2], width)
-    wide = _blend(masks[:, :, left], masks[:, :, right], share)  # (region, h, width)
-    top, bottom, share = _neighbours(masks.shape[1], height)
-    for start in range(0, height, _STRIP_ROWS):
-        rows = slice(start, start + _STRIP_ROWS)
-        yield start, _blend(wide[:, top[rows]], wide[:, bottom[rows]], share[rows, None])
-
-
-def _neighbours(
-    cells: int, pixels: int
-) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
-    """Return, for each pixel, the cells before and after it and the second one's share."""
-    positions = np.linspace(0.0, cells - 1.0, pixels)
-    before = np.minimum(positions.astype(np.intp), max(cells - 2, 0))
-    after = np.minimum(before + 1, cells - 1)
-    return before, after, (positions - before).astype(np.float32)
-
-
-def _blend(
-    first: NDArray[np.float32], second: NDArray[np.float32], share: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """Return first + share * (second - first), within 0..1; both arrays are used up."""
-    second -= first
-    second *= share
-    first += second
-    return np.clip(first, 0.0, 1.0, out=first)

@@ -4,34 +4,38 @@ import logging
 import os
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
-from typing import TypeAlias, cast, overload
+from typing import cast, overload
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from amd_seg.call_settings import CallSettings
 from amd_seg.device import resolve_device, resolve_precision
 from amd_seg.errors import AmdSegError, DeviceError, InputError, WeightsError
 from amd_seg.media.images import MAX_PIXELS, Photo
 from amd_seg.model.amd import AMD
 from amd_seg.model.config import WeightsConfig
-from amd_seg.network_input import SINGLE_IMAGES, ImageLike, NetworkInput, prepare
+from amd_seg.network_input import (
+    PIXELS_HELD,
+    SINGLE_IMAGES,
+    ImageLike,
+    NetworkInput,
+    Prepared,
+    batches,
+    pixel_count,
+    prepare,
+)
 from amd_seg.overlap import map_ahead
+from amd_seg.refinement import DEFAULT_REFINEMENT
 from amd_seg.segmentation import Segmentation
+from amd_seg.views import masks_of, view_sizes
 from amd_seg.weights import load_weights
 
 __all__ = ["ImageLike", "Segmentation", "Segmenter"]
 
 logger = logging.getLogger(__name__)
-
-SIZES = (16, 8192)
-"""Smallest and largest short edge, in pixels, that the network may be asked to see."""
-
-# Pixels of photos that one batch, or the photos read ahead, may hold: 64 million are 192 MB.
-_PIXELS_HELD = 64_000_000
-
-_Prepared: TypeAlias = NetworkInput | AmdSegError
 
 
 class Segmenter:
@@ -96,6 +100,9 @@ class Segmenter:
         *,
         size: int | None = ...,
         threshold: float | str | None = ...,
+        refine: str = ...,
+        tta: bool = ...,
+        min_confidence: float = ...,
         batch_size: int = ...,
         max_pixels: int = ...,
     ) -> Segmentation: ...
@@ -107,6 +114,9 @@ class Segmenter:
         *,
         size: int | None = ...,
         threshold: float | str | None = ...,
+        refine: str = ...,
+        tta: bool = ...,
+        min_confidence: float = ...,
         batch_size: int = ...,
         max_pixels: int = ...,
     ) -> Iterator[Segmentation]: ...
@@ -117,6 +127,9 @@ class Segmenter:
         *,
         size: int | None = None,
         threshold: float | str | None = None,
+        refine: str = DEFAULT_REFINEMENT,
+        tta: bool = False,
+        min_confidence: float = 0.0,
         batch_size: int = 8,
         max_pixels: int = MAX_PIXELS,
     ) -> Segmentation | Iterator[Segmentation]:
@@ -130,12 +143,20 @@ class Segmenter:
                 The long edge is at most 4 times it. See `network_input` for the resizing.
             threshold: saliency above which a pixel is in the mask, between 0 and 1, or "otsu";
                 None takes that of the weights.
+            refine: how the network's coarse map, an eighth of what it sees, gets the photo's
+                edges: "none" (enlarged, as published), "guided" (a guided filter) or "grabcut"
+                (a colour model of the photo, by OpenCV: the extra `flow`). See `refinement`.
+            tta: show the network each photo at three sizes, each mirrored too, and take the
+                mean: six times the work.
+            min_confidence: `Segmentation.confidence`, 0 to 1, below which the photo counts as one
+                without an object.
             batch_size: images that share a pass of the network where their sizes allow it.
                 The next ones are read meanwhile; batches of large photos hold fewer.
             max_pixels: a file that claims more is refused before it is decoded.
 
         Raises:
             InputError: an argument cannot be used.
+            ConfigError: "grabcut" is asked for, and OpenCV is not installed.
             MediaError: an image cannot be read; an iterator raises it in that image's place.
             DeviceError: the device ran out of memory.
         """
@@ -151,6 +172,9 @@ class Segmenter:
                 images,
                 size=size,
                 threshold=threshold,
+                refine=refine,
+                tta=tta,
+                min_confidence=min_confidence,
                 batch_size=batch_size,
                 max_pixels=max_pixels,
             )
@@ -163,6 +187,9 @@ class Segmenter:
         *,
         size: int | None = None,
         threshold: float | str | None = None,
+        refine: str = DEFAULT_REFINEMENT,
+        tta: bool = False,
+        min_confidence: float = 0.0,
         batch_size: int = 8,
         max_pixels: int = MAX_PIXELS,
     ) -> Generator[Segmentation | AmdSegError, None, None]:
@@ -170,22 +197,30 @@ class Segmenter:
 
         Raises:
             InputError: an argument, not an image, cannot be used.
+            ConfigError: "grabcut" is asked for, and OpenCV is not installed.
             DeviceError: the device ran out of memory.
         """
-        size = self.config.input_size if size is None else size
-        rule = self.config.threshold if threshold is None else threshold
-        _check_settings(size, rule, batch_size)
+        settings = CallSettings(
+            size=self.config.input_size if size is None else size,
+            threshold=self.config.threshold if threshold is None else threshold,
+            refine=refine,
+            tta=tta,
+            min_confidence=min_confidence,
+            batch_size=batch_size,
+            max_pixels=max_pixels,
+        )
+        sizes = view_sizes(settings.size, tta)
 
-        def prepare_or_error(image: ImageLike) -> _Prepared:
+        def prepare_or_error(image: ImageLike) -> Prepared:
             try:
-                return prepare(image, size, max_pixels)
+                return prepare(image, sizes, max_pixels)
             except AmdSegError as error:
                 return error
 
         prepared = map_ahead(
-            prepare_or_error, images, ahead=batch_size, weigh=_pixels, budget=_PIXELS_HELD
+            prepare_or_error, images, ahead=batch_size, weigh=pixel_count, budget=PIXELS_HELD
         )
-        return self._stream(prepared, rule, batch_size)
+        return self._stream(prepared, settings)
 
     def region_masks(self, frames: Tensor) -> NDArray[np.float32]:
         """Run the network on frames that are resized for it already.
@@ -214,58 +249,33 @@ class Segmenter:
             ) from cause
 
     def _stream(
-        self, prepared: Generator[_Prepared, None, None], rule: float | str, batch_size: int
+        self, prepared: Generator[Prepared, None, None], settings: CallSettings
     ) -> Generator[Segmentation | AmdSegError, None, None]:
         with closing(prepared):
-            for batch in _batches(prepared, batch_size):
-                masks = self._masks_of(batch)
+            for batch in batches(prepared, settings.batch_size):
+                masks = masks_of(batch, self.region_masks, with_mirrored=settings.tta)
                 for index, item in enumerate(batch):
                     if isinstance(item, NetworkInput):
-                        yield self._result(item.photo, masks[index], rule)
+                        yield self._result(item.photo, masks[index], settings)
                     else:
                         yield item
 
-    def _masks_of(self, batch: list[_Prepared]) -> dict[int, NDArray[np.float32]]:
-        """Run the network once for each size in the batch; return masks by place in the batch."""
-        by_size: dict[torch.Size, list[tuple[int, Tensor]]] = {}
-        for index, item in enumerate(batch):
-            if isinstance(item, NetworkInput):
-                by_size.setdefault(item.frame.shape, []).append((index, item.frame))
-        masks: dict[int, NDArray[np.float32]] = {}
-        for group in by_size.values():
-            indices, frames = zip(*group, strict=True)
-            masks.update(zip(indices, self.region_masks(torch.stack(frames)), strict=True))
-        return masks
-
     def _result(
-        self, photo: Photo, region_masks: NDArray[np.float32], rule: float | str
+        self, photo: Photo, region_masks: NDArray[np.float32], settings: CallSettings
     ) -> Segmentation | WeightsError:
         if not np.isfinite(region_masks).all():
             return WeightsError(
                 f"The network gave no finite numbers for {photo.source} in {self.precision}: the "
                 f"weights {self.config.name!r} are damaged. Take others."
             )
-        return Segmentation(photo, region_masks, self.config.object_channel, rule)
-
-
-def _batches(items: Iterable[_Prepared], batch_size: int) -> Iterator[list[_Prepared]]:
-    """Yield lists of up to `batch_size` items; large photos fill a batch sooner."""
-    batch: list[_Prepared] = []
-    held = 0
-    for item in items:
-        batch.append(item)
-        held += _pixels(item)
-        if len(batch) == batch_size or held >= _PIXELS_HELD:
-            yield batch
-            batch, held = [], 0
-    if batch:
-        yield batch
-
-
-def _pixels(item: _Prepared) -> int:
-    if isinstance(item, NetworkInput):
-        return item.photo.pixels.size // 3
-    return 1
+        return Segmentation(
+            photo,
+            region_masks,
+            self.config.object_channel,
+            settings.threshold,
+            refine=settings.refine,
+            min_confidence=settings.min_confidence,
+        )
 
 
 def _raising(outcomes: Iterable[Segmentation | AmdSegError]) -> Iterator[Segmentation]:
@@ -273,17 +283,3 @@ def _raising(outcomes: Iterable[Segmentation | AmdSegError]) -> Iterator[Segment
         if isinstance(outcome, AmdSegError):
             raise outcome
         yield outcome
-
-
-def _check_settings(size: int, rule: float | str, batch_size: int) -> None:
-    if not SIZES[0] <= size <= SIZES[1]:
-        raise InputError(
-            f"size={size!r} cannot be used: the short edge that the network sees must be "
-            f"{SIZES[0]} to {SIZES[1]} pixels."
-        )
-    if batch_size < 1:
-        raise InputError(f"batch_size={batch_size!r} cannot be used: it must be 1 or more.")
-    if rule != "otsu" and not (isinstance(rule, int | float) and 0 < rule < 1):
-        raise InputError(
-            f"threshold={rule!r} cannot be used: give a number between 0 and 1, or otsu."
-        )

@@ -8,6 +8,7 @@ from typing import Any, cast, overload
 
 import torch
 
+from amd_seg.call_settings import SIZES
 from amd_seg.device import resolve_device, resolve_precision
 from amd_seg.errors import AmdSegError, InputError, WeightsError
 from amd_seg.media.images import MAX_PIXELS, Photo
@@ -15,10 +16,17 @@ from amd_seg.model.amd import AMD
 from amd_seg.model.config import WeightsConfig
 from amd_seg.model.semantic import SemanticNetwork
 from amd_seg.model.semantic_config import SemanticWeightsConfig
-from amd_seg.network_input import SINGLE_IMAGES, ImageLike, NetworkInput, prepare
+from amd_seg.network_input import (
+    PIXELS_HELD,
+    SINGLE_IMAGES,
+    ImageLike,
+    NetworkInput,
+    pixel_count,
+    prepare,
+)
 from amd_seg.overlap import map_ahead
 from amd_seg.segmentation import OUTPUTS as OBJECT_OUTPUTS
-from amd_seg.segmenter import SIZES, Segmenter
+from amd_seg.segmenter import Segmenter
 from amd_seg.semantic_maps import class_probabilities, strongest_classes
 from amd_seg.semantic_segmentation import OUTPUTS, SemanticSegmentation
 from amd_seg.weights import load_any_weights, load_semantic_weights
@@ -145,11 +153,13 @@ class SemanticSegmenter:
 
         def prepare_or_error(image: ImageLike) -> NetworkInput | AmdSegError:
             try:
-                return prepare(image, size, max_pixels)
+                return prepare(image, (size,), max_pixels)
             except AmdSegError as error:
                 return error
 
-        prepared = map_ahead(prepare_or_error, images, ahead=batch_size)
+        prepared = map_ahead(
+            prepare_or_error, images, ahead=batch_size, weigh=pixel_count, budget=PIXELS_HELD
+        )
         window = self.config.input_size if slide else None
         return self._stream(prepared, window, flip, batch_size)
 
@@ -165,7 +175,7 @@ class SemanticSegmenter:
                 if isinstance(item, AmdSegError):
                     yield item
                     continue
-                frame = item.frame.to(self.device)
+                frame = item.frames[0].to(self.device)
                 with torch.autocast(
                     self.device.type, self._dtype, enabled=self._dtype is not torch.float32
                 ):

@@ -221,7 +221,9 @@ class VideoSegmenter:
     ) -> Generator[FrameSegmentation, None, None]:
         frames = read_ahead(clip, ahead=frames_waiting(clip))
         photos = (
-            _FramePhoto(f.pixels, None, f"{clip.source}, frame {f.index}", f.index, f.time)
+            _FramePhoto(
+                f.pixels, None, f"{clip.source}, frame {f.index}", index=f.index, time=f.time
+            )
             for f in frames
         )
         results = self.segmenter.stream(
@@ -243,7 +245,7 @@ class VideoSegmenter:
         return segmentations()
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class _FramePhoto(Photo):
     """A frame on its way through the network, which knows whose it is."""
 
@@ -259,6 +261,8 @@ def _of_frame(result: Segmentation, masks: NDArray[np.float32]) -> FrameSegmenta
         masks,
         result.object_channel,
         result.threshold_rule,
+        refine=result.refine,
+        min_confidence=result.min_confidence,
         index=photo.index,
         time=photo.time,
     )

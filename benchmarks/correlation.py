@@ -4,10 +4,13 @@ Time of the cost volume (reach 4, mean over channels) of the five pyramid levels
 pair, in milliseconds: the naive loop, formulations that copy the windows, and ours. All run in
 turns, round after round, so that a busy moment of the machine hits each of them; on a machine
 that others use, one thread's processor time (`--clock cpu`) is the number to trust.
+`--also compiled` adds our plain path under torch.compile, whose first call takes minutes on a CPU
+(it is printed after the table); `--also spatial-correlation-sampler` that package, if installed.
 
 On a GPU, `python benchmarks/correlation.py --device cuda --batch 1 16 32 --large`: our kernels,
-our plain path, the plain path compiled, the naive loop, and the floor: the larger of the bytes
-that must move over the copy bandwidth measured at the start, and the operations over --tflops.
+our plain path, the naive loop, the public kernels' algorithm (float32), and the floor: the larger
+of the bytes that must move over the copy bandwidth measured at the start, and the operations over
+--tflops.
 """
 
 import argparse
@@ -18,6 +21,7 @@ import statistics
 import time
 from collections.abc import Callable
 
+import correlation_peers
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -32,44 +36,6 @@ SIDE = 2 * REACH + 1
 
 Level = tuple[int, int, int]
 Operator = Callable[[Tensor, Tensor], Tensor]
-
-
-def naive_loop(x1: Tensor, x2: Tensor) -> Tensor:
-    height, width = x1.shape[2:]
-    padded = functional.pad(x2, (REACH,) * 4)
-    return torch.stack(
-        [
-            (x1 * padded[:, :, y : y + height, x : x + width]).mean(1)
-            for y in range(SIDE)
-            for x in range(SIDE)
-        ],
-        1,
-    )
-
-
-def unfolded(x1: Tensor, x2: Tensor) -> Tensor:
-    batch, channels, height, width = x1.shape
-    windows = functional.unfold(x2, SIDE, padding=REACH)
-    windows = windows.view(batch, channels, SIDE * SIDE, height, width)
-    return torch.einsum("bchw,bckhw->bkhw", x1, windows) / channels
-
-
-def strided_matmul(x1: Tensor, x2: Tensor) -> Tensor:
-    """What a grouped convolution with x1 as its filters computes: (1 x C)(C x 81) a pixel."""
-    batch, channels, height, width = x1.shape
-    windows = functional.pad(x2, (REACH,) * 4).unfold(2, SIDE, 1).unfold(3, SIDE, 1)
-    windows = windows.permute(0, 2, 3, 1, 4, 5).reshape(-1, channels, SIDE * SIDE)
-    left = x1.permute(0, 2, 3, 1).reshape(-1, 1, channels)
-    volume = torch.bmm(left, windows).view(batch, height, width, SIDE * SIDE)
-    return volume.permute(0, 3, 1, 2) / channels
-
-
-ON_CPU: dict[str, Operator] = {
-    "naive loop": naive_loop,
-    "unfold, einsum": unfolded,
-    "strided matmul": strided_matmul,
-    "ours": correlation,
-}
 
 
 class CompiledPlain(torch.autograd.Function):
@@ -96,11 +62,28 @@ def forced(path: str) -> Operator:
     return operator
 
 
+def then_leaky(operator: Operator) -> Operator:
+    """With what always follows: what an epilogue inside the kernels could save at most."""
+    return lambda x1, x2: functional.leaky_relu(operator(x1, x2), 0.1)
+
+
+ON_CPU: dict[str, Operator] = {
+    "naive loop": correlation_peers.naive_loop,
+    "unfold, einsum": correlation_peers.unfolded,
+    "strided matmul": correlation_peers.strided_matmul,
+    "ours": correlation,
+    "ours, then LeakyReLU": then_leaky(correlation),
+}
 ON_CUDA: dict[str, Operator] = {
-    "naive loop": naive_loop,
-    "ours, plain, compiled": CompiledPlain.apply,
+    "naive loop": correlation_peers.naive_loop,
+    "warp per pixel": correlation_peers.WarpPerPixel.apply,
     "ours, plain": forced("plain"),
     "ours, kernels": forced("cuda"),
+    "ours, kernels, then LeakyReLU": then_leaky(forced("cuda")),
+}
+ALSO: dict[str, Operator] = {
+    "compiled": CompiledPlain.apply,
+    "spatial-correlation-sampler": correlation_peers.correlation_sampler,
 }
 
 
@@ -132,6 +115,10 @@ def milliseconds(work: Callable[[], object], options: argparse.Namespace) -> flo
     return begin.elapsed_time(end) / options.repeats
 
 
+first_calls: dict[str, float] = {}
+"""Seconds of the first calls of each formulation, over all shapes."""
+
+
 def measure(
     operators: dict[str, Operator], batch: int, level: Level, options: argparse.Namespace
 ) -> dict[str, str]:
@@ -150,8 +137,10 @@ def measure(
             name: functools.partial(run, operator, x1, x2, grad)
             for name, operator in operators.items()
         }
-        for work in works.values():
+        for name, work in works.items():
+            began = time.perf_counter()
             work()
+            first_calls[name] = first_calls.get(name, 0.0) + time.perf_counter() - began
         times: dict[str, list[float]] = {name: [] for name in works}
         for _ in range(options.rounds):
             for name, work in works.items():
@@ -193,6 +182,7 @@ def main() -> None:
     parser.add_argument(
         "--dtype", default="float32", choices=["float32", "float16", "bfloat16", "float64"]
     )
+    parser.add_argument("--also", nargs="+", default=[], choices=ALSO)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--repeats", type=int, default=20, help="runs a round on a GPU")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -201,7 +191,9 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     on_cuda = options.device == "cuda"
-    operators = ON_CUDA if on_cuda else ON_CPU
+    operators = (ON_CUDA if on_cuda else ON_CPU) | {name: ALSO[name] for name in options.also}
+    if options.dtype != "float32":
+        operators.pop("warp per pixel", None)
     device = (
         torch.cuda.get_device_name()
         if on_cuda
@@ -224,6 +216,10 @@ def main() -> None:
         if on_cuda:
             row.append(floor(batch, level, bandwidth, options))
         print(f"| {'x'.join(map(str, (batch, *level)))} | " + " | ".join(row) + " |", flush=True)
+    print(
+        "\nfirst calls, seconds over all rows: "
+        + ", ".join(f"{name} {seconds:.1f}" for name, seconds in first_calls.items())
+    )
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from amd_seg.training.background import iou
+from amd_seg.colour_model import iou
 from amd_seg.training.movers import MoverConfig, mover_targets
 
 

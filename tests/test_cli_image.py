@@ -16,9 +16,11 @@ from PIL import Image
 from amd_seg import Segmenter
 from amd_seg.cli import cli
 from amd_seg.cli.jobs import OUTPUTS
-from amd_seg.cli.options import PRECISIONS
+from amd_seg.cli.options import DEFAULT_REFINEMENT, PRECISIONS, REFINEMENTS
 from amd_seg.device import PRECISIONS as DEVICE_PRECISIONS
 from amd_seg.media.images import MAX_PIXELS
+from amd_seg.refinement import DEFAULT_REFINEMENT as REFINEMENT_DEFAULT
+from amd_seg.refinement import REFINEMENTS as REFINEMENT_WAYS
 from amd_seg.segmentation import OUTPUTS as SEGMENTATION_OUTPUTS
 from amd_seg.semantic_segmentation import OUTPUTS as SEMANTIC_OUTPUTS
 
@@ -182,8 +184,29 @@ def test_json_tells_of_every_file(run: Run, folder: Path) -> None:
     assert (done["input"], done["output"], done["status"]) == ("a.jpg", "a.mask.png", "done")
     assert (done["width"], done["height"]) == (60, 40)
     assert all(0 <= done[key] <= 1 for key in ("threshold", "mask_share", "confidence"))
+    assert done["object"] is (done["mask_share"] > 0)
     assert (failed["input"], failed["status"]) == ("bad.jpg", "failed")
     assert "bad.jpg" in failed["error"]
+
+
+def test_too_little_confidence_is_no_object(run: Run) -> None:
+    for least, has_object in (("0", True), ("0.99", False)):
+        result = run("a.jpg", "--min-confidence", least, "--json", "--overwrite")
+        (told,) = map(json.loads, result.stdout.splitlines())
+        assert told["object"] is has_object
+        assert 0 < told["confidence"] < 0.99
+        assert picture("a.mask.png").any() == has_object
+
+
+def test_a_cutout_hides_colours_unless_told(run: Run) -> None:
+    run("a.jpg", "--output", "cutout", "-o", "kept.png", "--keep-rgb")
+    result = run("a.jpg", "--output", "cutout", "-o", "-", "--threshold", "0.5", "--keep-rgb")
+    run("a.jpg", "--output", "cutout", "-o", "hidden.png")
+    np.testing.assert_array_equal(picture("kept.png")[..., :3], picture("a.jpg"))
+    with Image.open(io.BytesIO(result.stdout_bytes)) as image:
+        np.testing.assert_array_equal(np.asarray(image)[..., :3], picture("a.jpg"))
+    hidden = picture("hidden.png")
+    assert not hidden[hidden[..., 3] == 0].any()
 
 
 def test_an_output_that_cannot_be_written_fails_alone(run: Run, folder: Path) -> None:
@@ -210,6 +233,9 @@ def test_an_output_that_cannot_be_written_fails_alone(run: Run, folder: Path) ->
         (["a.jpg", "b.png", "-o", "deep/c.png"], "is a file"),
         (["a.jpg", "b.png", "-o", "-"], "2 photos cannot share stdout"),
         (["a.jpg", "-o", "-", "--json"], "Drop one"),
+        (["a.jpg", "--refine", "crf"], "'crf' is not one of 'none', 'guided', 'grabcut'"),
+        (["a.jpg", "--min-confidence", "2"], "0<=x<=1"),
+        (["a.jpg", "--keep-rgb"], "--keep-rgb is of cutouts"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -263,6 +289,11 @@ def test_settings_reach_the_network(run: Run, folder: Path) -> None:
     run("a.jpg", "--output", "saliency", "-o", "small.png")
     run("a.jpg", "--output", "saliency", "-o", "large.png", "--size", "96")
     run("a.jpg", "--output", "saliency", "-o", "bf16.png", "--precision", "bfloat16")
+    for option in ("--refine none", "--refine grabcut", "--tta"):
+        name = f"{option.split('-')[-1]}.png"
+        result = run("a.jpg", "--output", "saliency", "-o", name, *option.split())
+        assert result.exit_code == 0, result.stderr
+        assert (picture(name) != picture("small.png")).any()
     small, large, bf16 = (
         picture(name).astype(int) for name in ("small.png", "large.png", "bf16.png")
     )
@@ -330,5 +361,6 @@ def test_an_unknown_command_is_wrong_usage() -> None:
 def test_lists_kept_twice_for_the_sake_of_help_are_equal() -> None:
     assert set(OUTPUTS) == {*SEGMENTATION_OUTPUTS, *SEMANTIC_OUTPUTS}
     assert set(PRECISIONS) == set(DEVICE_PRECISIONS)
+    assert (REFINEMENTS, DEFAULT_REFINEMENT) == (REFINEMENT_WAYS, REFINEMENT_DEFAULT)
     defaults = {p.name: p.default for p in cli.get_command(None, "image").params}  # type: ignore
     assert defaults["max_pixels"] == MAX_PIXELS

@@ -30,6 +30,8 @@ from amd_seg.model.correlation_cuda import (
     path_in_words,
     volume_launch,
 )
+from benchmarks import correlation_peers
+from benchmarks.correlation_peers import warp_arguments
 from tests import cuda_cpu
 
 ARCHITECTURES = ((7, 5), (8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0))
@@ -51,9 +53,9 @@ def shim(dtype: torch.dtype, reach: int) -> ctypes.CDLL:
         return loaded(cuda_cpu.kernels(dtype, reach, Path(folder)))
 
 
-def loaded(path: Path) -> ctypes.CDLL:
+def loaded(path: Path, arguments: type[ctypes.Structure] = Arguments) -> ctypes.CDLL:
     library = ctypes.CDLL(str(path))
-    assert library.size_of_arguments() == ctypes.sizeof(Arguments)
+    assert library.size_of_arguments() == ctypes.sizeof(arguments)
     for kernel in KERNELS:
         getattr(library, f"run_{kernel}").restype = ctypes.c_char_p
     return library
@@ -181,6 +183,22 @@ def test_source_gives_equal_bits_in_any_order_of_threads() -> None:
         results.append((volume, *gradients))
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+def test_the_algorithm_timed_beside_it_computes_the_same(tmp_path: Path) -> None:
+    library = cuda_cpu.kernels(torch.float32, 4, tmp_path, correlation_peers.WARP_PER_PIXEL)
+    x1, x2 = (features(2, 5, 4, 11, dtype=torch.float32, seed=seed) for seed in (1, 2))
+    padded = tuple(correlation_peers.with_border(x) for x in (x1, x2))
+    grad = features(2, 81, 4, 11, dtype=torch.float32, seed=3)
+    volume, gradients = torch.empty_like(grad), (torch.empty_like(x1), torch.empty_like(x2))
+    launches = (
+        Launch(KERNELS[0], (11, 4, 2), 32, warp_arguments(padded, None, (volume,))),
+        Launch(KERNELS[1], (11, 4, 20), 32, warp_arguments(padded, grad, gradients)),
+    )
+    for launch in launches:
+        assert run_on_cpu(loaded(library, type(launch.arguments)), launch, 1) is None
+    torch.testing.assert_close(volume, volume_plain(x1, x2, 4))
+    torch.testing.assert_close(gradients, gradients_plain(grad, x1, x2, 4, True, True))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -157,11 +157,11 @@ def test_heavy_changes_colours_and_no_label(voc: Path) -> None:
 
 
 def test_blur_is_a_gaussian_and_keeps_the_mean() -> None:
-    frames = torch.zeros(80, 3, 21, 21)
+    frames = torch.zeros(40, 3, 21, 21)
     frames[:, :, 10, 10] = 100.0
     blurred = blur(frames, torch.Generator().manual_seed(0))
     changed = (blurred != frames).flatten(1).any(dim=1)
-    assert changed.float().mean().item() == pytest.approx(BLURRED_SHARE, abs=0.15)
+    assert changed.float().mean().item() == pytest.approx(BLURRED_SHARE, abs=0.2)
     torch.testing.assert_close(blurred.sum(dim=(2, 3)), frames.sum(dim=(2, 3)))
     widest = blurred[blurred[:, 0, 10, 10].argmin(), 0]
     # Of a Gaussian, the values beside the centre's obey g(1)^4 = g(2) g(0)^3.
@@ -271,14 +271,14 @@ def test_two_processes_equal_one_with_the_whole_batch(voc: Path, tmp_path: Path)
     flags = "--steps 3 --batch-size 4 --short-edge 40 --crop 40x40 --workers 0 --log-every 1"
     flags += " --weights none --backbone resnet18 --stage-widths 8,8,8,8 --head-channels 8"
     flags += " --head-dilation 1 --dropout 0 --device cpu --sheet-every 3 --no-channels-last"
-    for processes in (1, 2):
-        command = [*launcher(processes), "finetune", "voc2012", str(voc), *flags.split()]
-        result = subprocess.run(
-            [*command, "--out", str(tmp_path / str(processes))],
-            env=environment(), capture_output=True, text=True, check=False, timeout=300,
-        )  # fmt: skip
-        assert result.returncode == 0, result.stderr
-        assert result.stdout == f"{tmp_path / str(processes) / 'weights'}\n"
+    arguments = ["finetune", "voc2012", str(voc), *flags.split(), "--out"]
+    alone = CliRunner().invoke(cli, [*arguments, str(tmp_path / "1")])
+    both = subprocess.run(
+        [*launcher(2), *arguments, str(tmp_path / "2")],
+        env=environment(), capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert (alone.exit_code, both.returncode) == (0, 0), both.stderr
+    assert both.stdout == f"{tmp_path / '2' / 'weights'}\n"
     one, two = (torch.tensor(column(tmp_path / name, "loss")) for name in "12")
     torch.testing.assert_close(two, one, rtol=1e-4, atol=0)
     with Image.open(tmp_path / "1" / "sheets" / "step-000000003.png") as sheet:

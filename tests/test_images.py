@@ -2,6 +2,7 @@
 
 import errno
 import io
+import logging
 import os
 import resource
 import struct
@@ -62,6 +63,21 @@ def raw_png(
     rows = (b"\0" + pixel * WIDTH) * HEIGHT
     body = png_chunk(b"IHDR", header) + png_chunk(b"IDAT", zlib.compress(rows))
     return b"\x89PNG\r\n\x1a\n" + body + png_chunk(b"IEND", b"")
+
+
+def raw_tiff(pixel: list[int]) -> bytes:
+    """A TIFF of one 16-bit colour, uncompressed, in one strip: Pillow itself writes none."""
+    data = struct.pack(f"<{len(pixel)}H", *pixel) * (WIDTH * HEIGHT)
+    depths = struct.pack("<3H", 16, 16, 16)
+    short, long = 3, 4
+    entries = (
+        *((256, short, 1, WIDTH), (257, short, 1, HEIGHT), (258, short, 3, 8)),
+        *((259, short, 1, 1), (262, short, 1, 2), (273, long, 1, 14)),
+        *((277, short, 1, 3), (278, short, 1, HEIGHT), (279, long, 1, len(data))),
+    )
+    directory = b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    header = b"II*\0" + struct.pack("<I", 14 + len(data)) + depths
+    return header + data + struct.pack("<H", len(entries)) + directory + bytes(4)
 
 
 def two_frames(form: str) -> bytes:
@@ -164,6 +180,7 @@ FILES: dict[str, tuple[Callable[[], bytes], object, float]] = {
     "tiff I;16B": (lambda: encoded(plain("I;16B", 25700), "TIFF"), (100,) * 3, 0),
     "tiff I": (lambda: encoded(plain("I", 25700), "TIFF"), (100,) * 3, 0),
     "tiff F": (lambda: encoded(plain("F", 0.2), "TIFF"), (51,) * 3, 0),
+    "tiff RGB 16": (lambda: raw_tiff([c * 257 for c in COLOUR]), COLOUR, 0),
     "tiff lzw": (lambda: encoded(plain("RGB", COLOUR), "TIFF", compression="tiff_lzw"), COLOUR, 0),
 }
 
@@ -177,6 +194,50 @@ def test_every_pixel_type_comes_out_with_its_colour(name: str, tmp_path: Path) -
     assert mean_colour(read_image(make())) == pytest.approx(colour, abs=tolerance)
     with Image.open(path) as image:
         assert mean_colour(read_image(image)) == pytest.approx(colour, abs=tolerance)
+
+
+# mode: a value, and the colour that it is
+MODES: dict[str, tuple[object, object]] = {
+    "1": (1, (255,) * 3),
+    "L": (90, (90,) * 3),
+    "LA": ((200, 100), (OVER_GREY[0],) * 3),
+    "P": (0, COLOUR),
+    "PA": ((0, 255), COLOUR),
+    "RGB": (COLOUR, COLOUR),
+    "RGBA": ((*COLOUR, 100), OVER_GREY),
+    "RGBX": ((*COLOUR, 0), COLOUR),
+    "CMYK": ((55, 155, 205, 0), COLOUR),
+    "YCbCr": ((124, 86, 182), COLOUR),
+    "LAB": ((138, 164, 174), COLOUR),
+    "HSV": ((14, 191, 200), COLOUR),
+    "I;16": (25700, (100,) * 3),
+    "I": (25700, (100,) * 3),
+    "F": (0.2, (51,) * 3),
+}
+WRITABLE = {
+    "PNG": "1 L LA P RGB RGBA I;16",
+    "JPEG": "1 L RGB CMYK YCbCr RGBX",
+    "WEBP": "L LA P RGB RGBA RGBX",
+    "AVIF": "L LA P RGB RGBA RGBX",
+    "TIFF": "1 L LA P PA RGB RGBA RGBX CMYK YCbCr LAB I;16 I F",
+    "GIF": "1 L P RGB",
+    "BMP": "1 L P RGB",
+    "JPEG2000": "L LA RGB RGBA YCbCr I;16",
+    "PPM": "1 L RGB I;16 I F",
+    "QOI": "RGB RGBA",
+}
+
+
+@pytest.mark.parametrize("form", WRITABLE)
+def test_every_mode_of_every_format_keeps_its_colour(form: str) -> None:
+    for mode in WRITABLE[form].split():
+        value, colour = MODES[mode]
+        image = plain(mode, value)
+        if mode in ("P", "PA"):
+            image.putpalette([*COLOUR, 255, 255, 255])
+        options = {"save_all": False, **({"quality": 95} if form in ("JPEG", "WEBP") else {})}
+        photo = read_image(encoded(image, form, **options))
+        assert mean_colour(photo) == pytest.approx(colour, abs=LOSSY), mode
 
 
 @pytest.mark.parametrize(
@@ -250,6 +311,44 @@ def test_a_profile_is_kept_only_where_it_describes_rgb() -> None:
     for_ink = profile[:16] + b"CMYK" + profile[20:]
     ink = read_image(encoded(plain("CMYK", 0), "JPEG", icc_profile=for_ink))
     assert ink.icc_profile is None
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "TIFF", "BMP"])
+def test_resolution_goes_with_the_photo(form: str, tmp_path: Path) -> None:
+    photo = read_image(encoded(plain("RGB", COLOUR), form, dpi=(300, 150)))
+    assert photo.resolution == pytest.approx((300, 150), abs=0.1)
+    path = tmp_path / f"out.{form.lower()}"
+    save_image(Image.fromarray(photo.pixels), path, resolution=photo.resolution)
+    assert read_image(path).resolution == pytest.approx((300, 150), abs=0.1)
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "TIFF"])
+def test_a_turned_photo_s_resolution_turns_with_it(form: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photo = read_image(encoded(plain("RGB", COLOUR), form, dpi=(300, 150), exif=exif))
+    assert photo.pixels.shape == (WIDTH, HEIGHT, 3)
+    assert photo.resolution == pytest.approx((150, 300), abs=0.1)
+
+
+@pytest.mark.parametrize("dpi", [(0, 0), (1e9, 300), (float("nan"), 300), "ab", 7, (300,), None])
+def test_a_resolution_that_means_nothing_is_left_out(dpi: object) -> None:
+    image = plain("RGB", COLOUR)
+    image.info["dpi"] = dpi
+    assert read_image(image).resolution is None
+    assert read_image(plain("RGB", COLOUR)).resolution is None
+
+
+@pytest.mark.parametrize("form", ["GIF", "PNG", "WEBP", "TIFF"])
+def test_of_an_animation_it_is_said_that_the_first_frame_is_taken(
+    form: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "amd_seg"):
+        read_image(encoded(plain("RGB", COLOUR), form))
+        assert caplog.messages == []
+        read_image(two_frames(form))
+    (message,) = caplog.messages
+    assert "several frames, the first is taken" in message
 
 
 def test_sources_are_named(tmp_path: Path) -> None:

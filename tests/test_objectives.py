@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from amd_seg.errors import MediaError
 from amd_seg.model.amd import AMD, View
 from amd_seg.model.config import AMDConfig
+from amd_seg.model.objective import photometric_objective
 from amd_seg.training.augment import jitter_colours, random_box
 from amd_seg.training.channel import ChannelChoice, choose_object_channel, relative_motion
 from amd_seg.training.objectives import (
@@ -63,6 +64,27 @@ def test_the_entropy_reward_fades(tiny_config: AMDConfig) -> None:
     assert rewards[0.25].item() == pytest.approx(rewards[0.0].item() / 2, abs=1e-5)
     assert rewards[0.5].item() == pytest.approx(0, abs=1e-6)
     assert rewards[0.9].item() == pytest.approx(0, abs=1e-6)
+
+
+def test_flows_and_errors_are_float32_under_autocast(tiny_config: AMDConfig) -> None:
+    model, batch = AMD(tiny_config).eval(), pairs()
+    with torch.autocast("cpu", torch.bfloat16):
+        features = model.motion.features(model.motion_input(batch.frame_i))
+        reconstruction = model(batch.frame_i, batch.frame_j)
+        parts = photometric_objective(reconstruction)
+    assert features[0].dtype == torch.bfloat16  # the convolutions are reduced
+    view = reconstruction.view_j
+    for name, value in {
+        "masks": view.masks,
+        "vectors": view.vectors,
+        "flow": view.flows[0],
+    }.items():
+        assert value.dtype == torch.float32, name
+        # A number that went through bfloat16 has 8 bits.
+        assert not torch.equal(value, value.bfloat16().float()), name
+    torch.testing.assert_close(parts, photometric_objective(reconstruction), rtol=0, atol=0)
+    whole = photometric_objective(model(batch.frame_i, batch.frame_j))
+    torch.testing.assert_close(parts["loss"], whole["loss"], rtol=0.02, atol=0)
 
 
 def test_the_mover_objective_falls_as_the_object_channel_learns_its_target(

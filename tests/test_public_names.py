@@ -37,9 +37,9 @@ ATTRIBUTES = {
         *("config", "device", "from_pretrained", "model", "precision", "region_masks", "stream"),
     ],
     "Segmentation": [
-        *("confidence", "cutout", "encode", "facts", "mask", "object_channel", "overlay", "photo"),
-        *("region_masks", "regions", "render", "saliency", "save", "source", "threshold"),
-        "threshold_rule",
+        *("alpha", "confidence", "cutout", "encode", "facts", "mask", "min_confidence"),
+        *("object_channel", "overlay", "photo", "refine", "region_masks", "regions", "render"),
+        *("saliency", "save", "source", "threshold", "threshold_rule"),
     ],
     "SemanticSegmenter": [
         *("classes", "config", "device", "from_pretrained", "model", "precision", "stream"),
@@ -50,10 +50,9 @@ ATTRIBUTES = {
     ],
     "VideoSegmenter": ["adapt", "from_pretrained", "reset", "save", "segmenter", "write"],
     "FrameSegmentation": [
-        *("confidence", "cutout", "encode", "facts", "index", "mask", "object_channel", "overlay"),
-        "photo",
-        *("region_masks", "regions", "render", "saliency", "save", "source", "threshold"),
-        *("threshold_rule", "time"),
+        *("alpha", "confidence", "cutout", "encode", "facts", "index", "mask", "min_confidence"),
+        *("object_channel", "overlay", "photo", "refine", "region_masks", "regions", "render"),
+        *("saliency", "save", "source", "threshold", "threshold_rule", "time"),
     ],
     "VideoReport": [
         *("confidence", "frames", "height", "is_truncated", "mask_share", "path", "width"),
@@ -68,10 +67,10 @@ SIGNATURES = {
     "Segmenter": "(model, config, *, device='auto', precision='float32')",
     "Segmenter.from_pretrained": "(source=None, *, revision=None, device='auto', "
     "precision='float32')",
-    "Segmenter.__call__": "(self, image, *, size=None, threshold=None, batch_size=8, "
-    "max_pixels=200000000)",
-    "Segmenter.stream": "(self, images, *, size=None, threshold=None, batch_size=8, "
-    "max_pixels=200000000)",
+    "Segmenter.__call__": "(self, image, *, size=None, threshold=None, refine='guided', tta=False, "
+    "min_confidence=0.0, batch_size=8, max_pixels=200000000)",
+    "Segmenter.stream": "(self, images, *, size=None, threshold=None, refine='guided', tta=False, "
+    "min_confidence=0.0, batch_size=8, max_pixels=200000000)",
     "Segmenter.region_masks": "(self, frames)",
     "SemanticSegmenter": "(model, config, *, device='auto', precision='float32')",
     "SemanticSegmenter.from_pretrained": "(source, *, revision=None, device='auto', "
@@ -81,12 +80,13 @@ SIGNATURES = {
     "batch_size=8, max_pixels=200000000)",
     "SemanticSegmentation": "(photo, labels, classes)",
     "SemanticSegmentation.save": "(self, path, output='labels')",
-    "Segmentation": "(photo, region_masks, object_channel, threshold_rule=0.5)",
-    "Segmentation.cutout": "(self)",
+    "Segmentation": "(photo, region_masks, object_channel, threshold_rule=0.5, refine='none', "
+    "min_confidence=0.0)",
+    "Segmentation.cutout": "(self, *, keep_rgb=False)",
     "Segmentation.overlay": "(self)",
-    "Segmentation.render": "(self, output='mask')",
-    "Segmentation.encode": "(self, output='mask')",
-    "Segmentation.save": "(self, path, output='mask')",
+    "Segmentation.render": "(self, output='mask', *, keep_rgb=False)",
+    "Segmentation.encode": "(self, output='mask', *, keep_rgb=False)",
+    "Segmentation.save": "(self, path, output='mask', *, keep_rgb=False)",
     "VideoSegmenter": "(segmenter)",
     "VideoSegmenter.from_pretrained": "(source=None, *, revision=None, device='auto', "
     "precision='float32')",
@@ -103,7 +103,8 @@ SIGNATURES = {
 
 OPTIONS = {
     "image": "INPUT... --out --output --threshold --weights --revision --size --device --precision "
-    "--batch-size --max-pixels --recursive --overwrite --resume --json --quiet --debug --help",
+    "--batch-size --refine --tta --min-confidence --keep-rgb --max-pixels --recursive --overwrite "
+    "--resume --json --quiet --debug --help",
     "train": "VIDEOS... --out --preset --init --init-backbone --targets --photos --photo-targets "
     "--device --resume --evaluate --ablate-regions --steps --minutes --batch-size "
     "--accumulate --optimizer --momentum --learning-rate --final-learning-rate "
@@ -132,9 +133,9 @@ OPTIONS = {
     "weights info": "NAME --revision --json --help",
     "weights list": "--json --help",
     "evaluate": "[DATASET DIR] --images --masks --predictions --method --weights --revision "
-    "--size --device --precision --batch-size --adapt --steps --objective --seed --memory "
-    "--threshold --resize-masks --stretch --classes "
-    "--coloured-masks --slide --flip --every "
+    "--size --device --precision --batch-size --refine --tta --adapt --steps --objective --seed "
+    "--memory --threshold --resize-masks --stretch --classes --coloured-masks --slide --flip "
+    "--every "
     "--limit --save --resume --workers --per-sequence --json --csv --markdown --sheet "
     "--quiet --debug --help",
     "env": "--json --quiet --debug --help",

@@ -8,10 +8,12 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image, ImageFilter
 
 from amd_seg.errors import InputError
+from amd_seg.media.foreground import REACHES, SHARPNESS, foreground_blocks
 from amd_seg.media.render import (
     CONTOUR,
     TINT,
     TINT_SHARE,
+    opacity,
     region_palette,
     render_cutout,
     render_mask,
@@ -39,15 +41,77 @@ def test_saliency_is_rounded_and_never_stretched() -> None:
     np.testing.assert_array_equal(np.asarray(render_saliency(beyond)), [[0, 255]])
 
 
-@given(arrays.arrays(np.float32, (30, 40), elements=st.sampled_from([0.0, 0.001, 0.002, 0.5, 1.0])))
-def test_a_cutout_hides_no_background(saliency: np.ndarray) -> None:
-    picture = render_cutout(PIXELS, saliency)
+def test_opacity_is_soft_around_the_threshold() -> None:
+    saliency = np.array([[0.0, 0.2, 0.25, 0.5, 0.7, 0.75, 1.0]], np.float32)
+    np.testing.assert_array_equal(opacity(saliency, 0.5), [[0, 0, 0, 128, 230, 255, 255]])
+    np.testing.assert_array_equal(opacity(saliency, 0.3)[0, :3], [0, 25, 51])
+
+
+@given(arrays.arrays(np.uint8, (30, 40), elements=st.sampled_from([0, 1, 128, 254, 255])))
+def test_a_cutout_hides_no_background(alpha: np.ndarray) -> None:
+    picture = render_cutout(PIXELS, alpha)
     assert picture.mode == "RGBA"
     values = np.asarray(picture)
-    np.testing.assert_array_equal(values[..., 3], np.asarray(render_saliency(saliency)))
-    visible = values[..., 3] > 0
-    np.testing.assert_array_equal(values[visible, :3], PIXELS[visible])
-    assert not values[~visible].any()
+    np.testing.assert_array_equal(values[..., 3], alpha)
+    np.testing.assert_array_equal(values[alpha == 255, :3], PIXELS[alpha == 255])
+    assert not values[alpha == 0].any()
+    kept = np.asarray(render_cutout(PIXELS, alpha, keep_rgb=True))
+    np.testing.assert_array_equal(kept, np.dstack([PIXELS, alpha]))
+
+
+def composite(height: int, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A blurred disc of slowly changing colours over others: what is seen, alpha, the disc's."""
+    rows, columns = np.mgrid[:height, :width] / np.array([height, width])[:, None, None]
+    away = np.hypot(rows - 0.5, (columns - 0.5) * width / height)
+    alpha = np.rint(np.clip((0.4 - away) / 0.1, 0, 1) * 255).astype(np.uint8)
+    disc = np.stack([200 + 40 * rows, 60 + 40 * columns, 30 + 0 * rows], axis=-1)
+    ground = np.stack([20 + 0 * rows, 150 + 60 * rows, 200 - 60 * columns], axis=-1)
+    share = alpha[..., None] / 255
+    return np.rint(share * disc + (1 - share) * ground).astype(np.uint8), alpha, disc
+
+
+@pytest.mark.parametrize("size", [(120, 150), (301, 403), (600, 520)])
+def test_the_edge_of_a_cutout_has_the_colours_of_the_object(size: tuple[int, int]) -> None:
+    """Where the object and its background are known, little of the background is left."""
+    pixels, alpha, disc = composite(*size)
+    edge = (alpha > 25) & (alpha < 230)
+    colours = np.asarray(render_cutout(pixels, alpha)).astype(float)[..., :3]
+    halo = np.abs(pixels - disc)[edge].mean()
+    assert halo > 40
+    assert np.abs(colours - disc)[edge].mean() < 0.1 * halo
+
+
+def slow_blur_fusion(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """Both passes of the method, window by window."""
+    share = alpha[..., None] / 255
+
+    def mean(values: np.ndarray, weights: np.ndarray, reach: int) -> np.ndarray:
+        result = np.zeros_like(values)
+        for y, x in np.ndindex(alpha.shape):
+            window = (
+                slice(max(0, y - reach), y + reach + 1),
+                slice(max(0, x - reach), x + reach + 1),
+            )
+            sharp = weights[window] ** SHARPNESS
+            if sharp.any():
+                result[y, x] = (values[window] * sharp).sum(axis=(0, 1)) / sharp.sum()
+        return result
+
+    object_, background = pixels.astype(float), pixels.astype(float)
+    for reach in REACHES:
+        object_ = mean(object_, share, reach)
+        background = mean(background, 1 - share, reach)
+        object_ += share * (pixels - share * object_ - (1 - share) * background)
+        object_ = np.clip(object_, 0, 255)
+    return object_
+
+
+def test_the_colours_of_the_object_are_those_of_the_method() -> None:
+    alpha = RNG.choice(np.array([0, 60, 200, 255], np.uint8), (30, 40))
+    expected = slow_blur_fusion(PIXELS, alpha)
+    colours = np.concatenate([block for _, block in foreground_blocks(PIXELS, alpha)])
+    # The two smooth colours are rounded before they are enlarged.
+    np.testing.assert_allclose(colours[alpha > 0], expected[alpha > 0], atol=1.6)
 
 
 def test_an_overlay_tints_the_object_draws_its_edge_and_leaves_the_rest() -> None:
@@ -96,10 +160,18 @@ def test_regions_take_the_colour_of_the_strongest() -> None:
 
 def test_blocks_of_rows_leave_no_seam(monkeypatch: pytest.MonkeyPatch) -> None:
     regions = RNG.dirichlet(np.ones(3), (30, 40)).transpose(2, 0, 1).astype(np.float32)
-    whole = [render_regions(PIXELS, regions), render_saliency(regions[0])]
+    alpha = opacity(regions[0], 0.3)
+
+    def pictures() -> list[Image.Image]:
+        return [
+            render_regions(PIXELS, regions),
+            render_saliency(regions[0]),
+            render_cutout(PIXELS, alpha),
+        ]
+
+    whole = pictures()
     monkeypatch.setattr("amd_seg.media.pixels.BLOCK_PIXELS", 90)
-    parts = [render_regions(PIXELS, regions), render_saliency(regions[0])]
-    assert whole == parts
+    assert whole == pictures()
 
 
 def test_palette_colours_differ() -> None:
@@ -125,7 +197,7 @@ def test_the_first_colours_differ_for_colour_blind_eyes(eye: str) -> None:
 def test_maps_of_another_size_are_refused() -> None:
     small = np.zeros((3, 20, 40), np.float32)
     for render in (
-        lambda: render_cutout(PIXELS, small[0]),
+        lambda: render_cutout(PIXELS, np.zeros((20, 40), np.uint8)),
         lambda: render_overlay(PIXELS, small[0] > 0),
         lambda: render_regions(PIXELS, small),
     ):

@@ -1,6 +1,7 @@
 import dataclasses
 import io
 import logging
+import sys
 from collections.abc import Callable, Iterator
 from itertools import count, islice
 from pathlib import Path
@@ -13,14 +14,27 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 from torch.nn.functional import interpolate
 
-from amd_seg import DeviceError, InputError, MediaError, Segmentation, Segmenter, WeightsError
+from amd_seg import (
+    ConfigError,
+    DeviceError,
+    InputError,
+    MediaError,
+    Segmentation,
+    Segmenter,
+    WeightsError,
+)
+from amd_seg.device import _warn_where_emulated
 from amd_seg.errors import AmdSegError
 from amd_seg.media.images import Photo
 from amd_seg.model.amd import AMD
 from amd_seg.model.config import AMDConfig, WeightsConfig
 from amd_seg.network_input import network_size, prepare, resize_for_network
-from amd_seg.segmentation import OUTPUTS, otsu_threshold, upsample
+from amd_seg.refinement import DEFAULT_REFINEMENT, REFINEMENTS, refine_map
+from amd_seg.segmentation import OUTPUTS, otsu_threshold
+from amd_seg.upsampling import upsample
+from amd_seg.views import SCALES, mean_of_views
 from amd_seg.weights import bundled_names, save_weights
+from tests.scenes import scenes
 
 
 @pytest.fixture(scope="session")
@@ -158,7 +172,7 @@ def test_reducing_makes_no_patterns() -> None:
 def test_size_changes_what_the_network_sees(segmenter: Segmenter) -> None:
     assert segmenter(photo(), size=96).region_masks.shape == (5, 12, 18)
     assert segmenter(photo()).region_masks.shape == (5, 6, 9)
-    assert prepare(photo(), 96, 10**6).frame.shape == (3, 96, 144)
+    assert prepare(photo(), [96], 10**6).frames[0].shape == (3, 96, 144)
 
 
 @pytest.mark.parametrize("shape", [(8, 4000), (4000, 8), (8, 8), (9, 700)])
@@ -182,7 +196,9 @@ def test_maps_have_the_photo_s_size_and_keep_their_promises(segmenter: Segmenter
     np.testing.assert_array_equal(result.mask, result.saliency > 0.25)
     assert result.regions.shape == (5, 41, 67)
     np.testing.assert_allclose(result.regions.sum(axis=0), 1, atol=1e-6)
-    np.testing.assert_array_equal(result.regions[1], result.saliency)
+    plain = segmenter(photo(41, 67), refine="none")
+    np.testing.assert_array_equal(plain.regions[1], plain.saliency)
+    np.testing.assert_array_equal(plain.regions, result.regions)
     assert 0 <= result.confidence <= 1
     assert result.source == "array"
 
@@ -193,7 +209,11 @@ def test_the_saliency_is_the_object_channel_of_the_model(segmenter: Segmenter) -
     with torch.inference_mode():
         masks = segmenter.model.segment(frame)
     expected = interpolate(masks, (40, 60), mode="bilinear", align_corners=True)[0, 1]
-    np.testing.assert_allclose(segmenter(pixels).saliency, expected.numpy(), atol=1e-6)
+    plain = segmenter(pixels, refine="none")
+    np.testing.assert_allclose(plain.saliency, expected.numpy(), atol=1e-6)
+    np.testing.assert_array_equal(
+        segmenter(pixels).saliency, refine_map(pixels, plain.region_masks[1], DEFAULT_REFINEMENT)
+    )
 
 
 def test_regions_are_made_once_when_asked_for(segmenter: Segmenter) -> None:
@@ -225,22 +245,68 @@ def test_otsu_splits_two_levels_between_them() -> None:
     assert otsu_threshold(np.full((4, 4), 0.9, np.float32)) == 0.5
 
 
+def test_confidence_is_the_iou_that_the_map_expects() -> None:
+    """Held against truths drawn by the map's own probabilities."""
+    generator = np.random.default_rng(0)
+    saliency = generator.beta(0.4, 0.6, (30, 30)).astype(np.float32)
+    truths = generator.random((2000, 30, 30)) < saliency
+    mask = saliency > 0.5
+    ious = (truths & mask).sum(axis=(1, 2)) / (truths | mask).sum(axis=(1, 2))
+    assert result_of(saliency).confidence == pytest.approx(ious.mean(), abs=0.002)
+
+
 def test_confidence_tells_nothing_from_something() -> None:
     empty = np.full((20, 20), 0.2, np.float32)
     assert result_of(empty).confidence == 0
-    assert result_of(empty + 0.7).confidence == 0
     sharp = empty * 0
     sharp[5:9, 5:9] = 1
     assert result_of(sharp).confidence == 1
-    assert result_of(sharp * 0.3 + 0.3, 0.5).confidence == pytest.approx(0.3)
+    assert result_of(sharp * 0.6).confidence == pytest.approx(0.6)
+    assert result_of(sharp * 0.6 + 0.02).confidence == pytest.approx(16 * 0.62 / (16 + 384 * 0.02))
+    doubtful = sharp * 0.1 + 0.45
+    assert 0 < result_of(doubtful).confidence < 0.06
 
 
-def test_a_cutout_hides_no_background() -> None:
+def test_too_little_confidence_is_no_object() -> None:
+    saliency = np.full((20, 20), 0.02, np.float32)
+    saliency[5:9, 5:9] = 0.62
+    confidence = result_of(saliency).confidence
+    for least, has_object in ((confidence, True), (confidence + 1e-6, False)):
+        result = dataclasses.replace(result_of(saliency), min_confidence=least)
+        assert result.mask.any() == has_object
+        assert np.asarray(result.cutout()).any() == has_object
+        assert result.confidence == confidence
+        assert result.saliency.max() == np.float32(0.62)
+
+
+def test_no_map_is_stretched(segmenter: Segmenter) -> None:
+    """A map that says little stays so, on every way out."""
+    for refine in REFINEMENTS:
+        cells = np.linspace(0.2, 0.3, 30, dtype=np.float32).reshape(5, 6)
+        pixels = photo(50, 60)
+        result = Segmentation(
+            Photo(pixels, None, "made"), np.stack([cells, 1 - cells]), 0, refine=refine
+        )
+        assert result.saliency.max() < 0.31
+        assert np.asarray(result.render("saliency")).max() < 0.31 * 255
+        assert result.confidence == 0
+        assert not result.mask.any()
+    with torch.no_grad():
+        narrow = segmenter(np.full((40, 60, 3), 90, np.uint8))
+    assert np.ptp(narrow.saliency) < 0.5
+
+
+def test_a_cutout_hides_no_background_unless_told() -> None:
     saliency = np.zeros((20, 20), np.float32)
     saliency[5:9, 5:9] = 1
-    rgba = np.asarray(result_of(saliency).cutout())
+    result = result_of(saliency)
+    rgba = np.asarray(result.cutout())
     assert (rgba[saliency == 0] == 0).all()
     assert (rgba[saliency == 1] == (90, 90, 90, 255)).all()
+    kept = np.asarray(result.cutout(keep_rgb=True))
+    assert (kept[saliency == 0] == (90, 90, 90, 0)).all()
+    with Image.open(io.BytesIO(result.encode("cutout", keep_rgb=True))) as picture:
+        np.testing.assert_array_equal(np.asarray(picture), kept)
 
 
 @pytest.mark.parametrize(
@@ -270,21 +336,68 @@ def test_region_pictures_show_each_pixel_s_strongest_region(segmenter: Segmenter
         assert np.ptp(tint[:, 0] - tint[:, 2]) <= 2
 
 
-def test_the_colour_profile_goes_with_the_colours(segmenter: Segmenter, tmp_path: Path) -> None:
+def test_the_colour_profile_and_the_resolution_go_with_the_colours(
+    segmenter: Segmenter, tmp_path: Path
+) -> None:
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     path = tmp_path / "photo.png"
-    Image.fromarray(photo()).save(path, icc_profile=profile)
+    Image.fromarray(photo()).save(path, icc_profile=profile, dpi=(300, 150))
     result = segmenter(path)
     for output, kept in (("cutout", profile), ("mask", None)):
         for picture in (result.save(tmp_path / "out.png", output), result.encode(output)):
             file = io.BytesIO(picture) if isinstance(picture, bytes) else picture
             with Image.open(file) as image:
                 assert image.info.get("icc_profile") == kept
+                assert ("dpi" in image.info) == (kept is not None)
+                assert not image.getexif()
+                if kept:
+                    assert image.info["dpi"] == pytest.approx((300, 150), abs=0.1)
 
 
 def test_an_unknown_output_is_told_the_known_ones(segmenter: Segmenter) -> None:
     with pytest.raises(InputError, match="mask, saliency, cutout, overlay, regions"):
         segmenter(photo()).render("video")
+
+
+# Edges, and several views
+
+
+@pytest.mark.parametrize("refine", REFINEMENTS)
+def test_every_way_to_refine_goes_through_a_call(segmenter: Segmenter, refine: str) -> None:
+    result = segmenter(photo(), refine=refine)
+    assert result.refine == refine
+    assert result.saliency.shape == (40, 60)
+    np.testing.assert_array_equal(result.region_masks, segmenter(photo()).region_masks)
+
+
+def test_grabcut_without_opencv_is_refused_before_a_photo_is_read(
+    segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(ConfigError, match=r'pip install "amd-seg\[flow\]"'):
+        segmenter("none.png", refine="grabcut")
+
+
+def test_views_are_averaged(segmenter: Segmenter) -> None:
+    pixels = photo(44, 66)
+    result = segmenter(pixels, tta=True, refine="none")
+    views = [
+        segmenter(image, size=round(48 * scale)).region_masks[..., ::step]
+        for scale in SCALES
+        for image, step in ((pixels, 1), (pixels[:, ::-1], -1))
+    ]
+    assert result.region_masks.shape == (5, 8, 12)
+    np.testing.assert_allclose(result.region_masks.sum(axis=0), 1, atol=1e-5)
+    expected = sum(upsample(view, (8, 12)) for view in views) / len(views)
+    np.testing.assert_allclose(result.region_masks, expected, atol=1e-5)
+    np.testing.assert_array_equal(mean_of_views(views[:1]), views[0])
+
+
+def test_mirrored_views_make_it_see_a_mirrored_photo_alike(segmenter: Segmenter) -> None:
+    images = [photo(40, 60), photo(40, 60)[:, ::-1], photo(9, 200)]
+    results = [result.saliency for result in segmenter(images, tta=True)]
+    np.testing.assert_allclose(results[1], results[0][:, ::-1], atol=1e-4)
+    assert np.abs(segmenter(images[1]).saliency - segmenter(images[0]).saliency[:, ::-1]).max() > 0
 
 
 # Many images
@@ -334,6 +447,8 @@ def test_a_stream_goes_on_after_a_bad_image(segmenter: Segmenter, tmp_path: Path
         ({"batch_size": 0}, "1 or more"),
         ({"threshold": 1.0}, "between 0 and 1"),
         ({"threshold": "best"}, "otsu"),
+        ({"refine": "crf"}, "none, guided, grabcut"),
+        ({"min_confidence": 1.5}, "0 to 1"),
     ],
 )
 def test_settings_are_checked_before_an_image_is_read(
@@ -366,6 +481,17 @@ def test_bfloat16_is_near_float32(weights: Path, segmenter: Segmenter) -> None:
     np.testing.assert_allclose(result.saliency, segmenter(photo()).saliency, atol=0.02)
 
 
+def test_bfloat16_in_software_is_warned_of_once(
+    weights: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _warn_where_emulated.cache_clear()
+    # As torch answers on a CPU without AVX-512.
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    for _ in range(2):
+        Segmenter.from_pretrained(weights, device="cpu", precision="bfloat16")
+    assert caplog.text.count("Use float32.") == 1
+
+
 @pytest.mark.gpu
 def test_cuda_equals_the_cpu(weights: Path, segmenter: Segmenter) -> None:
     if not torch.cuda.is_available():
@@ -388,3 +514,13 @@ def test_the_bundled_weights_are_the_default() -> None:
     if not bundled_names():
         pytest.skip("this checkout has no bundled weights")
     assert Segmenter.from_pretrained(device="cpu")(photo(), size=64).mask.shape == (40, 60)
+
+
+def test_skies_and_surfaces_are_no_objects() -> None:
+    if not bundled_names():
+        pytest.skip("this checkout has no bundled weights")
+    segmenter = Segmenter.from_pretrained(device="cpu")
+    pictures = [pixels for _, pixels in scenes(2)]
+    # Surest of a wall of bricks, 0.67; half of ECSSD's photos are above 0.64.
+    for result in segmenter(pictures, min_confidence=0.7):
+        assert not result.mask.any(), result.confidence

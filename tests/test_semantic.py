@@ -13,7 +13,7 @@ from PIL import Image
 from torch.nn.functional import interpolate, pad
 
 from amd_seg import Segmenter, SemanticSegmenter
-from amd_seg.classes import VOC2012, Classes
+from amd_seg.classes import VOC2012, VOID, Classes
 from amd_seg.cli import cli
 from amd_seg.errors import ConfigError, InputError, MediaError, WeightsError
 from amd_seg.media.labels import read_labels
@@ -23,7 +23,7 @@ from amd_seg.model.semantic import SemanticNetwork
 from amd_seg.model.semantic_config import SemanticConfig, SemanticWeightsConfig, stored_config
 from amd_seg.semantic_maps import class_probabilities, strongest_classes
 from amd_seg.weights import load_semantic_weights, load_weights, save_weights
-from tests.labelled import HEIGHT, WIDTH, make_voc2012
+from tests.labelled import HEIGHT, WIDTH, make_voc2012, scene
 
 CLASSES = Classes.of(("background", "cup", "sign", "tree"))
 
@@ -343,7 +343,15 @@ def test_coloured_truths_score_alike(voc: Path, tmp_path: Path) -> None:
     folders = ["--images", voc / "JPEGImages", "--masks", tmp_path / "coloured"]
     folders += ["--classes", names, "--predictions", voc / "SegmentationClass"]
     assert scores(*folders, "--coloured-masks")["miou"] == 1
-    refused = evaluate(*folders)
+    for path in (tmp_path / "coloured").iterdir():
+        path.replace(voc / "SegmentationClass" / path.name)
+    written = ["--predictions", tmp_path / "labels", "--coloured-masks"]
+    (tmp_path / "labels").mkdir()
+    for number in range(6, 9):
+        labels = Image.fromarray(np.where(scene(number)[1] == VOID, 0, scene(number)[1]))
+        labels.save(tmp_path / "labels" / f"2007_{number:06}.png")
+    assert scores("voc2012", voc, *written)["miou"] == 1
+    refused = evaluate("voc2012", voc, *written[:-1])
     assert refused.exit_code == 2
     assert "give --coloured-masks" in refused.stderr
 
@@ -362,6 +370,7 @@ def test_coloured_truths_score_alike(voc: Path, tmp_path: Path) -> None:
         (["voc2012", "VOC", "--predictions", "SMALL"], "Give --resize-masks"),
         (["voc2012", "VOC", "--weights", "FOUR", "--stretch"], "for masks of one object"),
         (["ecssd", "PAIRS", "--slide"], "for masks with classes"),
+        (["ecssd", "PAIRS", "--coloured-masks"], "has masks of one object"),
     ],
 )
 def test_what_cannot_be_scored_gets_one_clear_line(

@@ -229,6 +229,25 @@ def test_every_preset_takes_a_step(clips: str, tmp_path: Path, preset: str) -> N
     assert load_weights(tmp_path / "run" / "weights").config.training["steps"] == 1
 
 
+def test_a_run_takes_the_model_of_the_weights_it_starts_from(
+    clips: str, tiny_config: AMDConfig, tmp_path: Path
+) -> None:
+    first = train([clips], tmp_path / "a", model=tiny_config, config=SETTINGS, device="cpu")
+    command = ["train", clips, "--out", str(tmp_path / "b"), "--init", str(first), "--dropout", "0"]
+    command += ["--steps", "1", "--minutes", "0", "--batch-size", "2", "--crop", "32x32"]
+    command += ["--short-edge", "32", "--device", "cpu", "--quiet", "--log-every", "1"]
+    result = CliRunner().invoke(cli, command)
+    assert (result.exit_code, result.stderr) == (0, "")
+    trained = load_weights(tmp_path / "b" / "weights").config
+    assert trained.model == dataclasses.replace(tiny_config, dropout=0)
+    assert trained.training["init"] == str(first)
+    result = CliRunner().invoke(
+        cli, [*command[:3], str(tmp_path / "c"), *command[4:6], "--regions", "6"]
+    )
+    assert result.exit_code == 2
+    assert "regions 5 instead of 6" in result.stderr
+
+
 def report(step: int, seconds: float, done: float) -> StepReport:
     return StepReport(step, done, {"loss": 0.5}, 1e-4, 1.0, seconds, ("clip:0-1",))
 

@@ -13,7 +13,7 @@ from amd_seg.cli.evaluate_options import (
     report_options,
     scoring_options,
 )
-from amd_seg.cli.options import network_options
+from amd_seg.cli.options import DEFAULT_REFINEMENT, network_options, refinement_options
 
 if TYPE_CHECKING:
     from amd_seg.evaluation.datasets import Dataset
@@ -42,6 +42,7 @@ REPRODUCE = "reproduce"
 )
 @click.option("--method", type=click.Choice(METHODS), help="Score this instead of a network.")
 @network_options("Pictures in a pass of the network.")
+@refinement_options
 @learning_options
 @scoring_options
 @label_options
@@ -102,7 +103,7 @@ def evaluate(
     data = _dataset(dataset, folder, images, masks, labels).subset(every=every, limit=limit)
     looks = None if data.benchmark.truth is None else labels
     if looks is None and any(labels.values()):
-        raise click.UsageError("--slide, --flip and --coloured-masks are for masks with classes.")
+        raise click.UsageError("--slide and --flip are for masks with classes. Drop them.")
     if looks is not None and (scoring.stretch or scoring.threshold != 0.5):
         raise click.UsageError("--stretch and --threshold are for masks of one object. Drop them.")
     origin, name = _origin(predictions, method, scoring, options, looks)
@@ -127,13 +128,14 @@ def _dataset(
     if dataset is not None and folder is not None and images is None and masks is None:
         if labels["classes"] is not None:
             raise click.UsageError(f"{dataset} has its own classes. Drop --classes.")
-        return open_dataset(dataset, folder)
-    if dataset is None and masks is not None:
-        truth = None
-        if labels["classes"] is not None:
-            truth = LabelTruth(read_classes(labels["classes"]), labels["coloured_masks"])
-        return open_folders(images, masks, truth=truth)
-    raise click.UsageError("Give DATASET and its folder, or --images and --masks of any set.")
+        data = open_dataset(dataset, folder)
+    elif dataset is None and masks is not None:
+        classes = labels["classes"]
+        truth = None if classes is None else LabelTruth(read_classes(classes))
+        data = open_folders(images, masks, truth=truth)
+    else:
+        raise click.UsageError("Give DATASET and its folder, or --images and --masks of any set.")
+    return data.read_by_colour() if labels["coloured_masks"] else data
 
 
 def _origin(
@@ -146,7 +148,7 @@ def _origin(
     """Return the origin of the maps and what to call it; `labels` where they hold classes."""
     from amd_seg.evaluation import networks, origins
 
-    names = ("weights", "revision", "size", "device", "precision", "batch_size")
+    names = ("weights", "revision", "size", "device", "precision", "batch_size", "refine", "tta")
     network = {name: options.pop(name) for name in names}
     save, resume = options.pop("save"), options.pop("resume")
     wish = asked_for(options, precision=network["precision"])
@@ -166,6 +168,9 @@ def _origin(
     if labels is not None:
         if network["weights"] is None:
             raise click.UsageError("Classes need --weights of amd-seg finetune, or --predictions.")
+        refine, tta = network.pop("refine"), network.pop("tta")
+        if tta or refine != DEFAULT_REFINEMENT:
+            raise click.UsageError("--refine and --tta are of masks, not of classes. Drop them.")
         looks = {key: labels[key] for key in ("slide", "flip")}
         name += "".join(f", {key}" for key, is_on in looks.items() if is_on)
         origin = networks.from_semantic_network(**network, **looks)

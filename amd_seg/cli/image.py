@@ -10,7 +10,12 @@ import click
 
 from amd_seg.cli import boundary
 from amd_seg.cli.jobs import OUTPUTS, STANDARD_STREAM, Job, make_folders, not_yet_written, plan_jobs
-from amd_seg.cli.options import network_options, threshold_option
+from amd_seg.cli.options import (
+    DEFAULT_REFINEMENT,
+    network_options,
+    refinement_options,
+    threshold_option,
+)
 from amd_seg.errors import AmdSegError
 
 if TYPE_CHECKING:
@@ -42,6 +47,14 @@ class Outcome:
 @click.option("--output", type=click.Choice(OUTPUTS), default="mask", help="What to write.")
 @threshold_option
 @network_options("Photos that share a pass of the network where their sizes allow it.")
+@refinement_options
+@click.option(
+    "--min-confidence",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    help="Confidence below which a photo counts as one without an object: its mask is empty.",
+)
+@click.option("--keep-rgb", is_flag=True, help="Of cutouts: keep all colours, hidden ones too.")
 @click.option(
     "--max-pixels",
     type=click.IntRange(1),
@@ -58,6 +71,7 @@ def image(
     inputs: tuple[str, ...],
     out: str | None,
     output: str,
+    keep_rgb: bool,
     recursive: bool,
     overwrite: bool,
     resume: bool,
@@ -75,6 +89,8 @@ def image(
     Exit codes: 0 all done, 1 some photos failed, 2 wrong usage,
     3 the weights cannot be had, 130 interrupted.
     """
+    if keep_rgb and output != "cutout":
+        raise click.UsageError(f"--keep-rgb is of cutouts, not of --output {output}. Drop it.")
     jobs, missing = plan_jobs(inputs, out, output, recursive=recursive)
     if as_json and any(job.target == STANDARD_STREAM for job in jobs):
         raise click.UsageError("--json and a picture on stdout cannot share it. Drop one of them.")
@@ -87,7 +103,7 @@ def image(
         boundary.notice(f"{len(jobs) - len(waiting)} of {len(jobs)} photos were done before.")
     make_folders(waiting, out)
     with boundary.progress(len(waiting), "photo") as bar:
-        for outcome in _segment(waiting, output, **settings):
+        for outcome in _segment(waiting, output, keep_rgb=keep_rgb, **settings):
             failed += _report(outcome, as_json)
             bar.update()
     if failed:
@@ -98,6 +114,7 @@ def _segment(
     jobs: list[Job],
     output: str,
     *,
+    keep_rgb: bool,
     weights: str | None,
     revision: str | None,
     device: str,
@@ -110,14 +127,16 @@ def _segment(
     from amd_seg.overlap import map_ahead
     from amd_seg.semantic import SemanticSegmenter, open_segmenter
 
+    drawing = {"keep_rgb": True} if keep_rgb else {}
+
     def write(pair: "tuple[Job, Result]") -> Outcome:
-        return _write(*pair, output)
+        return _write(*pair, output, drawing)
 
     segmenter = open_segmenter(
         weights, output, revision=revision, device=device, precision=precision
     )
-    if isinstance(segmenter, SemanticSegmenter) and call.pop("threshold") is not None:
-        raise click.UsageError("--threshold makes masks, and these weights tell classes. Drop it.")
+    if isinstance(segmenter, SemanticSegmenter):
+        call = _without_options_of_masks(call)
     results: Generator[Result] = segmenter.stream((_open(job.source) for job in jobs), **call)
     outcomes = map_ahead(
         write,
@@ -134,15 +153,30 @@ def _open(source: str) -> str | bytes:
     return sys.stdin.buffer.read() if source == STANDARD_STREAM else source
 
 
-def _write(job: Job, result: "Result", output: str) -> Outcome:
+def _without_options_of_masks(call: dict[str, Any]) -> dict[str, Any]:
+    """Drop what a network that tells classes has no use for; refuse it where it was asked for."""
+    unused: dict[str, Any] = {
+        "threshold": None,
+        "refine": DEFAULT_REFINEMENT,
+        "tta": False,
+        "min_confidence": 0.0,
+    }
+    for name, default in unused.items():
+        if call[name] != default:
+            flag = "--" + name.replace("_", "-")
+            raise click.UsageError(f"{flag} makes masks, and these weights tell classes. Drop it.")
+    return {name: value for name, value in call.items() if name not in unused}
+
+
+def _write(job: Job, result: "Result", output: str, drawing: dict[str, bool]) -> Outcome:
     if isinstance(result, AmdSegError):
         return Outcome(job, error=result)
     picture = b""
     try:
         if job.target == STANDARD_STREAM:
-            picture = result.encode(output)
+            picture = result.encode(output, **drawing)
         else:
-            result.save(job.target, output)
+            result.save(job.target, output, **drawing)
     except (AmdSegError, OSError) as error:
         return Outcome(job, error=error)
     return Outcome(job, result.facts, picture=picture)

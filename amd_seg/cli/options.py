@@ -8,6 +8,9 @@ import click
 
 # As amd_seg.device.PRECISIONS, which would load torch for `--help`; a test holds them equal.
 PRECISIONS = ("float32", "bfloat16")
+# As amd_seg.refinement.REFINEMENTS, likewise.
+REFINEMENTS = ("none", "guided", "grabcut")
+DEFAULT_REFINEMENT = "guided"
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -48,6 +51,20 @@ def network_options(batch_help: str) -> Callable[[Command], Command]:
         return command
 
     return decorate
+
+
+def refinement_options(command: Command) -> Command:
+    """Add the flags that bring the network's coarse map to the photo's edges."""
+    refine = click.option(
+        "--refine",
+        type=click.Choice(REFINEMENTS),
+        default=DEFAULT_REFINEMENT,
+        help="How masks find the edges of the photo; grabcut needs OpenCV.",
+    )
+    tta = click.option(
+        "--tta", is_flag=True, help="Mean of three sizes, each mirrored too: six times the work."
+    )
+    return refine(tta(command))
 
 
 def threshold_option(command: Command) -> Command:

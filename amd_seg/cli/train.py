@@ -76,13 +76,14 @@ def train(
 
     VIDEOS are video files, folders of frames, folders of either, data sets in the layout of
     YouTube-VOS or DAVIS, or split files; PATH@2 draws the clips of a root twice as often.
-    The settings are the preset's (with --resume: those of the run), changed by the flags given.
+    The settings are the preset's (with --resume: those of the run; with --init the model is that
+    of the weights), changed by the flags given.
 
     \b
     Presets: paper (8 GPUs, days), single-gpu (25 minutes), cpu (2 hours).
     """
     goes_on = resume and ablate_regions is None
-    start = _saved_settings(out) if goes_on else PRESETS[preset]()
+    start = _saved_settings(out) if goes_on else _preset(preset, init)
     config = dataclasses.replace(start.training, **given(TrainingConfig, overrides))
     model = dataclasses.replace(start.model, **given(AMDConfig, overrides))
 
@@ -110,6 +111,15 @@ def train(
             printed = ablation.as_table(rows)
     if is_first_process():
         boundary.put(printed)
+
+
+def _preset(name: str, init: str | None) -> Preset:
+    preset = PRESETS[name]()
+    if init is None:
+        return preset
+    from amd_seg.weights import load_weights
+
+    return dataclasses.replace(preset, model=load_weights(init).config.model)
 
 
 def _saved_settings(out: Path) -> Preset:

@@ -89,6 +89,17 @@ class Dataset:
             samples = [samples[place] for place in places]
         return self.part(samples)
 
+    def read_by_colour(self) -> "Dataset":
+        """Return the same semantic set, whose ground truths are RGB in the classes' colours.
+
+        Raises:
+            InputError: its masks hold no classes.
+        """
+        if self.benchmark.truth is None:
+            raise InputError(f"{self.title} has masks of one object: there are no colours to read.")
+        truth = replace(self.benchmark.truth, by_colour=True)
+        return replace(self, benchmark=replace(self.benchmark, truth=truth))
+
     def part(self, samples: Iterable[Sample]) -> "Dataset":
         """Return the same data set with some of its samples."""
         return replace(self, samples=tuple(samples))

@@ -35,6 +35,7 @@ _SALIENCY = {
     "mae": Definition("MAE", False, "mean absolute error of the soft map, lower is better"),
     "iou_half": Definition("IoU 0.5", True, f"intersection over union {_AT} 0.5"),
     "accuracy_half": Definition("Acc 0.5", True, f"accuracy {_AT} 0.5"),
+    "boundary_f": Definition("boundary F", True, f"agreement of outlines (DAVIS) {_AT} 0.5"),
     "iou_otsu": Definition("IoU Otsu", True, f"intersection over union {_AT} Otsu's threshold"),
     "accuracy_otsu": Definition("Acc Otsu", True, f"accuracy {_AT} Otsu's threshold"),
 }

@@ -160,6 +160,7 @@ def _saliency_row(sample: Sample, saliency: metrics.Saliency, truth: metrics.Mas
         mask = saliency > level
         values[f"iou_{name}"] = metrics.intersection_over_union(mask, truth)
         values[f"accuracy_{name}"] = metrics.pixel_accuracy(mask, truth)
+    values["boundary_f"] = boundary_f(saliency > 0.5, truth)
     curves = {
         "precision": precision,
         "recall": recall,

@@ -1,5 +1,6 @@
 """Photos: read any file as upright RGB, find files, write images whole or not at all."""
 
+import logging
 import os
 import stat
 import struct
@@ -24,7 +25,7 @@ from amd_seg.media.formats import (
     open_image,
     opened,
 )
-from amd_seg.media.pixels import require_edges, rgb_from_array, rgb_from_image
+from amd_seg.media.pixels import TURNED, require_edges, rgb_from_array, rgb_from_image
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -37,7 +38,10 @@ __all__ = [
     "read_photo_size",
     "save_image",
     "write_atomically",
+    "write_image",
 ]
+
+logger = logging.getLogger(__name__)
 
 ImageSource = str | os.PathLike[str] | bytes | Image.Image
 
@@ -46,6 +50,9 @@ MAX_PIXELS = 200_000_000
 
 LARGE_IMAGE = 50_000_000
 """Pixels above which images are decoded one at a time, whatever the number of threads."""
+
+MAX_RESOLUTION = 100_000.0
+"""Pixels an inch above which a file's claim is no resolution, and some formats hold none."""
 
 _ORIENTATION_TAG = 0x0112
 
@@ -62,14 +69,16 @@ class Photo:
     """The colour profile of `pixels`; None where the file has none, or none for RGB."""
     source: str
     """How messages name it."""
+    resolution: tuple[float, float] | None = None
+    """Pixels an inch to the right and down, as the file tells them; None where it does not."""
 
 
 def read_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Photo:
     """Read a photo as upright RGB; safe to call from several threads.
 
     Every pixel type that Pillow reads is brought to 8-bit RGB: 16-bit values are scaled, floats
-    must lie in 0..1, of an animation the first frame is taken, and transparent pixels are laid
-    over mid grey (128), on which neither a black nor a white object vanishes.
+    must lie in 0..1, of an animation the first frame is taken, which is logged, and transparent
+    pixels are laid over mid grey (128), on which neither a black nor a white object vanishes.
 
     Args:
         source: a path, the bytes of an image file, or a PIL image.
@@ -127,7 +136,13 @@ def photo_from_array(array: NDArray[Any], *, source: str = "array") -> Photo:
         raise InputError(f"Cannot use {source}: {cause}") from cause
 
 
-def save_image(image: Image.Image, path: Path, *, icc_profile: bytes | None = None) -> None:
+def save_image(
+    image: Image.Image,
+    path: Path,
+    *,
+    icc_profile: bytes | None = None,
+    resolution: tuple[float, float] | None = None,
+) -> None:
     """Write an image in the format that the path's ending names, whole or not at all.
 
     PNG, WebP, TIFF and BMP keep every value; JPEG and AVIF are written at quality 95.
@@ -136,6 +151,7 @@ def save_image(image: Image.Image, path: Path, *, icc_profile: bytes | None = No
         image: of mode "L", "RGB" or "RGBA".
         path: ends in .png, .jpg, .jpeg, .webp, .tif, .tiff, .avif or .bmp.
         icc_profile: a profile for RGB, stored with a colour image.
+        resolution: pixels an inch to the right and down, stored by PNG, JPEG, TIFF and BMP.
 
     Raises:
         MediaError: the ending is unknown, the format holds no alpha or no image of this size, or
@@ -146,15 +162,37 @@ def save_image(image: Image.Image, path: Path, *, icc_profile: bytes | None = No
         raise MediaError(
             f"Cannot write {path}: unknown ending {path.suffix!r}. Use one of {', '.join(WRITERS)}."
         )
-    format_name, options = WRITERS[path.suffix.lower()]
+    format_name, _ = WRITERS[path.suffix.lower()]
     if image.mode == "RGBA" and format_name in FORMATS_WITHOUT_ALPHA:
         raise MediaError(f"Cannot write {path}: {format_name} holds no transparency. Use .png.")
-    if icc_profile is not None and image.mode in ("RGB", "RGBA"):
-        options = {**options, "icc_profile": icc_profile}
+
+    def write(stream: BinaryIO) -> None:
+        write_image(image, stream, path.suffix, icc_profile=icc_profile, resolution=resolution)
+
     try:
-        write_atomically(path, lambda stream: image.save(stream, format_name, **options))
+        write_atomically(path, write)
     except (ValueError, RuntimeError, struct.error) as cause:  # What encoders refuse.
         raise MediaError(f"Cannot write {path}: {cause}. Use .png.") from cause
+
+
+def write_image(
+    image: Image.Image,
+    stream: BinaryIO,
+    ending: str,
+    *,
+    icc_profile: bytes | None = None,
+    resolution: tuple[float, float] | None = None,
+) -> None:
+    """Write an image to a stream, in the format and with the options of a known ending.
+
+    Errors are those of Pillow and of the stream; `save_image` documents the arguments.
+    """
+    format_name, options = WRITERS[ending.lower()]
+    if icc_profile is not None and image.mode in ("RGB", "RGBA"):
+        options = {**options, "icc_profile": icc_profile}
+    if resolution is not None:
+        options = {**options, "dpi": resolution}
+    image.save(stream, format_name, **options)
 
 
 @contextmanager
@@ -187,14 +225,20 @@ def _decode(image: Image.Image, name: str, max_pixels: int) -> Photo:
         )
     try:
         require_edges(height, width)
+        if _has_more_frames(image):
+            logger.info("Of %s, which has several frames, the first is taken.", name)
+        # Loading turns a TIFF, and finds what a PNG tells behind its pixels.
+        before = _orientation(image)
         _load(image, name)
-        pixels = rgb_from_image(image, _orientation(image))
+        orientation = _orientation(image)
+        pixels = rgb_from_image(image, orientation)
     except ValueError as cause:
         raise MediaError(f"Cannot read {name}: {cause}") from cause
     profile = image.info.get("icc_profile")
     # A profile for CMYK or grey does not describe the RGB values that came out.
     is_for_rgb = isinstance(profile, bytes) and profile[16:20] == b"RGB "
-    return Photo(pixels, profile if is_for_rgb else None, name)
+    resolution = _resolution(image, is_turned=max(before, orientation) in TURNED)
+    return Photo(pixels, profile if is_for_rgb else None, name, resolution)
 
 
 def _load(image: Image.Image, name: str) -> None:
@@ -213,6 +257,24 @@ def _load(image: Image.Image, name: str) -> None:
                 Image.MAX_IMAGE_PIXELS = limit
     except Exception as cause:  # Hostile bytes make a decoder raise errors of any kind.
         raise damaged(name, cause) from cause
+
+
+def _has_more_frames(image: Image.Image) -> bool:
+    try:
+        return bool(getattr(image, "is_animated", False))
+    except Exception:  # To tell, a reader may parse what is damaged.
+        return False
+
+
+def _resolution(image: Image.Image, *, is_turned: bool) -> tuple[float, float] | None:
+    """Return the pixels an inch of the upright photo; None where the file tells nothing of use."""
+    try:
+        right, down = (float(value) for value in image.info["dpi"])
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        return None
+    if not all(1 <= value <= MAX_RESOLUTION for value in (right, down)):
+        return None
+    return (down, right) if is_turned else (right, down)
 
 
 def _orientation(image: Image.Image) -> int:

@@ -23,6 +23,9 @@ MIN_EDGE = 8
 BLOCK_PIXELS = 1 << 22
 """Pixels worked on at a time: what a 100-megapixel photo needs on top of itself stays small."""
 
+TURNED = (5, 6, 7, 8)
+"""EXIF orientations of files whose rows are the columns of the upright photo."""
+
 # From an upright array to a view of it in the order of the file, by EXIF orientation.
 _FILE_ORDER: dict[int, Callable[[Pixels], Pixels]] = {
     2: lambda upright: upright[:, ::-1],
@@ -68,8 +71,7 @@ def rgb_from_image(image: Image.Image, orientation: int = 1) -> Pixels:
         ValueError: Pillow cannot convert the mode.
     """
     width, height = image.size
-    is_turned = 5 <= orientation <= 8
-    pixels = np.empty((width, height, 3) if is_turned else (height, width, 3), np.uint8)
+    pixels = np.empty((width, height, 3) if orientation in TURNED else (height, width, 3), np.uint8)
     in_file_order = _FILE_ORDER.get(orientation, np.asarray)(pixels)
     for rows in row_blocks(height, width):
         in_file_order[rows] = _rgb_block(image.crop((0, rows.start, width, rows.stop)))

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from amd_seg.errors import InputError
+from amd_seg.media.foreground import foreground_blocks
 from amd_seg.media.pixels import Pixels, row_blocks
 
 # Colours of Okabe and Ito (https://jfly.uni-koeln.de/color/), ordered so that the first five are
@@ -41,14 +42,31 @@ def render_saliency(saliency: NDArray[np.float32]) -> Image.Image:
     return Image.fromarray(_to_bytes(saliency))
 
 
-def render_cutout(pixels: Pixels, saliency: NDArray[np.float32]) -> Image.Image:
-    """Return the photo with the saliency as its alpha.
+def opacity(saliency: NDArray[np.float32], threshold: float) -> Pixels:
+    """Return an alpha, 0..255, that is soft where the saliency is near the threshold.
+
+    Args:
+        saliency: (height, width), 0..1.
+        threshold: 0..1.
+
+    Returns:
+        (height, width), uint8: 2 * saliency - threshold, cut off at 0 and at 255.
+    """
+    alpha = np.empty(saliency.shape, np.uint8)
+    for rows in row_blocks(*saliency.shape):
+        alpha[rows] = np.rint(np.clip(2 * saliency[rows] - threshold, 0, 1) * 255)
+    return alpha
+
+
+def render_cutout(pixels: Pixels, alpha: Pixels, *, keep_rgb: bool = False) -> Image.Image:
+    """Return the photo with an alpha, its edge freed of the background's colours.
 
     What alpha hides altogether is zero, so that no background travels along unseen.
 
     Args:
         pixels: (height, width, 3), RGB.
-        saliency: (height, width), 0..1.
+        alpha: (height, width), 0..255.
+        keep_rgb: leave all colours as they are in the photo, hidden ones too.
 
     Returns:
         An image of mode "RGBA".
@@ -56,10 +74,14 @@ def render_cutout(pixels: Pixels, saliency: NDArray[np.float32]) -> Image.Image:
     Raises:
         InputError: the two differ in size.
     """
-    _require_same_size(pixels, saliency)
-    rgba = np.empty((*saliency.shape, 4), np.uint8)
-    rgba[..., 3] = _to_bytes(saliency)
-    np.multiply(pixels, rgba[..., 3:] > 0, out=rgba[..., :3])
+    _require_same_size(pixels, alpha)
+    rgba = np.empty((*alpha.shape, 4), np.uint8)
+    rgba[..., 3] = alpha
+    if keep_rgb:
+        rgba[..., :3] = pixels
+        return Image.fromarray(rgba)
+    for rows, colours in foreground_blocks(pixels, alpha):
+        np.multiply(colours, alpha[rows, :, np.newaxis] > 0, out=rgba[rows, :, :3])
     return Image.fromarray(rgba)
 
 

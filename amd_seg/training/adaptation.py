@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from amd_seg.colour_model import require_opencv
 from amd_seg.device import resolve_precision
 from amd_seg.media.frames import FrameReader
 from amd_seg.model.amd import AMD
 from amd_seg.model.config import WeightsConfig
 from amd_seg.training import loop
 from amd_seg.training.adaptation_config import AdaptationConfig
-from amd_seg.training.background import require_opencv
 from amd_seg.training.channel import ChannelChoice
 from amd_seg.training.lessons import Lessons, check_channel
 from amd_seg.training.memory import MemoryPlan

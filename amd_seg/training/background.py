@@ -1,14 +1,13 @@
-"""Classical parts of the motion teacher: dense flow, background fit, colour model; all OpenCV."""
+"""Classical parts of the motion teacher: dense flow and background fit; all OpenCV."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
-from types import ModuleType
 
 import numpy as np
 from numpy.typing import NDArray
 
-from amd_seg.errors import ConfigError
+from amd_seg.colour_model import require_opencv
 
 Flow = Callable[[NDArray[np.uint8], NDArray[np.uint8]], NDArray[np.float32]]
 """Dense flow from the first frame to the second.
@@ -132,44 +131,6 @@ def background_residual(flow: NDArray[np.float32]) -> NDArray[np.float32] | None
     return residual if np.isfinite(residual).all() else None
 
 
-def redraw_by_colour(
-    frame: NDArray[np.uint8],
-    mask: NDArray[np.bool_],
-    background: NDArray[np.bool_],
-    rounds: int,
-) -> NDArray[np.bool_]:
-    """Redraw a mask along the colours of its frame, by GrabCut.
-
-    Args:
-        frame: (height, width, 3), RGB uint8.
-        mask: (height, width), bool, where the object is likely.
-        background: (height, width), bool, where it cannot be.
-        rounds: rounds of colour model and cut.
-
-    Returns:
-        (height, width), bool; the mask itself where one of the two sides is all but empty.
-
-    Source: Rother et al., GrabCut, SIGGRAPH 2004.
-    """
-    cv2 = require_opencv()
-    labels = np.where(background, cv2.GC_BGD, cv2.GC_PR_BGD).astype(np.uint8)
-    labels[mask] = cv2.GC_PR_FGD
-    # The colour model has five components a side and cannot start from fewer pixels.
-    if min(mask.sum(), (~mask).sum()) < 32:
-        return mask
-    cv2.setRNGSeed(0)  # its clusters start at random: the same frame shall give the same mask
-    models = np.zeros((1, 65)), np.zeros((1, 65))
-    cv2.grabCut(frame, labels, None, *models, rounds, cv2.GC_INIT_WITH_MASK)
-    redrawn: NDArray[np.bool_] = (labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD)
-    return redrawn
-
-
-def iou(mask: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
-    """Give intersection over union of two masks; 1 where both are empty."""
-    union = int((mask | other).sum())
-    return int((mask & other).sum()) / union if union else 1.0
-
-
 def resize_frames(frames: NDArray[np.uint8], short_edge: int) -> NDArray[np.uint8]:
     """Shrink frames (frame, height, width, 3) to a short edge in pixels; never enlarge them."""
     height, width = frames.shape[1:3]
@@ -197,22 +158,6 @@ def scaled_size(size: tuple[int, int], short_edge: int | None) -> tuple[int, int
     height, width = size
     scale = Fraction(short_edge or min(size), min(size))
     return max(1, round(height * scale)), max(1, round(width * scale))
-
-
-def require_opencv() -> ModuleType:
-    """Import OpenCV, or say how to get it.
-
-    Raises:
-        ConfigError: OpenCV is not installed.
-    """
-    try:
-        import cv2
-    except ImportError as cause:
-        raise ConfigError(
-            "The motion teacher needs OpenCV, which is not installed. "
-            'Install it with: pip install "amd-seg[flow]"'
-        ) from cause
-    return cv2
 
 
 def _otsu(values: NDArray[np.float32], top: float) -> float:

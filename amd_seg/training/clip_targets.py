@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from amd_seg.training.background import iou, redraw_by_colour
+from amd_seg.colour_model import iou, redraw_by_colour
 from amd_seg.training.consensus import vote
 from amd_seg.training.consent import consent
 from amd_seg.training.movers import MoverConfig, mover_targets

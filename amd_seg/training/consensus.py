@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from amd_seg.training.background import require_opencv
+from amd_seg.colour_model import require_opencv
 from amd_seg.training.superpixels import Superpixels, superpixels
 
 PATCHES = 500

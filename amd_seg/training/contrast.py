@@ -10,7 +10,7 @@ numbers of its equations are given below.
 import numpy as np
 from numpy.typing import NDArray
 
-from amd_seg.training.background import require_opencv
+from amd_seg.colour_model import require_opencv
 from amd_seg.training.superpixels import Superpixels, superpixels
 
 REACH = 7.0

@@ -9,13 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from amd_seg.colour_model import iou, redraw_by_colour
 from amd_seg.errors import ConfigError, MediaError
 from amd_seg.training.background import (
     Flow,
     dis_flow,
-    iou,
     pair_evidence,
-    redraw_by_colour,
     resize,
     resize_frames,
     scaled_size,

@@ -8,12 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from amd_seg.training.background import (
-    background_residual,
-    dis_flow,
-    require_opencv,
-    resize_frames,
-)
+from amd_seg.colour_model import require_opencv
+from amd_seg.training.background import background_residual, dis_flow, resize_frames
 from amd_seg.training.data import PairSampler
 from amd_seg.training.loader import PairLoader
 from amd_seg.training.pairs import PairBatch

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from amd_seg.training.background import iou, redraw_by_colour, resize, resize_frames, scaled_size
+from amd_seg.colour_model import iou, redraw_by_colour
+from amd_seg.training.background import resize, resize_frames, scaled_size
 from amd_seg.training.contrast import boundary_contrast
 from amd_seg.training.movers import MoverTargets
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from amd_seg.errors import ConfigError, InputError
@@ -48,7 +49,7 @@ def train(
     Args:
         roots: files, folders and data sets of clips, see `find_clips`.
         out: the run folder; it must be empty or new, unless `resume` is set.
-        model: the architecture; `init` must agree with it.
+        model: the architecture; the tensors of `init` must fit it.
         config: how to train.
         init: weights to start from, as `load_weights` takes them.
         init_backbone: a ResNet's weights for the backbone, see `load_backbone`.
@@ -195,19 +196,20 @@ def _amd(model: Network) -> AMD:
 def _start_model(config: AMDConfig, init: str | None) -> AMD:
     if init is None:
         return AMD(config)
-    start = load_weights(init)
-    if start.config.model != config:
+    start, amd = load_weights(init), AMD(config)
+    if _shapes(start.model) != _shapes(amd):
         differing = [
-            f"{name} {mine!r} instead of {theirs!r}"
-            for (name, mine), theirs in zip(
-                dataclasses.asdict(start.config.model).items(),
-                dataclasses.asdict(config).values(),
-                strict=True,
-            )
-            if mine != theirs
+            f"{name} {value!r} instead of {getattr(config, name)!r}"
+            for name, value in vars(start.config.model).items()
+            if value != getattr(config, name)
         ]
         raise ConfigError(
             f"The weights {start.source} are of another model: {', '.join(differing)}. "
             "Train the same model, or start without --init."
         )
-    return start.model.train()
+    amd.load_state_dict(start.model.state_dict())
+    return amd
+
+
+def _shapes(model: nn.Module) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in model.state_dict().items()}

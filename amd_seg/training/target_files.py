@@ -13,9 +13,9 @@ from typing import BinaryIO
 
 import numpy as np
 
+from amd_seg.colour_model import require_opencv
 from amd_seg.errors import AmdSegError, MediaError
 from amd_seg.media.files import write_atomically
-from amd_seg.training.background import require_opencv
 from amd_seg.training.clips import require_mostly_intact
 from amd_seg.training.movers import MoverTargets
 

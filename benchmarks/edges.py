@@ -1,0 +1,114 @@
+"""python benchmarks/edges.py DATA [--weights W]: what --refine and --tta bring, and what they cost.
+
+DATA holds the folders ecssd, duts-tr, pascal-s and davis2016; those that are missing are left
+out, and of the videos every n-th frame is scored. A row's time is processor time of one thread for
+a photo of ECSSD, from its file to its mask, writing left out: the median of the repeats.
+"""
+
+import argparse
+import platform
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from statistics import median
+from time import process_time
+
+import torch
+
+from amd_seg.colour_model import require_opencv
+from amd_seg.evaluation.datasets import Dataset, open_dataset
+from amd_seg.evaluation.origins import from_network
+from amd_seg.evaluation.report import shown
+from amd_seg.evaluation.run import evaluate
+from amd_seg.refinement import REFINEMENTS
+from amd_seg.segmenter import Segmenter
+
+STILLS = ("ecssd", "duts-tr", "pascal-s")
+SCORES = {
+    "saliency": {"f_max": "max F", "mae": "MAE", "iou_half": "IoU", "boundary_f": "bound. F"},
+    "video": {"j_mean": "J", "f_mean": "bound. F"},
+}
+SETTINGS = [(refine, tta) for tta in (False, True) for refine in REFINEMENTS]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--weights")
+    parser.add_argument("--every", type=int, default=10, help="frames of a video")
+    parser.add_argument("--photos", type=int, default=40, help="to time")
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    require_opencv().setNumThreads(1)
+    datasets = list(find(options.data, options.every))
+    costs = times(options.data / "ecssd", options)
+    print(
+        f"{platform.processor() or platform.machine()}, torch {torch.__version__}, one thread; "
+        f"weights {options.weights or 'bundled'}; " + ", ".join(data.title for data in datasets)
+    )
+    print(heading(datasets), flush=True)
+    for setting in SETTINGS:
+        cells = [score for data in datasets for score in scores(data, setting, options.weights)]
+        cost = f"{1000 * costs[setting]:.0f} | {costs[setting] / costs['none', False]:.2f}"
+        print(f"| {name(setting)} | {' | '.join(cells)} | {cost} |", flush=True)
+
+
+def find(folder: Path, every: int) -> Iterator[Dataset]:
+    for stills in STILLS:
+        if (folder / stills).is_dir():
+            yield open_dataset(stills, folder / stills)
+    if (folder / "davis2016").is_dir():
+        yield open_dataset("davis2016", folder / "davis2016").subset(every=every, limit=None)
+
+
+def heading(datasets: list[Dataset]) -> str:
+    labels = [
+        f"{data.benchmark.name} {label}"
+        for data in datasets
+        for label in SCORES[data.benchmark.kind].values()
+    ]
+    columns = ["--refine", *labels, "ms a photo", "times none"]
+    return f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}"
+
+
+def name(setting: tuple[str, bool]) -> str:
+    refine, tta = setting
+    return f"{refine}, --tta" if tta else refine
+
+
+def scores(data: Dataset, setting: tuple[str, bool], weights: str | None) -> list[str]:
+    refine, tta = setting
+    origin = from_network(weights=weights, device="cpu", refine=refine, tta=tta)
+    found = evaluate(data, origin, method=name(setting)).scores
+    kind = data.benchmark.kind
+    return [shown(key, found[key], kind) for key in SCORES[kind]]
+
+
+def times(folder: Path, options: argparse.Namespace) -> dict[tuple[str, bool], float]:
+    """Return the seconds of processor time that each setting takes for a photo.
+
+    The settings take turns, so that a busy machine slows all of them alike.
+    """
+    samples = open_dataset("ecssd", folder).subset(every=1, limit=options.photos).samples
+    photos = [sample.image for sample in samples if sample.image is not None]
+    segmenter = Segmenter.from_pretrained(options.weights, device="cpu")
+    seconds: dict[tuple[str, bool], list[float]] = {setting: [] for setting in SETTINGS}
+    for _ in range(options.repeats + 1):
+        for setting, taken in seconds.items():
+            taken.append(time_of(segmenter, photos, setting) / len(photos))
+    # The first turn warms up.
+    return {setting: median(taken[1:]) for setting, taken in seconds.items()}
+
+
+def time_of(segmenter: Segmenter, photos: list[Path], setting: tuple[str, bool]) -> float:
+    refine, tta = setting
+    start = process_time()
+    with closing(segmenter.stream(photos, refine=refine, tta=tta)) as results:
+        for result in results:
+            assert result.mask is not None
+    return process_time() - start
+
+
+if __name__ == "__main__":
+    main()

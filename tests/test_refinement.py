@@ -1,0 +1,185 @@
+"""From the coarse map to the photo's edges: guided filter, GrabCut, and both on whole photos."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from amd_seg.colour_model import iou
+from amd_seg.errors import ConfigError, InputError
+from amd_seg.guided_filter import apply_coefficients, box_filter, guided_coefficients
+from amd_seg.refinement import AGREEMENT, CELL, EPSILON, REFINEMENTS, refine_map
+from amd_seg.upsampling import upsample
+
+
+def slow_guided_filter(
+    guide: np.ndarray, values: np.ndarray, radius: int, epsilon: float
+) -> np.ndarray:
+    """Fit each window by least squares (eqs. 5 and 6), average what they say (eq. 8).
+
+    The fit is the ridge regression of eq. 4 itself, solved as stacked linear equations: no means,
+    no covariances, no box filters.
+    """
+    height, width = values.shape
+    total, count = np.zeros((height, width)), np.zeros((height, width))
+    for y in range(height):
+        for x in range(width):
+            window = (
+                slice(max(0, y - radius), y + radius + 1),
+                slice(max(0, x - radius), x + radius + 1),
+            )
+            colours = guide[window].reshape(-1, 3)
+            ridge = np.sqrt(epsilon * len(colours)) * np.eye(3, 4)
+            equations = np.vstack([np.c_[colours, np.ones(len(colours))], ridge])
+            wanted = np.r_[values[window].ravel(), np.zeros(3)]
+            *slope, offset = np.linalg.lstsq(equations, wanted, rcond=None)[0]
+            total[window] += guide[window] @ slope + offset
+            count[window] += 1
+    return total / count
+
+
+def filtered(guide: np.ndarray, values: np.ndarray, radius: int, epsilon: float) -> np.ndarray:
+    colours = torch.from_numpy(guide).permute(2, 0, 1)
+    coefficients = guided_coefficients(colours, torch.from_numpy(values), radius, epsilon)
+    return apply_coefficients(coefficients, colours).numpy()
+
+
+@pytest.mark.parametrize("radius", [1, 2, 4])
+@pytest.mark.parametrize("epsilon", [1e-4, 1e-2])
+def test_it_is_what_the_paper_defines(radius: int, epsilon: float) -> None:
+    generator = np.random.default_rng(radius)
+    guide, values = generator.random((9, 13, 3)) / 2, generator.random((9, 13))
+    guide[:, 6:] += 0.5  # An edge, and colours of which one nearly follows from the others.
+    guide[..., 2] = 0.5 * guide[..., 0] + 0.5 * guide[..., 1]
+    expected = slow_guided_filter(guide, values, radius, epsilon)
+    np.testing.assert_allclose(filtered(guide, values, radius, epsilon), expected, atol=1e-9)
+    single = filtered(guide.astype(np.float32), values.astype(np.float32), radius, epsilon)
+    # Slopes reach 1 / sqrt(epsilon) = 100, and variances lose digits to those of the mean.
+    np.testing.assert_allclose(single, expected, atol=2e-3)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 6))
+def test_a_box_filter_averages_what_is_there(height: int, width: int, radius: int) -> None:
+    values = np.random.default_rng(0).random((2, height, width))
+    expected = np.empty_like(values)
+    for y in range(height):
+        for x in range(width):
+            rows = slice(max(0, y - radius), y + radius + 1)
+            columns = slice(max(0, x - radius), x + radius + 1)
+            expected[:, y, x] = values[:, rows, columns].mean(axis=(1, 2))
+    actual = box_filter(torch.from_numpy(values), radius).numpy()
+    np.testing.assert_allclose(actual, expected, atol=1e-12)
+
+
+def test_a_map_that_follows_the_colours_comes_back() -> None:
+    guide = np.random.default_rng(0).random((20, 30, 3))
+    values = guide @ [0.2, 0.3, 0.1] + 0.2
+    np.testing.assert_allclose(filtered(guide, values, 4, 1e-9), values, atol=1e-6)
+
+
+def test_a_flat_picture_only_averages() -> None:
+    guide, values = np.full((20, 30, 3), 0.7), np.random.default_rng(0).random((20, 30))
+    twice = box_filter(box_filter(torch.from_numpy(values)[None], 3), 3)[0].numpy()
+    np.testing.assert_allclose(filtered(guide, values, 3, 1e-4), twice, atol=1e-6)
+
+
+@pytest.mark.gpu
+def test_cuda_equals_the_cpu() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    generator = torch.Generator().manual_seed(0)
+    guide = torch.rand(3, 90, 120, generator=generator)
+    values = torch.rand(90, 120, generator=generator)
+    expected = guided_coefficients(guide, values, 4, 1e-4)
+    actual = guided_coefficients(guide.cuda(), values.cuda(), 4, 1e-4).cpu()
+    redrawn = apply_coefficients(expected, guide)
+    torch.testing.assert_close(apply_coefficients(actual, guide), redrawn, atol=1e-4, rtol=0)
+
+
+# Whole photos
+
+
+def scene(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """A textured disc on a textured ground, and where it is."""
+    generator = np.random.default_rng(0)
+    rows, columns = np.mgrid[:height, :width]
+    radius = 0.3 * min(height, width)
+    disc = np.hypot(rows - 0.45 * height, columns - 0.55 * width) < radius
+    pixels = np.where(disc[..., None], (210, 120, 60), (70, 110, 90))
+    return np.clip(pixels + generator.normal(0, 6, pixels.shape), 0, 255).astype(np.uint8), disc
+
+
+def coarse(mask: np.ndarray, cells: tuple[int, int]) -> np.ndarray:
+    """The share of the mask in each cell, near what a network that is right gives."""
+    rows, columns = cells
+    blocks = mask.reshape(rows, mask.shape[0] // rows, columns, mask.shape[1] // columns)
+    return (0.05 + 0.9 * blocks.mean(axis=(1, 3))).astype(np.float32)
+
+
+def test_plain_enlarging_is_the_published_way() -> None:
+    pixels, disc = scene(60, 90)
+    cells = coarse(disc, (6, 9))
+    np.testing.assert_array_equal(
+        refine_map(pixels, cells, "none"), upsample(cells[None], (60, 90))[0]
+    )
+
+
+def test_where_it_is_fitted_at_full_size_it_is_the_plain_guided_filter() -> None:
+    pixels, disc = scene(6 * CELL, 8 * CELL)
+    cells = coarse(disc, (6, 8))
+    expected = slow_guided_filter(
+        pixels / 255, upsample(cells[None], pixels.shape[:2])[0].astype(float), CELL, EPSILON
+    )
+    actual = refine_map(pixels, cells, "guided")
+    np.testing.assert_allclose(actual, np.clip(expected, 0, 1), atol=2e-3)
+
+
+@pytest.mark.parametrize("how", ["guided", "grabcut"])
+def test_masks_find_the_edges_of_the_photo(how: str) -> None:
+    pixels, disc = scene(360, 480)
+    cells = coarse(disc, (9, 12))
+    before = iou(refine_map(pixels, cells, "none") > 0.5, disc)
+    refined = refine_map(pixels, cells, how)
+    assert before < 0.93
+    assert iou(refined > 0.5, disc) > 0.97
+    assert refined.dtype == np.float32
+    assert refined.min() >= 0
+    assert refined.max() <= 1
+    np.testing.assert_array_equal(refine_map(pixels, cells, how), refined)
+
+
+def test_grabcut_counts_only_where_it_agrees() -> None:
+    pixels, _ = scene(120, 160)
+    pixels[20:, 20:] = (210, 120, 60)  # One surface, of which the network found a corner.
+    cells = np.full((6, 8), 0.2, np.float32)
+    cells[3, 4] = 0.9
+    network = refine_map(pixels, cells, "none")
+    assert ((network > 0.5).sum() / (100 * 140)) < AGREEMENT
+    np.testing.assert_array_equal(refine_map(pixels, cells, "grabcut"), network)
+
+
+@pytest.mark.parametrize("how", REFINEMENTS)
+@pytest.mark.parametrize("level", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("size", [(8, 8), (9, 700), (40, 8), (50, 70)])
+def test_nothing_and_everything_stay_so(how: str, level: float, size: tuple[int, int]) -> None:
+    cells = np.full((5, 7), level, np.float32)
+    for pixels in (np.full((*size, 3), 77, np.uint8), scene(*size)[0]):
+        refined = refine_map(pixels, cells, how)
+        assert refined.shape == size
+        np.testing.assert_allclose(refined, level, atol=1e-4)
+
+
+def test_an_unknown_way_is_told_the_known_ones() -> None:
+    with pytest.raises(InputError, match="give one of none, guided, grabcut"):
+        refine_map(scene(20, 20)[0], np.zeros((2, 2), np.float32), "crf")
+
+
+def test_grabcut_without_opencv_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A module that is None in sys.modules is one that cannot be imported.
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(ConfigError, match=r'pip install "amd-seg\[flow\]"'):
+        refine_map(scene(20, 20)[0], np.zeros((2, 2), np.float32), "grabcut")
