@@ -5,7 +5,7 @@ from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from amd_seg.media.images import Photo
 from amd_seg.media.video import open_video
 from amd_seg.network_input import resize_for_network
 from amd_seg.overlap import read_ahead
+from amd_seg.refinement import DEFAULT_REFINEMENT
 from amd_seg.segmentation import FrameSegmentation, Segmentation
 from amd_seg.segmenter import Segmenter
 from amd_seg.temporal import TemporalSmoother
@@ -82,6 +83,8 @@ class VideoSegmenter:
         *,
         size: int | None = None,
         threshold: float | str | None = None,
+        refine: str = DEFAULT_REFINEMENT,
+        tta: bool = False,
         smooth: bool = False,
         batch_size: int = 8,
     ) -> Iterator[FrameSegmentation]:
@@ -92,9 +95,7 @@ class VideoSegmenter:
         Args:
             source: the clip. Of a file that is cut short the frames that it has are given, and a
                 warning is logged.
-            size: short edge, in pixels, that the network sees; None takes that of the weights.
-            threshold: saliency above which a pixel is in the mask, between 0 and 1, or "otsu";
-                None takes that of the weights.
+            size, threshold, refine, tta: as for `Segmenter`.
             smooth: mix each mask with the one before, moved along the model's segment flow: they
                 flicker less, in about three times the time (see `TemporalSmoother`).
             batch_size: frames that share a pass of the network.
@@ -104,7 +105,15 @@ class VideoSegmenter:
             MediaError: there is no such clip, or it cannot be read.
             DeviceError: the device ran out of memory.
         """
-        return self._segment(_opened(source), size, threshold, smooth, batch_size)
+        return self._segment(
+            _opened(source),
+            smooth,
+            size=size,
+            threshold=threshold,
+            refine=refine,
+            tta=tta,
+            batch_size=batch_size,
+        )
 
     def write(
         self,
@@ -116,6 +125,8 @@ class VideoSegmenter:
         overwrite: bool = False,
         size: int | None = None,
         threshold: float | str | None = None,
+        refine: str = DEFAULT_REFINEMENT,
+        tta: bool = False,
         smooth: bool = False,
         batch_size: int = 8,
         on_frame: OnFrame | None = None,
@@ -132,7 +143,7 @@ class VideoSegmenter:
             background: behind a cutout: "blur", a colour, or the path of a picture. None leaves
                 it transparent, which .webm, .mov, .gif, .npz and folders can hold.
             overwrite: replace a file, or a folder of frames, that is there.
-            size, threshold, smooth, batch_size: as for a call.
+            size, threshold, refine, tta, smooth, batch_size: as for a call.
             on_frame: called after each frame.
 
         Raises:
@@ -142,7 +153,15 @@ class VideoSegmenter:
         """
         target, clip = Path(target), _opened(source)
         check_output(clip, target, output=output, background=background, overwrite=overwrite)
-        frames = self._segment(clip, size, threshold, smooth, batch_size)
+        frames = self._segment(
+            clip,
+            smooth,
+            size=size,
+            threshold=threshold,
+            refine=refine,
+            tta=tta,
+            batch_size=batch_size,
+        )
         with closing(read_ahead(frames, ahead=frames_waiting(clip))) as segmentations:
             return write_twin(
                 segmentations,
@@ -212,12 +231,7 @@ class VideoSegmenter:
         return save_weights(folder, self.segmenter.model, self.segmenter.config)
 
     def _segment(
-        self,
-        clip: FrameReader,
-        size: int | None,
-        threshold: float | str | None,
-        smooth: bool,
-        batch_size: int,
+        self, clip: FrameReader, smooth: bool, **settings: Any
     ) -> Generator[FrameSegmentation, None, None]:
         frames = read_ahead(clip, ahead=frames_waiting(clip))
         photos = (
@@ -226,11 +240,9 @@ class VideoSegmenter:
             )
             for f in frames
         )
-        results = self.segmenter.stream(
-            photos, size=size, threshold=threshold, batch_size=batch_size
-        )
+        results = self.segmenter.stream(photos, **settings)
         smoother = TemporalSmoother(self.segmenter.model) if smooth else None
-        seen = self.segmenter.config.input_size if size is None else size
+        size = settings["size"] or self.segmenter.config.input_size
 
         def segmentations() -> Generator[FrameSegmentation, None, None]:
             with closing(frames), closing(results):
@@ -239,7 +251,7 @@ class VideoSegmenter:
                         raise result
                     masks = result.region_masks
                     if smoother is not None:
-                        masks = smoother(resize_for_network(result.photo.pixels, seen), masks)
+                        masks = smoother(resize_for_network(result.photo.pixels, size), masks)
                     yield _of_frame(result, masks)
 
         return segmentations()

@@ -15,7 +15,13 @@ from amd_seg.cli.adaptation import (
     facts_of,
 )
 from amd_seg.cli.jobs import OUTPUTS
-from amd_seg.cli.options import network_options, parse_rate, parse_time, threshold_option
+from amd_seg.cli.options import (
+    network_options,
+    parse_rate,
+    parse_time,
+    refinement_options,
+    threshold_option,
+)
 from amd_seg.errors import AmdSegError
 
 if TYPE_CHECKING:
@@ -46,6 +52,7 @@ if TYPE_CHECKING:
 )
 @adaptation_options
 @threshold_option
+@refinement_options
 @click.option("--smooth", is_flag=True, help="Let masks flicker less, in more time.")
 @network_options("Frames that share a pass of the network.")
 @click.option("--overwrite", is_flag=True, help="Replace an output that exists.")
