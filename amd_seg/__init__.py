@@ -1,9 +1,12 @@
 """Segment the object in a photo or a clip, with a network that never saw a label.
 
-from amd_seg import Segmenter
+from amd_seg import Segmenter, VideoSegmenter
 
 segmenter = Segmenter.from_pretrained()
 segmenter("photo.jpg").save("mask.png")
+
+video = VideoSegmenter.from_pretrained()
+video.write("clip.mp4", "clip.overlay.mp4", output="overlay")
 """
 
 from typing import TYPE_CHECKING, Any
@@ -18,32 +21,53 @@ if TYPE_CHECKING:
         TrainingDivergedError,
         WeightsError,
     )
+    from amd_seg.media.video import open_video
     from amd_seg.model.amd import AMD
     from amd_seg.model.config import AMDConfig
     from amd_seg.segmenter import Segmentation, Segmenter
+    from amd_seg.semantic import SemanticSegmentation, SemanticSegmenter
+    from amd_seg.training.adaptation import AdaptationReport
+    from amd_seg.training.adaptation_config import AdaptationConfig
+    from amd_seg.video_segmenter import FrameSegmentation, VideoReport, VideoSegmenter
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AMD",
     "AMDConfig",
+    "AdaptationConfig",
+    "AdaptationReport",
     "AmdSegError",
     "ConfigError",
     "DeviceError",
+    "FrameSegmentation",
     "InputError",
     "MediaError",
     "Segmentation",
     "Segmenter",
+    "SemanticSegmentation",
+    "SemanticSegmenter",
     "TrainingDivergedError",
+    "VideoReport",
+    "VideoSegmenter",
     "WeightsError",
     "__version__",
+    "open_video",
 ]
 
 _HOMES = {
     "AMD": "amd_seg.model.amd",
     "AMDConfig": "amd_seg.model.config",
+    "AdaptationConfig": "amd_seg.training.adaptation_config",
+    "AdaptationReport": "amd_seg.training.adaptation",
+    "FrameSegmentation": "amd_seg.video_segmenter",
     "Segmentation": "amd_seg.segmenter",
     "Segmenter": "amd_seg.segmenter",
+    "SemanticSegmentation": "amd_seg.semantic",
+    "SemanticSegmenter": "amd_seg.semantic",
+    "VideoReport": "amd_seg.video_segmenter",
+    "VideoSegmenter": "amd_seg.video_segmenter",
+    "open_video": "amd_seg.media.video",
     **{name: "amd_seg.errors" for name in __all__ if name.endswith("Error")},
 }
 

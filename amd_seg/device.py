@@ -2,6 +2,7 @@
 
 import logging
 import random
+from functools import cache
 
 import numpy as np
 import torch
@@ -37,6 +38,8 @@ def resolve_device(name: str | torch.device = "auto") -> torch.device:
 def resolve_precision(name: str, device: torch.device) -> torch.dtype:
     """Return the dtype of autocast for `name`, "float32" or "bfloat16", on `device`.
 
+    A CPU that has no instructions for bfloat16 computes it all the same, and a warning says so.
+
     Raises:
         DeviceError: the precision is unknown, or the CUDA device has no bfloat16.
     """
@@ -45,6 +48,8 @@ def resolve_precision(name: str, device: torch.device) -> torch.dtype:
     dtype = PRECISIONS[name]
     if dtype is torch.bfloat16 and device.type == "cuda" and not torch.cuda.is_bf16_supported():
         raise DeviceError(f"bfloat16 is not supported by {device}. Use float32.")
+    if dtype is torch.bfloat16 and device.type == "cpu":
+        _warn_where_emulated(torch.backends.cpu.get_cpu_capability())
     return dtype
 
 
@@ -53,6 +58,15 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002 -- libraries may draw from the global generator
     torch.manual_seed(seed)
+
+
+@cache  # once, however many models are made
+def _warn_where_emulated(capability: str) -> None:
+    if capability == "AVX2":
+        logger.warning(
+            "This CPU has no AVX-512 and computes bfloat16 in software, about ten times slower "
+            "than float32. Use float32."
+        )
 
 
 def _first_available() -> torch.device:

@@ -4,10 +4,33 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import TypeVar, cast
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+def read_ahead(items: Iterable[Item], *, ahead: int) -> Generator[Item, None, None]:
+    """Yield `items` in their order, taken by one thread ahead of the caller.
+
+    Args:
+        items: what the thread takes; a generator is closed at the end.
+        ahead: items that may wait for the caller, 1 or more.
+
+    An exception of `items` is raised in its place; closing the iterator waits for the item that
+    is under way.
+    """
+    iterator, end = iter(items), object()
+    with ThreadPoolExecutor(1) as pool:
+        waiting = deque(pool.submit(next, iterator, end) for _ in range(ahead))
+        try:
+            while (item := waiting.popleft().result()) is not end:
+                waiting.append(pool.submit(next, iterator, end))
+                yield cast(Item, item)
+        finally:
+            pool.shutdown(cancel_futures=True)
+            if isinstance(iterator, Generator):
+                iterator.close()
 
 
 def map_ahead(

@@ -5,6 +5,7 @@ import os
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,6 +98,19 @@ class Segmentation:
         return right / (int(inside.sum()) + missed) if right else 0.0
 
     @property
+    def facts(self) -> dict[str, Any]:
+        """What `amd-seg image --json` tells of a photo, as JSON-able values."""
+        height, width = self.mask.shape
+        return {
+            "width": width,
+            "height": height,
+            "threshold": round(self.threshold, 4),
+            "mask_share": round(float(self.mask.mean()), 4),
+            "confidence": round(self.confidence, 4),
+            "object": bool(self.mask.any()),
+        }
+
+    @property
     def alpha(self) -> NDArray[np.uint8]:
         """(height, width), uint8: how much of each pixel a cutout shows, 0 to 255.
 
@@ -181,6 +195,16 @@ class Segmentation:
             pixels = self.photo.pixels[start : start + strip.shape[1]]
             picture.paste(render_regions(pixels, strip), (0, start))
         return picture
+
+
+@dataclass(frozen=True, eq=False)
+class FrameSegmentation(Segmentation):
+    """The object of one frame of a clip."""
+
+    index: int = field(kw_only=True)
+    """Number of the frame, counted from the first one at or after the start asked for."""
+    time: float = field(kw_only=True)
+    """When it is shown, in seconds from the beginning of the clip."""
 
 
 def otsu_threshold(saliency: NDArray[np.float32]) -> float:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeAlias
 
 import safetensors.torch
 import torch
@@ -18,9 +18,19 @@ from torch.overrides import TorchFunctionMode
 from amd_seg.errors import ConfigError, InputError, WeightsError
 from amd_seg.model.amd import AMD
 from amd_seg.model.config import AMDConfig, WeightsConfig
+from amd_seg.model.semantic import SemanticNetwork
+from amd_seg.model.semantic_config import (
+    SemanticConfig,
+    SemanticWeightsConfig,
+    stored_config,
+)
+
+Network: TypeAlias = AMD | SemanticNetwork
+NetworkConfig: TypeAlias = WeightsConfig | SemanticWeightsConfig
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
+FILES = (WEIGHTS_FILE, CONFIG_FILE)
 
 # A config is a few hundred bytes; more is another file, or an attempt to fill the memory.
 MAX_CONFIG_BYTES = 1_000_000
@@ -34,8 +44,8 @@ STORED_COUNTERS = ("I64",)
 
 def save_weights(
     folder: str | os.PathLike[str],
-    model: AMD,
-    config: WeightsConfig,
+    model: Network,
+    config: NetworkConfig,
     *,
     dtype: torch.dtype = torch.float16,
 ) -> Path:
@@ -74,8 +84,8 @@ def save_weights(
     return folder
 
 
-def read_weights(source: Path) -> tuple[AMD, WeightsConfig]:
-    """Read a model, strictly: every tensor there, none more, each of its shape and finite.
+def read_weights(source: Path) -> tuple[Network, NetworkConfig]:
+    """Read a model of either kind, strictly: all its tensors, of their shapes, finite, none more.
 
     Args:
         source: a folder, or a .safetensors file with config.json beside it.
@@ -100,12 +110,12 @@ def read_weights(source: Path) -> tuple[AMD, WeightsConfig]:
             "Copy or download it again."
         ) from cause
     with _NoRandomValues():
-        model = AMD(config.model)
+        model = _new_model(config.model)
     model.load_state_dict(tensors)
     return model.eval(), config
 
 
-def read_config(path: Path) -> WeightsConfig:
+def read_config(path: Path) -> NetworkConfig:
     """Read and check a config.json.
 
     Raises:
@@ -114,7 +124,7 @@ def read_config(path: Path) -> WeightsConfig:
     try:
         if path.stat().st_size > MAX_CONFIG_BYTES:
             raise ConfigError(f"it is larger than {MAX_CONFIG_BYTES} bytes.")
-        return WeightsConfig.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        return stored_config(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError as cause:
         raise WeightsError(
             f"Cannot read weights in {path.parent}: {CONFIG_FILE} is missing there. "
@@ -175,10 +185,14 @@ class _NoRandomValues(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _expected_tensors(config: AMDConfig) -> dict[str, Tensor]:
+def _new_model(config: AMDConfig | SemanticConfig) -> Network:
+    return SemanticNetwork(config) if isinstance(config, SemanticConfig) else AMD(config)
+
+
+def _expected_tensors(config: AMDConfig | SemanticConfig) -> dict[str, Tensor]:
     """Names, shapes and kinds of the model's tensors, without memory for their values."""
     with torch.device("meta"), _NoRandomValues():
-        return AMD(config).state_dict()
+        return _new_model(config).state_dict()
 
 
 def _read_tensors(file: Path, expected: Mapping[str, Tensor], sha256: str) -> dict[str, Tensor]:

@@ -2,7 +2,8 @@
 
 Photos are decoded, segmented and their masks written as `amd-seg image` does, at the published
 size. Weights are random: they change nothing about the time. Every row is the median of the
-repeats after a warm-up, with the least and the most.
+repeats after a warm-up, with the least and the most. On a machine that others use, the processor
+time of one thread (`--threads 1 --clock cpu`) is the number to trust.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
-from time import perf_counter
+from time import perf_counter, process_time
 
 import numpy as np
 import torch
@@ -26,15 +27,19 @@ from amd_seg.overlap import map_ahead
 from amd_seg.segmentation import Segmentation
 from amd_seg.segmenter import Segmenter
 
+LAYOUTS = ("channels-first", "channels-last")
+CLOCKS = {"wall": perf_counter, "cpu": process_time}
+
 
 def main() -> None:
     options = parse()
+    torch.set_num_threads(options.threads)
     print(
-        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, "
+        f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}, {os.cpu_count()} cores, "
         f"torch {torch.__version__} ({torch.get_num_threads()} threads), device "
         f"{device_name(options.device)}\n{options.photos} JPEG photos of {options.width}x"
         f"{options.height}, short edge {options.size}, batches of {options.batch_size}; "
-        f"median (least to most) of {options.repeats}\n"
+        f"{options.clock} time, median (least to most) of {options.repeats}\n"
     )
     print(
         "| backbone | precision | layout | compiled | photos/s | network alone, photos/s | share |"
@@ -44,7 +49,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         paths = write_photos(Path(folder), options)
         for setting in itertools.product(
-            options.backbones, options.precisions, ("channels first", "channels last"), compiled
+            options.backbones, options.precisions, options.layouts, compiled
         ):
             print(row(paths, setting, options), flush=True)
 
@@ -60,7 +65,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--backbones", nargs="+", default=["resnet18", "resnet50"])
     parser.add_argument("--precisions", nargs="+", default=["float32", "bfloat16"])
+    parser.add_argument("--layouts", nargs="+", default=LAYOUTS, choices=LAYOUTS)
     parser.add_argument("--compile", action="store_true", help="rows with torch.compile too")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--clock", default="wall", choices=CLOCKS)
     return parser.parse_args()
 
 
@@ -79,7 +87,7 @@ def row(paths: list[Path], setting: tuple[str, str, str, bool], options: argpars
         for _ in map_ahead(write, results, ahead=8):
             pass
 
-    alone, total = timed(network, options.repeats), timed(whole, options.repeats)
+    alone, total = (timed(work, options) for work in (network, whole))
     cells = (
         backbone,
         precision,
@@ -99,7 +107,7 @@ def make_segmenter(
     config = AMDConfig(backbone=backbone)
     model = AMD(config)
     segmenter = Segmenter(model, WeightsConfig(model=config), device=device, precision=precision)
-    if layout == "channels first":
+    if layout == "channels-first":
         model.to(memory_format=torch.contiguous_format)
     if compiled:
         torch.compiler.reset()
@@ -125,14 +133,15 @@ def write_photos(folder: Path, options: argparse.Namespace) -> list[Path]:
     return paths
 
 
-def timed(work: Callable[[], None], repeats: int) -> list[float]:
+def timed(work: Callable[[], None], options: argparse.Namespace) -> list[float]:
     """Return the seconds of each repeat, after one to warm up; results are on the CPU by then."""
+    now = CLOCKS[options.clock]
     work()
     seconds = []
-    for _ in range(repeats):
-        start = perf_counter()
+    for _ in range(options.repeats):
+        start = now()
         work()
-        seconds.append(perf_counter() - start)
+        seconds.append(now() - start)
     return seconds
 
 

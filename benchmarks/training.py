@@ -2,7 +2,9 @@
 
 First the stream alone, from memory and decoded as it goes; then steps of every objective, in
 float32 and bfloat16, on frames in memory. Each row is the median of the repeats after a warm-up,
-with the least and the most. Weights are random: they change nothing about the time.
+with the least and the most. Weights are random: they change nothing about the time. On a machine
+that others use, the processor time of one thread (`--threads 1 --workers 0 --clock cpu`) is the
+number to trust.
 """
 
 import argparse
@@ -10,6 +12,7 @@ import dataclasses
 import os
 import platform
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -30,14 +33,18 @@ OBJECTIVES: dict[str, dict[str, object]] = {
     "photometric": {},
     "dense": {"objective": "dense"},
     "flow-fit": {"objective": "flow-fit"},
+    "mover": {"objective": "mover"},
     "photometric + flow-fit": {"flow_fit_weight": 1.0, "dense_weight": 1.0},
     "photometric + equivariance": {"equivariance_weight": 1.0},
     "photometric, moving pairs only": {"min_relative_motion": 0.5},
 }
+LAYOUTS = {"channels-first": False, "channels-last": True}
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 def main() -> None:
     options = parse()
+    torch.set_num_threads(options.threads)
     preset = PRESETS[options.preset]()
     config = dataclasses.replace(
         preset.training, batch_size=options.batch_size, minutes=0.0, workers=options.workers
@@ -45,25 +52,34 @@ def main() -> None:
     device = resolve_device(options.device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     print(
-        f"{name}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, torch {torch.__version__} "
-        f"({torch.get_num_threads()} threads)\npreset {options.preset}: {preset.model.backbone}, "
+        f"{name} {torch.backends.cpu.get_cpu_capability()}, {os.cpu_count()} cores, load "
+        f"{os.getloadavg()[0]:.1f}, torch {torch.__version__} ({torch.get_num_threads()} threads), "
+        f"{options.clock} time\npreset {options.preset}: {preset.model.backbone}, "
         f"crops {config.crop}, motion at {preset.model.motion_size}, {config.batch_size} pairs a "
         f"step; median (least to most) of {options.repeats} stretches of {options.steps} steps\n\n"
-        "| what | precision | frames | pairs/s |\n| --- | --- | --- | --- |"
+        "| what | precision | layout | frames | pairs/s |\n| --- | --- | --- | --- | --- |"
     )
-    for frames in ("memory", "loader"):
-        stream = open_stream(options, dataclasses.replace(config, frames=frames), device)
-        # Longer stretches: workers hand over what they have ready in bursts.
-        rate = measured(lambda stream=stream: next(stream), options, device, 10 * options.steps)
-        print(f"| stream alone | - | {frames} | {rate} |", flush=True)
-    for precision in options.precisions:
-        for label, changes in OBJECTIVES.items():
-            settings = dataclasses.replace(config, precision=precision, **changes)
-            stream = open_stream(options, settings, device)
-            rate = measured(
-                steps_of(preset.model, settings, stream, device), options, device, options.steps
-            )
-            print(f"| {label} | {precision} | memory | {rate} |", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        # The targets of the objective mover are found there, once.
+        run = RunFolder(Path(folder))
+        for frames in ("memory", "loader"):
+            settings = dataclasses.replace(config, frames=frames)
+            stream = open_batches(options.clips, settings, Processes(device), run)
+            # Longer stretches: workers hand over what they have ready in bursts.
+            rate = measured(lambda stream=stream: next(stream), options, device, 10 * options.steps)
+            print(f"| stream alone | - | - | {frames} | {rate} |", flush=True)
+        for label in options.objectives:
+            # The layout and the precision change nothing about what is drawn.
+            settings = dataclasses.replace(config, **OBJECTIVES[label])
+            stream = open_batches(options.clips, settings, Processes(device), run)
+            for precision in options.precisions:
+                for layout in options.layouts:
+                    settings = dataclasses.replace(
+                        settings, precision=precision, channels_last=LAYOUTS[layout]
+                    )
+                    steps = steps_of(preset.model, settings, stream, device)
+                    rate = measured(steps, options, device, options.steps)
+                    print(f"| {label} | {precision} | {layout} | memory | {rate} |", flush=True)
 
 
 def parse() -> argparse.Namespace:
@@ -72,17 +88,15 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--preset", choices=list(PRESETS), default="cpu")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--objectives", nargs="+", default=OBJECTIVES, choices=OBJECTIVES)
     parser.add_argument("--precisions", nargs="+", default=["float32", "bfloat16"])
+    parser.add_argument("--layouts", nargs="+", default=LAYOUTS, choices=LAYOUTS)
     parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--clock", default="wall", choices=CLOCKS)
     parser.add_argument("--steps", type=int, default=3, help="of each stretch")
     parser.add_argument("--repeats", type=int, default=5)
     return parser.parse_args()
-
-
-def open_stream(
-    options: argparse.Namespace, config: TrainingConfig, device: torch.device
-) -> Batches:
-    return open_batches(options.clips, config, Processes(device), RunFolder(Path("unused")))
 
 
 def steps_of(
@@ -102,16 +116,15 @@ def steps_of(
 def measured(
     step: Callable[[], object], options: argparse.Namespace, device: torch.device, steps: int
 ) -> str:
-    rates = []
+    now, rates = CLOCKS[options.clock], []
     for stretch in range(options.repeats + 1):
-        began = time.perf_counter()
+        began = now()
         for _ in range(steps):
             step()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         if stretch:  # The first one warms up.
-            seconds = time.perf_counter() - began
-            rates.append(steps * options.batch_size / seconds)
+            rates.append(steps * options.batch_size / (now() - began))
     return f"{statistics.median(rates):.1f} ({min(rates):.1f} to {max(rates):.1f})"
 
 

@@ -4,13 +4,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
-from amd_seg.model.config import AMDConfig
+from amd_seg.model.amd import AMD
+from amd_seg.model.config import AMDConfig, WeightsConfig
+from amd_seg.weights import save_weights
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 # Tests run in parallel on few cores: threads of one would only wait for those of another.
 torch.set_num_threads(1)
+
+# How long an example takes says nothing on a machine that others use too.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")
@@ -35,3 +42,11 @@ def tiny_config() -> AMDConfig:
         max_displacement=2,
         motion_size=(32, 48),
     )
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory, tiny_config: AMDConfig) -> Path:
+    """A folder with weights of the tiny model."""
+    torch.manual_seed(0)
+    config = WeightsConfig(model=tiny_config, object_channel=1, input_size=48, threshold=0.25)
+    return save_weights(tmp_path_factory.mktemp("weights"), AMD(tiny_config), config)

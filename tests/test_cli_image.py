@@ -15,25 +15,16 @@ from PIL import Image
 
 from amd_seg import Segmenter
 from amd_seg.cli import cli
-from amd_seg.cli.image import DEFAULT_REFINEMENT, PRECISIONS, REFINEMENTS
 from amd_seg.cli.jobs import OUTPUTS
+from amd_seg.cli.options import DEFAULT_REFINEMENT, PRECISIONS, REFINEMENTS
 from amd_seg.device import PRECISIONS as DEVICE_PRECISIONS
 from amd_seg.media.images import MAX_PIXELS
-from amd_seg.model.amd import AMD
-from amd_seg.model.config import AMDConfig, WeightsConfig
 from amd_seg.refinement import DEFAULT_REFINEMENT as REFINEMENT_DEFAULT
 from amd_seg.refinement import REFINEMENTS as REFINEMENT_WAYS
 from amd_seg.segmentation import OUTPUTS as SEGMENTATION_OUTPUTS
-from amd_seg.weights import save_weights
+from amd_seg.semantic_segmentation import OUTPUTS as SEMANTIC_OUTPUTS
 
 Run = Callable[..., Result]
-
-
-@pytest.fixture(scope="session")
-def weights(tmp_path_factory: pytest.TempPathFactory, tiny_config: AMDConfig) -> Path:
-    torch.manual_seed(0)
-    config = WeightsConfig(model=tiny_config, object_channel=1, input_size=48, threshold=0.25)
-    return save_weights(tmp_path_factory.mktemp("weights"), AMD(tiny_config), config)
 
 
 @pytest.fixture
@@ -368,7 +359,7 @@ def test_an_unknown_command_is_wrong_usage() -> None:
 
 
 def test_lists_kept_twice_for_the_sake_of_help_are_equal() -> None:
-    assert OUTPUTS == SEGMENTATION_OUTPUTS
+    assert set(OUTPUTS) == {*SEGMENTATION_OUTPUTS, *SEMANTIC_OUTPUTS}
     assert set(PRECISIONS) == set(DEVICE_PRECISIONS)
     assert (REFINEMENTS, DEFAULT_REFINEMENT) == (REFINEMENT_WAYS, REFINEMENT_DEFAULT)
     defaults = {p.name: p.default for p in cli.get_command(None, "image").params}  # type: ignore

@@ -129,6 +129,8 @@ def test_an_input_without_gradient_gets_none() -> None:
     assert x2.grad is None
 
 
+# torch 2.14's own opcheck looks at gradients that are none.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 @pytest.mark.parametrize("batch", [0, 2])
 def test_operators_keep_the_rules_of_torch_library(batch: int) -> None:
     x1, x2 = features(batch, 2, 3, 4).requires_grad_(), features(batch, 2, 3, 4).requires_grad_()
@@ -181,8 +183,10 @@ def test_refuses_what_cannot_be_compared(x1: Tensor, x2: Tensor, reach: int, adv
 
 def test_importing_asks_no_device_and_compiles_nothing() -> None:
     code = (
-        "import sys, torch, amd_seg.model.correlation\n"
+        # torch's CUDA builds load the driver's bindings themselves from 2.14 on.
+        "import sys, torch; before = set(sys.modules)\n"
+        "import amd_seg.model.correlation\n"
         "assert not torch.cuda.is_initialized()\n"
-        "assert 'torch._dynamo' not in sys.modules and 'cuda' not in sys.modules"
+        "assert not {'torch._dynamo', 'cuda'} & (set(sys.modules) - before)"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)

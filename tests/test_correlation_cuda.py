@@ -2,12 +2,8 @@
 
 import ctypes
 import functools
-import importlib.util
 import itertools
 import re
-import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,22 +13,26 @@ import torch
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch._subclasses import FakeTensorMode
 
 from amd_seg.errors import ConfigError, DeviceError
 from amd_seg.model import cuda_build
 from amd_seg.model.correlation import correlation, gradients_plain, volume_plain
 from amd_seg.model.correlation_cuda import (
+    KERNELS,
     SOURCE,
     VARIABLE,
     Arguments,
     Launch,
     defines,
     gradients_launch,
+    kernels_for,
+    path_in_words,
     volume_launch,
 )
+from tests import cuda_cpu
 
-SHIM = Path(__file__).with_name("cuda_shim.cpp")
-ARCHITECTURES = ("75", "80", "86", "89", "90", "100", "120")
+ARCHITECTURES = ((7, 5), (8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0))
 # Relative to the largest value: float32 sums in another order; one rounding to half or bfloat16.
 TOLERANCE = {torch.float32: 2e-6, torch.float16: 2**-11, torch.bfloat16: 2**-8}
 LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -47,26 +47,30 @@ LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
 @functools.cache
 def shim(dtype: torch.dtype, reach: int) -> ctypes.CDLL:
     """The kernels as a library for the CPU; each pair of arguments is compiled once."""
-    compiler = shutil.which("g++")
-    if compiler is None or sys.platform != "linux":
-        pytest.skip("needs Linux and g++ to run the kernels' source on the CPU")
-    flags = [f"-D{name}={value}" for name, value in defines(dtype, reach).items()]
     with tempfile.TemporaryDirectory() as folder:
-        library = Path(folder) / "kernels.so"
-        command = [compiler, "-std=c++17", "-O1", "-fPIC", "-shared", "-o", library, SHIM]
-        subprocess.run([*command, *flags, f'-DSOURCE="{SOURCE}"'], check=True)
-        loaded = ctypes.CDLL(str(library))
-    assert loaded.size_of_arguments() == ctypes.sizeof(Arguments)
-    return loaded
+        return loaded(cuda_cpu.kernels(dtype, reach, Path(folder)))
+
+
+def loaded(path: Path) -> ctypes.CDLL:
+    library = ctypes.CDLL(str(path))
+    assert library.size_of_arguments() == ctypes.sizeof(Arguments)
+    for kernel in KERNELS:
+        getattr(library, f"run_{kernel}").restype = ctypes.c_char_p
+    return library
 
 
 def run(dtype: torch.dtype, reach: int, launch: Launch, order: int) -> None:
     library = shim(dtype, reach)
     assert library.threads_of_a_block() == launch.threads
+    fault = run_on_cpu(library, launch, order)
+    assert fault is None, fault
+
+
+def run_on_cpu(library: ctypes.CDLL, launch: Launch, order: int) -> bytes | None:
     grid = (ctypes.c_uint * 3)(*launch.grid)
     kernel = getattr(library, f"run_{launch.kernel}")
-    diverged = kernel(ctypes.byref(launch.arguments), grid, launch.threads, order)
-    assert not diverged, "some threads of a block wait at a barrier that others never reach"
+    fault: bytes | None = kernel(ctypes.byref(launch.arguments), grid, launch.threads, order)
+    return fault
 
 
 def poisoned(*shape: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -137,6 +141,34 @@ def test_source_serves_every_reach(reach: int) -> None:
     check_against_plain((1, 5, 5, 36), reach, torch.float32, "contiguous", order=1)
 
 
+@pytest.mark.parametrize(
+    ("needed", "instead", "place"),
+    [
+        *itertools.product(["__syncthreads();"], [""], range(3)),
+        *itertools.product(["await_fetches();"], [""], range(2)),
+        ("stage & 1", "0", None),  # one buffer for all stages
+    ],
+)
+def test_emulation_sees_a_race(
+    needed: str, instead: str, place: int | None, tmp_path: Path
+) -> None:
+    pieces = SOURCE.read_text().split(needed)
+    assert place is None or place < len(pieces) - 1
+    places = [instead if place in (None, i) else needed for i in range(len(pieces) - 1)]
+    source = tmp_path / SOURCE.name
+    source.write_text("".join(itertools.chain(*zip(pieces, [*places, ""], strict=True))))
+    library = loaded(cuda_cpu.kernels(torch.float32, 1, tmp_path, source))
+    x1, x2 = (features(1, 10, 6, 36, dtype=torch.float32, seed=seed) for seed in (1, 2))
+    grad = features(1, 9, 6, 36, dtype=torch.float32, seed=3)
+    written = [poisoned(*x.shape, dtype=torch.float32)[0] for x in (grad, x1, x2)]
+    faults = (
+        run_on_cpu(library, volume_launch(x1, x2, written[0], 1), 1),
+        run_on_cpu(library, gradients_launch(grad, x1, x2, written[1:], 1), 1),
+    )
+    never_fetched = any(values.isnan().any() for values in written)
+    assert never_fetched or any(fault and b"race" in fault for fault in faults)
+
+
 def test_source_gives_equal_bits_in_any_order_of_threads() -> None:
     x1, x2 = (features(1, 10, 7, 36, dtype=torch.float32, seed=seed) for seed in (1, 2))
     grad = features(1, 81, 7, 36, dtype=torch.float32, seed=3)
@@ -162,43 +194,20 @@ def test_half_rounds_as_torch_does(dtype: torch.dtype) -> None:
     torch.testing.assert_close(volume[:, 40:41], x1 * x2, rtol=0, atol=0, equal_nan=True)
 
 
-def compiled_log(architecture: str, dtype: torch.dtype, reach: int, folder: Path) -> str:
-    """What the compiler says of registers and spills, from nvcc or NVRTC, whichever is here."""
-    nvcc = shutil.which("nvcc")
-    if nvcc is None:
-        pytest.importorskip("cuda.bindings.nvrtc", reason="needs nvcc, or NVRTC and cuda-bindings")
-        capability = (int(architecture[:-1]), int(architecture[-1]))
-        return cuda_build.compile_source(SOURCE, defines(dtype, reach), capability)[1]
-    flags = [f"-D{name}={value}" for name, value in defines(dtype, reach).items()]
-    command = [nvcc, "-cubin", "-std=c++17", f"-arch=sm_{architecture}", "-Xptxas", "-v", *flags]
-    output = folder / "kernels.cubin"
-    done = subprocess.run(
-        [*command, "-o", output, SOURCE], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stderr
-
-
-def test_without_nvrtc_the_error_says_what_to_install() -> None:
-    if importlib.util.find_spec("cuda") is not None:
-        pytest.skip("needs a machine without cuda.bindings")
-    with pytest.raises(DeviceError, match="pip install cuda-bindings nvidia-cuda-nvrtc"):
-        cuda_build.compile_source(SOURCE, defines(torch.float32, 4), (9, 0))
-
-
 @pytest.mark.parametrize(
     ("architecture", "dtype", "reach"),
     [
         *itertools.product(ARCHITECTURES, [torch.float32], [4]),
-        *itertools.product(("80", "90"), [torch.bfloat16], [4]),
-        ("80", torch.float16, 4),
-        ("90", torch.float32, 8),
+        *itertools.product([(8, 0), (9, 0)], [torch.bfloat16], [4]),
+        ((8, 0), torch.float16, 4),
+        ((9, 0), torch.float32, 8),
     ],
 )
 def test_source_compiles_without_spills(
-    architecture: str, dtype: torch.dtype, reach: int, tmp_path: Path
+    architecture: tuple[int, int], dtype: torch.dtype, reach: int
 ) -> None:
-    log = compiled_log(architecture, dtype, reach, tmp_path)
+    pytest.importorskip("cuda.bindings.nvrtc", reason="needs cuda-bindings and nvidia-cuda-nvrtc")
+    log = cuda_build.compile_source(SOURCE, defines(dtype, reach), architecture)[1]
     spills = re.findall(r"(\d+) bytes spill (?:stores|loads)", log)
     assert len(spills) == 4, log
     assert set(spills) == {"0"}, log
@@ -226,3 +235,26 @@ def test_an_unknown_path_is_named_with_those_there_are(monkeypatch: pytest.Monke
     monkeypatch.setenv(VARIABLE, "fast")
     with pytest.raises(ConfigError, match="auto, plain, cuda"):
         correlation(torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 2, 2))
+
+
+@pytest.mark.skipif(torch.version.cuda is not None, reason="this torch is built for CUDA")
+def test_where_there_are_no_kernels_auto_says_so_once_and_cuda_always(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with FakeTensorMode():
+        x = torch.empty(1, 2, 3, 4, device="cuda:1")
+    monkeypatch.setenv(VARIABLE, "auto")
+    assert [kernels_for(x, 7) for _ in range(3)] == [None] * 3
+    (record,) = caplog.records
+    assert "slower plain path on cuda:1: torch" in record.getMessage()
+    monkeypatch.setenv(VARIABLE, "cuda")
+    for _ in range(2):
+        with pytest.raises(DeviceError, match=r"not built for CUDA\. Set it to auto"):
+            kernels_for(x, 7)
+    assert len(caplog.records) == 1
+
+
+def test_env_names_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    for path, words in (("auto", "plain PyTorch"), ("cuda", "none: AMD_SEG_CORRELATION=cuda")):
+        monkeypatch.setenv(VARIABLE, path)
+        assert path_in_words(torch.device("cpu")).startswith(words)

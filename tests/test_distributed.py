@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from amd_seg.errors import ConfigError
 from amd_seg.training.batches import open_batches
 from amd_seg.training.checkpoints import list_checkpoints, load_checkpoint
-from amd_seg.training.distributed import Processes
+from amd_seg.training.distributed import Processes, SyncedBatchNorm2d
 from amd_seg.training.folder import RunFolder
 from amd_seg.training.presets import TrainingConfig
 from amd_seg.weights import load_weights
@@ -81,8 +82,30 @@ def test_two_processes_equal_one_with_the_whole_batch(clips: str, tmp_path: Path
     assert load_weights(runs[2] / "weights").config.model.dropout == 0
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_our_synchronised_statistics_are_those_of_torch_s_batch_norm(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    values, weights = (torch.randn(3, 5, 4, 6) for _ in range(2))
+    plain, synced = torch.nn.BatchNorm2d(5), SyncedBatchNorm2d(5)
+    results = []
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        for norm in (plain, synced):
+            # Far from 0: statistics in half precision would show.
+            features = (3 * values + 50).to(dtype).requires_grad_()
+            with torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16):
+                normalised = norm(features)
+            (normalised * weights).sum().backward()
+            results.append((normalised, features.grad, *norm.buffers()))
+    finally:
+        dist.destroy_process_group()
+    for expected, found in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_two_processes_go_on_where_they_were_stopped(clips: str, tmp_path: Path) -> None:
     flags = ("--dropout", "0.5", "--checkpoint-every", "2", "--keep", "9")
+    flags += ("--precision", "bfloat16")
     train(clips, tmp_path / "run", 2, *flags)
     whole = column(tmp_path / "run", "loss")
     checkpoints = list_checkpoints(tmp_path / "run" / "checkpoints")

@@ -21,6 +21,7 @@ from amd_seg.training.mover_files import (
     write_targets_of_clips,
 )
 from amd_seg.training.movers import MoverConfig, mover_targets, read_mover_targets
+from amd_seg.training.target_files import TargetJob, write_targets
 
 HEIGHT, WIDTH, SIDE, SPEED = 72, 96, 24, 2
 CONFIG = MoverConfig(partners=(1, -1, 2), every=2)
@@ -223,10 +224,19 @@ def test_files_are_written_once_and_again_when_broken_or_of_other_settings(tmp_p
     assert sorted(tmp_path.iterdir()) == paths
 
 
-def test_a_clip_that_cannot_be_read_is_named_and_the_others_are_done(tmp_path):
-    with pytest.raises(MediaError, match=r"1 of 2 clips: b \(Cannot read b.mp4"):
+def test_a_clip_that_cannot_be_read_is_named_and_the_others_are_done(tmp_path, caplog):
+    with pytest.raises(MediaError, match=r"1 of 2 clips cannot be read \(b: Cannot read b.mp4"):
         write_mover_targets({"b": broken_clip, "c": still_clip}, tmp_path, CONFIG, workers=2)
     assert [path.name for path in tmp_path.iterdir()] == ["c.npz"]
+    assert caplog.text.count("Clip b is left out") == 1
+
+
+def test_one_broken_clip_in_a_hundred_is_left_out(tmp_path, caplog):
+    nothing = partial(mover_targets, still_clip()[:1], CONFIG)
+    jobs = {f"{number}": TargetJob(nothing, CONFIG) for number in range(99)}
+    jobs["broken"] = TargetJob(broken_clip, CONFIG)
+    assert len(write_targets(jobs, tmp_path, workers=1)) == 99
+    assert caplog.text.count("is left out") == 1
 
 
 def test_clips_of_a_folder_are_read_and_named_after_their_files(tmp_path, caplog):

@@ -1,5 +1,7 @@
 """Objectives, targets and crops: what they promise, on numbers worked out by hand."""
 
+import dataclasses
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,7 +11,8 @@ from hypothesis import strategies as st
 from amd_seg.errors import MediaError
 from amd_seg.model.amd import AMD, View
 from amd_seg.model.config import AMDConfig
-from amd_seg.training.augment import Box, cut, jitter_colours, random_box
+from amd_seg.model.objective import photometric_objective
+from amd_seg.training.augment import jitter_colours, random_box
 from amd_seg.training.channel import ChannelChoice, choose_object_channel, relative_motion
 from amd_seg.training.objectives import (
     MoverObjective,
@@ -61,6 +64,27 @@ def test_the_entropy_reward_fades(tiny_config: AMDConfig) -> None:
     assert rewards[0.25].item() == pytest.approx(rewards[0.0].item() / 2, abs=1e-5)
     assert rewards[0.5].item() == pytest.approx(0, abs=1e-6)
     assert rewards[0.9].item() == pytest.approx(0, abs=1e-6)
+
+
+def test_flows_and_errors_are_float32_under_autocast(tiny_config: AMDConfig) -> None:
+    model, batch = AMD(tiny_config).eval(), pairs()
+    with torch.autocast("cpu", torch.bfloat16):
+        features = model.motion.features(model.motion_input(batch.frame_i))
+        reconstruction = model(batch.frame_i, batch.frame_j)
+        parts = photometric_objective(reconstruction)
+    assert features[0].dtype == torch.bfloat16  # the convolutions are reduced
+    view = reconstruction.view_j
+    for name, value in {
+        "masks": view.masks,
+        "vectors": view.vectors,
+        "flow": view.flows[0],
+    }.items():
+        assert value.dtype == torch.float32, name
+        # A number that went through bfloat16 has 8 bits.
+        assert not torch.equal(value, value.bfloat16().float()), name
+    torch.testing.assert_close(parts, photometric_objective(reconstruction), rtol=0, atol=0)
+    whole = photometric_objective(model(batch.frame_i, batch.frame_j))
+    torch.testing.assert_close(parts["loss"], whole["loss"], rtol=0.02, atol=0)
 
 
 def test_the_mover_objective_falls_as_the_object_channel_learns_its_target(
@@ -124,12 +148,14 @@ def test_a_random_box_lies_inside_its_frame(height: int, width: int, seed: int, 
     assert min(box.height, box.width) >= 8
 
 
-def test_a_cut_of_the_same_size_changes_no_pixel() -> None:
-    image = torch.randint(0, 256, (3, 20, 30), dtype=torch.uint8)
-    part = cut(image, Box(2, 3, 16, 24, is_mirrored=False), (16, 24))
-    torch.testing.assert_close(part, image[:, 2:18, 3:27].float())
-    mirrored = cut(image, Box(2, 3, 16, 24, is_mirrored=True), (16, 24))
-    torch.testing.assert_close(mirrored, part.flip(-1))
+def test_frames_and_targets_are_cut_and_mirrored_alike() -> None:
+    ramp = torch.arange(32 * 40, dtype=torch.int32).remainder(251).to(torch.uint8).view(1, 32, 40)
+    clip = TargetClip("ramp", (0,), ramp.expand(1, 3, 32, 40), ramp[None], torch.ones(1))
+    config = dataclasses.replace(CONFIG, batch_size=32, colour=False)
+    batch = next(TargetSampler([clip], config, torch.device("cpu")))
+    assert torch.equal(batch.frames[:, 1:2], batch.targets)
+    assert batch.frames.is_floating_point()
+    assert len({tuple(target.flatten().tolist()) for target in batch.targets}) == 32
 
 
 def test_colours_stay_in_range_and_follow_the_seed() -> None:

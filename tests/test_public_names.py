@@ -12,16 +12,24 @@ from amd_seg.cli import COMMANDS, cli
 PUBLIC_NAMES = [
     "AMD",
     "AMDConfig",
+    "AdaptationConfig",
+    "AdaptationReport",
     "AmdSegError",
     "ConfigError",
     "DeviceError",
+    "FrameSegmentation",
     "InputError",
     "MediaError",
     "Segmentation",
     "Segmenter",
+    "SemanticSegmentation",
+    "SemanticSegmenter",
     "TrainingDivergedError",
+    "VideoReport",
+    "VideoSegmenter",
     "WeightsError",
     "__version__",
+    "open_video",
 ]
 
 ATTRIBUTES = {
@@ -29,9 +37,29 @@ ATTRIBUTES = {
         *("config", "device", "from_pretrained", "model", "precision", "region_masks", "stream"),
     ],
     "Segmentation": [
-        *("alpha", "confidence", "cutout", "encode", "mask", "min_confidence", "object_channel"),
-        *("overlay", "photo", "refine", "region_masks", "regions", "render", "saliency"),
-        *("save", "source", "threshold", "threshold_rule"),
+        *("alpha", "confidence", "cutout", "encode", "facts", "mask", "min_confidence"),
+        *("object_channel", "overlay", "photo", "refine", "region_masks", "regions", "render"),
+        *("saliency", "save", "source", "threshold", "threshold_rule"),
+    ],
+    "SemanticSegmenter": [
+        *("classes", "config", "device", "from_pretrained", "model", "precision", "stream"),
+    ],
+    "SemanticSegmentation": [
+        *("classes", "encode", "facts", "labels", "overlay", "photo", "render", "save", "shares"),
+        "source",
+    ],
+    "VideoSegmenter": ["adapt", "from_pretrained", "reset", "save", "segmenter", "write"],
+    "FrameSegmentation": [
+        *("alpha", "confidence", "cutout", "encode", "facts", "index", "mask", "min_confidence"),
+        *("object_channel", "overlay", "photo", "refine", "region_masks", "regions", "render"),
+        *("saliency", "save", "source", "threshold", "threshold_rule", "time"),
+    ],
+    "VideoReport": [
+        *("confidence", "frames", "height", "is_truncated", "mask_share", "path", "width"),
+    ],
+    "AdaptationReport": [
+        *("channel", "evidence", "held_out", "is_adapted", "lessons", "loss_after"),
+        *("loss_before", "losses", "margin", "memory", "objective", "reason", "seconds", "steps"),
     ],
 }
 
@@ -44,6 +72,14 @@ SIGNATURES = {
     "Segmenter.stream": "(self, images, *, size=None, threshold=None, refine='guided', tta=False, "
     "min_confidence=0.0, batch_size=8, max_pixels=200000000)",
     "Segmenter.region_masks": "(self, frames)",
+    "SemanticSegmenter": "(model, config, *, device='auto', precision='float32')",
+    "SemanticSegmenter.from_pretrained": "(source, *, revision=None, device='auto', "
+    "precision='float32')",
+    "SemanticSegmenter.__call__": "(self, image, **options)",
+    "SemanticSegmenter.stream": "(self, images, *, size=None, slide=False, flip=False, "
+    "batch_size=8, max_pixels=200000000)",
+    "SemanticSegmentation": "(photo, labels, classes)",
+    "SemanticSegmentation.save": "(self, path, output='labels')",
     "Segmentation": "(photo, region_masks, object_channel, threshold_rule=0.5, refine='none', "
     "min_confidence=0.0)",
     "Segmentation.cutout": "(self, *, keep_rgb=False)",
@@ -51,32 +87,56 @@ SIGNATURES = {
     "Segmentation.render": "(self, output='mask', *, keep_rgb=False)",
     "Segmentation.encode": "(self, output='mask', *, keep_rgb=False)",
     "Segmentation.save": "(self, path, output='mask', *, keep_rgb=False)",
+    "VideoSegmenter": "(segmenter)",
+    "VideoSegmenter.from_pretrained": "(source=None, *, revision=None, device='auto', "
+    "precision='float32')",
+    "VideoSegmenter.__call__": "(self, source, *, size=None, threshold=None, smooth=False, "
+    "batch_size=8)",
+    "VideoSegmenter.write": "(self, source, target, *, output='mask', background=None, "
+    "overwrite=False, size=None, threshold=None, smooth=False, batch_size=8, on_frame=None)",
+    "VideoSegmenter.adapt": "(self, source, config=None, *, steps=None, channel=None, "
+    "on_step=None)",
+    "VideoSegmenter.reset": "(self)",
+    "VideoSegmenter.save": "(self, folder)",
+    "open_video": "(source, *, start=None, end=None, every=1, frame_rate=24, short_edge=None)",
 }
 
 OPTIONS = {
-    "image": "INPUT... --out --output --threshold --size --weights --revision --device --precision "
+    "image": "INPUT... --out --output --threshold --weights --revision --size --device --precision "
     "--batch-size --refine --tta --min-confidence --keep-rgb --max-pixels --recursive --overwrite "
     "--resume --json --quiet --debug --help",
-    "train": "VIDEOS... --out --preset --init --init-backbone --targets --device --resume "
-    "--evaluate --ablate-regions --steps --minutes --batch-size --accumulate --objective "
-    "--motion-first-steps --dense-weight --flow-fit-weight --flow-fit "
-    "--equivariance-weight --ssim-weight --shared-visibility --entropy-weight --optimizer "
+    "train": "VIDEOS... --out --preset --init --init-backbone --targets --photos --photo-targets "
+    "--device --resume --evaluate --ablate-regions --steps --minutes --batch-size "
+    "--accumulate --optimizer --momentum --learning-rate --final-learning-rate "
+    "--poly-power --warmup-steps --weight-decay --gradient-clip --ema-decay --precision "
+    "--compile --channels-last --seed --log-every --sheet-every --checkpoint-every --keep "
+    "--objective --motion-first-steps --dense-weight --flow-fit-weight --flow-fit "
+    "--equivariance-weight --ssim-weight --shared-visibility --entropy-weight --short-edge "
+    "--scale --crop --start-scale --flip --colour --sampling --max-gap --photo-share "
+    "--min-relative-motion --frames --workers --frame-step --transpose-portrait "
+    "--evaluate-every --alarms --backbone --stage-widths --dilations --head-channels "
+    "--head-dilation --dropout --padding --regions --pyramid-channels --reduced-channels "
+    "--estimator-channels --max-displacement --motion-size --quiet --debug --help",
+    "finetune": "[voc2012 DIR] --out --images --masks --classes --coloured-masks --split --weights "
+    "--preset --device --resume --steps --minutes --batch-size --accumulate --optimizer --momentum "
     "--learning-rate --final-learning-rate --poly-power --warmup-steps --weight-decay "
-    "--gradient-clip --ema-decay --short-edge --scale --crop --start-scale --flip "
-    "--colour --sampling --max-gap --min-relative-motion --frames --workers --frame-step "
-    "--transpose-portrait --precision --compile --channels-last --seed --log-every "
-    "--sheet-every --evaluate-every --alarms --checkpoint-every --keep --backbone "
-    "--regions --stage-widths --head-channels --head-dilation --dropout --padding "
-    "--pyramid-channels --reduced-channels --estimator-channels --max-displacement "
-    "--motion-size --quiet --debug --help",
+    "--gradient-clip --ema-decay --precision --compile --channels-last --seed --log-every "
+    "--sheet-every --checkpoint-every --keep --short-edge --scale --crop --flip --augment "
+    "--workers --backbone --stage-widths --dilations --head-channels --head-dilation --dropout "
+    "--padding --quiet --debug --help",
+    "video": "INPUT --out --output --background --start --end --every --frame-rate --adapt "
+    "--steps --objective --seed --channel --memory --save-adapted --threshold --smooth "
+    "--weights --revision --size --device --precision --batch-size --overwrite --json "
+    "--quiet --debug --help",
     "weights convert": "FILE --out --overwrite --help",
     "weights download": "REPO --revision --help",
     "weights info": "NAME --revision --json --help",
     "weights list": "--json --help",
     "evaluate": "[DATASET DIR] --images --masks --predictions --method --weights --revision "
     "--size --device --precision --batch-size --refine --tta --threshold --resize-masks "
-    "--stretch --every --limit --save --resume --workers --per-sequence --json --csv "
-    "--markdown --sheet --quiet --debug --help",
+    "--stretch --classes --coloured-masks --slide --flip --every "
+    "--limit --save --resume --workers --per-sequence --json --csv --markdown --sheet "
+    "--quiet --debug --help",
     "env": "--json --quiet --debug --help",
 }
 

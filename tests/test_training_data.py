@@ -231,9 +231,9 @@ def test_resizing_agrees_with_opencv(store: FrameStore) -> None:
     cv2 = pytest.importorskip("cv2")
     frames = store.clips[0].frames[:2]
     crop = Crop(size=(96, 128), scale=(1, 1))
-    larger = crop(frames, PairDraw(0, 0, 1, 0, 0, 0, 0))
+    larger = crop([frames], [PairDraw(0, 0, 1, 0, 0, 0, 0)])
     expected = cv2.resize(frames[0].permute(1, 2, 0).numpy(), (128, 96))
-    difference = larger[0].permute(1, 2, 0).numpy().astype(int) - expected
+    difference = larger[0, 0].permute(1, 2, 0).numpy().astype(int) - expected
     assert abs(difference).max() <= 1
 
 

@@ -1,7 +1,9 @@
 """What the engine adds to a run: streamed frames, alarms, scores, stages, sums."""
 
 import dataclasses
+import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,10 @@ import pytest
 import torch
 from click.testing import CliRunner
 from safetensors.torch import save_file
+from tqdm import tqdm
 
 from amd_seg.cli import cli
+from amd_seg.cli.runs import show
 from amd_seg.errors import ConfigError, InputError, WeightsError
 from amd_seg.model.amd import AMD
 from amd_seg.model.config import AMDConfig
@@ -20,9 +24,9 @@ from amd_seg.training.batches import open_batches
 from amd_seg.training.checkpoints import load_checkpoint
 from amd_seg.training.distributed import Processes
 from amd_seg.training.folder import RunFolder
-from amd_seg.training.loop import StepReport
+from amd_seg.training.loop import StepReport, StopTraining
 from amd_seg.training.presets import PRESETS, TrainingConfig
-from amd_seg.training.run import StopTraining, train
+from amd_seg.training.run import train
 from amd_seg.training.scores import Scorer
 from amd_seg.weights import load_weights
 from tests.clips import moving_square, write_clip, write_folder
@@ -218,4 +222,26 @@ def test_every_preset_takes_a_step(clips: str, tmp_path: Path, preset: str) -> N
     result = CliRunner().invoke(cli, command)
     assert result.exit_code == 0, result.stderr
     assert result.stdout == f"{tmp_path / 'run' / 'weights'}\n"
+    assert re.search(
+        rf"model: backbone={PRESETS[preset]().model.backbone} .* crop=32,32",
+        " ".join(result.stderr.split()),
+    )
     assert load_weights(tmp_path / "run" / "weights").config.training["steps"] == 1
+
+
+def report(step: int, seconds: float, done: float) -> StepReport:
+    return StepReport(step, done, {"loss": 0.5}, 1e-4, 1.0, seconds, ("clip:0-1",))
+
+
+def test_the_bar_of_a_run_by_the_clock_ends_with_the_clock() -> None:
+    config = TrainingConfig(minutes=1)
+    bar = tqdm(total=config.steps, file=io.StringIO())
+    # A resumed run: the first step seen is the eleventh, and a sixth of the minute is over.
+    show(bar, report(11, 11.0, 11 / 60), config, "pairs")
+    assert (bar.initial, bar.n, bar.total) == (10, 11, 60)
+    show(bar, report(12, 10.0, 10 / 60), config, "pairs")
+    assert (bar.initial, bar.n, bar.total) == (10, 12, 72)
+    assert "loss 0.5000, 19.2 pairs/s" in str(bar)
+    # Another run of an ablation begins again.
+    show(bar, report(1, 1.0, 1 / 60), config, "pairs")
+    assert (bar.initial, bar.n, bar.total) == (0, 1, 60)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,14 +15,17 @@ import pytest
 import torch
 from click.testing import CliRunner
 from PIL import Image
+from torch import nn
 
 from amd_seg.cli import cli
 from amd_seg.errors import ConfigError, InputError, TrainingDivergedError, WeightsError
 from amd_seg.model.config import AMDConfig
+from amd_seg.training import loop
 from amd_seg.training.checkpoints import list_checkpoints, load_checkpoint
-from amd_seg.training.loop import StepReport
+from amd_seg.training.loop import StepReport, StopTraining
 from amd_seg.training.presets import PRESETS, TrainingConfig
-from amd_seg.training.run import StopTraining, train
+from amd_seg.training.run import train
+from amd_seg.training.targets import TargetBatch
 from amd_seg.weights import load_weights
 from tests.clips import moving_square, write_clip
 
@@ -149,12 +153,57 @@ def test_weights_start_a_run(clips: str, tiny_config: AMDConfig, tmp_path: Path)
         train([clips], tmp_path / "c", model=other, config=one_step, init=str(first))
 
 
+def test_a_resumed_run_knows_what_it_started_from(
+    clips: str, tiny_config: AMDConfig, tmp_path: Path
+) -> None:
+    options = {"model": tiny_config, "device": "cpu"}
+    one_step = dataclasses.replace(SETTINGS, steps=1)
+    first = train([clips], tmp_path / "first", config=one_step, **options)
+    run = tmp_path / "second"
+    train([clips], run, config=one_step, **options, init=str(first))
+    shutil.rmtree(tmp_path / "first")  # the checkpoint has all its values
+    folder = train([clips], run, config=SETTINGS, **options, resume=True)
+    assert load_weights(folder).config.training["init"] == str(first)
+    assert json.loads((run / "config.json").read_text())["init"] == str(first)
+
+
+def test_a_run_with_photos_is_not_resumed_without_them(
+    clips: str, tiny_config: AMDConfig, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"photos": "stills"}))
+    with pytest.raises(InputError, match="photos in stills too"):
+        train([clips], tmp_path, model=tiny_config, config=SETTINGS, resume=True)
+    (tmp_path / "config.json").write_text("[1")
+    with pytest.raises(InputError, match=r"config\.json cannot be read"):
+        train([clips], tmp_path, model=tiny_config, config=SETTINGS, resume=True)
+
+
 def test_a_loss_that_is_not_finite_stops_before_the_step(
     clips: str, tiny_config: AMDConfig, tmp_path: Path
 ) -> None:
     config = dataclasses.replace(SETTINGS, learning_rate=1e30, steps=50)
     with pytest.raises(TrainingDivergedError, match=r"at step \d+ .*clip-\d\.mp4:\d+-\d+"):
         train([clips], tmp_path / "run", model=tiny_config, config=config, device="cpu")
+
+
+class Cusp(nn.Module):
+    """An objective whose loss is 0 where its gradient is not finite."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = nn.Linear(1, 1, bias=False)
+        nn.init.zeros_(self.model.weight)
+
+    def forward(self, batch: TargetBatch, progress: float, step: int) -> dict[str, torch.Tensor]:
+        return {"loss": self.model.weight.abs().sqrt().sum()}
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_step() -> None:
+    state = loop.start(Cusp(), SETTINGS)
+    batch = TargetBatch(torch.empty(0), torch.empty(0), ("walk:3",))
+    with pytest.raises(TrainingDivergedError, match=r"gradient is not finite at step 0.*walk:3"):
+        loop.optimize(state, iter([batch]), SETTINGS)
+    assert state.model.weight.item() == 0
 
 
 def test_a_run_folder_in_use_is_not_written_over(

@@ -10,9 +10,14 @@ from amd_seg.cli.boundary import debug_option, errors_as_messages
 # Name -> (module, one line of help). With the line kept here, `--help` loads no command.
 COMMANDS = {
     "image": ("amd_seg.cli.image", "Segment the object in photos."),
+    "video": ("amd_seg.cli.video", "Segment the object in a clip."),
     "weights": ("amd_seg.cli.weights", "List, show, fetch and convert weights."),
     "train": ("amd_seg.cli.train", "Train a model on clips, without any label."),
     "evaluate": ("amd_seg.cli.evaluate", "Score masks on a benchmark's folder: ours, or anyone's."),
+    "finetune": (
+        "amd_seg.cli.finetune",
+        "Fine-tune weights on labelled photos, to tell classes apart.",
+    ),
     "env": ("amd_seg.cli.env", "Print versions, devices and codecs: what a bug report needs."),
 }
 
@@ -52,6 +57,7 @@ def cli() -> None:
     \b
     amd-seg image photo.jpg                      writes photo.mask.png
     amd-seg image photos/ -o cutouts --output cutout
+    amd-seg video clip.mp4                       writes clip.mask.mp4
     """
 
 

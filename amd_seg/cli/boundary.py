@@ -2,10 +2,12 @@
 
 import json
 import logging
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
@@ -86,13 +88,44 @@ def put(line: str | dict[str, Any]) -> None:
         click.echo(json.dumps(line) if isinstance(line, dict) else line)
 
 
-def progress(total: int, unit: str) -> "tqdm[Any]":
-    """Return a bar on stderr, shown on a terminal only, for more than one, unless `--quiet`."""
+def progress(total: int | None, unit: str) -> "tqdm[Any]":
+    """Return a bar on stderr, shown on a terminal only, for more than one, unless `--quiet`.
+
+    Args:
+        total: how many there are; None where only doing them tells.
+        unit: what is counted.
+    """
     from tqdm import tqdm
 
     quiet = click.get_current_context().meta.get(_QUIET)
-    hidden = bool(quiet) or total < 2 or not sys.stderr.isatty()
+    is_single = total is not None and total < 2
+    hidden = bool(quiet) or is_single or not sys.stderr.isatty()
     return tqdm(total=total, unit=unit, file=sys.stderr, disable=hidden)
+
+
+@contextmanager
+def stopped_by_signals(*, passed_on: bool = False) -> Iterator[list[str]]:
+    """Give a list that Ctrl-C or SIGTERM puts its name into: the step in progress is finished.
+
+    A second signal interrupts at once.
+
+    Args:
+        passed_on: torchrun sends each signal on, so that a second one is no second wish.
+    """
+    received: list[str] = []
+
+    def remember(number: int, frame: FrameType | None) -> None:
+        if received and not passed_on:
+            raise KeyboardInterrupt
+        received.append(signal.Signals(number).name)
+
+    handled = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, remember) for number in handled]
+    try:
+        yield received
+    finally:
+        for number, handler in zip(handled, before, strict=True):
+            signal.signal(number, handler)
 
 
 def _flag(name: str, key: str, text: str, *short: str) -> Callable[[Command], Command]:

@@ -47,15 +47,17 @@ def _devices() -> dict[str, Any]:
     import torch
 
     from amd_seg.device import resolve_device
+    from amd_seg.model.correlation_cuda import path_in_words
 
+    device = resolve_device("auto")
     count = torch.cuda.device_count()
     return {
-        "auto device": str(resolve_device("auto")),
+        "auto device": str(device),
         "cpu": f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}",
         "cuda": [torch.cuda.get_device_name(index) for index in range(count)] or "none",
         "cuda of torch": torch.version.cuda or "none",
         "mps": "yes" if torch.backends.mps.is_available() else "none",
-        "correlation": "plain PyTorch",
+        "correlation": path_in_words(device),
     }
 
 

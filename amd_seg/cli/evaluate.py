@@ -1,14 +1,18 @@
 """`amd-seg evaluate`: a benchmark's folder in, its table out."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
 from amd_seg.cli import boundary
-from amd_seg.cli.image import PRECISIONS, parse_threshold, refinement_options
+from amd_seg.cli.evaluate_options import (
+    label_options,
+    report_options,
+    scoring_options,
+)
+from amd_seg.cli.options import DEFAULT_REFINEMENT, network_options, refinement_options
 
 if TYPE_CHECKING:
     from amd_seg.evaluation.datasets import Dataset
@@ -21,74 +25,6 @@ if TYPE_CHECKING:
 METHODS = ("centre-prior", "spectral-residual", "fine-grained")
 
 REPRODUCE = "reproduce"
-
-Command = Callable[..., Any]
-
-
-def _network_options(command: Command) -> Command:
-    options = (
-        click.option(
-            "--weights",
-            metavar="W",
-            help="A name, a folder, a .safetensors file, or org/name on the Hub. "
-            "[default: bundled]",
-        ),
-        click.option("--revision", metavar="R", help="Branch, tag or commit of weights."),
-        click.option(
-            "--size",
-            type=click.IntRange(16, 8192),
-            help="Short edge, in pixels, that the network sees. [default: that of the weights]",
-        ),
-        click.option("--device", metavar="D", default="auto", help="auto, cpu, cuda or mps."),
-        click.option(
-            "--precision", type=click.Choice(PRECISIONS), default="float32", help="Of the network."
-        ),
-        click.option(
-            "--batch-size",
-            type=click.IntRange(1),
-            default=8,
-            help="Pictures in a pass of the network.",
-        ),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
-def _scoring_options(command: Command) -> Command:
-    options = (
-        click.option(
-            "--threshold",
-            metavar="T",
-            default="0.5",
-            callback=parse_threshold,
-            help="Saliency above which a pixel of a video's frame is in the mask, or otsu.",
-        ),
-        click.option(
-            "--resize-masks", is_flag=True, help="Resize predictions to the ground truth."
-        ),
-        click.option(
-            "--stretch",
-            is_flag=True,
-            help="Stretch each map to 0..1 first, as PySODMetrics does by default.",
-        ),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
-def _report_options(command: Command) -> Command:
-    options = (
-        click.option("--per-sequence", is_flag=True, help="A line for each sequence of videos."),
-        click.option("--json", "json_file", metavar="FILE", help="Scores as JSON; - is stdout."),
-        click.option("--csv", "csv_file", metavar="FILE", help="The values of every sample."),
-        click.option("--markdown", "markdown_file", metavar="FILE", help="The table as Markdown."),
-        click.option("--sheet", metavar="FILE", help="A picture of best, median, worst cases."),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
 
 
 @click.command(context_settings={"show_default": True})
@@ -103,9 +39,10 @@ def _report_options(command: Command) -> Command:
     help="Score the masks in DIR, NAME.png or SEQUENCE/FRAME.png; no network is loaded.",
 )
 @click.option("--method", type=click.Choice(METHODS), help="Score this instead of a network.")
-@_network_options
+@network_options("Pictures in a pass of the network.")
 @refinement_options
-@_scoring_options
+@scoring_options
+@label_options
 @click.option("--every", type=click.IntRange(1), default=1, help="Score every n-th sample only.")
 @click.option("--limit", type=click.IntRange(1), help="Score this many, spread evenly.")
 @click.option(
@@ -116,7 +53,7 @@ def _report_options(command: Command) -> Command:
 )
 @click.option("--resume", is_flag=True, help="Take the maps that --save has written before.")
 @click.option("--workers", type=click.IntRange(1), default=1, help="Processes that score.")
-@_report_options
+@report_options
 @boundary.quiet_option
 @boundary.debug_option
 def evaluate(
@@ -134,29 +71,38 @@ def evaluate(
 
     \b
     DATASET is duts-te, duts-tr, ecssd, pascal-s, dut-omron, hku-is, davis2016,
-    davis2017, segtrackv2 or fbms59, in the layout that it comes in; or reproduce,
-    which prints the paper's tables 1 and 3 from the data sets below DIR.
+    davis2017, segtrackv2 or fbms59, in the layout that it comes in; voc2012, for
+    fine-tuned weights; or reproduce, which prints the paper's tables 1 and 3 from
+    the data sets below DIR.
 
     \b
     amd-seg evaluate ecssd ECSSD/                     the bundled network
     amd-seg evaluate davis2016 DAVIS/ --predictions results/
     amd-seg evaluate ecssd ECSSD/ --method centre-prior
     amd-seg evaluate --images photos/ --masks truths/
+    amd-seg evaluate voc2012 VOC2012/ --weights run/ --flip
     """
     from amd_seg.evaluation.origins import from_folder
     from amd_seg.evaluation.scoring import Scoring
 
     names = ("threshold", "resize_masks", "stretch")
     scoring = Scoring(**{name: options.pop(name) for name in names})
+    labels = {name: options.pop(name) for name in ("classes", "coloured_masks", "slide", "flip")}
     save = options["save"]
-    origin, name = _origin(predictions, method, scoring, options)
     if dataset == REPRODUCE and folder is not None and images is None and masks is None:
         files = ("json_file", "csv_file", "markdown_file", "sheet")
-        if any(options[file] is not None for file in files):
-            raise click.UsageError("reproduce prints only: --json and the like take one data set.")
+        if any(options[file] is not None for file in files) or any(labels.values()):
+            raise click.UsageError("reproduce prints tables 1 and 3 only: drop the other options.")
+        origin, name = _origin(predictions, method, scoring, options)
         _reproduce(folder, origin, name, scoring, every=every, limit=limit, **options)
         return
-    data = _dataset(dataset, folder, images, masks).subset(every=every, limit=limit)
+    data = _dataset(dataset, folder, images, masks, labels).subset(every=every, limit=limit)
+    looks = None if data.benchmark.truth is None else labels
+    if looks is None and any(labels.values()):
+        raise click.UsageError("--slide and --flip are for masks with classes. Drop them.")
+    if looks is not None and (scoring.stretch or scoring.threshold != 0.5):
+        raise click.UsageError("--stretch and --threshold are for masks of one object. Drop them.")
+    origin, name = _origin(predictions, method, scoring, options, looks)
     if predictions is not None and len(data.samples) == data.total:
         _warn_of_extra(data, predictions)
     result = _run(data, origin, name, scoring, options["workers"])
@@ -165,22 +111,38 @@ def evaluate(
 
 
 def _dataset(
-    dataset: str | None, folder: Path | None, images: Path | None, masks: Path | None
+    dataset: str | None,
+    folder: Path | None,
+    images: Path | None,
+    masks: Path | None,
+    labels: dict[str, Any],
 ) -> "Dataset":
+    from amd_seg.classes import read_classes
     from amd_seg.evaluation.datasets import open_dataset, open_folders
+    from amd_seg.evaluation.semantic import LabelTruth
 
     if dataset is not None and folder is not None and images is None and masks is None:
-        return open_dataset(dataset, folder)
-    if dataset is None and masks is not None:
-        return open_folders(images, masks)
-    raise click.UsageError("Give DATASET and its folder, or --images and --masks of any set.")
+        if labels["classes"] is not None:
+            raise click.UsageError(f"{dataset} has its own classes. Drop --classes.")
+        data = open_dataset(dataset, folder)
+    elif dataset is None and masks is not None:
+        classes = labels["classes"]
+        truth = None if classes is None else LabelTruth(read_classes(classes))
+        data = open_folders(images, masks, truth=truth)
+    else:
+        raise click.UsageError("Give DATASET and its folder, or --images and --masks of any set.")
+    return data.read_by_colour() if labels["coloured_masks"] else data
 
 
 def _origin(
-    predictions: Path | None, method: str | None, scoring: "Scoring", options: dict[str, Any]
+    predictions: Path | None,
+    method: str | None,
+    scoring: "Scoring",
+    options: dict[str, Any],
+    labels: dict[str, Any] | None = None,
 ) -> "tuple[Origin, str]":
-    """Return the origin of the maps and what to call it."""
-    from amd_seg.evaluation import origins
+    """Return the origin of the maps and what to call it; `labels` where they hold classes."""
+    from amd_seg.evaluation import networks, origins
 
     names = ("weights", "revision", "size", "device", "precision", "batch_size", "refine", "tta")
     network = {name: options.pop(name) for name in names}
@@ -195,10 +157,21 @@ def _origin(
         return origins.from_folder(predictions), str(predictions)
     if resume and save is None:
         raise click.UsageError("--resume needs --save DIR, where the maps are kept.")
-    origin = origins.from_method(method) if method else origins.from_network(**network)
+    name = method or str(network["weights"] or "bundled weights")
+    if labels is not None:
+        if network["weights"] is None:
+            raise click.UsageError("Classes need --weights of amd-seg finetune, or --predictions.")
+        refine, tta = network.pop("refine"), network.pop("tta")
+        if tta or refine != DEFAULT_REFINEMENT:
+            raise click.UsageError("--refine and --tta are of masks, not of classes. Drop them.")
+        looks = {key: labels[key] for key in ("slide", "flip")}
+        name += "".join(f", {key}" for key, is_on in looks.items() if is_on)
+        origin = networks.from_semantic_network(**network, **looks)
+    else:
+        origin = origins.from_method(method) if method else networks.from_network(**network)
     if save is not None:
         origin = origins.saving(origin, save, scoring, resume=resume)
-    return origin, method or str(network["weights"] or "bundled weights")
+    return origin, name
 
 
 def _run(
@@ -262,8 +235,8 @@ def _reproduce(
 
 
 def _warn_of_extra(data: "Dataset", predictions: Path) -> None:
-    from amd_seg.evaluation.layouts import some
     from amd_seg.evaluation.origins import prediction_files
+    from amd_seg.media.pairs import some
 
     known = {sample.name for sample in data.samples}
     extra = [name for name in prediction_files(predictions) if name not in known]

@@ -65,7 +65,9 @@ class Numbers(click.ParamType[tuple[Any, ...]]):
 
 def _option(settings: type, field: "dataclasses.Field[Any]") -> Callable[[Command], Command]:
     flag = "--" + field.name.replace("_", "-")
-    text = _docstrings(settings).get(field.name, "")
+    # The nearest class that says what a field is: a sub-class may only change its default.
+    texts = (_docstrings(kind).get(field.name) for kind in settings.__mro__)
+    text = next(filter(None, texts), "")
     if field.type is bool:
         return click.option(f"{flag}/--no-{flag[2:]}", default=None, help=text)
     return click.option(flag, type=_type(field.type), default=None, help=text)
@@ -83,6 +85,8 @@ def _type(annotation: Any) -> Any:
 @cache
 def _docstrings(settings: type) -> dict[str, str]:
     """The string below each field: kept in the source only, so that it stands in one place."""
+    if not dataclasses.is_dataclass(settings):
+        return {}
     body = ast.parse(textwrap.dedent(inspect.getsource(settings))).body[0]
     assert isinstance(body, ast.ClassDef)
     found = {}

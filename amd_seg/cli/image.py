@@ -1,32 +1,32 @@
 """`amd-seg image`: photos in, masks and other pictures out."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from amd_seg.cli import boundary
 from amd_seg.cli.jobs import OUTPUTS, STANDARD_STREAM, Job, make_folders, not_yet_written, plan_jobs
+from amd_seg.cli.options import (
+    DEFAULT_REFINEMENT,
+    network_options,
+    refinement_options,
+    threshold_option,
+)
 from amd_seg.errors import AmdSegError
 
 if TYPE_CHECKING:
     from amd_seg.segmentation import Segmentation
+    from amd_seg.semantic_segmentation import SemanticSegmentation
 
-# As amd_seg.device.PRECISIONS, which would load torch for `--help`; a test holds them equal.
-PRECISIONS = ("float32", "bfloat16")
-
-# As amd_seg.refinement.REFINEMENTS, likewise.
-REFINEMENTS = ("none", "guided", "grabcut")
-DEFAULT_REFINEMENT = "guided"
+    Result = Segmentation | SemanticSegmentation | AmdSegError
 
 # Pixels of results that may wait to be written: each takes about 8 bytes.
 _PIXELS_WAITING = 64_000_000
 _WRITERS_AHEAD = 8
-
-Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
@@ -41,67 +41,12 @@ class Outcome:
     """A PNG for stdout."""
 
 
-def parse_threshold(
-    ctx: click.Context, param: click.Parameter, value: str | None
-) -> float | str | None:
-    """Return a threshold as a number or "otsu": the callback of `--threshold`."""
-    if value is None or value == "otsu":
-        return value
-    try:
-        number = float(value)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < 1:
-        raise click.BadParameter(f"{value!r} is neither otsu nor a number between 0 and 1.")
-    return number
-
-
-def refinement_options(command: Command) -> Command:
-    """Add the flags that bring the network's coarse map to the photo's edges."""
-    refine = click.option(
-        "--refine",
-        type=click.Choice(REFINEMENTS),
-        default=DEFAULT_REFINEMENT,
-        help="How masks find the edges of the photo; grabcut needs OpenCV.",
-    )
-    tta = click.option(
-        "--tta", is_flag=True, help="Mean of three sizes, each mirrored too: six times the work."
-    )
-    return refine(tta(command))
-
-
 @click.command(context_settings={"show_default": True})
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @click.option("-o", "--out", metavar="OUT", help="A file, a folder, or - for stdout.")
 @click.option("--output", type=click.Choice(OUTPUTS), default="mask", help="What to write.")
-@click.option(
-    "--threshold",
-    metavar="T",
-    callback=parse_threshold,
-    help="Saliency above which a pixel is in the mask: between 0 and 1, or otsu. "
-    "[default: that of the weights]",
-)
-@click.option(
-    "--size",
-    type=click.IntRange(16, 8192),
-    help="Short edge, in pixels, that the network sees. [default: that of the weights]",
-)
-@click.option(
-    "--weights",
-    metavar="W",
-    help="A name, a folder, a .safetensors file, or org/name on the Hub. [default: bundled]",
-)
-@click.option("--revision", metavar="R", help="Branch, tag or commit of weights on the Hub.")
-@click.option("--device", metavar="D", default="auto", help="auto, cpu, cuda, cuda:1 or mps.")
-@click.option(
-    "--precision", type=click.Choice(PRECISIONS), default="float32", help="Of the network."
-)
-@click.option(
-    "--batch-size",
-    type=click.IntRange(1),
-    default=8,
-    help="Photos that share a pass of the network where their sizes allow it.",
-)
+@threshold_option
+@network_options("Photos that share a pass of the network where their sizes allow it.")
 @refinement_options
 @click.option(
     "--min-confidence",
@@ -138,6 +83,7 @@ def image(
     INPUT is a file, a folder, a glob, or - for stdin. Without -o, photo.mask.png is written
     beside photo.jpg; with several inputs, or a folder, OUT is a folder. Files that this command
     named, such as photo.mask.png, are passed over where a folder or a glob finds them.
+    Weights of amd-seg finetune give the outputs labels and overlay, and tell classes by them.
 
     \b
     Exit codes: 0 all done, 1 some photos failed, 2 wrong usage,
@@ -179,17 +125,19 @@ def _segment(
     if not jobs:
         return
     from amd_seg.overlap import map_ahead
-    from amd_seg.segmenter import Segmenter
+    from amd_seg.semantic import SemanticSegmenter, open_segmenter
 
     drawing = {"keep_rgb": True} if keep_rgb else {}
 
-    def write(pair: "tuple[Job, Segmentation | AmdSegError]") -> Outcome:
+    def write(pair: "tuple[Job, Result]") -> Outcome:
         return _write(*pair, output, drawing)
 
-    segmenter = Segmenter.from_pretrained(
-        weights, revision=revision, device=device, precision=precision
+    segmenter = open_segmenter(
+        weights, output, revision=revision, device=device, precision=precision
     )
-    results = segmenter.stream((_open(job.source) for job in jobs), **call)
+    if isinstance(segmenter, SemanticSegmenter):
+        call = _without_options_of_masks(call)
+    results: Generator[Result] = segmenter.stream((_open(job.source) for job in jobs), **call)
     outcomes = map_ahead(
         write,
         zip(jobs, results, strict=True),
@@ -205,9 +153,22 @@ def _open(source: str) -> str | bytes:
     return sys.stdin.buffer.read() if source == STANDARD_STREAM else source
 
 
-def _write(
-    job: Job, result: "Segmentation | AmdSegError", output: str, drawing: dict[str, bool]
-) -> Outcome:
+def _without_options_of_masks(call: dict[str, Any]) -> dict[str, Any]:
+    """Drop what a network that tells classes has no use for; refuse it where it was asked for."""
+    unused: dict[str, Any] = {
+        "threshold": None,
+        "refine": DEFAULT_REFINEMENT,
+        "tta": False,
+        "min_confidence": 0.0,
+    }
+    for name, default in unused.items():
+        if call[name] != default:
+            flag = "--" + name.replace("_", "-")
+            raise click.UsageError(f"{flag} makes masks, and these weights tell classes. Drop it.")
+    return {name: value for name, value in call.items() if name not in unused}
+
+
+def _write(job: Job, result: "Result", output: str, drawing: dict[str, bool]) -> Outcome:
     if isinstance(result, AmdSegError):
         return Outcome(job, error=result)
     picture = b""
@@ -218,16 +179,7 @@ def _write(
             result.save(job.target, output, **drawing)
     except (AmdSegError, OSError) as error:
         return Outcome(job, error=error)
-    height, width = result.mask.shape
-    facts = {
-        "width": width,
-        "height": height,
-        "threshold": round(result.threshold, 4),
-        "mask_share": round(float(result.mask.mean()), 4),
-        "confidence": round(result.confidence, 4),
-        "object": bool(result.mask.any()),
-    }
-    return Outcome(job, facts, picture=picture)
+    return Outcome(job, result.facts, picture=picture)
 
 
 def _report(outcome: Outcome, as_json: bool) -> bool:

@@ -12,8 +12,9 @@ from amd_seg.errors import InputError, MediaError
 
 STANDARD_STREAM = "-"
 
-# As amd_seg.segmentation.OUTPUTS, which would load numpy for `--help`; a test holds them equal.
-OUTPUTS = ("mask", "saliency", "cutout", "overlay", "regions")
+# As those of amd_seg.segmentation and amd_seg.semantic, which would load numpy for `--help`; a test
+# holds them equal.
+OUTPUTS = ("mask", "saliency", "cutout", "overlay", "regions", "labels")
 
 
 @dataclass(frozen=True)
@@ -165,5 +166,7 @@ def _check_out(jobs: Sequence[Job], out: str | None, output: str) -> None:
     suffix = Path(out).suffix.lower()
     if suffix not in WRITERS:
         raise click.UsageError(f"-o {out} has no known ending. Use one of {', '.join(WRITERS)}.")
+    if output == "labels" and suffix != ".png":
+        raise click.UsageError(f"-o {out}: labels are an indexed picture. Use .png.")
     if output == "cutout" and WRITERS[suffix][0] in FORMATS_WITHOUT_ALPHA:
         raise click.UsageError(f"-o {out}: {suffix} holds no transparency. Use .png.")

@@ -1,26 +1,16 @@
 """`amd-seg train`: clips in, a run folder with weights out."""
 
 import dataclasses
-import json
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from amd_seg.cli import boundary
 from amd_seg.cli.fields import Numbers, given, options_of
-from amd_seg.errors import InputError
+from amd_seg.cli.runs import announce, saved_settings, watched_run
 from amd_seg.model.config import AMDConfig
 from amd_seg.training.presets import PRESETS, Preset, TrainingConfig
-
-if TYPE_CHECKING:
-    from tqdm import tqdm
-
-    from amd_seg.training.loop import StepReport
 
 
 @click.command()
@@ -97,18 +87,10 @@ def train(
     model = dataclasses.replace(start.model, **given(AMDConfig, overrides))
 
     from amd_seg.training import ablation, run
-    from amd_seg.training.distributed import is_first_process, is_launched
+    from amd_seg.training.distributed import is_first_process
 
-    with (
-        boundary.progress(config.steps, "step") as bar,
-        _stopped_by_signals(is_launched()) as received,
-    ):
-
-        def on_step(report: "StepReport") -> None:
-            _show(bar, report, config)
-            if received:
-                raise run.StopTraining(f"{received[0]} after step {report.step}")
-
+    announce(model=model, training=config)
+    with watched_run(config, "pairs") as on_step:
         options: dict[str, Any] = {
             "config": config,
             "init": init,
@@ -121,59 +103,15 @@ def train(
             "evaluate": evaluate,
             "on_step": on_step,
         }
-        try:
-            if ablate_regions is None:
-                printed = str(run.train(videos, out, model=model, **options))
-            else:
-                rows = ablation.ablate_regions(ablate_regions, videos, out, model=model, **options)
-                printed = ablation.as_table(rows)
-        except run.StopTraining as stop:
-            message = f"Stopped by {stop}; a checkpoint is saved. Give --resume to go on."
-            boundary.fail(message, boundary.INTERRUPTED)
+        if ablate_regions is None:
+            printed = str(run.train(videos, out, model=model, **options))
+        else:
+            rows = ablation.ablate_regions(ablate_regions, videos, out, model=model, **options)
+            printed = ablation.as_table(rows)
     if is_first_process():
         boundary.put(printed)
 
 
 def _saved_settings(out: Path) -> Preset:
-    path = out / "config.json"
-    try:
-        saved = json.loads(path.read_text())
-        return Preset(
-            model=AMDConfig(**saved["model"]),
-            training=TrainingConfig(**saved["training"]),
-            about="resumed",
-        )
-    except (OSError, ValueError, KeyError, TypeError) as cause:
-        raise InputError(
-            f"Cannot resume {out}: its config.json cannot be read ({cause}). "
-            "Give the folder of a run, or start without --resume."
-        ) from cause
-
-
-def _show(bar: "tqdm[Any]", report: "StepReport", config: TrainingConfig) -> None:
-    bar.update(report.step - bar.n)
-    pairs = report.step * config.batch_size / report.seconds
-    bar.set_postfix(loss=f"{report.parts['loss']:.4f}", pairs_s=f"{pairs:.1f}", refresh=False)
-
-
-@contextmanager
-def _stopped_by_signals(passed_on: bool) -> Iterator[list[str]]:
-    """Give a list that Ctrl-C or SIGTERM puts its name into: the step in progress is finished.
-
-    Args:
-        passed_on: torchrun sends each signal on, so that a second one is no second wish.
-    """
-    received: list[str] = []
-
-    def remember(number: int, frame: FrameType | None) -> None:
-        if received and not passed_on:
-            raise KeyboardInterrupt
-        received.append(signal.Signals(number).name)
-
-    handled = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, remember) for number in handled]
-    try:
-        yield received
-    finally:
-        for number, handler in zip(handled, before, strict=True):
-            signal.signal(number, handler)
+    model, training = saved_settings(out, AMDConfig, TrainingConfig)
+    return Preset(model=model, training=training, about="resumed")

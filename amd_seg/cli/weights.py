@@ -40,9 +40,9 @@ def list_bundled(as_json: bool) -> None:
 @as_json
 def info(name: str, revision: str | None, as_json: bool) -> None:
     """Check the weights NAME (see --weights) and print what their config.json says."""
-    from amd_seg.weights import load_weights
+    from amd_seg.weights import load_any_weights
 
-    pretrained = load_weights(name, revision=revision)
+    pretrained = load_any_weights(name, revision=revision)
     parameters = sum(parameter.numel() for parameter in pretrained.model.parameters())
     values = {
         "source": pretrained.source,

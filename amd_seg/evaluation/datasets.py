@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from amd_seg.classes import VOC2012
 from amd_seg.errors import InputError
 from amd_seg.evaluation.layouts import (
     Finder,
@@ -15,9 +16,12 @@ from amd_seg.evaluation.layouts import (
     find_fbms59,
     find_pairs,
     find_segtrackv2,
+    find_voc2012,
     pair_by_name,
 )
 from amd_seg.evaluation.maps import read_size
+from amd_seg.evaluation.semantic import LabelTruth
+from amd_seg.training.labelled import VOC_LAYOUT
 
 __all__ = ["BENCHMARKS", "Benchmark", "Dataset", "Sample", "open_dataset", "open_folders"]
 
@@ -29,7 +33,7 @@ class Benchmark:
     name: str
     title: str
     kind: str = "saliency"
-    """"saliency" or "video": which metrics are its own."""
+    """"saliency", "video" or "semantic": which metrics are its own."""
     count: int | None = None
     """Pictures, or frames with a ground truth, of the full set; None where any number may be."""
     find: Finder
@@ -39,6 +43,8 @@ class Benchmark:
     """Where it is to be had."""
     size: tuple[int, int] | None = None
     """Width and height of the originals where all have one; copies in another are named so."""
+    truth: LabelTruth | None = None
+    """The classes of a semantic set, and how its label maps are read."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +89,17 @@ class Dataset:
             samples = [samples[place] for place in places]
         return self.part(samples)
 
+    def read_by_colour(self) -> "Dataset":
+        """Return the same semantic set, whose ground truths are RGB in the classes' colours.
+
+        Raises:
+            InputError: its masks hold no classes.
+        """
+        if self.benchmark.truth is None:
+            raise InputError(f"{self.title} has masks of one object: there are no colours to read.")
+        truth = replace(self.benchmark.truth, by_colour=True)
+        return replace(self, benchmark=replace(self.benchmark, truth=truth))
+
     def part(self, samples: Iterable[Sample]) -> "Dataset":
         """Return the same data set with some of its samples."""
         return replace(self, samples=tuple(samples))
@@ -115,19 +132,25 @@ def open_dataset(name: str, folder: str | Path) -> Dataset:
     return Dataset(benchmark, folder, tuple(samples), len(samples), size)
 
 
-def open_folders(images: Path | None, masks: Path) -> Dataset:
+def open_folders(images: Path | None, masks: Path, *, truth: LabelTruth | None = None) -> Dataset:
     """Return the masks of any folder with the pictures of the same names.
 
     Args:
         images: a folder of pictures; None where they are not needed.
         masks: a folder of ground truths.
+        truth: what the labels of a semantic set are; None where masks are of one object.
 
     Raises:
         InputError: a folder holds no image, or names differ; all of them are named.
     """
     samples = pair_by_name(images, masks)
     benchmark = Benchmark(
-        name="folders", title=str(masks), find=find_pairs(), layout="pictures and masks"
+        name="folders",
+        title=str(masks),
+        kind="saliency" if truth is None else "semantic",
+        find=find_pairs(),
+        layout="pictures and masks",
+        truth=truth,
     )
     return Dataset(benchmark, masks, tuple(samples), len(samples))
 
@@ -219,6 +242,16 @@ BENCHMARKS = {
             find=find_fbms59,
             layout="Trainingset/SEQUENCE/GroundTruth/ and Testset/SEQUENCE/GroundTruth/",
             source="https://lmb.informatik.uni-freiburg.de/resources/datasets/moseg.en.html",
+        ),
+        Benchmark(
+            name="voc2012",
+            title="PASCAL VOC 2012 val",
+            kind="semantic",
+            count=1449,
+            find=find_voc2012,
+            layout=VOC_LAYOUT,
+            source="http://host.robots.ox.ac.uk/pascal/VOC/voc2012/",
+            truth=LabelTruth(VOC2012),
         ),
     )
 }

@@ -1,7 +1,5 @@
 """Pictures as ground truth and as predictions: any file in, one map of the object out."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from amd_seg.errors import InputError, MediaError
-from amd_seg.media.formats import damaged, open_image
+from amd_seg.media.formats import load, opened
 
 Bytes = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
@@ -98,7 +96,7 @@ def read_size(path: Path) -> tuple[int, int]:
     Raises:
         MediaError: the file cannot be read.
     """
-    with _opened(path) as image:
+    with opened(path) as image:
         size: tuple[int, int] = image.size
     return size
 
@@ -117,11 +115,8 @@ def to_bytes(saliency: NDArray[np.floating[Any]]) -> Bytes:
 
 def _read_values(path: Path, *, may_be_coloured: bool = False) -> tuple[Bytes, bool]:
     """Return (height, width) uint8 and whether the values are labels, not grey."""
-    with _opened(path) as image:
-        try:
-            image.load()
-        except Exception as cause:  # Hostile bytes make a decoder raise errors of any kind.
-            raise damaged(str(path), cause) from cause
+    with opened(path) as image:
+        load(image, str(path))
     if image.mode == "P" and not _has_grey_palette(image):
         return np.asarray(image), True
     if image.mode == "I" or image.mode.startswith("I;16"):
@@ -132,16 +127,6 @@ def _read_values(path: Path, *, may_be_coloured: bool = False) -> tuple[Bytes, b
         _require_grey(image, path)
     grey = np.asarray(image.convert("L"))
     return grey, int(grey.max()) == 1
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    try:
-        file = open(path, "rb")  # noqa: SIM115 -- closed below, its failure reported here
-    except OSError as cause:
-        raise MediaError(f"Cannot read {path}: {cause.strerror}. Check the file.") from cause
-    with file:
-        yield open_image(file, str(path))
 
 
 def _from_16_bits(values: NDArray[Any], path: Path) -> tuple[Bytes, bool]:

@@ -1,26 +1,24 @@
 """Where the maps that are scored come from: a network, a simple method, a folder of files."""
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from amd_seg.errors import AmdSegError, InputError, MediaError
+from amd_seg.errors import InputError, MediaError
 from amd_seg.evaluation.datasets import Dataset, Sample
-from amd_seg.evaluation.layouts import some
 from amd_seg.evaluation.maps import Bytes, centre_prior, read_prediction, read_size, to_bytes
 from amd_seg.evaluation.scoring import Scoring, binarised
+from amd_seg.evaluation.semantic import FromLabels
 from amd_seg.media.files import IMAGE_SUFFIXES
 from amd_seg.media.images import read_image, save_image
+from amd_seg.media.labels import save_labels
+from amd_seg.media.pairs import some
 from amd_seg.segmentation import OUTPUTS
-
-if TYPE_CHECKING:
-    from amd_seg.segmenter import Segmenter
+from amd_seg.semantic_segmentation import OUTPUTS as SEMANTIC_OUTPUTS
 
 METHODS = ("centre-prior", "spectral-residual", "fine-grained")
 """Ways to a map that need no weights: the floor of a table. The last two are OpenCV's."""
@@ -61,7 +59,7 @@ class Given:
         return self.values
 
 
-MapSource = ByMethod | FromFile | Given
+MapSource = ByMethod | FromFile | FromLabels | Given
 Origin = Callable[[Dataset], Iterable[MapSource]]
 """Gives one source for each sample of a data set, in its order."""
 
@@ -98,43 +96,7 @@ def from_folder(folder: Path) -> Origin:
                 f"{len(missing)} of {len(dataset.samples)} predictions are missing in {folder}: "
                 f"{some(missing)}. Add them as NAME.png; --limit and --every score a part."
             )
-        return [FromFile(files[sample.name]) for sample in dataset.samples]
-
-    return origin
-
-
-def from_network(
-    *,
-    weights: str | None = None,
-    revision: str | None = None,
-    device: str = "auto",
-    precision: str = "float32",
-    **call: Any,
-) -> Origin:
-    """Return the origin that runs a network on each picture; it is loaded once, when first used.
-
-    Args:
-        weights: as `Segmenter.from_pretrained` takes them, like `revision`, `device`, `precision`.
-        call: `size`, `batch_size` and the like, as a `Segmenter` call takes them.
-    """
-
-    @cache
-    def segmenter() -> "Segmenter":
-        from amd_seg.segmenter import Segmenter
-
-        return Segmenter.from_pretrained(
-            weights, revision=revision, device=device, precision=precision
-        )
-
-    def origin(dataset: Dataset) -> Iterator[MapSource]:
-        images = _images(dataset)
-        if not images:
-            return
-        with closing(segmenter().stream(images, **call)) as results:
-            for result in results:
-                if isinstance(result, AmdSegError):
-                    raise result
-                yield Given(to_bytes(result.saliency))
+        return [_from_file(files[sample.name], dataset) for sample in dataset.samples]
 
     return origin
 
@@ -142,7 +104,8 @@ def from_network(
 def saving(origin: Origin, folder: Path, scoring: Scoring, *, resume: bool = False) -> Origin:
     """Return an origin that writes each map that it gives, as FOLDER/NAME.png.
 
-    Of a video's frames the mask is written, 0 and 255, as DAVIS takes results.
+    Of a video's frames the mask is written, 0 and 255, as DAVIS takes results; of semantic sets
+    the labels as an indexed PNG in the classes' colours, as VOC takes them.
 
     Args:
         origin: where the maps come from.
@@ -163,13 +126,16 @@ def saving(origin: Origin, folder: Path, scoring: Scoring, *, resume: bool = Fal
         fresh = iter(origin(dataset.part(waiting)))
         for sample, path, done in zip(dataset.samples, paths, is_done, strict=True):
             if done:
-                yield FromFile(path)
+                yield _from_file(path, dataset)
                 continue
             values = next(fresh)(sample, _shape_of(sample))
             if dataset.benchmark.kind == "video":
                 values = binarised(values / 255.0, scoring).astype(np.uint8) * np.uint8(255)
             _make_folder(path.parent)
-            save_image(Image.fromarray(values), path)
+            if dataset.benchmark.truth is not None:
+                save_labels(values, path, dataset.benchmark.truth.classes)
+            else:
+                save_image(Image.fromarray(values), path)
             yield Given(values)
 
     return saved
@@ -194,19 +160,15 @@ def prediction_files(folder: Path) -> dict[str, Path]:
     return files
 
 
-def _images(dataset: Dataset) -> list[Path]:
-    without = [sample.name for sample in dataset.samples if sample.image is None]
-    if without:
-        raise InputError(
-            f"{dataset.folder} holds no pictures for {some(without)}, so there is nothing to "
-            "segment. Add them, or score masks with --predictions."
-        )
-    return [sample.image for sample in dataset.samples if sample.image is not None]
+def _from_file(path: Path, dataset: Dataset) -> MapSource:
+    if dataset.benchmark.truth is not None:
+        return FromLabels(path, dataset.benchmark.truth.classes)
+    return FromFile(path)
 
 
 def _name_of(path: Path) -> str:
     stem, own = path.stem, Path(path.stem).suffix.removeprefix(".")
-    if own in OUTPUTS:
+    if own in (*OUTPUTS, *SEMANTIC_OUTPUTS):
         stem = Path(stem).stem
     return (path.parent / stem).as_posix()
 

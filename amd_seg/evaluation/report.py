@@ -51,7 +51,12 @@ _VIDEO = {
     "j_frames": Definition("J frames", True, "all frames, mean over frames"),
     "f_frames": Definition("F frames", True, "all frames, mean over frames"),
 }
-DEFINITIONS = {"saliency": _SALIENCY, "video": _VIDEO}
+_SEMANTIC = {
+    "miou": Definition("mIoU", True, "IoU over all pixels of the set, mean over classes (VOC)"),
+    "class_accuracy": Definition("class accuracy", True, "pixels of a class that are right, mean"),
+    "pixel_accuracy": Definition("pixel accuracy", True, "pixels that are right; void left out"),
+}
+DEFINITIONS = {"saliency": _SALIENCY, "video": _VIDEO, "semantic": _SEMANTIC}
 """Kind of a data set -> key of a score -> its definition, in the order of tables.
 
 F has beta^2 = 0.3 for saliency where not said otherwise."""
@@ -75,6 +80,8 @@ def table(evaluation: Evaluation, *, per_sequence: bool = False) -> str:
         lines.append(f"{label:20}{shown(key, evaluation.scores[key], kind):>7}  {text}")
     if per_sequence and evaluation.sequences:
         lines += ["", *_aligned(_sequence_cells(evaluation))]
+    if evaluation.classes:
+        lines += ["", *_aligned(_class_cells(evaluation))]
     if cells := _published_cells(evaluation):
         lines += ["", "Published, on the full set:", *_aligned(cells), *_footnote(cells)]
     return "\n".join(lines)
@@ -90,6 +97,8 @@ def markdown(evaluation: Evaluation, *, per_sequence: bool = False) -> str:
     lines += [f"- {definition(key, kind).label}: {definition(key, kind).text}" for key in keys]
     if per_sequence and evaluation.sequences:
         lines += ["", *_piped(_sequence_cells(evaluation))]
+    if evaluation.classes:
+        lines += ["", *_piped(_class_cells(evaluation))]
     if cells := _published_cells(evaluation):
         lines += ["", "Published, on the full set:", "", *_piped(cells)]
         lines += ["", *_footnote(cells)] if _footnote(cells) else []
@@ -138,6 +147,7 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
         "scoring": asdict(evaluation.scoring),
         "scores": _defined(evaluation.scores),
         "sequences": {name: _defined(s) for name, s in evaluation.sequences.items()},
+        "classes": {name: _defined(s) for name, s in evaluation.classes.items()},
         "definitions": {
             key: definition(key, dataset.benchmark.kind).text for key in evaluation.scores
         },
@@ -149,6 +159,14 @@ def _sequence_cells(evaluation: Evaluation) -> list[list[str]]:
     cells = [["sequence", *(definition(key, "video").label for key in keys)]]
     for name, scores in evaluation.sequences.items():
         cells.append([name, *(shown(key, scores[key], "video") for key in keys)])
+    return cells
+
+
+def _class_cells(evaluation: Evaluation) -> list[list[str]]:
+    cells = [["class", "IoU", "accuracy"]]
+    for name, scores in evaluation.classes.items():
+        shares = (scores["iou"], scores["class_accuracy"])
+        cells.append([name, *("-" if math.isnan(s) else f"{100 * s:.1f}" for s in shares)])
     return cells
 
 

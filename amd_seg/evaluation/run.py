@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing import get_context
 
 from amd_seg.evaluation.datasets import Dataset, Sample
@@ -17,6 +18,9 @@ from amd_seg.evaluation.scoring import (
     score,
     video_scores,
 )
+from amd_seg.evaluation.semantic import score_labels, semantic_scores
+
+Scorer = Callable[[Sample, MapSource], Row]
 
 # Samples that wait for each worker process: enough to keep it busy, little memory.
 _AHEAD = 4
@@ -36,6 +40,8 @@ class Evaluation:
     """The same for each sequence of a video set."""
     rows: list[Row] = field(repr=False)
     """Value by value for each sample; without curves."""
+    classes: dict[str, dict[str, float]] = field(default_factory=dict)
+    """The same for each class of a semantic set."""
 
 
 def evaluate(
@@ -65,7 +71,7 @@ def evaluate(
     sums: Curves = {}
     rows = []
     pairs = zip(dataset.samples, origin(dataset), strict=True)
-    for row in _rows(pairs, dataset.benchmark.kind, scoring, workers):
+    for row in _rows(pairs, _scorer(dataset, scoring), workers):
         for key, curve in row.curves.items():
             sums[key] = sums.get(key, 0.0) + curve
         # Curves are added up at once: kept, they would be most of the memory.
@@ -75,24 +81,33 @@ def evaluate(
     if dataset.benchmark.kind == "video":
         scores, sequences = video_scores(rows)
         return Evaluation(dataset, method, scoring, scores, sequences, rows)
+    if dataset.benchmark.truth is not None:
+        scores, by_class = semantic_scores(sums, dataset.benchmark.truth.classes)
+        return Evaluation(dataset, method, scoring, scores, {}, rows, by_class)
     means = {key: total / len(rows) for key, total in sums.items()}
     return Evaluation(dataset, method, scoring, saliency_scores(rows, means), {}, rows)
 
 
-def _rows(
-    pairs: Iterable[tuple[Sample, MapSource]], kind: str, scoring: Scoring, workers: int
-) -> Iterator[Row]:
+def _scorer(dataset: Dataset, scoring: Scoring) -> Scorer:
+    """Return what scores one sample; it can be sent to another process."""
+    benchmark = dataset.benchmark
+    if benchmark.truth is not None:
+        return partial(score_labels, truth=benchmark.truth, resize_masks=scoring.resize_masks)
+    return partial(score, kind=benchmark.kind, scoring=scoring)
+
+
+def _rows(pairs: Iterable[tuple[Sample, MapSource]], scorer: Scorer, workers: int) -> Iterator[Row]:
     """Yield the row of each pair, in order."""
     if workers == 1:
         for sample, source in pairs:
-            yield score(sample, source, kind, scoring)
+            yield scorer(sample, source)
         return
     # Forked, a process would inherit the locks of the network's threads.
     pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_leave_interrupts)
     waiting: deque[Future[Row]] = deque()
     try:
         for sample, source in pairs:
-            waiting.append(pool.submit(score, sample, source, kind, scoring))
+            waiting.append(pool.submit(scorer, sample, source))
             if len(waiting) > _AHEAD * workers:
                 yield waiting.popleft().result()
         while waiting:

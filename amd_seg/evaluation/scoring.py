@@ -75,7 +75,7 @@ def saliency_of(
     values = source(sample, shape)
     if values.shape != shape:
         if not scoring.resize_masks:
-            raise _wrong_size(sample, source, values.shape, shape)
+            raise wrong_size(sample, source, values.shape, shape)
         values = resize_map(values, (shape[0], shape[1]))
     saliency: NDArray[np.float64] = values / 255.0
     return _stretched(saliency) if scoring.stretch else saliency
@@ -179,9 +179,10 @@ def _stretched(saliency: NDArray[np.float64]) -> NDArray[np.float64]:
     return saliency if low == high else (saliency - low) / (high - low)
 
 
-def _wrong_size(
+def wrong_size(
     sample: Sample, source: Source, found: tuple[int, ...], wanted: tuple[int, ...]
 ) -> InputError:
+    """Return the error for a map of another shape than its ground truth."""
     origin = getattr(source, "path", sample.image)
     return InputError(
         f"{origin} is {_size(found)}, but its ground truth {sample.masks[0]} is {_size(wanted)}. "

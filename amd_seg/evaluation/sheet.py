@@ -6,14 +6,21 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from amd_seg.evaluation.layouts import Sample
 from amd_seg.evaluation.origins import MapSource, Origin
 from amd_seg.evaluation.run import Evaluation
 from amd_seg.evaluation.scoring import Row, binarised, saliency_of, truth_of
+from amd_seg.evaluation.semantic import labels_of
 from amd_seg.media.images import read_image, save_image
+from amd_seg.media.labels import render_labels_overlay
+from amd_seg.media.pixels import Pixels
 from amd_seg.media.render import render_overlay
 
 CELL = (240, 180)
 """Room for one picture, in pixels."""
+
+# Kind of a data set -> the value by which its samples are ranked.
+_RANKED_BY = {"saliency": "iou_half", "video": "j", "semantic": "iou"}
 
 _CAPTION = 16
 _MARGIN = 6
@@ -27,9 +34,9 @@ class _Case:
 
 
 def write_sheet(evaluation: Evaluation, origin: Origin, path: Path, *, count: int = 4) -> None:
-    """Write a picture of the best, median and worst `count` samples, by J or IoU at 0.5.
+    """Write a picture of the best, median and worst `count` samples, by J, IoU at 0.5 or mean IoU.
 
-    Each case is its ground truth over the picture, then the scored mask over the picture.
+    Each case is its ground truth over the picture, then the scored mask or labels over it.
 
     Args:
         evaluation: what was scored.
@@ -40,7 +47,7 @@ def write_sheet(evaluation: Evaluation, origin: Origin, path: Path, *, count: in
     Raises:
         MediaError: the picture cannot be written.
     """
-    key = "j" if evaluation.dataset.benchmark.kind == "video" else "iou_half"
+    key = _RANKED_BY[evaluation.dataset.benchmark.kind]
     chosen = _chosen(evaluation.rows, key, count)
     samples = [row.sample for _, row in chosen]
     sources = origin(evaluation.dataset.part(samples))
@@ -71,18 +78,37 @@ def _chosen(rows: list[Row], key: str, count: int) -> list[tuple[str, Row]]:
 
 
 def _drawn(case: _Case, evaluation: Evaluation) -> Image.Image:
-    sample = case.row.sample
-    truth, _ = truth_of(sample)
-    saliency = saliency_of(sample, case.source, truth.shape, evaluation.scoring)
-    mask = binarised(saliency, evaluation.scoring)
-    pixels = np.full((*truth.shape, 3), 128, np.uint8)
-    if sample.image is not None:
-        picture = Image.fromarray(read_image(sample.image).pixels)
-        pixels = np.asarray(picture.resize(truth.shape[::-1]))
     drawn = Image.new("RGB", (2 * CELL[0] + _MARGIN, CELL[1] + _CAPTION), "white")
     ImageDraw.Draw(drawn).text((0, 2), case.title, fill="black")
-    for place, shape in enumerate((truth, mask)):
-        overlay = render_overlay(pixels, shape)
+    is_semantic = evaluation.dataset.benchmark.truth is not None
+    overlays = _of_labels(case, evaluation) if is_semantic else _of_masks(case, evaluation)
+    for place, overlay in enumerate(overlays):
         overlay.thumbnail(CELL)
         drawn.paste(overlay, (place * (CELL[0] + _MARGIN), _CAPTION))
     return drawn
+
+
+def _of_masks(case: _Case, evaluation: Evaluation) -> list[Image.Image]:
+    truth, _ = truth_of(case.row.sample)
+    saliency = saliency_of(case.row.sample, case.source, truth.shape, evaluation.scoring)
+    pixels = _pixels(case.row.sample, truth.shape)
+    masks = (truth, binarised(saliency, evaluation.scoring))
+    return [render_overlay(pixels, mask) for mask in masks]
+
+
+def _of_labels(case: _Case, evaluation: Evaluation) -> list[Image.Image]:
+    reader = evaluation.dataset.benchmark.truth
+    assert reader is not None
+    truth = reader(case.row.sample)
+    resize = evaluation.scoring.resize_masks
+    labels = labels_of(case.row.sample, case.source, truth.shape, resize_masks=resize)
+    pixels = _pixels(case.row.sample, truth.shape)
+    return [render_labels_overlay(pixels, shown, reader.classes) for shown in (truth, labels)]
+
+
+def _pixels(sample: Sample, shape: tuple[int, ...]) -> Pixels:
+    """Return a sample's picture at the shape of its ground truth; grey where there is none."""
+    if sample.image is None:
+        return np.full((*shape, 3), 128, np.uint8)
+    picture = Image.fromarray(read_image(sample.image).pixels)
+    return np.asarray(picture.resize((shape[1], shape[0])))

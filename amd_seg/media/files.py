@@ -6,8 +6,8 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -32,10 +32,7 @@ _ADVICE = {
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
-    """Write a file whole or not at all: beside its target first, then moved over it.
-
-    Whoever stops the process in between leaves the old file as it was. A link is followed, and
-    an old file's permissions are kept.
+    """Write a file whole or not at all, as `replacing` does.
 
     Args:
         path: the file to make or to replace; its folder exists.
@@ -44,23 +41,50 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
     Raises:
         MediaError: the file cannot be written. Errors of `write` that are no OSError pass through.
     """
+    with replacing(path) as temporary, open(temporary, "xb") as stream:
+        write(stream)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a name beside `path` to write to; it is moved over `path` when all went well.
+
+    Whoever stops the process in between leaves the old file as it was. A link is followed, and
+    an old file's permissions are kept.
+
+    Args:
+        path: the file to make or to replace; its folder exists.
+
+    Raises:
+        MediaError: the file cannot be written. Errors of the body that are no OSError pass
+            through.
+    """
     target = Path(os.path.realpath(path))
-    temporary = target.with_name(f".{secrets.token_hex(8)}.tmp")
+    temporary = name_beside(target)
     try:
         _require_replaceable(target)
-        with open(temporary, "xb") as stream:
-            write(stream)
+        yield temporary
         with suppress(FileNotFoundError):
             shutil.copymode(target, temporary)
         os.replace(temporary, target)
     except AmdSegError:
         raise
     except OSError as cause:
-        advice = _ADVICE.get(cause.errno or 0, "Check the name and the folder.")
-        raise MediaError(f"Cannot write {path}: {cause.strerror or cause}. {advice}") from cause
+        raise unwritable(path, cause) from cause
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def name_beside(target: Path) -> Path:
+    """Return a hidden name in the folder of `target` that nothing has."""
+    return target.with_name(f".{secrets.token_hex(8)}.tmp")
+
+
+def unwritable(path: Path, cause: Exception) -> MediaError:
+    """Return the error for a file that cannot be written, with what to do about its cause."""
+    advice = _ADVICE.get(getattr(cause, "errno", None) or 0, "Check the name and the folder.")
+    return MediaError(f"Cannot write {path}: {getattr(cause, 'strerror', None) or cause}. {advice}")
 
 
 def find_images(inputs: Sequence[str], *, recursive: bool = False) -> list[Path]:

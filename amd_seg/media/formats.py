@@ -1,11 +1,15 @@
 """The image formats: by which bytes a file tells its own, and what opens and writes it."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from PIL.AvifImagePlugin import AvifImageFile
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
+from PIL.Image import Image
 from PIL.ImageFile import ImageFile
 from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
 from PIL.JpegImagePlugin import JpegImageFile
@@ -94,6 +98,33 @@ def open_image(stream: BinaryIO, name: str) -> ImageFile:
         except Exception as cause:  # Hostile bytes make a reader raise errors of any kind.
             failure = cause
     raise damaged(name, failure) from failure
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[ImageFile]:
+    """Open an image file whose header is read, its pixels not yet; it is closed at the end.
+
+    Raises:
+        MediaError: it cannot be opened, or `open_image` refuses it.
+    """
+    try:
+        file = open(path, "rb")  # noqa: SIM115 -- closed below, its failure reported here
+    except OSError as cause:
+        raise MediaError(f"Cannot read {path}: {cause.strerror}. Check the file.") from cause
+    with file:
+        yield open_image(file, str(path))
+
+
+def load(image: Image, name: str) -> None:
+    """Decode the pixels in place.
+
+    Raises:
+        MediaError: the file is damaged.
+    """
+    try:
+        image.load()
+    except Exception as cause:  # Hostile bytes make a decoder raise errors of any kind.
+        raise damaged(name, cause) from cause
 
 
 def damaged(name: str, cause: BaseException | None) -> MediaError:

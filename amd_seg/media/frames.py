@@ -90,8 +90,11 @@ class FrameReader(Protocol):
         source: how messages name the clip.
         width, height: of the frames as they are given, upright, in pixels.
         frame_rate: frames per second, on average where the rate varies; None when unknown.
+        time_base: times of frames are whole multiples of it, in seconds.
         frame_count: frames that iteration gives; None when only reading tells.
         duration: of the whole clip, in seconds, as the file tells it; None when it does not.
+        span: the frames that iteration gives.
+        pixel_aspect: width of a pixel, in its heights: 1 unless the clip is anamorphic.
         is_truncated: True once a pass has found that the end of the clip is missing.
     """
 
@@ -99,8 +102,11 @@ class FrameReader(Protocol):
     width: int
     height: int
     frame_rate: Fraction | None
+    time_base: Fraction
     frame_count: int | None
     duration: float | None
+    span: Span
+    pixel_aspect: Fraction
     is_truncated: bool
 
     def __iter__(self) -> Iterator[Frame]: ...
@@ -132,6 +138,8 @@ def shrunk_size(width: int, height: int, short_edge: int | None) -> tuple[int, i
 
 class _ImageReader:
     """A clip whose files are open only while they are read, so leaving it closes nothing."""
+
+    pixel_aspect = Fraction(1)
 
     def __enter__(self) -> Self:
         return self
@@ -173,12 +181,13 @@ class FrameFolder(_ImageReader):
         self.frame_count = span.count(len(images))
         self.duration: float | None = float(len(images) / self.frame_rate)
         self.is_truncated = False
-        self._images, self._span, self._short_edge = images, span, short_edge
+        self.time_base = 1 / self.frame_rate
+        self.span, self._images, self._short_edge = span, images, short_edge
         self._stored_size, upright = _image_sizes(images[0])
         self.width, self.height = shrunk_size(*upright, short_edge)
 
     def __iter__(self) -> Iterator[Frame]:
-        return self.read(self._span)
+        return self.read(self.span)
 
     def read(self, span: Span) -> Iterator[Frame]:
         """Yield the frames of `span`, whatever span the reader was made for."""
@@ -242,11 +251,12 @@ class AnimatedImage(_ImageReader):
         self.duration: float | None = None
         self.is_truncated = False
         self.width, self.height = shrunk_size(*size, short_edge)
-        self._path, self._span = path, span
+        self.time_base = Fraction(1, 1000)
+        self._path, self.span = path, span
 
     def __iter__(self) -> Iterator[Frame]:
         with Image.open(self._path) as image:
-            yield from self._span.pick(self._moments(image))
+            yield from self.span.pick(self._moments(image))
 
     def _moments(self, image: Image.Image) -> Iterator[Moment]:
         milliseconds = 0.0

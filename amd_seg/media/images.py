@@ -18,7 +18,13 @@ from PIL import Image
 
 from amd_seg.errors import InputError, MediaError
 from amd_seg.media.files import IMAGE_SUFFIXES, find_images, write_atomically
-from amd_seg.media.formats import FORMATS_WITHOUT_ALPHA, WRITERS, damaged, open_image
+from amd_seg.media.formats import (
+    FORMATS_WITHOUT_ALPHA,
+    WRITERS,
+    damaged,
+    open_image,
+    opened,
+)
 from amd_seg.media.pixels import TURNED, require_edges, rgb_from_array, rgb_from_image
 
 __all__ = [
@@ -29,6 +35,7 @@ __all__ = [
     "find_images",
     "photo_from_array",
     "read_image",
+    "read_photo_size",
     "save_image",
     "write_atomically",
     "write_image",
@@ -96,6 +103,18 @@ def read_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Photo:
     name = path if path.isprintable() else repr(path)
     with _open_file(path, name) as file:
         return _decode(open_image(file, name), name, max_pixels)
+
+
+def read_photo_size(path: Path) -> tuple[int, int]:
+    """Return the height and width that a photo has upright, from its header alone.
+
+    Raises:
+        MediaError: the file cannot be opened, or is no image.
+    """
+    with opened(path) as image:
+        width, height = image.size
+        is_turned = _orientation(image) in TURNED
+    return (width, height) if is_turned else (height, width)
 
 
 def photo_from_array(array: NDArray[Any], *, source: str = "array") -> Photo:

@@ -23,12 +23,12 @@ import av
 import numpy as np
 from av.container import InputContainer
 from av.error import FFmpegError
-from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from amd_seg.errors import MediaError
+from amd_seg.media.containers import fault, open_container, seek, video_stream
 from amd_seg.media.frames import (
     EVERY_FRAME,
     IMAGE_SUFFIXES,
@@ -117,11 +117,12 @@ class VideoReader:
     ) -> None:
         self.source = fspath(path)
         self.is_truncated = False
-        self._span, self._threads = span, threads
-        with self._open() as container:
-            stream = _video_stream(container, self.source)
+        self.span, self._threads = span, threads
+        with open_container(self.source) as container:
+            stream = video_stream(container, self.source)
             self.start_time = max(0.0, (container.start_time or 0) / av.time_base)
             self.frame_rate: Fraction | None = stream.average_rate or stream.guessed_rate
+            self.time_base = stream.time_base or Fraction(1, av.time_base)
             self.frame_count = span.count(stream.frames or None)
             self.duration = _duration(container, stream)
             # Else the longest stream sets the duration, and sound may outlast the picture.
@@ -131,6 +132,7 @@ class VideoReader:
             upright = (first.width, first.height)
             if self.rotation % 180:
                 upright = upright[::-1]
+            self.pixel_aspect = _pixel_aspect(stream, self.rotation)
         self.width, self.height = shrunk_size(*upright, short_edge)
 
     def __enter__(self) -> Self:
@@ -141,7 +143,7 @@ class VideoReader:
         return None
 
     def __iter__(self) -> Iterator[Frame]:
-        return self.read(self._span)
+        return self.read(self.span)
 
     def read(self, span: Span) -> Iterator[Frame]:
         """Yield the frames of `span`, whatever span the reader was made for."""
@@ -160,8 +162,8 @@ class VideoReader:
         Raises:
             MediaError: the file has no timestamps.
         """
-        with self._open() as container, suppress(FFmpegError):
-            stream = _video_stream(container, self.source)
+        with open_container(self.source) as container, suppress(FFmpegError):
+            stream = video_stream(container, self.source)
             shown = [p for p in container.demux(stream) if p.size and not p.is_discard]
         if any(packet.pts is None for packet in shown):
             raise MediaError(f"Cannot seek in {self.source}: it has no timestamps. Remux it.")
@@ -169,20 +171,6 @@ class VideoReader:
         return sorted(
             packet.pts * base - self.start_time for packet in shown if packet.pts is not None
         )
-
-    def _open(self) -> InputContainer:
-        path = Path(self.source)
-        if not path.is_file():
-            raise MediaError(f"Cannot read {path}: no such file. Check the path.")
-        if path.stat().st_size == 0:
-            raise MediaError(f"Cannot read {path}: the file is empty. Give a video file.")
-        try:
-            return av.open(self.source, mode="r")
-        except (FFmpegError, UnicodeDecodeError) as cause:
-            raise MediaError(
-                f"Cannot read {path}: it is not a video that FFmpeg knows ({_reason(cause)}). "
-                "Give a video file or a folder of frames."
-            ) from cause
 
     def _first_frame(self, container: InputContainer, stream: VideoStream) -> VideoFrame:
         # One thread: the others would decode frames that nobody looks at.
@@ -197,18 +185,18 @@ class VideoReader:
                     damage = damage or cause
         except FFmpegError as cause:
             damage = damage or cause
-        reason = _reason(damage) if damage else "it holds none"
+        reason = fault(damage) if damage else "it holds none"
         raise MediaError(
             f"Cannot read {self.source}: no frame can be decoded ({reason}). Give an intact file."
         ) from damage
 
     def _moments(self, seek_to: float = 0.0) -> Generator[Moment]:
-        with self._open() as container:
-            stream = _video_stream(container, self.source)
+        with open_container(self.source) as container:
+            stream = video_stream(container, self.source)
             stream.thread_type = "NONE" if self._threads == 1 else "AUTO"
             stream.codec_context.thread_count = self._threads or 0
             if seek_to:
-                _seek(container, stream, seek_to + self.start_time)
+                seek(container, seek_to + self.start_time, stream)
             period = float(1 / self.frame_rate) if self.frame_rate else 0.0
             time, reformatter = -period, VideoReformatter()
             for frame in self._decode(container, stream):
@@ -228,9 +216,9 @@ class VideoReader:
                     yield from packet.decode()
                 except FFmpegError as cause:
                     # What follows a broken packet can often be decoded again.
-                    self._truncate(_reason(cause))
+                    self._truncate(fault(cause))
         except FFmpegError as cause:
-            self._truncate(_reason(cause))
+            self._truncate(fault(cause))
 
     def _truncate(self, reason: str) -> None:
         if not self.is_truncated:
@@ -267,29 +255,13 @@ def _open_glob(
     )
 
 
-def _seek(container: InputContainer, stream: VideoStream, timestamp: float) -> None:
-    assert stream.time_base is not None
-    with suppress(FFmpegError):
-        # A file that cannot be sought in is read from its beginning.
-        container.seek(int(timestamp / stream.time_base), stream=stream)
-
-
-def _video_stream(container: InputContainer, source: str) -> VideoStream:
-    # FFmpeg draws text files as a terminal would: nobody who gives one wants to see that.
-    if container.format.name != "tty":
-        for stream in container.streams.video:
-            if not stream.disposition & Disposition.attached_pic:
-                return stream
-    raise MediaError(
-        f"Cannot read {source}: no video stream. Give a video file or a folder of frames."
-    )
+def _pixel_aspect(stream: VideoStream, rotation: int) -> Fraction:
+    # A file that does not know its aspect says 0.
+    aspect = stream.sample_aspect_ratio or Fraction(1)
+    return 1 / aspect if rotation % 180 else aspect
 
 
 def _duration(container: InputContainer, stream: VideoStream) -> float | None:
     if stream.duration is not None and stream.time_base is not None:
         return float(stream.duration * stream.time_base)
     return container.duration / av.time_base if container.duration is not None else None
-
-
-def _reason(error: Exception) -> str:
-    return str(getattr(error, "strerror", None) or error)

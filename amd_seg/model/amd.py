@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from amd_seg.model.appearance import AppearancePathway
 from amd_seg.model.config import AMDConfig
 from amd_seg.model.motion import MotionPathway
+from amd_seg.model.normalised import NormalisedModel
 from amd_seg.model.official import rename_official_keys
 from amd_seg.model.segment_flow import (
     compose_segment_flow,
@@ -22,10 +23,6 @@ from amd_seg.model.segment_flow import (
     resize_masks,
     upsample_flow,
 )
-
-# Mean and standard deviation of ImageNet's RGB values, in 0..255 (FACTS 2.1).
-MEAN = (123.675, 116.28, 103.53)
-STD = (58.395, 57.12, 57.375)
 
 
 @dataclass(frozen=True)
@@ -57,7 +54,7 @@ class Reconstruction:
     """frame_j from frame_i: the direction of the paper's equations."""
 
 
-class AMD(nn.Module):
+class AMD(NormalisedModel):
     """The appearance and the motion pathway, tied by the segment flow.
 
     Frames are (batch, 3, height, width), RGB, uint8 or float in 0..255: normalisation happens
@@ -69,14 +66,6 @@ class AMD(nn.Module):
         self.config = config
         self.appearance = AppearancePathway(config)
         self.motion = MotionPathway(config)
-        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
-        self.mean: Tensor
-        self.std: Tensor
-
-    def preprocess(self, frames: Tensor) -> Tensor:
-        """Normalise frames per channel, as the appearance pathway reads them."""
-        return (frames.to(self.mean.dtype) - self.mean) / self.std
 
     def region_logits(self, frames: Tensor) -> Tensor:
         """Logits of the regions of each frame, (batch, region, ceil(h / 8), ceil(w / 8))."""

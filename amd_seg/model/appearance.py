@@ -6,14 +6,15 @@ Source: paper section 3.1 and table 4; FACTS 2.2 for what the released code does
 
 from collections.abc import Iterator
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from amd_seg.errors import InputError
-from amd_seg.model.config import AMDConfig, Padding
+from amd_seg.model.config import AppearanceConfig, Padding
 
 STRIDES = (1, 2, 1, 1)
-DILATIONS = (1, 1, 1, 2)
 BLOCKS = {"resnet18": (2, 2, 2, 2), "resnet50": (3, 4, 6, 3)}
 
 
@@ -102,10 +103,17 @@ def shortcut(inputs: int, outputs: int, stride: int, padding: Padding) -> nn.Mod
 
 
 class ResNet(nn.Module):
-    """A ResNet of output stride 8: the last two stages keep the grid, the last is dilated."""
+    """A ResNet of output stride 8: its last two stages keep the grid and may be dilated.
 
-    def __init__(self, config: AMDConfig) -> None:
+    Attributes:
+        is_checkpointed: compute the insides of stages again in the backward pass instead of
+            keeping them: less memory, a third more time. BatchNorm in training mode then moves
+            its running statistics twice a step.
+    """
+
+    def __init__(self, config: AppearanceConfig) -> None:
         super().__init__()
+        self.is_checkpointed = False
         block = Bottleneck if config.backbone == "resnet50" else BasicBlock
         widths, counts = config.stage_widths, BLOCKS[config.backbone]
         self.conv1 = convolution(3, widths[0], 7, stride=2, padding=config.padding)
@@ -120,7 +128,7 @@ class ResNet(nn.Module):
                         inputs,
                         width,
                         stride=stride,
-                        dilation=DILATIONS[index],
+                        dilation=config.dilations[index],
                         padding=config.padding,
                     )
                 )
@@ -133,7 +141,11 @@ class ResNet(nn.Module):
         features = F.relu(self.bn1(self.conv1(frames)))
         features = F.max_pool2d(features, 3, stride=2, padding=1)
         for name in ("layer1", "layer2", "layer3", "layer4"):
-            features = self.get_submodule(name)(features)
+            stage = self.get_submodule(name)
+            if self.is_checkpointed and torch.is_grad_enabled():
+                features = checkpoint(stage, features, use_reentrant=False)
+            else:
+                features = stage(features)
             yield features
 
     def forward(self, frames: Tensor) -> Tensor:
@@ -156,9 +168,9 @@ class ConvNormRelu(nn.Module):
 
 
 class AppearancePathway(nn.Module):
-    """Eq. 1 without its softmax: frame -> logits of c region masks on the 1/8 grid."""
+    """Eq. 1 without its softmax: frame -> logits of c region masks, or classes, on the 1/8 grid."""
 
-    def __init__(self, config: AMDConfig) -> None:
+    def __init__(self, config: AppearanceConfig) -> None:
         super().__init__()
         self.backbone = ResNet(config)
         width = config.head_channels
@@ -170,19 +182,19 @@ class AppearancePathway(nn.Module):
         )
         self.dropout = nn.Dropout2d(config.dropout)
         # Reflecting needs a grid of more cells than its padding.
-        reach = max(config.head_dilation, *DILATIONS)
+        reach = max(config.head_dilation, *config.dilations)
         self.least_size = 8 * reach + 1 if config.padding == "reflect" else 1
-        self.classifier = nn.Conv2d(width, config.regions, 1)
+        self.classifier = nn.Conv2d(width, config.outputs, 1)
         self._initialise()
 
     def forward(self, frames: Tensor) -> Tensor:
-        """Map frames to region logits.
+        """Map frames to logits.
 
         Args:
             frames: (batch, 3, height, width), float, normalised per channel.
 
         Returns:
-            (batch, region, ceil(height / 8), ceil(width / 8)), float.
+            (batch, output, ceil(height / 8), ceil(width / 8)), float.
 
         Raises:
             InputError: a frame is too small to be reflected at its border.

@@ -3,11 +3,11 @@
 import dataclasses
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, ClassVar, Literal, Self, TypeVar, get_args
 
 from amd_seg.errors import ConfigError
 
-T = TypeVar("T", bound="AMDConfig | WeightsConfig")
+T = TypeVar("T", bound="AppearanceConfig | StoredConfig")
 
 BACKBONES = ("resnet18", "resnet50")
 Padding = Literal["zeros", "reflect"]
@@ -15,8 +15,8 @@ PADDINGS = get_args(Padding)
 
 
 @dataclass(frozen=True, kw_only=True)
-class AMDConfig:
-    """The architecture of an AMD model; the defaults are the released model (FACTS 2).
+class AppearanceConfig:
+    """The architecture of an appearance pathway; the defaults are the released one (FACTS 2.2).
 
     Raises:
         ConfigError: a value is outside what the architecture allows.
@@ -24,10 +24,11 @@ class AMDConfig:
 
     backbone: str = "resnet50"
     """"resnet50" (bottlenecks, as released) or "resnet18" (basic blocks, the fast sibling)."""
-    regions: int = 5
-    """Number c of soft regions that a frame is cut into."""
     stage_widths: tuple[int, int, int, int] = (64, 128, 256, 512)
     """Channels of the four backbone stages, before the bottleneck's expansion by 4."""
+    dilations: tuple[int, int, int, int] = (1, 1, 1, 2)
+    """Dilation of the four stages, of which the last two keep the 1/8 grid; 1,1,2,4 gives a ResNet
+    that was trained at a stride of 32 its reach back."""
     head_channels: int = 256
     """Channels of the two 3x3 convolutions of the segmentation head."""
     head_dilation: int = 6
@@ -36,6 +37,34 @@ class AMDConfig:
     """Share of the head's channels that training drops as a whole."""
     padding: Padding = "zeros"
     """Padding of the appearance pathway, "zeros" (as released) or "reflect"."""
+
+    @property
+    def outputs(self) -> int:
+        """Maps that the pathway gives: regions, or classes."""
+        raise NotImplementedError
+
+    def __post_init__(self) -> None:
+        # The upper limits keep a config from elsewhere from asking for absurd amounts of memory.
+        check = partial(require, self)
+        for name, choices in (("backbone", BACKBONES), ("padding", PADDINGS)):
+            check(name, getattr(self, name) in choices, f"one of {choices}")
+        for name, high in (("stage_widths", 4096), ("dilations", 64)):
+            _require_numbers(self, name, (4, 4), high)
+        for name, high in (("head_channels", 4096), ("head_dilation", 64)):
+            check(name, 1 <= getattr(self, name) <= high, f"1 to {high}")
+        check("dropout", 0 <= self.dropout < 1, "0 to below 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AMDConfig(AppearanceConfig):
+    """The architecture of an AMD model; the defaults are the released model (FACTS 2).
+
+    Raises:
+        ConfigError: a value is outside what the architecture allows.
+    """
+
+    regions: int = 5
+    """Number c of soft regions that a frame is cut into."""
     pyramid_channels: tuple[int, ...] = (16, 32, 64, 96, 128, 192)
     """Channels of the motion pathway's stages, finest first; each halves the grid."""
     reduced_channels: int = 32
@@ -47,34 +76,26 @@ class AMDConfig:
     motion_size: tuple[int, int] = (384, 640)
     """Height and width, in pixels, at which the motion pathway and the objective see a frame."""
 
+    @property
+    def outputs(self) -> int:
+        """The regions."""
+        return self.regions
+
     def __post_init__(self) -> None:
-        # The upper limits keep a config from elsewhere from asking for absurd amounts of memory.
-        require = partial(_require, self)
-        for name in ("stage_widths", "pyramid_channels", "estimator_channels", "motion_size"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-        for name, choices in (("backbone", BACKBONES), ("padding", PADDINGS)):
-            require(name, getattr(self, name) in choices, f"one of {choices}")
+        super().__post_init__()
+        check = partial(require, self)
         for name, low, high in (
             ("regions", 2, 64),
-            ("head_channels", 1, 4096),
-            ("head_dilation", 1, 64),
             ("reduced_channels", 1, 4096),
             ("max_displacement", 1, 8),
         ):
-            require(name, low <= getattr(self, name) <= high, f"{low} to {high}")
-        for name, least, most in (
-            ("stage_widths", 4, 4),
-            ("pyramid_channels", 2, 8),
-            ("estimator_channels", 5, 5),
-        ):
-            widths = getattr(self, name)
-            fits = least <= len(widths) <= most and all(1 <= width <= 4096 for width in widths)
-            count = f"{least}" if least == most else f"{least} to {most}"
-            require(name, fits, f"{count} numbers from 1 to 4096")
-        require("dropout", 0 <= self.dropout < 1, "0 to below 1")
+            check(name, low <= getattr(self, name) <= high, f"{low} to {high}")
+        _require_numbers(self, "pyramid_channels", (2, 8), 4096)
+        _require_numbers(self, "estimator_channels", (5, 5), 4096)
+        object.__setattr__(self, "motion_size", tuple(self.motion_size))
         stride = 2 ** len(self.pyramid_channels)
         fits = all(0 < size <= 4096 and size % stride == 0 for size in self.motion_size)
-        require(
+        check(
             "motion_size",
             fits and len(self.motion_size) == 2,
             f"two multiples of {stride} up to 4096",
@@ -82,10 +103,46 @@ class AMDConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WeightsConfig:
+class StoredConfig:
+    """What all kinds of config.json share: a version, a kind, a strict way back."""
+
+    FORMAT_VERSION: ClassVar[int] = 1
+    KIND: ClassVar[str]
+    MODEL: ClassVar[type[AppearanceConfig]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as JSON-able values, with the format's version and the kind."""
+        head = {"format_version": self.FORMAT_VERSION, "kind": self.KIND}
+        return {**head, **dataclasses.asdict(self)}
+
+    @classmethod
+    def from_dict(cls, values: Any) -> Self:
+        """Build the settings from what `to_dict` returned.
+
+        Raises:
+            ConfigError: unknown version, unknown or missing keys, or a wrong value, all named.
+        """
+        if not isinstance(values, dict):
+            raise ConfigError(f"config is a {type(values).__name__}, not a JSON object.")
+        version = values.get("format_version")
+        if version != cls.FORMAT_VERSION:
+            raise ConfigError(
+                f"config has format_version {version!r}; this release reads "
+                f"{cls.FORMAT_VERSION}. Update amd-seg, or take weights of another revision."
+            )
+        rest = {
+            key: value for key, value in values.items() if key not in ("format_version", "kind")
+        }
+        model = _build(cls.MODEL, rest.pop("model", None), "model")
+        return _build(cls, {**rest, "model": model}, "config")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsConfig(StoredConfig):
     """What config.json says of a set of weights: the model, its use, and where it comes from."""
 
-    FORMAT_VERSION = 1
+    KIND = "objectness"
+    MODEL = AMDConfig
 
     model: AMDConfig
     object_channel: int = 0
@@ -101,34 +158,11 @@ class WeightsConfig:
     """Digest of model.safetensors, checked when it is read; empty where unknown."""
 
     def __post_init__(self) -> None:
-        require = partial(_require, self)
+        check = partial(require, self)
         last = self.model.regions - 1
-        require("object_channel", 0 <= self.object_channel <= last, f"0 to {last}")
-        require("input_size", 16 <= self.input_size <= 8192, "16 to 8192")
-        require("threshold", 0 < self.threshold < 1, "between 0 and 1")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the settings as JSON-able values, with the format's version."""
-        return {"format_version": self.FORMAT_VERSION, **dataclasses.asdict(self)}
-
-    @classmethod
-    def from_dict(cls, values: Any) -> "WeightsConfig":
-        """Build the settings from what `to_dict` returned.
-
-        Raises:
-            ConfigError: unknown version, unknown or missing keys, or a wrong value, all named.
-        """
-        if not isinstance(values, dict):
-            raise ConfigError(f"config is a {type(values).__name__}, not a JSON object.")
-        version = values.get("format_version")
-        if version != cls.FORMAT_VERSION:
-            raise ConfigError(
-                f"config has format_version {version!r}; this release reads "
-                f"{cls.FORMAT_VERSION}. Update amd-seg, or take weights of another revision."
-            )
-        rest = {key: value for key, value in values.items() if key != "format_version"}
-        model = _build(AMDConfig, rest.pop("model", None), "model")
-        return _build(cls, {**rest, "model": model}, "config")
+        check("object_channel", 0 <= self.object_channel <= last, f"0 to {last}")
+        check("input_size", 16 <= self.input_size <= 8192, "16 to 8192")
+        check("threshold", 0 < self.threshold < 1, "between 0 and 1")
 
 
 def _build(cls: type[T], values: Any, where: str) -> T:
@@ -164,7 +198,17 @@ def _fits(value: Any, target: "dataclasses.Field[Any]") -> bool:
     return type(value) is type(default)
 
 
-def _require(settings: object, name: str, holds: bool, allowed: str) -> None:
+def require(settings: object, name: str, holds: bool, allowed: str) -> None:
+    """Raise a ConfigError that names a field, its value and what is allowed, unless it holds."""
     if not holds:
         value = getattr(settings, name)
         raise ConfigError(f"{name}={value!r} cannot be used: it must be {allowed}.")
+
+
+def _require_numbers(settings: object, name: str, counts: tuple[int, int], high: int) -> None:
+    """Require a tuple of numbers from 1 to `high`, of a length between the two counts."""
+    numbers = tuple(getattr(settings, name))
+    object.__setattr__(settings, name, numbers)
+    fits = counts[0] <= len(numbers) <= counts[1] and all(1 <= n <= high for n in numbers)
+    count = f"{counts[0]}" if counts[0] == counts[1] else f"{counts[0]} to {counts[1]}"
+    require(settings, name, fits, f"{count} numbers from 1 to {high}")

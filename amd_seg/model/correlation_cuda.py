@@ -166,10 +166,21 @@ def kernels_for(x: Tensor, max_displacement: int) -> cuda_build.Module | None:
     raise DeviceError(f"{VARIABLE}=cuda: {built} Set it to auto for the plain path.")
 
 
+def path_in_words(device: torch.device) -> str:
+    """Return the path that a correlation of float32 features takes on `device`."""
+    try:
+        kernels = kernels_for(torch.empty(0, device=device), max_displacement=4)
+    except (ConfigError, DeviceError) as fault:
+        return f"none: {fault}"
+    return "plain PyTorch" if kernels is None else "CUDA kernels"
+
+
 @functools.cache
 def _build(index: int, dtype: torch.dtype, max_displacement: int) -> cuda_build.Module | str:
     """Compile and load the kernels once; where that fails, warn once and remember why."""
     try:
+        if torch.version.cuda is None:
+            raise DeviceError(f"torch {torch.__version__} is not built for CUDA.")
         return cuda_build.load(SOURCE, defines(dtype, max_displacement), KERNELS, index)
     except DeviceError as failure:
         logger.warning("Correlation takes its slower plain path on cuda:%d: %s", index, failure)
@@ -181,7 +192,7 @@ def volume_cuda(module: cuda_build.Module, x1: Tensor, x2: Tensor, reach: int) -
     batch, _, height, width = x1.shape
     volume = x1.new_empty(batch, (2 * reach + 1) ** 2, height, width)
     if volume.numel():
-        _run(module, volume_launch(x1, x2, volume, reach))
+        _run(module, volume_launch(x1, x2, volume, reach), x1.device)
     return volume
 
 
@@ -199,14 +210,15 @@ def gradients_cuda(
     second = x2.new_empty(x2.shape if needs_x2 else (0,))
     if x1.numel() and (needs_x1 or needs_x2):
         wanted = (first if needs_x1 else None, second if needs_x2 else None)
-        _run(module, gradients_launch(grad, x1, x2, wanted, reach))
+        _run(module, gradients_launch(grad, x1, x2, wanted, reach), x1.device)
     return first, second
 
 
-def _run(module: cuda_build.Module, launch: Launch) -> None:
+def _run(module: cuda_build.Module, launch: Launch, device: torch.device) -> None:
     if launch.grid[0] > _MOST_BLOCKS:
         raise DeviceError(
             f"correlation needs {launch.grid[0]} blocks of the device's {_MOST_BLOCKS}. "
             "Give a smaller batch."
         )
-    module.launch(launch.kernel, launch.grid, launch.threads, launch.arguments)
+    stream = torch.cuda.current_stream(device).cuda_stream
+    module.launch(launch.kernel, launch.grid, launch.threads, launch.arguments, stream)

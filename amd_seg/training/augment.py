@@ -1,5 +1,6 @@
 """Random crops, mirrors and colours, drawn from one generator so that a seed repeats a run."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,10 @@ ASPECT_JITTER = 0.25
 """Largest change of a crop's aspect, as a factor beside 1."""
 GREY_SHARE = 0.1
 """Share of the frames that lose their colours."""
+BLURRED_SHARE = 0.5
+"""Share of the frames that `blur` changes."""
+BLUR_SIGMAS = (0.1, 2.0)
+"""Range of its Gaussians, in pixels: MoCo v2's."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +26,11 @@ class Box:
     height: int
     width: int
     is_mirrored: bool
+
+    def part_of(self, images: Tensor) -> Tensor:
+        """Return this part of images (..., height, width), without a copy, not mirrored."""
+        rows = slice(self.top, self.top + self.height)
+        return images[..., rows, self.left : self.left + self.width]
 
 
 def random_box(
@@ -52,22 +62,6 @@ def random_box(
     )
 
 
-def cut(image: Tensor, box: Box, crop: tuple[int, int]) -> Tensor:
-    """Cut a box out of an image and bring it to the crop's size.
-
-    Args:
-        image: (channel, height, width), uint8.
-        box: which part.
-        crop: height and width of the result.
-
-    Returns:
-        (channel, *crop), float, in the image's range.
-    """
-    part = image[:, box.top : box.top + box.height, box.left : box.left + box.width]
-    part = F.interpolate(part[None].float(), crop, mode="bilinear", antialias=True)[0]
-    return part.flip(-1) if box.is_mirrored else part
-
-
 def jitter_colours(frames: Tensor, generator: torch.Generator) -> Tensor:
     """Change brightness, contrast, saturation and tint of each frame; some become grey.
 
@@ -88,3 +82,24 @@ def jitter_colours(frames: Tensor, generator: torch.Generator) -> Tensor:
     frames = (frames - mean) * contrast + mean * brightness
     grey = frames.mean(dim=1, keepdim=True)
     return ((frames - grey) * saturation + grey).mul(tint).clamp(0, 255)
+
+
+def blur(frames: Tensor, generator: torch.Generator) -> Tensor:
+    """Blur some of the frames by a Gaussian of random width.
+
+    Args:
+        frames: (batch, 3, height, width), float, of 7 pixels or more on each side.
+        generator: where the numbers come from.
+    """
+    batch, channels = frames.shape[:2]
+    draws = torch.rand(batch, 2, generator=generator).to(frames.device)
+    sigmas = BLUR_SIGMAS[0] + (BLUR_SIGMAS[1] - BLUR_SIGMAS[0]) * draws[:, 1:]
+    reach = math.ceil(3 * BLUR_SIGMAS[1])
+    places = torch.arange(-reach, reach + 1, device=frames.device)
+    kernels = torch.exp(-(places**2) / (2 * sigmas**2))  # (batch, tap)
+    kernels = (kernels / kernels.sum(dim=1, keepdim=True)).repeat_interleave(channels, dim=0)
+    planes = F.pad(frames, (reach,) * 4, mode="reflect").flatten(0, 1)[None]
+    rows = F.conv2d(planes, kernels[:, None, :, None], groups=len(kernels))
+    both = F.conv2d(rows, kernels[:, None, None, :], groups=len(kernels))
+    is_blurred = draws[:, 0].view(-1, 1, 1, 1) < BLURRED_SHARE
+    return torch.where(is_blurred, both.view_as(frames), frames)

@@ -12,20 +12,25 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from amd_seg.errors import WeightsError
-from amd_seg.model.amd import AMD
+from amd_seg.weights import Network
 
 logger = logging.getLogger(__name__)
 
-# Where self-supervised checkpoints keep their ResNet: MoCo, DenseCL, DINO, plain wrappers.
-PREFIXES = ("module.encoder_q.", "encoder_q.", "module.backbone.", "backbone.", "module.")
+# Where self-supervised checkpoints keep their ResNet: MoCo, TimeCycle, DenseCL, DINO, wrappers.
+PREFIXES = (
+    *("module.encoder_q.", "encoder_q.", "module.encoderVideo.", "encoderVideo."),
+    *("module.backbone.", "backbone.", "module."),
+)
+OFFICIAL_PREFIX = "backbone2."
 HEADS = ("fc.", "head.", "classifier.")
 
 
-def load_backbone(model: AMD, path: str | os.PathLike[str]) -> None:
+def load_backbone(model: Network, path: str | os.PathLike[str]) -> None:
     """Copy a ResNet's weights, by torchvision's names, into the appearance pathway.
 
     The classifier on top is left out. The file's own wrapping (`state_dict`, `model`) and the
-    prefixes of MoCo, DenseCL and DINO are taken off.
+    prefixes of MoCo, TimeCycle, DenseCL and DINO are taken off; TimeCycle's kernels, which are
+    one frame deep, lose that axis.
 
     Args:
         model: whose backbone is filled.
@@ -36,7 +41,9 @@ def load_backbone(model: AMD, path: str | os.PathLike[str]) -> None:
     """
     backbone = model.appearance.backbone
     wanted = backbone.state_dict()
-    found = _plain_names(_read(Path(path)), wanted)
+    state = _read(Path(path))
+    _refuse_official(state, Path(path))
+    found = _plain_names(state, wanted)
     # Counters of old files may be missing; they do nothing at a fixed momentum.
     needed = {name for name in wanted if not name.endswith("num_batches_tracked")}
     missing = sorted(needed - set(found))
@@ -89,5 +96,19 @@ def _plain_names(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> d
     first = next(iter(wanted))
     for prefix in PREFIXES:
         if prefix + first in state:
-            return {n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)}
+            found = {n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)}
+            return {name: _flat(value) for name, value in found.items()}
     return dict(state)
+
+
+def _flat(kernel: Tensor) -> Tensor:
+    """Take the time axis of length 1 off a kernel (outputs, inputs, time, height, width)."""
+    return kernel.squeeze(2) if kernel.ndim == 5 and kernel.shape[2] == 1 else kernel
+
+
+def _refuse_official(state: Mapping[str, Tensor], path: Path) -> None:
+    if any(name.removeprefix("module.").startswith(OFFICIAL_PREFIX) for name in state):
+        raise WeightsError(
+            f"{path} is the authors' checkpoint. Convert it first, amd-seg weights convert "
+            f"{path} -o DIR, and give that folder."
+        )

@@ -1,8 +1,10 @@
 """The stream of batches that a run learns from: opened as its settings say."""
 
 import dataclasses
+import itertools
+import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,7 +21,10 @@ from amd_seg.training.pairs import Crop
 from amd_seg.training.photo_files import write_photo_targets
 from amd_seg.training.photos import PhotoConfig
 from amd_seg.training.presets import TrainingConfig
+from amd_seg.training.run_config import RunConfig
 from amd_seg.training.targets import TargetClip, TargetSampler, load_target_clips
+
+logger = logging.getLogger(__name__)
 
 
 class Batches(Protocol):
@@ -64,7 +69,7 @@ def open_batches(
             objective.
         InputError, MediaError: the clips, or their targets, cannot be used.
     """
-    _require_shareable(config, processes)
+    require_shareable(config, processes)
     clips = find_clips(roots)
     if config.objective == "mover":
         place = Path(targets) if targets else _found_targets(clips, config, processes, folder)
@@ -87,7 +92,8 @@ def _found_targets(
 ) -> Path:
     _require_alone(processes, "motion", "mover_files", "--targets")
     mover = MoverConfig(mask_height=config.short_edge)
-    write_targets_of_clips(clips, folder.targets, mover, workers=os.cpu_count() or 1)
+    tell = _progress_of("Motion targets", len(clips))
+    write_targets_of_clips(clips, folder.targets, mover, workers=os.cpu_count() or 1, on_clip=tell)
     return folder.targets
 
 
@@ -105,7 +111,8 @@ def _open_photos(
     if not targets:
         _require_alone(processes, "photo", "photo_files", "--photo-targets")
         contrast = PhotoConfig(mask_height=config.short_edge)
-        write_photo_targets(stills, place, contrast, workers=os.cpu_count() or 1)
+        tell = _progress_of("Photo targets", len(stills))
+        write_photo_targets(stills, place, contrast, workers=os.cpu_count() or 1, on_photo=tell)
     return load_target_clips(stills, place, short_edge=config.short_edge)
 
 
@@ -139,7 +146,25 @@ def _open_pairs(
     }
     if config.frames == "loader":
         return PairLoader(clips, workers=config.workers, **draws, **decoding)
-    return PairSampler(FrameStore.decode(clips, **decoding), **draws)
+    tell = _progress_of("Decoded", len(clips))
+    store = FrameStore.decode(clips, on_clip=tell, **decoding)
+    logger.info(
+        *("%d frames of %d clips take %.2f GiB on %s.", store.frame_count, len(store.clips)),
+        *(store.gib, store.device),
+    )
+    return PairSampler(store, **draws)
+
+
+def _progress_of(what: str, total: int) -> Callable[..., None]:
+    """Return a callback for each clip that is done, which logs every tenth of them."""
+    done = itertools.count(1)
+
+    def tell(*_: object) -> None:
+        count = next(done)
+        if count * 10 // total > (count - 1) * 10 // total:
+            logger.info("%s: %d of %d.", what, count, total)
+
+    return tell
 
 
 def _own_share(config: TrainingConfig, processes: Processes) -> TrainingConfig:
@@ -152,7 +177,8 @@ def _own_share(config: TrainingConfig, processes: Processes) -> TrainingConfig:
     )
 
 
-def _require_shareable(config: TrainingConfig, processes: Processes) -> None:
+def require_shareable(config: RunConfig, processes: Processes) -> None:
+    """Raise a ConfigError unless all processes get equal shares of a step."""
     shares = config.accumulate * processes.world_size
     if config.batch_size % shares:
         raise ConfigError(

@@ -1,7 +1,7 @@
 """Which region is the object: the one that moves most against its frame (section 3.5)."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -10,6 +10,9 @@ from torch import Tensor
 from amd_seg.model.amd import AMD, View
 
 BATCHES = 16
+
+CLEAR_LEAD = 1.5
+"""How much faster than a known object channel another region must move to take its place."""
 
 
 @dataclass(frozen=True)
@@ -23,9 +26,17 @@ class ChannelChoice:
 
     @property
     def margin(self) -> float:
-        """How much faster the chosen region moves than the next, as a share, 0 or more."""
-        first, second = sorted(self.motion, reverse=True)[:2]
-        return first / second - 1 if second > 0 else 0.0
+        """How much faster the chosen region moves than the fastest other one, as a share.
+
+        Below 0 where another one moves faster and was not chosen.
+        """
+        others = self.motion[: self.channel] + self.motion[self.channel + 1 :]
+        return self.motion[self.channel] / max(others) - 1 if max(others) > 0 else 0.0
+
+    def unless_clear(self, prior: int) -> "ChannelChoice":
+        """Return the choice of `prior`, unless the other one moves `CLEAR_LEAD` times as much."""
+        is_clear = self.motion[self.channel] > CLEAR_LEAD * self.motion[prior]
+        return self if is_clear else replace(self, channel=prior)
 
 
 def relative_motion(view: View) -> Tensor:

@@ -95,7 +95,7 @@ class FrameStore:
                 opened = list(_each(pool, decoder.open, clips, broken, lambda clip: clip.name))
                 require_mostly_intact(broken, len(clips))
                 needed = sum(_estimated_bytes(reader, frame_step) for _, reader in opened)
-                _require_memory(needed, device, limit_gib)
+                require_memory(needed, device, limit_gib)
                 decoded = _each(pool, decoder.decode, opened, broken, lambda job: job[0].name)
                 for done, clip in enumerate(decoded, start=1):
                     stored.append(replace(clip, frames=clip.frames.to(device)))
@@ -163,10 +163,7 @@ class PairSampler:
 
     def __next__(self) -> PairBatch:
         draws = self._schedule.draw(self._batch_size)[self._mine]
-        size = (len(draws), 2, 3, *self._crop.size)
-        pairs = torch.empty(size, dtype=torch.uint8, device=self._store.device)
-        for pair, draw in zip(pairs, draws, strict=True):
-            pair.copy_(self._crop(self._store.pair(draw), draw))
+        pairs = self._crop([self._store.pair(draw) for draw in draws], draws)
         names = tuple(self._store.name(draw) for draw in draws)
         return PairBatch(pairs[:, 0], pairs[:, 1], names)
 
@@ -212,6 +209,30 @@ def free_bytes(device: torch.device) -> int | None:
         # A container may have less than the machine.
         free = min(free, int(limit.read_text()) - int(used.read_text()))
     return free
+
+
+def require_memory(needed: float, device: torch.device, limit_gib: float | None = None) -> None:
+    """Raise where frames of `needed` bytes do not fit the memory of a device.
+
+    Args:
+        limit_gib: memory that may be used, in GiB; None takes nine tenths of what is free.
+
+    Raises:
+        InputError: they do not fit, with the numbers.
+    """
+    free = free_bytes(device)
+    if limit_gib is not None:
+        allowed, whose = limit_gib * GIB, "are allowed"
+    elif free is not None:
+        allowed, whose = _SHARE_OF_FREE * free, f"can be used of {free / GIB:.3g} GiB free"
+    else:
+        return
+    if needed > allowed:
+        raise InputError(
+            f"The frames do not fit the memory of {device}: they need {needed / GIB:.3g} GiB, "
+            f"{allowed / GIB:.3g} GiB {whose}. Use a smaller short edge, a larger frame step, "
+            "fewer clips, or --frames loader, which decodes as it goes."
+        )
 
 
 @dataclass(frozen=True)
@@ -269,19 +290,3 @@ def _estimated_bytes(reader: FrameReader, frame_step: int) -> float:
         # A clip that tells nothing counts as a short one.
         frames = (reader.duration or 10) * float(reader.frame_rate or 25) / frame_step
     return frames * reader.height * reader.width * 3
-
-
-def _require_memory(needed: float, device: torch.device, limit_gib: float | None) -> None:
-    free = free_bytes(device)
-    if limit_gib is not None:
-        allowed, whose = limit_gib * GIB, "are allowed"
-    elif free is not None:
-        allowed, whose = _SHARE_OF_FREE * free, f"can be used of {free / GIB:.3g} GiB free"
-    else:
-        return
-    if needed > allowed:
-        raise InputError(
-            f"The frames do not fit the memory of {device}: they need {needed / GIB:.3g} GiB, "
-            f"{allowed / GIB:.3g} GiB {whose}. Use a smaller short edge, a larger frame step, "
-            "fewer clips, or --frames loader, which decodes as it goes."
-        )

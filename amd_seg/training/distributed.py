@@ -21,6 +21,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from amd_seg.device import resolve_device
 from amd_seg.errors import DeviceError
+from amd_seg.model.segment_flow import full_precision
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,9 @@ def joined_processes(device: str = "auto") -> Iterator[Processes]:
         DeviceError: the device cannot be used, or the node has fewer GPUs than processes.
     """
     if not is_launched():
-        yield Processes(resolve_device(device))
+        place = resolve_device(device)
+        _say_which(device, place)
+        yield Processes(place)
         return
     place = _own_device(device)
     if place.type == "cuda":
@@ -83,6 +88,7 @@ def joined_processes(device: str = "auto") -> Iterator[Processes]:
     dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
     try:
         with _quiet_but_first(dist.get_rank()):
+            _say_which(device, place)
             yield Processes(place, dist.get_rank(), dist.get_world_size())
     finally:
         dist.destroy_process_group()
@@ -151,14 +157,16 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
         if not self.training:
             return super().forward(input)
         processes = dist.get_world_size()
-        mean = _sum(input.mean(dim=(0, 2, 3))) / processes
-        centred = input - mean.view(1, -1, 1, 1)
+        # Under autocast too: statistics in half precision would be off by a hundredth.
+        wide = full_precision(input)
+        mean = _sum(wide.mean(dim=(0, 2, 3))) / processes
+        centred = wide - mean.view(1, -1, 1, 1)
         # Of the centred values: the difference of two large numbers would lose digits.
         variance = _sum(centred.square().mean(dim=(0, 2, 3))) / processes
         self._remember(mean, variance, count=processes * input.numel() // input.shape[1])
         scale = self.weight * (variance + self.eps).rsqrt()
         normalised: Tensor = centred * scale.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)
-        return normalised
+        return normalised.to(input.dtype)
 
     @torch.no_grad()
     def _remember(self, mean: Tensor, variance: Tensor, count: int) -> None:
@@ -217,14 +225,19 @@ def _own_device(name: str) -> torch.device:
     return torch.device("cuda", own)
 
 
+def _say_which(asked_for: str, place: torch.device) -> None:
+    if asked_for == "auto":
+        logger.info("Using device %s.", place)
+
+
 @contextmanager
 def _quiet_but_first(rank: int) -> Iterator[None]:
     """Say what all processes notice once."""
-    logger = logging.getLogger("amd_seg")
-    before = logger.level
+    library = logging.getLogger("amd_seg")
+    before = library.level
     if rank:
-        logger.setLevel(logging.ERROR)
+        library.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        logger.setLevel(before)
+        library.setLevel(before)

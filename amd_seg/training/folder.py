@@ -11,6 +11,9 @@ from amd_seg.errors import InputError, MediaError
 from amd_seg.media.files import write_atomically
 from amd_seg.training.checkpoints import list_checkpoints
 
+ORIGIN = ("init", "init_backbone", "start")
+"""Settings that say what a run started from, which is not asked for again when it is resumed."""
+
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -82,6 +85,22 @@ class RunFolder:
                 f"The run folder {self.path} is not empty. "
                 "Give --resume to go on, or another --out."
             )
+
+    def read_settings(self) -> dict[str, Any]:
+        """What config.json says; nothing where it is not there.
+
+        Raises:
+            InputError: it is no JSON object.
+        """
+        if not self.config.is_file():
+            return {}
+        try:
+            return dict(json.loads(self.config.read_text()))
+        except (ValueError, TypeError) as cause:
+            raise InputError(
+                f"Cannot resume {self.path}: its config.json cannot be read ({cause}). "
+                "Give the folder of a run, or start without --resume."
+            ) from cause
 
     def write_settings(self, settings: dict[str, Any]) -> None:
         """Write config.json."""

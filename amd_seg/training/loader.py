@@ -191,7 +191,7 @@ class _PairDataset(Dataset[_Fetched]):
             except MediaError as error:
                 self._broken[clip.name] = str(error)
             else:
-                return self._crop(pair, draw), f"{clip.name}:{name}", self._broken
+                return self._crop([pair], [draw])[0], f"{clip.name}:{name}", self._broken
         raise MediaError(f"No clip can be read any more: {self._broken}. Give intact clips.")
 
     def _fetch(self, reader: _Reader, times: Times, draw: PairDraw) -> tuple[Tensor, str]:

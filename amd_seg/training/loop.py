@@ -14,7 +14,11 @@ from torch import Tensor, nn
 from amd_seg.device import resolve_precision
 from amd_seg.errors import TrainingDivergedError
 from amd_seg.training.distributed import Processes, local_gradients
-from amd_seg.training.presets import TrainingConfig
+from amd_seg.training.run_config import RunConfig
+
+
+class StopTraining(Exception):
+    """Raised by `on_step` to end a run between two steps; what was learned is kept."""
 
 
 @dataclass
@@ -56,6 +60,8 @@ class StepReport:
 
     step: int
     """Steps done, this one included."""
+    done: float
+    """How much of the run that is, 0 to 1; see `progress`."""
     parts: dict[str, float]
     """The loss, its terms and the monitors."""
     learning_rate: float
@@ -66,23 +72,28 @@ class StepReport:
     """The pairs of the last micro-batch."""
 
 
-def start(objective: nn.Module, config: TrainingConfig) -> TrainState:
+def start(objective: nn.Module, config: RunConfig) -> TrainState:
     """A fresh state: the settings' optimiser, and an average where they ask for one."""
-    kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-    parameters = [p for p in objective.parameters() if p.requires_grad]
-    optimizer = kinds[config.optimizer](
-        parameters, lr=config.learning_rate, weight_decay=config.weight_decay
-    )
-    state = TrainState(objective, optimizer)
+    state = TrainState(objective, _optimizer(objective, config))
     if config.ema_decay:
         state.average = copy.deepcopy(state.model).eval().requires_grad_(False)
     return state
 
 
+def _optimizer(objective: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
+    parameters = [p for p in objective.parameters() if p.requires_grad]
+    rates: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(parameters, momentum=config.momentum, **rates)
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, **rates)
+    return torch.optim.Adam(parameters, **rates)
+
+
 def optimize(
     state: TrainState,
     batches: Iterator[Any],
-    config: TrainingConfig,
+    config: RunConfig,
     *,
     on_step: Callable[[StepReport], None] | None = None,
     processes: Processes | None = None,
@@ -97,8 +108,8 @@ def optimize(
         processes: those that take the steps together; None is this one alone.
 
     Raises:
-        TrainingDivergedError: the loss is not finite; the weights are still those before
-            the step.
+        TrainingDivergedError: the loss or its gradient is not finite; the weights are still
+            those before the step.
     """
     device = next(state.model.parameters()).device
     processes = processes or Processes(device)
@@ -117,13 +128,14 @@ def optimize(
             with local_gradients(state.objective, micro_batch == config.accumulate):
                 with torch.autocast(device.type, dtype=autocast_dtype, enabled=enabled):
                     parts = state.objective(batch, done, state.step)
-                _require_finite(parts, batch.names, state.step)
+                _require_finite(parts["loss"], "loss", parts, batch.names, state.step)
                 (parts["loss"] / config.accumulate).backward()
             for name, value in parts.items():
                 totals[name] = totals.get(name, 0) + value.detach() / config.accumulate
 
         limit = config.gradient_clip or math.inf
         norm = nn.utils.clip_grad_norm_(state.objective.parameters(), limit)
+        _require_finite(norm, "gradient", totals, batch.names, state.step)
         state.optimizer.step()
         state.optimizer.zero_grad(set_to_none=True)
         if state.average is not None:
@@ -138,18 +150,19 @@ def optimize(
                     strict=True,
                 )
             )
-            on_step(_report(state, totals, learning_rate, norm, batch.names))
+            done = progress(state, config)
+            on_step(_report(state, done, totals, learning_rate, norm, batch.names))
     return state
 
 
-def progress(state: TrainState, config: TrainingConfig) -> float:
+def progress(state: TrainState, config: RunConfig) -> float:
     """How much of the run is done, 0 to 1: by the clock where minutes are set, else by steps."""
     by_steps = state.step / config.steps
     by_clock = state.seconds / (60 * config.minutes) if config.minutes else 0.0
     return min(1.0, max(by_steps, by_clock))
 
 
-def learning_rate_at(done: float, step: int, config: TrainingConfig) -> float:
+def learning_rate_at(done: float, step: int, config: RunConfig) -> float:
     """Polynomial decay, (base - final) (1 - t/T)^power + final, after a linear warm-up."""
     decay: float = (1 - done) ** config.poly_power
     rate = (config.learning_rate - config.final_learning_rate) * decay
@@ -209,18 +222,25 @@ def _agreed(seconds: float, processes: Processes) -> float:
     return processes.mean(own).item()
 
 
-def _require_finite(parts: dict[str, Tensor], names: tuple[str, ...], step: int) -> None:
-    if torch.isfinite(parts["loss"]):
+def _require_finite(
+    value: Tensor, what: str, parts: dict[str, Tensor], names: tuple[str, ...], step: int
+) -> None:
+    if torch.isfinite(value):
         return
-    values = ", ".join(f"{name} {value.item():.4g}" for name, value in parts.items())
+    values = ", ".join(f"{name} {part.item():.4g}" for name, part in parts.items())
     raise TrainingDivergedError(
-        f"The loss is not finite at step {step} ({values}), on {', '.join(names)}. "
+        f"The {what} is not finite at step {step} ({values}), on {', '.join(names)}. "
         "Resume from the last checkpoint with a lower --learning-rate or with --gradient-clip 1."
     )
 
 
 def _report(
-    state: TrainState, totals: dict[str, Tensor], rate: float, norm: Tensor, names: tuple[str, ...]
+    state: TrainState,
+    done: float,
+    totals: dict[str, Tensor],
+    learning_rate: float,
+    norm: Tensor,
+    names: tuple[str, ...],
 ) -> StepReport:
     parts = {name: value.item() for name, value in totals.items()}
-    return StepReport(state.step, parts, rate, norm.item(), state.seconds, names)
+    return StepReport(state.step, done, parts, learning_rate, norm.item(), state.seconds, names)

@@ -49,7 +49,7 @@ def write_mover_targets(
         The file of each clip, in the order of `clips`.
 
     Raises:
-        MediaError: clips that could not be read, all named; the others are done.
+        MediaError: more than one in a hundred cannot be read; the others are done.
         ConfigError: OpenCV is not installed.
     """
     jobs = {}

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import zipfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -101,7 +102,11 @@ class MoverTargets:
 
 
 def mover_targets(
-    frames: NDArray[np.uint8], config: MoverConfig | None = None, flow: Flow = dis_flow
+    frames: NDArray[np.uint8],
+    config: MoverConfig | None = None,
+    flow: Flow = dis_flow,
+    *,
+    among: Iterable[int] | None = None,
 ) -> MoverTargets:
     """Find what moves on its own in the frames of a clip.
 
@@ -112,16 +117,18 @@ def mover_targets(
         frames: (frame, height, width, 3), RGB uint8.
         config: how to look; the default was chosen on clips of 24 frames a second.
         flow: the dense flow, see `Flow`.
+        among: the frames that a target is looked for on; None takes each `config.every`-th.
 
     Raises:
         ConfigError: OpenCV is not installed.
     """
     config = config or MoverConfig()
+    among = range(0, len(frames), config.every) if among is None else among
     small = resize_frames(frames, config.work_height)
     size = scaled_size(frames.shape[1:3], config.mask_height)
     found = [
         (index, target)
-        for index in range(0, len(frames), config.every)
+        for index in among
         if (target := _frame_target(small, index, config, flow)) is not None
     ]
     return MoverTargets(

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from amd_seg.errors import ConfigError
+from amd_seg.training.crops import resize_parts
 
 Sampling = Literal["video", "pair"]
 Box = tuple[int, int, int, int]
@@ -87,18 +86,22 @@ class Crop:
         left = int(draw.left * (width - box_width + 1))
         return top, left, box_height, box_width
 
-    def __call__(self, pair: Tensor, draw: PairDraw) -> Tensor:
-        """Return the drawn part of both frames, at `size`, antialiased.
+    def __call__(self, pairs: Sequence[Tensor], draws: Sequence[PairDraw]) -> Tensor:
+        """Return the drawn part of each pair at `size`, antialiased, mirrored where that is drawn.
 
         Args:
-            pair: (2, 3, height, width), uint8.
-            draw: whose chances place the box and decide the flip.
+            pairs: each (2, 3, height, width), uint8, on one device.
+            draws: whose chances place the boxes and decide the flips.
+
+        Returns:
+            (pair, 2, 3, *size), uint8.
         """
-        top, left, height, width = self.box(draw, pair.shape[-2], pair.shape[-1])
-        part = pair[..., top : top + height, left : left + width]
-        if (height, width) != self.size:
-            part = _resize(part, self.size)
-        return part.flip(-1) if self.flip and draw.flip < 0.5 else part
+        boxes = [self.box(draw, *pair.shape[-2:]) for pair, draw in zip(pairs, draws, strict=True)]
+        parts = [
+            pair[..., top : top + height, left : left + width]
+            for pair, (top, left, height, width) in zip(pairs, boxes, strict=True)
+        ]
+        return resize_parts(parts, self.size, [self.flip and draw.flip < 0.5 for draw in draws])
 
 
 class PairSchedule:
@@ -204,10 +207,3 @@ class PairSchedule:
         if first < 0:
             first = int(start * (last - step + 1))
         return PairDraw(clip, first, first + step, *crop[:4])
-
-
-def _resize(frames: Tensor, size: tuple[int, int]) -> Tensor:
-    # Only the CPU has this kernel for bytes; there it is several times as fast as for floats.
-    source = frames.contiguous() if frames.device.type == "cpu" else frames.float()
-    resized = F.interpolate(source, size, mode="bilinear", antialias=True)
-    return resized if resized.dtype == torch.uint8 else resized.round().clamp(0, 255).byte()

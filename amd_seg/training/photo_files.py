@@ -37,7 +37,7 @@ def write_photo_targets(
         on_photo: called with name and number of targets after each photo.
 
     Raises:
-        MediaError: photos that cannot be read, all named; the others are done.
+        MediaError: more than one in a hundred cannot be read; the others are done.
         ConfigError: OpenCV is not installed.
     """
     # The workers import this module, and they need no torch.

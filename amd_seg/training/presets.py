@@ -5,19 +5,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from amd_seg.errors import ConfigError
 from amd_seg.model.config import AMDConfig
+from amd_seg.training.run_config import Optimizer, RunConfig
 
 Objective = Literal["photometric", "dense", "flow-fit", "mover"]
 FlowFit = Literal["constant", "affine"]
 Sampling = Literal["video", "pair"]
-Optimizer = Literal["adam", "adamw"]
-Precision = Literal["float32", "bfloat16"]
 Frames = Literal["memory", "loader"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingConfig:
+class TrainingConfig(RunConfig):
     """How a model is trained; the defaults are the paper's (section 4.1, FACTS 4).
 
     Raises:
@@ -25,13 +23,10 @@ class TrainingConfig:
     """
 
     steps: int = 400_000
-    """Optimiser steps of the whole run."""
-    minutes: float = 0.0
-    """Wall-clock budget; above 0 the schedule follows the clock and the run ends by it."""
-    batch_size: int = 16
-    """Pairs per optimiser step, over all processes and micro-batches."""
-    accumulate: int = 1
-    """Micro-batches per step and process."""
+    optimizer: Optimizer = "adam"
+    learning_rate: float = 1e-4
+    final_learning_rate: float = 1e-6
+    weight_decay: float = 1e-6
     objective: Objective = "photometric"
     """photometric: eq. 7, end to end. dense: the motion pathway alone, by its dense flow.
     flow-fit: dense, and the regions by how well the best motion of each explains that flow.
@@ -58,22 +53,6 @@ class TrainingConfig:
     entropy_weight: float = 0.0
     """Weight of the masks' mean entropy as a reward that fades to 0 over the run's first half;
     keeps masks soft until the motion features know something."""
-    optimizer: Optimizer = "adam"
-    """adam adds weight decay to the gradient (as released), adamw decouples it."""
-    learning_rate: float = 1e-4
-    """Of the first step after the warm-up."""
-    final_learning_rate: float = 1e-6
-    """Where the polynomial schedule ends."""
-    poly_power: float = 0.9
-    """Power of that schedule; 1 is linear."""
-    warmup_steps: int = 0
-    """Steps over which the learning rate rises from 0."""
-    weight_decay: float = 1e-6
-    """Share of each weight, per step and learning rate, that decays."""
-    gradient_clip: float = 0.0
-    """Largest L2 norm of the gradient; 0 clips nothing."""
-    ema_decay: float = 0.0
-    """Decay per step of the averaged weights that are released; 0 keeps no average."""
     short_edge: int = 400
     """Short edge, in pixels, to which frames are decoded."""
     scale: tuple[float, float] = (0.96, 1.0)
@@ -105,48 +84,24 @@ class TrainingConfig:
     """Use every n-th frame of a clip: where adjacent ones hardly differ."""
     transpose_portrait: bool = True
     """Swap the axes of frames that are higher than wide, as published."""
-    precision: Precision = "float32"
-    """Of autocast; the objective accumulates in float32 in any case."""
-    compile: bool = False
-    """Compile the appearance pathway with torch.compile: a minute at the start, faster steps."""
-    channels_last: bool = True
-    """Memory layout of the convolutions: faster on GPUs, slower on CPUs without AVX-512."""
-    seed: int = 0
-    log_every: int = 20
-    """Steps between two lines of log.jsonl."""
-    sheet_every: int = 2000
-    """Steps between two picture sheets in OUT/sheets; 0 draws none."""
     evaluate_every: int = 2000
     """Steps between two scores, for --evaluate."""
     alarms: bool = True
     """Stop a run whose masks or flow have collapsed for 200 steps."""
-    checkpoint_every: int = 2000
-    """Steps between two checkpoints."""
-    keep: int = 2
-    """Checkpoints kept beside the newest best."""
 
     def __post_init__(self) -> None:
         for name in ("scale", "crop"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        faults = [f"{name}={getattr(self, name)!r} ({rule})" for name, rule in self._faults()]
-        if faults:
-            raise ConfigError(f"Training cannot start with {', '.join(faults)}.")
+        super().__post_init__()
 
     def _faults(self) -> Iterator[tuple[str, str]]:
-        """Names of the fields that are wrong, each with what it must be."""
-        limits = {**dict.fromkeys(_AT_LEAST_ONE, 1), **dict.fromkeys(_NOT_NEGATIVE, 0)}
-        yield from ((n, f"{low} or more") for n, low in limits.items() if getattr(self, n) < low)
-        yield from (
-            (name, f"one of {choices}")
-            for name, choices in _CHOICES.items()
-            if getattr(self, name) not in choices
-        )
-        for name in ("learning_rate", "poly_power"):
-            if getattr(self, name) <= 0:
-                yield name, "above 0"
+        yield from super()._faults()
+        yield from self._below(1, "max_gap", "frame_step", "evaluate_every")
+        yield from self._below(0, *_NOT_NEGATIVE)
+        yield from self._unknown(**_CHOICES)
         if not 0 < self.start_scale <= 1:
             yield "start_scale", "above 0, up to 1"
-        for name in ("ssim_weight", "ema_decay", "photo_share"):
+        for name in ("ssim_weight", "photo_share"):
             if not 0 <= getattr(self, name) <= 1:
                 yield name, "0 to 1"
         if min(self.crop) < 16:
@@ -155,8 +110,6 @@ class TrainingConfig:
             yield "scale", "0 < low <= high <= 1"
         if self.short_edge < 16:
             yield "short_edge", "at least the crop"
-        if self.accumulate > 0 and self.batch_size % self.accumulate:
-            yield "batch_size", f"a multiple of accumulate={self.accumulate}"
         if self.objective == "mover":
             yield from (
                 (name, "left out for the objective mover")
@@ -165,13 +118,8 @@ class TrainingConfig:
             )
 
 
-_AT_LEAST_ONE = (
-    *("steps", "batch_size", "accumulate", "max_gap", "frame_step", "log_every", "keep"),
-    *("checkpoint_every", "evaluate_every"),
-)
 _NOT_NEGATIVE = (
-    *("minutes", "warmup_steps", "weight_decay", "gradient_clip", "entropy_weight", "workers"),
-    *("sheet_every", "motion_first_steps", "dense_weight", "flow_fit_weight"),
+    *("entropy_weight", "workers", "motion_first_steps", "dense_weight", "flow_fit_weight"),
     *("equivariance_weight", "min_relative_motion"),
 )
 # What works on pairs, which the objective mover does not see, and the value that turns it off.
@@ -188,8 +136,6 @@ _CHOICES = {
     "objective": get_args(Objective),
     "flow_fit": get_args(FlowFit),
     "sampling": get_args(Sampling),
-    "optimizer": get_args(Optimizer),
-    "precision": get_args(Precision),
     "frames": get_args(Frames),
 }
 

@@ -7,13 +7,18 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from amd_seg.classes import Classes
+from amd_seg.media.labels import indexed_image
 from amd_seg.media.pixels import Pixels
 from amd_seg.media.render import render_regions, render_saliency
 from amd_seg.model.amd import AMD
 from amd_seg.model.objective import splat_visibility
 from amd_seg.model.segment_flow import synthesize_view
+from amd_seg.model.semantic import SemanticNetwork
+from amd_seg.training.label_batches import LabelBatch
 from amd_seg.training.pairs import PairBatch
 from amd_seg.training.targets import TargetBatch
+from amd_seg.weights import Network
 
 ROWS = 4
 TILE = 192
@@ -23,13 +28,15 @@ ERROR_GAIN = 3
 """An absolute difference of 1/3 is drawn white: errors that matter are far below 1."""
 PAIR_COLUMNS = ("frame i", "frame j", "regions of i", "flow", "j from i", "error")
 TARGET_COLUMNS = ("frame", "regions", "object", "target")
+LABEL_COLUMNS = ("frame", "classes", "labels")
 
 
 @torch.no_grad()
-def draw_sheet(model: AMD, batch: PairBatch | TargetBatch) -> Image.Image:
+def draw_sheet(model: Network, batch: PairBatch | TargetBatch | LabelBatch) -> Image.Image:
     """Draw what a model makes of the first pairs of a batch.
 
-    For a `PairBatch` the columns are PAIR_COLUMNS, for a `TargetBatch` TARGET_COLUMNS. The flow
+    For a `PairBatch` the columns are PAIR_COLUMNS, for a `TargetBatch` TARGET_COLUMNS, for a
+    `LabelBatch` LABEL_COLUMNS. The flow
     is a colour wheel: hue is its direction (red to the right, then yellow, green, blue clockwise),
     white stands still, full colour is the longest of its tile.
 
@@ -42,9 +49,17 @@ def draw_sheet(model: AMD, batch: PairBatch | TargetBatch) -> Image.Image:
     """
     was_training = model.training
     model.eval()
-    rows = _pair_rows(model, batch) if isinstance(batch, PairBatch) else _target_rows(model, batch)
+    rows = _rows(model, batch)
     model.train(was_training)
     return _tiled(rows)
+
+
+def _rows(model: Network, batch: PairBatch | TargetBatch | LabelBatch) -> list[list[Image.Image]]:
+    if isinstance(model, SemanticNetwork):
+        assert isinstance(batch, LabelBatch)
+        return _label_rows(model, batch)
+    assert not isinstance(batch, LabelBatch)
+    return _pair_rows(model, batch) if isinstance(batch, PairBatch) else _target_rows(model, batch)
 
 
 def flow_colours(flow: NDArray[np.float32]) -> Pixels:
@@ -101,6 +116,21 @@ def _target_rows(model: AMD, batch: TargetBatch) -> list[list[Image.Image]]:
             ]
         )
     return rows
+
+
+def _label_rows(model: SemanticNetwork, batch: LabelBatch) -> list[list[Image.Image]]:
+    frames, labels = batch.frames[:ROWS], batch.labels[:ROWS]
+    logits = F.interpolate(model.class_logits(frames), labels.shape[-2:], mode="bilinear")
+    classes = logits.argmax(dim=1)
+    # VOC's colours, whatever the classes': a sheet is to be looked at, not to be read back.
+    plain = Classes.of([str(label) for label in range(model.config.classes)])
+    return [
+        [
+            Image.fromarray(_bytes(frame / 255)),
+            *(indexed_image(m.byte().cpu().numpy(), plain).convert("RGB") for m in maps),
+        ]
+        for frame, *maps in zip(frames, classes, labels, strict=True)
+    ]
 
 
 def _bytes(image: Tensor) -> Pixels:

@@ -1,5 +1,6 @@
 """Files of targets: found in parallel, one file a clip, whole or not at all."""
 
+import logging
 import os
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -15,7 +16,10 @@ import numpy as np
 from amd_seg.colour_model import require_opencv
 from amd_seg.errors import AmdSegError, MediaError
 from amd_seg.media.files import write_atomically
+from amd_seg.training.clips import require_mostly_intact
 from amd_seg.training.movers import MoverTargets
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -50,10 +54,10 @@ def write_targets(
         on_file: called with name and number of targets after each file that was written.
 
     Returns:
-        The file of each job, in the order of `jobs`.
+        The file of each job that could be read, in the order of `jobs`.
 
     Raises:
-        MediaError: files that could not be read, all named; the others are done.
+        MediaError: more than one in a hundred cannot be read; the others are done.
         ConfigError: OpenCV is not installed.
     """
     require_opencv()
@@ -65,18 +69,15 @@ def write_targets(
         for name in sorted(jobs, key=lambda name: paths[name].exists())
         if not _is_done(paths[name], jobs[name].settings)
     }
-    failed = []
+    broken: dict[str, str] = {}
     for name, result in _run(waiting, workers):
         if isinstance(result, AmdSegError):
-            failed.append(f"{name} ({result})")
+            logger.warning("Clip %s is left out: %s", name, result)
+            broken[name] = str(result)
         elif on_file is not None:
             on_file(name, result)
-    if failed:
-        raise MediaError(
-            f"No targets for {len(failed)} of {len(jobs)} inputs: {'; '.join(failed)}. "
-            "The others are done; mend or remove these and start again."
-        )
-    return list(paths.values())
+    require_mostly_intact(broken, len(jobs))
+    return [path for name, path in paths.items() if name not in broken]
 
 
 def _run(

@@ -4,9 +4,9 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -14,8 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from amd_seg.errors import MediaError
-from amd_seg.training.augment import cut, jitter_colours, random_box
+from amd_seg.training.augment import jitter_colours, random_box
 from amd_seg.training.clips import Clip
+from amd_seg.training.crops import resize_parts
+from amd_seg.training.data import require_memory
 from amd_seg.training.movers import read_mover_targets
 from amd_seg.training.presets import TrainingConfig
 
@@ -47,6 +49,10 @@ class TargetClip:
         trust = float(self.confidence.pow(CONFIDENCE_POWER).mean())
         return float(trust * len(self.indices) ** CLIP_POWER)
 
+    def to(self, device: torch.device) -> Self:
+        """Return the clip with its pictures on a device; what chance needs stays on the CPU."""
+        return replace(self, frames=self.frames.to(device), targets=self.targets.to(device))
+
 
 def load_target_clips(
     clips: Sequence[Clip], folder: Path, *, short_edge: int, threads: int | None = None
@@ -71,7 +77,7 @@ def load_target_clips(
         return [clip for clip in loaded if clip is not None]
 
 
-def target_name(clip: Clip) -> str:
+def target_name(clip: "Clip | TargetClip") -> str:
     """Name of a clip's target file, without its ending."""
     return Path(clip.name).with_suffix("").as_posix().replace("/", "_")
 
@@ -110,11 +116,12 @@ class TargetSampler(Iterator[TargetBatch]):
     Args:
         clips: frames of clips, and what moves in them.
         config: the settings.
-        device: where the batches go.
+        device: where the frames are kept, and cropped.
         photos: stills, and what stands out in them: `config.photo_share` of what is drawn.
 
     Raises:
         MediaError: no clip has a target.
+        InputError: the frames do not fit the device's memory.
     """
 
     def __init__(
@@ -126,9 +133,9 @@ class TargetSampler(Iterator[TargetBatch]):
     ) -> None:
         if not clips:
             raise MediaError("No clip has a target to learn from. Give clips in which things move.")
-        self.clips = [*clips, *photos]
+        _require_memory([*clips, *photos], device)
+        self.clips = [clip.to(device) for clip in (*clips, *photos)]
         self.config = config
-        self.device = device
         share = config.photo_share if photos else 0.0
         self.weights = torch.cat((_shares(clips).mul(1 - share), _shares(photos).mul(share)))
         self.generator = torch.Generator().manual_seed(config.seed)
@@ -137,11 +144,14 @@ class TargetSampler(Iterator[TargetBatch]):
         count = self.config.batch_size // self.config.accumulate
         chosen = torch.multinomial(self.weights, count, True, generator=self.generator)
         drawn = [self._draw(self.clips[index]) for index in chosen.tolist()]
-        frames, targets, names = zip(*drawn, strict=True)
-        images = torch.stack(frames)
+        frames, targets, mirrored, names = zip(*drawn, strict=True)
+        images, maps = (
+            resize_parts(parts, self.config.crop, mirrored)[:, 0].float()
+            for parts in (frames, targets)
+        )
         if self.config.colour:
             images = jitter_colours(images, self.generator)
-        return TargetBatch(images, torch.stack(targets), names)
+        return TargetBatch(images, maps, names)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the stream stands."""
@@ -151,15 +161,20 @@ class TargetSampler(Iterator[TargetBatch]):
         """Go on where `state_dict` was taken."""
         self.generator.set_state(state["generator"])
 
-    def _draw(self, clip: TargetClip) -> tuple[Tensor, Tensor, str]:
+    def _draw(self, clip: TargetClip) -> tuple[Tensor, Tensor, bool, str]:
+        """Draw a part of a frame and of its target, (1, channel, h, w) each, and its mirroring."""
         trust = clip.confidence.pow(CONFIDENCE_POWER)
         item = int(torch.multinomial(trust, 1, generator=self.generator))
-        frame, target = clip.frames[item], clip.targets[item]
-        height, width = frame.shape[-2:]
-        box = random_box((height, width), self.config.crop, self.config.scale, self.generator)
-        frame = cut(frame.to(self.device), box, self.config.crop)
-        target = cut(target.to(self.device), box, self.config.crop)
-        return frame, target, f"{clip.name}:{clip.indices[item]}"
+        size = (clip.frames.shape[-2], clip.frames.shape[-1])
+        box = random_box(size, self.config.crop, self.config.scale, self.generator)
+        frame, target = (box.part_of(maps[item : item + 1]) for maps in (clip.frames, clip.targets))
+        return frame, target, box.is_mirrored, f"{clip.name}:{clip.indices[item]}"
+
+
+def _require_memory(clips: Sequence[TargetClip], device: torch.device) -> None:
+    """Raise where pictures that are in the CPU's memory do not fit another device's."""
+    if device.type != "cpu":
+        require_memory(sum(clip.frames.nbytes + clip.targets.nbytes for clip in clips), device)
 
 
 def _shares(clips: Sequence[TargetClip]) -> Tensor:

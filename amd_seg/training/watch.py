@@ -1,7 +1,6 @@
 """What a run writes for those who look on: the log, curves for TensorBoard, picture sheets."""
 
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +11,10 @@ from amd_seg.model.amd import AMD
 from amd_seg.training.batches import Batches
 from amd_seg.training.folder import RunFolder
 from amd_seg.training.loop import StepReport
-from amd_seg.training.presets import TrainingConfig
+from amd_seg.training.run_config import RunConfig
 from amd_seg.training.scores import ChannelScores, Scorer
 from amd_seg.training.sheets import draw_sheet
+from amd_seg.weights import Network
 
 logger = logging.getLogger(__name__)
 
@@ -49,29 +49,32 @@ class Watch:
     """What is due after which step."""
 
     folder: RunFolder
-    config: TrainingConfig
+    config: RunConfig
     board: Board
     first_batch: Any
-    """The pairs of the sheets, the same through the run; None where there are no sheets."""
-    scorer: Scorer | None
+    """What the sheets show, the same through the run; None where there are no sheets."""
+    scorer: Scorer | None = None
+    score_every: int = 1
+    """Steps between two scores."""
     best: ChannelScores | None = None
 
     @classmethod
     def start(
         cls,
         folder: RunFolder,
-        config: TrainingConfig,
+        config: RunConfig,
         batches: Batches,
-        evaluate: str | os.PathLike[str] | None,
+        *,
+        scorer: Scorer | None = None,
+        score_every: int = 1,
     ) -> Self:
-        """Open curves and labels, and look at the stream's first pairs without moving it."""
+        """Open curves, and look at the stream's first batch without moving it."""
         batch = None
         if config.sheet_every:
             position = batches.state_dict()
             batch = next(batches)
             batches.load_state_dict(position)
-        scorer = Scorer.open(evaluate, short_edge=min(config.crop)) if evaluate else None
-        return cls(folder, config, Board(folder.board), batch, scorer)
+        return cls(folder, config, Board(folder.board), batch, scorer, score_every)
 
     def go_on(self, lines: Sequence[dict[str, Any]]) -> None:
         """Take over what the log of a resumed run says."""
@@ -79,7 +82,7 @@ class Watch:
             if "J" in line:
                 self._is_best(ChannelScores(tuple(line["J"])))
 
-    def after_step(self, model: AMD, report: StepReport) -> bool:
+    def after_step(self, model: Network, report: StepReport) -> bool:
         """Write the line of the log and the sheet that are due.
 
         Returns:
@@ -89,7 +92,8 @@ class Watch:
             MediaError: the disk is full.
         """
         scores = None
-        if self.scorer is not None and report.step % self.config.evaluate_every == 0:
+        if self.scorer is not None and report.step % self.score_every == 0:
+            assert isinstance(model, AMD)
             scores = self.scorer(model)
             logger.info("Step %d: %s.", report.step, scores)
         if scores is not None or report.step % self.config.log_every == 0:
@@ -108,8 +112,11 @@ class Watch:
             self.best = scores
         return is_best
 
-    def close(self) -> None:
-        """Write what is still in memory."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # However a run ends, its last numbers are those that tell why.
         self.board.close()
 
 

@@ -1,0 +1,124 @@
+"""The classes of semantic segmentation: their names and colours; standard library only."""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from amd_seg.errors import InputError
+
+VOID = 255
+"""The label of pixels that do not count: borders of objects, padding, whatever nobody judged."""
+
+VOID_COLOUR = "#e0e0c0"
+"""The colour of void in VOC's palette."""
+
+MOST = 255
+"""Labels are bytes, and one of them is void."""
+
+
+@dataclass(frozen=True)
+class Classes:
+    """What a label means: label k is the k-th class, counted from 0.
+
+    Raises:
+        InputError: there are fewer than two or too many, names are empty or repeated, colours
+            are repeated or not written "#rrggbb", or the two differ in number.
+    """
+
+    names: tuple[str, ...]
+    colours: tuple[str, ...]
+    """As "#rrggbb"."""
+
+    def __post_init__(self) -> None:
+        if not 2 <= len(self.names) <= MOST:
+            raise InputError(
+                f"{len(self.names)} classes cannot be used. Name 2 to {MOST}, the first for label "
+                "0, which is the background in most data sets."
+            )
+        if len(self.colours) != len(self.names):
+            raise InputError(
+                f"{len(self.names)} classes have {len(self.colours)} colours. Give each one."
+            )
+        for what, values in (("name", self.names), ("colour", self.colours)):
+            repeated = [value for value, count in Counter(values).items() if count > 1]
+            if repeated or not all(values):
+                raise InputError(
+                    f"Each class needs a {what} of its own; {', '.join(repeated) or 'none'} stands "
+                    "for several. Change the list of classes."
+                )
+        wrong = [colour for colour in self.colours if not _COLOUR.fullmatch(colour)]
+        if wrong:
+            raise InputError(f"{', '.join(wrong)} is no colour. Write #rrggbb, as in #80ff00.")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @classmethod
+    def of(cls, names: Sequence[str]) -> "Classes":
+        """Return classes in VOC's colours."""
+        return cls(tuple(names), tuple(standard_colour(label) for label in range(len(names))))
+
+    @property
+    def palette(self) -> tuple[tuple[int, int, int], ...]:
+        """Red, green and blue of each class, 0..255."""
+        return tuple(rgb(colour) for colour in self.colours)
+
+
+_COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
+
+
+def rgb(colour: str) -> tuple[int, int, int]:
+    """Return red, green and blue, 0..255, of a colour "#rrggbb"."""
+    red, green, blue = bytes.fromhex(colour[1:])
+    return red, green, blue
+
+
+def standard_colour(label: int) -> str:
+    """Return VOC's colour for a label: its bits, dealt to red, green and blue in turn.
+
+    Source: VOCdevkit, VOClabelcolormap.m.
+    """
+    channels = [0, 0, 0]
+    for bit in range(8):
+        for channel in range(3):
+            channels[channel] |= (label >> (3 * bit + channel) & 1) << (7 - bit)
+    return "#{:02x}{:02x}{:02x}".format(*channels)
+
+
+def read_classes(path: Path) -> Classes:
+    """Read a list of classes: one a line, from label 0 on; a colour may follow, "dog #400080".
+
+    Classes without a colour get VOC's for their label. Empty lines are passed over.
+
+    Raises:
+        InputError: the file cannot be read, or its lines make no classes.
+    """
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as cause:
+        reason = getattr(cause, "strerror", None) or "it is no UTF-8 text"
+        raise InputError(
+            f"Cannot read the classes {path}: {reason}. Give a text file with one name a line."
+        ) from cause
+    names, colours = [], []
+    for label, line in enumerate(filter(None, map(str.strip, text.splitlines()))):
+        name, _, colour = line.rpartition(" ")
+        is_coloured = colour.startswith("#") and bool(name)
+        names.append(name.strip() if is_coloured else line)
+        colours.append(colour.lower() if is_coloured else standard_colour(label))
+    try:
+        return Classes(tuple(names), tuple(colours))
+    except InputError as cause:
+        raise InputError(f"Cannot use the classes {path}: {cause}") from cause
+
+
+VOC2012 = Classes.of(
+    (
+        *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat"),
+        *("chair", "cow", "diningtable", "dog", "horse", "motorbike", "person", "pottedplant"),
+        *("sheep", "sofa", "train", "tvmonitor"),
+    )
+)
+"""The classes of PASCAL VOC, in their order."""

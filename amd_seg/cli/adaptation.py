@@ -1,0 +1,143 @@
+"""`--adapt` and its flags: a model that learns from the clip before it segments it."""
+
+import dataclasses
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from amd_seg.cli import boundary
+from amd_seg.errors import InputError
+from amd_seg.training.adaptation_config import ADAPTATIONS, AdaptationConfig
+
+if TYPE_CHECKING:
+    from amd_seg.media.frames import FrameReader
+    from amd_seg.training.adaptation import AdaptationReport
+    from amd_seg.training.loop import StepReport
+    from amd_seg.video_segmenter import VideoSegmenter
+
+_FLAGS = ("steps", "objective", "seed", "channel", "memory", "save_adapted")
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+@dataclasses.dataclass(frozen=True)
+class Adapting:
+    """What a user asked for with `--adapt`."""
+
+    config: AdaptationConfig
+    channel: int | None
+    save_to: Path | None
+
+
+def adaptation_options(command: Command) -> Command:
+    """Add `--adapt` and the flags that need it."""
+    options = (
+        click.option("--adapt", is_flag=True, help="Learn from the clip first: better masks."),
+        click.option("--steps", type=click.IntRange(1), help="Of learning. [default: 100]"),
+        click.option(
+            "--objective",
+            type=click.Choice(list(ADAPTATIONS)),
+            help="What is learned: what moves, or eq. 7 as published. [default: mover]",
+        ),
+        click.option("--seed", type=int, help="Of what is drawn at random. [default: 0]"),
+        click.option(
+            "--channel", type=click.IntRange(0), help="The object's region. [default: chosen]"
+        ),
+        click.option(
+            "--memory",
+            type=click.FloatRange(0, min_open=True),
+            metavar="GIB",
+            help="Memory that learning may take. [default: what is free]",
+        ),
+        click.option(
+            "--save-adapted",
+            type=click.Path(path_type=Path),
+            metavar="DIR",
+            help="Keep what was learned, for --weights; after Ctrl-C too.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def asked_for(settings: dict[str, Any]) -> Adapting | None:
+    """Take what `adaptation_options` gave out of a command's settings; None without `--adapt`.
+
+    Raises:
+        click.UsageError: one of the other flags was given without it.
+        InputError: the folder to save to has weights already.
+    """
+    values = {name: settings.pop(name) for name in _FLAGS}
+    given = {name: value for name, value in values.items() if value is not None}
+    if not settings.pop("adapt"):
+        for name in given:
+            raise click.UsageError(f"--{name.replace('_', '-')} is of use with --adapt only.")
+        return None
+    objective = given.pop("objective", "mover")
+    channel, save_to = given.pop("channel", None), given.pop("save_adapted", None)
+    if save_to is not None and not settings["overwrite"] and any(save_to.glob("*.safetensors")):
+        raise InputError(
+            f"{save_to} has weights. Give another folder, or overwrite them (--overwrite)."
+        )
+    return Adapting(dataclasses.replace(ADAPTATIONS[objective](), **given), channel, save_to)
+
+
+def adapt_to(
+    segmenter: "VideoSegmenter", clip: "FrameReader", wish: Adapting
+) -> "AdaptationReport":
+    """Adapt to a clip, with a bar of the steps; Ctrl-C saves what was learned, if that was asked.
+
+    Raises:
+        click.exceptions.Exit: the user interrupted, and what was learned was saved.
+    """
+    from amd_seg.training.loop import StopTraining
+
+    with boundary.progress(wish.config.steps, "step") as bar, _noted_if(wish.save_to) as received:
+        boundary.notice(f"Learning from {clip.source}.")
+
+        def on_step(step: "StepReport") -> None:
+            bar.set_postfix(loss=f"{step.parts['loss']:.4f}", refresh=False)
+            bar.update(step.step - bar.n)
+            if received:
+                raise StopTraining(received[0])
+
+        report = segmenter.adapt(clip, wish.config, channel=wish.channel, on_step=on_step)
+    if wish.save_to is not None:
+        segmenter.save(wish.save_to)
+    if received:
+        boundary.fail(
+            f"Interrupted. What was learned in {report.steps} of {wish.config.steps} steps is in "
+            f"{wish.save_to}: give it to --weights.",
+            boundary.INTERRUPTED,
+        )
+    boundary.notice(_summary(report))
+    return report
+
+
+def facts_of(report: "AdaptationReport") -> dict[str, Any]:
+    """Return what `--json` tells of an adaptation."""
+    names = ("objective", "steps", "held_out", "is_adapted", "reason", "channel")
+    numbers = ("loss_before", "loss_after", "margin", "evidence")
+    facts = {name: getattr(report, name) for name in names}
+    for name in numbers:
+        value = getattr(report, name)
+        facts[name] = None if value is None else round(value, 4)
+    return {**facts, "seconds": round(sum(report.seconds.values()), 1)}
+
+
+def _noted_if(wanted: object) -> AbstractContextManager[list[str]]:
+    return boundary.stopped_by_signals() if wanted else nullcontext([])
+
+
+def _summary(report: "AdaptationReport") -> str:
+    seconds = sum(report.seconds.values())
+    where = "on held-out frames" if report.held_out else "on its frames"
+    return (
+        f"{report.steps} steps in {seconds:.0f} s: loss {where} {report.loss_before:.3f} before, "
+        f"{report.loss_after:.3f} after; the object is region {report.channel}, which moves "
+        f"{report.margin:+.0%} against the next."
+    )

@@ -1,0 +1,118 @@
+"""Options that several commands share."""
+
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any, TypeVar
+
+import click
+
+# As amd_seg.device.PRECISIONS, which would load torch for `--help`; a test holds them equal.
+PRECISIONS = ("float32", "bfloat16")
+# As amd_seg.refinement.REFINEMENTS, likewise.
+REFINEMENTS = ("none", "guided", "grabcut")
+DEFAULT_REFINEMENT = "guided"
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def network_options(batch_help: str) -> Callable[[Command], Command]:
+    """Add the flags that choose a network and how it runs.
+
+    Args:
+        batch_help: what a batch holds, for `--batch-size`.
+    """
+    options = (
+        click.option(
+            "--weights",
+            metavar="W",
+            help="A name, a folder, a .safetensors file, or org/name on the Hub. "
+            "[default: bundled]",
+        ),
+        click.option(
+            "--revision", metavar="R", help="Branch, tag or commit of weights on the Hub."
+        ),
+        click.option(
+            "--size",
+            type=click.IntRange(16, 8192),
+            help="Short edge, in pixels, that the network sees. [default: that of the weights]",
+        ),
+        click.option(
+            "--device", metavar="D", default="auto", help="auto, cpu, cuda, cuda:1 or mps."
+        ),
+        click.option(
+            "--precision", type=click.Choice(PRECISIONS), default="float32", help="Of the network."
+        ),
+        click.option("--batch-size", type=click.IntRange(1), default=8, help=batch_help),
+    )
+
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def refinement_options(command: Command) -> Command:
+    """Add the flags that bring the network's coarse map to the photo's edges."""
+    refine = click.option(
+        "--refine",
+        type=click.Choice(REFINEMENTS),
+        default=DEFAULT_REFINEMENT,
+        help="How masks find the edges of the photo; grabcut needs OpenCV.",
+    )
+    tta = click.option(
+        "--tta", is_flag=True, help="Mean of three sizes, each mirrored too: six times the work."
+    )
+    return refine(tta(command))
+
+
+def threshold_option(command: Command) -> Command:
+    """Add `--threshold`, whose default is that of the weights."""
+    return click.option(
+        "--threshold",
+        metavar="T",
+        callback=parse_threshold,
+        help="Saliency above which a pixel is in the mask: between 0 and 1, or otsu. "
+        "[default: that of the weights]",
+    )(command)
+
+
+def parse_threshold(
+    ctx: click.Context, param: click.Parameter, value: str | None
+) -> float | str | None:
+    """Return a threshold as a number or "otsu": the callback of `--threshold`."""
+    if value is None or value == "otsu":
+        return value
+    try:
+        number = float(value)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < 1:
+        raise click.BadParameter(f"{value!r} is neither otsu nor a number between 0 and 1.")
+    return number
+
+
+def parse_time(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
+    """Return a time in seconds, given so or as [H:]M:S: the callback of `--start` and `--end`."""
+    if value is None:
+        return None
+    parts = value.split(":")
+    try:
+        numbers = [float(part) for part in parts]
+    except ValueError:
+        numbers = []
+    if not 1 <= len(numbers) <= 3 or not all(0 <= number < float("inf") for number in numbers):
+        raise click.BadParameter(f"{value!r} is no time. Give seconds, or M:S, or H:M:S.")
+    return sum(number * 60.0**power for power, number in enumerate(reversed(numbers)))
+
+
+def parse_rate(ctx: click.Context, param: click.Parameter, value: str) -> Fraction:
+    """Return a rate such as 25, 23.976 or 30000/1001: the callback of `--frame-rate`."""
+    try:
+        rate = Fraction(value)
+    except (ValueError, ZeroDivisionError):
+        rate = Fraction(0)
+    if rate <= 0:
+        raise click.BadParameter(f"{value!r} is no rate. Give a number above 0, or 30000/1001.")
+    return rate

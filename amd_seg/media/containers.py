@@ -1,0 +1,65 @@
+"""What readers and writers of video files share: opening, seeking, what FFmpeg says of a fault."""
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+import av
+from av.container import InputContainer
+from av.error import FFmpegError
+from av.stream import Disposition
+from av.video.stream import VideoStream
+
+from amd_seg.errors import MediaError
+
+
+def open_container(source: str | os.PathLike[str]) -> InputContainer:
+    """Open a file of FFmpeg's.
+
+    Raises:
+        MediaError: there is no such file, it is empty, or of no format that FFmpeg knows.
+    """
+    path = Path(source)
+    if not path.is_file():
+        raise MediaError(f"Cannot read {path}: no such file. Check the path.")
+    if path.stat().st_size == 0:
+        raise MediaError(f"Cannot read {path}: the file is empty. Give a video file.")
+    try:
+        return av.open(os.fspath(source), mode="r")
+    except (FFmpegError, UnicodeDecodeError) as cause:
+        raise MediaError(
+            f"Cannot read {path}: it is not a video that FFmpeg knows ({fault(cause)}). "
+            "Give a video file or a folder of frames."
+        ) from cause
+
+
+def video_stream(container: InputContainer, source: str) -> VideoStream:
+    """Return the first video stream that is no cover picture.
+
+    Raises:
+        MediaError: there is none.
+    """
+    # FFmpeg draws text files as a terminal would: nobody who gives one wants to see that.
+    if container.format.name != "tty":
+        for stream in container.streams.video:
+            if not stream.disposition & Disposition.attached_pic:
+                return stream
+    raise MediaError(
+        f"Cannot read {source}: no video stream. Give a video file or a folder of frames."
+    )
+
+
+def seek(container: InputContainer, timestamp: float, stream: VideoStream | None = None) -> None:
+    """Go to a packet before a timestamp, in seconds of the file's own clock.
+
+    A file that cannot be sought in stays where it is, at its beginning.
+    """
+    base = 1 / av.time_base if stream is None else stream.time_base
+    assert base is not None
+    with suppress(FFmpegError):
+        container.seek(int(timestamp / base), stream=stream)
+
+
+def fault(error: Exception) -> str:
+    """Return what FFmpeg says of an error, in its own words."""
+    return str(getattr(error, "strerror", None) or error)

@@ -1,0 +1,123 @@
+"""Settings of the adaptation to one clip and their presets; standard library only."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from amd_seg.errors import ConfigError
+from amd_seg.training.presets import TrainingConfig
+from amd_seg.training.run_config import Precision
+
+REFERENCE_RATE = 24.0
+"""Frames a second for which `max_gap` is given."""
+
+AdaptationObjective = Literal["mover", "photometric", "flow-fit"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptationConfig:
+    """How a model is adapted to a clip; what each default was chosen by is in docs/experiments.md.
+
+    Raises:
+        ConfigError: a value is outside what adaptation allows.
+    """
+
+    steps: int = 100
+    """Optimiser steps, as published."""
+    objective: AdaptationObjective = "mover"
+    """mover: the object channel learns what moves against the background, weighed by the model's
+    own opinion; the best masks, needs OpenCV. photometric: eq. 7, as published. flow-fit: the
+    dense flow, and the regions by how well the best motion of each explains it."""
+    learning_rate: float = 2e-3
+    """Of the first step; it falls to a hundredth of that."""
+    batch_size: int = 4
+    """Pairs of frames, or frames with a target, per step."""
+    size: int = 240
+    """Short edge, in pixels, of what the network sees while it learns."""
+    scale: tuple[float, float] = (0.6, 1.0)
+    """Range of the crop's side, as a share of the frame; crops are enlarged to --size."""
+    max_gap: int = 4
+    """Largest distance, in frames at 24 a second, between the two of a pair."""
+    frozen_statistics: bool = True
+    """Keep BatchNorm's statistics as released: a clip is too little to estimate them from."""
+    frames: int = 240
+    """Frames of the clip that are held in memory at most, spread over all of it."""
+    targets: int = 32
+    """Frames that motion targets are found for at most (objective mover)."""
+    guard: bool = True
+    """Keep the released weights where adaptation did not lower the loss on held-out frames, or
+    where next to nothing moves on its own."""
+    memory: float = 0.0
+    """GiB that a step may take; 0 takes what is free. Where it is short, steps are taken in
+    smaller pieces, at last with a smaller motion size."""
+    precision: Precision = "float32"
+    """Of autocast. bfloat16 is two to three times as fast on GPUs and on CPUs with AVX-512 BF16,
+    and many times slower on others."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "scale", tuple(self.scale))
+        faults = [f"{name}={getattr(self, name)!r} ({rule})" for name, rule in self._faults()]
+        if faults:
+            raise ConfigError(f"Adaptation cannot start with {', '.join(faults)}.")
+
+    def _faults(self) -> Iterator[tuple[str, str]]:
+        """Names of the fields that are wrong, each with what it must be."""
+        limits = {"steps": 1, "batch_size": 1, "size": 32, "max_gap": 1, "frames": 32, "targets": 2}
+        yield from ((n, f"{low} or more") for n, low in limits.items() if getattr(self, n) < low)
+        for name, kind in (("objective", AdaptationObjective), ("precision", Precision)):
+            if getattr(self, name) not in get_args(kind):
+                yield name, f"one of {get_args(kind)}"
+        if self.learning_rate <= 0:
+            yield "learning_rate", "above 0"
+        if self.memory < 0:
+            yield "memory", "0 or more"
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            yield "scale", "0 < low <= high <= 1"
+
+    @property
+    def input_size(self) -> int:
+        """Short edge, in pixels, at which things look as large as they did in the crops."""
+        return round(2 * self.size / sum(self.scale) / 8) * 8
+
+    def gap_at(self, frame_rate: float | None) -> int:
+        """The largest distance, in frames of a clip of this rate, between two that are compared."""
+        return max(1, round(self.max_gap * (frame_rate or REFERENCE_RATE) / REFERENCE_RATE))
+
+    def training(self, crop: tuple[int, int]) -> TrainingConfig:
+        """The same as settings of the training loop, for crops of this height and width."""
+        return TrainingConfig(
+            steps=self.steps,
+            objective=self.objective,
+            optimizer="adamw" if self.objective == "mover" else "adam",
+            learning_rate=self.learning_rate,
+            final_learning_rate=self.learning_rate / 100,
+            weight_decay=0.01 if self.objective == "mover" else 1e-6,
+            warmup_steps=min(5, self.steps // 10),
+            gradient_clip=1.0,
+            batch_size=self.batch_size,
+            crop=crop,
+            scale=self.scale,
+            precision=self.precision,
+            seed=self.seed,
+        )
+
+
+def mover() -> AdaptationConfig:
+    """What moves against the background, agreed on over the clip and with the model."""
+    return AdaptationConfig()
+
+
+def published() -> AdaptationConfig:
+    """Section 4.3: eq. 7 on pairs of the clip, both pathways; what it leaves open is ours."""
+    return AdaptationConfig(
+        objective="photometric", learning_rate=1e-4, max_gap=1, scale=(0.96, 1.0)
+    )
+
+
+def flow_fit() -> AdaptationConfig:
+    """Dense flow and regions that explain it: eq. 7's aim, split into two steps."""
+    return AdaptationConfig(objective="flow-fit", learning_rate=1e-4)
+
+
+ADAPTATIONS = {"mover": mover, "photometric": published, "flow-fit": flow_fit}

@@ -1,0 +1,203 @@
+"""Fine-tuning for semantic segmentation: labelled photos in, a run folder with weights out.
+
+Source: paper section 4.4 and table 2.
+"""
+
+import dataclasses
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from amd_seg.classes import VOID
+from amd_seg.errors import ConfigError
+from amd_seg.model.semantic import SemanticNetwork
+from amd_seg.model.semantic_config import SemanticConfig, SemanticWeightsConfig
+from amd_seg.training.backbone import load_backbone
+from amd_seg.training.batches import Batches, require_shareable
+from amd_seg.training.distributed import Processes, batch_mean
+from amd_seg.training.engine import OnStep, Run, carry_out
+from amd_seg.training.finetune_config import FinetuneConfig
+from amd_seg.training.folder import RunFolder
+from amd_seg.training.label_batches import LabelBatches
+from amd_seg.training.labelled import LabelledPhotos, check_labelled
+from amd_seg.training.loop import StepReport
+from amd_seg.training.watch import Watch
+from amd_seg.weights import Network, load_any_weights, save_weights
+
+SCRATCH = "none"
+"""In the place of weights: start from random values, the row "scratch" of table 2."""
+
+RESNET_SUFFIXES = frozenset({".pth", ".pt", ".tar", ".bin"})
+"""Endings of checkpoints that `load_backbone` reads; a .safetensors without its config.json too."""
+
+
+def finetune(
+    labelled: LabelledPhotos,
+    out: str | os.PathLike[str],
+    *,
+    model: SemanticConfig,
+    config: FinetuneConfig,
+    weights: str | os.PathLike[str] | None = None,
+    device: str = "auto",
+    resume: bool = False,
+    on_step: OnStep | None = None,
+) -> Path:
+    """Train a backbone and a new head to tell classes apart.
+
+    Args:
+        labelled: the photos with their label maps; all maps are read once before the first step.
+        out: the run folder; it must be empty or new, unless `resume` is set.
+        model: the architecture; `model_for` makes the one that fits given weights.
+        config: how to train.
+        weights: where the backbone starts from: `SCRATCH`, whatever `load_weights` takes (None is
+            the bundled default), or the file of a ResNet, see `load_backbone`.
+        device: see `resolve_device`.
+        resume: go on from the newest checkpoint in `out`; `weights` are not read then.
+        on_step: called after each step; it may raise `StopTraining`.
+
+    Returns:
+        The folder of the trained weights.
+
+    Raises:
+        ConfigError, InputError, MediaError, WeightsError: the run cannot start.
+        TrainingDivergedError: the loss is not finite.
+        StopTraining: from `on_step`, after a checkpoint.
+    """
+    name = None if weights is None else os.fspath(weights)
+    task = _FinetuneTask(labelled, model, config, name)
+    return carry_out(task, out, device=device, resume=resume, on_step=on_step)
+
+
+def model_for(
+    weights: str | os.PathLike[str] | None, classes: int, **settings: Any
+) -> SemanticConfig:
+    """Return an architecture whose backbone is that of the weights.
+
+    Args:
+        weights: see `finetune`. The file of a ResNet and `SCRATCH` do not tell: then it is
+            `SemanticConfig`'s.
+        classes: how many.
+        settings: fields that are to differ.
+
+    Raises:
+        WeightsError: the weights cannot be had.
+        ConfigError: the settings cannot be used.
+    """
+    known: dict[str, Any] = {}
+    if weights != SCRATCH and not _is_resnet_file(weights):
+        start = load_any_weights(weights).config.model
+        names = {field.name for field in dataclasses.fields(SemanticConfig)} - {"classes"}
+        known = {name: getattr(start, name) for name in names}
+    return SemanticConfig(**{**known, **settings, "classes": classes})
+
+
+class SegmentationObjective(nn.Module):
+    """Cross-entropy of the classes at the size of the labels; void does not count."""
+
+    def __init__(self, model: SemanticNetwork) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Any, progress: float = 0.0, step: int = 0) -> dict[str, Tensor]:
+        """Score a `LabelBatch`."""
+        logits = self.model.class_logits(batch.frames)
+        logits = F.interpolate(
+            logits, batch.labels.shape[-2:], mode="bilinear", align_corners=False
+        )
+        errors = F.cross_entropy(logits, batch.labels, ignore_index=VOID, reduction="none")
+        is_judged = (batch.labels != VOID).float()
+        # Of all processes together, so that N of them equal one with the whole batch.
+        share = batch_mean(is_judged).clamp_min(1e-6)
+        is_right = (logits.argmax(dim=1) == batch.labels).float()
+        return {"loss": errors.mean() / share, "accuracy": is_right.mean() / share}
+
+
+@dataclass(frozen=True)
+class _FinetuneTask:
+    """The arguments of `finetune` as a task."""
+
+    labelled: LabelledPhotos
+    model: SemanticConfig
+    config: FinetuneConfig
+    weights: str | None
+    some_unused: bool = False
+
+    def settings(self) -> dict[str, Any]:
+        return {
+            "data": self.labelled.title,
+            "photos": len(self.labelled.photos),
+            "start": self.weights or "bundled weights",
+            "model": dataclasses.asdict(self.model),
+            "training": dataclasses.asdict(self.config),
+        }
+
+    def start_model(self, *, resume: bool) -> SemanticNetwork:
+        count = len(self.labelled.classes)
+        if self.model.classes != count:
+            raise ConfigError(
+                f"The model tells {self.model.classes} classes apart, {self.labelled.title} has "
+                f"{count}. Give the photos and classes that the run began with."
+            )
+        model = SemanticNetwork(self.model)
+        if not resume and self.weights != SCRATCH:
+            _start_backbone(model, self.weights)
+        return model
+
+    def open_batches(self, processes: Processes, folder: RunFolder) -> Batches:
+        require_shareable(self.config, processes)
+        check_labelled(self.labelled)
+        return LabelBatches(self.labelled, self.config, processes)
+
+    def make_objective(self, model: Network) -> nn.Module:
+        assert isinstance(model, SemanticNetwork)
+        return SegmentationObjective(model)
+
+    def open_watch(self, folder: RunFolder, batches: Batches) -> Watch:
+        return Watch.start(folder, self.config, batches)
+
+    def after_step(self, run: Run, watch: Watch | None, report: StepReport) -> None:
+        if watch is not None:
+            watch.after_step(run.model, report)
+
+    def release(self, run: Run, training: dict[str, Any]) -> None:
+        classes = self.labelled.classes
+        card = SemanticWeightsConfig(
+            model=self.model,
+            class_names=classes.names,
+            class_colours=classes.colours,
+            input_size=self.config.short_edge,
+            name=run.folder.path.name,
+            training=training,
+        )
+        save_weights(run.folder.weights, run.model, card)
+
+
+def _is_resnet_file(weights: str | os.PathLike[str] | None) -> bool:
+    if weights is None:
+        return False
+    path = Path(weights)
+    is_bare = path.suffix == ".safetensors" and not (path.parent / "config.json").exists()
+    return path.suffix in RESNET_SUFFIXES or is_bare
+
+
+def _start_backbone(model: SemanticNetwork, weights: str | None) -> None:
+    """Give the backbone the values of the weights; the head stays as it was drawn."""
+    if weights is not None and _is_resnet_file(weights):
+        load_backbone(model, weights)
+        return
+    start = load_any_weights(weights)
+    differing = [
+        f"{name} {getattr(model.config, name)!r} instead of {getattr(start.config.model, name)!r}"
+        for name in ("backbone", "stage_widths")
+        if getattr(model.config, name) != getattr(start.config.model, name)
+    ]
+    if differing:
+        raise ConfigError(
+            f"The backbone of the weights {start.source} is another: {', '.join(differing)}. "
+            "Leave these settings out, or give other --weights."
+        )
+    model.appearance.backbone.load_state_dict(start.model.appearance.backbone.state_dict())

@@ -1,0 +1,135 @@
+"""python benchmarks/finetuning.py VOC2012 --out runs --set precision=bfloat16 channels_last=True.
+
+Fine-tunes on the training list of a folder in VOC's layout, from weights and from scratch, with
+the same steps, crops and first head for each seed, and scores its val list: mean and standard
+deviation over the seeds of mIoU and of each class's IoU, as Markdown. Runs that are done are not
+run again, others go on, so that it may be stopped. --sheet writes photos with truth and labels.
+"""
+
+import argparse
+import ast
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from amd_seg import SemanticSegmenter, __version__
+from amd_seg.evaluation.datasets import Dataset, open_dataset
+from amd_seg.evaluation.networks import from_semantic_network
+from amd_seg.evaluation.run import Evaluation, evaluate
+from amd_seg.media.images import read_image, save_image
+from amd_seg.media.labels import read_labels, render_labels_overlay
+from amd_seg.model.semantic_config import SemanticConfig
+from amd_seg.training.finetune import SCRATCH, finetune, model_for
+from amd_seg.training.finetune_config import FINETUNE_PRESETS, FinetuneConfig
+from amd_seg.training.labelled import open_voc2012
+
+SHEET_EVERY = 11
+"""Of the photos scored, every n-th is drawn: none is chosen for how it came out."""
+
+
+def main() -> None:
+    options = parse()
+    torch.set_num_threads(options.threads)
+    config = FINETUNE_PRESETS[options.preset]()
+    changes = dict(text.split("=", 1) for text in options.set)
+    config = dataclasses.replace(config, **{key: value_of(text) for key, text in changes.items()})
+    model = model_for(options.weights, len(open_voc2012(options.voc).classes))
+    dataset = open_dataset("voc2012", options.voc)
+    print(f"amd-seg {__version__}, torch {torch.__version__}, {options.threads} thread(s)")
+    print(f"{config}\n{model}", flush=True)
+    results: dict[str, list[Evaluation]] = {}
+    for seed in options.seeds:
+        for start in (SCRATCH, options.weights or "amd-resnet18"):
+            run = options.out / f"{Path(start).name}-{seed}"
+            train(options.voc, run, start, model, dataclasses.replace(config, seed=seed))
+            origin = from_semantic_network(weights=str(run), device="cpu", flip=options.flip)
+            results.setdefault(start, []).append(evaluate(dataset, origin, method=start))
+            miou = results[start][-1].scores["miou"]
+            print(f"{start}, seed {seed}: mIoU {100 * miou:.1f}", flush=True)
+    print(table(results, dataset.title))
+    if options.sheet is not None:
+        runs = [options.out / f"{Path(start).name}-{options.seeds[0]}" for start in results]
+        save_image(sheet(dataset, runs), options.sheet)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("voc", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--weights", help="As amd-seg finetune takes them; the bundled ones.")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--preset", choices=list(FINETUNE_PRESETS), default="cpu")
+    parser.add_argument("--set", nargs="*", default=[], metavar="FIELD=VALUE")
+    parser.add_argument("--flip", action="store_true")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--sheet", type=Path)
+    return parser.parse_args()
+
+
+def value_of(text: str) -> object:
+    try:
+        return ast.literal_eval(text)
+    except ValueError:
+        return text
+
+
+def train(voc: Path, run: Path, start: str, model: SemanticConfig, config: FinetuneConfig) -> None:
+    if (run / "weights").is_dir():
+        return
+    goes_on = any((run / "checkpoints").glob("step-*"))
+    labelled = open_voc2012(voc)
+    finetune(labelled, run, model=model, config=config, weights=start, device="cpu", resume=goes_on)
+
+
+def table(results: dict[str, list[Evaluation]], title: str) -> str:
+    names = list(next(iter(results.values()))[0].classes)
+    lines = [
+        f"| {title}, IoU | {' | '.join(results)} | difference |",
+        f"|---|{'---|' * len(results)}---|",
+    ]
+    for row in ("mIoU", *names):
+        found = [np.array([iou_of(e, row) for e in group]) for group in results.values()]
+        cells = [f"{values.mean():.1f} ± {values.std(ddof=1):.1f}" for values in found]
+        cells.append(f"{(found[1] - found[0]).mean():+.1f}")
+        lines.append(f"| {row} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def iou_of(evaluation: Evaluation, row: str) -> float:
+    share = evaluation.scores["miou"] if row == "mIoU" else evaluation.classes[row]["iou"]
+    return 100 * share
+
+
+def sheet(dataset: Dataset, runs: list[Path]) -> Image.Image:
+    """Draw photos in rows of two: truth, then each run's labels."""
+    segmenters = [SemanticSegmenter.from_pretrained(run, device="cpu") for run in runs]
+    cells: list[list[Image.Image]] = []
+    for sample in dataset.samples[::SHEET_EVERY]:
+        assert sample.image is not None
+        pixels = read_image(sample.image).pixels
+        classes = segmenters[0].classes
+        truth = render_labels_overlay(pixels, read_labels(sample.masks[0], classes), classes)
+        cells.append([truth, *(segmenter(pixels).overlay() for segmenter in segmenters)])
+    return tiled(cells)
+
+
+def tiled(cells: list[list[Image.Image]], width: int = 200, height: int = 150) -> Image.Image:
+    columns, gap = len(cells[0]), 6
+    rows = -(-len(cells) // 2)
+    size = (2 * columns * width + 3 * gap * columns, rows * (height + gap))
+    picture: NDArray[np.uint8] = np.full((size[1], size[0], 3), 255, np.uint8)
+    canvas = Image.fromarray(picture)
+    for place, row in enumerate(cells):
+        for column, image in enumerate(row):
+            image.thumbnail((width, height))
+            left = (place % 2) * (columns * (width + gap) + gap) + column * (width + gap)
+            canvas.paste(image, (left, place // 2 * (height + gap)))
+    return canvas
+
+
+if __name__ == "__main__":
+    main()

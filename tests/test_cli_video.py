@@ -1,0 +1,266 @@
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from amd_seg import VideoSegmenter, open_video
+from amd_seg.cli import cli
+from amd_seg.model.amd import AMD
+from amd_seg.model.config import AMDConfig, WeightsConfig
+from amd_seg.weights import load_weights, save_weights
+from tests.clips import moving_square, truncate, write_clip, write_folder
+
+Run = Callable[..., Result]
+
+CLIPS = {"clip.mp4", "frames"}
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory, tiny_config: AMDConfig) -> Path:
+    # Channels last, oneDNN (torch 2.13, AVX-512) crashes in the backward pass of a strided 1x1
+    # convolution of 8 channels, which the tiny model has; no released one has so few.
+    model = dataclasses.replace(tiny_config, stage_widths=(16, 16, 16, 16))
+    torch.manual_seed(0)
+    config = WeightsConfig(model=model, object_channel=1, input_size=48, threshold=0.2)
+    return save_weights(tmp_path_factory.mktemp("weights"), AMD(model), config)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory, with a clip and a folder of frames in it."""
+    monkeypatch.chdir(tmp_path)
+    write_clip(tmp_path / "clip.mp4", moving_square(20), audio=True)
+    write_folder(tmp_path / "frames", moving_square(5))
+    return tmp_path
+
+
+@pytest.fixture
+def run(folder: Path, weights: Path) -> Run:
+    """Run `amd-seg video` there, on the CPU with tiny weights unless told otherwise."""
+
+    def run_video(*args: str) -> Result:
+        defaults = ["--weights", str(weights)] if "--weights" not in args else []
+        defaults += ["--device", "cpu"] if "--device" not in args else []
+        return CliRunner().invoke(cli, ["video", *args, *defaults])
+
+    return run_video
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def facts_of_video(name: str) -> tuple[str, str, int]:
+    with av.open(name) as container:
+        stream = container.streams.video[0]
+        return stream.codec_context.name, stream.pix_fmt, len(list(open_video(name)))
+
+
+# Where the twin goes
+
+
+def test_a_clip_gives_masks_beside_it(run: Run, folder: Path, weights: Path) -> None:
+    result = run("clip.mp4")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "clip.mask.mp4\n", "")
+    assert names(folder) == CLIPS | {"clip.mask.mp4"}
+    assert facts_of_video("clip.mask.mp4") == ("h264", "yuv420p", 20)
+    frames = VideoSegmenter.from_pretrained(weights, device="cpu")("clip.mp4")
+    for twin, frame in zip(open_video("clip.mask.mp4"), frames, strict=True):
+        assert twin.time == frame.time
+        np.testing.assert_array_equal(twin.pixels[..., 0] > 127, frame.mask)
+    with av.open("clip.mp4") as clip, av.open("clip.mask.mp4") as twin:
+        sounds = ([bytes(p) for p in c.demux(audio=0) if p.dts is not None] for c in (clip, twin))
+        assert next(sounds) == next(sounds)
+
+
+@pytest.mark.parametrize(
+    ("args", "output"),
+    [
+        (["clip.mp4", "--output", "cutout"], "clip.cutout.webm"),
+        (["clip.mp4", "--output", "cutout", "--background", "blur"], "clip.cutout.mp4"),
+        (["clip.mp4", "-o", "out.mov", "--output", "cutout"], "out.mov"),
+        (["clip.mp4", "-o", "out.gif", "--output", "overlay", "--every", "4"], "out.gif"),
+        (["clip.mp4", "-o", "out.npz", "--smooth"], "out.npz"),
+        (["clip.mp4", "-o", "out.mkv", "--output", "regions"], "out.mkv"),
+        (["frames", "--output", "saliency", "--frame-rate", "30000/1001"], "frames.saliency.mp4"),
+        (["frames/", "-o", "masks/"], "masks"),
+        (["frames/*.png", "-o", "masks"], "masks"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_the_twin_goes_where_it_is_told(
+    run: Run, folder: Path, args: list[str], output: str
+) -> None:
+    result = run(*args)
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.strip().rstrip("/") == output
+    assert names(folder) == CLIPS | {output}
+    assert run(*args).exit_code == 2
+    assert run(*args, "--overwrite").exit_code == 0
+    assert names(folder) == CLIPS | {output}
+
+
+def test_a_folder_named_by_a_dot(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder / "frames")
+    assert run(".").exit_code == 0
+    assert names(folder) == CLIPS | {"frames.mask.mp4"}
+
+
+def test_a_part_of_the_clip(run: Run) -> None:
+    result = run("clip.mp4", "--start", "0:00.5", "--end", "1.3", "--every", "2", "--json")
+    facts = json.loads(result.stdout)
+    assert facts["frames"] == 4
+    assert [frame.time for frame in open_video("clip.mask.mp4")] == pytest.approx(
+        [0, 0.2, 0.4, 0.6]
+    )
+
+
+def test_json_tells_what_was_found(run: Run) -> None:
+    facts = json.loads(run("clip.mp4", "--json").stdout)
+    assert {name: facts[name] for name in ("input", "output", "status", "frames")} == {
+        "input": "clip.mp4",
+        "output": "clip.mask.mp4",
+        "status": "done",
+        "frames": 20,
+    }
+    assert (facts["width"], facts["height"]) == (64, 48)
+    assert all(0 <= facts[name] <= 1 for name in ("mask_share", "confidence"))
+
+
+# What goes wrong
+
+
+def test_a_truncated_file_gives_what_it_has_and_exit_code_1(run: Run, folder: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (30, 48, 64, 3), np.uint8)
+    truncate(write_clip(folder / "broken.mp4", list(noise)), 0.6)
+    result = run("broken.mp4")
+    assert (result.exit_code, result.stdout) == (1, "broken.mask.mp4\n")
+    damage, last = result.stderr.splitlines()
+    assert "broken.mp4 is damaged" in damage
+    _, _, count = facts_of_video("broken.mask.mp4")
+    assert last == f"broken.mp4 is cut short: the {count} frames it has were written."
+    result = run("broken.mp4", "--json", "--overwrite")
+    assert (result.exit_code, json.loads(result.stdout)["status"]) == (1, "truncated")
+
+
+def test_what_is_no_video_is_told_in_one_line(run: Run, folder: Path) -> None:
+    (folder / "empty.mp4").touch()
+    (folder / "notes.txt").write_text("no video at all\n" * 50)
+    before = names(folder)
+    for name, message in (
+        ("empty.mp4", "the file is empty"),
+        ("notes.txt", "no video stream. Give a video file or a folder of frames."),
+        ("missing.mp4", "no such file"),
+    ):
+        result = run(name, "-o", "out.mp4")
+        assert (result.exit_code, result.stdout) == (1, "")
+        (line,) = result.stderr.splitlines()
+        assert line.startswith(f"Error: Cannot read {name}: ")
+        assert message in line
+        facts = json.loads(run(name, "-o", "out.mp4", "--json").stdout)
+        assert (facts["input"], facts["status"]) == (name, "failed")
+        assert message in facts["error"]
+    assert names(folder) == before
+
+
+@pytest.mark.parametrize(
+    ("args", "advice"),
+    [
+        (["clip.mp4", "-o", "out.avi"], "Use one of .mp4"),
+        (["clip.mp4", "-o", "out.mp4", "--output", "cutout"], "or give a background"),
+        (["clip.mp4", "-o", "clip.mp4", "--overwrite"], "the clip itself"),
+        (["clip.mp4", "-o", "frames"], "--overwrite"),
+        (["clip.mp4", "--background", "white"], "goes behind a cutout"),
+        (["clip.mp4", "--output", "cutout", "--background", "whitte"], "Unknown background"),
+        (["clip.mp4", "--start", "noon"], "Give seconds, or M:S, or H:M:S"),
+        (["clip.mp4", "--start", "5"], "No frame of clip.mp4"),
+        (["clip.mp4", "--start", "1", "--end", "0.5"], "End after the start"),
+        (["clip.mp4", "--frame-rate", "0"], "Give a number above 0"),
+        (["clip.mp4", "--steps", "5"], "--steps is of use with --adapt only"),
+        (["clip.mp4", "--save-adapted", "w"], "--save-adapted is of use with --adapt only"),
+        (["frames/*.png"], "Give -o"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_usage_leaves_everything_as_it_was(
+    run: Run, folder: Path, args: list[str], advice: str
+) -> None:
+    result = run(*args)
+    assert result.exit_code == 2, result.output
+    assert advice in " ".join(result.stderr.split())
+    assert result.stdout == ""
+    assert names(folder) == CLIPS
+
+
+# Adaptation
+
+
+def test_adapting_is_told_and_its_weights_are_kept(run: Run, folder: Path) -> None:
+    flags = ("--adapt", "--objective", "photometric", "--steps", "2", "--channel", "2")
+    result = run("clip.mp4", *flags, "--seed", "3", "--save-adapted", "learned", "--json")
+    assert result.exit_code == 0, result.stderr
+    facts = json.loads(result.stdout)["adaptation"]
+    assert (facts["steps"], facts["channel"], facts["objective"]) == (2, 2, "photometric")
+    assert facts["loss_before"] > 0
+    assert load_weights(folder / "learned").config.object_channel == 2
+    again = run("clip.mp4", *flags, "--save-adapted", "learned", "-o", "out.mp4")
+    assert (again.exit_code, "has weights" in again.stderr) == (2, True)
+    assert run("clip.mp4", "--weights", "learned", "-o", "out.mp4").exit_code == 0
+
+
+# As a process of its own
+
+
+def start(*args: str) -> "subprocess.Popen[bytes]":
+    # Whoever runs the tests in the background may have had interrupts ignored.
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from amd_seg.cli import main; main()"
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *args],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+@pytest.mark.parametrize("out", ["out.mp4", "out"])
+def test_ctrl_c_leaves_what_was_there(folder: Path, weights: Path, out: str) -> None:
+    long = write_clip(folder / "long.mp4", moving_square(8) * 500, codec="mpeg4")
+    before = names(folder)
+    with start("video", str(long), "--weights", str(weights), "-o", out) as process:
+        while not any(name.endswith(".tmp") for name in names(folder)):
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate()
+    assert process.returncode == 130
+    assert errors.decode().splitlines()[-1] == "Interrupted."
+    assert "Traceback" not in errors.decode()
+    assert names(folder) == before
+
+
+def test_ctrl_c_keeps_what_was_learned(folder: Path, weights: Path) -> None:
+    flags = ("--adapt", "--objective", "photometric", "--steps", "100000")
+    command = ("video", "clip.mp4", *flags, "--weights", str(weights), "--save-adapted", "learned")
+    with start(*command) as process:
+        assert process.stderr is not None
+        for line in iter(process.stderr.readline, b""):
+            if line.startswith(b"Learning"):
+                break
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate()
+    assert process.returncode == 130
+    assert "steps is in learned: give it to --weights." in errors.decode()
+    assert names(folder) == CLIPS | {"learned"}
+    assert load_weights(folder / "learned").config.name.endswith("-adapted")

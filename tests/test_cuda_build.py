@@ -1,0 +1,230 @@
+"""Compiling, keeping, loading and launching kernels, by a CUDA driver that runs on the CPU."""
+
+import ctypes
+import hashlib
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from amd_seg.errors import DeviceError
+from amd_seg.model import cuda_build
+from amd_seg.model.correlation import gradients_plain, volume_plain
+from amd_seg.model.correlation_cuda import (
+    KERNELS,
+    SOURCE,
+    Arguments,
+    defines,
+    gradients_launch,
+    volume_launch,
+)
+from tests import cuda_cpu
+
+pytest.importorskip("cuda.bindings.nvrtc", reason="needs cuda-bindings and nvidia-cuda-nvrtc")
+pytestmark = pytest.mark.skipif(
+    torch.version.cuda is not None, reason="the driver of this machine is in its place"
+)
+
+WANTED = defines(torch.float32, 2)
+HOPPER = (9, 0)
+NEWER_THAN_ANY = (99, 0)
+
+
+@pytest.fixture(scope="module")
+def driver_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return cuda_cpu.driver(tmp_path_factory.mktemp("driver"))
+
+
+@pytest.fixture
+def driver(driver_path: Path) -> ctypes.CDLL:
+    """The CPU's driver, found by its name from here on, as one that is loaded already."""
+    loaded = ctypes.CDLL(str(driver_path))
+    loaded.last_stream.restype = ctypes.c_size_t
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    return cuda_cpu.kernels(torch.float32, 2, tmp_path_factory.mktemp("kernels")).read_bytes()
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setenv(cuda_build.CACHE_VARIABLE, str(tmp_path / "kept"))
+    return tmp_path / "kept"
+
+
+def features(*shape: int, seed: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+# ---- launching -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_launches_what_the_plain_path_computes(
+    driver: ctypes.CDLL, image: bytes, index: int
+) -> None:
+    module = cuda_build.Module(image, KERNELS, index)
+    x1, x2 = features(2, 7, 5, 33, seed=1), features(2, 7, 5, 33, seed=2)
+    volume, grad = torch.empty(2, 25, 5, 33), features(2, 25, 5, 33, seed=3)
+    gradients = torch.empty_like(x1), torch.empty_like(x2)
+    launches = (
+        volume_launch(x1, x2, volume, 2),
+        gradients_launch(grad, x1, x2, gradients, 2),
+    )
+    for stream, launch in enumerate(launches, start=2**40):
+        module.launch(launch.kernel, launch.grid, launch.threads, launch.arguments, stream)
+        assert driver.last_stream() == stream
+        assert driver.last_device() == index
+        assert driver.contexts_left() == 0
+    torch.testing.assert_close(volume, volume_plain(x1, x2, 2))
+    torch.testing.assert_close(gradients, gradients_plain(grad, x1, x2, 2, True, True))
+
+
+@pytest.mark.parametrize(
+    ("grid", "threads"), [((1, 65536, 1), 160), ((0, 1, 1), 160), ((1, 1, 1), 1025)]
+)
+def test_a_refused_launch_is_an_error_that_names_the_call(
+    driver: ctypes.CDLL, image: bytes, grid: tuple[int, int, int], threads: int
+) -> None:
+    module = cuda_build.Module(image, KERNELS, 0)
+    with pytest.raises(DeviceError, match="cuLaunchKernel failed with CUDA_ERROR_INVALID_VALUE"):
+        module.launch(KERNELS[0], grid, threads, Arguments(), 0)
+    assert driver.contexts_left() == 0
+
+
+@pytest.mark.parametrize(
+    ("is_code", "names", "index", "fault"),
+    [
+        (False, KERNELS, 0, "cuModuleLoadData failed with CUDA_ERROR_INVALID_IMAGE"),
+        (True, ("another",), 0, "cuModuleGetFunction failed with CUDA_ERROR_NOT_FOUND"),
+        (True, KERNELS, 2, "cuDeviceGet failed with CUDA_ERROR_INVALID_DEVICE"),
+    ],
+)
+def test_what_cannot_be_loaded_is_an_error_that_names_the_call(
+    driver: ctypes.CDLL, image: bytes, is_code: bool, names: tuple[str, ...], index: int, fault: str
+) -> None:
+    with pytest.raises(DeviceError, match=fault):
+        cuda_build.Module(image if is_code else b"no machine code", names, index)
+    assert driver.contexts_left() == 0
+
+
+@pytest.mark.parametrize("reach", [4, 8])
+def test_compiled_kernels_take_what_is_launched(reach: int) -> None:
+    text = cuda_build.compile_source(SOURCE, defines(torch.float32, reach), NEWER_THAN_ANY)[0]
+    found = re.findall(
+        r"\.entry (\w+)\(\s*\.param \.align 8 \.b8 \w+\[(\d+)\]\s*\)\s*\.maxntid (\d+)",
+        text.decode(),
+    )
+    x, grad = torch.zeros(1, 3, 4, 5), torch.zeros(1, (2 * reach + 1) ** 2, 4, 5)
+    launches = (volume_launch(x, x, grad, reach), gradients_launch(grad, x, x, (x, x), reach))
+    assert sorted(found) == sorted(
+        (launch.kernel, str(ctypes.sizeof(launch.arguments)), str(launch.threads))
+        for launch in launches
+    )
+
+
+# ---- compiling and keeping -------------------------------------------------------------------
+
+
+def test_compiles_once_and_reads_what_it_kept(driver: ctypes.CDLL, cache: Path) -> None:
+    cuda_build.load(SOURCE, WANTED, KERNELS, 0)
+    (kept,) = cache.iterdir()
+    image, _ = cuda_build.compile_source(SOURCE, WANTED, HOPPER)
+    assert kept.read_bytes() == hashlib.sha256(image).digest() + image
+    before = kept.stat()
+    cuda_build.load(SOURCE, WANTED, KERNELS, 0)
+    assert list(cache.iterdir()) == [kept]
+    assert kept.stat() == before
+
+
+def test_another_source_or_define_is_another_file(
+    driver: ctypes.CDLL, cache: Path, tmp_path: Path
+) -> None:
+    changed = tmp_path / SOURCE.name
+    changed.write_text(SOURCE.read_text() + "\n")
+    for source, wanted in ((SOURCE, WANTED), (changed, WANTED), (SOURCE, defines(torch.half, 2))):
+        cuda_build.load(source, wanted, KERNELS, 0)
+    assert len(list(cache.iterdir())) == 3
+
+
+def test_a_damaged_file_is_replaced(driver: ctypes.CDLL, cache: Path) -> None:
+    cuda_build.load(SOURCE, WANTED, KERNELS, 0)
+    (kept,) = cache.iterdir()
+    whole = kept.read_bytes()
+    for damaged in (b"", whole[:1000], whole[:-1] + b"?"):
+        kept.write_bytes(damaged)
+        cuda_build.load(SOURCE, WANTED, KERNELS, 0)
+        assert kept.read_bytes() == whole
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(
+    driver: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv(cuda_build.CACHE_VARIABLE, str(tmp_path / "file" / "kept"))
+    cuda_build.load(SOURCE, WANTED, KERNELS, 0)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_processes_at_once_keep_one_whole_file(driver_path: Path, cache: Path) -> None:
+    code = (
+        "import pathlib, sys; from amd_seg.model import cuda_build\n"
+        "print('ready', flush=True); sys.stdin.readline()\n"
+        f"cuda_build.load(pathlib.Path({str(SOURCE)!r}), {WANTED}, {KERNELS}, 0)"
+    )
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", code],
+            env={**os.environ, "LD_LIBRARY_PATH": str(driver_path.parent)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(3)
+    ]
+    for process in started:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in started:
+        process.communicate("go\n")
+    assert [process.returncode for process in started] == [0, 0, 0]
+    (kept,) = cache.iterdir()
+    image, _ = cuda_build.compile_source(SOURCE, WANTED, HOPPER)
+    assert kept.read_bytes() == hashlib.sha256(image).digest() + image
+
+
+def test_a_device_older_than_nvrtc_is_an_error_that_says_so() -> None:
+    with pytest.raises(DeviceError, match=r"and newer, this device has 3\.5"):
+        cuda_build.compile_source(SOURCE, WANTED, (3, 5))
+
+
+def test_what_does_not_compile_is_an_error_with_the_compiler_s_words(tmp_path: Path) -> None:
+    source = tmp_path / "wrong.cu"
+    source.write_text("__global__ void wrong() { undeclared = 1; }")
+    with pytest.raises(DeviceError, match=r"wrong\.cu for sm_90(?s:.*)\"undeclared\" is undefined"):
+        cuda_build.compile_source(source, {}, HOPPER)
+
+
+@pytest.mark.parametrize(
+    ("hidden", "advice"),
+    [("cuda.bindings", "pip install cuda-bindings"), (None, "Install the NVIDIA driver")],
+)
+def test_what_is_missing_is_named(hidden: str | None, advice: str) -> None:
+    code = (
+        "import sys; hidden = sys.argv[1]\n"
+        "if hidden: sys.modules[hidden] = None\n"
+        "from amd_seg.errors import DeviceError\n"
+        "from amd_seg.model import cuda_build\n"
+        "try: cuda_build.Module(b'', (), 0)\n"
+        "except DeviceError as error: assert sys.argv[2] in str(error), str(error)\n"
+        "else: raise SystemExit('nothing is missing')"
+    )
+    subprocess.run([sys.executable, "-c", code, hidden or "", advice], check=True)

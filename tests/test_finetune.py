@@ -1,0 +1,472 @@
+"""Fine-tuning: crops, loss, SGD and schedule are the published ones; a run resumes to the bit."""
+
+import dataclasses
+import json
+import logging
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from PIL import Image
+from torch import Tensor, nn
+
+from amd_seg.classes import VOC2012, VOID
+from amd_seg.cli import cli
+from amd_seg.errors import ConfigError, WeightsError
+from amd_seg.model.amd import AMD
+from amd_seg.model.config import AMDConfig, WeightsConfig
+from amd_seg.model.normalised import MEAN
+from amd_seg.model.semantic import SemanticNetwork
+from amd_seg.model.semantic_config import SemanticConfig
+from amd_seg.training import loop
+from amd_seg.training.augment import BLURRED_SHARE, blur
+from amd_seg.training.distributed import Processes
+from amd_seg.training.engine import StopTraining
+from amd_seg.training.finetune import SegmentationObjective, finetune, model_for
+from amd_seg.training.finetune_config import FINETUNE_PRESETS, FinetuneConfig
+from amd_seg.training.label_batches import LabelBatch, LabelBatches, View, cut_view, draw_view
+from amd_seg.training.labelled import open_voc2012
+from amd_seg.training.loop import StepReport
+from amd_seg.weights import load_semantic_weights, save_weights
+from tests.labelled import make_voc2012, scene
+from tests.test_distributed import environment, launcher, subprocess
+
+TINY = SemanticConfig(
+    backbone="resnet18", stage_widths=(8, 8, 8, 8), head_channels=8, head_dilation=1, dropout=0.0
+)
+SETTINGS = FinetuneConfig(
+    steps=6, batch_size=4, short_edge=40, crop=(40, 40), workers=0, learning_rate=0.05,
+    log_every=1, sheet_every=0, checkpoint_every=2, keep=10,
+)  # fmt: skip
+ALONE = Processes(torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def voc(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_voc2012(tmp_path_factory.mktemp("voc") / "VOC2012")
+
+
+def column(run: Path, name: str) -> list[float]:
+    return [json.loads(line)[name] for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+# What a step sees
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_crop_is_that_of_the_whole_photo_resized(seed: int) -> None:
+    pixels, labels = scene(seed)
+    config = dataclasses.replace(SETTINGS, crop=(32, 48), flip=False)
+    view = draw_view(labels.shape, config, np.random.default_rng(seed))
+    frame, truth = cut_view(pixels, labels, view, config.crop)
+    # The published way: all of the photo is resized, then a part of it is cut out.
+    height, width = labels.shape
+    rows, columns = view.size
+    left, top, right, bottom = view.box
+    scaled = (round(width * columns / (right - left)), round(height * rows / (bottom - top)))
+    y, x = round(top / height * scaled[1]), round(left / width * scaled[0])
+    assert 0.5 <= min(scaled) / config.short_edge <= 2
+    for part, whole, resampling, fill in (
+        (frame, pixels, Image.Resampling.BILINEAR, np.rint(MEAN)),
+        (truth, labels, Image.Resampling.NEAREST, VOID),
+    ):
+        resized = np.asarray(Image.fromarray(whole).resize(scaled, resampling)).astype(int)
+        difference = np.abs(part[:rows, :columns] - resized[y : y + rows, x : x + columns])
+        # Sums of rounded kernels; a label's pixel centre may lie on a border of two.
+        assert np.mean(difference > 1) < 0.01
+        np.testing.assert_array_equal(part[rows:], np.broadcast_to(fill, part[rows:].shape))
+        np.testing.assert_array_equal(
+            part[:, columns:], np.broadcast_to(fill, part[:, columns:].shape)
+        )
+
+
+def test_a_mirrored_crop_is_the_crop_mirrored() -> None:
+    pixels, labels = scene(1)
+    view = View((32, 32), (3.5, 2.0, 40.0, 38.5), False)
+    plain = cut_view(pixels, labels, view, (32, 40))
+    mirrored = cut_view(pixels, labels, view._replace(is_mirrored=True), (32, 40))
+    for one, other in zip(plain, mirrored, strict=True):
+        np.testing.assert_array_equal(one[:, ::-1], other)
+
+
+def test_scales_and_places_fill_their_ranges() -> None:
+    random = np.random.default_rng(0)
+    views = [draw_view((100, 150), FinetuneConfig(), random) for _ in range(2000)]
+    scales = np.array([v.size[0] / (v.box[3] - v.box[1]) * 100 / 512 for v in views])
+    assert (scales.min(), scales.max()) == pytest.approx((0.5, 2.0), abs=0.02)
+    # Uniform, as published.
+    assert np.mean(scales < 1.25) == pytest.approx(0.5, abs=0.05)
+    assert np.mean([view.is_mirrored for view in views]) == pytest.approx(0.5, abs=0.05)
+    enlarged = [v for v, scale in zip(views, scales, strict=True) if scale > 1.5]
+    assert min(view.box[0] for view in enlarged) < 2
+    assert max(view.box[2] for view in enlarged) > 148
+    assert all(view.box[3] <= 100 and view.box[2] <= 150 for view in views)
+
+
+def test_draws_are_the_same_whatever_the_processes_and_readers(voc: Path) -> None:
+    labelled = open_voc2012(voc)
+    whole = LabelBatches(labelled, SETTINGS, ALONE)
+    halves = [
+        LabelBatches(
+            labelled,
+            dataclasses.replace(SETTINGS, workers=rank),
+            Processes(torch.device("cpu"), rank, 2),
+        )
+        for rank in (0, 1)
+    ]
+    names: list[str] = []
+    for _ in range(3):
+        batch, parts = next(whole), [next(half) for half in halves]
+        assert torch.equal(batch.frames, torch.cat([part.frames for part in parts]))
+        assert torch.equal(batch.labels, torch.cat([part.labels for part in parts]))
+        names += batch.names
+    assert (batch.frames.dtype, batch.labels.dtype) == (torch.uint8, torch.int64)
+    # Every epoch shows each of the six photos once.
+    assert sorted(names[:6]) == sorted(names[6:12]) == sorted(set(names))
+    assert whole.state_dict() == halves[0].state_dict() == halves[1].state_dict()
+
+
+def test_a_stream_goes_on_where_it_was_left(voc: Path) -> None:
+    labelled = open_voc2012(voc)
+    first = LabelBatches(labelled, SETTINGS, ALONE)
+    next(first)
+    state = first.state_dict()
+    expected = next(first)
+    second = LabelBatches(labelled, SETTINGS, ALONE)
+    next(second)
+    next(second)
+    second.load_state_dict(state)
+    assert torch.equal(next(second).frames, expected.frames)
+    other = LabelBatches(open_voc2012(voc, "val"), SETTINGS, ALONE)
+    with pytest.raises(ConfigError, match="saved with photos=6, now photos=3"):
+        other.load_state_dict(state)
+
+
+def test_heavy_changes_colours_and_no_label(voc: Path) -> None:
+    light, heavy = (
+        next(LabelBatches(open_voc2012(voc), dataclasses.replace(SETTINGS, augment=augment), ALONE))
+        for augment in ("light", "heavy")
+    )
+    assert torch.equal(light.labels, heavy.labels)
+    assert all(not torch.equal(*pair) for pair in zip(light.frames, heavy.frames, strict=True))
+
+
+def test_blur_is_a_gaussian_and_keeps_the_mean() -> None:
+    frames = torch.zeros(80, 3, 21, 21)
+    frames[:, :, 10, 10] = 100.0
+    blurred = blur(frames, torch.Generator().manual_seed(0))
+    changed = (blurred != frames).flatten(1).any(dim=1)
+    assert changed.float().mean().item() == pytest.approx(BLURRED_SHARE, abs=0.15)
+    torch.testing.assert_close(blurred.sum(dim=(2, 3)), frames.sum(dim=(2, 3)))
+    widest = blurred[blurred[:, 0, 10, 10].argmin(), 0]
+    # Of a Gaussian, the values beside the centre's obey g(1)^4 = g(2) g(0)^3.
+    g0, g1, g2 = (widest[10, 10 + step].item() for step in (0, 1, 2))
+    assert g1**4 == pytest.approx(g2 * g0**3, rel=1e-3)
+    torch.testing.assert_close(widest, widest.T)
+
+
+# The loss and the step
+
+
+def test_the_loss_is_the_mean_cross_entropy_over_what_is_judged() -> None:
+    torch.manual_seed(0)
+    model = SemanticNetwork(TINY).eval()
+    frames = torch.randint(0, 256, (2, 3, 24, 32), dtype=torch.uint8)
+    labels = torch.randint(0, 21, (2, 24, 32))
+    labels[:, 5:20] = VOID
+    parts = SegmentationObjective(model)(LabelBatch(frames, labels, ("a", "b")))
+    logits = model.class_logits(frames).detach()
+    errors, right = [], []
+    scaled = nn.functional.interpolate(logits, (24, 32), mode="bilinear", align_corners=False)
+    for item, row, column_ in (labels != VOID).nonzero().tolist():
+        values = scaled[item, :, row, column_].double()
+        label = int(labels[item, row, column_])
+        errors.append(float(values.exp().sum().log() - values[label]))
+        right.append(int(values.argmax()) == label)
+    assert parts["loss"].item() == pytest.approx(np.mean(errors), rel=1e-5)
+    assert parts["accuracy"].item() == pytest.approx(np.mean(right), rel=1e-5)
+    void = SegmentationObjective(model)(LabelBatch(frames, torch.full_like(labels, VOID), ()))
+    assert void["loss"].item() == 0
+
+
+class Slope(nn.Module):
+    """A loss whose gradient is the batch itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = nn.Linear(1, 1, bias=False)
+
+    def forward(self, batch: "Batch", progress: float, step: int) -> dict[str, Tensor]:
+        return {"loss": (self.model.weight * batch.slope).sum()}
+
+
+@dataclasses.dataclass
+class Batch:
+    slope: float
+    names: tuple[str, ...] = ()
+
+
+def test_steps_are_sgd_with_momentum_on_the_poly_schedule() -> None:
+    config = FinetuneConfig(steps=5, learning_rate=0.1, final_learning_rate=0.02, batch_size=1)
+    objective = Slope()
+    slopes = [1.0, -0.5, 2.0, 0.25, 1.0]
+    weight, velocity = objective.model.weight.item(), 0.0
+    loop.optimize(loop.start(objective, config), map(Batch, slopes), config)
+    for step, slope in enumerate(slopes):
+        rate = (0.1 - 0.02) * (1 - step / 5) ** 0.9 + 0.02
+        velocity = 0.9 * velocity + slope + 5e-4 * weight
+        weight -= rate * velocity
+    assert objective.model.weight.item() == pytest.approx(weight, rel=1e-5)
+
+
+def test_the_paper_s_preset_is_the_paper_s() -> None:
+    paper = FINETUNE_PRESETS["paper"]()
+    assert (paper.steps, paper.batch_size, paper.optimizer) == (40_000, 16, "sgd")
+    assert (paper.learning_rate, paper.poly_power, paper.momentum) == (0.01, 0.9, 0.9)
+    assert (paper.crop, paper.scale, paper.augment) == ((512, 512), (0.5, 2.0), "light")
+
+
+# Runs
+
+
+def test_a_short_run_learns_the_colours(voc: Path, tmp_path: Path) -> None:
+    config = dataclasses.replace(SETTINGS, steps=40, scale=(0.8, 1.5), checkpoint_every=100)
+    model = dataclasses.replace(TINY, stage_widths=(8, 8, 16, 16), head_channels=16)
+    out = tmp_path / "run"
+    finetune(open_voc2012(voc), out, model=model, config=config, weights="none", device="cpu")
+    result = CliRunner().invoke(
+        cli, ["evaluate", "voc2012", str(voc), "--weights", str(out), "--device", "cpu"]
+        + ["--json", "-", "--quiet"]
+    )  # fmt: skip
+    # Measured 0.74; background everywhere is 0.13.
+    assert json.loads(result.stdout)["scores"]["miou"] > 0.5
+
+
+def test_a_resumed_run_ends_as_if_it_had_never_stopped(voc: Path, tmp_path: Path) -> None:
+    config = dataclasses.replace(SETTINGS, augment="heavy", ema_decay=0.9)
+    options = {"model": dataclasses.replace(TINY, dropout=0.5), "config": config}
+    labelled = open_voc2012(voc)
+
+    def stop(report: StepReport) -> None:
+        if report.step == 3:
+            raise StopTraining("enough")
+
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    finetune(labelled, whole, weights="none", device="cpu", **options)
+    with pytest.raises(StopTraining):
+        finetune(labelled, parts, weights="none", device="cpu", on_step=stop, **options)
+    # The weights it began from are not asked for again.
+    finetune(labelled, parts, weights="gone", device="cpu", resume=True, **options)
+    assert column(parts, "loss") == column(whole, "loss")
+    digests = [load_semantic_weights(run).config.sha256 for run in (whole, parts)]
+    assert digests[0] == digests[1]
+
+
+def test_two_processes_equal_one_with_the_whole_batch(voc: Path, tmp_path: Path) -> None:
+    flags = "--steps 3 --batch-size 4 --short-edge 40 --crop 40x40 --workers 0 --log-every 1"
+    flags += " --weights none --backbone resnet18 --stage-widths 8,8,8,8 --head-channels 8"
+    flags += " --head-dilation 1 --dropout 0 --device cpu --sheet-every 3 --no-channels-last"
+    for processes in (1, 2):
+        command = [*launcher(processes), "finetune", "voc2012", str(voc), *flags.split()]
+        result = subprocess.run(
+            [*command, "--out", str(tmp_path / str(processes))],
+            env=environment(), capture_output=True, text=True, check=False, timeout=300,
+        )  # fmt: skip
+        assert result.returncode == 0, result.stderr
+        assert result.stdout == f"{tmp_path / str(processes) / 'weights'}\n"
+    one, two = (torch.tensor(column(tmp_path / name, "loss")) for name in "12")
+    torch.testing.assert_close(two, one, rtol=1e-4, atol=0)
+    with Image.open(tmp_path / "1" / "sheets" / "step-000000003.png") as sheet:
+        # Photo, classes, labels, in four rows.
+        assert sheet.size == (4 + 3 * 196, 4 + 4 * 196)
+
+
+# Where the backbone starts
+
+
+@pytest.fixture
+def amd(tiny_config: AMDConfig) -> AMD:
+    torch.manual_seed(5)
+    return AMD(tiny_config)
+
+
+def start_of(voc: Path, out: Path, weights: str, **changes: object) -> dict[str, Tensor]:
+    """The backbone before the first step, and what the whole was called."""
+    model = model_for(weights, 21, **changes)
+    config = dataclasses.replace(SETTINGS, steps=1, learning_rate=1e-12, final_learning_rate=0.0)
+    finetune(open_voc2012(voc), out, model=model, config=config, weights=weights, device="cpu")
+    return load_semantic_weights(out).model.appearance.backbone.state_dict()
+
+
+def assert_same_convolutions(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
+    for name, value in wanted.items():
+        if "conv" in name or "downsample.0" in name:
+            torch.testing.assert_close(found[name], value.half().float(), msg=name)
+
+
+def test_a_backbone_starts_from_our_weights(voc: Path, tmp_path: Path, amd: AMD) -> None:
+    save_weights(tmp_path / "ours", amd, WeightsConfig(model=amd.config))
+    found = start_of(voc, tmp_path / "run", str(tmp_path / "ours"))
+    assert_same_convolutions(found, amd.appearance.backbone.state_dict())
+    model = load_semantic_weights(tmp_path / "run").config.model
+    assert (model.stage_widths, model.classes) == (amd.config.stage_widths, 21)
+    # Fine-tuned weights are a start as well.
+    assert_same_convolutions(start_of(voc, tmp_path / "next", str(tmp_path / "run")), found)
+    with pytest.raises(ConfigError, match=r"stage_widths \(8, 8, 8, 16\) instead of"):
+        start_of(voc, tmp_path / "no", str(tmp_path / "ours"), stage_widths=(8, 8, 8, 16))
+
+
+@pytest.mark.parametrize("layout", ["torchvision", "moco", "timecycle"])
+def test_a_backbone_starts_from_others_files(
+    voc: Path, tmp_path: Path, amd: AMD, layout: str
+) -> None:
+    state = dict(amd.appearance.backbone.state_dict())
+    path = tmp_path / "resnet.pth"
+    if layout == "torchvision":
+        torch.save(state | {"fc.weight": torch.zeros(1000, 8), "fc.bias": torch.zeros(1000)}, path)
+    elif layout == "moco":
+        others = {f"module.encoder_k.{n}": v + 1 for n, v in state.items()} | {
+            "module.encoder_q.fc.0.weight": torch.zeros(8, 8),
+            "module.queue": torch.zeros(128, 4),
+        }
+        theirs = {f"module.encoder_q.{n}": v for n, v in state.items()}
+        torch.save({"epoch": 200, "arch": "resnet18", "state_dict": theirs | others}, path)
+    else:
+        inflated = {n: v[:, :, None] if v.ndim == 4 else v for n, v in state.items()}
+        theirs = {f"module.encoderVideo.{n}": v for n, v in inflated.items()}
+        other = {"module.afterconv1.weight": torch.zeros(4, 8, 1, 1)}
+        torch.save({"state_dict": theirs | other}, tmp_path / "checkpoint_14.pth.tar")
+        path = tmp_path / "checkpoint_14.pth.tar"
+    sizes = {"backbone": "resnet18", "stage_widths": (8, 8, 8, 8), "dilations": (1, 1, 2, 4)}
+    found = start_of(voc, tmp_path / "run", str(path), **sizes)
+    assert_same_convolutions(found, state)
+
+
+def test_the_authors_checkpoint_is_to_be_converted_first(voc: Path, tmp_path: Path) -> None:
+    path = tmp_path / "amd_pretrained.pth"
+    torch.save({"state_dict": {"backbone2.conv1.weight": torch.zeros(64, 3, 7, 7)}}, path)
+    with pytest.raises(WeightsError, match=r"Convert it first, amd-seg weights convert"):
+        start_of(voc, tmp_path / "run", str(path))
+
+
+def test_more_dilation_sees_farther_on_the_same_grid() -> None:
+    reach = {}
+    for dilations in ((1, 1, 1, 2), (1, 1, 2, 4)):
+        torch.manual_seed(0)
+        config = dataclasses.replace(TINY, dilations=dilations)
+        backbone = SemanticNetwork(config).appearance.backbone.eval()
+        for module in backbone.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                nn.init.ones_(module.weight)
+        frames = torch.rand(1, 3, 320, 320, requires_grad=True)
+        features = backbone(frames)
+        assert features.shape[-2:] == (40, 40)
+        features[0, :, 20, 20].sum().backward()
+        assert frames.grad is not None
+        reach[dilations] = (frames.grad.abs().sum(dim=(0, 1, 2)) > 0).sum().item()
+    assert reach[1, 1, 2, 4] > reach[1, 1, 1, 2]
+
+
+# On the command line
+
+
+@pytest.fixture
+def run(voc: Path, tmp_path: Path) -> Callable[..., Result]:
+    flags = "--weights none --backbone resnet18 --stage-widths 8,8,8,8 --head-channels 8 --steps 1"
+    flags += " --batch-size 2 --short-edge 40 --crop 40x40 --sheet-every 0 --device cpu"
+
+    def run_finetune(*args: str) -> Result:
+        out = ["--out", str(tmp_path / "run")]
+        return CliRunner().invoke(cli, ["finetune", *flags.split(), *out, *args])
+
+    return run_finetune
+
+
+@pytest.mark.parametrize("preset", FINETUNE_PRESETS)
+def test_every_preset_takes_a_step(
+    run: Callable[..., Result], voc: Path, tmp_path: Path, preset: str
+) -> None:
+    result = run("voc2012", str(voc), "--preset", preset, "--workers", "0")
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout == f"{tmp_path / 'run' / 'weights'}\n"
+    card = load_semantic_weights(tmp_path / "run").config
+    assert card.classes == VOC2012
+    assert (card.training["steps"], card.training["data"]) == (1, "voc2012 train")
+    again = run("voc2012", str(voc), "--resume", "--steps", "2")
+    assert again.exit_code == 0, again.stderr
+    assert load_semantic_weights(tmp_path / "run").config.training["steps"] == 2
+
+
+def test_any_folders_will_do(
+    run: Callable[..., Result], voc: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = tmp_path / "names.txt"
+    names.write_text("ground #101010\nred\ngreen\nblue\n")
+    folders = ["--images", str(voc / "JPEGImages"), "--masks", str(voc / "SegmentationClass")]
+    with caplog.at_level(logging.WARNING):
+        result = run(*folders, "--classes", str(names), "--workers", "0")
+    assert result.exit_code == 0, result.stderr
+    card = load_semantic_weights(tmp_path / "run").config
+    assert (card.class_names, card.class_colours[0]) == (
+        ("ground", "red", "green", "blue"),
+        "#101010",
+    )
+    assert card.input_size == 40
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize(
+    ("break_it", "args", "message"),
+    [
+        (None, ["voc2012"], "Give voc2012 and its folder, or all of --images"),
+        (None, ["VOC", "--classes", "NAMES"], "Give voc2012 and its folder, or all of --images"),
+        (None, ["--images", "x", "--masks", "y"], "or all of --images"),
+        (None, ["FOLDERS", "--split", "val"], "--split is the name of a list"),
+        (None, ["FOLDERS"], "labels beyond the 3 classes (0 to 2, 255 is void): 3."),
+        (None, ["VOC", "--split", "night"], "night.txt is missing"),
+        (None, ["VOC", "--crop", "8x8"], "crop=(8, 8) (two sizes of 16 or more)"),
+        (None, ["VOC", "--momentum", "1"], "momentum=1.0 (0 to below 1)"),
+        (None, ["VOC", "--resume"], "Cannot resume"),
+        ("rgb", ["VOC"], "give --coloured-masks"),
+        ("rgb", ["VOC", "--coloured-masks"], "colours that no class has: #123456"),
+        ("size", ["VOC"], "Give both at one size"),
+        ("gone", ["VOC"], "1 files of"),
+    ],
+)
+def test_bad_input_gets_one_clear_line(
+    run: Callable[..., Result], voc: Path, tmp_path: Path, break_it: str | None, args: list[str],
+    message: str,
+) -> None:  # fmt: skip
+    copy = tmp_path / "copy"
+    shutil.copytree(voc, copy)
+    mask = copy / "SegmentationClass/2007_000003.png"
+    if break_it == "gone":
+        mask.unlink()
+    elif break_it is not None:
+        size = (56, 40) if break_it == "rgb" else (40, 56)
+        Image.new(
+            "RGB" if break_it == "rgb" else "L", size, "#123456" if size[0] == 56 else 0
+        ).save(mask)
+    names = tmp_path / "names.txt"
+    names.write_text("ground\nred\ngreen\n")
+    folders = ["--images", f"{copy}/JPEGImages", "--masks", f"{copy}/SegmentationClass"]
+    words = {"VOC": ["voc2012", str(copy)], "NAMES": [str(names)]}
+    words["FOLDERS"] = [*folders, "--classes", str(names)]
+    result = run(*(word for arg in args for word in words.get(arg, [arg])))
+    assert result.exit_code == 2
+    assert message in " ".join(result.stderr.split())
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_loss_of_a_fresh_head_is_that_of_a_guess(voc: Path, tmp_path: Path) -> None:
+    finetune(
+        open_voc2012(voc), tmp_path / "run", model=TINY,
+        config=dataclasses.replace(SETTINGS, steps=1), weights="none", device="cpu",
+    )  # fmt: skip
+    assert column(tmp_path / "run", "loss")[0] == pytest.approx(math.log(21), abs=0.5)

@@ -1,0 +1,392 @@
+"""Classes in photos: whole, by windows, mirrored; as arrays, as files, on the command line."""
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from PIL import Image
+from torch.nn.functional import interpolate, pad
+
+from amd_seg import Segmenter, SemanticSegmenter
+from amd_seg.classes import VOC2012, VOID, Classes
+from amd_seg.cli import cli
+from amd_seg.errors import ConfigError, InputError, MediaError, WeightsError
+from amd_seg.media.labels import read_labels
+from amd_seg.model.amd import AMD
+from amd_seg.model.config import AMDConfig, WeightsConfig
+from amd_seg.model.semantic import SemanticNetwork
+from amd_seg.model.semantic_config import SemanticConfig, SemanticWeightsConfig, stored_config
+from amd_seg.semantic_maps import class_probabilities, strongest_classes
+from amd_seg.weights import load_semantic_weights, load_weights, save_weights
+from tests.labelled import HEIGHT, WIDTH, make_voc2012, scene
+
+CLASSES = Classes.of(("background", "cup", "sign", "tree"))
+
+
+def network(classes: int = 4, seed: int = 0) -> SemanticNetwork:
+    torch.manual_seed(seed)
+    config = SemanticConfig(
+        backbone="resnet18",
+        stage_widths=(8, 8, 8, 8),
+        head_channels=8,
+        head_dilation=1,
+        classes=classes,
+    )
+    model = SemanticNetwork(config).eval()
+    # Fresh weights say nearly the same everywhere: let classes win and lose.
+    torch.nn.init.normal_(model.appearance.classifier.weight, std=3.0)
+    return model
+
+
+def saved(folder: Path, classes: Classes = CLASSES, input_size: int = 32) -> Path:
+    model = network(len(classes))
+    config = SemanticWeightsConfig(
+        model=model.config,
+        class_names=classes.names,
+        class_colours=classes.colours,
+        input_size=input_size,
+        name="tiny",
+    )
+    return save_weights(folder, model, config)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved(tmp_path_factory.mktemp("weights") / "run" / "weights")
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    pixels = np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)
+    image = Image.fromarray(pixels).resize((90, 60))
+    image.save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"
+
+
+# From a frame to its classes
+
+
+def whole(model: SemanticNetwork, frame: torch.Tensor) -> torch.Tensor:
+    logits = model.class_logits(frame[None])
+    return interpolate(logits, frame.shape[-2:], mode="bilinear", align_corners=False)[0]
+
+
+def test_a_frame_seen_whole_is_the_network_s_logits_resized() -> None:
+    model, frame = network(), torch.randint(0, 256, (3, 37, 51), dtype=torch.uint8)
+    found = class_probabilities(model, frame)
+    with torch.inference_mode():
+        torch.testing.assert_close(found, whole(model, frame).softmax(dim=0))
+    torch.testing.assert_close(found.sum(dim=0), torch.ones(37, 51))
+
+
+@pytest.mark.parametrize("size", [(40, 40), (37, 90), (33, 32), (20, 70), (100, 64)])
+@torch.inference_mode()
+def test_windows_slide_as_in_the_published_toolbox(size: tuple[int, int]) -> None:
+    model, frame = network(), torch.randint(0, 256, (3, *size), dtype=torch.uint8)
+    window, stride = 32, 21
+    height, width = size
+    total, count = torch.zeros(4, *size), torch.zeros(size)
+    for row in range(max(height - window + stride - 1, 0) // stride + 1):
+        for column in range(max(width - window + stride - 1, 0) // stride + 1):
+            bottom = min(row * stride + window, height)
+            right = min(column * stride + window, width)
+            top, left = max(bottom - window, 0), max(right - window, 0)
+            part = whole(model, frame[:, top:bottom, left:right])
+            total += pad(part, (left, width - right, top, height - bottom))
+            count[top:bottom, left:right] += 1
+    assert count.min() >= 1
+    expected = (total / count).softmax(dim=0)
+    for batch_size in (1, 5):
+        found = class_probabilities(model, frame, window=window, batch_size=batch_size)
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("window", [None, 32])
+@torch.inference_mode()
+def test_with_flip_a_mirrored_frame_gives_the_mirrored_classes(window: int | None) -> None:
+    model, frame = network(), torch.randint(0, 256, (3, 40, 59), dtype=torch.uint8)
+    plain = class_probabilities(model, frame, window=window, flip=True)
+    mirrored = class_probabilities(model, frame.flip(-1), window=window, flip=True)
+    torch.testing.assert_close(mirrored.flip(-1), plain)
+    once = class_probabilities(model, frame, window=window)
+    other = class_probabilities(model, frame.flip(-1), window=window).flip(-1)
+    torch.testing.assert_close(plain, (once + other) / 2)
+    assert not torch.allclose(once, other, atol=1e-3)
+
+
+@pytest.mark.parametrize("size", [(5, 7), (40, 56), (200, 33), (129, 300)])
+def test_the_strongest_class_is_that_of_the_resized_scores(size: tuple[int, int]) -> None:
+    scores = torch.rand(6, 13, 17, generator=torch.Generator().manual_seed(1))
+    resized = interpolate(scores[None], size, mode="bilinear", align_corners=False)[0]
+    labels = strongest_classes(scores, size)
+    assert (labels.dtype, labels.shape) == (np.uint8, size)
+    best = resized.gather(0, torch.from_numpy(labels.astype(np.int64))[None])[0]
+    torch.testing.assert_close(best, resized.amax(dim=0), atol=1e-6, rtol=0)
+
+
+# The segmenter
+
+
+def test_photos_come_back_labelled_at_their_own_size(weights: Path, photo: Path) -> None:
+    segmenter = SemanticSegmenter.from_pretrained(weights.parent, device="cpu")
+    result = segmenter(photo)
+    assert result.labels.shape == (60, 90)
+    assert result.classes == CLASSES
+    assert sum(result.shares.values()) == pytest.approx(1)
+    assert list(result.shares.values()) == sorted(result.shares.values(), reverse=True)
+    assert len(result.shares) > 1
+    pixels = np.asarray(Image.open(photo))
+    listed = [*segmenter([photo, pixels], size=48, slide=True, flip=True)]
+    np.testing.assert_array_equal(listed[0].labels, listed[1].labels)
+    assert (listed[0].labels != result.labels).any()
+
+
+def test_labels_and_overlay_are_written(weights: Path, photo: Path, tmp_path: Path) -> None:
+    result = SemanticSegmenter.from_pretrained(weights, device="cpu")(photo)
+    assert result.save(tmp_path / "labels.png") == tmp_path / "labels.png"
+    np.testing.assert_array_equal(read_labels(tmp_path / "labels.png", CLASSES), result.labels)
+    with Image.open(io.BytesIO(result.encode())) as image:
+        assert (image.mode, image.getpalette()[3:6]) == ("P", [128, 0, 0])
+    result.save(tmp_path / "overlay.jpg", "overlay")
+    with Image.open(tmp_path / "overlay.jpg") as image:
+        assert image.size == (90, 60)
+    with pytest.raises(MediaError, match=r"indexed \.png files only"):
+        result.save(tmp_path / "labels.jpg")
+    with pytest.raises(InputError, match="Use one of labels, overlay"):
+        result.render("mask")
+
+
+def test_a_bad_photo_takes_its_place_in_the_stream(
+    weights: Path, photo: Path, tmp_path: Path
+) -> None:
+    segmenter = SemanticSegmenter.from_pretrained(weights, device="cpu")
+    outcomes = list(segmenter.stream([photo, tmp_path / "none.jpg", photo]))
+    assert isinstance(outcomes[1], MediaError)
+    np.testing.assert_array_equal(outcomes[0].labels, outcomes[2].labels)
+    with pytest.raises(MediaError, match=r"none\.jpg"):
+        list(segmenter([tmp_path / "none.jpg"]))
+    with pytest.raises(InputError, match="size=4"):
+        segmenter(photo, size=4)
+    with pytest.raises(InputError, match="A int is no image"):
+        segmenter(7)
+
+
+def test_bfloat16_agrees_with_float32(weights: Path, photo: Path) -> None:
+    full, reduced = (
+        SemanticSegmenter.from_pretrained(weights, device="cpu", precision=precision)(photo)
+        for precision in ("float32", "bfloat16")
+    )
+    assert np.mean(full.labels == reduced.labels) > 0.9
+
+
+def test_weights_that_are_not_finite_are_told(weights: Path, photo: Path) -> None:
+    found = load_semantic_weights(weights)
+    found.model.appearance.classifier.bias.data[0] = torch.nan
+    segmenter = SemanticSegmenter(found.model, found.config, device="cpu")
+    with pytest.raises(WeightsError, match="'tiny' are damaged"):
+        segmenter(photo)
+
+
+# Weights of two kinds
+
+
+def test_each_kind_of_weights_has_its_segmenter(
+    weights: Path, tmp_path: Path, tiny_config: AMDConfig
+) -> None:
+    with pytest.raises(WeightsError, match=r"fine-tuned.*SemanticSegmenter"):
+        Segmenter.from_pretrained(weights)
+    objects = save_weights(tmp_path / "o", AMD(tiny_config), WeightsConfig(model=tiny_config))
+    with pytest.raises(WeightsError, match=r"know no classes.*amd-seg finetune"):
+        SemanticSegmenter.from_pretrained(objects)
+    assert load_weights(objects).config.model == tiny_config
+    config = load_semantic_weights(weights).config
+    assert config == SemanticWeightsConfig.from_dict(json.loads(json.dumps(config.to_dict())))
+    assert config.classes == CLASSES
+    shown = CliRunner().invoke(cli, ["weights", "info", str(weights)])
+    assert "kind: semantic" in shown.stdout
+    assert "class_names: ('background', 'cup', 'sign', 'tree')" in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kind": "poetry"}, "of the kind 'poetry'"),
+        ({"class_names": ["a", "b"]}, "class_names=.*4 texts, one for each class"),
+        ({"class_names": ["a", "b", "c", 4]}, "4 texts, one for each class"),
+        ({"class_colours": ["#000000"] * 4}, "a colour of its own"),
+        ({"input_size": 4}, "input_size=4"),
+        ({"threshold": 0.5}, "unknown keys: threshold"),
+        ({"model": {"classes": 1}}, "classes=1"),
+    ],
+)
+def test_a_config_of_classes_is_read_strictly(
+    weights: Path, change: dict[str, object], message: str
+) -> None:
+    values = json.loads((weights / "config.json").read_text()) | change
+    with pytest.raises(ConfigError, match=message):
+        stored_config(values)
+
+
+# On the command line
+
+
+@pytest.fixture
+def run(weights: Path, photo: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    monkeypatch.chdir(photo.parent)
+
+    def run_image(*args: str) -> Result:
+        command = ["image", "photo.png", "--device", "cpu", "--weights", str(weights.parent)]
+        return CliRunner().invoke(cli, [*command, *args])
+
+    return run_image
+
+
+def test_image_writes_labels_and_overlay(run: Callable[..., Result], photo: Path) -> None:
+    result = run("--output", "labels")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "photo.labels.png\n", "")
+    with Image.open("photo.labels.png") as image:
+        assert (image.mode, image.size) == ("P", (90, 60))
+        assert "1 cup" in image.text["classes"]
+    told = json.loads(run("--output", "overlay", "--json").stdout)
+    assert (told["output"], told["width"], told["height"]) == ("photo.overlay.png", 90, 60)
+    assert set(told["classes"]) <= set(CLASSES.names)
+    # What it wrote is no photo.
+    assert CliRunner().invoke(cli, ["image", ".", "--output", "overlay"]).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ([], "tell classes: they give no mask. Use --output labels or overlay"),
+        (["--output", "labels", "-o", "x.jpg"], "labels are an indexed picture. Use .png"),
+        (["--output", "labels", "--threshold", "0.3"], "--threshold makes masks"),
+        (
+            ["--output", "labels", "--weights", "amd-resnet18"],
+            "know no classes: they give no labels",
+        ),
+    ],
+)
+def test_what_the_weights_cannot_give_is_wrong_usage(
+    run: Callable[..., Result], args: list[str], message: str
+) -> None:
+    result = run(*args)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert message in " ".join(result.stderr.split())
+
+
+# Scores
+
+
+@pytest.fixture
+def voc(tmp_path: Path) -> Path:
+    return make_voc2012(tmp_path / "VOC2012")
+
+
+def evaluate(*args: object) -> Result:
+    return CliRunner().invoke(cli, ["evaluate", *map(str, args)])
+
+
+def scores(*args: object) -> dict[str, float]:
+    result = evaluate(*args, "--json", "-")
+    assert result.exit_code == 0, result.stderr
+    found: dict[str, float] = json.loads(result.stdout)["scores"]
+    return found
+
+
+def test_perfect_labels_score_full_marks(voc: Path, tmp_path: Path) -> None:
+    truths = voc / "SegmentationClass"
+    assert set(scores("voc2012", voc, "--predictions", truths).values()) == {1.0}
+    result = evaluate("voc2012", voc, "--predictions", truths)
+    assert result.stdout.startswith("PASCAL VOC 2012 val subset (3 of 1,449 images)")
+    assert "mIoU                  100.0" in result.stdout
+    rows = dict(line.split()[:2] for line in result.stdout.splitlines() if len(line.split()) == 3)
+    assert (rows["aeroplane"], rows["tvmonitor"]) == ("100.0", "-")
+    assert "AMD, YouTube-VOS, light      62.0" in result.stdout
+    names = tmp_path / "names.txt"
+    names.write_text("ground\nred\ngreen\nblue\n")
+    folders = ["--images", voc / "JPEGImages", "--masks", truths, "--classes", names]
+    assert scores(*folders, "--predictions", truths)["miou"] == 1
+
+
+def test_the_score_is_that_of_what_a_user_would_write(voc: Path, tmp_path: Path) -> None:
+    weights = saved(tmp_path / "voc-weights", VOC2012)
+    network = ["--weights", weights, "--device", "cpu"]
+    one = ["voc2012", voc, *network, "--save", tmp_path / "saved", "--sheet", tmp_path / "s.png"]
+    found = scores(*one)
+    assert 0 < found["miou"] < 1
+    with Image.open(tmp_path / "saved/2007_000006.png") as image:
+        assert (image.mode, image.size) == ("P", (WIDTH, HEIGHT))
+    with Image.open(tmp_path / "s.png") as sheet:
+        assert sheet.width > 240
+    written = ["image", str(voc / "JPEGImages"), "-o", str(tmp_path / "out"), "--output", "labels"]
+    assert CliRunner().invoke(cli, [*written, *map(str, network)]).exit_code == 0
+    for folder in ("saved", "out"):
+        assert scores("voc2012", voc, "--predictions", tmp_path / folder) == found
+    assert scores(*one[:-2], "--resume") == found
+    assert scores("voc2012", voc, *network, "--workers", "2", "--slide", "--flip") != found
+    title = evaluate("voc2012", voc, *network, "--slide", "--flip").stdout.splitlines()[0]
+    assert title.endswith("voc-weights, slide, flip")
+
+
+def test_coloured_truths_score_alike(voc: Path, tmp_path: Path) -> None:
+    (tmp_path / "coloured").mkdir()
+    for path in (voc / "SegmentationClass").iterdir():
+        with Image.open(path) as image:
+            image.convert("RGB").save(tmp_path / "coloured" / path.name)
+    names = tmp_path / "names.txt"
+    names.write_text("ground\nred\ngreen\nblue\n")
+    folders = ["--images", voc / "JPEGImages", "--masks", tmp_path / "coloured"]
+    folders += ["--classes", names, "--predictions", voc / "SegmentationClass"]
+    assert scores(*folders, "--coloured-masks")["miou"] == 1
+    for path in (tmp_path / "coloured").iterdir():
+        path.replace(voc / "SegmentationClass" / path.name)
+    written = ["--predictions", tmp_path / "labels", "--coloured-masks"]
+    (tmp_path / "labels").mkdir()
+    for number in range(6, 9):
+        labels = Image.fromarray(np.where(scene(number)[1] == VOID, 0, scene(number)[1]))
+        labels.save(tmp_path / "labels" / f"2007_{number:06}.png")
+    assert scores("voc2012", voc, *written)["miou"] == 1
+    refused = evaluate("voc2012", voc, *written[:-1])
+    assert refused.exit_code == 2
+    assert "give --coloured-masks" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["voc2012", "VOC"], "Classes need --weights of amd-seg finetune, or --predictions"),
+        (["voc2012", "VOC", "--weights", "FOUR"], "know 4 classes (background, cup, sign, tree)"),
+        (["voc2012", "VOC", "--weights", "amd-resnet18"], "know no classes"),
+        (["voc2012", "VOC", "--classes", "NAMES"], "voc2012 has its own classes"),
+        (
+            ["voc2012", "VOC", "--predictions", "WRONG"],
+            "2007_000006.png: The label 255 is predicted",
+        ),
+        (["voc2012", "VOC", "--predictions", "SMALL"], "Give --resize-masks"),
+        (["voc2012", "VOC", "--weights", "FOUR", "--stretch"], "for masks of one object"),
+        (["ecssd", "PAIRS", "--slide"], "for masks with classes"),
+        (["ecssd", "PAIRS", "--coloured-masks"], "has masks of one object"),
+    ],
+)
+def test_what_cannot_be_scored_gets_one_clear_line(
+    voc: Path, tmp_path: Path, weights: Path, args: list[str], message: str
+) -> None:
+    for folder, size, label in (("wrong", (WIDTH, HEIGHT), 255), ("small", (8, 8), 1)):
+        (tmp_path / folder).mkdir()
+        for number in range(6, 9):
+            Image.new("L", size, label).save(tmp_path / folder / f"2007_{number:06}.png")
+    (tmp_path / "pairs/images").mkdir(parents=True)
+    (tmp_path / "pairs/masks").mkdir()
+    for folder in ("images", "masks"):
+        Image.new("L", (16, 16), 255).save(tmp_path / "pairs" / folder / "a.png")
+    words = {"VOC": voc, "FOUR": weights, "PAIRS": tmp_path / "pairs", "NAMES": tmp_path / "n.txt"}
+    words |= {"WRONG": tmp_path / "wrong", "SMALL": tmp_path / "small"}
+    result = evaluate(*(words.get(arg, arg) for arg in args), "--device", "cpu")
+    assert result.exit_code in (2, 3)
+    assert message in " ".join(result.stderr.split())
+    assert result.stdout == ""

@@ -1,0 +1,299 @@
+"""A clip through the network: the same masks as of its frames alone, streamed."""
+
+import subprocess
+import sys
+import threading
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from amd_seg import InputError, MediaError, Segmenter, VideoSegmenter, open_video
+from amd_seg.media.frames import FrameReader
+from amd_seg.model.amd import AMD, View
+from amd_seg.model.config import AMDConfig
+from amd_seg.temporal import LIKENESS, PAST_SHARE, TemporalSmoother
+from amd_seg.training.adaptation_config import AdaptationConfig
+from amd_seg.training.loop import StepReport, StopTraining
+from tests.clips import moving_square, truncate, write_clip, write_folder
+
+
+@pytest.fixture(scope="module")
+def video(weights: Path) -> VideoSegmenter:
+    return VideoSegmenter.from_pretrained(weights, device="cpu")
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    return write_folder(tmp_path / "clip", moving_square(11))
+
+
+# A stream of frames
+
+
+def test_masks_are_those_of_the_frames_alone(
+    video: VideoSegmenter, weights: Path, clip: Path
+) -> None:
+    segmenter = Segmenter.from_pretrained(weights, device="cpu")
+    part = open_video(clip, start=1 / 24, every=3)
+    frames = list(video(part, batch_size=2, size=64, threshold=0.21))
+    assert [frame.index for frame in frames] == [0, 3, 6, 9]
+    assert [frame.time for frame in frames] == pytest.approx([1 / 24, 4 / 24, 7 / 24, 10 / 24])
+    for frame, number in zip(frames, (1, 4, 7, 10), strict=True):
+        alone = segmenter(clip / f"{number:05d}.png", size=64, threshold=0.21)
+        np.testing.assert_array_equal(frame.photo.pixels, alone.photo.pixels)
+        np.testing.assert_allclose(frame.saliency, alone.saliency, atol=1e-5)
+        assert frame.threshold == 0.21
+    assert frames[2].source == f"{clip}, frame 6"
+
+
+def test_leaving_early_ends_the_threads(video: VideoSegmenter, clip: Path) -> None:
+    before = threading.active_count()
+    frames = video(clip, batch_size=1)
+    next(frames)
+    frames.close()  # type: ignore[attr-defined]
+    assert threading.active_count() == before
+
+
+def test_errors_reach_the_caller_in_their_place(video: VideoSegmenter, clip: Path) -> None:
+    (clip / "00006.png").write_bytes(b"no image")
+    before = threading.active_count()
+    seen = []
+    with pytest.raises(MediaError, match=r"00006\.png"):
+        seen += [frame.index for frame in video(clip, batch_size=1)]
+    with pytest.raises(MediaError, match=r"00006\.png"):
+        video.write(clip, clip.parent / "twin.mp4")
+    assert threading.active_count() == before
+    assert [path.name for path in clip.parent.iterdir()] == ["clip"]
+    for arguments in ({"size": 2}, {"threshold": 2.0}, {"batch_size": 0}):
+        with pytest.raises(InputError, match="cannot be used"):
+            video(clip, **arguments)
+    with pytest.raises(MediaError, match="no such file"):
+        video("nowhere.mp4")
+
+
+# The twin
+
+
+def test_the_twin_shows_what_iteration_gives(video: VideoSegmenter, tmp_path: Path) -> None:
+    source = write_clip(tmp_path / "clip.mp4", moving_square(11), audio=True)
+    frames = list(video(source))
+    report = video.write(source, tmp_path / "twin.npz")
+    with np.load(report.path) as arrays:
+        np.testing.assert_array_equal(arrays["mask"], [frame.mask for frame in frames])
+        np.testing.assert_allclose(arrays["time"], [frame.time for frame in frames])
+    assert (report.frames, report.width, report.height) == (11, 64, 48)
+    assert report.mask_share == pytest.approx(np.mean([frame.mask for frame in frames]))
+    assert report.confidence == pytest.approx(np.mean([frame.confidence for frame in frames]))
+    assert not report.is_truncated
+    with np.load(video.write(source, tmp_path / "soft.npz", output="saliency").path) as arrays:
+        np.testing.assert_array_equal(arrays["saliency"], [frame.saliency for frame in frames])
+
+
+@pytest.mark.parametrize("output", ["mask", "saliency", "cutout", "overlay", "regions"])
+def test_each_output_is_drawn_as_that_of_a_photo(
+    video: VideoSegmenter, clip: Path, tmp_path: Path, output: str
+) -> None:
+    calls = []
+    report = video.write(
+        clip, tmp_path / "twin", output=output, on_frame=lambda *done: calls.append(done)
+    )
+    assert calls == [(number, 11) for number in range(1, 12)]
+    for frame in video(clip):
+        with Image.open(report.path / f"{frame.index:05d}.png") as image:
+            np.testing.assert_array_equal(np.asarray(image), np.asarray(frame.render(output)))
+
+
+def test_a_cutout_on_a_colour_is_mixed_by_the_saliency(
+    video: VideoSegmenter, clip: Path, tmp_path: Path
+) -> None:
+    video.write(clip, tmp_path / "twin", output="cutout", background="white")
+    frame = next(video(clip))
+    alpha = np.rint(frame.saliency * 255)[..., np.newaxis] / 255
+    expected = alpha * frame.photo.pixels + (1 - alpha) * 255
+    with Image.open(tmp_path / "twin" / "00000.png") as image:
+        assert np.abs(np.asarray(image) - expected).max() <= 1
+
+
+def test_a_truncated_clip_gives_the_frames_it_has(video: VideoSegmenter, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (30, 48, 64, 3), np.uint8)
+    source = truncate(write_clip(tmp_path / "clip.mp4", list(noise)), 0.6)
+    report = video.write(source, tmp_path / "twin.mp4")
+    assert report.is_truncated
+    assert 10 < report.frames < 25
+    assert len(list(open_video(report.path))) == report.frames
+
+
+def test_what_cannot_be_written_is_refused(video: VideoSegmenter, clip: Path) -> None:
+    target = clip.parent / "twin.mp4"
+    for arguments, message in (
+        ({"output": "edges"}, "Unknown output 'edges'"),
+        ({"output": "cutout"}, "no transparency"),
+        ({"background": "white"}, "goes behind a cutout"),
+        ({"output": "cutout", "background": "whitte"}, "Unknown background"),
+    ):
+        with pytest.raises(InputError, match=message):
+            video.write(clip, target, **arguments)
+    with pytest.raises(InputError, match=r"No frame of .* is shown from 5 s to the end"):
+        video.write(open_video(clip, start=5), target)
+    assert [path.name for path in clip.parent.iterdir()] == ["clip"]
+
+
+def test_memory_does_not_grow_with_the_clip(weights: Path, tmp_path: Path) -> None:
+    if not Path("/proc/self/status").is_file():
+        pytest.skip("needs /proc to watch the memory of a process")
+    still = np.full((240, 320, 3), 90, np.uint8)
+    write_clip(tmp_path / "long.mp4", [still] * 500, codec="mpeg4", audio=True)
+    code = """
+import re, sys
+from pathlib import Path
+from amd_seg import VideoSegmenter
+peaks = {}
+def watch(done, total):
+    if done in (100, total):
+        peaks[done] = int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+video = VideoSegmenter.from_pretrained(sys.argv[1], device="cpu")
+video.write("long.mp4", "twin.mp4", output="overlay", on_frame=watch)
+print(peaks[500] - peaks[100])
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", code, str(weights)],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    # In KiB; the 400 frames in between are 92 MB as pixels, and twice that as saliency.
+    assert int(result.stdout) < 20_000
+
+
+# Steadier masks
+
+
+def test_smoothing_follows_its_definition(tiny_config: AMDConfig) -> None:
+    torch.manual_seed(1)
+    model = AMD(tiny_config).eval()
+    with torch.no_grad():  # Else the flow of random weights is next to nothing.
+        model.motion.region_flow[1].bias.copy_(torch.tensor([0.5, 0.25]))
+    frames = [torch.from_numpy(f).permute(2, 0, 1) for f in moving_square(3)]
+    smoother = TemporalSmoother(model)
+    masks = [torch.rand(5, 6, 8).softmax(dim=0) for _ in frames]
+    smoothed = [smoother(f, m.numpy()) for f, m in zip(frames, masks, strict=True)]
+
+    past = masks[0]
+    np.testing.assert_array_equal(smoothed[0], past)
+    for number in (1, 2):
+        view = model(frames[number][None], frames[number - 1][None]).view_i
+        flow = view.flows[0][0].detach()  # (2, 32, 48): the motion size of the tiny model
+        assert flow.abs().max() > 1
+        moved, share = by_hand(past, flow, view)
+        past = masks[number] + share * (moved - masks[number])
+        np.testing.assert_allclose(smoothed[number], past, atol=1e-4)
+        np.testing.assert_allclose(smoothed[number].sum(axis=0), 1, atol=1e-5)
+
+
+def by_hand(
+    past: torch.Tensor, flow: torch.Tensor, view: View
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each cell looks up where it came from, and how alike the two places look."""
+    rows, columns = past.shape[1:]
+    height, width = flow.shape[1:]
+    moved, share = np.zeros(past.shape, np.float32), np.zeros((rows, columns), np.float32)
+    source, target = (np.asarray(t[0].detach()) for t in (view.source, view.target))
+    difference = np.zeros((height, width))
+    for y in range(height):
+        for x in range(width):
+            seen = read(source, y + float(flow[1, y, x]), x + float(flow[0, y, x]))
+            difference[y, x] = np.abs(target[:, y, x] - seen).mean()
+    likeness = np.exp(-difference / LIKENESS)[None]
+    for row in range(rows):
+        for column in range(columns):
+            y, x = row * (height - 1) / (rows - 1), column * (width - 1) / (columns - 1)
+            dx = read(flow.numpy(), y, x)[0] * (columns - 1) / (width - 1)
+            dy = read(flow.numpy(), y, x)[1] * (rows - 1) / (height - 1)
+            moved[:, row, column] = read(past.numpy(), row + dy, column + dx)
+            share[row, column] = PAST_SHARE * read(likeness, y, x)[0]
+    return torch.from_numpy(moved), torch.from_numpy(share)
+
+
+def read(values: np.ndarray, y: float, x: float) -> np.ndarray:
+    """Bilinear, stopping at the border."""
+    height, width = values.shape[1:]
+    y, x = min(max(y, 0), height - 1), min(max(x, 0), width - 1)
+    top, left = min(int(y), height - 2), min(int(x), width - 2)
+    y, x = y - top, x - left
+    square = values[:, top : top + 2, left : left + 2]
+    return np.einsum("cyx,y,x->c", square, [1 - y, y], [1 - x, x])
+
+
+def test_smoothing_calms_a_still_scene_and_stops_at_a_cut(
+    video: VideoSegmenter, tmp_path: Path
+) -> None:
+    chance = np.random.default_rng(0)
+    still = moving_square(1)[0].astype(int)
+    noisy = [np.clip(still + chance.normal(0, 12, still.shape), 0, 255) for _ in range(8)]
+    clip = write_folder(tmp_path / "clip", [f.astype(np.uint8) for f in [*noisy, 255 - still]])
+    plain, calm = ([f.region_masks for f in video(clip, smooth=s)] for s in (False, True))
+
+    def unrest(masks: list[np.ndarray]) -> float:
+        return float(np.abs(np.diff(np.stack(masks[:8]), axis=0)).mean())
+
+    assert unrest(calm) < 0.8 * unrest(plain)
+    gap = np.abs(calm[8] - plain[8]).max()
+    assert gap < 0.1 * np.abs(calm[7] - plain[8]).max() + 1e-3
+
+
+# Adaptation
+
+
+QUICK = AdaptationConfig(objective="photometric", steps=2, size=48, learning_rate=1e-2, guard=False)
+
+
+def test_adapting_begins_with_the_released_weights_each_time(
+    weights: Path, clip: Path, tmp_path: Path
+) -> None:
+    video = VideoSegmenter.from_pretrained(weights, device="cpu")
+    released = masks_of(video, clip)
+    report = video.adapt(clip, QUICK, channel=2)
+    assert (report.steps, report.channel, video.segmenter.config.object_channel) == (2, 2, 2)
+    adapted = masks_of(video, clip)
+    assert np.abs(adapted - released).max() > 1e-4
+
+    other = write_folder(tmp_path / "other", moving_square(9, step=(1, 0)))
+    video.adapt(open_video(other), QUICK, steps=1)
+    video.adapt(clip, QUICK, channel=2)
+    np.testing.assert_array_equal(masks_of(video, clip), adapted)
+
+    saved = VideoSegmenter.from_pretrained(video.save(tmp_path / "mine"), device="cpu")
+    np.testing.assert_allclose(masks_of(saved, clip), adapted, atol=5e-3)
+    assert saved.segmenter.config.object_channel == 2
+    video.reset()
+    np.testing.assert_array_equal(masks_of(video, clip), released)
+
+
+def test_stopping_keeps_what_was_learned(weights: Path, clip: Path) -> None:
+    video = VideoSegmenter.from_pretrained(weights, device="cpu")
+    steps = []
+
+    def stop(report: StepReport) -> None:
+        steps.append(report.step)
+        raise StopTraining
+
+    assert video.adapt(clip, QUICK, steps=50, on_step=stop).steps == 1
+    assert steps == [1]
+    assert video.segmenter.config.name.endswith("-adapted")
+
+
+def masks_of(video: VideoSegmenter, clip: Path) -> np.ndarray:
+    return np.stack([frame.region_masks for frame in video(clip, size=48)])
+
+
+def test_a_reader_is_what_it_says(tmp_path: Path) -> None:
+    clip: FrameReader = open_video(
+        write_folder(tmp_path / "clip", moving_square(2)), frame_rate=Fraction(30000, 1001)
+    )
+    assert (clip.time_base, clip.pixel_aspect) == (Fraction(1001, 30000), 1)

@@ -1,0 +1,425 @@
+"""A clip's twin in every form: what comes back from the file is what was put in."""
+
+import os
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from amd_seg.errors import InputError, MediaError
+from amd_seg.media.frames import FrameReader
+from amd_seg.media.video import VideoReader, open_video
+from amd_seg.media.writers import check_target, open_writer
+from tests.clips import Pixels, moving_square, write_clip, write_folder, write_lossless
+
+VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm")
+UNEVEN = [0, 0.1, 0.15, 0.4, 0.9, 1.0, 1.3, 2.0]
+
+
+def copy(clip: FrameReader, target: Path, **how: object) -> Path:
+    """Write the clip's own frames as its twin."""
+    frames = list(clip)
+    origin = frames[0].time if clip.span.start is not None else 0.0
+    with open_writer(target, clip, origin=origin, **how) as writer:
+        for frame in frames:
+            writer.write(writer.prepare(frame.pixels), frame.index, frame.time)
+    return target
+
+
+def draw(pictures: list[np.ndarray], target: Path, **how: object) -> Path:
+    """Write pictures as the twin of a folder of frames at 10 a second."""
+    rgb = np.zeros((*pictures[0].shape[:2], 3), np.uint8)
+    clip = open_video(write_folder(target.parent / "source", [rgb] * len(pictures)), frame_rate=10)
+    with open_writer(target, clip, **how) as writer:
+        for index, picture in enumerate(pictures):
+            writer.write(writer.prepare(picture), index, index / 10)
+    return target
+
+
+def packets(path: Path, kind: str) -> list[tuple[Fraction, bytes]]:
+    """The packets of the first stream of a kind: time in seconds, and content."""
+    with av.open(path) as container:
+        stream = next(s for s in container.streams if s.type == kind)
+        return [
+            (packet.pts * packet.time_base, bytes(packet))
+            for packet in container.demux(stream)
+            if packet.dts is not None
+        ]
+
+
+def decoded(path: Path, layout: str, codec: str | None = None) -> list[np.ndarray]:
+    """The frames of a file, by a decoder of one's choice: FFmpeg's own for VP9 drops alpha."""
+    with av.open(path) as container:
+        stream = container.streams.video[0]
+        decoder = av.CodecContext.create(codec, "r") if codec else stream.codec_context
+        frames = [f for packet in container.demux(stream) for f in decoder.decode(packet)]
+        return [frame.to_ndarray(format=layout) for frame in frames]
+
+
+def with_sound(path: Path, **how: object) -> VideoReader:
+    clip = open_video(write_clip(path, moving_square(20), audio=True, **how))
+    assert isinstance(clip, VideoReader)
+    return clip
+
+
+# Timestamps
+
+
+@pytest.mark.parametrize("suffix", VIDEO_SUFFIXES)
+def test_a_variable_rate_is_kept(tmp_path: Path, suffix: str) -> None:
+    clip = open_video(write_clip(tmp_path / "clip.mp4", moving_square(8), times=UNEVEN))
+    twin = copy(clip, tmp_path / f"twin{suffix}")
+    assert [float(time) for time, _ in packets(twin, "video")] == UNEVEN
+    with av.open(twin) as container:
+        # The last frame is shown as long as the one before it, for nothing else is known.
+        assert container.duration / av.time_base == pytest.approx(2.7)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov"])
+def test_ticks_that_are_no_whole_milliseconds_are_kept(tmp_path: Path, suffix: str) -> None:
+    rate = Fraction(30000, 1001)
+    source = write_clip(tmp_path / "clip.mp4", moving_square(8), rate=rate)
+    twin = copy(open_video(source), tmp_path / f"twin{suffix}")
+    times = [time for time, _ in packets(twin, "video")]
+    assert times == [number / rate for number in range(8)]
+    with av.open(twin) as container:
+        stream = container.streams.video[0]
+        assert (stream.average_rate, stream.duration * stream.time_base) == (rate, 8 / rate)
+
+
+def test_a_part_begins_at_zero_and_every_nth_frame_keeps_its_time(tmp_path: Path) -> None:
+    source = write_clip(tmp_path / "clip.mp4", moving_square(20))
+    part = copy(open_video(source, start=0.45, end=1.5, every=3), tmp_path / "part.mp4")
+    assert [float(time) for time, _ in packets(part, "video")] == [0, 0.3, 0.6, 0.9]
+    with av.open(part) as container:
+        assert container.duration / av.time_base == pytest.approx(1.2)
+
+
+def test_a_recorders_clock_is_taken_off(tmp_path: Path) -> None:
+    clip = with_sound(tmp_path / "tv.ts")
+    assert clip.start_time > 0
+    twin = copy(clip, tmp_path / "twin.mp4")
+    offset = Fraction(clip.start_time).limit_denominator(90_000)
+    for kind in ("video", "audio"):
+        source, copied = (sorted(packets(path, kind)) for path in (tmp_path / "tv.ts", twin))
+        shifts = [float(a - b - offset) for (a, _), (b, _) in zip(source, copied, strict=True)]
+        assert np.abs(shifts).max() < 1e-4
+
+
+# Sound and subtitles
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
+def test_sound_is_copied_to_the_bit(tmp_path: Path, suffix: str) -> None:
+    clip = with_sound(tmp_path / "clip.mp4")
+    twin = copy(clip, tmp_path / f"twin{suffix}")
+    source, copied = (packets(path, "audio") for path in (tmp_path / "clip.mp4", twin))
+    assert [content for _, content in copied] == [content for _, content in source]
+    offsets = [float(a - b) for (a, _), (b, _) in zip(source, copied, strict=True)]
+    assert np.abs(offsets).max() <= (0.0005 if suffix == ".mkv" else 0)
+
+
+def test_sound_that_webm_does_not_hold_is_encoded_anew_in_step(tmp_path: Path) -> None:
+    twin = copy(with_sound(tmp_path / "clip.mp4"), tmp_path / "twin.webm")
+
+    def waveform(path: Path) -> np.ndarray:
+        resampler = av.AudioResampler(format="fltp", layout="mono", rate=8000)
+        with av.open(path) as container:
+            assert container.streams.audio[0].codec_context.name == (
+                "opus" if path.suffix == ".webm" else "aac"
+            )
+            parts = [p for f in container.decode(audio=0) for p in resampler.resample(f)]
+        return np.concatenate([part.to_ndarray()[0] for part in parts])
+
+    source, encoded = waveform(tmp_path / "clip.mp4"), waveform(twin)
+    inside = source[2000:12000]
+    likeness = [float(inside @ encoded[2000 + lag : 12000 + lag]) for lag in range(-40, 41)]
+    assert abs(int(np.argmax(likeness)) - 40) <= 1
+    assert max(likeness) > 0.95 * float(inside @ inside)
+
+
+def test_sound_of_a_part_starts_with_it(tmp_path: Path) -> None:
+    clip = open_video(with_sound(tmp_path / "clip.mp4").source, start=0.5, end=1.3)
+    twin = copy(clip, tmp_path / "twin.mp4")
+    source, part = (packets(path, "audio") for path in (tmp_path / "clip.mp4", twin))
+    begin, end = Fraction(1, 2), Fraction(13, 10)
+    assert part == [(time - begin, content) for time, content in source if begin <= time < end]
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
+def test_subtitles_are_copied_where_the_container_takes_them(
+    tmp_path: Path, suffix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "lines.srt").write_text("1\n00:00:00,200 --> 00:00:00,900\nHello\n")
+    film = write_clip(tmp_path / "film.mp4", moving_square(10))
+    with (
+        av.open(tmp_path / "clip.mkv", "w") as out,
+        av.open(film) as frames,
+        av.open(tmp_path / "lines.srt") as lines,
+    ):
+        twins = [out.add_stream_from_template(c.streams[0]) for c in (frames, lines)]
+        twins[1].metadata["language"] = "fra"
+        for container, twin in zip((frames, lines), twins, strict=True):
+            for packet in container.demux():
+                if packet.dts is not None:
+                    packet.stream = twin
+                    out.mux(packet)
+    twin = copy(open_video(tmp_path / "clip.mkv"), tmp_path / f"twin{suffix}")
+    with av.open(twin) as container:
+        languages = [stream.language for stream in container.streams.subtitles]
+    if suffix == ".mkv":
+        assert (languages, caplog.text) == (["fra"], "")
+        assert packets(twin, "subtitle") == [(Fraction(1, 5), b"Hello")]
+    else:
+        assert languages == []
+        assert "subtitles of" in caplog.text
+
+
+# Pictures
+
+
+@pytest.mark.parametrize("suffix", VIDEO_SUFFIXES)
+def test_colours_are_kept_and_said(tmp_path: Path, suffix: str) -> None:
+    frames = moving_square(3)
+    twin = copy(
+        open_video(write_lossless(tmp_path / "clip.mkv", frames)), tmp_path / f"twin{suffix}"
+    )
+    back = list(open_video(twin))[2].pixels
+    assert np.abs(back.astype(int) - frames[2]).mean() < 3
+    with av.open(twin) as container:
+        context = container.streams.video[0].codec_context
+        assert (context.colorspace, context.color_range) == (1, 1)  # BT.709, limited
+
+
+@pytest.mark.parametrize("suffix", VIDEO_SUFFIXES)
+def test_a_mask_comes_back_as_it_was(tmp_path: Path, suffix: str) -> None:
+    masks = [(frame[..., 0] > 200).astype(np.uint8) * np.uint8(255) for frame in moving_square(4)]
+    read = decoded(draw(masks, tmp_path / f"twin{suffix}"), "gray")
+    for mask, back in zip(masks, read, strict=True):
+        np.testing.assert_array_equal(back > 127, mask > 127)
+
+
+def test_all_greys_come_back(tmp_path: Path) -> None:
+    ramp = np.tile(np.arange(256, dtype=np.uint8), (32, 1))
+    (back, _) = decoded(draw([ramp, ramp], tmp_path / "twin.mp4"), "gray")
+    assert np.abs(back.astype(int) - ramp).max() <= 6
+
+
+@pytest.mark.parametrize(("suffix", "size"), [(".mp4", (48, 66)), (".webm", (47, 65))])
+def test_odd_sizes(tmp_path: Path, suffix: str, size: tuple[int, int]) -> None:
+    frames = moving_square(3, height=47, width=65)
+    clip = open_video(write_folder(tmp_path / "clip", frames))
+    read = decoded(copy(clip, tmp_path / f"twin{suffix}"), "rgb24")
+    assert read[2].shape[:2] == size
+    padded = np.pad(frames[2], [(0, size[0] - 47), (0, size[1] - 65), (0, 0)], mode="edge")
+    assert np.abs(read[2].astype(int) - padded).mean() < 3
+
+
+def test_a_turned_phones_clip_becomes_an_upright_one(tmp_path: Path) -> None:
+    frames = moving_square(3)
+    source = write_clip(tmp_path / "phone.mp4", frames, rotation=90)
+    twin = open_video(copy(open_video(source), tmp_path / "twin.mp4"))
+    assert isinstance(twin, VideoReader)
+    assert (twin.rotation, twin.width, twin.height) == (0, 48, 64)
+    upright = np.rot90(frames[2])
+    assert np.abs(list(twin)[2].pixels.astype(int) - upright).mean() < 4
+
+
+@pytest.mark.parametrize("rotation", [0, 90])
+def test_wide_pixels_stay_wide(tmp_path: Path, rotation: int) -> None:
+    source = tmp_path / "tv.mp4"
+    with av.open(source, "w") as out:
+        stream = out.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = Fraction(16, 11)
+        if rotation:
+            stream.set_display_rotation(rotation)
+        for frame in (*moving_square(2), None):
+            out.mux(stream.encode(frame if frame is None else av.VideoFrame.from_ndarray(frame)))
+    twin = copy(open_video(source), tmp_path / "twin.mp4")
+    with av.open(twin) as container:
+        aspect = container.streams.video[0].sample_aspect_ratio
+    assert aspect == (Fraction(11, 16) if rotation else Fraction(16, 11))
+
+
+def ghosts(count: int = 4, height: int = 45, width: int = 67) -> list[Pixels]:
+    """RGBA pictures of a soft blob; what is clear altogether is black."""
+    y, x = np.mgrid[:height, :width]
+    pictures = []
+    for number in range(count):
+        distance = np.hypot(x - 20 - 4 * number, y - 22)
+        alpha = np.clip(400 - 20 * distance, 0, 255).astype(np.uint8)
+        picture = np.dstack((np.full_like(alpha, 200), x * 2, y * 3, alpha)).astype(np.uint8)
+        picture[alpha == 0] = 0
+        pictures.append(picture)
+    return pictures
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec", "off"), [(".webm", "libvpx-vp9", 12), (".mov", None, 2)]
+)
+def test_alpha_comes_back(tmp_path: Path, suffix: str, codec: str | None, off: int) -> None:
+    pictures = ghosts()
+    twin = draw(pictures, tmp_path / f"twin{suffix}", has_alpha=True)
+    for picture, back in zip(pictures, decoded(twin, "rgba", codec), strict=True):
+        assert np.abs(back[..., 3].astype(int) - picture[..., 3]).max() <= off
+        solid = picture[..., 3] == 255
+        assert np.abs(back.astype(int) - picture)[solid].mean() < 4
+    with av.open(twin) as container:
+        stream = container.streams.video[0]
+        tells_alpha = stream.metadata.get("alpha_mode") == "1" or "a" in stream.pix_fmt
+        assert tells_alpha
+
+
+def test_alpha_of_a_gif_is_all_or_nothing(tmp_path: Path) -> None:
+    pictures = ghosts()
+    twin = draw(pictures, tmp_path / "twin.gif", has_alpha=True)
+    with Image.open(twin) as image:
+        for number, picture in enumerate(pictures):
+            image.seek(number)
+            back = np.asarray(image.convert("RGBA"))
+            np.testing.assert_array_equal(back[..., 3] > 0, picture[..., 3] >= 128)
+
+
+def test_a_gif_has_the_times_in_hundredths(tmp_path: Path) -> None:
+    frames = moving_square(8)
+    clip = open_video(write_clip(tmp_path / "clip.mp4", frames, rate=30), start=0.05)
+    with Image.open(copy(clip, tmp_path / "twin.gif")) as image:
+        lasts = []
+        for number in range(image.n_frames):
+            image.seek(number)
+            lasts.append(image.info["duration"])
+        assert np.abs(np.asarray(image.convert("RGB")).astype(int) - frames[7]).mean() < 8
+        assert image.info["loop"] == 0
+    assert lasts == [30, 40, 30, 30, 40, 40]
+
+
+def test_a_gif_leaves_out_frames_that_browsers_would_slow_down(tmp_path: Path) -> None:
+    clip = open_video(write_clip(tmp_path / "clip.mp4", moving_square(12), rate=100))
+    with Image.open(copy(clip, tmp_path / "twin.gif")) as image:
+        assert image.n_frames == 6
+        assert image.info["duration"] == 20
+
+
+# Folders and arrays
+
+
+def test_a_folder_has_the_names_of_davis(tmp_path: Path) -> None:
+    frames = moving_square(6)
+    clip = open_video(write_lossless(tmp_path / "clip.mkv", frames), every=2)
+    folder = copy(clip, tmp_path / "new" / "twin")
+    assert sorted(path.name for path in folder.iterdir()) == ["00000.png", "00002.png", "00004.png"]
+    with Image.open(folder / "00004.png") as image:
+        np.testing.assert_array_equal(np.asarray(image), frames[4])
+
+
+@pytest.mark.parametrize("dtype", [bool, np.uint8, np.float32])
+def test_arrays_come_back_with_index_and_time(tmp_path: Path, dtype: type) -> None:
+    chance = np.random.default_rng(0)
+    pictures = [(chance.random((7, 9)) * 3).astype(dtype) for _ in range(5)]
+    twin = draw(pictures, tmp_path / "twin.npz", key="saliency")
+    with np.load(twin) as arrays:
+        assert set(arrays) == {"saliency", "index", "time"}
+        assert arrays["saliency"].dtype == dtype
+        np.testing.assert_array_equal(arrays["saliency"], pictures)
+        np.testing.assert_array_equal(arrays["index"], range(5))
+        np.testing.assert_allclose(arrays["time"], np.arange(5) / 10)
+
+
+# Whole or not at all
+
+
+TARGETS = ("twin.mp4", "twin.webm", "twin.gif", "twin.npz", "twin")
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_an_error_leaves_what_was_there(tmp_path: Path, name: str) -> None:
+    clip = open_video(write_folder(tmp_path / "clip", moving_square(3)))
+    copy(clip, tmp_path / name)
+    before = snapshot(tmp_path)
+    for error in (RuntimeError, KeyboardInterrupt):
+        with pytest.raises(error):
+            copy_in_part(clip, tmp_path / name, error)
+        assert snapshot(tmp_path) == before
+    copy(open_video(tmp_path / "clip", every=2), tmp_path / name)
+    after = snapshot(tmp_path)
+    assert after != before
+    assert not any(".tmp" in path for path in after)
+
+
+def copy_in_part(clip: FrameReader, target: Path, error: type[BaseException]) -> None:
+    with open_writer(target, clip) as writer:
+        frame = next(iter(clip))
+        writer.write(writer.prepare(frame.pixels), frame.index, frame.time)
+        raise error
+
+
+def test_a_full_disk_is_told_in_one_line(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (120, 160, 3), np.uint8)
+    write_folder(tmp_path / "clip", [noise] * 12)
+    code = (
+        "import resource, sys; from pathlib import Path\n"
+        "from amd_seg.errors import MediaError; from amd_seg.media.video import open_video\n"
+        "from tests.test_video_writers import copy\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))\n"
+        "for name in sys.argv[1:]:\n"
+        "    try: copy(open_video('clip'), Path(name))\n"
+        "    except MediaError as error: print(error)\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, *TARGETS],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    lines = result.stdout.splitlines()
+    for name, line in zip(TARGETS, lines, strict=True):
+        assert line.startswith(f"Cannot write {name}: ")
+        assert "Free some space" in line
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clip"]
+
+
+def test_a_missing_folder_is_told(tmp_path: Path) -> None:
+    clip = open_video(write_folder(tmp_path / "clip", moving_square(3)))
+    for name in ("twin.mp4", "twin.npz"):
+        with pytest.raises(MediaError, match="Make its folder first"):
+            copy(clip, tmp_path / "none" / name)
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+# What is refused
+
+
+def test_targets_that_cannot_be_are_refused(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "clip.mp4", moving_square(3))
+    frames = write_folder(tmp_path / "frames", moving_square(3))
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "holiday.png").touch()
+    (tmp_path / "old.mp4").touch()
+    cases = [
+        ("twin.avi", clip, {}, r"unknown ending '\.avi'. Use one of \.mp4"),
+        ("twin.mp4", clip, {"has_alpha": True}, r"no transparency. Use \.webm or \.mov"),
+        ("twin.mkv", clip, {"has_alpha": True}, r"no transparency. Use \.webm or \.mov"),
+        ("clip.mp4", clip, {"overwrite": True}, "the clip itself"),
+        ("frames", frames, {"overwrite": True}, "the clip itself"),
+        ("frames", frames / "*.png", {"overwrite": True}, "the clip itself"),
+        ("old.mp4", clip, {}, "--overwrite"),
+        ("frames", clip, {}, "--overwrite"),
+        ("photos", clip, {"overwrite": True}, r"more than frames, such as holiday\.png"),
+    ]
+    for name, source, how, message in cases:
+        with pytest.raises(InputError, match=message):
+            check_target(tmp_path / name, str(source), **how)
+    for name in ("old.mp4", "frames", "twin.MOV", "new"):
+        check_target(tmp_path / name, str(clip), overwrite=True)
