@@ -20,6 +20,7 @@ from amd_seg.errors import InputError, MediaError
 from amd_seg.media.files import IMAGE_SUFFIXES, find_images, write_atomically
 from amd_seg.media.formats import (
     FORMATS_WITHOUT_ALPHA,
+    MAX_PIXELS,
     WRITERS,
     damaged,
     open_image,
@@ -44,9 +45,6 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 ImageSource = str | os.PathLike[str] | bytes | Image.Image
-
-MAX_PIXELS = 200_000_000
-"""Pixels of the largest photo that is read by default: 600 MB as RGB."""
 
 LARGE_IMAGE = 50_000_000
 """Pixels above which images are decoded one at a time, whatever the number of threads."""
