@@ -260,6 +260,8 @@ class AnimatedImage(_ImageReader):
                 image.seek(number)
                 image.load()
             except Exception as cause:
+                if number == 0:
+                    raise damaged(self.source, cause) from cause
                 self.is_truncated = True
                 logger.warning(
                     "%s ends after %d of %d frames: %s. The frames before are used.",
