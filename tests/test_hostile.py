@@ -9,7 +9,6 @@ from pathlib import Path
 from random import Random
 
 import pytest
-import torch
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,21 +18,11 @@ from amd_seg.cli import cli
 from amd_seg.errors import AmdSegError, MediaError
 from amd_seg.media.images import read_image
 from amd_seg.media.video import open_video
-from amd_seg.model.amd import AMD
-from amd_seg.model.config import AMDConfig, WeightsConfig
-from amd_seg.weights import save_weights
 from tests.clips import moving_square, write_clip
 from tests.hostile import bombs, good_clips, good_pictures, hostile_files, mutate
 
 PICTURES = good_pictures()
 LIMIT = 1_000_000  # Pixels: no example may take a test's time to decode.
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory, tiny_config: AMDConfig) -> Path:
-    torch.manual_seed(0)
-    config = WeightsConfig(model=tiny_config, input_size=48, threshold=0.25)
-    return save_weights(tmp_path_factory.mktemp("weights"), AMD(tiny_config), config)
 
 
 @pytest.fixture(autouse=True)
