@@ -147,4 +147,4 @@ def _picture_maker(
     if background is None:
         return lambda frame: np.asarray(frame.render(output))
     behind = open_background(background, clip.width, clip.height)
-    return lambda frame: np.asarray(render_on(frame.photo.pixels, frame.saliency, behind))
+    return lambda frame: np.asarray(render_on(frame.photo.pixels, frame.cutout(), behind))

@@ -17,7 +17,7 @@ import torch
 
 from amd_seg.colour_model import require_opencv
 from amd_seg.evaluation.datasets import Dataset, open_dataset
-from amd_seg.evaluation.origins import from_network
+from amd_seg.evaluation.networks import from_network
 from amd_seg.evaluation.report import shown
 from amd_seg.evaluation.run import evaluate
 from amd_seg.refinement import REFINEMENTS
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--weights")
     parser.add_argument("--every", type=int, default=10, help="frames of a video")
-    parser.add_argument("--photos", type=int, default=40, help="to time")
+    parser.add_argument("--photos", type=int, default=24, help="to time")
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -9,6 +9,7 @@ from hypothesis import settings
 from amd_seg.model.amd import AMD
 from amd_seg.model.config import AMDConfig, WeightsConfig
 from amd_seg.weights import save_weights
+from tests.tiny import TINY
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -31,17 +32,7 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def tiny_config() -> AMDConfig:
     """A real model small enough for a test: 1/8 masks, two motion levels."""
-    return AMDConfig(
-        backbone="resnet18",
-        stage_widths=(8, 8, 8, 8),
-        head_channels=4,
-        head_dilation=1,
-        pyramid_channels=(4, 4, 4),
-        reduced_channels=4,
-        estimator_channels=(8, 8, 8, 4, 4),
-        max_displacement=2,
-        motion_size=(32, 48),
-    )
+    return TINY
 
 
 @pytest.fixture(scope="session")

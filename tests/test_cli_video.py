@@ -159,7 +159,7 @@ def test_what_is_no_video_is_told_in_one_line(run: Run, folder: Path) -> None:
     before = names(folder)
     for name, message in (
         ("empty.mp4", "the file is empty"),
-        ("notes.txt", "no video stream. Give a video file or a folder of frames."),
+        ("notes.txt", "(Invalid argument). Give a video file or a folder of frames."),
         ("missing.mp4", "no such file"),
     ):
         result = run(name, "-o", "out.mp4")

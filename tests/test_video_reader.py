@@ -199,7 +199,7 @@ def test_what_is_no_video_is_told_in_one_line(tmp_path: Path) -> None:
         "missing.mp4": "no such file",
         "empty.mp4": "the file is empty",
         "text.mp4": "not a video that FFmpeg knows",
-        "notes.txt": "no video stream",
+        "notes.txt": "not a video that FFmpeg knows",
         "sound.m4a": "no video stream",
         "folder": "no image in it",
         "photo.png": "single image",

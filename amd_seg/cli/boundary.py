@@ -71,9 +71,13 @@ def fail(message: str, code: int = FAILED) -> NoReturn:
 
 
 def say(message: str) -> None:
-    """Print a line on stderr, above a progress bar if there is one."""
+    """Print a line on stderr, above a progress bar if there is one.
+
+    A file's name may hold line breaks, or what a terminal would obey: they are spelt out.
+    """
+    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message)
     with _beside_bars():
-        click.echo(message, err=True)
+        click.echo(line, err=True)
 
 
 def notice(message: str) -> None:

@@ -6,13 +6,11 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageColor, ImageFilter, ImageOps
 
 from amd_seg.errors import InputError
 from amd_seg.media.images import read_image
 from amd_seg.media.pixels import Pixels
-from amd_seg.media.render import render_saliency
 
 Background: TypeAlias = Callable[[Pixels, Image.Image], Image.Image]
 """From a frame and the object's alpha, of mode "L", to what is behind, of mode "RGB"."""
@@ -54,16 +52,16 @@ def open_background(spec: str | os.PathLike[str], width: int, height: int) -> Ba
     return lambda pixels, alpha: plain
 
 
-def render_on(pixels: Pixels, saliency: NDArray[np.float32], background: Background) -> Image.Image:
-    """Return the object on a background, mixed by the saliency, as an image of mode "RGB".
+def render_on(pixels: Pixels, cutout: Image.Image, background: Background) -> Image.Image:
+    """Return a cutout on a background, as an image of mode "RGB".
 
     Args:
-        pixels: (height, width, 3), RGB.
-        saliency: (height, width), 0..1.
+        pixels: (height, width, 3), RGB, of the frame that the cutout is of.
+        cutout: of mode "RGBA".
         background: for frames of this size.
     """
-    alpha = render_saliency(saliency)
-    return Image.composite(Image.fromarray(pixels), background(pixels, alpha), alpha)
+    alpha = cutout.getchannel("A")
+    return Image.composite(cutout.convert("RGB"), background(pixels, alpha), alpha)
 
 
 def _blurred(pixels: Pixels, alpha: Image.Image) -> Image.Image:

@@ -12,6 +12,14 @@ from av.video.stream import VideoStream
 
 from amd_seg.errors import MediaError
 
+DEMUXERS = (
+    *("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "mpegts", "mpeg", "mpegvideo", "m4v"),
+    *("flv", "ogg", "asf", "mxf", "nut", "ivf", "dv", "rm", "wtv", "gxf", "nsv", "swf"),
+    *("h264", "hevc", "vvc", "av1", "obu", "mjpeg", "yuv4mpegpipe", "gif", "apng"),
+)
+"""FFmpeg's readers that are used. Others follow what a file says to further files and addresses
+(playlists, lists of parts), whatever its ending, or show a text as a terminal does."""
+
 
 def open_container(source: str | os.PathLike[str]) -> InputContainer:
     """Open a file of FFmpeg's.
@@ -25,7 +33,8 @@ def open_container(source: str | os.PathLike[str]) -> InputContainer:
     if path.stat().st_size == 0:
         raise MediaError(f"Cannot read {path}: the file is empty. Give a video file.")
     try:
-        return av.open(os.fspath(source), mode="r")
+        allowed = {"format_whitelist": ",".join(DEMUXERS)}
+        return av.open(os.fspath(source), mode="r", options=allowed)
     except (FFmpegError, UnicodeDecodeError) as cause:
         raise MediaError(
             f"Cannot read {path}: it is not a video that FFmpeg knows ({fault(cause)}). "
@@ -39,11 +48,9 @@ def video_stream(container: InputContainer, source: str) -> VideoStream:
     Raises:
         MediaError: there is none.
     """
-    # FFmpeg draws text files as a terminal would: nobody who gives one wants to see that.
-    if container.format.name != "tty":
-        for stream in container.streams.video:
-            if not stream.disposition & Disposition.attached_pic:
-                return stream
+    for stream in container.streams.video:
+        if not stream.disposition & Disposition.attached_pic:
+            return stream
     raise MediaError(
         f"Cannot read {source}: no video stream. Give a video file or a folder of frames."
     )

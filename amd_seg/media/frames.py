@@ -1,7 +1,6 @@
 """Clips that are images: a folder of frames, an animated GIF or WebP; what all readers share."""
 
 import logging
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -14,9 +13,9 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 
 from amd_seg.errors import InputError, MediaError
-
-# What Pillow raises for files that are broken in one way or another.
-BROKEN_IMAGE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+from amd_seg.media.files import natural_key
+from amd_seg.media.formats import damaged, opened
+from amd_seg.media.pixels import TURNED
 
 logger = logging.getLogger(__name__)
 
@@ -116,16 +115,10 @@ class FrameReader(Protocol):
     def __exit__(self, *_: object) -> None: ...
 
 
-def natural_order(path: Path) -> list[tuple[int, int | str]]:
-    """Return a sorting key that puts frame 2 before frame 10."""
-    parts = re.split(r"(\d+)", str(path))
-    return [(0, int(part)) if part.isdecimal() else (1, part) for part in parts]
-
-
 def list_frames(folder: Path) -> list[Path]:
     """Return the images directly in `folder`, in natural order."""
     images = (p for p in folder.iterdir() if p.suffix.lower() in FRAME_SUFFIXES)
-    return sorted((p for p in images if not p.name.startswith(".")), key=natural_order)
+    return sorted((p for p in images if not p.name.startswith(".")), key=natural_key)
 
 
 def shrunk_size(width: int, height: int, short_edge: int | None) -> tuple[int, int]:
@@ -201,7 +194,7 @@ class FrameFolder(_ImageReader):
 
     def _pixels(self, path: Path) -> Pixels:
         try:
-            with Image.open(path) as image:
+            with opened(path) as image:
                 if image.size != self._stored_size:
                     first = "x".join(map(str, self._stored_size))
                     raise MediaError(
@@ -212,10 +205,10 @@ class FrameFolder(_ImageReader):
                     # A JPEG decoder halves on its way, in a fraction of the time.
                     image.draft("RGB", (2 * self._short_edge, 2 * self._short_edge))
                 upright = ImageOps.exif_transpose(image).convert("RGB")
-        except BROKEN_IMAGE as cause:
-            if isinstance(cause, MediaError):
-                raise
-            raise MediaError(f"Cannot read frame {path}: {cause}. Remove or mend it.") from cause
+        except MediaError:
+            raise
+        except Exception as cause:  # Hostile bytes make a decoder raise errors of any kind.
+            raise damaged(str(path), cause) from cause
         return _shrink(upright, self.width, self.height)
 
 
@@ -235,11 +228,13 @@ class AnimatedImage(_ImageReader):
         self, path: Path, *, span: Span = EVERY_FRAME, short_edge: int | None = None
     ) -> None:
         try:
-            with Image.open(path) as image:
+            with opened(path) as image:
                 self._frames = int(getattr(image, "n_frames", 1))
                 size = image.size
-        except BROKEN_IMAGE as cause:
-            raise MediaError(f"Cannot read {path}: {cause}. Give a clip.") from cause
+        except MediaError:
+            raise
+        except Exception as cause:
+            raise damaged(str(path), cause) from cause
         if self._frames < 2:
             raise MediaError(
                 f"Cannot read {path} as a clip: it is a single image. "
@@ -255,7 +250,7 @@ class AnimatedImage(_ImageReader):
         self._path, self.span = path, span
 
     def __iter__(self) -> Iterator[Frame]:
-        with Image.open(self._path) as image:
+        with opened(self._path) as image:
             yield from self.span.pick(self._moments(image))
 
     def _moments(self, image: Image.Image) -> Iterator[Moment]:
@@ -264,7 +259,9 @@ class AnimatedImage(_ImageReader):
             try:
                 image.seek(number)
                 image.load()
-            except (EOFError, *BROKEN_IMAGE) as cause:
+            except Exception as cause:
+                if number == 0:
+                    raise damaged(self.source, cause) from cause
                 self.is_truncated = True
                 logger.warning(
                     "%s ends after %d of %d frames: %s. The frames before are used.",
@@ -284,12 +281,14 @@ class AnimatedImage(_ImageReader):
 def _image_sizes(path: Path) -> tuple[tuple[int, int], tuple[int, int]]:
     """Return (width, height) of an image as stored and as shown, from its header."""
     try:
-        with Image.open(path) as image:
+        with opened(path) as image:
             orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
             stored = image.size
-    except BROKEN_IMAGE as cause:
-        raise MediaError(f"Cannot read frame {path}: {cause}. Remove or mend it.") from cause
-    return stored, stored[::-1] if orientation >= 5 else stored
+    except MediaError:
+        raise
+    except Exception as cause:
+        raise damaged(str(path), cause) from cause
+    return stored, stored[::-1] if orientation in TURNED else stored
 
 
 def _shrink(image: Image.Image, width: int, height: int) -> Pixels:

@@ -20,6 +20,7 @@ from amd_seg.errors import InputError, MediaError
 from amd_seg.media.files import IMAGE_SUFFIXES, find_images, write_atomically
 from amd_seg.media.formats import (
     FORMATS_WITHOUT_ALPHA,
+    MAX_PIXELS,
     WRITERS,
     damaged,
     open_image,
@@ -44,9 +45,6 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 ImageSource = str | os.PathLike[str] | bytes | Image.Image
-
-MAX_PIXELS = 200_000_000
-"""Pixels of the largest photo that is read by default: 600 MB as RGB."""
 
 LARGE_IMAGE = 50_000_000
 """Pixels above which images are decoded one at a time, whatever the number of threads."""
@@ -113,7 +111,7 @@ def read_photo_size(path: Path) -> tuple[int, int]:
     """
     with opened(path) as image:
         width, height = image.size
-        is_turned = _orientation(image) in (5, 6, 7, 8)
+        is_turned = _orientation(image) in TURNED
     return (width, height) if is_turned else (height, width)
 
 

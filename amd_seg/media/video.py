@@ -29,6 +29,7 @@ from av.video.stream import VideoStream
 
 from amd_seg.errors import MediaError
 from amd_seg.media.containers import fault, open_container, seek, video_stream
+from amd_seg.media.files import natural_key
 from amd_seg.media.frames import (
     EVERY_FRAME,
     IMAGE_SUFFIXES,
@@ -40,7 +41,6 @@ from amd_seg.media.frames import (
     Pixels,
     Span,
     list_frames,
-    natural_order,
     shrunk_size,
 )
 
@@ -241,7 +241,7 @@ class VideoReader:
 def _open_glob(
     pattern: str, span: Span, frame_rate: Fraction | float, short_edge: int | None
 ) -> FrameReader:
-    matches = sorted(map(Path, glob.glob(pattern)), key=natural_order)
+    matches = sorted(map(Path, glob.glob(pattern)), key=natural_key)
     if not matches:
         raise MediaError(f"Cannot read {pattern}: no such file. Check the path.")
     others = [path for path in matches if path.suffix.lower() not in IMAGE_SUFFIXES]

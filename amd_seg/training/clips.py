@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from amd_seg.errors import InputError, MediaError
-from amd_seg.media.frames import EVERY_FRAME, FrameFolder, Span, list_frames, natural_order
+from amd_seg.media.files import natural_key
+from amd_seg.media.frames import EVERY_FRAME, FrameFolder, Span, list_frames
 from amd_seg.media.video import VideoReader
 
 VIDEO_SUFFIXES = frozenset(
@@ -92,7 +93,7 @@ def find_photos(root: str | os.PathLike[str]) -> list[Clip]:
     top = Path(root)
     if not top.is_dir():
         raise InputError(f"No such folder: {top}. Check the path.")
-    folders = [top, *sorted((path for path in top.rglob("*") if path.is_dir()), key=natural_order)]
+    folders = [top, *sorted((path for path in top.rglob("*") if path.is_dir()), key=natural_key)]
     photos = [photo for folder in folders for photo in list_frames(folder)]
     if not photos:
         raise InputError(f"No photo in {top}. Give a folder that holds some.")
@@ -156,7 +157,7 @@ def _walk(folder: Path, root: Path) -> Iterator[Clip]:
     frames = list_frames(folder)
     if frames:
         yield Clip(name, folder, tuple(frame.name for frame in frames))
-    for path in sorted(folder.iterdir(), key=natural_order):
+    for path in sorted(folder.iterdir(), key=natural_key):
         if path.name.startswith("."):
             continue
         if path.is_dir():

@@ -1,0 +1,165 @@
+"""Commands killed at random moments: no output is half there, and a rerun gives the same bytes.
+
+    python -m tests.kill image 50
+    python -m tests.kill video 50
+    python -m tests.kill train 50
+
+Each run is a child that is forked where everything is imported already, so that a moment of the
+work is hit and not one of the start.
+"""
+
+import argparse
+import hashlib
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass
+from datetime import date
+from importlib import import_module
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import torch
+from PIL import Image
+
+from amd_seg.cli import main as amd_seg
+from amd_seg.model.amd import AMD
+from amd_seg.model.config import WeightsConfig
+from amd_seg.training.checkpoints import load_checkpoint
+from amd_seg.weights import save_weights
+from tests.clips import moving_square, write_clip
+from tests.tiny import TINY
+
+Digests = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Work:
+    """A command, and what is to be had of it.
+
+    Attributes:
+        arguments: all but the output.
+        output: the name that `-o` or `--out` gets, below a folder of its own.
+        again: what a rerun says besides.
+    """
+
+    arguments: list[str]
+    output: str
+    again: str
+
+    def start(self, folder: Path, *more: str) -> int:
+        """Fork a child that runs the command into a folder; return its number."""
+        child = os.fork()
+        if child:
+            return child
+        silence = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(silence, 1)
+        os.dup2(silence, 2)
+        out = "--out" if self.arguments[0] == "train" else "-o"
+        sys.argv = ["amd-seg", *self.arguments, out, str(folder / self.output), *more]
+        try:
+            amd_seg()
+        except SystemExit as ending:
+            os._exit(ending.code if isinstance(ending.code, int) else 1)
+        os._exit(0)
+
+
+def prepare(kind: str, folder: Path) -> Work:
+    """Write what a command works on."""
+    torch.manual_seed(0)
+    config = WeightsConfig(model=TINY, object_channel=1, input_size=48, threshold=0.25)
+    weights = save_weights(folder / "weights", AMD(TINY), config)
+    network = ["--weights", str(weights), "--device", "cpu", "--quiet"]
+    if kind == "image":
+        (folder / "photos").mkdir()
+        for seed in range(12):
+            pixels = np.random.default_rng(seed).integers(0, 255, (200, 300, 3), np.uint8)
+            Image.fromarray(pixels).save(folder / "photos" / f"{seed}.png")
+        command = ["image", str(folder / "photos"), "--output", "cutout"]
+        # With more photos in a pass the network may round otherwise.
+        command += ["--batch-size", "1"]
+        return Work([*command, *network], "out", "--resume")
+    clips = folder / "clips"
+    clips.mkdir()
+    frames = moving_square(24, height=96, width=128)
+    if kind == "video":
+        write_clip(clips / "clip.mp4", frames, audio=True)
+        return Work(["video", str(clips / "clip.mp4"), *network], "out.mp4", "--overwrite")
+    for number in range(2):
+        write_clip(clips / f"{number}.mp4", frames[number:])
+    sizes = ["--crop", "32x48", "--short-edge", "32", "--motion-size", "32x48"]
+    model = ["--stage-widths", "8,8,8,8", "--head-channels", "4", "--head-dilation", "1"]
+    model += ["--pyramid-channels", "4,4,4"]
+    pace = ["--steps", "12", "--minutes", "0", "--batch-size", "2", "--warmup-steps", "0"]
+    pace += ["--checkpoint-every", "2", "--log-every", "1", "--device", "cpu", "--quiet"]
+    return Work(["train", str(clips), *sizes, *model, *pace], "run", "--resume")
+
+
+def kill_and_go_on(work: Work, folder: Path, whole: Digests, after: float) -> str:
+    """Kill a run after some seconds, look, and run it again; return what is wrong, or nothing."""
+    folder.mkdir()
+    child = work.start(folder)
+    time.sleep(after)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    half = {name for name, digest in digests(folder).items() if whole.get(name) != digest}
+    if half:
+        return f"half-written: {', '.join(sorted(half))}"
+    # A run that has not even begun is told to be none.
+    is_begun = work.arguments[0] != "train" or (folder / work.output / "config.json").exists()
+    status = os.waitpid(work.start(folder, *[work.again] * is_begun), 0)[1]
+    if status:
+        return f"the rerun ended with {os.waitstatus_to_exitcode(status)}"
+    return "" if digests(folder) == whole else "the rerun gave other bytes"
+
+
+def digests(folder: Path) -> Digests:
+    """Return a digest of each output that is there; of a training run of what must not differ."""
+    found = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        name = path.relative_to(folder)
+        is_hidden = any(part.startswith(".") for part in name.parts)
+        if is_hidden or path.name in ("config.json", "log.jsonl") or path.parent.name == "sheets":
+            continue
+        if path.parent.name == "checkpoints":
+            # Reading it is the check: older ones make room, and times differ.
+            load_checkpoint(path)
+            continue
+        found[str(name)] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("kind", choices=["image", "video", "train"])
+    parser.add_argument("count", type=int, nargs="?", default=50)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    # Before the fork, or each child would import them anew.
+    for module in ("segmenter", "video_segmenter", "training.run"):
+        import_module(f"amd_seg.{module}")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        work = prepare(options.kind, folder)
+        (folder / "whole").mkdir()
+        start = time.perf_counter()
+        os.waitpid(work.start(folder / "whole"), 0)
+        duration = time.perf_counter() - start
+        whole = digests(folder / "whole")
+        random = Random(0)
+        faults = Counter(
+            kill_and_go_on(work, folder / str(number), whole, random.uniform(0, duration))
+            for number in range(options.count)
+        )
+    print(f"| {date.today()} | {options.kind} | {options.count} | {faults.pop('', 0)} |")
+    for fault, count in faults.items():
+        print(f"{count} times {fault}", file=sys.stderr)
+    return 1 if faults or not whole else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,132 @@
+"""What means harm is refused in one line, and never stops what is beside it."""
+
+import json
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from amd_seg.cli import cli
+from amd_seg.errors import AmdSegError, MediaError
+from amd_seg.media.images import read_image
+from amd_seg.media.video import open_video
+from tests.clips import moving_square, write_clip
+from tests.hostile import bombs, good_clips, good_pictures, hostile_files, mutate
+
+PICTURES = good_pictures()
+LIMIT = 1_000_000  # Pixels: no example may take a test's time to decode.
+
+
+@pytest.fixture(autouse=True)
+def pillow_may_warn() -> Iterator[None]:
+    """Pillow warns of damaged metadata; whether that is shown is up to the program."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@settings(max_examples=500, deadline=None, derandomize=True)
+@given(st.randoms(use_true_random=False))
+def test_a_damaged_picture_is_a_photo_or_one_line(random: Random) -> None:
+    _, data = mutate(PICTURES, random)
+    try:
+        outcome = str(read_image(data, max_pixels=LIMIT).pixels.shape)
+    except AmdSegError as error:
+        outcome = str(error)
+    assert outcome.isprintable()
+
+
+def test_a_damaged_clip_gives_its_frames_or_one_line(tmp_path: Path) -> None:
+    logging.disable(logging.WARNING)
+    try:
+        files = hostile_files(good_clips(tmp_path), 50)
+        outcomes = {clip_outcome(tmp_path, *file) for file in files}
+    finally:
+        logging.disable(logging.NOTSET)
+    assert outcomes == {"read", "refused"}
+
+
+def clip_outcome(folder: Path, name: str, data: bytes) -> str:
+    path = folder / f"hostile{Path(name).suffix}"
+    path.write_bytes(data)
+    try:
+        for frame in open_video(path):
+            assert frame.pixels.ndim == 3
+    except AmdSegError as error:
+        return "refused" if str(error).isprintable() else str(error)
+    return "read"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("huge.png", "million pixels, more than the 200.0 allowed"),
+        ("vast.jpg", "million pixels, more than the 200.0 allowed"),
+        ("wide.gif", "million pixels, more than the 200.0 allowed"),
+        ("text.png", "It is damaged"),
+    ],
+)
+def test_small_files_that_claim_a_lot_are_refused(name: str, message: str) -> None:
+    data = bombs()[name]
+    assert len(data) < 100_000
+    with pytest.raises(MediaError, match=message):
+        read_image(data)
+
+
+def test_a_folder_of_them_is_done_or_named_one_by_one(tmp_path: Path, weights: Path) -> None:
+    folder, out = tmp_path / "photos", tmp_path / "out"
+    folder.mkdir()
+    good = {f"good {number}.png": data for number, data in enumerate(PICTURES.values())}
+    files = good | dict(hostile_files(PICTURES, 60)) | bombs()
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    command = ["image", str(folder), "-o", str(out), "--weights", str(weights), "--device", "cpu"]
+    command += ["--json", "--quiet", "--max-pixels", str(LIMIT)]
+    result = CliRunner().invoke(cli, command)
+    assert result.exit_code == 1, result.stderr
+    told = [json.loads(line) for line in result.stdout.splitlines()]
+    failed = [entry for entry in told if entry["status"] == "failed"]
+    done = [Path(entry["input"]).name for entry in told if entry["status"] == "done"]
+    assert len(told) == len([name for name in files if not name.startswith(".")])
+    assert set(good) <= set(done)
+    *errors, last = result.stderr.splitlines()
+    assert last == f"{len(failed)} of {len(told)} photos failed."
+    assert len(errors) == len(failed)
+    for line in errors:
+        assert line.startswith("Error: Cannot read ")
+        assert line.isprintable()
+    for name in os.listdir(out):
+        with Image.open(out / name) as mask:
+            assert mask.mode == "L"
+    assert len(os.listdir(out)) == len(done)
+
+
+def test_a_list_of_files_is_no_clip(tmp_path: Path) -> None:
+    """FFmpeg would open what such a file names: any other, or an address."""
+    write_clip(tmp_path / "private.mp4", moving_square(3))
+    playlist = "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nprivate.mp4\n#EXT-X-ENDLIST\n"
+    for name, text in {
+        "list.m3u8": playlist,
+        "list.mp4": "ffconcat version 1.0\nfile private.mp4\n",
+        "list.avi": playlist,
+    }.items():
+        (tmp_path / name).write_text(text)
+        with pytest.raises(MediaError, match="not a video that FFmpeg knows"):
+            open_video(tmp_path / name)
+
+
+def test_a_program_for_a_printer_is_no_frame(tmp_path: Path) -> None:
+    """Pillow would run Ghostscript on it, whatever its ending."""
+    (tmp_path / "00000.png").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
+    with pytest.raises(MediaError, match="no image of a known format"):
+        open_video(tmp_path)
+    with pytest.raises(MediaError, match="no image of a known format"):
+        open_video(tmp_path / "00000.png")

@@ -1,0 +1,15 @@
+"""A real model small enough for a test: 1/8 masks, two motion levels."""
+
+from amd_seg.model.config import AMDConfig
+
+TINY = AMDConfig(
+    backbone="resnet18",
+    stage_widths=(8, 8, 8, 8),
+    head_channels=4,
+    head_dilation=1,
+    pyramid_channels=(4, 4, 4),
+    reduced_channels=4,
+    estimator_channels=(8, 8, 8, 4, 4),
+    max_displacement=2,
+    motion_size=(32, 48),
+)
