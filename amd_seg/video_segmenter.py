@@ -3,7 +3,7 @@
 import os
 from collections.abc import Generator, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -261,8 +261,8 @@ class VideoSegmenter:
 class _FramePhoto(Photo):
     """A frame on its way through the network, which knows whose it is."""
 
-    index: int = field(kw_only=True)
-    time: float = field(kw_only=True)
+    index: int
+    time: float
 
 
 def _of_frame(result: Segmentation, masks: NDArray[np.float32]) -> FrameSegmentation:
