@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from amd_seg.errors import InputError
+from amd_seg.errors import InputError, MediaError
 from amd_seg.media.background import open_background, render_on
 from amd_seg.media.frames import FrameReader
 from amd_seg.media.writers import ARRAYS, FrameWriter, check_target, open_writer
@@ -102,9 +102,14 @@ def write_twin(
 
     Raises:
         InputError: the span has no frame.
-        MediaError: the twin cannot be written.
+        MediaError: the twin cannot be written, or no frame of a damaged clip can be read.
     """
     first = next(segmentations, None)
+    if first is None and clip.is_truncated:
+        raise MediaError(
+            f"Cannot read {clip.source}: it is damaged, and none of its frames can be decoded. "
+            "Give an intact file."
+        )
     if first is None:
         raise InputError(
             f"No frame of {clip.source} is shown from {clip.span.start or 0} s to "

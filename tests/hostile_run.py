@@ -8,6 +8,7 @@ import select
 import subprocess
 import sys
 import tempfile
+import traceback
 from collections import Counter
 from dataclasses import dataclass
 from datetime import date
@@ -96,6 +97,8 @@ def serve() -> None:
                 amd_seg()
             except SystemExit as ending:
                 code = ending.code if isinstance(ending.code, int) else 1
+            except Exception:
+                traceback.print_exc()
             sys.stdout.flush()
             sys.stderr.flush()
             caught.seek(0)

@@ -161,10 +161,27 @@ def test_a_mask_of_another_size_is_named_or_resized(photos: Path, tmp_path: Path
     assert found["iou_half"] == 1
 
 
+def test_a_ground_truth_of_another_size_than_its_picture_is_no_number(photos: Path) -> None:
+    write(photos / "masks" / "1.png", square(2)[::2, ::2])
+    result = evaluate("ecssd", photos, "--method", "centre-prior")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "1.jpg is 32x24, but its ground truth" in result.stderr
+    assert "1.png is 16x12" in result.stderr
+    assert scores("ecssd", photos, "--method", "centre-prior", "--resize-masks")["mae"] > 0
+
+
 def test_a_wrong_folder_is_told_its_layout(tmp_path: Path) -> None:
     result = evaluate("davis2016", tmp_path, "--method", "centre-prior")
     assert result.exit_code == 2
     assert "ImageSets/480p/val.txt" in result.stderr
+
+
+def test_folders_without_images_are_told_apart(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for masks, fault in (("empty", "there is no image in it"), ("nowhere", "no such folder")):
+        result = evaluate("--images", photos / "images", "--masks", tmp_path / masks)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert f"{tmp_path / masks}: {fault}. Check the name" in result.stderr
 
 
 def test_any_folders_can_be_scored(photos: Path) -> None:

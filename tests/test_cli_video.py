@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from PIL import Image
 
 from amd_seg import VideoSegmenter, open_video
 from amd_seg.cli import cli
@@ -151,6 +152,32 @@ def test_a_truncated_file_gives_what_it_has_and_exit_code_1(run: Run, folder: Pa
     assert last == f"broken.mp4 is cut short: the {count} frames it has were written."
     result = run("broken.mp4", "--json", "--overwrite")
     assert (result.exit_code, json.loads(result.stdout)["status"]) == (1, "truncated")
+
+
+def test_sound_of_an_unknown_codec_is_left_out_and_told(run: Run, folder: Path) -> None:
+    data = bytearray((folder / "clip.mp4").read_bytes().replace(b"mp4a", b"zzzz"))
+    # The type of object in the descriptor of the stream: 0x40 would be AAC.
+    data[data.index(0x40, data.index(b"esds"))] = 0x99
+    (folder / "odd.mp4").write_bytes(data)
+    result = run("odd.mp4")
+    assert result.exit_code == 0
+    assert result.stderr == "odd.mp4 has a stream of an unknown codec: it is left out.\n"
+    with av.open("odd.mask.mp4") as container:
+        assert [stream.type for stream in container.streams] == ["video"]
+
+
+def test_an_animation_without_a_frame_that_can_be_read_is_no_wrong_choice_of_times(
+    run: Run, folder: Path
+) -> None:
+    first, *others = (Image.fromarray(frame) for frame in moving_square(3))
+    first.save("cut.gif", save_all=True, append_images=others)
+    data = bytearray((folder / "cut.gif").read_bytes())
+    start = data.index(b"\x2c")
+    data[start + 11 : start + 40] = bytes(29)
+    (folder / "cut.gif").write_bytes(data)
+    result = run("cut.gif")
+    assert result.exit_code == 1
+    assert "It is damaged or cut short" in result.stderr
 
 
 def test_what_is_no_video_is_told_in_one_line(run: Run, folder: Path) -> None:

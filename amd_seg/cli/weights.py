@@ -96,9 +96,10 @@ def _flatten(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
         for key, inner in value.items():
             yield from _flatten(inner, f"{name}.{key}".removeprefix("."))
     elif isinstance(value, list | tuple):
-        if all(isinstance(inner, int | float) for inner in value):
-            yield name, ", ".join(map(str, value))
-        else:
+        # One line, where it can be told what belongs together.
+        if any(isinstance(inner, dict | list | tuple) or "," in str(inner) for inner in value):
             yield from _flatten(dict(enumerate(value)), name)
+        else:
+            yield name, ", ".join(map(str, value))
     else:
         yield name, str(value)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from amd_seg.errors import InputError
 from amd_seg.evaluation.maps import GREY, TruthRule
-from amd_seg.media.files import find_images, natural_key
+from amd_seg.media.files import images_in, natural_key
 from amd_seg.media.pairs import by_stem, require_same_names, some
 from amd_seg.training.labelled import open_voc2012
 
@@ -137,8 +137,8 @@ def find_voc2012(folder: Path) -> list[Sample]:
 
 def _fbms_sequence(home: Path) -> list[Sample]:
     """Return the annotated frames of one sequence: their numbers start at its first frame."""
-    masks = [p for p in find_images([str(home / "GroundTruth")]) if "PROB" not in p.name]
-    pictures = find_images([str(home)])
+    masks = [p for p in images_in(home / "GroundTruth") if "PROB" not in p.name]
+    pictures = images_in(home)
     numbers = {_fbms_number(path): path for path in masks}
     if len(numbers) < len(masks) or max(numbers) - min(numbers) >= len(pictures):
         raise InputError(

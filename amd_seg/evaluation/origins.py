@@ -14,7 +14,7 @@ from amd_seg.evaluation.maps import Bytes, centre_prior, read_prediction, read_s
 from amd_seg.evaluation.scoring import Scoring, binarised
 from amd_seg.evaluation.semantic import FromLabels
 from amd_seg.media.files import IMAGE_SUFFIXES
-from amd_seg.media.images import read_image, save_image
+from amd_seg.media.images import read_image, read_photo_size, save_image
 from amd_seg.media.labels import save_labels
 from amd_seg.media.pairs import some
 from amd_seg.segmentation import OUTPUTS
@@ -31,9 +31,13 @@ class ByMethod:
     name: str
 
     def __call__(self, sample: Sample, shape: tuple[int, ...]) -> Bytes:
-        """Return the map of a sample, at the size of its ground truth or of its picture."""
+        """Return the map of a sample at the size of its picture, as a network's would be.
+
+        Where there is no picture, a centre prior has the ground truth's shape.
+        """
         if self.name == "centre-prior":
-            return to_bytes(centre_prior(*shape))
+            height, width = shape if sample.image is None else read_photo_size(sample.image)
+            return to_bytes(centre_prior(height, width))
         return _of_opencv(self.name, sample)
 
 

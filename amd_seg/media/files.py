@@ -115,6 +115,21 @@ def find_images(inputs: Sequence[str], *, recursive: bool = False) -> list[Path]
     return list(found.values())
 
 
+def images_in(folder: Path) -> list[Path]:
+    """Return the image files of one folder, hidden ones left out, in natural order.
+
+    Raises:
+        InputError: there is no such folder, or no image in it.
+    """
+    found = _images_in(folder, recursive=False) if folder.is_dir() else []
+    if not found:
+        lacks = "there is no image in it" if folder.is_dir() else "no such folder"
+        raise InputError(
+            f"Cannot take the images of {folder}: {lacks}. Check the name, or copy the files again."
+        )
+    return found
+
+
 def natural_key(path: Path) -> list[list[str | int]]:
     """Return a sort key by which frame2 comes before frame10, and a folder's files stay together.
 

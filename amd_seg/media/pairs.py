@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from amd_seg.errors import InputError
-from amd_seg.media.files import find_images
+from amd_seg.media.files import images_in
 
 
 def by_stem(folder: Path) -> dict[str, Path]:
@@ -14,7 +14,7 @@ def by_stem(folder: Path) -> dict[str, Path]:
         InputError: there is none, or two files share a name.
     """
     paths: dict[str, Path] = {}
-    for path in find_images([str(folder)]):
+    for path in images_in(folder):
         if path.stem in paths:
             raise InputError(
                 f"{paths[path.stem]} and {path} have one name. Keep one of them in the folder."

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Self, TypeAlias, cast
+from typing import TYPE_CHECKING, Self, TypeAlias, cast
 
 from av.audio.frame import AudioFrame
 from av.audio.resampler import AudioResampler
@@ -16,6 +16,10 @@ from av.subtitles.stream import SubtitleStream
 
 from amd_seg.media.containers import open_container, seek
 from amd_seg.media.video import VideoReader
+
+if TYPE_CHECKING:
+    from av.audio.codeccontext import AudioCodecContext
+    from av.subtitles.codeccontext import SubtitleCodecContext
 
 logger = logging.getLogger(__name__)
 
@@ -174,7 +178,12 @@ def _twin(
     """Make the stream of the output for one of the clip; None where it has no place there."""
     if not isinstance(stream, AudioStream | SubtitleStream):
         return None
-    codec = stream.codec_context.codec.canonical_name
+    # PyAV's types say otherwise, but of a codec that FFmpeg does not know there is no context.
+    context = cast("AudioCodecContext | SubtitleCodecContext | None", stream.codec_context)
+    if context is None:
+        logger.warning("%s has a stream of an unknown codec: it is left out.", source)
+        return None
+    codec = context.codec.canonical_name
     if codec in _HELD[suffix]:
         return _Copy(stream, out)
     if isinstance(stream, AudioStream):
