@@ -107,13 +107,14 @@ def test_each_output_is_drawn_as_that_of_a_photo(
             np.testing.assert_array_equal(np.asarray(image), np.asarray(frame.render(output)))
 
 
-def test_a_cutout_on_a_colour_is_mixed_by_the_saliency(
+def test_a_cutout_on_a_colour_is_mixed_by_its_alpha(
     video: VideoSegmenter, clip: Path, tmp_path: Path
 ) -> None:
     video.write(clip, tmp_path / "twin", output="cutout", background="white")
     frame = next(video(clip))
-    alpha = np.rint(frame.saliency * 255)[..., np.newaxis] / 255
-    expected = alpha * frame.photo.pixels + (1 - alpha) * 255
+    alpha = frame.alpha[..., np.newaxis] / 255
+    assert 0 < alpha.mean() < 1
+    expected = alpha * np.asarray(frame.cutout().convert("RGB")) + (1 - alpha) * 255
     with Image.open(tmp_path / "twin" / "00000.png") as image:
         assert np.abs(np.asarray(image) - expected).max() <= 1
 
