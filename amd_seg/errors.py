@@ -11,6 +11,11 @@
 A message says what failed, the value and where it came from, and what to do.
 """
 
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+Result = TypeVar("Result")
+
 
 class AmdSegError(Exception):
     """Base of all errors that amd_seg raises on purpose."""
@@ -38,3 +43,11 @@ class DeviceError(AmdSegError, RuntimeError):
 
 class TrainingDivergedError(AmdSegError, RuntimeError):
     """Training stopped because its loss is not finite or its masks collapsed."""
+
+
+def raising(outcomes: "Iterable[Result | AmdSegError]") -> Iterator[Result]:
+    """Yield the results of a stream in which errors stand in their places; raise the first one."""
+    for outcome in outcomes:
+        if isinstance(outcome, AmdSegError):
+            raise outcome
+        yield outcome

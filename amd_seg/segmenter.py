@@ -1,6 +1,5 @@
 """Segmenter: photos in, segmentations out."""
 
-import logging
 import os
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
@@ -12,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from amd_seg.call_settings import CallSettings
-from amd_seg.device import resolve_device, resolve_precision
-from amd_seg.errors import AmdSegError, DeviceError, InputError, WeightsError
+from amd_seg.device import place_for_inference, resolve_device, resolve_precision
+from amd_seg.errors import AmdSegError, DeviceError, InputError, WeightsError, raising
 from amd_seg.media.images import MAX_PIXELS, Photo
 from amd_seg.model.amd import AMD
 from amd_seg.model.config import WeightsConfig
@@ -35,8 +34,6 @@ from amd_seg.weights import load_weights
 
 __all__ = ["ImageLike", "Segmentation", "Segmenter"]
 
-logger = logging.getLogger(__name__)
-
 
 class Segmenter:
     """Finds the object in photos: it holds a model, its weights' settings, and a device.
@@ -54,16 +51,11 @@ class Segmenter:
         device: str | torch.device = "auto",
         precision: str = "float32",
     ) -> None:
-        self.device = resolve_device(device)
+        self.device = place_for_inference(model, device)
         self.precision = precision
         self._dtype = resolve_precision(precision, self.device)
         self.config = config
-        self.model = model.eval().to(self.device)
-        if self.device.type != "mps":
-            # Convolutions run faster on this layout (benchmarks/image.py); on MPS not known.
-            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if device == "auto":
-            logger.info("Using device %s.", self.device)
+        self.model = model
 
     @classmethod
     def from_pretrained(
@@ -167,7 +159,7 @@ class Segmenter:
                 "array, a torch tensor, or an iterable of these."
             )
         images = [cast(ImageLike, image)] if is_single else cast(Iterable[ImageLike], image)
-        results = _raising(
+        results = raising(
             self.stream(
                 images,
                 size=size,
@@ -276,10 +268,3 @@ class Segmenter:
             refine=settings.refine,
             min_confidence=settings.min_confidence,
         )
-
-
-def _raising(outcomes: Iterable[Segmentation | AmdSegError]) -> Iterator[Segmentation]:
-    for outcome in outcomes:
-        if isinstance(outcome, AmdSegError):
-            raise outcome
-        yield outcome

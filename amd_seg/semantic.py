@@ -1,6 +1,5 @@
 """SemanticSegmenter: photos in, label maps out, with a network that was fine-tuned on classes."""
 
-import logging
 import os
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
@@ -9,8 +8,8 @@ from typing import Any, cast, overload
 import torch
 
 from amd_seg.call_settings import SIZES
-from amd_seg.device import resolve_device, resolve_precision
-from amd_seg.errors import AmdSegError, InputError, WeightsError
+from amd_seg.device import place_for_inference, resolve_device, resolve_precision
+from amd_seg.errors import AmdSegError, InputError, WeightsError, raising
 from amd_seg.media.images import MAX_PIXELS, Photo
 from amd_seg.model.amd import AMD
 from amd_seg.model.config import WeightsConfig
@@ -33,8 +32,6 @@ from amd_seg.weights import load_any_weights, load_semantic_weights
 
 __all__ = ["SemanticSegmentation", "SemanticSegmenter", "open_segmenter"]
 
-logger = logging.getLogger(__name__)
-
 
 class SemanticSegmenter:
     """Tells what is where in photos: it holds a fine-tuned model, its settings, and a device.
@@ -52,17 +49,12 @@ class SemanticSegmenter:
         device: str | torch.device = "auto",
         precision: str = "float32",
     ) -> None:
-        self.device = resolve_device(device)
+        self.device = place_for_inference(model, device)
         self.precision = precision
         self._dtype = resolve_precision(precision, self.device)
         self.config = config
         self.classes = config.classes
-        self.model = model.eval().to(self.device)
-        if self.device.type != "mps":
-            # Convolutions run faster on this layout; on MPS not known.
-            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if device == "auto":
-            logger.info("Using device %s.", self.device)
+        self.model = model
 
     @classmethod
     def from_pretrained(
@@ -116,7 +108,7 @@ class SemanticSegmenter:
         if not is_single and not isinstance(image, Iterable):
             raise InputError(f"A {type(image).__name__} is no image. Give a path, or several.")
         images = [cast(ImageLike, image)] if is_single else cast(Iterable[ImageLike], image)
-        results = _raising(self.stream(images, **options))
+        results = raising(self.stream(images, **options))
         return next(results) if is_single else results
 
     def stream(
@@ -229,12 +221,3 @@ def open_segmenter(
     assert isinstance(found.model, AMD)
     assert isinstance(found.config, WeightsConfig)
     return Segmenter(found.model, found.config, device=device, precision=precision)
-
-
-def _raising(
-    outcomes: Iterable[SemanticSegmentation | AmdSegError],
-) -> Iterator[SemanticSegmentation]:
-    for outcome in outcomes:
-        if isinstance(outcome, AmdSegError):
-            raise outcome
-        yield outcome

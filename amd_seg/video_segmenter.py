@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from amd_seg.errors import AmdSegError
+from amd_seg.errors import raising
 from amd_seg.media.frames import FrameReader
 from amd_seg.media.images import Photo
 from amd_seg.media.video import open_video
@@ -246,9 +246,7 @@ class VideoSegmenter:
 
         def segmentations() -> Generator[FrameSegmentation, None, None]:
             with closing(frames), closing(results):
-                for result in results:
-                    if isinstance(result, AmdSegError):
-                        raise result
+                for result in raising(results):
                     masks = result.region_masks
                     if smoother is not None:
                         masks = smoother(resize_for_network(result.photo.pixels, size), masks)

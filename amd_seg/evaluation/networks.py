@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from amd_seg.errors import AmdSegError, InputError
+from amd_seg.errors import InputError, raising
 from amd_seg.evaluation.datasets import Dataset
 from amd_seg.evaluation.maps import to_bytes
 from amd_seg.evaluation.origins import Given, MapSource, Origin
@@ -45,9 +45,7 @@ def from_network(
         if not images:
             return
         with closing(segmenter().stream(images, **call)) as results:
-            for result in results:
-                if isinstance(result, AmdSegError):
-                    raise result
+            for result in raising(results):
                 yield Given(to_bytes(result.saliency))
 
     return origin
@@ -91,9 +89,7 @@ def from_semantic_network(
                 "fine-tuned on these."
             )
         with closing(segmenter().stream(images, **call)) as results:
-            for result in results:
-                if isinstance(result, AmdSegError):
-                    raise result
+            for result in raising(results):
                 yield Given(result.labels)
 
     return origin

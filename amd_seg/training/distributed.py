@@ -19,11 +19,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from amd_seg.device import resolve_device
+from amd_seg.device import resolve_device, say_which
 from amd_seg.errors import DeviceError
 from amd_seg.model.segment_flow import full_precision
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,7 @@ def joined_processes(device: str = "auto") -> Iterator[Processes]:
     """
     if not is_launched():
         place = resolve_device(device)
-        _say_which(device, place)
+        say_which(device, place)
         yield Processes(place)
         return
     place = _own_device(device)
@@ -88,7 +86,7 @@ def joined_processes(device: str = "auto") -> Iterator[Processes]:
     dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
     try:
         with _quiet_but_first(dist.get_rank()):
-            _say_which(device, place)
+            say_which(device, place)
             yield Processes(place, dist.get_rank(), dist.get_world_size())
     finally:
         dist.destroy_process_group()
@@ -223,11 +221,6 @@ def _own_device(name: str) -> torch.device:
             f"Give --nproc-per-node {there}."
         )
     return torch.device("cuda", own)
-
-
-def _say_which(asked_for: str, place: torch.device) -> None:
-    if asked_for == "auto":
-        logger.info("Using device %s.", place)
 
 
 @contextmanager
