@@ -50,6 +50,8 @@ def test_a_list_of_classes_may_name_colours(tmp_path: Path) -> None:
     classes = read_classes(path)
     assert classes.names == ("background", "red cup", "sign")
     assert classes.colours == ("#000000", "#ff0000", standard_colour(2))
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    assert read_classes(path) == classes
 
 
 @pytest.mark.parametrize(

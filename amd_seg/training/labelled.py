@@ -176,7 +176,7 @@ def _names(path: Path, folder: Path) -> list[str]:
             f"{path} is missing: it lists the photos. Give a folder that holds {VOC_LAYOUT}, such "
             f"as VOCdevkit/VOC2012 (is it below {folder}?)."
         )
-    lines = path.read_text("utf-8").splitlines()
+    lines = path.read_text("utf-8-sig").splitlines()
     # Lists of some copies hold the paths of photo and mask in each line.
     words = [line.split()[0] for line in lines if line.strip()]
     names = [Path(word).stem if "/" in word else word for word in words]
