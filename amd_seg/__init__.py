@@ -12,6 +12,7 @@ video.write("clip.mp4", "clip.overlay.mp4", output="overlay")
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from amd_seg.adaptation_page import write_adaptation_page
     from amd_seg.errors import (
         AmdSegError,
         ConfigError,
@@ -53,6 +54,7 @@ __all__ = [
     "WeightsError",
     "__version__",
     "open_video",
+    "write_adaptation_page",
 ]
 
 _HOMES = {
@@ -68,6 +70,7 @@ _HOMES = {
     "VideoReport": "amd_seg.video_segmenter",
     "VideoSegmenter": "amd_seg.video_segmenter",
     "open_video": "amd_seg.media.video",
+    "write_adaptation_page": "amd_seg.adaptation_page",
     **{name: "amd_seg.errors" for name in __all__ if name.endswith("Error")},
 }
 

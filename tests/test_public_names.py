@@ -30,6 +30,7 @@ PUBLIC_NAMES = [
     "WeightsError",
     "__version__",
     "open_video",
+    "write_adaptation_page",
 ]
 
 ATTRIBUTES = {
@@ -99,6 +100,8 @@ SIGNATURES = {
     "on_step=None)",
     "VideoSegmenter.reset": "(self)",
     "VideoSegmenter.save": "(self, folder)",
+    "write_adaptation_page": "(path, clip, report, config, *, released, adapted, overwrite=False, "
+    "**call)",
     "open_video": "(source, *, start=None, end=None, every=1, frame_rate=24, short_edge=None)",
 }
 
@@ -126,9 +129,9 @@ OPTIONS = {
     "--workers --backbone --stage-widths --dilations --head-channels --head-dilation --dropout "
     "--padding --quiet --debug --help",
     "video": "INPUT --out --output --background --start --end --every --frame-rate --adapt "
-    "--steps --objective --seed --memory --channel --save-adapted --threshold --refine --tta "
-    "--smooth --weights --revision --size --device --precision --batch-size --overwrite --json "
-    "--quiet --debug --help",
+    "--steps --objective --seed --memory --channel --save-adapted --report --threshold "
+    "--refine --tta --smooth --weights --revision --size --device --precision --batch-size "
+    "--overwrite --json --quiet --debug --help",
     "weights convert": "FILE --out --overwrite --help",
     "weights download": "REPO --revision --help",
     "weights info": "NAME --revision --json --help",

@@ -125,7 +125,8 @@ def _segment(
     if asked is not None:
         size = asked.config.frame_size(segmenter.segmenter.config.input_size)
         small = open_video(source, start=start, end=end, frame_rate=frame_rate, short_edge=size)
-        learned = adapt_to(segmenter, small, asked)
+        drawn = {name: call[name] for name in ("size", "threshold", "refine", "tta")}
+        learned = adapt_to(segmenter, small, asked, shown=clip, overwrite=overwrite, **drawn)
     with boundary.progress(clip.frame_count, "frame") as bar:
         report = segmenter.write(
             clip, target, **drawing, **call, on_frame=lambda done, total: bar.update()

@@ -42,6 +42,11 @@ class RunFolder:
         return self.path / "sheets"
 
     @property
+    def page(self) -> Path:
+        """The loss and the sheets so far, to open in a browser."""
+        return self.path / "report.html"
+
+    @property
     def board(self) -> Path:
         """TensorBoard's files, where it is installed."""
         return self.path / "tensorboard"
