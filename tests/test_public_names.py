@@ -40,7 +40,7 @@ ATTRIBUTES = {
     "Segmentation": [
         *("alpha", "confidence", "cutout", "encode", "facts", "mask", "min_confidence"),
         *("object_channel", "overlay", "photo", "refine", "region_masks", "regions", "render"),
-        *("saliency", "save", "source", "threshold", "threshold_rule"),
+        *("saliency", "save", "source", "threshold", "threshold_rule", "thresholded"),
     ],
     "SemanticSegmenter": [
         *("classes", "config", "device", "from_pretrained", "model", "precision", "stream"),
@@ -53,7 +53,7 @@ ATTRIBUTES = {
     "FrameSegmentation": [
         *("alpha", "confidence", "cutout", "encode", "facts", "index", "mask", "min_confidence"),
         *("object_channel", "overlay", "photo", "refine", "region_masks", "regions", "render"),
-        *("saliency", "save", "source", "threshold", "threshold_rule", "time"),
+        *("saliency", "save", "source", "threshold", "threshold_rule", "thresholded", "time"),
     ],
     "VideoReport": [
         *("confidence", "frames", "height", "is_truncated", "mask_share", "path", "width"),
@@ -83,6 +83,7 @@ SIGNATURES = {
     "SemanticSegmentation.save": "(self, path, output='labels')",
     "Segmentation": "(photo, region_masks, object_channel, threshold_rule=0.5, refine='none', "
     "min_confidence=0.0)",
+    "Segmentation.thresholded": "(self, rule)",
     "Segmentation.cutout": "(self, *, keep_rgb=False)",
     "Segmentation.overlay": "(self)",
     "Segmentation.render": "(self, output='mask', *, keep_rgb=False)",
@@ -142,6 +143,7 @@ OPTIONS = {
     "--stretch --classes --coloured-masks --slide --flip --every "
     "--limit --save --resume --workers --per-sequence --json --csv --markdown --sheet "
     "--quiet --debug --help",
+    "demo": "--port --no-browser --weights --revision --device --precision --quiet --debug --help",
     "env": "--json --quiet --debug --help",
 }
 

@@ -18,6 +18,7 @@ COMMANDS = {
         "amd_seg.cli.finetune",
         "Fine-tune weights on labelled photos, to tell classes apart.",
     ),
+    "demo": ("amd_seg.cli.demo", "Open a page to try it on a photo or a short clip."),
     "env": ("amd_seg.cli.env", "Print versions, devices and codecs: what a bug report needs."),
 }
 

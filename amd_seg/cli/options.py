@@ -15,6 +15,27 @@ DEFAULT_REFINEMENT = "guided"
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
+_WEIGHTS = click.option(
+    "--weights",
+    metavar="W",
+    help="A name, a folder, a .safetensors file, or org/name on the Hub. [default: bundled]",
+)
+_REVISION = click.option(
+    "--revision", metavar="R", help="Branch, tag or commit of weights on the Hub."
+)
+_DEVICE = click.option(
+    "--device", metavar="D", default="auto", help="auto, cpu, cuda, cuda:1 or mps."
+)
+_PRECISION = click.option(
+    "--precision", type=click.Choice(PRECISIONS), default="float32", help="Of the network."
+)
+
+
+def weights_options(command: Command) -> Command:
+    """Add the flags that choose a network, and where it runs."""
+    return _WEIGHTS(_REVISION(_DEVICE(_PRECISION(command))))
+
+
 def network_options(batch_help: str) -> Callable[[Command], Command]:
     """Add the flags that choose a network and how it runs.
 
@@ -22,26 +43,15 @@ def network_options(batch_help: str) -> Callable[[Command], Command]:
         batch_help: what a batch holds, for `--batch-size`.
     """
     options = (
-        click.option(
-            "--weights",
-            metavar="W",
-            help="A name, a folder, a .safetensors file, or org/name on the Hub. "
-            "[default: bundled]",
-        ),
-        click.option(
-            "--revision", metavar="R", help="Branch, tag or commit of weights on the Hub."
-        ),
+        _WEIGHTS,
+        _REVISION,
         click.option(
             "--size",
             type=click.IntRange(16, 8192),
             help="Short edge, in pixels, that the network sees. [default: that of the weights]",
         ),
-        click.option(
-            "--device", metavar="D", default="auto", help="auto, cpu, cuda, cuda:1 or mps."
-        ),
-        click.option(
-            "--precision", type=click.Choice(PRECISIONS), default="float32", help="Of the network."
-        ),
+        _DEVICE,
+        _PRECISION,
         click.option("--batch-size", type=click.IntRange(1), default=8, help=batch_help),
     )
 
