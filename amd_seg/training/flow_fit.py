@@ -61,7 +61,7 @@ def unexplained_share(
         masks = masks.float()
         flow = F.interpolate(flow.detach().float(), masks.shape[-2:], mode="area")
         fits = fit_flow(flow, masks, affine=affine)
-        apart = torch.linalg.vector_norm(flow.unsqueeze(1) - fits, dim=2)
+        apart: Tensor = torch.linalg.vector_norm(flow.unsqueeze(1) - fits, dim=2)
         left = (apart - residual).clamp(min=0).square()  # (batch, region, height, width)
         error = (masks * left).sum(dim=1).mean(dim=(1, 2))
         spread = (flow - flow.mean(dim=(2, 3), keepdim=True)).square().sum(dim=1)
