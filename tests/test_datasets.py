@@ -200,7 +200,7 @@ def test_objects_of_segtrack_are_joined(shared: Path) -> None:
 def test_an_object_of_segtrack_without_a_frame_is_named(tmp_path: Path) -> None:
     for name in ("1/a", "1/b", "2/a"):
         write(tmp_path / "GroundTruth" / "bmx" / f"{name}.png", ramp())
-    with pytest.raises(InputError, match=r"1 files .* b\."):
+    with pytest.raises(InputError, match=r"1 files of .*bmx/1 have no mask in .*bmx/2: b\."):
         open_dataset("segtrackv2", tmp_path)
 
 

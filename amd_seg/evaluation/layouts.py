@@ -105,9 +105,10 @@ def find_segtrackv2(folder: Path) -> list[Sample]:
     root, frames = folder / "GroundTruth", folder / "JPEGImages"
     samples: list[Sample] = []
     for home in _folders(root):
-        objects = [by_stem(path) for path in _folders(home) or [home]]
-        for masks in objects[1:]:
-            require_same_names(objects[0], masks, home, home)
+        places = _folders(home) or [home]
+        objects = [by_stem(path) for path in places]
+        for place, masks in zip(places[1:], objects[1:], strict=True):
+            require_same_names(objects[0], masks, places[0], place)
         pictures = by_stem(frames / home.name) if frames.is_dir() else None
         if pictures is not None:
             require_same_names(pictures, objects[0], frames / home.name, home)
