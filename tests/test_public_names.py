@@ -116,6 +116,7 @@ OPTIONS = {
     "--poly-power --warmup-steps --weight-decay --gradient-clip --ema-decay --precision "
     "--compile --channels-last --seed --log-every --sheet-every --checkpoint-every --keep "
     "--objective --motion-first-steps --dense-weight --flow-fit-weight --flow-fit "
+    "--flow-fit-residual "
     "--equivariance-weight --ssim-weight --shared-visibility --entropy-weight --short-edge "
     "--scale --crop --start-scale --flip --colour --sampling --max-gap --photo-share "
     "--min-relative-motion --frames --workers --frame-step --transpose-portrait "
