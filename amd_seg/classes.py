@@ -96,7 +96,7 @@ def read_classes(path: Path) -> Classes:
         InputError: the file cannot be read, or its lines make no classes.
     """
     try:
-        text = path.read_text("utf-8")
+        text = path.read_text("utf-8-sig")  # Editors on Windows begin a file with a mark.
     except (OSError, UnicodeDecodeError) as cause:
         reason = getattr(cause, "strerror", None) or "it is no UTF-8 text"
         raise InputError(

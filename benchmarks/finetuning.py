@@ -3,7 +3,7 @@
 Fine-tunes on the training list of a folder in VOC's layout, from weights and from scratch, with
 the same steps, crops and first head for each seed, and scores its val list: mean and standard
 deviation over the seeds of mIoU and of each class's IoU, as Markdown. Runs that are done are not
-run again, others go on, so that it may be stopped. --sheet writes photos with truth and labels.
+run again, others go on, so that it may be stopped. --sheet draws the labels of some photos.
 """
 
 import argparse
@@ -13,22 +13,24 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 
 from amd_seg import SemanticSegmenter, __version__
+from amd_seg.classes import Classes
 from amd_seg.evaluation.datasets import Dataset, open_dataset
 from amd_seg.evaluation.networks import from_semantic_network
 from amd_seg.evaluation.run import Evaluation, evaluate
-from amd_seg.media.images import read_image, save_image
-from amd_seg.media.labels import read_labels, render_labels_overlay
+from amd_seg.media.images import save_image
+from amd_seg.media.labels import Labels, read_labels, render_labels_overlay
 from amd_seg.model.semantic_config import SemanticConfig
 from amd_seg.training.finetune import SCRATCH, finetune, model_for
 from amd_seg.training.finetune_config import FINETUNE_PRESETS, FinetuneConfig
 from amd_seg.training.labelled import open_voc2012
 
-SHEET_EVERY = 11
-"""Of the photos scored, every n-th is drawn: none is chosen for how it came out."""
+SHEET_PHOTOS, SHEET_SEED = 8, 0
+"""How many of the photos scored are drawn, at random: none is chosen for how it came out."""
+CELL = (200, 150)
+"""Largest width and height of a drawing, in pixels."""
 
 
 def main() -> None:
@@ -105,29 +107,41 @@ def iou_of(evaluation: Evaluation, row: str) -> float:
 
 
 def sheet(dataset: Dataset, runs: list[Path]) -> Image.Image:
-    """Draw photos in rows of two: truth, then each run's labels."""
+    """Draw label maps, two photos a row: the truth, then each run's.
+
+    The photos themselves are left out: they are Flickr's, and not ours to pass on.
+    """
     segmenters = [SemanticSegmenter.from_pretrained(run, device="cpu") for run in runs]
-    cells: list[list[Image.Image]] = []
-    for sample in dataset.samples[::SHEET_EVERY]:
+    classes = segmenters[0].classes
+    random = np.random.default_rng(SHEET_SEED)
+    rows: list[list[Image.Image]] = []
+    for place in sorted(random.choice(len(dataset.samples), SHEET_PHOTOS, replace=False)):
+        sample = dataset.samples[place]
         assert sample.image is not None
-        pixels = read_image(sample.image).pixels
-        classes = segmenters[0].classes
-        truth = render_labels_overlay(pixels, read_labels(sample.masks[0], classes), classes)
-        cells.append([truth, *(segmenter(pixels).overlay() for segmenter in segmenters)])
-    return tiled(cells)
+        truth = read_labels(sample.masks[0], classes)
+        found = [segmenter(sample.image).labels for segmenter in segmenters]
+        rows.append([drawn(labels, classes) for labels in (truth, *found)])
+    return tiled(rows)
 
 
-def tiled(cells: list[list[Image.Image]], width: int = 200, height: int = 150) -> Image.Image:
-    columns, gap = len(cells[0]), 6
-    rows = -(-len(cells) // 2)
-    size = (2 * columns * width + 3 * gap * columns, rows * (height + gap))
-    picture: NDArray[np.uint8] = np.full((size[1], size[0], 3), 255, np.uint8)
-    canvas = Image.fromarray(picture)
-    for place, row in enumerate(cells):
+def drawn(labels: Labels, classes: Classes) -> Image.Image:
+    """Draw a label map on a light ground, with a legend."""
+    image = Image.fromarray(labels)
+    scale = min(CELL[0] / image.width, CELL[1] / image.height)
+    size = (round(image.width * scale), round(image.height * scale))
+    small = np.asarray(image.resize(size, Image.Resampling.NEAREST))
+    return render_labels_overlay(np.full((*small.shape, 3), 225, np.uint8), small, classes)
+
+
+def tiled(rows: list[list[Image.Image]]) -> Image.Image:
+    columns, gap = len(rows[0]), 6
+    width, height = CELL[0] + gap, CELL[1] + gap
+    lines = -(-len(rows) // 2)
+    canvas = Image.new("RGB", (2 * columns * width + 3 * gap, lines * height), "white")
+    for number, row in enumerate(rows):
+        left = number % 2 * (columns * width + 3 * gap)
         for column, image in enumerate(row):
-            image.thumbnail((width, height))
-            left = (place % 2) * (columns * (width + gap) + gap) + column * (width + gap)
-            canvas.paste(image, (left, place // 2 * (height + gap)))
+            canvas.paste(image, (left + column * width, number // 2 * height))
     return canvas
 
 

@@ -279,6 +279,7 @@ def test_two_processes_equal_one_with_the_whole_batch(voc: Path, tmp_path: Path)
     )  # fmt: skip
     assert (alone.exit_code, both.returncode) == (0, 0), both.stderr
     assert both.stdout == f"{tmp_path / '2' / 'weights'}\n"
+    assert "Warning" not in both.stderr
     one, two = (torch.tensor(column(tmp_path / name, "loss")) for name in "12")
     torch.testing.assert_close(two, one, rtol=1e-4, atol=0)
     with Image.open(tmp_path / "1" / "sheets" / "step-000000003.png") as sheet:

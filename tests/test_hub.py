@@ -16,6 +16,8 @@ from hub_server import HubServer
 from amd_seg.errors import WeightsError
 from amd_seg.model.amd import AMD
 from amd_seg.model.config import AMDConfig, WeightsConfig
+from amd_seg.model.semantic import SemanticNetwork
+from amd_seg.model.semantic_config import SemanticConfig, SemanticWeightsConfig
 from amd_seg.weights import push_to_hub, save_weights
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -56,6 +58,15 @@ try:
     print(push_folder(Path(folder), repo, files))
 except WeightsError as error:
     print("WeightsError:", error)
+"""
+
+SHARE = """
+import sys
+from amd_seg import SemanticSegmenter
+from amd_seg.weights import push_to_hub
+folder, repo = sys.argv[1:]
+print(push_to_hub(folder, repo))
+print(*SemanticSegmenter.from_pretrained(repo, device="cpu").classes.names)
 """
 
 Run = Callable[..., list[str]]
@@ -225,6 +236,21 @@ def test_a_folder_is_pushed_as_one_commit(
     (pushed,) = hub.repos["org/mine"].commits.values()
     assert pushed == files | {"README.md": b"# card"}
     assert "Set HF_TOKEN" in run(PUSH, *arguments, HF_TOKEN="may-not")[0]
+
+
+def test_fine_tuned_weights_go_to_the_hub_and_come_back(
+    hub: HubServer, run: Run, tmp_path: Path
+) -> None:
+    hub.write_token = "may-write"
+    model = SemanticNetwork(SemanticConfig(backbone="resnet18", stage_widths=(8,) * 4, classes=3))
+    card = SemanticWeightsConfig(
+        model=model.config,
+        class_names=("ground", "cup", "tree"),
+        class_colours=("#000000", "#800000", "#008000"),
+    )
+    folder = save_weights(tmp_path / "run" / "weights", model, card)
+    address, names = run(SHARE, folder, "org/classes", HF_TOKEN="may-write")
+    assert (address, names) == (f"{hub.url}/org/classes", "ground cup tree")
 
 
 def test_only_valid_weights_are_pushed(files: dict[str, bytes], tmp_path: Path) -> None:

@@ -50,6 +50,8 @@ def test_a_list_of_classes_may_name_colours(tmp_path: Path) -> None:
     classes = read_classes(path)
     assert classes.names == ("background", "red cup", "sign")
     assert classes.colours == ("#000000", "#ff0000", standard_colour(2))
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    assert read_classes(path) == classes
 
 
 @pytest.mark.parametrize(
@@ -210,6 +212,37 @@ def test_label_maps_are_checked_before_a_run(voc: Path, caplog: pytest.LogCaptur
     folders = open_labelled_folders(voc / "JPEGImages", voc / "SegmentationClass", few)
     with pytest.raises(InputError, match="labels beyond the 2 classes"):
         check_labelled(folders)
+
+
+def test_masks_of_0_and_255_have_one_class(voc: Path) -> None:
+    for path in (voc / "SegmentationClass").iterdir():
+        labels = np.where(read_labels(path, VOC2012) == 0, 0, VOID).astype(np.uint8)
+        Image.fromarray(labels).save(path)
+    with pytest.raises(InputError, match=r"labelled background or 255.* need 1 in the place of"):
+        check_labelled(open_voc2012(voc))
+
+
+def test_a_palette_that_contradicts_the_labels_is_told(
+    voc: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    order = np.arange(256)
+    order[[1, 2]] = 2, 1
+    for path in sorted((voc / "SegmentationClass").iterdir())[:2]:
+        with Image.open(path) as image:
+            before = np.asarray(image.convert("RGB"))
+            # As tools write it that sort a palette: the picture looks the same.
+            image.remap_palette(order.tolist()).save(path)
+        with Image.open(path) as image:
+            np.testing.assert_array_equal(np.asarray(image.convert("RGB")), before)
+    with caplog.at_level(logging.WARNING):
+        check_labelled(open_voc2012(voc))
+    told, _ = caplog.messages
+    assert told.startswith("2 of 6 label maps")
+    assert "give label 1 (aeroplane) the colour of label 2 (bicycle)" in told
+    assert "give --coloured-masks" in told
+    caplog.clear()
+    check_labelled(open_voc2012(voc, by_colour=True))
+    assert all("palette" not in message for message in caplog.messages)
 
 
 def test_a_photo_that_is_turned_upright_fits_its_upright_labels(voc: Path) -> None:

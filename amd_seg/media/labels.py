@@ -4,6 +4,7 @@ A label map is (height, width), uint8: label k is the k-th class, VOID does not 
 """
 
 import math
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,28 @@ def read_labels(path: Path, classes: Classes, *, by_colour: bool = False) -> Lab
             f"is void): {some(unknown)}. Name as many classes as the masks have, the first for 0."
         )
     return labels
+
+
+def colours_of_others(path: Path, labels: Iterable[int], classes: Classes) -> dict[int, int]:
+    """Return the labels that an indexed picture's palette shows in another class's colour.
+
+    Args:
+        path: the file; only its palette is read.
+        labels: those in question.
+        classes: whose colours count.
+
+    Returns:
+        Label -> the other class's; empty for a grey picture, and where colours are no class's.
+
+    Raises:
+        MediaError: the file cannot be read.
+    """
+    with opened(path) as image:
+        palette = image.getpalette() or []
+    own = {label: tuple(palette[3 * label : 3 * label + 3]) for label in labels}
+    by_colour = {colour: label for label, colour in enumerate(classes.palette)}
+    others = {label: by_colour[colour] for label, colour in own.items() if colour in by_colour}
+    return {label: other for label, other in others.items() if label != other}
 
 
 def indexed_image(labels: Labels, classes: Classes) -> Image.Image:

@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 import torch
@@ -122,10 +123,17 @@ def distribute(
     return DistributedDataParallel(
         objective,
         device_ids=[processes.device] if on_gpu else None,
-        # Synchronised statistics are equal everywhere already.
-        broadcast_buffers=False,
         find_unused_parameters=some_unused,
+        # Synchronised statistics are equal everywhere already.
+        **_without_buffers(),
     )
+
+
+def _without_buffers() -> dict[str, Any]:
+    """The option of DistributedDataParallel that sends no buffers with each step."""
+    new = "forward_sync_buffers"  # Since torch 2.13, which warns of the old name.
+    known = signature(DistributedDataParallel).parameters
+    return {new if new in known else "broadcast_buffers": False}
 
 
 def batch_mean(values: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import numpy as np
 from amd_seg.classes import VOC2012, VOID, Classes
 from amd_seg.errors import AmdSegError, InputError
 from amd_seg.media.images import read_photo_size
-from amd_seg.media.labels import read_labels
+from amd_seg.media.labels import colours_of_others, read_labels
 from amd_seg.media.pairs import by_stem, require_same_names, some
 
 logger = logging.getLogger(__name__)
@@ -91,16 +91,22 @@ def open_labelled_folders(
 def check_labelled(labelled: LabelledPhotos, *, threads: int | None = None) -> None:
     """Read every label map once, so that a run does not stop at a bad one after hours.
 
-    Classes of which no pixel is there are named in a warning.
+    Classes of which no pixel is there are named in a warning, and palettes that contradict the
+    classes' colours.
 
     Raises:
-        InputError: label maps hold what no class is, or have another size than their photo.
+        InputError: label maps hold what no class is, have another size than their photo, or show
+            one class only.
         MediaError: a file cannot be read.
     """
     with ThreadPoolExecutor(threads) as pool:
         outcomes = list(pool.map(lambda photo: _labels_of(photo, labelled), labelled.photos))
     _raise_all([outcome for outcome in outcomes if isinstance(outcome, AmdSegError)])
-    present = set[int]().union(*(o for o in outcomes if not isinstance(o, AmdSegError)))
+    by_photo = [outcome for outcome in outcomes if not isinstance(outcome, AmdSegError)]
+    present = set[int]().union(*by_photo)
+    _require_two_classes(present, labelled)
+    if not labelled.by_colour:
+        _warn_of_palettes(labelled, by_photo)
     absent = [name for label, name in enumerate(labelled.classes.names) if label not in present]
     if absent:
         logger.warning(
@@ -125,6 +131,37 @@ def _labels_of(photo: LabelledPhoto, labelled: LabelledPhotos) -> set[int] | Amd
     return set(np.unique(labels).tolist()) - {VOID}
 
 
+def _require_two_classes(present: set[int], labelled: LabelledPhotos) -> None:
+    if len(present) > 1:
+        return
+    found = " or ".join([*(labelled.classes.names[label] for label in present), str(VOID)])
+    raise InputError(
+        f"All pixels of {labelled.title} are labelled {found}, which does not count: there is "
+        "nothing to tell apart. Label the first class 0, the second 1, and so on; masks of 0 and "
+        f"{VOID} need 1 in the place of {VOID}."
+    )
+
+
+def _warn_of_palettes(labelled: LabelledPhotos, by_photo: Sequence[set[int]]) -> None:
+    """Tell of maps whose palette says otherwise: tools that shrink PNGs renumber the colours."""
+    classes = labelled.classes
+    found = [
+        (photo.mask, swapped)
+        for photo, labels in zip(labelled.photos, by_photo, strict=True)
+        if (swapped := colours_of_others(photo.mask, labels, classes))
+    ]
+    if not found:
+        return
+    mask, swapped = found[0]
+    label, other = min(swapped.items())
+    logger.warning(
+        "%d of %d label maps, such as %s: their palettes give label %d (%s) the colour of label %d "
+        "(%s). The values are taken; if the colours are right instead, give --coloured-masks.",
+        *(len(found), len(labelled.photos), mask),
+        *(label, classes.names[label], other, classes.names[other]),
+    )
+
+
 def _raise_all(errors: Sequence[AmdSegError]) -> None:
     """Raise the first error, and say how many more files are like it."""
     if not errors:
@@ -139,7 +176,7 @@ def _names(path: Path, folder: Path) -> list[str]:
             f"{path} is missing: it lists the photos. Give a folder that holds {VOC_LAYOUT}, such "
             f"as VOCdevkit/VOC2012 (is it below {folder}?)."
         )
-    lines = path.read_text("utf-8").splitlines()
+    lines = path.read_text("utf-8-sig").splitlines()
     # Lists of some copies hold the paths of photo and mask in each line.
     words = [line.split()[0] for line in lines if line.strip()]
     names = [Path(word).stem if "/" in word else word for word in words]
