@@ -17,9 +17,11 @@ PUBLIC_NAMES = [
     "AmdSegError",
     "ConfigError",
     "DeviceError",
+    "ExportError",
     "FrameSegmentation",
     "InputError",
     "MediaError",
+    "OnnxReport",
     "Segmentation",
     "Segmenter",
     "SemanticSegmentation",
@@ -29,6 +31,7 @@ PUBLIC_NAMES = [
     "VideoSegmenter",
     "WeightsError",
     "__version__",
+    "export_onnx",
     "open_video",
 ]
 
@@ -57,6 +60,7 @@ ATTRIBUTES = {
     "VideoReport": [
         *("confidence", "frames", "height", "is_truncated", "mask_share", "path", "width"),
     ],
+    "OnnxReport": ["difference", "path", "pictures"],
     "AdaptationReport": [
         *("channel", "evidence", "held_out", "is_adapted", "lessons", "loss_after"),
         *("loss_before", "losses", "margin", "memory", "objective", "reason", "seconds", "steps"),
@@ -99,6 +103,7 @@ SIGNATURES = {
     "on_step=None)",
     "VideoSegmenter.reset": "(self)",
     "VideoSegmenter.save": "(self, folder)",
+    "export_onnx": "(path, weights=None, *, revision=None, size='dynamic', overwrite=False)",
     "open_video": "(source, *, start=None, end=None, every=1, frame_rate=24, short_edge=None)",
 }
 
@@ -139,6 +144,7 @@ OPTIONS = {
     "--stretch --classes --coloured-masks --slide --flip --every "
     "--limit --save --resume --workers --per-sequence --json --csv --markdown --sheet "
     "--quiet --debug --help",
+    "export onnx": "--out --weights --revision --size --overwrite --quiet --debug --help",
     "env": "--json --quiet --debug --help",
 }
 

@@ -23,15 +23,6 @@ def network_options(batch_help: str) -> Callable[[Command], Command]:
     """
     options = (
         click.option(
-            "--weights",
-            metavar="W",
-            help="A name, a folder, a .safetensors file, or org/name on the Hub. "
-            "[default: bundled]",
-        ),
-        click.option(
-            "--revision", metavar="R", help="Branch, tag or commit of weights on the Hub."
-        ),
-        click.option(
             "--size",
             type=click.IntRange(16, 8192),
             help="Short edge, in pixels, that the network sees. [default: that of the weights]",
@@ -48,9 +39,23 @@ def network_options(batch_help: str) -> Callable[[Command], Command]:
     def decorate(command: Command) -> Command:
         for option in reversed(options):
             command = option(command)
-        return command
+        return weights_options(command)
 
     return decorate
+
+
+def weights_options(command: Command) -> Command:
+    """Add `--weights` and `--revision`."""
+    weights = click.option(
+        "--weights",
+        metavar="W",
+        help="A name, a folder, a .safetensors or .onnx file, or org/name on the Hub. "
+        "[default: bundled]",
+    )
+    revision = click.option(
+        "--revision", metavar="R", help="Branch, tag or commit of weights on the Hub."
+    )
+    return weights(revision(command))
 
 
 def refinement_options(command: Command) -> Command:
