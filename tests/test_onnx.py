@@ -1,8 +1,10 @@
 """The .onnx file: it computes what the model does, and says in one line why it cannot be used."""
 
+import dataclasses
 import json
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +65,7 @@ def see() -> Any:
     return session(onnx.inliner.inline_local_functions(onnx.parser.parse_model(SEE)))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.integers(1, 700), st.integers(1, 700), st.integers(16, 300), st.booleans())
 @example(height=1, width=1, size=16, is_hard=False)
 @example(height=3, width=4000, size=144, is_hard=True)
@@ -118,9 +120,7 @@ def test_a_fixed_file_has_fixed_shapes(fixed: Path, weights: Path) -> None:
 
 
 def test_a_model_that_reflects_at_its_border(tmp_path: Path, tiny_config: AMDConfig) -> None:
-    import dataclasses
-
-    config = dataclasses.replace(tiny_config, padding="reflect", backbone="resnet50")
+    config = dataclasses.replace(tiny_config, padding="reflect")
     weights = WeightsConfig(model=config, input_size=48)
     folder = save_weights(tmp_path / "weights", AMD(config), weights)
     report = export_onnx(tmp_path / "model.onnx", folder)
@@ -203,11 +203,12 @@ def test_without_the_extra_the_message_says_how_to_get_it(
 ) -> None:
     monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.delitem(sys.modules, "amd_seg.onnx_graph", raising=False)
+    calls: dict[str, Callable[[], object]] = {
+        "onnx": lambda: export_onnx(tmp_path / "a.onnx", weights),
+        "onnxruntime": lambda: Segmenter.from_pretrained(file),
+    }
     with pytest.raises(ConfigError, match=rf"{name}, which is not .*pip install \"amd-seg\[onnx\]"):
-        if name == "onnx":
-            export_onnx(tmp_path / "a.onnx", weights)
-        else:
-            Segmenter.from_pretrained(file)
+        calls[name]()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -247,8 +248,9 @@ def test_a_file_that_computes_something_else_is_removed(
     torch.manual_seed(0)
     model, config = AMD(tiny_config), WeightsConfig(model=tiny_config, input_size=48)
     with torch.no_grad():
-        # Logits so large that the rounding of sums, which runtimes do in their own order, decides.
-        model.appearance.classifier.weight.mul_(1e7)
+        # What all logits share, softmax takes away; the rounding that it brings stays, and each
+        # runtime adds up in an order of its own.
+        model.appearance.classifier.weight.add_(1e6)
     folder = save_weights(tmp_path / "weights", model, config, dtype=torch.float32)
     (tmp_path / "model.onnx").write_text("old")
     result = export(
