@@ -109,8 +109,8 @@ SIGNATURES = {
 
 OPTIONS = {
     "image": "INPUT... --out --output --threshold --weights --revision --size --device --precision "
-    "--batch-size --refine --tta --min-confidence --keep-rgb --max-pixels --recursive --overwrite "
-    "--resume --json --quiet --debug --help",
+    "--batch-size --refine --tta --min-confidence --keep-rgb --max-pixels --recursive --shard "
+    "--overwrite --resume --json --quiet --debug --help",
     "train": "VIDEOS... --out --preset --init --init-backbone --targets --photos --photo-targets "
     "--device --resume --evaluate --ablate-regions --steps --minutes --batch-size "
     "--accumulate --optimizer --momentum --learning-rate --final-learning-rate "

@@ -98,6 +98,14 @@ def parse_threshold(
     return number
 
 
+def parse_shard(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, int]:
+    """Return which part of how many, counted from 1: the callback of `--shard`."""
+    index, _, count = value.partition("/")
+    if index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count):
+        return int(index), int(count)
+    raise click.BadParameter(f"{value!r} is no part. Give I/N, such as 1/64, with I from 1 to N.")
+
+
 def parse_time(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
     """Return a time in seconds, given so or as [H:]M:S: the callback of `--start` and `--end`."""
     if value is None:
