@@ -42,7 +42,7 @@ class SegmentPhotos:
         uris = [str(uri) for uri in batch["uri"]]
         contents = batch.get("bytes", map_ahead(read, uris, ahead=16))
         photos = dict(zip(uris, contents, strict=True))
-        errors = {uri: str(e) for uri, e in photos.items() if isinstance(e, Exception)}
+        errors = {u: f"no bytes: {c}" for u, c in photos.items() if not isinstance(c, bytes)}
         good = [uri for uri in photos if uri not in errors]
         rows = []
         for uri, result in zip(good, self.segmenter.stream(photos[u] for u in good), strict=True):
