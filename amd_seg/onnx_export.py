@@ -115,6 +115,8 @@ def _check_request(path: Path, size: str, overwrite: bool) -> None:
         raise InputError(f"size={size!r} cannot be used: give {' or '.join(SIZES)}.")
     if path.suffix.lower() != ".onnx":
         raise InputError(f"Cannot write {path}: its name must end in .onnx.")
+    if not path.parent.is_dir():
+        raise InputError(f"Cannot write {path}: there is no folder {path.parent}. Make it first.")
     if path.exists() and not overwrite:
         raise InputError(f"{path} exists. Give another name, or overwrite it (--overwrite).")
 

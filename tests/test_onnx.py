@@ -236,10 +236,16 @@ def test_the_command_prints_the_path_and_the_difference(weights: Path, tmp_path:
     assert [name.name for name in tmp_path.iterdir()] == ["model.onnx"]
 
 
-def test_a_name_that_is_none_of_onnx_is_refused_before_any_work(tmp_path: Path) -> None:
-    result = export("-o", tmp_path / "model.pt")
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("model.pt", "must end in .onnx"), ("none/model.onnx", "there is no folder")],
+)
+def test_a_name_that_cannot_be_is_refused_before_any_work(
+    tmp_path: Path, name: str, words: str
+) -> None:
+    result = export("-o", tmp_path / name, "--weights", "nowhere")
     assert (result.exit_code, result.stdout) == (2, "")
-    assert "must end in .onnx" in result.stderr
+    assert words in result.stderr
 
 
 def test_a_file_that_computes_something_else_is_removed(

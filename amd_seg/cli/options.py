@@ -49,8 +49,7 @@ def weights_options(command: Command) -> Command:
     weights = click.option(
         "--weights",
         metavar="W",
-        help="A name, a folder, a .safetensors or .onnx file, or org/name on the Hub. "
-        "[default: bundled]",
+        help="A name, a folder, a file of weights, or org/name on the Hub. [default: bundled]",
     )
     revision = click.option(
         "--revision", metavar="R", help="Branch, tag or commit of weights on the Hub."
