@@ -104,7 +104,7 @@ def main() -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     parts = [str(path) for path in options.out.glob("part-*.parquet")]
     done = set(pa.dataset.dataset(parts).to_table(["uri"])["uri"].to_pylist() if parts else [])
-    ray.init(include_dashboard=False, log_to_driver=False)  # stdout is for the last line
+    ray.init(include_dashboard=False, log_to_driver=False)
     results = photos_to_do(options.photos, done, options.batch_size).map_batches(
         SegmentPhotos,
         fn_constructor_args=(options.out.resolve(), options.png, options.weights),
@@ -119,6 +119,7 @@ def main() -> int:
         if row["error"]:
             failed += 1
             print(f"{row['uri']}: {row['error']}", file=sys.stderr)
+    ray.shutdown()  # What it has still to say of killed workers comes before the last line.
     print(f"{count - failed} done, {failed} failed, {len(done)} were done before")
     return 1 if failed else 0
 

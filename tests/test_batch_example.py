@@ -27,13 +27,13 @@ PHOTOS = 60
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of photos, one of them broken, some below it."""
+    """A folder of photos, large enough to keep two workers busy, one of them broken."""
     folder = tmp_path_factory.mktemp("photos")
     (folder / "deep").mkdir()
     for index in range(PHOTOS):
-        pixels = np.random.default_rng(index).integers(0, 255, (300, 400, 3), np.uint8)
+        pixels = np.random.default_rng(index).integers(0, 255, (900, 1200, 3), np.uint8)
         name = f"{index}.png" if index % 2 else f"deep/{index}.png"
-        Image.fromarray(pixels).save(folder / name)
+        Image.fromarray(pixels).save(folder / name, compress_level=0)
     (folder / "broken.jpg").write_bytes(b"no picture")
     return folder
 
@@ -133,4 +133,4 @@ def test_a_run_goes_on_where_it_was_stopped(photos: Path, weights: Path, tmp_pat
     assert sorted(str(row["uri"]) for row in found) == sorted(names[1:20])
     for row in found:
         with Image.open(out / str(row["png"])) as picture:
-            assert (picture.mode, picture.size) == ("L", (400, 300))
+            assert (picture.mode, picture.size) == ("L", (1200, 900))
