@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from amd_seg.errors import raising
+from amd_seg.errors import InputError, raising
 from amd_seg.media.frames import FrameReader
 from amd_seg.media.images import Photo
 from amd_seg.media.video import open_video
+from amd_seg.model.amd import AMD
 from amd_seg.network_input import resize_for_network
 from amd_seg.overlap import read_ahead
 from amd_seg.refinement import DEFAULT_REFINEMENT
@@ -206,7 +207,7 @@ class VideoSegmenter:
             config = replace(config, steps=steps)
         released = self._released
         adapted = adapt(
-            released.model,
+            _model_of(released, "Adaptation"),
             released.config,
             _opened(source, short_edge=config.frame_size(released.config.input_size)),
             config,
@@ -228,7 +229,8 @@ class VideoSegmenter:
         Raises:
             WeightsError: the folder cannot be written.
         """
-        return save_weights(folder, self.segmenter.model, self.segmenter.config)
+        model = _model_of(self.segmenter, "Saving")
+        return save_weights(folder, model, self.segmenter.config)
 
     def _segment(
         self, clip: FrameReader, smooth: bool, **settings: Any
@@ -241,7 +243,7 @@ class VideoSegmenter:
             for f in frames
         )
         results = self.segmenter.stream(photos, **settings)
-        smoother = TemporalSmoother(self.segmenter.model) if smooth else None
+        smoother = TemporalSmoother(_model_of(self.segmenter, "Smoothing")) if smooth else None
         size = settings["size"] or self.segmenter.config.input_size
 
         def segmentations() -> Generator[FrameSegmentation, None, None]:
@@ -275,6 +277,15 @@ def _of_frame(result: Segmentation, masks: NDArray[np.float32]) -> FrameSegmenta
         min_confidence=result.min_confidence,
         index=photo.index,
         time=photo.time,
+    )
+
+
+def _model_of(segmenter: Segmenter, what: str) -> AMD:
+    if isinstance(segmenter.model, AMD):
+        return segmenter.model
+    raise InputError(
+        f"{what} needs the whole model, and an .onnx file only segments. Give the weights that it "
+        "was made of."
     )
 
 

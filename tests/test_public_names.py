@@ -17,9 +17,11 @@ PUBLIC_NAMES = [
     "AmdSegError",
     "ConfigError",
     "DeviceError",
+    "ExportError",
     "FrameSegmentation",
     "InputError",
     "MediaError",
+    "OnnxReport",
     "Segmentation",
     "Segmenter",
     "SemanticSegmentation",
@@ -29,6 +31,7 @@ PUBLIC_NAMES = [
     "VideoSegmenter",
     "WeightsError",
     "__version__",
+    "export_onnx",
     "open_video",
     "write_adaptation_page",
 ]
@@ -58,6 +61,7 @@ ATTRIBUTES = {
     "VideoReport": [
         *("confidence", "frames", "height", "is_truncated", "mask_share", "path", "width"),
     ],
+    "OnnxReport": ["difference", "path", "pictures"],
     "AdaptationReport": [
         *("channel", "evidence", "held_out", "is_adapted", "lessons", "loss_after"),
         *("loss_before", "losses", "margin", "memory", "objective", "reason", "seconds", "steps"),
@@ -103,13 +107,14 @@ SIGNATURES = {
     "VideoSegmenter.save": "(self, folder)",
     "write_adaptation_page": "(path, clip, report, config, *, released, adapted, overwrite=False, "
     "**call)",
+    "export_onnx": "(path, weights=None, *, revision=None, size='dynamic', overwrite=False)",
     "open_video": "(source, *, start=None, end=None, every=1, frame_rate=24, short_edge=None)",
 }
 
 OPTIONS = {
     "image": "INPUT... --out --output --threshold --weights --revision --size --device --precision "
-    "--batch-size --refine --tta --min-confidence --keep-rgb --max-pixels --recursive --overwrite "
-    "--resume --json --quiet --debug --help",
+    "--batch-size --refine --tta --min-confidence --keep-rgb --max-pixels --recursive --shard "
+    "--overwrite --resume --json --quiet --debug --help",
     "train": "VIDEOS... --out --preset --init --init-backbone --targets --photos --photo-targets "
     "--device --resume --evaluate --ablate-regions --steps --minutes --batch-size "
     "--accumulate --optimizer --momentum --learning-rate --final-learning-rate "
@@ -145,6 +150,7 @@ OPTIONS = {
     "--limit --save --resume --workers --per-sequence --json --csv --markdown --sheet "
     "--quiet --debug --help",
     "demo": "--port --no-browser --weights --revision --device --precision --quiet --debug --help",
+    "export onnx": "--out --weights --revision --size --overwrite --quiet --debug --help",
     "env": "--json --quiet --debug --help",
 }
 

@@ -3,7 +3,7 @@
 import click
 
 from amd_seg.cli import boundary
-from amd_seg.cli.options import weights_options
+from amd_seg.cli.options import device_options, weights_options
 
 
 @click.command(context_settings={"show_default": True})
@@ -15,6 +15,7 @@ from amd_seg.cli.options import weights_options
 )
 @click.option("--no-browser", is_flag=True, help="Print the address only.")
 @weights_options
+@device_options
 @boundary.quiet_option
 @boundary.debug_option
 def demo(

@@ -13,6 +13,7 @@ from amd_seg.cli.jobs import OUTPUTS, STANDARD_STREAM, Job, make_folders, not_ye
 from amd_seg.cli.options import (
     DEFAULT_REFINEMENT,
     network_options,
+    parse_shard,
     refinement_options,
     threshold_option,
 )
@@ -62,6 +63,13 @@ class Outcome:
     help="Refuse a file that claims more, before it is decoded.",
 )
 @click.option("--recursive", is_flag=True, help="Look into sub-folders too.")
+@click.option(
+    "--shard",
+    metavar="I/N",
+    default="1/1",
+    callback=parse_shard,
+    help="Do the I-th of N parts, the same in every run: for job arrays.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace outputs that exist.")
 @click.option("--resume", is_flag=True, help="Skip photos whose output exists.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a photo.")
@@ -73,6 +81,7 @@ def image(
     output: str,
     keep_rgb: bool,
     recursive: bool,
+    shard: tuple[int, int],
     overwrite: bool,
     resume: bool,
     as_json: bool,
@@ -91,7 +100,7 @@ def image(
     """
     if keep_rgb and output != "cutout":
         raise click.UsageError(f"--keep-rgb is of cutouts, not of --output {output}. Drop it.")
-    jobs, missing = plan_jobs(inputs, out, output, recursive=recursive)
+    jobs, missing = plan_jobs(inputs, out, output, recursive=recursive, shard=shard)
     if as_json and any(job.target == STANDARD_STREAM for job in jobs):
         raise click.UsageError("--json and a picture on stdout cannot share it. Drop one of them.")
     waiting = not_yet_written(jobs, overwrite=overwrite, resume=resume)
