@@ -86,6 +86,7 @@ class VideoSegmenter:
         threshold: float | str | None = None,
         refine: str = DEFAULT_REFINEMENT,
         tta: bool = False,
+        min_confidence: float = 0.0,
         smooth: bool = False,
         batch_size: int = 8,
     ) -> Iterator[FrameSegmentation]:
@@ -96,7 +97,7 @@ class VideoSegmenter:
         Args:
             source: the clip. Of a file that is cut short the frames that it has are given, and a
                 warning is logged.
-            size, threshold, refine, tta: as for `Segmenter`.
+            size, threshold, refine, tta, min_confidence: as for `Segmenter`.
             smooth: mix each mask with the one before, moved along the model's segment flow: they
                 flicker less, in about three times the time (see `TemporalSmoother`).
             batch_size: frames that share a pass of the network.
@@ -113,6 +114,7 @@ class VideoSegmenter:
             threshold=threshold,
             refine=refine,
             tta=tta,
+            min_confidence=min_confidence,
             batch_size=batch_size,
         )
 
@@ -128,6 +130,7 @@ class VideoSegmenter:
         threshold: float | str | None = None,
         refine: str = DEFAULT_REFINEMENT,
         tta: bool = False,
+        min_confidence: float = 0.0,
         smooth: bool = False,
         batch_size: int = 8,
         on_frame: OnFrame | None = None,
@@ -144,7 +147,7 @@ class VideoSegmenter:
             background: behind a cutout: "blur", a colour, or the path of a picture. None leaves
                 it transparent, which .webm, .mov, .gif, .npz and folders can hold.
             overwrite: replace a file, or a folder of frames, that is there.
-            size, threshold, refine, tta, smooth, batch_size: as for a call.
+            size, threshold, refine, tta, min_confidence, smooth, batch_size: as for a call.
             on_frame: called after each frame.
 
         Raises:
@@ -161,6 +164,7 @@ class VideoSegmenter:
             threshold=threshold,
             refine=refine,
             tta=tta,
+            min_confidence=min_confidence,
             batch_size=batch_size,
         )
         with closing(read_ahead(frames, ahead=frames_waiting(clip))) as segmentations:

@@ -97,10 +97,10 @@ SIGNATURES = {
     "VideoSegmenter.from_pretrained": "(source=None, *, revision=None, device='auto', "
     "precision='float32')",
     "VideoSegmenter.__call__": "(self, source, *, size=None, threshold=None, refine='guided', "
-    "tta=False, smooth=False, batch_size=8)",
+    "tta=False, min_confidence=0.0, smooth=False, batch_size=8)",
     "VideoSegmenter.write": "(self, source, target, *, output='mask', background=None, "
-    "overwrite=False, size=None, threshold=None, refine='guided', tta=False, smooth=False, "
-    "batch_size=8, on_frame=None)",
+    "overwrite=False, size=None, threshold=None, refine='guided', tta=False, min_confidence=0.0, "
+    "smooth=False, batch_size=8, on_frame=None)",
     "VideoSegmenter.adapt": "(self, source, config=None, *, steps=None, channel=None, "
     "on_step=None)",
     "VideoSegmenter.reset": "(self)",
@@ -136,8 +136,8 @@ OPTIONS = {
     "--workers --backbone --stage-widths --dilations --head-channels --head-dilation --dropout "
     "--padding --quiet --debug --help",
     "video": "INPUT --out --output --background --start --end --every --frame-rate --adapt "
-    "--steps --objective --seed --memory --channel --save-adapted --report --threshold "
-    "--refine --tta --smooth --weights --revision --size --device --precision --batch-size "
+    "--steps --objective --seed --memory --channel --save-adapted --report --threshold --refine "
+    "--tta --min-confidence --smooth --weights --revision --size --device --precision --batch-size "
     "--overwrite --json --quiet --debug --help",
     "weights convert": "FILE --out --overwrite --help",
     "weights download": "REPO --revision --help",

@@ -12,6 +12,7 @@ from amd_seg.cli import boundary
 from amd_seg.cli.jobs import OUTPUTS, STANDARD_STREAM, Job, make_folders, not_yet_written, plan_jobs
 from amd_seg.cli.options import (
     DEFAULT_REFINEMENT,
+    min_confidence_option,
     network_options,
     parse_shard,
     refinement_options,
@@ -49,12 +50,7 @@ class Outcome:
 @threshold_option
 @network_options("Photos that share a pass of the network where their sizes allow it.")
 @refinement_options
-@click.option(
-    "--min-confidence",
-    type=click.FloatRange(0, 1),
-    default=0.0,
-    help="Confidence below which a photo counts as one without an object: its mask is empty.",
-)
+@min_confidence_option("a photo")
 @click.option("--keep-rgb", is_flag=True, help="Of cutouts: keep all colours, hidden ones too.")
 @click.option(
     "--max-pixels",

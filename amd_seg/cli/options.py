@@ -72,6 +72,16 @@ def refinement_options(command: Command) -> Command:
     return refine(tta(command))
 
 
+def min_confidence_option(what: str) -> Callable[[Command], Command]:
+    """Add `--min-confidence`; `what` has too little of it, "a photo" or "a frame"."""
+    return click.option(
+        "--min-confidence",
+        type=click.FloatRange(0, 1),
+        default=0.0,
+        help=f"Confidence below which {what} counts as one without an object: its mask is empty.",
+    )
+
+
 def threshold_option(command: Command) -> Command:
     """Add `--threshold`, whose default is that of the weights."""
     return click.option(

@@ -16,6 +16,7 @@ from amd_seg.cli.adaptation import (
 )
 from amd_seg.cli.jobs import OUTPUTS
 from amd_seg.cli.options import (
+    min_confidence_option,
     network_options,
     parse_rate,
     parse_time,
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 @adaptation_options
 @threshold_option
 @refinement_options
+@min_confidence_option("a frame")
 @click.option("--smooth", is_flag=True, help="Let masks flicker less, in more time.")
 @network_options("Frames that share a pass of the network.")
 @click.option("--overwrite", is_flag=True, help="Replace an output that exists.")
@@ -159,5 +161,6 @@ def _facts(
         "height": report.height,
         "mask_share": round(report.mask_share, 4),
         "confidence": round(report.confidence, 4),
+        "object": report.mask_share > 0,
         **adaptation,
     }
