@@ -12,10 +12,12 @@ video.write("clip.mp4", "clip.overlay.mp4", output="overlay")
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from amd_seg.adaptation_page import write_adaptation_page
     from amd_seg.errors import (
         AmdSegError,
         ConfigError,
         DeviceError,
+        ExportError,
         InputError,
         MediaError,
         TrainingDivergedError,
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from amd_seg.media.video import open_video
     from amd_seg.model.amd import AMD
     from amd_seg.model.config import AMDConfig
+    from amd_seg.onnx_export import OnnxReport, export_onnx
     from amd_seg.segmenter import Segmentation, Segmenter
     from amd_seg.semantic import SemanticSegmentation, SemanticSegmenter
     from amd_seg.training.adaptation import AdaptationReport
@@ -40,9 +43,11 @@ __all__ = [
     "AmdSegError",
     "ConfigError",
     "DeviceError",
+    "ExportError",
     "FrameSegmentation",
     "InputError",
     "MediaError",
+    "OnnxReport",
     "Segmentation",
     "Segmenter",
     "SemanticSegmentation",
@@ -52,7 +57,9 @@ __all__ = [
     "VideoSegmenter",
     "WeightsError",
     "__version__",
+    "export_onnx",
     "open_video",
+    "write_adaptation_page",
 ]
 
 _HOMES = {
@@ -61,13 +68,16 @@ _HOMES = {
     "AdaptationConfig": "amd_seg.training.adaptation_config",
     "AdaptationReport": "amd_seg.training.adaptation",
     "FrameSegmentation": "amd_seg.video_segmenter",
+    "OnnxReport": "amd_seg.onnx_export",
     "Segmentation": "amd_seg.segmenter",
     "Segmenter": "amd_seg.segmenter",
     "SemanticSegmentation": "amd_seg.semantic",
     "SemanticSegmenter": "amd_seg.semantic",
     "VideoReport": "amd_seg.video_segmenter",
     "VideoSegmenter": "amd_seg.video_segmenter",
+    "export_onnx": "amd_seg.onnx_export",
     "open_video": "amd_seg.media.video",
+    "write_adaptation_page": "amd_seg.adaptation_page",
     **{name: "amd_seg.errors" for name in __all__ if name.endswith("Error")},
 }
 

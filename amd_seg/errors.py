@@ -6,6 +6,7 @@
     ├── WeightsError          (OSError)       weights cannot be had or are not valid
     ├── ConfigError           (ValueError)    a setting is outside what it may be
     ├── DeviceError           (RuntimeError)  the device or precision asked for is not here
+    ├── ExportError           (RuntimeError)  an exported file does not compute what the model does
     └── TrainingDivergedError (RuntimeError)  the loss is not finite, or the masks collapsed
 
 A message says what failed, the value and where it came from, and what to do.
@@ -39,6 +40,10 @@ class ConfigError(AmdSegError, ValueError):
 
 class DeviceError(AmdSegError, RuntimeError):
     """The device or precision asked for cannot be used on this machine."""
+
+
+class ExportError(AmdSegError, RuntimeError):
+    """A model cannot be exported, or the exported file does not compute what the model does."""
 
 
 class TrainingDivergedError(AmdSegError, RuntimeError):

@@ -2,10 +2,10 @@
 
 import io
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,6 +63,17 @@ class Segmentation:
         from amd_seg.refinement import refine_map
 
         return refine_map(self.photo.pixels, self._cells, self.refine)
+
+    def thresholded(self, rule: float | str) -> Self:
+        """Return the same maps with another threshold; the saliency is not made again.
+
+        Args:
+            rule: as `threshold_rule`.
+        """
+        other = replace(self, threshold_rule=rule)
+        if "saliency" in vars(self):
+            vars(other)["saliency"] = self.saliency
+        return other
 
     @cached_property
     def threshold(self) -> float:

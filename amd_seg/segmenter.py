@@ -26,6 +26,7 @@ from amd_seg.network_input import (
     pixel_count,
     prepare,
 )
+from amd_seg.onnx_network import OnnxNetwork, is_onnx, read_onnx
 from amd_seg.overlap import map_ahead
 from amd_seg.refinement import DEFAULT_REFINEMENT
 from amd_seg.segmentation import Segmentation
@@ -45,12 +46,14 @@ class Segmenter:
 
     def __init__(
         self,
-        model: AMD,
+        model: AMD | OnnxNetwork,
         config: WeightsConfig,
         *,
         device: str | torch.device = "auto",
         precision: str = "float32",
     ) -> None:
+        if isinstance(model, OnnxNetwork):
+            device = _device_of_onnx(device, precision)
         self.device = place_for_inference(model, device)
         self.precision = precision
         self._dtype = resolve_precision(precision, self.device)
@@ -70,7 +73,8 @@ class Segmenter:
 
         Args:
             source: None (the bundled weights), a bundled name, a folder, a .safetensors file,
-                or "org/name" on the Hub.
+                "org/name" on the Hub, or an .onnx file of `amd-seg export onnx`, which runs on
+                the CPU, in float32.
             revision: branch, tag or commit on the Hub.
             device: "auto" (CUDA, then MPS, then CPU; which one is logged), "cpu", "cuda",
                 "cuda:1" or "mps"; a device that is not here is an error.
@@ -78,9 +82,12 @@ class Segmenter:
 
         Raises:
             WeightsError: the weights cannot be had or are not valid.
+            ConfigError: an .onnx file is given, and onnxruntime is not installed.
             DeviceError: the device or the precision cannot be used on this machine.
         """
         resolve_precision(precision, resolve_device(device))  # Before a download, not after it.
+        if is_onnx(source):
+            return cls(*read_onnx(source, revision), device=device, precision=precision)
         pretrained = load_weights(source, revision=revision)
         return cls(pretrained.model, pretrained.config, device=device, precision=precision)
 
@@ -218,7 +225,8 @@ class Segmenter:
         """Run the network on frames that are resized for it already.
 
         Args:
-            frames: (batch, 3, height, width), RGB, uint8 or float in 0..255, on any device.
+            frames: (batch, 3, height, width), RGB, uint8 or float in 0..255 (an .onnx file:
+                uint8), on any device.
 
         Returns:
             (batch, region, ceil(height / 8), ceil(width / 8)), float32, sums to 1 over region.
@@ -268,3 +276,13 @@ class Segmenter:
             refine=settings.refine,
             min_confidence=settings.min_confidence,
         )
+
+
+def _device_of_onnx(device: str | torch.device, precision: str) -> str:
+    """Return the device of an .onnx file, the CPU, unless another was asked for."""
+    if str(device) not in ("auto", "cpu") or precision != "float32":
+        raise DeviceError(
+            f"An .onnx file runs on the CPU in float32, not on {device} in {precision}. Take the "
+            "weights that it was made of, or drop what was asked for."
+        )
+    return "cpu"

@@ -23,6 +23,7 @@ from amd_seg.network_input import (
     pixel_count,
     prepare,
 )
+from amd_seg.onnx_network import is_onnx
 from amd_seg.overlap import map_ahead
 from amd_seg.segmentation import OUTPUTS as OBJECT_OUTPUTS
 from amd_seg.segmenter import Segmenter
@@ -207,17 +208,25 @@ def open_segmenter(
         DeviceError: the device or the precision cannot be used on this machine.
     """
     resolve_precision(precision, resolve_device(device))  # Before a download, not after it.
+    if is_onnx(source):
+        _require_output(output, OBJECT_OUTPUTS, os.fspath(source))
+        return Segmenter.from_pretrained(
+            source, revision=revision, device=device, precision=precision
+        )
     found = load_any_weights(source, revision=revision)
     is_semantic = isinstance(found.config, SemanticWeightsConfig)
-    outputs = OUTPUTS if is_semantic else OBJECT_OUTPUTS
-    if output not in outputs:
-        what = "tell classes" if is_semantic else "find the object and know no classes"
-        raise InputError(
-            f"The weights {found.source} {what}: they give no {output}. "
-            f"Use --output {' or '.join(outputs)}, or other --weights."
-        )
+    _require_output(output, OUTPUTS if is_semantic else OBJECT_OUTPUTS, found.source)
     if isinstance(found.model, SemanticNetwork) and isinstance(found.config, SemanticWeightsConfig):
         return SemanticSegmenter(found.model, found.config, device=device, precision=precision)
     assert isinstance(found.model, AMD)
     assert isinstance(found.config, WeightsConfig)
     return Segmenter(found.model, found.config, device=device, precision=precision)
+
+
+def _require_output(output: str, outputs: tuple[str, ...], weights: str) -> None:
+    if output not in outputs:
+        what = "tell classes" if outputs == OUTPUTS else "find the object and know no classes"
+        raise InputError(
+            f"The weights {weights} {what}: they give no {output}. "
+            f"Use --output {' or '.join(outputs)}, or other --weights."
+        )

@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from amd_seg.errors import raising
+from amd_seg.errors import InputError, raising
 from amd_seg.media.frames import FrameReader
 from amd_seg.media.images import Photo
 from amd_seg.media.video import open_video
+from amd_seg.model.amd import AMD
 from amd_seg.network_input import resize_for_network
 from amd_seg.overlap import read_ahead
 from amd_seg.refinement import DEFAULT_REFINEMENT
@@ -85,6 +86,7 @@ class VideoSegmenter:
         threshold: float | str | None = None,
         refine: str = DEFAULT_REFINEMENT,
         tta: bool = False,
+        min_confidence: float = 0.0,
         smooth: bool = False,
         batch_size: int = 8,
     ) -> Iterator[FrameSegmentation]:
@@ -95,7 +97,7 @@ class VideoSegmenter:
         Args:
             source: the clip. Of a file that is cut short the frames that it has are given, and a
                 warning is logged.
-            size, threshold, refine, tta: as for `Segmenter`.
+            size, threshold, refine, tta, min_confidence: as for `Segmenter`.
             smooth: mix each mask with the one before, moved along the model's segment flow: they
                 flicker less, in about three times the time (see `TemporalSmoother`).
             batch_size: frames that share a pass of the network.
@@ -112,6 +114,7 @@ class VideoSegmenter:
             threshold=threshold,
             refine=refine,
             tta=tta,
+            min_confidence=min_confidence,
             batch_size=batch_size,
         )
 
@@ -127,6 +130,7 @@ class VideoSegmenter:
         threshold: float | str | None = None,
         refine: str = DEFAULT_REFINEMENT,
         tta: bool = False,
+        min_confidence: float = 0.0,
         smooth: bool = False,
         batch_size: int = 8,
         on_frame: OnFrame | None = None,
@@ -143,7 +147,7 @@ class VideoSegmenter:
             background: behind a cutout: "blur", a colour, or the path of a picture. None leaves
                 it transparent, which .webm, .mov, .gif, .npz and folders can hold.
             overwrite: replace a file, or a folder of frames, that is there.
-            size, threshold, refine, tta, smooth, batch_size: as for a call.
+            size, threshold, refine, tta, min_confidence, smooth, batch_size: as for a call.
             on_frame: called after each frame.
 
         Raises:
@@ -160,6 +164,7 @@ class VideoSegmenter:
             threshold=threshold,
             refine=refine,
             tta=tta,
+            min_confidence=min_confidence,
             batch_size=batch_size,
         )
         with closing(read_ahead(frames, ahead=frames_waiting(clip))) as segmentations:
@@ -206,7 +211,7 @@ class VideoSegmenter:
             config = replace(config, steps=steps)
         released = self._released
         adapted = adapt(
-            released.model,
+            _model_of(released, "Adaptation"),
             released.config,
             _opened(source, short_edge=config.frame_size(released.config.input_size)),
             config,
@@ -228,7 +233,8 @@ class VideoSegmenter:
         Raises:
             WeightsError: the folder cannot be written.
         """
-        return save_weights(folder, self.segmenter.model, self.segmenter.config)
+        model = _model_of(self.segmenter, "Saving")
+        return save_weights(folder, model, self.segmenter.config)
 
     def _segment(
         self, clip: FrameReader, smooth: bool, **settings: Any
@@ -241,7 +247,7 @@ class VideoSegmenter:
             for f in frames
         )
         results = self.segmenter.stream(photos, **settings)
-        smoother = TemporalSmoother(self.segmenter.model) if smooth else None
+        smoother = TemporalSmoother(_model_of(self.segmenter, "Smoothing")) if smooth else None
         size = settings["size"] or self.segmenter.config.input_size
 
         def segmentations() -> Generator[FrameSegmentation, None, None]:
@@ -275,6 +281,15 @@ def _of_frame(result: Segmentation, masks: NDArray[np.float32]) -> FrameSegmenta
         min_confidence=result.min_confidence,
         index=photo.index,
         time=photo.time,
+    )
+
+
+def _model_of(segmenter: Segmenter, what: str) -> AMD:
+    if isinstance(segmenter.model, AMD):
+        return segmenter.model
+    raise InputError(
+        f"{what} needs the whole model, and an .onnx file only segments. Give the weights that it "
+        "was made of."
     )
 
 

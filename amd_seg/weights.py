@@ -13,6 +13,7 @@ from amd_seg.model.amd import AMD
 from amd_seg.model.config import WeightsConfig
 from amd_seg.model.semantic import SemanticNetwork
 from amd_seg.model.semantic_config import SemanticWeightsConfig
+from amd_seg.onnx_network import is_onnx
 from amd_seg.weights_folder import (
     FILES,
     WEIGHTS_FILE,
@@ -109,6 +110,12 @@ def load_any_weights(
     source: str | os.PathLike[str] | None = None, *, revision: str | None = None
 ) -> Pretrained[Network, NetworkConfig]:
     """Load weights of either kind; see `load_weights`."""
+    if is_onnx(source):
+        raise WeightsError(
+            f"Cannot load {os.fspath(source)} for this: an .onnx file only segments, as --weights "
+            "of amd-seg image, video and evaluate, without adaptation. Give the weights that it "
+            "was made of."
+        )
     path, label = _locate(source, revision)
     model, config = read_weights(path)
     return Pretrained(model, config, label)

@@ -170,7 +170,7 @@ def bombs() -> dict[str, bytes]:
 
 
 def unpacking_bomb() -> bytes:
-    """A PNG of 200 kB that unpacks to nearly as many pixels as are allowed."""
+    """A PNG of 0.9 MB that unpacks to nearly as many pixels as are allowed."""
     return png(14_000, 14_000, bytes(14_001) * 14_000)
 
 

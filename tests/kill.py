@@ -29,7 +29,7 @@ from PIL import Image
 from amd_seg.cli import main as amd_seg
 from amd_seg.model.amd import AMD
 from amd_seg.model.config import WeightsConfig
-from amd_seg.training.checkpoints import load_checkpoint
+from amd_seg.training.checkpoints import list_checkpoints, load_checkpoint
 from amd_seg.weights import save_weights
 from tests.clips import moving_square, write_clip
 from tests.tiny import TINY
@@ -109,8 +109,9 @@ def kill_and_go_on(work: Work, folder: Path, whole: Digests, after: float) -> st
     half = {name for name, digest in digests(folder).items() if whole.get(name) != digest}
     if half:
         return f"half-written: {', '.join(sorted(half))}"
-    # A run that has not even begun is told to be none.
-    is_begun = work.arguments[0] != "train" or (folder / work.output / "config.json").exists()
+    # A run without a checkpoint is told to be none, and starts anew.
+    saved = list_checkpoints(folder / work.output / "checkpoints")
+    is_begun = work.arguments[0] != "train" or bool(saved)
     status = os.waitpid(work.start(folder, *[work.again] * is_begun), 0)[1]
     if status:
         return f"the rerun ended with {os.waitstatus_to_exitcode(status)}"

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 from py_sod_metrics import MAE, Emeasure, Fmeasure, Smeasure, WeightedFmeasure
-from saliency_cases import cases, subset
+from saliency_cases import cases, drawn, subset
 
 GOLDEN = Path(__file__).parent / "data" / "saliency_golden.json"
 
@@ -44,6 +44,7 @@ def measure(pairs: Iterable[tuple[str, np.ndarray, np.ndarray]]) -> dict[str, ob
 def main() -> None:
     warnings.simplefilter("ignore")
     golden = {name: measure([(name, values, truth)]) for name, values, truth in cases()}
+    golden["drawn"] = measure(drawn())
     golden["ecssd subset"] = measure(subset(Path(sys.argv[1])))
     GOLDEN.write_text(json.dumps(golden, indent=1) + "\n")
 

@@ -36,6 +36,28 @@ def cases() -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     yield "soft blob on a disk", ramp.astype(np.uint8), disk
 
 
+def drawn() -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Yield 200 maps and ground truths of any size: scattered, corners, disks, empty, full."""
+    generator = np.random.default_rng(11)
+    for index in range(200):
+        height, width = generator.integers(3, 60, 2)
+        rows, columns = np.mgrid[:height, :width]
+        top, left, radius = generator.random(3) * (height, width, max(height, width))
+        truth = (
+            generator.random((height, width)) < generator.random(),
+            (rows >= top) & (columns >= left),
+            np.hypot(rows - top, columns - left) < radius,
+            np.full((height, width), index % 8 == 3),
+        )[index % 4]
+        if index % 4 != 3:
+            # PySODMetrics has no S-measure (NaN) where the object's centre is in the last line.
+            truth[-1], truth[:, -1] = False, False
+        values = generator.integers(0, 256, (height, width))
+        if index % 3 == 0:
+            values = (values + 2 * 255 * truth) // 3
+        yield f"drawn {index}", values.astype(np.uint8), truth
+
+
 def subset(shared: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     """Yield every tenth ground truth of the ECSSD subset with its picture's grey as the map."""
     for path in sorted((shared / "data" / "ecssd" / "masks").glob("*.png"))[::10]:

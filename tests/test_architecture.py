@@ -16,6 +16,9 @@ LAYERS = {
     "amd_seg": 6,
     "amd_seg.cli": 6,
     "amd_seg.evaluation": 5,
+    "amd_seg.demo": 5,
+    "amd_seg.onnx_export": 5,
+    "amd_seg.onnx_graph": 5,
     "amd_seg.segmenter": 4,
     "amd_seg.segmentation": 4,
     "amd_seg.network_input": 4,
@@ -23,6 +26,7 @@ LAYERS = {
     "amd_seg.views": 4,
     "amd_seg.video_segmenter": 4,
     "amd_seg.video_output": 4,
+    "amd_seg.adaptation_page": 4,
     "amd_seg.semantic": 4,
     "amd_seg.semantic_maps": 4,
     "amd_seg.semantic_segmentation": 4,
@@ -30,6 +34,7 @@ LAYERS = {
     "amd_seg.temporal": 2,
     "amd_seg.weights": 2,
     "amd_seg.weights_folder": 2,
+    "amd_seg.onnx_network": 2,
     "amd_seg.weights_official": 2,
     "amd_seg.hub": 2,
     "amd_seg.refinement": 2,
@@ -69,6 +74,8 @@ WITHIN = {
     ("amd_seg.video_segmenter", "amd_seg.network_input"),
     ("amd_seg.video_segmenter", "amd_seg.video_output"),
     ("amd_seg.video_output", "amd_seg.segmentation"),
+    ("amd_seg.adaptation_page", "amd_seg.segmenter"),
+    ("amd_seg.adaptation_page", "amd_seg.segmentation"),
     ("amd_seg.semantic", "amd_seg.call_settings"),
     ("amd_seg.semantic", "amd_seg.segmenter"),
     ("amd_seg.semantic", "amd_seg.segmentation"),
@@ -77,6 +84,8 @@ WITHIN = {
     ("amd_seg.semantic", "amd_seg.network_input"),
     ("amd_seg.weights", "amd_seg.weights_folder"),
     ("amd_seg.weights", "amd_seg.weights_official"),
+    ("amd_seg.weights", "amd_seg.onnx_network"),
+    ("amd_seg.onnx_export", "amd_seg.onnx_graph"),
     ("amd_seg.weights_official", "amd_seg.weights_folder"),
     ("amd_seg.weights", "amd_seg.hub"),
     ("amd_seg.evaluation.structure", "amd_seg.evaluation.metrics"),
@@ -185,7 +194,7 @@ def test_sub_packages_hold_a_docstring_only() -> None:
     ids=["import", "names", "help", "version", "help of each command"],
 )
 def test_torch_is_not_loaded_by(code: str) -> None:
-    heavy = "{'torch', 'av', 'PIL', 'huggingface_hub'}"
+    heavy = "{'torch', 'av', 'PIL', 'huggingface_hub', 'gradio'}"
     check = f"{code}\nimport sys\nassert not {heavy} & set(sys.modules), {heavy} & set(sys.modules)"
     result = subprocess.run(
         [sys.executable, "-c", check], capture_output=True, text=True, cwd=ROOT, check=False

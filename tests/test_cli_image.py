@@ -149,6 +149,36 @@ def test_an_output_that_exists_needs_a_word(run: Run, folder: Path) -> None:
     assert picture("a.mask.png").shape == (40, 60)
 
 
+def test_shards_share_the_photos_whatever_else_is_there(run: Run, folder: Path) -> None:
+    names = [f"{index}.png" for index in range(24)]
+    for name in names:
+        Image.new("RGB", (9, 8)).save(folder / "deep" / name)
+    shards = ["1/3", "2/3", "3/3"]
+    parts = [run("deep", "-o", "out", "--shard", shard).stdout.splitlines() for shard in shards]
+    assert all(parts)
+    written = sorted(line for part in parts for line in part)
+    assert written == sorted(f"out/{Path(name).stem}.mask.png" for name in [*names, "c.png"])
+    # Another photo, an output less: nothing else moves to another part.
+    (folder / "deep" / "new.png").write_bytes((folder / "deep" / "0.png").read_bytes())
+    (folder / parts[1][0]).unlink()
+    again = [run("deep", "-o", "out", "--shard", shard, "--resume") for shard in shards]
+    assert {result.exit_code for result in again} == {0}
+    lines = [result.stdout.splitlines() for result in again]
+    assert [[line for line in part if "new" not in line] for part in lines] == [
+        [],
+        parts[1][:1],
+        [],
+    ]
+    assert [line for part in lines for line in part].count("out/new.mask.png") == 1
+
+
+@pytest.mark.parametrize("shard", ["0/3", "4/3", "3", "a/b", "1/0", "-1/3", "1/2/3"])
+def test_a_shard_that_is_none_is_refused(run: Run, shard: str) -> None:
+    result = run("a.jpg", "--shard", shard)
+    assert result.exit_code == 2
+    assert "Give I/N, such as 1/64" in result.stderr
+
+
 def test_resuming_what_is_done_needs_no_weights(run: Run) -> None:
     run("a.jpg")
     result = run("a.jpg", "--resume", "--weights", "nowhere", "--json")

@@ -136,6 +136,17 @@ def test_json_tells_what_was_found(run: Run) -> None:
     }
     assert (facts["width"], facts["height"]) == (64, 48)
     assert all(0 <= facts[name] <= 1 for name in ("mask_share", "confidence"))
+    assert facts["object"] == (facts["mask_share"] > 0)
+
+
+def test_too_little_confidence_is_no_object(run: Run) -> None:
+    threshold = ("--threshold", "0.25", "--json")
+    found = json.loads(run("clip.mp4", *threshold, "-o", "found.mp4").stdout)
+    assert found["object"]
+    none = json.loads(run("clip.mp4", *threshold, "--min-confidence", "1").stdout)
+    assert not none["object"]
+    assert none["mask_share"] == 0
+    assert none["confidence"] == found["confidence"]
 
 
 # What goes wrong

@@ -3,7 +3,8 @@
 By itself this runs one training pair forward and backward, one pair and one odd photo in eval
 mode, all in float32, and the motion pathway in float64 on the reference's masks: what fits in a
 minute. `AMD_SEG_CONFORMANCE=float64` (or `float32`) asks for everything in that precision, the
-batch of two pairs and four steps of Adam too: minutes, and some gigabytes of memory.
+batch of two pairs and four steps of Adam too: minutes, and some gigabytes of memory. `pytest -rP`
+prints how large each error is.
 """
 
 import os
@@ -174,7 +175,14 @@ def result(mode: str, request: pytest.FixtureRequest) -> Run:
 
 
 def assert_near(found: Tensor, expected: NDArray[np.float64], tolerance: float) -> None:
-    np.testing.assert_allclose(found.detach().numpy(), expected, rtol=0, atol=tolerance)
+    values = found.detach().numpy()
+    print(f"largest error {np.abs(values - expected).max():.1e}, allowed {tolerance:.0e}")
+    np.testing.assert_allclose(values, expected, rtol=0, atol=tolerance)
+
+
+def assert_ratio(found: float, expected: float, tolerance: float) -> None:
+    print(f"relative error {abs(found / expected - 1):.1e}, allowed {tolerance:.0e}")
+    assert found == pytest.approx(expected, rel=tolerance)
 
 
 def assert_masks(run: Run, expected: NDArray[np.float64], tolerance: float) -> None:
@@ -293,7 +301,7 @@ def test_terms_and_loss(mode: str, result: Run, arrays: Arrays) -> None:
 def assert_loss(parts: dict[str, Tensor], mode: str, arrays: Arrays, tolerance: float) -> None:
     per_scale = torch.stack([parts[f"scale_{scale}"] for scale in range(4)])
     assert_near(per_scale, arrays[f"{mode}_loss_per_scale"], tolerance)
-    assert parts["loss"].item() == pytest.approx(float(arrays[f"{mode}_loss"]), rel=tolerance)
+    assert_ratio(parts["loss"].item(), float(arrays[f"{mode}_loss"]), tolerance)
 
 
 def test_statistics_after_one_forward(
@@ -318,17 +326,21 @@ def test_gradients_of_all_parameters(
     rows = read_rows(folder / "grad_norms.tsv")
     assert {ours[key] for key in rows} == set(trained.gradients)
     assert len(rows) == 215
+    errors = []
     for key, (norm, _, largest, released_deviation) in rows.items():
         gradient = trained.gradients[ours[key]].double()
         # A few backbone tensors: ReLUs that switch between float32 and float64.
         bound = TOLERANCE.gradient_norm
         if not IS_DOUBLE:
             bound = max(bound, 5 * released_deviation)
-        assert gradient.norm().item() == pytest.approx(norm, rel=bound), key
+        errors.append(abs(gradient.norm().item() / norm - 1))
+        assert errors[-1] < bound, key
         relative = 10 * max(bound, TOLERANCE.gradient)
         assert gradient.abs().max().item() == pytest.approx(largest, rel=relative), key
+    beyond = sum(error > 1e-3 for error in errors)
+    print(f"norms: largest error {max(errors):.1e}, {beyond} of {len(errors)} above 1e-3")
     total = total_norm(trained.gradients.values())
-    assert total == pytest.approx(float(arrays["train_grad_norm_total"]), rel=1e-4)
+    assert_ratio(total, float(arrays["train_grad_norm_total"]), 1e-4)
     for key, expected in _prefixed(arrays, "grad:"):
         bound = TOLERANCE.gradient * float(np.abs(expected).max())
         assert_near(trained.gradients[ours[key]], expected, bound)

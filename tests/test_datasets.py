@@ -200,7 +200,7 @@ def test_objects_of_segtrack_are_joined(shared: Path) -> None:
 def test_an_object_of_segtrack_without_a_frame_is_named(tmp_path: Path) -> None:
     for name in ("1/a", "1/b", "2/a"):
         write(tmp_path / "GroundTruth" / "bmx" / f"{name}.png", ramp())
-    with pytest.raises(InputError, match=r"1 files .* b\."):
+    with pytest.raises(InputError, match=r"1 files of .*bmx/1 have no mask in .*bmx/2: b\."):
         open_dataset("segtrackv2", tmp_path)
 
 
@@ -224,6 +224,8 @@ def test_white_is_background_in_the_colour_files_of_fbms(tmp_path: Path) -> None
     probability = np.full((*SIZE, 3), 60, np.uint8)
     masks = {"lion01_20_gt.ppm": colours, "lion01_23_gt.ppm": colours}
     masks["lion01_20_PROB_gt.ppm"] = probability
+    # The original folders hold a grey rendering beside each colour file, which tells less.
+    masks["lion01_20_gt.pgm"] = masks["lion01_23_gt.pgm"] = np.zeros(SIZE, np.uint8)
     fbms(tmp_path, "lion01", masks, part="Trainingset")
     samples = open_dataset("fbms59", tmp_path).samples
     assert [sample.name for sample in samples] == ["lion01/lion01_0001", "lion01/lion01_0004"]

@@ -65,15 +65,27 @@ def raw_png(
     return b"\x89PNG\r\n\x1a\n" + body + png_chunk(b"IEND", b"")
 
 
-def raw_tiff(pixel: list[int]) -> bytes:
-    """A TIFF of one 16-bit colour, uncompressed, in one strip: Pillow itself writes none."""
-    data = struct.pack(f"<{len(pixel)}H", *pixel) * (WIDTH * HEIGHT)
-    depths = struct.pack("<3H", 16, 16, 16)
+def raw_tiff(
+    pixels: bytes, *, bands: int, depth: int, photometric: int, sample_format: int = 1
+) -> bytes:
+    """A TIFF of any header, uncompressed, in one strip: Pillow itself writes few kinds.
+
+    Args:
+        pixels: some whole pixels, which are repeated.
+        bands: values of a pixel.
+        depth: bits of a value.
+        photometric: 0 where white is 0, 1 where black is, 2 for RGB.
+        sample_format: 1 for counting numbers, 3 for floats.
+    """
+    data = (pixels * WIDTH * HEIGHT)[: WIDTH * HEIGHT * bands * depth // 8]
+    depths = struct.pack("<3H", *[depth] * 3)
     short, long = 3, 4
     entries = (
-        *((256, short, 1, WIDTH), (257, short, 1, HEIGHT), (258, short, 3, 8)),
-        *((259, short, 1, 1), (262, short, 1, 2), (273, long, 1, 14)),
-        *((277, short, 1, 3), (278, short, 1, HEIGHT), (279, long, 1, len(data))),
+        *((256, short, 1, WIDTH), (257, short, 1, HEIGHT)),
+        (258, short, bands, 8 if bands == 3 else depth),
+        *((259, short, 1, 1), (262, short, 1, photometric), (273, long, 1, 14)),
+        *((277, short, 1, bands), (278, short, 1, HEIGHT), (279, long, 1, len(data))),
+        (339, short, 1, sample_format),
     )
     directory = b"".join(struct.pack("<HHII", *entry) for entry in entries)
     header = b"II*\0" + struct.pack("<I", 14 + len(data)) + depths
@@ -180,7 +192,29 @@ FILES: dict[str, tuple[Callable[[], bytes], object, float]] = {
     "tiff I;16B": (lambda: encoded(plain("I;16B", 25700), "TIFF"), (100,) * 3, 0),
     "tiff I": (lambda: encoded(plain("I", 25700), "TIFF"), (100,) * 3, 0),
     "tiff F": (lambda: encoded(plain("F", 0.2), "TIFF"), (51,) * 3, 0),
-    "tiff RGB 16": (lambda: raw_tiff([c * 257 for c in COLOUR]), COLOUR, 0),
+    "tiff RGB 16": (
+        lambda: raw_tiff(
+            struct.pack("<3H", *(c * 257 for c in COLOUR)), bands=3, depth=16, photometric=2
+        ),
+        COLOUR,
+        0,
+    ),
+    # Two pixels of 1606 in 12 bits.
+    "tiff 12 bits": (
+        lambda: raw_tiff(b"\x64\x66\x46", bands=1, depth=12, photometric=1),
+        (100,) * 3,
+        0,
+    ),
+    "tiff L white is 0": (
+        lambda: raw_tiff(bytes([155]), bands=1, depth=8, photometric=0),
+        (100,) * 3,
+        0,
+    ),
+    "tiff I;16 white is 0": (
+        lambda: raw_tiff(struct.pack("<H", 155 * 257), bands=1, depth=16, photometric=0),
+        (100,) * 3,
+        0,
+    ),
     "tiff lzw": (lambda: encoded(plain("RGB", COLOUR), "TIFF", compression="tiff_lzw"), COLOUR, 0),
 }
 
@@ -267,6 +301,17 @@ def test_floats_outside_their_range_are_refused(value: float) -> None:
         read_image(encoded(plain("F", value), "TIFF"))
 
 
+@pytest.mark.parametrize(("bands", "depth", "kind"), [(3, 32, "<3f"), (1, 64, "<d")])
+def test_pixels_that_pillow_does_not_know_are_not_called_damage(
+    bands: int, depth: int, kind: str
+) -> None:
+    data = struct.pack(kind, *[0.2] * bands)
+    photometric = 2 if bands == 3 else 1
+    tiff = raw_tiff(data, bands=bands, depth=depth, photometric=photometric, sample_format=3)
+    with pytest.raises(MediaError, match=r"kind of pixels is not known here\. Save it as RGB"):
+        read_image(tiff)
+
+
 @pytest.mark.parametrize("value", [-1, 70000])
 def test_32_bit_values_outside_their_range_are_refused(value: int) -> None:
     with pytest.raises(MediaError, match=r"outside 0\.\.65535\. Scale them"):
@@ -339,7 +384,7 @@ def test_a_resolution_that_means_nothing_is_left_out(dpi: object) -> None:
     assert read_image(plain("RGB", COLOUR)).resolution is None
 
 
-@pytest.mark.parametrize("form", ["GIF", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("form", ["AVIF", "GIF", "PNG", "WEBP", "TIFF"])
 def test_of_an_animation_it_is_said_that_the_first_frame_is_taken(
     form: str, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -12,7 +12,7 @@ from amd_seg.errors import InputError
 from amd_seg.evaluation import metrics, structure
 from amd_seg.evaluation.boundary import boundary, boundary_f
 from amd_seg.evaluation.distance import dilate, distance_to, nearest_within
-from tests.saliency_cases import cases, subset
+from tests.saliency_cases import cases, drawn, subset
 
 GOLDEN = json.loads((Path(__file__).parent / "data" / "saliency_golden.json").read_text())
 
@@ -49,6 +49,12 @@ def test_saliency_metrics_agree_with_pysodmetrics(name: str) -> None:
     found = scores([(values, truth) for case, values, truth in cases() if case == name])
     for key, value in found.items():
         assert value == pytest.approx(GOLDEN[name][key], abs=TOLERANCE), key
+
+
+def test_saliency_metrics_agree_with_pysodmetrics_on_drawn_maps() -> None:
+    found = scores([(values, truth) for _, values, truth in drawn()])
+    for key, value in found.items():
+        assert value == pytest.approx(GOLDEN["drawn"][key], abs=TOLERANCE), key
 
 
 def test_saliency_metrics_agree_with_pysodmetrics_on_pictures(shared: Path) -> None:

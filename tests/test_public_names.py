@@ -17,9 +17,11 @@ PUBLIC_NAMES = [
     "AmdSegError",
     "ConfigError",
     "DeviceError",
+    "ExportError",
     "FrameSegmentation",
     "InputError",
     "MediaError",
+    "OnnxReport",
     "Segmentation",
     "Segmenter",
     "SemanticSegmentation",
@@ -29,7 +31,9 @@ PUBLIC_NAMES = [
     "VideoSegmenter",
     "WeightsError",
     "__version__",
+    "export_onnx",
     "open_video",
+    "write_adaptation_page",
 ]
 
 ATTRIBUTES = {
@@ -39,7 +43,7 @@ ATTRIBUTES = {
     "Segmentation": [
         *("alpha", "confidence", "cutout", "encode", "facts", "mask", "min_confidence"),
         *("object_channel", "overlay", "photo", "refine", "region_masks", "regions", "render"),
-        *("saliency", "save", "source", "threshold", "threshold_rule"),
+        *("saliency", "save", "source", "threshold", "threshold_rule", "thresholded"),
     ],
     "SemanticSegmenter": [
         *("classes", "config", "device", "from_pretrained", "model", "precision", "stream"),
@@ -52,11 +56,12 @@ ATTRIBUTES = {
     "FrameSegmentation": [
         *("alpha", "confidence", "cutout", "encode", "facts", "index", "mask", "min_confidence"),
         *("object_channel", "overlay", "photo", "refine", "region_masks", "regions", "render"),
-        *("saliency", "save", "source", "threshold", "threshold_rule", "time"),
+        *("saliency", "save", "source", "threshold", "threshold_rule", "thresholded", "time"),
     ],
     "VideoReport": [
         *("confidence", "frames", "height", "is_truncated", "mask_share", "path", "width"),
     ],
+    "OnnxReport": ["difference", "path", "pictures"],
     "AdaptationReport": [
         *("channel", "evidence", "held_out", "is_adapted", "lessons", "loss_after"),
         *("loss_before", "losses", "margin", "memory", "objective", "reason", "seconds", "steps"),
@@ -82,6 +87,7 @@ SIGNATURES = {
     "SemanticSegmentation.save": "(self, path, output='labels')",
     "Segmentation": "(photo, region_masks, object_channel, threshold_rule=0.5, refine='none', "
     "min_confidence=0.0)",
+    "Segmentation.thresholded": "(self, rule)",
     "Segmentation.cutout": "(self, *, keep_rgb=False)",
     "Segmentation.overlay": "(self)",
     "Segmentation.render": "(self, output='mask', *, keep_rgb=False)",
@@ -91,27 +97,31 @@ SIGNATURES = {
     "VideoSegmenter.from_pretrained": "(source=None, *, revision=None, device='auto', "
     "precision='float32')",
     "VideoSegmenter.__call__": "(self, source, *, size=None, threshold=None, refine='guided', "
-    "tta=False, smooth=False, batch_size=8)",
+    "tta=False, min_confidence=0.0, smooth=False, batch_size=8)",
     "VideoSegmenter.write": "(self, source, target, *, output='mask', background=None, "
-    "overwrite=False, size=None, threshold=None, refine='guided', tta=False, smooth=False, "
-    "batch_size=8, on_frame=None)",
+    "overwrite=False, size=None, threshold=None, refine='guided', tta=False, min_confidence=0.0, "
+    "smooth=False, batch_size=8, on_frame=None)",
     "VideoSegmenter.adapt": "(self, source, config=None, *, steps=None, channel=None, "
     "on_step=None)",
     "VideoSegmenter.reset": "(self)",
     "VideoSegmenter.save": "(self, folder)",
+    "write_adaptation_page": "(path, clip, report, config, *, released, adapted, overwrite=False, "
+    "**call)",
+    "export_onnx": "(path, weights=None, *, revision=None, size='dynamic', overwrite=False)",
     "open_video": "(source, *, start=None, end=None, every=1, frame_rate=24, short_edge=None)",
 }
 
 OPTIONS = {
     "image": "INPUT... --out --output --threshold --weights --revision --size --device --precision "
-    "--batch-size --refine --tta --min-confidence --keep-rgb --max-pixels --recursive --overwrite "
-    "--resume --json --quiet --debug --help",
+    "--batch-size --refine --tta --min-confidence --keep-rgb --max-pixels --recursive --shard "
+    "--overwrite --resume --json --quiet --debug --help",
     "train": "VIDEOS... --out --preset --init --init-backbone --targets --photos --photo-targets "
     "--device --resume --evaluate --ablate-regions --steps --minutes --batch-size "
     "--accumulate --optimizer --momentum --learning-rate --final-learning-rate "
     "--poly-power --warmup-steps --weight-decay --gradient-clip --ema-decay --precision "
     "--compile --channels-last --seed --log-every --sheet-every --checkpoint-every --keep "
     "--objective --motion-first-steps --dense-weight --flow-fit-weight --flow-fit "
+    "--flow-fit-residual "
     "--equivariance-weight --ssim-weight --shared-visibility --entropy-weight --short-edge "
     "--scale --crop --start-scale --flip --colour --sampling --max-gap --photo-share "
     "--min-relative-motion --frames --workers --frame-step --transpose-portrait "
@@ -126,9 +136,9 @@ OPTIONS = {
     "--workers --backbone --stage-widths --dilations --head-channels --head-dilation --dropout "
     "--padding --quiet --debug --help",
     "video": "INPUT --out --output --background --start --end --every --frame-rate --adapt "
-    "--steps --objective --seed --memory --channel --save-adapted --threshold --refine --tta "
-    "--smooth --weights --revision --size --device --precision --batch-size --overwrite --json "
-    "--quiet --debug --help",
+    "--steps --objective --seed --memory --channel --save-adapted --report --threshold --refine "
+    "--tta --min-confidence --smooth --weights --revision --size --device --precision --batch-size "
+    "--overwrite --json --quiet --debug --help",
     "weights convert": "FILE --out --overwrite --help",
     "weights download": "REPO --revision --help",
     "weights info": "NAME --revision --json --help",
@@ -139,6 +149,8 @@ OPTIONS = {
     "--stretch --classes --coloured-masks --slide --flip --every "
     "--limit --save --resume --workers --per-sequence --json --csv --markdown --sheet "
     "--quiet --debug --help",
+    "demo": "--port --no-browser --weights --revision --device --precision --quiet --debug --help",
+    "export onnx": "--out --weights --revision --size --overwrite --quiet --debug --help",
     "env": "--json --quiet --debug --help",
 }
 

@@ -238,6 +238,7 @@ def test_every_preset_takes_a_step(clips: str, tmp_path: Path, preset: str) -> N
     result = CliRunner().invoke(cli, command)
     assert result.exit_code == 0, result.stderr
     assert result.stdout == f"{tmp_path / 'run' / 'weights'}\n"
+    assert max(map(len, result.stderr.splitlines()[:4])) <= 100
     assert re.search(
         rf"model: backbone={PRESETS[preset]().model.backbone} .* crop=32,32",
         " ".join(result.stderr.split()),

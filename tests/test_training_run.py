@@ -236,6 +236,20 @@ def test_a_run_folder_in_use_is_not_written_over(
         train([clips], tmp_path, model=tiny_config, config=SETTINGS, device="cpu", resume=True)
 
 
+def test_a_run_that_was_killed_before_its_first_checkpoint_starts_anew(
+    clips: str, tiny_config: AMDConfig, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "config.json").write_text("{}")
+    (run / "log.jsonl").write_text('{"step": 1, "loss": 99}\n')
+    (run / ".0123.tmp").write_text('{"half')
+    train([clips], run, model=tiny_config, config=SETTINGS, device="cpu")
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, SETTINGS.steps + 1))
+    assert lines[0]["loss"] != 99
+
+
 def test_a_checkpoint_cut_short_is_named(
     clips: str, tiny_config: AMDConfig, tmp_path: Path
 ) -> None:

@@ -74,6 +74,20 @@ def test_an_affine_fit_is_numpys_weighted_least_squares() -> None:
     torch.testing.assert_close(fit_flow(flow, masks)[0, 0], expected, rtol=1e-3, atol=1e-3)
 
 
+def test_a_residual_lets_a_limb_swing() -> None:
+    flow, masks = two_affine_motions()
+    limb = torch.zeros(2, *flow.shape[-2:])
+    limb[0, 6:10, 10:14] = 1.5
+    swinging = flow + limb
+    strict, relaxed, still_strict = (
+        unexplained_share(swinging, masks, residual=pixels).item() for pixels in (0, 1.6, 0.5)
+    )
+    assert relaxed < 1e-6 < strict
+    assert relaxed < still_strict < strict
+    # What is a region of its own is not explained away.
+    assert unexplained_share(swinging, masks.mean(dim=1, keepdim=True), residual=0.5).item() > 0.1
+
+
 def test_an_empty_region_and_a_still_frame_are_finite() -> None:
     flow, masks = two_affine_motions()
     with_empty = torch.cat((masks, torch.zeros_like(masks[:, :1])), dim=1)

@@ -257,6 +257,37 @@ def test_exif_orientation_of_frames_is_applied(tmp_path: Path) -> None:
     np.testing.assert_array_equal(next(iter(clip)).pixels, np.rot90(frame, -1))
 
 
+def test_16_bit_frames_of_a_folder_are_scaled_and_clear_parts_are_grey(tmp_path: Path) -> None:
+    deep = np.full((16, 24), 100 * 257, np.uint16)
+    deep[:, 12:] = 50 * 257
+    Image.fromarray(deep).save(tmp_path / "0.png")
+    clear = np.full((16, 24, 4), (200, 0, 0, 0), np.uint8)
+    Image.fromarray(clear).save(tmp_path / "1.png")
+    first, second = open_video(tmp_path)
+    assert (first.pixels[:, :12] == 100).all()
+    assert (first.pixels[:, 12:] == 50).all()
+    assert (second.pixels == 128).all()
+
+
+def test_frames_that_claim_too_much_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = write_clip(tmp_path / "small.h264", moving_square(4), rate=24)
+    large = write_clip(tmp_path / "large.h264", moving_square(4, height=96), rate=24)
+    growing = tmp_path / "growing.h264"
+    growing.write_bytes(small.read_bytes() + large.read_bytes())
+    for module in ("containers", "frames"):
+        monkeypatch.setattr(f"amd_seg.media.{module}.MAX_FRAME_PIXELS", 64 * 48)
+    with pytest.raises(MediaError, match=r"claims 64x96 .* Make it smaller first"):
+        open_video(large)
+    clip = open_video(growing)
+    assert {frame.pixels.shape for frame in clip} == {(48, 64, 3)}
+    assert clip.is_truncated
+    folder = write_folder(tmp_path / "clip", moving_square(2, height=96))
+    with pytest.raises(MediaError, match=r"claims 64x96 .* Make it smaller first"):
+        open_video(folder)
+
+
 @pytest.mark.parametrize("suffix", [".gif", ".webp"])
 def test_animated_images(tmp_path: Path, suffix: str) -> None:
     frames = moving_square(6)

@@ -220,6 +220,12 @@ def test_odd_sizes(tmp_path: Path, suffix: str, size: tuple[int, int]) -> None:
     assert np.abs(read[2].astype(int) - padded).mean() < 3
 
 
+def test_frames_that_no_encoder_takes_are_told_with_their_size(tmp_path: Path) -> None:
+    with pytest.raises(MediaError, match=r"source have 8x16400 pixels.*Give -o a folder"):
+        draw([np.zeros((16400, 8), np.uint8)], tmp_path / "twin.mp4")
+    assert not (tmp_path / "twin.mp4").exists()
+
+
 def test_a_turned_phones_clip_becomes_an_upright_one(tmp_path: Path) -> None:
     frames = moving_square(3)
     source = write_clip(tmp_path / "phone.mp4", frames, rotation=90)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from amd_seg.training.loop import StepReport
     from amd_seg.video_segmenter import VideoSegmenter
 
-_FLAGS = ("steps", "objective", "seed", "memory", "channel", "save_adapted")
+_FLAGS = ("steps", "objective", "seed", "memory", "channel", "save_adapted", "report")
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -30,6 +30,7 @@ class Adapting:
     config: AdaptationConfig
     channel: int | None
     save_to: Path | None
+    page: Path | None
 
 
 def adaptation_options(command: Command) -> Command:
@@ -43,6 +44,12 @@ def adaptation_options(command: Command) -> Command:
             type=click.Path(path_type=Path),
             metavar="DIR",
             help="Keep what was learned, for --weights; after Ctrl-C too.",
+        ),
+        click.option(
+            "--report",
+            type=click.Path(path_type=Path),
+            metavar="HTML",
+            help="Write a page about what was learned: loss, frames before and after, times.",
         ),
     )
     for option in reversed(options):
@@ -78,7 +85,7 @@ def asked_for(settings: dict[str, Any], *, precision: str) -> Adapting | None:
 
     Raises:
         click.UsageError: one of the other flags was given without it.
-        InputError: the folder to save to has weights already.
+        InputError: the folder to save to has weights already, or the page is there.
     """
     values = {name: settings.pop(name, None) for name in _FLAGS}
     given = {name: value for name, value in values.items() if value is not None}
@@ -88,24 +95,44 @@ def asked_for(settings: dict[str, Any], *, precision: str) -> Adapting | None:
         return None
     objective = given.pop("objective", "mover")
     channel, save_to = given.pop("channel", None), given.pop("save_adapted", None)
+    page = given.pop("report", None)
+    if page is not None:
+        from amd_seg.media.page import check_page
+
+        check_page(page, overwrite=settings["overwrite"])
     if save_to is not None and not settings["overwrite"] and any(save_to.glob("*.safetensors")):
         raise InputError(
             f"{save_to} has weights. Give another folder, or overwrite them (--overwrite)."
         )
     config = dataclasses.replace(ADAPTATIONS[objective](), **{**given, "precision": precision})
-    return Adapting(config, channel, save_to)
+    return Adapting(config, channel, save_to, page)
 
 
 def adapt_to(
-    segmenter: "VideoSegmenter", clip: "FrameReader", wish: Adapting
+    segmenter: "VideoSegmenter",
+    clip: "FrameReader",
+    wish: Adapting,
+    *,
+    shown: "FrameReader",
+    overwrite: bool,
+    **drawn: Any,
 ) -> "AdaptationReport":
     """Adapt to a clip, with a bar of the steps; Ctrl-C saves what was learned, if that was asked.
+
+    Args:
+        segmenter: goes on with what was learned.
+        clip: its frames may be small.
+        wish: what was asked for.
+        shown: the clip, for the frames of the page; `overwrite` and `drawn` are of the page too,
+            see `write_adaptation_page`.
 
     Raises:
         click.exceptions.Exit: the user interrupted, and what was learned was saved.
     """
+    from amd_seg.adaptation_page import write_adaptation_page
     from amd_seg.training.loop import StopTraining
 
+    released = segmenter.segmenter
     with boundary.progress(wish.config.steps, "step") as bar, _noted_if(wish.save_to) as received:
         boundary.notice(f"Learning from {clip.source}.")
 
@@ -125,6 +152,17 @@ def adapt_to(
             boundary.INTERRUPTED,
         )
     boundary.notice(summary(report))
+    if wish.page is not None:
+        write_adaptation_page(
+            wish.page,
+            shown,
+            report,
+            wish.config,
+            released=released,
+            adapted=segmenter.segmenter,
+            overwrite=overwrite,
+            **drawn,
+        )
     return report
 
 

@@ -11,7 +11,10 @@ from amd_seg import __version__
 from amd_seg.cli import boundary
 
 PACKAGES = ("torch", "numpy", "pillow", "av", "safetensors", "huggingface-hub", "click", "tqdm")
-EXTRAS = ("torchvision", "opencv-python-headless", "pillow-heif", "tensorboard")
+EXTRAS = (
+    *("torchvision", "opencv-python-headless", "pillow-heif", "tensorboard"),
+    *("onnx", "onnxscript", "onnxruntime", "ray", "gradio"),
+)
 
 
 @click.command()

@@ -12,7 +12,9 @@ from amd_seg.cli import boundary
 from amd_seg.cli.jobs import OUTPUTS, STANDARD_STREAM, Job, make_folders, not_yet_written, plan_jobs
 from amd_seg.cli.options import (
     DEFAULT_REFINEMENT,
+    min_confidence_option,
     network_options,
+    parse_shard,
     refinement_options,
     threshold_option,
 )
@@ -48,12 +50,7 @@ class Outcome:
 @threshold_option
 @network_options("Photos that share a pass of the network where their sizes allow it.")
 @refinement_options
-@click.option(
-    "--min-confidence",
-    type=click.FloatRange(0, 1),
-    default=0.0,
-    help="Confidence below which a photo counts as one without an object: its mask is empty.",
-)
+@min_confidence_option("a photo")
 @click.option("--keep-rgb", is_flag=True, help="Of cutouts: keep all colours, hidden ones too.")
 @click.option(
     "--max-pixels",
@@ -62,6 +59,13 @@ class Outcome:
     help="Refuse a file that claims more, before it is decoded.",
 )
 @click.option("--recursive", is_flag=True, help="Look into sub-folders too.")
+@click.option(
+    "--shard",
+    metavar="I/N",
+    default="1/1",
+    callback=parse_shard,
+    help="Do the I-th of N parts, the same in every run: for job arrays.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace outputs that exist.")
 @click.option("--resume", is_flag=True, help="Skip photos whose output exists.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a photo.")
@@ -73,6 +77,7 @@ def image(
     output: str,
     keep_rgb: bool,
     recursive: bool,
+    shard: tuple[int, int],
     overwrite: bool,
     resume: bool,
     as_json: bool,
@@ -91,7 +96,7 @@ def image(
     """
     if keep_rgb and output != "cutout":
         raise click.UsageError(f"--keep-rgb is of cutouts, not of --output {output}. Drop it.")
-    jobs, missing = plan_jobs(inputs, out, output, recursive=recursive)
+    jobs, missing = plan_jobs(inputs, out, output, recursive=recursive, shard=shard)
     if as_json and any(job.target == STANDARD_STREAM for job in jobs):
         raise click.UsageError("--json and a picture on stdout cannot share it. Drop one of them.")
     waiting = not_yet_written(jobs, overwrite=overwrite, resume=resume)

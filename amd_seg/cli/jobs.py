@@ -33,9 +33,17 @@ class _Found:
 
 
 def plan_jobs(
-    inputs: Sequence[str], out: str | None, output: str, *, recursive: bool
+    inputs: Sequence[str],
+    out: str | None,
+    output: str,
+    *,
+    recursive: bool,
+    shard: tuple[int, int],
 ) -> tuple[list[Job], list[tuple[str, InputError]]]:
     """Return the jobs in the order of the inputs, and each input that matches nothing.
+
+    Args:
+        shard: of the jobs only those of this part of so many, see `in_shard`.
 
     Raises:
         click.UsageError: `out` cannot take the outputs, or two photos would share one.
@@ -53,6 +61,10 @@ def plan_jobs(
     jobs = [Job(item.source, _target(item, out, output, several)) for item in found.values()]
     _check_targets(jobs)
     _check_out(jobs, out, output)
+    if shard != (1, 1):
+        from amd_seg.media.files import in_shard
+
+        jobs = [job for job in jobs if in_shard(job.source, *shard)]
     return jobs, missing
 
 

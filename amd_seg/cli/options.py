@@ -15,40 +15,45 @@ DEFAULT_REFINEMENT = "guided"
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
+def weights_options(command: Command) -> Command:
+    """Add `--weights` and `--revision`."""
+    weights = click.option(
+        "--weights",
+        metavar="W",
+        help="A name, a folder, a file of weights, or org/name on the Hub. [default: bundled]",
+    )
+    revision = click.option(
+        "--revision", metavar="R", help="Branch, tag or commit of weights on the Hub."
+    )
+    return weights(revision(command))
+
+
+def device_options(command: Command) -> Command:
+    """Add `--device` and `--precision`."""
+    device = click.option(
+        "--device", metavar="D", default="auto", help="auto, cpu, cuda, cuda:1 or mps."
+    )
+    precision = click.option(
+        "--precision", type=click.Choice(PRECISIONS), default="float32", help="Of the network."
+    )
+    return device(precision(command))
+
+
 def network_options(batch_help: str) -> Callable[[Command], Command]:
     """Add the flags that choose a network and how it runs.
 
     Args:
         batch_help: what a batch holds, for `--batch-size`.
     """
-    options = (
-        click.option(
-            "--weights",
-            metavar="W",
-            help="A name, a folder, a .safetensors file, or org/name on the Hub. "
-            "[default: bundled]",
-        ),
-        click.option(
-            "--revision", metavar="R", help="Branch, tag or commit of weights on the Hub."
-        ),
-        click.option(
-            "--size",
-            type=click.IntRange(16, 8192),
-            help="Short edge, in pixels, that the network sees. [default: that of the weights]",
-        ),
-        click.option(
-            "--device", metavar="D", default="auto", help="auto, cpu, cuda, cuda:1 or mps."
-        ),
-        click.option(
-            "--precision", type=click.Choice(PRECISIONS), default="float32", help="Of the network."
-        ),
-        click.option("--batch-size", type=click.IntRange(1), default=8, help=batch_help),
+    size = click.option(
+        "--size",
+        type=click.IntRange(16, 8192),
+        help="Short edge, in pixels, that the network sees. [default: that of the weights]",
     )
+    batch_size = click.option("--batch-size", type=click.IntRange(1), default=8, help=batch_help)
 
     def decorate(command: Command) -> Command:
-        for option in reversed(options):
-            command = option(command)
-        return command
+        return weights_options(size(device_options(batch_size(command))))
 
     return decorate
 
@@ -65,6 +70,16 @@ def refinement_options(command: Command) -> Command:
         "--tta", is_flag=True, help="Mean of three sizes, each mirrored too: six times the work."
     )
     return refine(tta(command))
+
+
+def min_confidence_option(what: str) -> Callable[[Command], Command]:
+    """Add `--min-confidence`; `what` has too little of it, "a photo" or "a frame"."""
+    return click.option(
+        "--min-confidence",
+        type=click.FloatRange(0, 1),
+        default=0.0,
+        help=f"Confidence below which {what} counts as one without an object: its mask is empty.",
+    )
 
 
 def threshold_option(command: Command) -> Command:
@@ -91,6 +106,14 @@ def parse_threshold(
     if not 0 < number < 1:
         raise click.BadParameter(f"{value!r} is neither otsu nor a number between 0 and 1.")
     return number
+
+
+def parse_shard(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, int]:
+    """Return which part of how many, counted from 1: the callback of `--shard`."""
+    index, _, count = value.partition("/")
+    if index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count):
+        return int(index), int(count)
+    raise click.BadParameter(f"{value!r} is no part. Give I/N, such as 1/64, with I from 1 to N.")
 
 
 def parse_time(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:

@@ -81,11 +81,9 @@ def announce(**settings: object) -> None:
             f"{key}={','.join(map(str, value)) if isinstance(value, tuple) else value}"
             for key, value in vars(group).items()
         )
-        boundary.notice(
-            textwrap.fill(
-                f"{name}: {' '.join(words)}", 100, subsequent_indent="  ", break_on_hyphens=False
-            )
-        )
+        text = f"{name}: {' '.join(words)}"
+        for line in textwrap.wrap(text, 100, subsequent_indent="  ", break_on_hyphens=False):
+            boundary.notice(line)
 
 
 def saved_settings(

@@ -16,6 +16,7 @@ from amd_seg.cli.adaptation import (
 )
 from amd_seg.cli.jobs import OUTPUTS
 from amd_seg.cli.options import (
+    min_confidence_option,
     network_options,
     parse_rate,
     parse_time,
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 @adaptation_options
 @threshold_option
 @refinement_options
+@min_confidence_option("a frame")
 @click.option("--smooth", is_flag=True, help="Let masks flicker less, in more time.")
 @network_options("Frames that share a pass of the network.")
 @click.option("--overwrite", is_flag=True, help="Replace an output that exists.")
@@ -125,7 +127,8 @@ def _segment(
     if asked is not None:
         size = asked.config.frame_size(segmenter.segmenter.config.input_size)
         small = open_video(source, start=start, end=end, frame_rate=frame_rate, short_edge=size)
-        learned = adapt_to(segmenter, small, asked)
+        drawn = {name: call[name] for name in ("size", "threshold", "refine", "tta")}
+        learned = adapt_to(segmenter, small, asked, shown=clip, overwrite=overwrite, **drawn)
     with boundary.progress(clip.frame_count, "frame") as bar:
         report = segmenter.write(
             clip, target, **drawing, **call, on_frame=lambda done, total: bar.update()
@@ -158,5 +161,6 @@ def _facts(
         "height": report.height,
         "mask_share": round(report.mask_share, 4),
         "confidence": round(report.confidence, 4),
+        "object": report.mask_share > 0,
         **adaptation,
     }

@@ -105,9 +105,10 @@ def find_segtrackv2(folder: Path) -> list[Sample]:
     root, frames = folder / "GroundTruth", folder / "JPEGImages"
     samples: list[Sample] = []
     for home in _folders(root):
-        objects = [by_stem(path) for path in _folders(home) or [home]]
-        for masks in objects[1:]:
-            require_same_names(objects[0], masks, home, home)
+        places = _folders(home) or [home]
+        objects = [by_stem(path) for path in places]
+        for place, masks in zip(places[1:], objects[1:], strict=True):
+            require_same_names(objects[0], masks, places[0], place)
         pictures = by_stem(frames / home.name) if frames.is_dir() else None
         if pictures is not None:
             require_same_names(pictures, objects[0], frames / home.name, home)
@@ -137,7 +138,10 @@ def find_voc2012(folder: Path) -> list[Sample]:
 
 def _fbms_sequence(home: Path) -> list[Sample]:
     """Return the annotated frames of one sequence: their numbers start at its first frame."""
-    masks = [p for p in images_in(home / "GroundTruth") if "PROB" not in p.name]
+    masks = [path for path in images_in(home / "GroundTruth") if "PROB" not in path.name]
+    coloured = [path for path in masks if path.suffix.lower() == ".ppm"]
+    # Beside the colour files lie grey renderings of them, in which some objects are background.
+    masks = coloured or masks
     pictures = images_in(home)
     numbers = {_fbms_number(path): path for path in masks}
     if len(numbers) < len(masks) or max(numbers) - min(numbers) >= len(pictures):
@@ -146,9 +150,8 @@ def _fbms_sequence(home: Path) -> list[Sample]:
             f"of {home}: it is numbered {min(numbers)} to {max(numbers)}, {len(masks)} files. "
             "Copy the whole sequence."
         )
-    is_colour = any(path.suffix.lower() == ".ppm" for path in masks)
     level = {"marple7": 0.05, "marple2": 0.4}.get(home.name, 0.1)
-    rule = TruthRule(level=level, is_exclusive=True, is_white_background=is_colour)
+    rule = TruthRule(level=level, is_exclusive=True, is_white_background=bool(coloured))
     by_frame = {pictures[number - min(numbers)]: numbers[number] for number in sorted(numbers)}
     truths: dict[str, tuple[Path, ...]] = {p.stem: (by_frame[p],) for p in by_frame}
     return _frames(

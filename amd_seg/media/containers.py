@@ -3,6 +3,7 @@
 import os
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import av
 from av.container import InputContainer
@@ -11,6 +12,10 @@ from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from amd_seg.errors import MediaError
+from amd_seg.media.formats import MAX_FRAME_PIXELS, require_at_most
+
+if TYPE_CHECKING:
+    from av.video.codeccontext import VideoCodecContext
 
 DEMUXERS = (
     *("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "mpegts", "mpeg", "mpegvideo", "m4v"),
@@ -46,14 +51,25 @@ def video_stream(container: InputContainer, source: str) -> VideoStream:
     """Return the first video stream that is no cover picture.
 
     Raises:
-        MediaError: there is none.
+        MediaError: there is none, or its frames are larger than `MAX_FRAME_PIXELS`.
     """
     for stream in container.streams.video:
         if not stream.disposition & Disposition.attached_pic:
+            _bound_frames(stream, source)
             return stream
     raise MediaError(
         f"Cannot read {source}: no video stream. Give a video file or a folder of frames."
     )
+
+
+def _bound_frames(stream: VideoStream, source: str) -> None:
+    # PyAV's types say otherwise, but of a codec that FFmpeg does not know there is no context.
+    context = cast("VideoCodecContext | None", stream.codec_context)
+    if context is None:
+        return
+    require_at_most(MAX_FRAME_PIXELS, (context.width, context.height), source)
+    # Frames may grow on the way, whatever the header says.
+    context.options = {"max_pixels": str(MAX_FRAME_PIXELS)}
 
 
 def seek(container: InputContainer, timestamp: float, stream: VideoStream | None = None) -> None:

@@ -35,6 +35,8 @@ class Encoding:
     """A frame that follows in fewer ticks of the time base is left out."""
 
     has_sound: bool = True
+    longest_edge: int = 16_384
+    """Of a frame, in pixels, that the encoder takes."""
 
     def size(self, width: int, height: int) -> tuple[int, int]:
         """Return (width, height) of the frames for pictures of a size."""
@@ -96,6 +98,7 @@ _GIF = Encoding(
     # Browsers show a frame that asks for less than 0.02 s for 0.1 s.
     least_ticks=2,
     has_sound=False,
+    longest_edge=65_535,
 )
 
 OPAQUE = {

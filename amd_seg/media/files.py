@@ -2,6 +2,7 @@
 
 import errno
 import glob
+import hashlib
 import os
 import re
 import secrets
@@ -128,6 +129,21 @@ def images_in(folder: Path) -> list[Path]:
             f"Cannot take the images of {folder}: {lacks}. Check the name, or copy the files again."
         )
     return found
+
+
+def in_shard(name: str, index: int, count: int) -> bool:
+    """Tell whether a file is in one of the parts that a list is worked through in.
+
+    Args:
+        name: of the file, as all parts have it.
+        index: of the part, counted from 1.
+        count: of all parts.
+
+    Each name is in exactly one of them, by its digest: whatever else is in the list, now or later.
+    The parts are of about one size.
+    """
+    digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
+    return int.from_bytes(digest[:8]) % count == index - 1
 
 
 def natural_key(path: Path) -> list[list[str | int]]:

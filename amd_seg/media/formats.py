@@ -39,6 +39,9 @@ half the time of Pillow's defaults for an eighth to a quarter more bytes (12-meg
 MAX_PIXELS = 200_000_000
 """Pixels of the largest picture that is read by default: 600 MB as RGB."""
 
+MAX_FRAME_PIXELS = 36_000_000
+"""Pixels of the largest frame of a clip, just above 8192x4320: a decoder holds several of them."""
+
 FORMATS_WITHOUT_ALPHA = frozenset({"JPEG", "BMP"})
 
 # Only these are read: Pillow's other readers start programs (EPS), know no signature (TGA), or
@@ -56,6 +59,9 @@ _SIGNATURES = {
     "PPM": rb"P[1-6f]\s",
     "QOI": rb"qoif",
 }
+
+# What Pillow says of a TIFF that is whole, but of three floats, say, or five bands.
+_UNKNOWN_PIXELS = "unknown pixel mode"
 
 _READERS: dict[str, type[ImageFile]] = {
     "PNG": PngImageFile,
@@ -104,11 +110,11 @@ def open_image(stream: BinaryIO, name: str) -> ImageFile:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[ImageFile]:
+def opened(path: Path, *, max_pixels: int = MAX_PIXELS) -> Iterator[ImageFile]:
     """Open an image file whose header is read, its pixels not yet; it is closed at the end.
 
     Raises:
-        MediaError: it cannot be opened, claims more than `MAX_PIXELS`, or `open_image` refuses it.
+        MediaError: it cannot be opened, claims more than `max_pixels`, or `open_image` refuses it.
     """
     try:
         file = open(path, "rb")  # noqa: SIM115 -- closed below, its failure reported here
@@ -116,12 +122,27 @@ def opened(path: Path) -> Iterator[ImageFile]:
         raise MediaError(f"Cannot read {path}: {cause.strerror}. Check the file.") from cause
     with file:
         image = open_image(file, str(path))
-        if image.width * image.height > MAX_PIXELS:
-            raise MediaError(
-                f"Cannot read {path}: it claims {image.width}x{image.height}, more than "
-                f"{MAX_PIXELS / 1e6:.0f} million pixels. Give a smaller picture."
-            )
+        require_at_most(max_pixels, image.size, str(path))
         yield image
+
+
+def require_at_most(
+    max_pixels: int, size: tuple[int, int], name: str, advice: str = "Make it smaller first."
+) -> None:
+    """Raise MediaError for a picture, or a frame of a clip, that claims more pixels.
+
+    Args:
+        max_pixels: how many may be.
+        size: (width, height).
+        name: how messages call the file.
+        advice: what to do about it, one sentence.
+    """
+    width, height = size
+    if width * height > max_pixels:
+        raise MediaError(
+            f"Cannot read {name}: it claims {width}x{height} = {width * height / 1e6:,.1f} million "
+            f"pixels, more than the {max_pixels / 1e6:,.1f} allowed. {advice}"
+        )
 
 
 def load(image: Image, name: str) -> None:
@@ -139,6 +160,11 @@ def load(image: Image, name: str) -> None:
 def damaged(name: str, cause: BaseException | None) -> MediaError:
     """Return the error for a file whose bytes a decoder could not follow."""
     reason = " ".join(str(cause).split()).rstrip(".") or type(cause).__name__
+    if reason == _UNKNOWN_PIXELS:
+        return MediaError(
+            f"Cannot read {name}: its kind of pixels is not known here. Save it as RGB or grey, of "
+            "8 or 16 bits."
+        )
     return MediaError(
         f"Cannot read {name}: {reason}. It is damaged or cut short: copy or download it again."
     )

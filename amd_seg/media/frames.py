@@ -10,12 +10,12 @@ from typing import Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image
 
 from amd_seg.errors import InputError, MediaError
 from amd_seg.media.files import natural_key
-from amd_seg.media.formats import damaged, opened
-from amd_seg.media.pixels import TURNED
+from amd_seg.media.formats import MAX_FRAME_PIXELS, damaged, load, opened
+from amd_seg.media.pixels import TURNED, exif_orientation, rgb_from_image
 
 logger = logging.getLogger(__name__)
 
@@ -193,23 +193,22 @@ class FrameFolder(_ImageReader):
         return [float(number / self.frame_rate) for number in range(len(self._images))]
 
     def _pixels(self, path: Path) -> Pixels:
-        try:
-            with opened(path) as image:
-                if image.size != self._stored_size:
-                    first = "x".join(map(str, self._stored_size))
-                    raise MediaError(
-                        f"Cannot read {self.source}: {path.name} is {image.width}x{image.height}, "
-                        f"its first frame {first}. Give frames of one size."
-                    )
-                if self._short_edge is not None:
-                    # A JPEG decoder halves on its way, in a fraction of the time.
-                    image.draft("RGB", (2 * self._short_edge, 2 * self._short_edge))
-                upright = ImageOps.exif_transpose(image).convert("RGB")
-        except MediaError:
-            raise
-        except Exception as cause:  # Hostile bytes make a decoder raise errors of any kind.
-            raise damaged(str(path), cause) from cause
-        return _shrink(upright, self.width, self.height)
+        with opened(path, max_pixels=MAX_FRAME_PIXELS) as image:
+            if image.size != self._stored_size:
+                first = "x".join(map(str, self._stored_size))
+                raise MediaError(
+                    f"Cannot read {self.source}: {path.name} is {image.width}x{image.height}, "
+                    f"its first frame {first}. Give frames of one size."
+                )
+            if self._short_edge is not None:
+                # A JPEG decoder halves on its way, in a fraction of the time.
+                image.draft("RGB", (2 * self._short_edge, 2 * self._short_edge))
+            load(image, str(path))
+            try:
+                upright = rgb_from_image(image, exif_orientation(image))
+            except ValueError as cause:
+                raise MediaError(f"Cannot read {path}: {cause}") from cause
+        return _shrink(Image.fromarray(upright), self.width, self.height)
 
 
 class AnimatedImage(_ImageReader):
@@ -228,7 +227,7 @@ class AnimatedImage(_ImageReader):
         self, path: Path, *, span: Span = EVERY_FRAME, short_edge: int | None = None
     ) -> None:
         try:
-            with opened(path) as image:
+            with opened(path, max_pixels=MAX_FRAME_PIXELS) as image:
                 self._frames = int(getattr(image, "n_frames", 1))
                 size = image.size
         except MediaError:
@@ -250,7 +249,7 @@ class AnimatedImage(_ImageReader):
         self._path, self.span = path, span
 
     def __iter__(self) -> Iterator[Frame]:
-        with opened(self._path) as image:
+        with opened(self._path, max_pixels=MAX_FRAME_PIXELS) as image:
             yield from self.span.pick(self._moments(image))
 
     def _moments(self, image: Image.Image) -> Iterator[Moment]:
@@ -280,15 +279,10 @@ class AnimatedImage(_ImageReader):
 
 def _image_sizes(path: Path) -> tuple[tuple[int, int], tuple[int, int]]:
     """Return (width, height) of an image as stored and as shown, from its header."""
-    try:
-        with opened(path) as image:
-            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-            stored = image.size
-    except MediaError:
-        raise
-    except Exception as cause:
-        raise damaged(str(path), cause) from cause
-    return stored, stored[::-1] if orientation in TURNED else stored
+    with opened(path, max_pixels=MAX_FRAME_PIXELS) as image:
+        stored = image.size
+        is_turned = exif_orientation(image) in TURNED
+    return stored, stored[::-1] if is_turned else stored
 
 
 def _shrink(image: Image.Image, width: int, height: int) -> Pixels:

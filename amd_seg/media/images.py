@@ -25,8 +25,15 @@ from amd_seg.media.formats import (
     damaged,
     open_image,
     opened,
+    require_at_most,
 )
-from amd_seg.media.pixels import TURNED, require_edges, rgb_from_array, rgb_from_image
+from amd_seg.media.pixels import (
+    TURNED,
+    exif_orientation,
+    require_edges,
+    rgb_from_array,
+    rgb_from_image,
+)
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -51,8 +58,6 @@ LARGE_IMAGE = 50_000_000
 
 MAX_RESOLUTION = 100_000.0
 """Pixels an inch above which a file's claim is no resolution, and some formats hold none."""
-
-_ORIENTATION_TAG = 0x0112
 
 _large_images = threading.Lock()
 
@@ -111,7 +116,7 @@ def read_photo_size(path: Path) -> tuple[int, int]:
     """
     with opened(path) as image:
         width, height = image.size
-        is_turned = _orientation(image) in TURNED
+        is_turned = exif_orientation(image) in TURNED
     return (width, height) if is_turned else (height, width)
 
 
@@ -214,21 +219,16 @@ def _open_file(path: str, name: str) -> Iterator[BinaryIO]:
 
 def _decode(image: Image.Image, name: str, max_pixels: int) -> Photo:
     """Check the size that the header claims, then decode, convert and turn upright."""
-    width, height = image.size
-    if width * height > max_pixels:
-        raise MediaError(
-            f"Cannot read {name}: it claims {width}x{height} = {width * height / 1e6:,.1f} million "
-            f"pixels, more than the {max_pixels / 1e6:,.1f} allowed. If you trust the file, raise "
-            "max_pixels (--max-pixels)."
-        )
+    advice = "If you trust the file, raise max_pixels (--max-pixels)."
+    require_at_most(max_pixels, image.size, name, advice)
     try:
-        require_edges(height, width)
+        require_edges(image.height, image.width)
         if _has_more_frames(image):
             logger.info("Of %s, which has several frames, the first is taken.", name)
         # Loading turns a TIFF, and finds what a PNG tells behind its pixels.
-        before = _orientation(image)
+        before = exif_orientation(image)
         _load(image, name)
-        orientation = _orientation(image)
+        orientation = exif_orientation(image)
         pixels = rgb_from_image(image, orientation)
     except ValueError as cause:
         raise MediaError(f"Cannot read {name}: {cause}") from cause
@@ -273,12 +273,3 @@ def _resolution(image: Image.Image, *, is_turned: bool) -> tuple[float, float] |
     if not all(1 <= value <= MAX_RESOLUTION for value in (right, down)):
         return None
     return (down, right) if is_turned else (right, down)
-
-
-def _orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation that decoding left to apply (a TIFF is upright by then)."""
-    try:
-        value = image.getexif().get(_ORIENTATION_TAG, 1)
-    except Exception:  # Damaged metadata is no reason to refuse a photo.
-        return 1
-    return value if isinstance(value, int) else 1

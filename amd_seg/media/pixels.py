@@ -1,11 +1,11 @@
 """Any pixel type in, RGB uint8 out: depths scaled, alpha composited, orientation applied."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import ExifTags, Image, TiffImagePlugin
 
 from amd_seg.errors import InputError
 
@@ -53,6 +53,15 @@ def require_edges(height: int, width: int) -> None:
         )
 
 
+def exif_orientation(image: Image.Image) -> int:
+    """Return the orientation that is left to apply: decoding turns a TIFF upright."""
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # Damaged metadata is no reason to refuse a photo.
+        return 1
+    return value if isinstance(value, int) else 1
+
+
 def rgb_from_image(image: Image.Image, orientation: int = 1) -> Pixels:
     """Return a decoded image of any Pillow mode as RGB, turned upright.
 
@@ -70,11 +79,12 @@ def rgb_from_image(image: Image.Image, orientation: int = 1) -> Pixels:
         InputError: 32-bit values are outside 0..65535, or floats outside 0..1.
         ValueError: Pillow cannot convert the mode.
     """
+    stored = _stored_grey(image)
     width, height = image.size
     pixels = np.empty((width, height, 3) if orientation in TURNED else (height, width, 3), np.uint8)
     in_file_order = _FILE_ORDER.get(orientation, np.asarray)(pixels)
     for rows in row_blocks(height, width):
-        in_file_order[rows] = _rgb_block(image.crop((0, rows.start, width, rows.stop)))
+        in_file_order[rows] = _rgb_block(image.crop((0, rows.start, width, rows.stop)), stored)
     return pixels
 
 
@@ -104,12 +114,28 @@ def rgb_from_array(array: Values) -> Pixels:
     return pixels
 
 
-def _rgb_block(block: Image.Image) -> Pixels:
+class _StoredGrey(NamedTuple):
+    """What a file's grey values of more than 8 bits mean."""
+
+    highest: int
+    is_negative: bool
+    """The highest is black."""
+
+
+def _stored_grey(image: Image.Image) -> _StoredGrey:
+    """Read off a TIFF what Pillow does not apply to such values; others need nothing."""
+    tags = getattr(image, "tag_v2", {})
+    has_12_bits = tags.get(TiffImagePlugin.BITSPERSAMPLE) == (12,)
+    is_negative = tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0
+    return _StoredGrey(4095 if has_12_bits else 65535, is_negative)
+
+
+def _rgb_block(block: Image.Image, stored: _StoredGrey) -> Pixels:
     """Convert some rows of an image; what Pillow would clip is scaled here."""
     if block.mode == "F":
-        return _from_grey(_bytes_from_unit(np.asarray(block)))
+        return _from_grey(_bytes_from_unit(np.asarray(block)), stored)
     if block.mode == "I" or block.mode.startswith("I;16"):
-        return _from_16_bits(np.asarray(block), block.info.get("transparency"))
+        return _from_16_bits(np.asarray(block), block.info.get("transparency"), stored)
     if block.has_transparency_data:
         return _composite(block.convert("RGBA"))
     return np.asarray(block.convert("RGB"))
@@ -121,18 +147,19 @@ def _composite(rgba: Image.Image) -> Pixels:
     return np.asarray(ground)
 
 
-def _from_16_bits(values: Values, transparent: int | None) -> Pixels:
-    """Scale 0..65535 to 0..255; `transparent` is the one value that a PNG declares to be clear."""
+def _from_16_bits(values: Values, transparent: int | None, stored: _StoredGrey) -> Pixels:
+    """Scale to 0..255; `transparent` is the one value that a PNG declares to be clear."""
     low, high = values.min(), values.max()
     if low < 0 or high > 65535:
         raise InputError(
             f"its 32-bit values run from {low} to {high}, outside 0..65535. "
             "Scale them to 8 or 16 bits first."
         )
-    grey = ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    highest = stored.highest
+    grey = ((values.astype(np.uint32) * 255 + highest // 2) // highest).astype(np.uint8)
     if transparent is not None:
         grey[values == transparent] = BACKDROP
-    return _from_grey(grey)
+    return _from_grey(grey, stored)
 
 
 def _bytes_from_unit(values: Values) -> Pixels:
@@ -147,7 +174,9 @@ def _bytes_from_unit(values: Values) -> Pixels:
     return np.rint(values * np.float32(255)).astype(np.uint8)
 
 
-def _from_grey(grey: Pixels) -> Pixels:
+def _from_grey(grey: Pixels, stored: _StoredGrey) -> Pixels:
+    if stored.is_negative:
+        grey = 255 - grey
     return np.broadcast_to(grey[..., np.newaxis], (*grey.shape, 3))
 
 

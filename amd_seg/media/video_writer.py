@@ -13,6 +13,7 @@ from av.error import FFmpegError
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from amd_seg.errors import MediaError
 from amd_seg.media.encodings import Encoding
 from amd_seg.media.files import unwritable
 from amd_seg.media.frames import FrameReader
@@ -45,6 +46,7 @@ class VideoWriter:
     def __init__(
         self, path: Path, target: Path, clip: FrameReader, encoding: Encoding, *, origin: float
     ) -> None:
+        _require_edges(clip, target, encoding)
         self._target, self._encoding, self._origin = target, encoding, origin
         self._base = encoding.time_base or clip.time_base
         self._held: tuple[VideoFrame, int] | None = None
@@ -110,6 +112,14 @@ class VideoWriter:
             yield
         except FFmpegError as cause:
             raise unwritable(self._target, cause) from cause
+
+
+def _require_edges(clip: FrameReader, target: Path, encoding: Encoding) -> None:
+    if max(clip.width, clip.height) > encoding.longest_edge:
+        raise MediaError(
+            f"Cannot write {target}: frames of {clip.source} have {clip.width}x{clip.height} "
+            f"pixels, and such a file holds {encoding.longest_edge} on an edge. Give -o a folder."
+        )
 
 
 def _open(path: Path, encoding: Encoding) -> OutputContainer:

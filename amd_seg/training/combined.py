@@ -109,9 +109,9 @@ class CombinedObjective(nn.Module):
 
     def _flow_fit(self, dense: Reconstruction, masks: tuple[Tensor, Tensor]) -> Tensor:
         # A view's flow lives on the grid of its target: view i is the frame i re-created.
-        affine = self.config.flow_fit == "affine"
+        affine, residual = self.config.flow_fit == "affine", self.config.flow_fit_residual
         shares = [
-            unexplained_share(view.flows[0], regions, affine=affine)
+            unexplained_share(view.flows[0], regions, affine=affine, residual=residual)
             for view, regions in zip((dense.view_i, dense.view_j), masks, strict=True)
         ]
         return torch.stack(shares).mean()

@@ -127,7 +127,7 @@ def carry_out(
 
     Args:
         task: what is learned.
-        out: the run folder; it must be empty or new, unless `resume` is set.
+        out: the run folder; it must be new, or without a checkpoint, unless `resume` is set.
         device: see `resolve_device`.
         resume: go on from the newest checkpoint in `out`.
         on_step: called after each step; it may raise `StopTraining`.
@@ -158,8 +158,10 @@ def carry_out(
             watch = task.open_watch(folder, batches)
         if resume:
             run.resume()
-        if resume and watch is not None:
-            watch.go_on(folder.take_back_lines_after(run.state.step))
+        if watch is not None:
+            lines = folder.take_back_lines_after(run.state.step)
+            if resume:
+                watch.go_on(lines)
         with watch or nullcontext():
             _optimize(task, run, watch, on_step)
         if watch is not None:

@@ -1,7 +1,9 @@
 """Segments that explain a dense flow: each one's best motion in closed form, and what is left.
 
 Source: the idea of Guess What Moves (Choudhury et al., BMVC 2022) and of RCF (Lian et al., CVPR
-2023), on the motion pathway's own flow; weights, ridge and normalisation are ours.
+2023), on the motion pathway's own flow; weights, ridge and normalisation are ours. RCF's relaxed
+common fate lets a pixel leave its region's motion by a bounded residual, which a network predicts
+there; here each pixel takes the best one within the bound.
 """
 
 import torch
@@ -38,7 +40,9 @@ def fit_flow(flow: Tensor, masks: Tensor, *, affine: bool = True) -> Tensor:
     return fits.reshape(*fits.shape[:-1], height, width)
 
 
-def unexplained_share(flow: Tensor, masks: Tensor, *, affine: bool = True) -> Tensor:
+def unexplained_share(
+    flow: Tensor, masks: Tensor, *, affine: bool = True, residual: float = 0.0
+) -> Tensor:
     """Share of a flow's variance that the best motions of its regions leave over.
 
     The gradient reaches the masks only: at the fit's optimum none passes through the fit, and the
@@ -48,6 +52,7 @@ def unexplained_share(flow: Tensor, masks: Tensor, *, affine: bool = True) -> Te
         flow: (batch, 2, height, width), pixels, x first, on any grid.
         masks: (batch, region, height', width'), sums to 1 over region.
         affine: see `fit_flow`.
+        residual: pixels by which a pixel may move apart from its region at no cost.
 
     Returns:
         A number from 0 (each pixel moves as its region) to 1.
@@ -56,7 +61,8 @@ def unexplained_share(flow: Tensor, masks: Tensor, *, affine: bool = True) -> Te
         masks = masks.float()
         flow = F.interpolate(flow.detach().float(), masks.shape[-2:], mode="area")
         fits = fit_flow(flow, masks, affine=affine)
-        left = (flow.unsqueeze(1) - fits).square().sum(dim=2)  # (batch, region, height, width)
+        apart: Tensor = torch.linalg.vector_norm(flow.unsqueeze(1) - fits, dim=2)
+        left = (apart - residual).clamp(min=0).square()  # (batch, region, height, width)
         error = (masks * left).sum(dim=1).mean(dim=(1, 2))
         spread = (flow - flow.mean(dim=(2, 3), keepdim=True)).square().sum(dim=1)
         return (error / (spread.mean(dim=(1, 2)) + STILL)).mean()

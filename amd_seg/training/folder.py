@@ -42,6 +42,11 @@ class RunFolder:
         return self.path / "sheets"
 
     @property
+    def page(self) -> Path:
+        """The loss and the sheets so far, to open in a browser."""
+        return self.path / "report.html"
+
+    @property
     def board(self) -> Path:
         """TensorBoard's files, where it is installed."""
         return self.path / "tensorboard"
@@ -76,15 +81,24 @@ class RunFolder:
             raise InputError(
                 f"Cannot resume {self.path}: it has no checkpoint. Start it without --resume."
             )
-        in_use = self.path.exists() and set(self.path.iterdir()) - {
-            self.targets,
-            self.photo_targets,
-        }
+        in_use = self.path.exists() and set(self.path.iterdir()) - self._renewed()
         if in_use and not resume:
             raise InputError(
                 f"The run folder {self.path} is not empty. "
                 "Give --resume to go on, or another --out."
             )
+
+    def _renewed(self) -> set[Path]:
+        """What may lie in the folder of a run that starts.
+
+        Targets are used. The rest is what a run leaves that was killed before its first
+        checkpoint, from which nothing goes on: it is written anew.
+        """
+        found = {self.targets, self.photo_targets}
+        if not list_checkpoints(self.checkpoints):
+            found |= {self.config, self.log, self.checkpoints, self.sheets, self.board, self.page}
+            found |= set(self.path.glob(".*.tmp"))
+        return found
 
     def read_settings(self) -> dict[str, Any]:
         """What config.json says; nothing where it is not there.

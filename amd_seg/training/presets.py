@@ -42,6 +42,9 @@ class TrainingConfig(RunConfig):
     --dense-weight, or that flow learns from the segment flow alone)."""
     flow_fit: FlowFit = "affine"
     """Motion that is fitted to each region: constant is one vector, affine also turns and zooms."""
+    flow_fit_residual: float = 0.0
+    """Pixels, of the motion size, by which a pixel may leave its region's fitted motion at no cost:
+    limbs may swing (the relaxed common fate of RCF)."""
     equivariance_weight: float = 0.0
     """Weight of masks that change when the frame is cropped, enlarged or mirrored: what a region
     is must follow the picture, not the place in the frame."""
@@ -120,7 +123,7 @@ class TrainingConfig(RunConfig):
 
 _NOT_NEGATIVE = (
     *("entropy_weight", "workers", "motion_first_steps", "dense_weight", "flow_fit_weight"),
-    *("equivariance_weight", "min_relative_motion"),
+    *("flow_fit_residual", "equivariance_weight", "min_relative_motion"),
 )
 # What works on pairs, which the objective mover does not see, and the value that turns it off.
 _OF_PAIRS = {
@@ -128,6 +131,7 @@ _OF_PAIRS = {
     "motion_first_steps": 0,
     "dense_weight": 0.0,
     "flow_fit_weight": 0.0,
+    "flow_fit_residual": 0.0,
     "equivariance_weight": 0.0,
     "min_relative_motion": 0.0,
     "start_scale": 1.0,

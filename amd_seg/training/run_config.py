@@ -56,7 +56,7 @@ class RunConfig:
     log_every: int = 20
     """Steps between two lines of log.jsonl."""
     sheet_every: int = 2000
-    """Steps between two picture sheets in OUT/sheets; 0 draws none."""
+    """Steps between two picture sheets in OUT/sheets and OUT/report.html; 0 draws none."""
     checkpoint_every: int = 2000
     """Steps between two checkpoints."""
     keep: int = 2

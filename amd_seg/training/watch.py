@@ -12,6 +12,7 @@ from amd_seg.training.batches import Batches
 from amd_seg.training.folder import RunFolder
 from amd_seg.training.loop import StepReport
 from amd_seg.training.run_config import RunConfig
+from amd_seg.training.run_page import write_run_page
 from amd_seg.training.scores import ChannelScores, Scorer
 from amd_seg.training.sheets import draw_sheet
 from amd_seg.weights import Network
@@ -83,7 +84,7 @@ class Watch:
                 self._is_best(ChannelScores(tuple(line["J"])))
 
     def after_step(self, model: Network, report: StepReport) -> bool:
-        """Write the line of the log and the sheet that are due.
+        """Write the line of the log, the sheet and the page that are due.
 
         Returns:
             Whether the model scored better than ever.
@@ -104,6 +105,8 @@ class Watch:
             self.folder.sheets.mkdir(exist_ok=True)
             path = self.folder.sheets / f"step-{report.step:09d}.png"
             save_image(draw_sheet(model, self.first_batch), path)
+            # With each sheet, not at the end: a run is looked at while it goes on, or was killed.
+            write_run_page(self.folder)
         return scores is not None and self._is_best(scores)
 
     def _is_best(self, scores: ChannelScores) -> bool:

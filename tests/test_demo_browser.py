@@ -1,0 +1,341 @@
+"""The page in a real browser, headless Chromium: what a person does, and what leaves the machine.
+
+AMD_SEG_PHOTO=coffee.png AMD_SEG_SCREENSHOT=docs/demo.jpg pytest tests/test_demo_browser.py
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from shutil import which
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image
+
+from amd_seg.cli import cli
+from amd_seg.demo.server import listen
+from amd_seg.model.amd import AMD
+from amd_seg.model.config import AMDConfig, WeightsConfig
+from amd_seg.weights import save_weights
+from tests.clips import moving_patch, write_clip
+
+pytest.importorskip("gradio", reason="needs Gradio: the extra demo")
+
+ROOT = Path(__file__).parents[1]
+PATIENCE = 120
+"""Seconds that anything may take: other work shares the machine."""
+
+# Writes down every host that the process looks up or connects to.
+WATCHED = (
+    "import sys\n"
+    "def watch(event, args):\n"
+    "    if event in ('socket.connect', 'socket.getaddrinfo', 'socket.gethostbyname'):\n"
+    "        host = args[1] if event == 'socket.connect' else args[0]\n"
+    "        print(host, file=open(sys.argv[0], 'a'), flush=True)\n"
+    "sys.argv = sys.argv[1:]\n"
+    "sys.addaudithook(watch)\n"
+    "from amd_seg.cli import main\n"
+    "main()\n"
+)
+
+
+class Server:
+    """`amd-seg demo` in a process of its own."""
+
+    def __init__(self, process: "subprocess.Popen[str]", address: str, folder: Path) -> None:
+        self.process, self.address, self.folder = process, address, folder
+
+    @property
+    def files(self) -> list[Path]:
+        """What it keeps on the disk, but for the empty marks of Gradio."""
+        return [p for p in (self.folder / "temp").rglob("*") if p.is_file() and p.stat().st_size]
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(PATIENCE)
+
+
+@contextmanager
+def serving(folder: Path, *flags: str) -> Iterator[Server]:
+    (folder / "temp").mkdir()
+    # Analytics on, as far as the environment decides: the command has to turn them off.
+    environment = {**os.environ, "TMPDIR": str(folder / "temp"), "GRADIO_ANALYTICS_ENABLED": "True"}
+    command = [sys.executable, "-c", WATCHED, str(folder / "hosts"), "demo", "--port", "0"]
+    with (folder / "stderr").open("w") as stderr:
+        process = subprocess.Popen(
+            [*command, "--no-browser", "--device", "cpu", *flags],
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            env=environment,
+            cwd=ROOT,
+        )
+    try:
+        assert process.stdout is not None
+        address = process.stdout.readline().strip()
+        assert address.startswith("http://127.0.0.1:"), (folder / "stderr").read_text()
+        yield Server(process, address, folder)
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def until(found: Callable[[], Any], what: str) -> Any:
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        value = found()
+        if value:
+            return value
+        time.sleep(0.2)
+    raise AssertionError(f"{what} did not come in {PATIENCE} s")
+
+
+class Browser:
+    """One tab of headless Chromium, by the ids of the page."""
+
+    def __init__(self, driver: Any, downloads: Path) -> None:
+        self.driver, self.downloads = driver, downloads
+
+    def find(self, selector: str) -> Any:
+        """The first element that is shown, or None."""
+        found = self.driver.find_elements("css selector", selector)
+        return next(iter(found), None)
+
+    def open(self, address: str) -> None:
+        self.driver.get(address)
+        until(lambda: self.find("#file input[type=file]"), "the page")
+
+    def drop(self, path: Path) -> None:
+        self.find("#file input[type=file]").send_keys(str(path))
+
+    def picture(self, output: str, *, after: str = "") -> str:
+        """Wait for a picture that is loaded, another one than `after`; return its address."""
+
+        def loaded() -> str:
+            image = self.find(f"#{output} img")
+            script = "return arguments[0] && arguments[0].naturalWidth > 0 ? arguments[0].src : ''"
+            source: str = self.driver.execute_script(script, image)
+            return source if source != after else ""
+
+        return str(until(loaded, f"the {output}"))
+
+    def download(self, button: str, name: str) -> bytes:
+        path = self.downloads / name
+        path.unlink(missing_ok=True)
+        self.click(f"#{button}")
+        until(path.exists, name)
+        return path.read_bytes()
+
+    def click(self, selector: str) -> None:
+        until(lambda: self.find(selector), selector)
+        self.driver.execute_script("arguments[0].click()", self.find(selector))
+
+    def asked(self) -> set[str]:
+        """The hosts that the tab has asked for anything."""
+        lines = (json.loads(e["message"])["message"] for e in self.driver.get_log("performance"))
+        urls = (
+            line["params"]["request"]["url"]
+            for line in lines
+            if line["method"] == "Network.requestWillBeSent"
+        )
+        return {
+            "/".join(url.split("/")[:3]) for url in urls if not url.startswith(("data", "blob"))
+        }
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
+    chromium, chromedriver = which("chromium"), which("chromedriver")
+    if chromium is None or chromedriver is None:
+        pytest.skip("needs the Debian packages chromium and chromium-driver")
+    downloads = tmp_path_factory.mktemp("downloads")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "window-size=1280,940"):
+        options.add_argument(f"--{flag}")
+    options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
+    service = webdriver.ChromeService(executable_path=chromedriver)
+    driver = webdriver.Chrome(options=options, service=service)
+    try:
+        yield Browser(driver, downloads)
+    finally:
+        driver.quit()
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    """A real photo: the one asked for, or the cup of README's picture."""
+    asked = os.environ.get("AMD_SEG_PHOTO")
+    if asked is not None:
+        return Path(asked).resolve()
+    with Image.open(ROOT / "docs" / "example.jpg") as sheet:
+        sheet.crop((0, 400, 280, 600)).save(tmp_path / "coffee.png")
+    return tmp_path / "coffee.png"
+
+
+def test_a_photo_is_dropped_and_its_cutout_is_that_of_the_command(
+    browser: Browser, photo: Path, tmp_path: Path
+) -> None:
+    with serving(tmp_path) as server:
+        browser.open(server.address)
+        browser.drop(photo)
+        first = browser.picture("cutout")
+        mask = browser.picture("mask")
+        browser.picture("saliency"), browser.picture("regions")
+        screenshot = os.environ.get("AMD_SEG_SCREENSHOT")
+        if screenshot is not None:
+            browser.driver.save_screenshot(str(tmp_path / "page.png"))
+            Image.open(tmp_path / "page.png").convert("RGB").save(screenshot, quality=80)
+        threshold = browser.find("#threshold input[type=range]")
+        for _ in range(20):
+            threshold.send_keys("\ue014")  # The right arrow: 0.01 each.
+        assert float(browser.find("#threshold input[type=number]").get_property("value")) == 0.7
+
+        def written() -> bytes | None:
+            browser.picture("cutout", after=first)
+            data = browser.download("download-cutout", f"{photo.stem}.cutout.png")
+            return data if data == expected else None
+
+        browser.picture("mask", after=mask)
+        command = [sys.executable, "-m", "amd_seg.cli", "image", str(photo), "--output", "cutout"]
+        command += ["--threshold", "0.7", "--device", "cpu", "-o", str(tmp_path / "cutout.png")]
+        subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
+        expected = (tmp_path / "cutout.png").read_bytes()
+        # The slider went there by steps, and a picture of one of them may come first.
+        assert until(written, "the cutout of threshold 0.7") == expected
+
+        assert server.files
+        assert browser.asked() == {server.address.rstrip("/")}
+        browser.driver.get("about:blank")
+        until(lambda: not server.files, "the end of its files")
+        assert server.stop() == 0
+        assert list((tmp_path / "temp").iterdir()) == []
+    errors = [e for e in browser.driver.get_log("browser") if e["level"] == "SEVERE"]
+    assert errors == []
+
+
+def test_a_clip_is_adapted_to_in_the_browser(
+    browser: Browser, tiny_config: AMDConfig, tmp_path: Path
+) -> None:
+    torch.manual_seed(1)
+    card = WeightsConfig(model=tiny_config, object_channel=1, input_size=96, threshold=0.3)
+    weights = save_weights(tmp_path / "weights", AMD(tiny_config), card)
+    frames, _ = moving_patch(10, height=96, width=128, side=40)
+    clip = write_clip(tmp_path / "patch.mp4", list(frames))
+    (tmp_path / "text.jpg").write_text("no picture " * 10)
+    with serving(tmp_path, "--weights", str(weights)) as server:
+        browser.open(server.address)
+        browser.drop(tmp_path / "text.jpg")
+        until(lambda: browser.find(".toast-body"), "the error")
+        told = until(lambda: browser.find(".toast-body").text, "its text")
+        assert "Cannot read text.jpg: it is no image" in told
+        browser.open(server.address)
+        browser.drop(clip)
+        before = browser.picture("saliency")
+        browser.click("#adapt")
+        until(lambda: browser.find("#learned svg.curve"), "the curve of the loss")
+        browser.picture("before"), browser.picture("after")
+        # Gradio's own would put a picture on the Hub.
+        assert browser.find("[aria-label*=hare], [title*=hare]") is None
+        assert browser.picture("saliency", after=before)
+        page = browser.download("report", "patch.report.html").decode()
+        assert "Adaptation to patch.mp4" in page
+        browser.click("#write")
+        video = until(lambda: browser.find("#video video"), "the clip")
+        source = until(lambda: video.get_attribute("src"), "its address")
+        with urllib.request.urlopen(source) as answer:
+            (tmp_path / "overlay.mp4").write_bytes(answer.read())
+        assert browser.asked() == {server.address.rstrip("/")}
+        browser.driver.get("about:blank")
+        until(lambda: not server.files, "the end of its files")
+
+
+def test_nothing_leaves_the_machine(weights: Path, tmp_path: Path) -> None:
+    with serving(tmp_path, "--weights", str(weights)) as server:
+        with urllib.request.urlopen(server.address) as answer:
+            page, headers = answer.read().decode(), answer.headers
+        assert "fonts.googleapis.com" not in page
+        assert "cdn" not in page.lower()
+        assert "default-src 'self'" in headers["Content-Security-Policy"]
+        assert headers["Cache-Control"] == "no-store"
+        config = json.loads(urllib.request.urlopen(f"{server.address}config").read())
+        assert config["analytics_enabled"] is False
+        assert config["max_file_size"] == 100_000_000
+        foreign = [
+            urllib.request.Request(server.address, headers={"Host": "evil.example"}),
+            urllib.request.Request(f"{server.address}gradio_api/file=http://127.0.0.1:9/x"),
+            urllib.request.Request(f"{server.address}gradio_api/file={ROOT / 'pyproject.toml'}"),
+        ]
+        for request, status in zip(foreign, (400, 403, 403), strict=True):
+            with pytest.raises(urllib.error.HTTPError) as error:
+                urllib.request.urlopen(request)
+            assert error.value.code == status
+            error.value.close()
+        time.sleep(2)  # Telemetry would go out by a thread of its own.
+        assert server.stop() == 0
+    hosts = (
+        set((tmp_path / "hosts").read_text().splitlines())
+        if (tmp_path / "hosts").exists()
+        else set()
+    )
+    assert all("127.0.0.1" in host or host == "localhost" for host in hosts), hosts
+
+
+def test_a_port_in_use_is_one_line(weights: Path) -> None:
+    with listen(0) as taken:
+        port = taken.getsockname()[1]
+        args = ["demo", "--port", str(port), "--no-browser", "--weights", str(weights)]
+        result = CliRunner().invoke(cli, args)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == (
+        f"Error: Port {port} is in use. Give another one with --port; 0 takes any that is free.\n"
+    )
+
+
+def test_an_upload_beyond_the_limit_or_broken_off_leaves_nothing(
+    weights: Path, tmp_path: Path
+) -> None:
+    with serving(tmp_path, "--weights", str(weights)) as server:
+        boundary = "b"
+        head = (
+            f"--{boundary}\r\n"
+            'Content-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
+        )
+        body = head.encode() + bytes(100_000_001) + f"\r\n--{boundary}--\r\n".encode()
+        request = urllib.request.Request(
+            f"{server.address}gradio_api/upload",
+            body,
+            {"Content-Type": f"multipart/form-data; boundary={boundary}"},
+        )
+        with pytest.raises(urllib.error.HTTPError) as error:
+            urllib.request.urlopen(request)
+        assert error.value.code == 413
+        error.value.close()
+        until(lambda: not server.files, "the end of what was refused")
+        port = int(server.address.rstrip("/").rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port)) as broken:
+            # More is promised than comes.
+            lines = (
+                "POST /gradio_api/upload HTTP/1.1",
+                "Host: 127.0.0.1",
+                f"Content-Type: multipart/form-data; boundary={boundary}",
+                f"Content-Length: {len(body)}",
+            )
+            broken.sendall("\r\n".join([*lines, "", head]).encode() + bytes(3_000_000))
+            until(lambda: server.files, "a part of the upload")
+        until(lambda: not server.files, "the end of what was broken off")
+    assert (tmp_path / "stderr").read_text() == "Ctrl-C ends it.\n"

@@ -1,0 +1,244 @@
+"""Pages about a run: what is in them, and that they need and ask for nothing else."""
+
+import base64
+import io
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image
+
+from amd_seg.adaptation_page import spread
+from amd_seg.cli import cli
+from amd_seg.errors import InputError, MediaError
+from amd_seg.media.curve import MOST_POINTS, Mark, draw_curve
+from amd_seg.media.frames import Frame
+from amd_seg.media.page import check_page, pictures, table, write_page
+from amd_seg.media.tiles import Tile
+from amd_seg.model.amd import AMD
+from amd_seg.model.config import AMDConfig, WeightsConfig
+from amd_seg.training.presets import TrainingConfig
+from amd_seg.training.run import train
+from amd_seg.weights import save_weights
+from tests.clips import moving_square, write_clip
+
+OUTSIDE = {"src", "href", "srcset", "action", "poster", "data", "background"}
+
+
+class Page(HTMLParser):
+    """A page's tags, with what they refer to, and its text."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.refers_to: list[str] = []
+        self.text = ""
+        self.source = path.read_text()
+        self.feed(self.source)
+
+    def handle_starttag(self, tag, attrs) -> None:
+        self.tags.append(tag)
+        self.refers_to += [value for name, value in attrs if name in OUTSIDE]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    @property
+    def pictures(self) -> list[Image.Image]:
+        prefix = "data:image/jpeg;base64,"
+        assert all(reference.startswith(prefix) for reference in self.refers_to)
+        data = (base64.b64decode(reference.removeprefix(prefix)) for reference in self.refers_to)
+        return [Image.open(io.BytesIO(jpeg)) for jpeg in data]
+
+    def assert_needs_nothing(self) -> None:
+        assert "script" not in self.tags
+        assert "link" not in self.tags
+        assert not re.search(r"url\(|@import|https?:", self.source)
+        assert "default-src 'none'" in self.source
+
+
+def lines_of(svg: str) -> dict[str, np.ndarray]:
+    root = ElementTree.fromstring(svg)
+    return {
+        line.get("class"): np.array([p.split(",") for p in line.get("points").split()], float)
+        for line in root.iter("polyline")
+    }
+
+
+def test_a_curve_falls_where_its_values_do() -> None:
+    lines = lines_of(draw_curve(range(50), np.exp(-np.arange(50) / 20).tolist(), name="loss"))
+    for line in lines.values():
+        assert len(line) == 50
+        assert (np.diff(line[:, 0]) > 0).all()
+        assert (np.diff(line[:, 1]) > 0).all()  # An SVG's y goes down.
+    assert lines["raw"].min() >= 0
+    assert lines["raw"][:, 0].max() <= 720
+    assert lines["raw"][:, 1].max() <= 260
+
+
+def test_the_bold_line_is_the_mean_of_what_is_around() -> None:
+    noise = np.random.default_rng(0).normal(size=400)
+    lines = lines_of(draw_curve(range(400), noise.tolist(), name="loss"))
+    assert lines["mean"][:, 1].std() < 0.4 * lines["raw"][:, 1].std()
+    middle = slice(200 - 20, 200 + 21)
+    assert lines["mean"][200, 1] == pytest.approx(lines["raw"][middle, 1].mean(), abs=0.2)
+
+
+def test_a_long_curve_keeps_its_course_in_few_points() -> None:
+    lines = lines_of(draw_curve(range(10_007), [n**0.5 for n in range(10_007)], name="loss"))
+    assert len(lines["raw"]) == MOST_POINTS
+    assert (np.diff(lines["raw"][:, 1]) <= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("steps", "values"),
+    [([1], [0.5]), ([1, 2], [3.0, 3.0]), ([1, 2, 3], [0.0, 0.0, 0.0]), ([1, 2], [-1e-9, 1e9])],
+)
+def test_any_finite_values_can_be_drawn(steps: list[int], values: list[float]) -> None:
+    svg = draw_curve(steps, values, name="loss")
+    assert len(lines_of(svg)["raw"]) == len(values)
+    assert "nan" not in svg
+    assert "inf" not in svg
+
+
+def test_what_is_no_number_is_left_out() -> None:
+    svg = draw_curve(
+        [1, 2, 3], [1.0, float("nan"), 2.0], name="a<b", marks=[Mark(0, float("inf"), "x")]
+    )
+    assert len(lines_of(svg)["raw"]) == 2
+    assert "circle" not in svg
+    assert "No finite number of a&lt;b" in draw_curve([1], [float("nan")], name="a<b")
+
+
+def test_marks_stand_at_their_values() -> None:
+    marks = [Mark(0, 1.0, "before"), Mark(10, 0.0, "after")]
+    root = ElementTree.fromstring(draw_curve(range(11), [0.5] * 11, name="loss", marks=marks))
+    dots = [(float(c.get("cx")), float(c.get("cy"))) for c in root.iter("circle")]
+    line = lines_of(ElementTree.tostring(root, encoding="unicode"))["raw"]
+    assert [dot[0] for dot in dots] == [line[0, 0], line[-1, 0]]
+    assert (dots[0][1] + dots[1][1]) / 2 == pytest.approx(line[0, 1], abs=0.2)
+    assert [text.text for text in root.iter("text") if text.get("class") == "mark"] == [
+        "before 1.000",
+        "after 0.000",
+    ]
+
+
+def test_names_in_a_page_are_text(tmp_path: Path) -> None:
+    hostile = '<script>alert(1)</script>"><img src=http://x>\udcff'
+    tile = Tile(Image.new("RGBA", (8, 6), (255, 0, 0, 0)), hostile)
+    write_page(
+        tmp_path / "page.html", hostile, table({hostile: hostile}), pictures((hostile,), [[tile]])
+    )
+    page = Page(tmp_path / "page.html")
+    assert "script" not in page.tags
+    assert page.text.count("<script>alert(1)</script>") >= 4
+    (picture,) = page.pictures
+    assert (picture.format, picture.size) == ("JPEG", (8, 6))
+
+
+def test_a_page_has_a_name_of_its_own_and_is_not_replaced(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"clip\.mp4: a page ends in \.html"):
+        check_page(tmp_path / "clip.mp4", overwrite=True)
+    page = tmp_path / "page.htm"
+    check_page(page, overwrite=False)
+    write_page(page, "Title")
+    with pytest.raises(InputError, match=r"page\.htm exists.*--overwrite"):
+        check_page(page, overwrite=False)
+    check_page(page, overwrite=True)
+    with pytest.raises(MediaError, match="Make its folder first"):
+        write_page(tmp_path / "no" / "page.html", "Title")
+    assert [path.name for path in tmp_path.iterdir()] == ["page.htm"]
+
+
+@pytest.mark.parametrize("length", [1, 3, 6, 7, 13, 24, 25, 100, 1000])
+def test_the_frames_shown_are_spread_over_the_clip(length: int) -> None:
+    frames = (Frame(number, number / 10, np.zeros((1, 1, 3), np.uint8)) for number in range(length))
+    numbers = [frame.index for frame in spread(frames, 6)]
+    assert len(numbers) == min(length, 6)
+    assert numbers[0] == 0
+    assert numbers[-1] >= 0.75 * (length - 1)
+    gaps = np.diff(numbers)
+    assert (gaps > 0).all()
+    assert len(gaps) == 0 or gaps.max() <= 2 * gaps.min() + 1
+
+
+@pytest.fixture(scope="module")
+def learning(tmp_path_factory: pytest.TempPathFactory, tiny_config: AMDConfig) -> list[str]:
+    """What `amd-seg video` is told to adapt tiny weights to a tiny clip."""
+    folder = tmp_path_factory.mktemp("learning")
+    torch.manual_seed(0)
+    config = WeightsConfig(model=tiny_config, object_channel=1, input_size=48, threshold=0.2)
+    weights = save_weights(folder / "weights", AMD(tiny_config), config)
+    clip = write_clip(folder / "a & b.mp4", moving_square(20))
+    flags = ["--adapt", "--objective", "photometric", "--steps", "2", "--device", "cpu"]
+    return ["video", str(clip), *flags, "--weights", str(weights)]
+
+
+def test_an_adaptation_is_told_in_a_page(learning: list[str], tmp_path: Path) -> None:
+    report = tmp_path / "report.html"
+    args = [*learning, "-o", str(tmp_path / "out.mp4"), "--report", str(report), "--json"]
+    args += ["--threshold", "0.3", "--seed", "3"]
+    result = CliRunner().invoke(cli, args)
+    assert result.exit_code == 0, result.stderr
+    facts = json.loads(result.stdout)["adaptation"]
+    page = Page(report)
+    page.assert_needs_nothing()
+    assert "Adaptation to a & b.mp4" in page.text
+    assert [picture.size for picture in page.pictures] == [(64, 48)] * 12
+    (svg,) = re.findall(r"<svg.*?</svg>", page.source, re.S)
+    assert len(lines_of(svg)["raw"]) == 2
+    for told in (
+        *("photometric", f"region {facts['channel']}", f"{facts['margin']:+.0%}"),
+        *("In all", "learning_rate", "threshold0.3", "seed3"),
+    ):
+        assert told.lower() in page.text.lower()
+    for when in ("before", "after"):
+        (told,) = re.findall(rf">{when} (\d+\.\d+)<", page.source)
+        assert float(told) == pytest.approx(facts[f"loss_{when}"], abs=1e-3)
+    before = report.read_bytes()
+    again = CliRunner().invoke(cli, [*args[:-5], "--report", str(report)])
+    assert again.exit_code == 2
+    assert "report.html exists" in again.stderr
+    assert report.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--report", "page.html"], "--report is of use with --adapt only"),
+        (["--adapt", "--report", "page.mp4"], "page.mp4: a page ends in .html or .htm"),
+    ],
+)
+def test_a_page_that_cannot_be_is_refused_at_once(args: list[str], message: str) -> None:
+    result = CliRunner().invoke(cli, ["video", "clip.mp4", *args])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert message in result.stderr
+
+
+def test_a_run_keeps_a_page_of_its_sheets(tiny_config: AMDConfig, tmp_path: Path) -> None:
+    write_clip(tmp_path / "clip.mp4", moving_square(6))
+    config = TrainingConfig(
+        steps=20, batch_size=1, short_edge=32, crop=(32, 48), log_every=1, sheet_every=2
+    )
+    run = tmp_path / "run"
+    train([str(tmp_path / "clip.mp4")], run, model=tiny_config, config=config, device="cpu")
+    page = Page(run / "report.html")
+    page.assert_needs_nothing()
+    steps = [int(step) for step in re.findall(r"<th>Step (\d+)</th>", page.source)]
+    # The newest, the oldest and some between: ten were drawn.
+    assert (steps[0], steps[-1], len(steps)) == (20, 2, 8)
+    assert steps == sorted(set(steps), reverse=True)
+    (newest, *_) = page.pictures
+    sheet = Image.open(run / "sheets" / "step-000000020.png")
+    assert newest.size == sheet.size
+    difference = np.abs(np.asarray(newest, int) - np.asarray(sheet.convert("RGB"), int))
+    assert difference.mean() < 4
+    (svg,) = re.findall(r"<svg.*?</svg>", page.source, re.S)
+    assert len(lines_of(svg)["raw"]) == 20
+    assert "Training run run" in page.text
