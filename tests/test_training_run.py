@@ -229,9 +229,13 @@ def test_a_gradient_that_is_not_finite_stops_before_the_step() -> None:
 def test_a_run_folder_in_use_is_not_written_over(
     clips: str, tiny_config: AMDConfig, tmp_path: Path
 ) -> None:
-    (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(InputError, match="--resume"):
-        train([clips], tmp_path, model=tiny_config, config=SETTINGS, device="cpu")
+    for name in ("notes.txt", "config.json", "report.html"):
+        folder = tmp_path / name.partition(".")[0]
+        folder.mkdir()
+        (folder / name).write_text("mine")
+        with pytest.raises(InputError, match="--resume"):
+            train([clips], folder, model=tiny_config, config=SETTINGS, device="cpu")
+        assert (folder / name).read_text() == "mine"
     with pytest.raises(InputError, match="without --resume"):
         train([clips], tmp_path, model=tiny_config, config=SETTINGS, device="cpu", resume=True)
 
@@ -241,7 +245,7 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_starts_anew(
 ) -> None:
     run = tmp_path / "run"
     (run / "checkpoints").mkdir(parents=True)
-    (run / "config.json").write_text("{}")
+    (run / "config.json").write_text('{"amd_seg": "0.1.0"}')
     (run / "log.jsonl").write_text('{"step": 1, "loss": 99}\n')
     (run / ".0123.tmp").write_text('{"half')
     train([clips], run, model=tiny_config, config=SETTINGS, device="cpu")

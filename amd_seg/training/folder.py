@@ -92,13 +92,19 @@ class RunFolder:
         """What may lie in the folder of a run that starts.
 
         Targets are used. The rest is what a run leaves that was killed before its first
-        checkpoint, from which nothing goes on: it is written anew.
+        checkpoint, from which nothing goes on: it is written anew. A run's first file is its
+        config.json, and what lies beside another one is not ours to replace.
         """
-        found = {self.targets, self.photo_targets}
-        if not list_checkpoints(self.checkpoints):
+        found = {self.targets, self.photo_targets, *self.path.glob(".*.tmp")}
+        if self._has_settings() and not list_checkpoints(self.checkpoints):
             found |= {self.config, self.log, self.checkpoints, self.sheets, self.board, self.page}
-            found |= set(self.path.glob(".*.tmp"))
         return found
+
+    def _has_settings(self) -> bool:
+        try:
+            return "amd_seg" in self.read_settings()
+        except InputError:
+            return False
 
     def read_settings(self) -> dict[str, Any]:
         """What config.json says; nothing where it is not there.
