@@ -129,7 +129,6 @@ def adapt_to(
     Raises:
         click.exceptions.Exit: the user interrupted, and what was learned was saved.
     """
-    from amd_seg.adaptation_page import write_adaptation_page
     from amd_seg.training.loop import StopTraining
 
     released = segmenter.segmenter
@@ -153,6 +152,8 @@ def adapt_to(
         )
     boundary.notice(summary(report))
     if wish.page is not None:
+        from amd_seg.adaptation_page import write_adaptation_page
+
         write_adaptation_page(
             wish.page,
             shown,
