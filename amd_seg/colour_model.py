@@ -7,6 +7,13 @@ from numpy.typing import NDArray
 
 from amd_seg.errors import ConfigError
 
+SURE_BACKGROUND = 0.15
+"""Probability of the object below which the colour model takes a pixel for background."""
+AGREEMENT = 0.6
+"""IoU of redrawn and given mask from which the redrawn one is taken."""
+REDRAWN_WEIGHT = 0.75
+"""Share of the redrawn mask where it is taken."""
+
 
 def redraw_by_colour(
     frame: NDArray[np.uint8],
@@ -38,6 +45,26 @@ def redraw_by_colour(
     cv2.grabCut(frame, labels, None, *models, rounds, cv2.GC_INIT_WITH_MASK)
     redrawn: NDArray[np.bool_] = (labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD)
     return redrawn
+
+
+def redrawn_where_agreed(
+    frame: NDArray[np.uint8], probability: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Mix a map with what the colour model makes of its mask, if the two agree.
+
+    Args:
+        frame: (height, width, 3), RGB uint8.
+        probability: (height, width), 0..1, of the object.
+
+    Returns:
+        The same shape; the map itself where they do not agree, or one side is all but empty.
+    """
+    mask = probability > 0.5
+    redrawn = redraw_by_colour(frame, mask, probability < SURE_BACKGROUND, rounds=1)
+    if redrawn is mask or iou(redrawn, mask) < AGREEMENT:
+        return probability
+    weight = np.float32(REDRAWN_WEIGHT)
+    return weight * redrawn.astype(np.float32) + (1 - weight) * probability
 
 
 def iou(mask: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from amd_seg.colour_model import redrawn_where_agreed
 from amd_seg.errors import WeightsError
 from amd_seg.model.amd import AMD
 from amd_seg.model.config import WeightsConfig
@@ -66,11 +67,26 @@ def test_targets_of_a_folder_are_joined_with_a_networks(tiny_config, tmp_path: P
     save_weights(tmp_path / "w", AMD(tiny_config), WeightsConfig(model=tiny_config))
     command = [str(tmp_path / "w"), str(tmp_path / "first"), str(tmp_path / "next")]
     main([*command, "--photos", str(photos), "--short-edge", "32"])
+    main([*command[:2], str(tmp_path / "redrawn"), *("--photos", str(photos)), "--redraw"])
     first = read_mover_targets(tmp_path / "first" / "one.npz")
     joined = read_mover_targets(tmp_path / "next" / "one.npz")
     assert joined.masks.shape == first.masks.shape
     assert (joined.masks != first.masks).any()
     assert 0 < joined.confidence[0] < 1
+    assert read_mover_targets(tmp_path / "redrawn" / "one.npz").masks.shape == first.masks.shape
+
+
+def test_a_rough_map_is_redrawn_along_its_colours():
+    rows, columns = np.mgrid[:64, :64] - 32
+    disc = np.hypot(rows, columns) < 14
+    frame = np.where(disc[..., None], (200, 40, 30), (60, 90, 120)).astype(np.uint8)
+    frame += np.random.default_rng(0).integers(0, 12, frame.shape, dtype=np.uint8)
+    rough = np.where(np.maximum(abs(rows), abs(columns)) < 12, 0.9, 0.2).astype(np.float32)
+    found = redrawn_where_agreed(frame, rough)
+    np.testing.assert_array_equal(found > 0.5, disc)
+    np.testing.assert_allclose(found, 0.75 * disc + 0.25 * rough, rtol=1e-6)
+    few = np.where(np.hypot(rows, columns) < 3, 0.9, 0.2).astype(np.float32)
+    assert redrawn_where_agreed(frame, few) is few
 
 
 def test_weights_that_are_not_there_are_named(tmp_path: Path):

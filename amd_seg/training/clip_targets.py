@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from amd_seg.colour_model import iou, redraw_by_colour
+from amd_seg.colour_model import iou, redrawn_where_agreed
 from amd_seg.training.consensus import vote
 from amd_seg.training.consent import consent
 from amd_seg.training.movers import MoverConfig, mover_targets
@@ -26,14 +26,6 @@ LEAST_MOTION = 0.05
 """Confidence below which the motion of a frame says nothing."""
 LEAST_TRUST = 0.1
 """What the voice of such a frame still counts in the vote."""
-SURE_BACKGROUND = 0.15
-"""Probability below which the colour model takes a pixel for background."""
-REDRAWN_AGREEMENT = 0.6
-"""IoU of redrawn and given mask from which the redrawn one is taken."""
-REDRAWN_WEIGHT = 0.75
-"""Share of the redrawn mask in a target where it is taken."""
-FEWEST_PIXELS = 32
-"""Pixels of an object that a colour model can start from."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +100,7 @@ def agreed_targets(motion: MotionEvidence, saliency: NDArray[np.float32], name: 
     words = zip(saliency, motion.maps, strict=True)
     joined = [consent(seen, moving, trust=trust)[0] for seen, moving in words]
     voted = vote(motion.frames, joined, (LEAST_TRUST + motion.confidence).tolist())
-    targets = [_redrawn(f, m) for f, m in zip(motion.frames, voted, strict=True)]
+    targets = [redrawn_where_agreed(f, m) for f, m in zip(motion.frames, voted, strict=True)]
     agreement = [iou(a > 0.5, b > 0.5) for a, b in zip(joined, targets, strict=True)]
     masks = np.rint(np.stack(targets) * 255).astype(np.uint8)
     return TargetClip(
@@ -131,14 +123,3 @@ def trust_in_network(motion: MotionEvidence, saliency: NDArray[np.float32]) -> f
             inside += int((object_ > 0.5).sum())
             moving += int(((object_ > 0.5) & (mover > 0.5)).sum())
     return min(1.0, moving / inside / FULL_CONSENT) if inside else 0.0
-
-
-def _redrawn(frame: NDArray[np.uint8], voted: NDArray[np.float32]) -> NDArray[np.float32]:
-    mask = voted > 0.5
-    if mask.sum() < FEWEST_PIXELS:
-        return voted
-    redrawn = redraw_by_colour(frame, mask, voted < SURE_BACKGROUND, rounds=1)
-    if iou(redrawn, mask) < REDRAWN_AGREEMENT:
-        return voted
-    weight = np.float32(REDRAWN_WEIGHT)
-    return weight * redrawn.astype(np.float32) + (1 - weight) * voted

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from amd_seg.colour_model import redrawn_where_agreed
 from amd_seg.device import resolve_precision
 from amd_seg.model.amd import AMD
 from amd_seg.model.config import WeightsConfig
@@ -112,20 +113,25 @@ def flip_averaged_regions(
 
 
 def consented_targets(
-    model: AMD, config: WeightsConfig, precision: str, clip: TargetClip
+    model: AMD, config: WeightsConfig, precision: str, is_redrawn: bool, clip: TargetClip
 ) -> MoverTargets:
     """Targets of the frames that the teacher had targets for, in which the network has a say.
 
-    The confidence is the mean of the teacher's and of how far the two agree.
+    The confidence is the mean of the teacher's and of how far the two agree; `is_redrawn` lets the
+    colour model redraw what they say together.
     """
     channel = config.object_channel
     saliency = flip_averaged_saliency(model, clip.frames, channel, precision=precision).numpy()
     evidence = clip.targets[:, 0].numpy().astype(np.float32) / 255
     joined = [consent(*pair) for pair in zip(saliency, evidence, strict=True)]
     agreement = np.array([agreed for _, agreed in joined], dtype=np.float32)
+    masks = [mask for mask, _ in joined]
+    if is_redrawn:
+        frames = clip.frames.permute(0, 2, 3, 1).contiguous().numpy()
+        masks = [redrawn_where_agreed(*pair) for pair in zip(frames, masks, strict=True)]
     return MoverTargets(
         indices=np.array(clip.indices, dtype=np.int64),
-        masks=np.stack([np.rint(mask * 255).astype(np.uint8) for mask, _ in joined]),
+        masks=np.stack([np.rint(mask * 255).astype(np.uint8) for mask in masks]),
         confidence=((clip.confidence.numpy() + agreement) / 2).astype(np.float32),
     )
 
@@ -136,6 +142,7 @@ def write_consented_targets(
     folder: str | os.PathLike[str],
     *,
     precision: str = "float32",
+    is_redrawn: bool = False,
     on_clip: Callable[[str, int], None] | None = None,
 ) -> list[Path]:
     """Write the joined targets of clips, one file a clip, see `write_targets`.
@@ -145,17 +152,20 @@ def write_consented_targets(
         clips: with the first teacher's targets, from `load_target_clips`.
         folder: where the files go; another than the teacher's.
         precision: of the network, see `flip_averaged_saliency`.
+        is_redrawn: see `redrawn_where_agreed`; it needs OpenCV.
         on_clip: called with name and number of targets after each.
 
     Raises:
         WeightsError: the weights cannot be had.
+        ConfigError: OpenCV is needed and not installed.
     """
     pretrained = load_weights(weights)
     model = pretrained.model.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    settings = (pretrained.config.name, pretrained.config.sha256, EVIDENCE_RANGE)
+    settings = (pretrained.config.name, pretrained.config.sha256, EVIDENCE_RANGE, is_redrawn)
     jobs = {
         target_name(clip): TargetJob(
-            partial(consented_targets, model, pretrained.config, precision, clip), settings
+            partial(consented_targets, model, pretrained.config, precision, is_redrawn, clip),
+            settings,
         )
         for clip in clips
     }
@@ -176,6 +186,9 @@ def main(arguments: list[str] | None = None) -> None:
         "--short-edge", type=int, default=160, help="of the frames that the network sees, in pixels"
     )
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument(
+        "--redraw", action="store_true", help="let a colour model redraw the targets (OpenCV)"
+    )
     options = parser.parse_args(arguments)
     found = find_clips([options.videos]) if options.videos else find_photos(options.photos)
     write_consented_targets(
@@ -183,6 +196,7 @@ def main(arguments: list[str] | None = None) -> None:
         load_target_clips(found, options.targets, short_edge=options.short_edge),
         options.out,
         precision=options.precision,
+        is_redrawn=options.redraw,
         on_clip=lambda name, count: logger.info("%s: %d targets", name, count),
     )
 
