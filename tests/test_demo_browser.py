@@ -13,7 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from shutil import which
 from typing import Any
@@ -59,7 +59,14 @@ class Server:
     @property
     def files(self) -> list[Path]:
         """What it keeps on the disk, but for the empty marks of Gradio."""
-        return [p for p in (self.folder / "temp").rglob("*") if p.is_file() and p.stat().st_size]
+        found = []
+        # Unlike rglob, os.walk passes over folders that the server removes meanwhile.
+        for folder, _, names in os.walk(self.folder / "temp"):
+            for path in (Path(folder, name) for name in names):
+                with suppress(FileNotFoundError):
+                    if path.stat().st_size:
+                        found.append(path)
+        return found
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)

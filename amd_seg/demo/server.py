@@ -178,7 +178,7 @@ class _Guard:
                 # What is whole has a folder of its own by now.
                 for path in self._uploads.glob("*"):
                     if path.is_file():
-                        path.unlink()
+                        path.unlink(missing_ok=True)
 
 
 @contextmanager
