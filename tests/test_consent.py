@@ -18,8 +18,8 @@ from amd_seg.training.consent import (
     SALIENCY_RANGE,
     consent,
     flip_averaged_saliency,
-    main,
 )
+from amd_seg.training.consent_files import main
 from amd_seg.training.movers import read_mover_targets
 from amd_seg.training.photo_files import main as photo_files
 from amd_seg.weights import save_weights
@@ -67,13 +67,17 @@ def test_targets_of_a_folder_are_joined_with_a_networks(tiny_config, tmp_path: P
     save_weights(tmp_path / "w", AMD(tiny_config), WeightsConfig(model=tiny_config))
     command = [str(tmp_path / "w"), str(tmp_path / "first"), str(tmp_path / "next")]
     main([*command, "--photos", str(photos), "--short-edge", "32"])
-    main([*command[:2], str(tmp_path / "redrawn"), *("--photos", str(photos)), "--redraw"])
+    for finish in ("redraw", "vote"):
+        main([*command[:2], str(tmp_path / finish), "--photos", str(photos), "--finish", finish])
     first = read_mover_targets(tmp_path / "first" / "one.npz")
     joined = read_mover_targets(tmp_path / "next" / "one.npz")
     assert joined.masks.shape == first.masks.shape
     assert (joined.masks != first.masks).any()
     assert 0 < joined.confidence[0] < 1
-    assert read_mover_targets(tmp_path / "redrawn" / "one.npz").masks.shape == first.masks.shape
+    for finish in ("redraw", "vote"):
+        found = read_mover_targets(tmp_path / finish / "one.npz")
+        assert found.masks.shape == first.masks.shape
+        assert 0 < found.confidence[0] <= 1
 
 
 def test_a_rough_map_is_redrawn_along_its_colours():
