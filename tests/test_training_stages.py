@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from amd_seg.errors import ConfigError
-from amd_seg.model.amd import AMD
+from amd_seg.model.amd import AMD, Reconstruction, View
 from amd_seg.model.config import AMDConfig
 from amd_seg.training import loop
 from amd_seg.training.batches import open_batches
 from amd_seg.training.combined import CombinedObjective, equivariance_error, make_objective
 from amd_seg.training.distributed import Processes
 from amd_seg.training.flow_fit import fit_flow, unexplained_share
+from amd_seg.training.flow_teacher import teacher_error
 from amd_seg.training.folder import RunFolder
 from amd_seg.training.moving_pairs import MovingPairs, relative_motion
 from amd_seg.training.objectives import DenseFlowObjective, PhotometricObjective
@@ -132,11 +133,16 @@ def test_without_an_extra_the_plain_objectives_are_used(tiny_config: AMDConfig) 
 
 def test_a_sum_is_the_weighted_sum_of_its_terms(tiny_config: AMDConfig) -> None:
     config = dataclasses.replace(
-        SETTINGS, dense_weight=0.5, flow_fit_weight=2.0, equivariance_weight=3.0
+        SETTINGS,
+        dense_weight=0.5,
+        flow_teacher_weight=0.25,
+        flow_fit_weight=2.0,
+        equivariance_weight=3.0,
     )
     model = AMD(tiny_config).eval()
     parts = make_objective(model, config)(pairs(), 0.9)
     expected = parts["photometric"] + 0.5 * parts["dense"] + 2 * parts["flow_fit"]
+    expected = expected + 0.25 * parts["flow_teacher"]
     torch.testing.assert_close(parts["loss"], expected + 3 * parts["equivariance"])
 
 
@@ -221,6 +227,27 @@ def textured(step: int, square_step: int) -> list[np.ndarray]:
         frame[30:70, left : left + 40] = world[:40, 100:140, None] // 2 + 127
         frames.append(frame.astype(np.uint8))
     return frames
+
+
+def test_a_classical_flow_teaches_the_dense_flow_at_every_level() -> None:
+    frames = torch.from_numpy(np.stack(textured(3, 3)[:2])).permute(0, 3, 1, 2) / 255
+    earlier, later = frames[:1], frames[1:]
+
+    def told(pixels: float) -> float:
+        """The error of flows that say this much to the right, in pixels of the frame."""
+        shape = (1, 2, *frames.shape[-2:])
+        finest = torch.tensor([pixels, 0.0]).reshape(1, 2, 1, 1).expand(shape)
+        flows = (finest, finest[..., ::2, ::2] / 2, finest[..., ::4, ::4] / 4)
+        return teacher_error(
+            Reconstruction(
+                View(earlier, later, flows), View(later, earlier, tuple(-flow for flow in flows))
+            )
+        ).item()
+
+    # A pan of 3 pixels moves what is seen by as much to the left.
+    assert told(-3) < 1
+    assert told(0) == pytest.approx(3, abs=1)
+    assert told(3) == pytest.approx(6, abs=1)
 
 
 def test_relative_motion_knows_a_pan_from_an_object() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from amd_seg.colour_model import require_opencv
 from amd_seg.errors import ConfigError, InputError
 from amd_seg.training.clips import Clip, find_clips, find_photos
 from amd_seg.training.data import FrameStore, PairSampler
@@ -65,11 +66,13 @@ def open_batches(
         photo_targets: a folder of their targets that are there.
 
     Raises:
-        ConfigError: the batch cannot be shared by the processes, or photos do not fit the
-            objective.
+        ConfigError: the batch cannot be shared by the processes, photos do not fit the objective,
+            or OpenCV is needed and not installed.
         InputError, MediaError: the clips, or their targets, cannot be used.
     """
     require_shareable(config, processes)
+    if config.flow_teacher_weight:
+        require_opencv()  # Before all clips are decoded, not after it.
     clips = find_clips(roots)
     if config.objective == "mover":
         place = Path(targets) if targets else _found_targets(clips, config, processes, folder)

@@ -1,6 +1,6 @@
 """Sums and stages of objectives: what helps a small run to find objects, each part one setting."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from amd_seg.model.amd import AMD, Reconstruction
 from amd_seg.model.objective import photometric_objective
 from amd_seg.training.distributed import batch_mean
 from amd_seg.training.flow_fit import unexplained_share
+from amd_seg.training.flow_teacher import teacher_error
 from amd_seg.training.objectives import (
     DenseFlowObjective,
     MoverObjective,
@@ -32,6 +33,7 @@ class Weights:
 
     photometric: float = 0.0
     dense: float = 0.0
+    flow_teacher: float = 0.0
     flow_fit: float = 0.0
     equivariance: float = 0.0
 
@@ -49,7 +51,7 @@ BASES = {
 
 
 class CombinedObjective(nn.Module):
-    """A weighted sum of eq. 7, the dense flow's error, the flow fit and equivariance."""
+    """A weighted sum of eq. 7, the dense flow's errors, the flow fit and equivariance."""
 
     def __init__(self, model: AMD, config: TrainingConfig) -> None:
         super().__init__()
@@ -61,11 +63,12 @@ class CombinedObjective(nn.Module):
         """Weights of the terms at a step: the dense flow's error alone comes first."""
         config = self.config
         if step < config.motion_first_steps:
-            return BASES["dense"]
+            return replace(BASES["dense"], flow_teacher=config.flow_teacher_weight)
         base = BASES[config.objective]
         return Weights(
             photometric=base.photometric,
             dense=base.dense + config.dense_weight,
+            flow_teacher=config.flow_teacher_weight,
             flow_fit=base.flow_fit + config.flow_fit_weight,
             equivariance=config.equivariance_weight,
         )
@@ -77,9 +80,11 @@ class CombinedObjective(nn.Module):
         terms: dict[str, Tensor] = {}
         watched: dict[str, Tensor] = {}
         masks: tuple[Tensor, Tensor] | None = None
-        if weights.dense or weights.flow_fit:
+        if weights.dense or weights.flow_fit or weights.flow_teacher:
             dense = self.model.dense_reconstruction(frame_i, frame_j)
             terms["dense"] = self._photometric(dense, watched)
+        if weights.flow_teacher:
+            terms["flow_teacher"] = teacher_error(dense)
         if weights.photometric:
             segments = self.model(frame_i, frame_j)
             terms["photometric"] = self._photometric(segments, watched)
@@ -137,6 +142,7 @@ def make_objective(model: AMD, config: TrainingConfig) -> nn.Module:
     is_plain = not (
         config.motion_first_steps
         or config.dense_weight
+        or config.flow_teacher_weight
         or config.flow_fit_weight
         or config.equivariance_weight
         or config.start_scale < 1

@@ -37,6 +37,10 @@ class TrainingConfig(RunConfig):
     dense_weight: float = 0.0
     """Weight of the dense flow's photometric error, added to the objective: keeps the motion
     pathway honest where regions are still wrong."""
+    flow_teacher_weight: float = 0.0
+    """Weight, per pixel of distance, of how far the dense flow is from that of OpenCV's DIS, added
+    to the objective: a classical teacher shows in minutes what takes hours to find out. At 0 the
+    flow is the pathway's own."""
     flow_fit_weight: float = 0.0
     """Weight of what the regions leave unexplained of the dense flow, added to the objective (with
     --dense-weight, or that flow learns from the segment flow alone)."""
@@ -123,13 +127,14 @@ class TrainingConfig(RunConfig):
 
 _NOT_NEGATIVE = (
     *("entropy_weight", "workers", "motion_first_steps", "dense_weight", "flow_fit_weight"),
-    *("flow_fit_residual", "equivariance_weight", "min_relative_motion"),
+    *("flow_teacher_weight", "flow_fit_residual", "equivariance_weight", "min_relative_motion"),
 )
 # What works on pairs, which the objective mover does not see, and the value that turns it off.
 _OF_PAIRS = {
     "frames": "memory",
     "motion_first_steps": 0,
     "dense_weight": 0.0,
+    "flow_teacher_weight": 0.0,
     "flow_fit_weight": 0.0,
     "flow_fit_residual": 0.0,
     "equivariance_weight": 0.0,
