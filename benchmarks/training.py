@@ -47,7 +47,11 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     preset = PRESETS[options.preset]()
     config = dataclasses.replace(
-        preset.training, batch_size=options.batch_size, minutes=0.0, workers=options.workers
+        preset.training,
+        objective="photometric",
+        batch_size=options.batch_size,
+        minutes=0.0,
+        workers=options.workers,
     )
     device = resolve_device(options.device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()

@@ -94,6 +94,7 @@ def prepare(kind: str, folder: Path) -> Work:
     sizes = ["--crop", "32x48", "--short-edge", "32", "--motion-size", "32x48"]
     model = ["--stage-widths", "8,8,8,8", "--head-channels", "4", "--head-dilation", "1"]
     model += ["--pyramid-channels", "4,4,4"]
+    model += ["--objective", "photometric"]
     pace = ["--steps", "12", "--minutes", "0", "--batch-size", "2", "--warmup-steps", "0"]
     pace += ["--checkpoint-every", "2", "--log-every", "1", "--device", "cpu", "--quiet"]
     return Work(["train", str(clips), *sizes, *model, *pace], "run", "--resume")

@@ -24,6 +24,7 @@ from tests.clips import moving_square, write_clip
 
 # Dropout is drawn by each process for itself: without it nothing is random but the pairs.
 SETTINGS = [
+    *("--objective", "photometric", "--optimizer", "adam", "--weight-decay", "1e-6"),
     *("--steps", "4", "--minutes", "0", "--batch-size", "4", "--crop", "32x48"),
     *("--short-edge", "32", "--warmup-steps", "0", "--log-every", "1", "--max-gap", "2"),
     *("--stage-widths", "8,8,8,8", "--head-channels", "4", "--head-dilation", "1"),

@@ -183,6 +183,7 @@ def test_the_ablation_over_regions_prints_a_table(
     clips: str, labelled: Path, tmp_path: Path
 ) -> None:
     command = ["train", clips, "--out", str(tmp_path / "ablation"), "--ablate-regions", "3,5"]
+    command += ["--objective", "photometric"]
     command += ["--steps", "2", "--minutes", "0", "--batch-size", "2", "--crop", "32x48"]
     command += ["--stage-widths", "8,8,8,8", "--motion-size", "64x64", "--device", "cpu"]
     command += ["--short-edge", "32", "--log-every", "1", "--evaluate-every", "2"]

@@ -83,7 +83,8 @@ def test_a_killed_run_goes_on_to_the_same_curve(
 ) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     command = [sys.executable, "-m", "amd_seg.cli", "train", clips, "--device", "cpu"]
-    command += ["--steps", "40", "--batch-size", "2", "--checkpoint-every", "2", "--log-every", "1"]
+    command += ["--objective", "photometric", "--checkpoint-every", "2", "--log-every", "1"]
+    command += ["--steps", "40", "--batch-size", "2"]
     command += ["--minutes", "0", "--crop", "32x48", "--short-edge", "32", "--warmup-steps", "0"]
     command += ["--stage-widths", "8,8,8,8", "--head-channels", "4", "--head-dilation", "1"]
     command += ["--pyramid-channels", "4,4,4", "--motion-size", "32x48", "--keep", "3"]
@@ -101,6 +102,7 @@ def test_a_killed_run_goes_on_to_the_same_curve(
 
 def test_sigterm_ends_with_a_checkpoint_and_a_clear_line(clips: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "amd_seg.cli", "train", clips, "--out", tmp_path / "run"]
+    command += ["--objective", "photometric"]
     command += ["--steps", "100000", "--minutes", "0", "--batch-size", "2", "--crop", "32x48"]
     command += ["--stage-widths", "8,8,8,8", "--log-every", "1", "--motion-size", "64x64"]
     command += ["--device", "cpu", "--short-edge", "32", "--checkpoint-every", "100000"]

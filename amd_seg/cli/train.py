@@ -80,7 +80,8 @@ def train(
     of the weights), changed by the flags given.
 
     \b
-    Presets: paper (8 GPUs, days), single-gpu (25 minutes), cpu (2 hours).
+    Presets: paper (eq. 7; 8 GPUs, days), single-gpu (25 minutes), cpu (2 hours);
+    the last two are taught by what moves, and need OpenCV.
     """
     goes_on = resume and ablate_regions is None
     start = _saved_settings(out) if goes_on else _preset(preset, init)
