@@ -295,6 +295,11 @@ def test_the_mover_objective_finds_its_targets_first(
     assert load_weights(folder).config.object_channel == 0
 
 
+def test_a_schedule_that_would_rise_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"final_learning_rate=0\.01 \(0 to learning_rate=0\.001"):
+        TrainingConfig(learning_rate=1e-3, final_learning_rate=1e-2)
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_is_a_valid_run(name: str) -> None:
     preset = PRESETS[name]()

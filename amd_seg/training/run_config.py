@@ -77,6 +77,8 @@ class RunConfig:
         for name in ("learning_rate", "poly_power"):
             if getattr(self, name) <= 0:
                 yield name, "above 0"
+        if not 0 <= self.final_learning_rate <= self.learning_rate:
+            yield "final_learning_rate", f"0 to learning_rate={self.learning_rate!r}"
         if not 0 <= self.momentum < 1:
             yield "momentum", "0 to below 1"
         if not 0 <= self.ema_decay <= 1:
