@@ -13,6 +13,7 @@ from torch import Tensor
 from amd_seg.errors import ConfigError
 from amd_seg.model.amd import AMD, Reconstruction, View
 from amd_seg.model.config import AMDConfig
+from amd_seg.model.correlation import correlation
 from amd_seg.training import loop
 from amd_seg.training.batches import open_batches
 from amd_seg.training.combined import CombinedObjective, equivariance_error, make_objective
@@ -25,6 +26,7 @@ from amd_seg.training.objectives import DenseFlowObjective, PhotometricObjective
 from amd_seg.training.pairs import PairBatch
 from amd_seg.training.presets import TrainingConfig
 from amd_seg.training.run import train
+from amd_seg.weights import load_weights
 from tests.clips import moving_square, write_clip, write_folder
 
 SETTINGS = TrainingConfig(
@@ -294,6 +296,43 @@ def test_a_run_learns_by_the_flow_fit(
     line = json.loads((run / "log.jsonl").read_text().splitlines()[-1])
     assert 0 <= line["flow_fit"] <= 1
     assert 0 <= line["entropy"] <= 1
+
+
+def test_kaiming_gives_a_cost_volume_of_the_size_of_the_frames() -> None:
+    torch.manual_seed(0)
+    model = AMD(AMDConfig(backbone="resnet18", motion_size=(64, 128)))
+    frames = torch.from_numpy(np.stack(textured(3, 3)[:2])).permute(0, 3, 1, 2)
+
+    def finest_volume() -> float:
+        finest = model.motion.features(model.motion_input(frames))[-1]
+        return correlation(*finest.chunk(2), 4).abs().mean().item()
+
+    assert finest_volume() < 0.005
+    model.motion.initialise_by_kaiming()
+    assert 0.05 < finest_volume() < 5
+    flow = model.dense_reconstruction(frames[:1], frames[1:]).view_i.flows[0]
+    assert 0 < flow.norm(dim=1).mean().item() < 3
+
+
+def test_the_motion_pathway_of_weights_is_begun_anew_where_asked(
+    tiny_config: AMDConfig, tmp_path: Path
+) -> None:
+    write_clip(tmp_path / "clip.mp4", moving_square(6))
+    clips, runs = [str(tmp_path / "clip.mp4")], {}
+    first = train(clips, tmp_path / "a", model=tiny_config, config=SETTINGS, device="cpu")
+    for init in ("released", "kaiming"):
+        config = dataclasses.replace(SETTINGS, motion_init=init, steps=1, objective="dense")
+        out, rate = tmp_path / init, {"learning_rate": 1e-12, "final_learning_rate": 0}
+        config = dataclasses.replace(config, **rate)
+        folder = train(clips, out, model=tiny_config, config=config, init=str(first), device="cpu")
+        runs[init] = load_weights(folder).model.state_dict()
+    begun = load_weights(first).model.state_dict()
+    for name, value in begun.items():
+        torch.testing.assert_close(runs["released"][name], value, rtol=1e-3, atol=1e-6)
+        if name.startswith("motion."):
+            assert not torch.equal(runs["kaiming"][name], runs["released"][name]), name
+        else:
+            torch.testing.assert_close(runs["kaiming"][name], value, rtol=1e-3, atol=1e-6)
 
 
 def test_what_works_on_pairs_is_refused_for_targets() -> None:

@@ -13,6 +13,8 @@ from amd_seg.model.segment_flow import synthesize_view
 
 SLOPE = 0.1
 REGION_FLOW_CHANNELS = 64
+FLOW_SPREAD = 0.01
+"""Standard deviation of g's last weights, where the pathway starts by Kaiming's rule."""
 
 
 def leaky(features: Tensor) -> Tensor:
@@ -63,6 +65,21 @@ class MotionPathway(nn.Module):
         self.region_flow = nn.ModuleList(
             (nn.Conv2d(c4 + c5, REGION_FLOW_CHANNELS, 1), nn.Conv2d(REGION_FLOW_CHANNELS, 2, 1))
         )
+
+    def initialise_by_kaiming(self) -> None:
+        """Start anew so that features keep the size of the frames, and the flow begins near zero.
+
+        The released code leaves its layers to the framework's default (FACTS, section 2.4), which
+        shrinks the features to a hundredth and the cost volume to a ten-thousandth: the flow
+        hardly depends on the frames until long training has undone that.
+        """
+        for parameter in self.parameters():
+            if parameter.ndim == 4:
+                nn.init.kaiming_normal_(parameter, a=SLOPE, nonlinearity="leaky_relu")
+            else:
+                nn.init.zeros_(parameter)
+        last_weight, _ = list(self.region_flow.parameters())[-2:]
+        nn.init.normal_(last_weight, std=FLOW_SPREAD)
 
     @property
     def levels(self) -> int:

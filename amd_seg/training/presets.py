@@ -12,6 +12,7 @@ Objective = Literal["photometric", "dense", "flow-fit", "mover"]
 FlowFit = Literal["constant", "affine"]
 Sampling = Literal["video", "pair"]
 Frames = Literal["memory", "loader"]
+MotionInit = Literal["released", "kaiming"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,10 @@ class TrainingConfig(RunConfig):
     """photometric: eq. 7, end to end. dense: the motion pathway alone, by its dense flow.
     flow-fit: dense, and the regions by how well the best motion of each explains that flow.
     mover: the object channel alone, by what moves against the background."""
+    motion_init: MotionInit = "released"
+    """How the motion pathway begins. released: as the released code leaves it, or as the weights of
+    --init have it; its cost volume then says nothing for long. kaiming: anew, by Kaiming's rule,
+    with a cost volume of the size of the frames."""
     motion_first_steps: int = 0
     """Steps at the start that train the motion pathway alone, by its dense flow: regions that
     learn from a flow that knows nothing collapse."""
@@ -132,6 +137,7 @@ _NOT_NEGATIVE = (
 # What works on pairs, which the objective mover does not see, and the value that turns it off.
 _OF_PAIRS = {
     "frames": "memory",
+    "motion_init": "released",
     "motion_first_steps": 0,
     "dense_weight": 0.0,
     "flow_teacher_weight": 0.0,
@@ -146,6 +152,7 @@ _CHOICES = {
     "flow_fit": get_args(FlowFit),
     "sampling": get_args(Sampling),
     "frames": get_args(Frames),
+    "motion_init": get_args(MotionInit),
 }
 
 

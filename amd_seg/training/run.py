@@ -126,6 +126,8 @@ class _ClipTask:
         if resume:
             return AMD(self.model)
         amd = _start_model(self.model, self.init)
+        if self.config.motion_init == "kaiming":
+            amd.motion.initialise_by_kaiming()
         if self.init_backbone is not None:
             load_backbone(amd, self.init_backbone)
         return amd
