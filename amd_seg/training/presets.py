@@ -44,8 +44,8 @@ class TrainingConfig(RunConfig):
     pathway honest where regions are still wrong."""
     flow_teacher_weight: float = 0.0
     """Weight, per pixel of distance, of how far the dense flow is from that of OpenCV's DIS, added
-    to the objective: a classical teacher shows in minutes what takes hours to find out. At 0 the
-    flow is the pathway's own."""
+    to the objective: a classical flow is right where the photometric error only tells what is
+    wrong. At 0 the flow is the pathway's own."""
     flow_fit_weight: float = 0.0
     """Weight of what the regions leave unexplained of the dense flow, added to the objective (with
     --dense-weight, or that flow learns from the segment flow alone)."""
