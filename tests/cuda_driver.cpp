@@ -77,8 +77,8 @@ Result cuModuleLoadData(Module** module, const char* image) {
     if (machine != CUDA) {
         const int file = memfd_create("kernels", 0);
         if (write(file, image, size) != static_cast<ssize_t>(size)) return INVALID_IMAGE;
+        // Left open: the next image would get this number, and so be taken for this library.
         library = dlopen(("/proc/self/fd/" + std::to_string(file)).c_str(), RTLD_NOW);
-        close(file);
         if (!library) return INVALID_IMAGE;
     }
     *module = new Module{current.back(), std::string(image, size), library};

@@ -8,14 +8,15 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor
 
 from amd_seg.errors import DeviceError
-from amd_seg.model import cuda_build
-from amd_seg.model.correlation import gradients_plain, volume_plain
+from amd_seg.model import correlation_cuda, cuda_build
+from amd_seg.model.correlation import correlation, gradients_plain, volume_plain
 from amd_seg.model.correlation_cuda import (
     KERNELS,
     SOURCE,
@@ -129,6 +130,71 @@ def test_compiled_kernels_take_what_is_launched(reach: int) -> None:
         (launch.kernel, str(ctypes.sizeof(launch.arguments)), str(launch.threads))
         for launch in launches
     )
+
+
+# ---- the operator on the kernels -------------------------------------------------------------
+
+
+@pytest.fixture
+def on_kernels(driver: ctypes.CDLL, image: bytes, monkeypatch: pytest.MonkeyPatch) -> ctypes.CDLL:
+    """Let float32 on the CPU take the kernels, and float64 the plain path, as on a device."""
+    module = cuda_build.Module(image, KERNELS, 1)
+    stream = SimpleNamespace(cuda_stream=2**41)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
+    monkeypatch.setattr(
+        correlation_cuda,
+        "kernels_for",
+        lambda x, reach: module if x.dtype == torch.float32 else None,
+    )
+    return driver
+
+
+@pytest.mark.parametrize("needs", [(True, True), (True, False), (False, True)])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_operator_has_its_gradients_from_the_kernels(
+    on_kernels: ctypes.CDLL, needs: tuple[bool, bool], layout: torch.memory_format
+) -> None:
+    def volume_and_gradients(dtype: torch.dtype) -> list[Tensor]:
+        x1, x2 = (
+            features(2, 5, 4, 12, seed=seed).to(dtype, memory_format=layout).requires_grad_(need)
+            for seed, need in zip((1, 2), needs, strict=True)
+        )
+        grad = features(2, 25, 4, 12, seed=3).to(dtype).requires_grad_()
+        volume = correlation(x1, x2, 2)
+        inputs = [x for x in (x1, x2) if x.requires_grad]
+        first = torch.autograd.grad(volume, inputs, grad, create_graph=True)
+        second = torch.autograd.grad(
+            sum(x.square().sum() for x in first), [grad, *inputs], allow_unused=True
+        )
+        return [x for x in (volume, *first, *second) if x is not None]
+
+    ours = volume_and_gradients(torch.float32)
+    assert on_kernels.last_stream() == 2**41
+    exact = volume_and_gradients(torch.float64)
+    torch.testing.assert_close(ours, exact, check_dtype=False)
+
+
+def test_operator_reads_a_sum_s_gradient_and_parts_of_maps(on_kernels: ctypes.CDLL) -> None:
+    whole = features(2, 6, 7, 19, seed=1)
+
+    def volume_and_gradient(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        maps = whole.to(dtype, copy=True).requires_grad_()
+        volume = correlation(maps[:, :3, 2:, 1:17], maps[:, 3:, :5, 3:], 2)
+        # Of a sum: one number, expanded.
+        return volume, torch.autograd.grad(volume.sum(), maps)[0]
+
+    torch.testing.assert_close(
+        volume_and_gradient(torch.float32), volume_and_gradient(torch.float64), check_dtype=False
+    )
+
+
+def test_operator_launches_nothing_for_no_frames(on_kernels: ctypes.CDLL) -> None:
+    x1, x2 = (torch.zeros(0, 3, 4, 5, requires_grad=True) for _ in "12")
+    volume = correlation(x1, x2, 2)
+    volume.sum().backward()
+    assert volume.shape == (0, 25, 4, 5)
+    assert x1.grad is not None
+    assert x1.grad.shape == x1.shape
 
 
 # ---- compiling and keeping -------------------------------------------------------------------
