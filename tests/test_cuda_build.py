@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensorMode
 
 from amd_seg.errors import DeviceError
 from amd_seg.model import correlation_cuda, cuda_build
@@ -96,7 +97,8 @@ def test_a_refused_launch_is_an_error_that_names_the_call(
     driver: ctypes.CDLL, image: bytes, grid: tuple[int, int, int], threads: int
 ) -> None:
     module = cuda_build.Module(image, KERNELS, 0)
-    with pytest.raises(DeviceError, match="cuLaunchKernel failed with CUDA_ERROR_INVALID_VALUE"):
+    fault = r"cuLaunchKernel failed with CUDA_ERROR_INVALID_VALUE\. Unless an earlier error"
+    with pytest.raises(DeviceError, match=fault):
         module.launch(KERNELS[0], grid, threads, Arguments(), 0)
     assert driver.contexts_left() == 0
 
@@ -195,6 +197,24 @@ def test_operator_launches_nothing_for_no_frames(on_kernels: ctypes.CDLL) -> Non
     assert volume.shape == (0, 25, 4, 5)
     assert x1.grad is not None
     assert x1.grad.shape == x1.shape
+
+
+def test_kernels_are_not_loaded_while_a_graph_is_captured(
+    driver: ctypes.CDLL, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with FakeTensorMode():
+        x = torch.empty(1, 2, 3, 4, device="cuda:0")
+    capturing = [True, True, False]
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: capturing.pop(0))
+    for path in ("auto", "cuda"):
+        monkeypatch.setenv(correlation_cuda.VARIABLE, path)
+        with pytest.raises(DeviceError, match=r"captured\. Call it once before"):
+            correlation_cuda.kernels_for(x, 6)
+    assert not cache.exists()
+    loaded = correlation_cuda.kernels_for(x, 6)
+    assert isinstance(loaded, cuda_build.Module)
+    assert correlation_cuda.kernels_for(x, 6) is loaded
 
 
 # ---- compiling and keeping -------------------------------------------------------------------

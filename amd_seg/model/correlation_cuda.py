@@ -144,7 +144,8 @@ def kernels_for(x: Tensor, max_displacement: int) -> cuda_build.Module | None:
 
     Raises:
         ConfigError: the variable has another value.
-        DeviceError: it is "cuda" and the kernels cannot be had.
+        DeviceError: it is "cuda" and the kernels cannot be had; or it is not "plain", they are
+            not loaded yet, and a CUDA graph is being captured.
     """
     path = os.environ.get(VARIABLE, "auto")
     if path not in PATHS:
@@ -178,6 +179,12 @@ def path_in_words(device: torch.device) -> str:
 @functools.cache
 def _build(index: int, dtype: torch.dtype, max_displacement: int) -> cuda_build.Module | str:
     """Compile and load the kernels once; where that fails, warn once and remember why."""
+    # Loading would spoil the graph, and its failure would be remembered: so this is raised.
+    if torch.version.cuda is not None and torch.cuda.is_current_stream_capturing():
+        raise DeviceError(
+            f"The correlation of {dtype} on cuda:{index} with max_displacement={max_displacement} "
+            "cannot load its kernels while a CUDA graph is captured. Call it once before."
+        )
     try:
         if torch.version.cuda is None:
             raise DeviceError(f"torch {torch.__version__} is not built for CUDA.")

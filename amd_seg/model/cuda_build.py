@@ -158,7 +158,8 @@ def _call(function: Callable[..., Sequence[Any]], *arguments: Any) -> Any:
         ) from cause
     if int(status) != 0:
         raise DeviceError(
-            f"{function.__name__} failed with {status.name}. Update the NVIDIA driver, or give "
+            f"{function.__name__} failed with {status.name}. Unless an earlier error on the "
+            "device shows here (CUDA_LAUNCH_BLOCKING=1 tells), update the NVIDIA driver, or give "
             "a device that it supports."
         )
     return values[0] if len(values) == 1 else tuple(values)
