@@ -56,6 +56,20 @@ def test_equals_the_plain_path_in_float64(
             assert (ours - expected).abs().max() <= TOLERANCE[dtype] * expected.abs().max()
 
 
+@pytest.mark.parametrize("dtype", ELEMENTS)
+@pytest.mark.parametrize("batch", [0, 2])
+def test_reads_parts_of_maps_and_an_expanded_gradient(batch: int, dtype: torch.dtype) -> None:
+    maps = features(batch, 12, 9, 42, dtype=dtype)
+    x1, x2 = maps[:, :6, 2:, 1:41], maps[:, 6:, :7, 2:]
+    grad = features(1, 1, 1, 1, dtype=dtype, seed=3).expand(batch, 81, 7, 40)
+    wide = x1.double(), x2.double()
+    exact = volume_plain(*wide, 4), *gradients_plain(grad.double(), *wide, 4, True, True)
+    for ours, expected in zip(gradients(x1, x2, grad), exact, strict=True):
+        assert ours.shape == expected.shape
+        largest = expected.abs().max() if batch else 0.0
+        assert ((ours - expected).abs() <= TOLERANCE[dtype] * largest).all()
+
+
 def test_reaches_beyond_two_to_the_31_elements() -> None:
     shape = (26, 1, 1024, 1024)
     x1, x2 = (features(*shape, dtype=torch.float16, seed=seed) for seed in (1, 2))
@@ -98,13 +112,15 @@ def test_runs_on_the_device_of_its_inputs() -> None:
 
 def test_is_captured_by_a_cuda_graph() -> None:
     x1, x2 = features(2, 16, 12, 20), features(2, 16, 12, 20, seed=1)
-    correlation(x1, x2)
+    grad = features(2, 81, 12, 20, seed=3)
+    gradients(x1, x2, grad)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        volume = correlation(x1, x2)
+        captured = gradients(x1, x2, grad)
     x1.copy_(features(2, 16, 12, 20, seed=2))
     graph.replay()
-    assert torch.equal(volume, correlation(x1, x2))
+    for ours, expected in zip(captured, gradients(x1, x2, grad), strict=True):
+        assert torch.equal(ours, expected)
 
 
 def test_autocast_and_compile_take_the_kernels() -> None:
@@ -119,6 +135,8 @@ def test_autocast_and_compile_take_the_kernels() -> None:
         torch.testing.assert_close(torch.autograd.grad(compiled(x1, x2), x1), expected)
 
 
+# torch 2.14's own opcheck looks at gradients that are none.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 def test_operators_keep_the_rules_of_torch_library() -> None:
     x1, x2 = features(2, 2, 3, 4).requires_grad_(), features(2, 2, 3, 4).requires_grad_()
     grad = features(2, 9, 3, 4).requires_grad_()
