@@ -310,16 +310,38 @@ def _motion_convolution(state: Mapping[str, Array], x: Array, name: str, stride:
 
 
 def motion_features(
-    state: Mapping[str, Array], target: Array, source: Array, flow: Array, level: int, reach: int
+    state: Mapping[str, Array],
+    target: Array,
+    source: Array,
+    flow: Array,
+    level: int,
+    reach: int,
+    *,
+    normalised: bool = False,
 ) -> Array:
     """Eq. 2: V of one level, on the target's pixels, given the flow found so far."""
-    costs = leaky_relu(correlation(target, source, reach))
+    compared = [standardise(x) for x in (target, source)] if normalised else (target, source)
+    costs = leaky_relu(correlation(*compared, reach))
     reduced = leaky_relu(_motion_convolution(state, target, f"reductions.{level}"))
     outputs = [np.concatenate([costs, reduced, flow], axis=1)]
     for index in range(5):
         x = np.concatenate(outputs[-2:] if index > 1 else outputs[-1:], axis=1)
         outputs.append(leaky_relu(_motion_convolution(state, x, f"estimator.{index}")))
     return np.concatenate(outputs[-2:], axis=1)
+
+
+def standardise(features: Array) -> Array:
+    """Mean 0 over each map; at each pixel the length that makes a mean over channels a cosine."""
+    batch, channels, height, width = features.shape
+    result = np.empty_like(features)
+    for item in range(batch):
+        centred = [features[item, c] - features[item, c].mean() for c in range(channels)]
+        for row in range(height):
+            for column in range(width):
+                vector = np.array([plane[row, column] for plane in centred])
+                length = np.sqrt((vector**2).sum())
+                result[item, :, row, column] = vector / length * np.sqrt(channels)
+    return result
 
 
 def region_flow(state: Mapping[str, Array], pooled: Array) -> Array:

@@ -4,6 +4,7 @@ The functions are compared live on drawn inputs; the whole chain from frames to 
 numbers in data/reference.npz, which make_reference.py wrote.
 """
 
+import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
@@ -23,7 +24,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from amd_seg.model.amd import AMD, Reconstruction
+from amd_seg.model.config import AMDConfig
 from amd_seg.model.correlation import correlation
+from amd_seg.model.motion import MotionPathway
 from amd_seg.model.objective import (
     dssim,
     photometric_error,
@@ -103,6 +106,40 @@ def test_cost_volume_is_a_mean_over_channels_dy_outer(reach: int, size: tuple[in
     target, source = normal(9, 2, 7, *size), normal(10, 2, 7, *size)
     volume = correlation(torch.from_numpy(target), torch.from_numpy(source), reach)
     assert_equal(volume, oracle.correlation(target, source, reach))
+
+
+@pytest.mark.parametrize("normalised", [False, True])
+def test_motion_features_are_those_of_eq_2(normalised: bool, tiny_config: AMDConfig) -> None:
+    config = dataclasses.replace(tiny_config, normalised_volume=normalised)
+    torch.manual_seed(0)
+    pathway = MotionPathway(config).double()
+    width = config.pyramid_channels[-1]
+    # Features of some size: at that of a fresh pathway the volume is lost among the biases.
+    target, source = (5 + normal(seed, 2, width, 3, 5) for seed in (1, 2))
+    flow = normal(3, 2, 2, 3, 5)
+    state = {f"motion.{name}": value.numpy() for name, value in pathway.state_dict().items()}
+    expected = oracle.motion_features(
+        state, target, source, flow, 0, config.max_displacement, normalised=normalised
+    )
+    found = pathway.motion_features(0, *(torch.from_numpy(x) for x in (target, source, flow)))
+    assert_equal(found, expected)
+
+
+def test_a_normalised_volume_does_not_see_the_size_of_features(tiny_config: AMDConfig) -> None:
+    frames = torch.from_numpy(uniform(1, 2, 3, *tiny_config.motion_size))
+    for is_normalised in (False, True):
+        config = dataclasses.replace(tiny_config, normalised_volume=is_normalised)
+        torch.manual_seed(0)
+        pathway = MotionPathway(config).double()
+        coarsest = pathway.features(frames)[0]
+        with torch.no_grad():
+            # What else reads the features is put to sleep.
+            pathway.reductions[0].weight.zero_()
+            flow = torch.zeros(1, 2, *coarsest.shape[-2:], dtype=torch.float64)
+            seen = [
+                pathway.motion_features(0, *(size * coarsest).chunk(2), flow) for size in (1, 1000)
+            ]
+        assert torch.allclose(*seen, rtol=1e-9, atol=1e-12) == is_normalised
 
 
 def test_features_are_pooled_and_vectors_composed_by_the_masks() -> None:

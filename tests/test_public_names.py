@@ -127,7 +127,8 @@ OPTIONS = {
     "--min-relative-motion --frames --workers --frame-step --transpose-portrait "
     "--evaluate-every --alarms --backbone --stage-widths --dilations --head-channels "
     "--head-dilation --dropout --padding --regions --pyramid-channels --reduced-channels "
-    "--estimator-channels --max-displacement --motion-size --quiet --debug --help",
+    "--estimator-channels --max-displacement --normalised-volume --motion-size --quiet --debug "
+    "--help",
     "finetune": "[voc2012 DIR] --out --images --masks --classes --coloured-masks --split --weights "
     "--preset --device --resume --steps --minutes --batch-size --accumulate --optimizer --momentum "
     "--learning-rate --final-learning-rate --poly-power --warmup-steps --weight-decay "

@@ -73,6 +73,10 @@ class AMDConfig(AppearanceConfig):
     """Channels of the five convolutions of the motion estimator."""
     max_displacement: int = 4
     """Reach d of the cost volume, in cells of a level: (2d+1)^2 channels."""
+    normalised_volume: bool = False
+    """Compare features of mean 0 and length 1 in the cost volume, in place of the features as they
+    are (as released): what matches stands out however small the features are, so that a flow is
+    learned in hundreds of steps (docs/experiments.md, section 3)."""
     motion_size: tuple[int, int] = (384, 640)
     """Height and width, in pixels, at which the motion pathway and the objective see a frame."""
 

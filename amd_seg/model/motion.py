@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from amd_seg.model.config import AMDConfig
 from amd_seg.model.correlation import correlation
-from amd_seg.model.segment_flow import synthesize_view
+from amd_seg.model.segment_flow import full_precision, synthesize_view
 
 SLOPE = 0.1
 REGION_FLOW_CHANNELS = 64
@@ -45,6 +45,7 @@ class MotionPathway(nn.Module):
     def __init__(self, config: AMDConfig) -> None:
         super().__init__()
         self.max_displacement = config.max_displacement
+        self.normalised_volume = config.normalised_volume
         inputs = (3, *config.pyramid_channels)
         self.pyramid = nn.ModuleList(map(PyramidStage, inputs, config.pyramid_channels))
         # Coarse to fine; the stage of stride 2 gives features but no level.
@@ -112,7 +113,7 @@ class MotionPathway(nn.Module):
         """
         # At the coarsest level the flow is zero: warping by it would change nothing.
         warped = source if level == 0 else synthesize_view(source, flow)
-        volume = leaky(correlation(target, warped, self.max_displacement))
+        volume = leaky(self._cost_volume(target, warped))
         reduced = leaky(self.reductions[level](target))
         c1, c2, c3, c4, c5 = self.estimator
         first = leaky(c1(torch.cat((volume, reduced, flow.to(reduced.dtype)), dim=1)))
@@ -122,6 +123,11 @@ class MotionPathway(nn.Module):
         fifth = leaky(c5(torch.cat((third, fourth), dim=1)))
         return torch.cat((fourth, fifth), dim=1)
 
+    def _cost_volume(self, target: Tensor, warped: Tensor) -> Tensor:
+        if self.normalised_volume:
+            target, warped = _standardised(target), _standardised(warped)
+        return correlation(target, warped, self.max_displacement)
+
     def flow_of(self, motion_features: Tensor) -> Tensor:
         """Eq. 4: g, from motion features (batch, channel, ...) to flow (batch, 2, ...), x first.
 
@@ -130,6 +136,21 @@ class MotionPathway(nn.Module):
         hidden, out = self.region_flow
         flow: Tensor = out(leaky(hidden(motion_features)))
         return flow
+
+
+def _standardised(features: Tensor) -> Tensor:
+    """Bring features (batch, channel, height, width) to mean 0 over each map, and to one length.
+
+    The cost volume of two such maps is the cosine of the angle between their features, -1 to 1.
+    Normalised features are what UFlow found to matter most in a cost volume (Jonschkowski et al.,
+    ECCV 2020), there by one mean and deviation for all channels.
+    """
+    with torch.autocast(features.device.type, enabled=False):
+        wide = full_precision(features)
+        centred = wide - wide.mean(dim=(2, 3), keepdim=True)
+        # The cost volume is a mean over channels: sqrt(channels) makes it a sum.
+        unit: Tensor = F.normalize(centred, dim=1) * features.shape[1] ** 0.5
+    return unit.to(features.dtype)
 
 
 def _conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
