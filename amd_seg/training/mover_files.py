@@ -97,6 +97,7 @@ def write_targets_of_clips(
     folder: str | os.PathLike[str],
     config: MoverConfig | None = None,
     *,
+    flow: Flow = dis_flow,
     workers: int = 2,
     on_clip: Callable[[str, int], None] | None = None,
 ) -> list[Path]:
@@ -114,6 +115,7 @@ def write_targets_of_clips(
         {name: partial(clip_frames, named[name], config.work_height) for name in order},
         folder,
         {name: config.at_rate(_frame_rate(named[name])) for name in order},
+        flow=flow,
         workers=workers,
         on_clip=on_clip,
     )
@@ -130,6 +132,12 @@ def main(arguments: list[str] | None = None) -> None:
         "--every", type=int, default=3, help="a target each n-th frame at 24 a second"
     )
     parser.add_argument("--partners", default="1,-1,2,-2,4,-4", help="gaps at 24 frames a second")
+    parser.add_argument(
+        "--flow", metavar="W", help="the dense flow of these weights, in place of OpenCV's DIS"
+    )
+    parser.add_argument(
+        "--no-grabcut", action="store_true", help="no colour model: what the motion says, alone"
+    )
     parser.add_argument("--workers", type=int, default=2, help="processes")
     options = parser.parse_args(arguments)
     write_targets_of_clips(
@@ -139,10 +147,20 @@ def main(arguments: list[str] | None = None) -> None:
             mask_height=options.short_edge,
             every=options.every,
             partners=tuple(int(gap) for gap in options.partners.split(",")),
+            grabcut=not options.no_grabcut,
         ),
+        flow=_flow_of(options.flow),
         workers=options.workers,
         on_clip=partial(logger.info, "%s: %d targets"),
     )
+
+
+def _flow_of(weights: str | None) -> Flow:
+    if weights is None:
+        return dis_flow
+    from amd_seg.training.own_flow import OwnFlow  # DIS needs no torch.
+
+    return OwnFlow(weights)
 
 
 if __name__ == "__main__":
