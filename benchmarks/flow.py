@@ -45,9 +45,7 @@ def pairs_of(clip, model: AMD, every: int) -> Iterator[tuple[int, torch.Tensor, 
     """Each gap in turn, from every n-th frame on; frames are at the motion size."""
     size = model.config.motion_size
     frames = [
-        area_resize(
-            torch.from_numpy(frame.pixels).permute(2, 0, 1)[None].float(), torch.empty(size)
-        )
+        area_resize(torch.tensor(frame.pixels).permute(2, 0, 1)[None].float(), torch.empty(size))
         for frame in clip.open(short_edge=2 * min(size))
     ]
     for number, first in enumerate(range(0, len(frames) - max(GAPS), every)):

@@ -35,7 +35,7 @@ class OwnFlow:
         It is found at the model's motion size, and stretched to the frames.
         """
         size = frame_i.shape[:2]
-        pair = [torch.from_numpy(frame).permute(2, 0, 1)[None] for frame in (frame_i, frame_j)]
+        pair = [torch.tensor(frame).permute(2, 0, 1)[None] for frame in (frame_i, frame_j)]
         found = self._model.dense_reconstruction(*pair).view_i.flows[0]
         # The motion size is a grid between the frames' outermost pixels (`AMD.motion_input`).
         stretch = [(size[axis] - 1) / (found.shape[axis - 2] - 1) for axis in (1, 0)]
