@@ -123,7 +123,7 @@ OPTIONS = {
     "--objective --motion-init --motion-first-steps --dense-weight --flow-teacher-weight "
     "--flow-fit-weight --flow-fit --flow-fit-residual "
     "--equivariance-weight --ssim-weight --shared-visibility --entropy-weight --short-edge "
-    "--scale --crop --start-scale --flip --colour --sampling --max-gap --photo-share "
+    "--scale --crop --start-scale --flip --colour --sampling --max-gap --photo-share --paste-share "
     "--min-relative-motion --frames --workers --frame-step --transpose-portrait "
     "--evaluate-every --alarms --backbone --stage-widths --dilations --head-channels "
     "--head-dilation --dropout --padding --regions --pyramid-channels --reduced-channels "

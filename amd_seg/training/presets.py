@@ -84,6 +84,8 @@ class TrainingConfig(RunConfig):
     """Largest distance, in frames, between the two of a pair."""
     photo_share: float = 0.5
     """Share of the crops that come from --photos, where there are any (objective mover)."""
+    paste_share: float = 0.0
+    """Share of the crops onto which the object of another one is pasted (objective mover)."""
     min_relative_motion: float = 0.0
     """Pixels, at a short edge of 96, by which a twentieth of a pair must move against its
     background; other pairs are passed over, for they say nothing of objects. Needs OpenCV."""
@@ -113,7 +115,7 @@ class TrainingConfig(RunConfig):
         yield from self._unknown(**_CHOICES)
         if not 0 < self.start_scale <= 1:
             yield "start_scale", "above 0, up to 1"
-        for name in ("ssim_weight", "photo_share"):
+        for name in ("ssim_weight", "photo_share", "paste_share"):
             if not 0 <= getattr(self, name) <= 1:
                 yield name, "0 to 1"
         if min(self.crop) < 16:
@@ -128,6 +130,8 @@ class TrainingConfig(RunConfig):
                 for name, default in _OF_PAIRS.items()
                 if getattr(self, name) != default
             )
+        elif self.paste_share:
+            yield "paste_share", "left out for other objectives than mover"
 
 
 _NOT_NEGATIVE = (

@@ -18,6 +18,7 @@ from amd_seg.training.augment import jitter_colours, random_box
 from amd_seg.training.clips import Clip
 from amd_seg.training.crops import resize_parts
 from amd_seg.training.movers import read_mover_targets
+from amd_seg.training.paste import paste_objects
 from amd_seg.training.presets import TrainingConfig
 from amd_seg.training.room import require_memory
 
@@ -149,6 +150,8 @@ class TargetSampler(Iterator[TargetBatch]):
             resize_parts(parts, self.config.crop, mirrored)[:, 0].float()
             for parts in (frames, targets)
         )
+        if self.config.paste_share:
+            images, maps = paste_objects(images, maps, self.config.paste_share, self.generator)
         if self.config.colour:
             images = jitter_colours(images, self.generator)
         return TargetBatch(images, maps, names)
