@@ -5,6 +5,7 @@ numbers in data/reference.npz, which make_reference.py wrote.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -74,6 +75,21 @@ def test_a_frame_is_warped_with_positions_held_at_the_border(reach: float) -> No
     frame, flow = uniform(1, 2, 3, 9, 13), reach * normal(2, 2, 2, 9, 13)
     view = synthesize_view(torch.from_numpy(frame), torch.from_numpy(flow))
     assert_equal(view, oracle.warp(frame, flow))
+
+
+@pytest.mark.parametrize("lost", [(0,), (1,), (0, 1)])
+def test_a_flow_that_is_not_a_number_is_not_hidden_and_goes_back(lost: tuple[int, ...]) -> None:
+    frame = torch.from_numpy(uniform(1, 2, 3, 9, 13)).requires_grad_()
+    flow = torch.from_numpy(normal(2, 2, 2, 9, 13))
+    flow[0, list(lost), 4, 5] = math.nan
+    view = synthesize_view(frame, flow.requires_grad_())
+    is_lost = torch.zeros(2, 1, 9, 13, dtype=torch.bool)
+    is_lost[0, 0, 4, 5] = True
+    assert torch.equal(view.isnan(), is_lost.expand_as(view))
+    # On a CPU torch's own backward pass ends the process here.
+    view.sum().backward()
+    assert frame.grad is not None
+    assert frame.grad.isfinite().all()
 
 
 @pytest.mark.parametrize("reach", [0.3, 2.0, 20.0])

@@ -4,6 +4,7 @@ Flow is in pixels of its own grid, channel 0 to the right (x), channel 1 down (y
 Source: paper section 3.3, and the released code for resizing, levels and borders.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -78,7 +79,7 @@ def synthesize_view(frame: Tensor, flow: Tensor) -> Tensor:
         flow: (batch, 2, height, width), pixels, x first.
 
     Returns:
-        (batch, channel, height, width), in the dtype of the frame.
+        (batch, channel, height, width), in the dtype of the frame; NaN where the flow is.
     """
     height, width = frame.shape[-2:]
     flow = full_precision(flow)
@@ -87,8 +88,15 @@ def synthesize_view(frame: Tensor, flow: Tensor) -> Tensor:
     x = (flow[:, 0] + xs) * (2 / max(width - 1, 1)) - 1
     y = (flow[:, 1] + ys[:, None]) * (2 / max(height - 1, 1)) - 1
     grid = torch.stack((x, y), dim=-1)
+    # torch reads the border where a position is NaN, which would hide a flow that is lost, and on
+    # a CPU its backward pass writes out of bounds there and crashes.
+    is_lost = grid.isnan()
     with torch.autocast(frame.device.type, enabled=False):
         warped = F.grid_sample(
-            full_precision(frame), grid, padding_mode="border", align_corners=True
+            full_precision(frame),
+            grid.masked_fill(is_lost, 0.0),
+            padding_mode="border",
+            align_corners=True,
         )
+        warped = warped.masked_fill(is_lost.any(dim=-1).unsqueeze(1), math.nan)
     return warped.to(frame.dtype)
