@@ -314,6 +314,11 @@ def test_every_preset_is_a_valid_run(name: str) -> None:
         (["--crop", "128"], "1 numbers instead of 2"),
         (["--regions", "1"], "regions=1 cannot be used"),
         (["--objective", "magic"], "'magic' is not one of"),
+        (["--seed", "-1"], "seed=-1 (0 to 4294967295)"),
+        (["--seed", str(2**70)], f"seed={2**70} (0 to 4294967295)"),
+        (["--weight-decay", "nan"], "weight_decay=nan (a finite number)"),
+        (["--minutes", "inf"], "minutes=inf (a finite number)"),
+        (["--scale", "nan,1"], "scale=(nan, 1.0) (a finite number)"),
     ],
 )
 def test_wrong_settings_get_one_line_and_exit_code_2(

@@ -1,5 +1,6 @@
 """Settings that every run has, whatever it learns; standard library only."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -8,6 +9,8 @@ from amd_seg.errors import ConfigError
 
 Optimizer = Literal["adam", "adamw", "sgd"]
 Precision = Literal["float32", "bfloat16"]
+SEEDS = 2**32
+"""Their number: every generator that a run draws from takes these, and a process adds its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +72,7 @@ class RunConfig:
 
     def _faults(self) -> Iterator[tuple[str, str]]:
         """Names of the fields that are wrong, each with what it must be."""
+        yield from self._not_finite()
         yield from self._below(1, "steps", "batch_size", "accumulate", "log_every", "keep")
         yield from self._below(1, "checkpoint_every")
         yield from self._below(0, "minutes", "warmup_steps", "weight_decay", "gradient_clip")
@@ -83,8 +87,16 @@ class RunConfig:
             yield "momentum", "0 to below 1"
         if not 0 <= self.ema_decay <= 1:
             yield "ema_decay", "0 to 1"
+        if not 0 <= self.seed < SEEDS:
+            yield "seed", f"0 to {SEEDS - 1}"
         if self.accumulate > 0 and self.batch_size % self.accumulate:
             yield "batch_size", f"a multiple of accumulate={self.accumulate}"
+
+    def _not_finite(self) -> Iterator[tuple[str, str]]:
+        for name, value in vars(self).items():
+            parts = value if isinstance(value, tuple) else (value,)
+            if any(isinstance(part, float) and not math.isfinite(part) for part in parts):
+                yield name, "a finite number"
 
     def _below(self, least: int, *names: str) -> Iterator[tuple[str, str]]:
         yield from ((name, f"{least} or more") for name in names if getattr(self, name) < least)
