@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -171,6 +172,54 @@ def test_a_resumed_run_knows_what_it_started_from(
     settings = json.loads((run / "config.json").read_text())
     for origin in (load_weights(folder).config.training, settings):
         assert (origin["init"], origin["init_channel"]) == (str(first), 2)
+
+
+@pytest.mark.parametrize(
+    ("model", "training", "message"),
+    [
+        ({"regions": 4}, {}, r"another model \(.*\(3, 4, 1, 1\), now \(4, 4, 1, 1\)"),
+        ({}, {"optimizer": "sgd"}, "another optimiser"),
+        ({}, {"objective": "mover"}, "another objective"),
+        ({}, {"seed": 1}, "seed=0, now seed=1"),
+    ],
+)
+def test_a_run_is_not_resumed_as_another_and_keeps_its_settings(
+    clips: str,
+    tiny_config: AMDConfig,
+    tmp_path: Path,
+    model: dict[str, Any],
+    training: dict[str, Any],
+    message: str,
+) -> None:
+    if training.get("objective") == "mover":
+        pytest.importorskip("cv2")
+    tiny_config = dataclasses.replace(tiny_config, regions=3)
+    train([clips], tmp_path, model=tiny_config, config=SETTINGS, device="cpu")
+    settings = (tmp_path / "config.json").read_text()
+    config = dataclasses.replace(SETTINGS, steps=8, **training)
+    other = dataclasses.replace(tiny_config, **model)
+    with pytest.raises(ConfigError, match=message):
+        train([clips], tmp_path, model=other, config=config, device="cpu", resume=True)
+    assert (tmp_path / "config.json").read_text() == settings
+
+
+def test_what_is_given_when_a_run_is_resumed_counts(
+    clips: str, tiny_config: AMDConfig, tmp_path: Path
+) -> None:
+    fast = dataclasses.replace(SETTINGS, learning_rate=1e-2)
+    train([clips], tmp_path, model=tiny_config, config=fast, device="cpu")
+    before = load_weights(tmp_path / "weights").model.state_dict()
+    # A step that changes next to nothing: an average of it is the model that the run had.
+    config = dataclasses.replace(
+        SETTINGS, steps=7, learning_rate=1e-9, final_learning_rate=0, ema_decay=0.5, weight_decay=0
+    )
+    train([clips], tmp_path, model=tiny_config, config=config, device="cpu", resume=True)
+    after = load_weights(tmp_path / "weights").model.state_dict()
+    for name, value in before.items():
+        if "running" not in name and "num_batches" not in name:
+            assert torch.allclose(value, after[name], atol=1e-6), name
+    saved = load_checkpoint(list_checkpoints(tmp_path / "checkpoints")[-1])
+    assert saved["optimizer"]["param_groups"][0]["weight_decay"] == 0
 
 
 def test_the_channel_of_the_weights_is_kept_unless_another_moves_clearly_more(

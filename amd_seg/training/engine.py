@@ -69,8 +69,18 @@ class Run:
                 save_checkpoint(folder, self.state.step, saved, keep=self.config.keep)
 
     def resume(self) -> None:
-        """Go on from the newest checkpoint."""
+        """Go on from the newest checkpoint.
+
+        Raises:
+            WeightsError: it cannot be read.
+            ConfigError: it is of another model, optimiser or stream of batches.
+        """
         saved = load_checkpoint(list_checkpoints(self.folder.checkpoints)[-1])
+        if saved["batches"].keys() != self.batches.state_dict().keys():
+            raise ConfigError(
+                f"Cannot resume {self.folder.path}: it learned by another objective, from other "
+                "batches. Leave out --objective."
+            )
         loop.load_state_dict(self.state, saved)
         ranks = [saved, *saved.get("other_ranks", [])]
         if self.processes.rank < len(ranks):
@@ -154,10 +164,14 @@ def carry_out(
         run = _prepare(task, model, folder, processes, batches)
         watch = None
         if processes.is_first:
-            folder.write_settings(settings)
+            if not resume:
+                folder.write_settings(settings)
             watch = task.open_watch(folder, batches)
         if resume:
             run.resume()
+            if processes.is_first:
+                # Not before: settings that do not fit must not take the place of those that do.
+                folder.write_settings(settings)
         if watch is not None:
             lines = folder.take_back_lines_after(run.state.step)
             if resume:
@@ -222,7 +236,9 @@ def _stop_asked(on_step: OnStep | None, report: loop.StepReport) -> StopTraining
 
 def _last_good(folder: RunFolder) -> str:
     found = list_checkpoints(folder.checkpoints)
-    return f"The last good checkpoint is {found[-1]}." if found else "There is no checkpoint yet."
+    if not found:
+        return "There is no checkpoint yet."
+    return f"The last good checkpoint is {found[-1]}; --resume goes on from it."
 
 
 def _require_wide_enough(model: AppearanceConfig) -> None:

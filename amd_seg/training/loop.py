@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from amd_seg.device import resolve_precision
-from amd_seg.errors import TrainingDivergedError
+from amd_seg.errors import ConfigError, TrainingDivergedError
 from amd_seg.training.distributed import Processes, local_gradients
 from amd_seg.training.run_config import RunConfig
 
@@ -191,12 +191,42 @@ def state_dict(state: TrainState) -> dict[str, Any]:
 
 
 def load_state_dict(state: TrainState, saved: dict[str, Any]) -> None:
-    """Take over what `state_dict` returned."""
+    """Take over what `state_dict` returned, under the settings that this state was made with.
+
+    Raises:
+        ConfigError: it is of another model or optimiser; the state is left as it was.
+    """
+    _require_alike(state, saved)
     state.bare_objective.load_state_dict(saved["objective"])
+    # The saved groups would bring back the weight decay and momentum of before.
+    settings = state.optimizer.param_groups
     state.optimizer.load_state_dict(saved["optimizer"])
-    if state.average is not None and saved["average"] is not None:
-        state.average.load_state_dict(saved["average"])
+    for group, own in zip(state.optimizer.param_groups, settings, strict=True):
+        group.update(own)
+    if state.average is not None:
+        # A run that had none begins its average with the model as it is now.
+        state.average.load_state_dict(saved["average"] or state.model.state_dict())
     state.step, state.seconds = saved["step"], saved["seconds"]
+
+
+def _require_alike(state: TrainState, saved: dict[str, Any]) -> None:
+    mine, its = (
+        {name: tuple(value.shape) for name, value in values.items()}
+        for values in (state.bare_objective.state_dict(), saved["objective"])
+    )
+    differing = [name for name in {**mine, **its} if mine.get(name) != its.get(name)]
+    if differing:
+        shown = [f"{name} {its.get(name)}, now {mine.get(name)}" for name in differing[:3]]
+        more = f"; and {len(differing) - 3} more" if len(differing) > 3 else ""
+        raise ConfigError(
+            f"Cannot go on from a checkpoint of another model ({'; '.join(shown)}{more}). "
+            "Leave out the flags that change the model."
+        )
+    needed = "momentum_buffer" if isinstance(state.optimizer, torch.optim.SGD) else "exp_avg"
+    if any(needed not in kept for kept in saved["optimizer"]["state"].values()):
+        raise ConfigError(
+            "Cannot go on from a checkpoint of another optimiser. Leave out --optimizer."
+        )
 
 
 def random_state(device: torch.device) -> dict[str, Any]:
@@ -230,7 +260,7 @@ def _require_finite(
     values = ", ".join(f"{name} {part.item():.4g}" for name, part in parts.items())
     raise TrainingDivergedError(
         f"The {what} is not finite at step {step} ({values}), on {', '.join(names)}. "
-        "Take a lower learning rate, or clip the gradient; a run resumes from its last checkpoint."
+        "Take a lower learning rate, or clip the gradient."
     )
 
 
