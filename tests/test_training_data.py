@@ -75,6 +75,12 @@ def test_split_file(tmp_path: Path) -> None:
     split.write_text("elsewhere/bear 00001.jpg\n")
     with pytest.raises(InputError, match="elsewhere/bear"):
         find_clips([str(split)])
+    split.write_text("JPEGImages/bear 00001.jpg 00002.jpg\nJPEGImages/bear\n")
+    with pytest.raises(InputError, match=r"no frame of JPEGImages/bear\."):
+        find_clips([str(split)])
+    split.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="Give a text file"):
+        find_clips([str(split)])
 
 
 def test_roots_have_weights(tmp_path: Path) -> None:

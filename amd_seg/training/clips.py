@@ -167,10 +167,21 @@ def _walk(folder: Path, root: Path) -> Iterator[Clip]:
 
 
 def _split_file(path: Path) -> Iterator[Clip]:
-    lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
+    try:
+        lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError) as cause:
+        raise InputError(
+            f"Cannot use {path}: {cause}. Give a text file with a line a clip."
+        ) from cause
     lines = [line for line in lines if line]
     if not lines:
         return
+    bare = [line[0] for line in lines if len(line) == 1]
+    if bare:
+        raise InputError(
+            f"Cannot use {path}: it names no frame of {', '.join(bare[:5])}. Write lines as "
+            '"folder frame frame ...", or give the folders themselves.'
+        )
     base = next((up for up in path.parents if (up / lines[0][0]).is_dir()), None)
     if base is None:
         raise InputError(
