@@ -20,6 +20,7 @@ from amd_seg.errors import ConfigError, InputError, WeightsError
 from amd_seg.model.amd import AMD
 from amd_seg.model.appearance import AppearancePathway
 from amd_seg.model.config import AMDConfig
+from amd_seg.training.ablation import ablate_regions
 from amd_seg.training.backbone import load_backbone
 from amd_seg.training.batches import open_batches
 from amd_seg.training.checkpoints import load_checkpoint
@@ -196,6 +197,15 @@ def test_the_ablation_over_regions_prints_a_table(
         assert [row[0] for row in rows] == ["3", "5"]
         assert all(row[-1] == "done" and 0 <= float(row[4]) <= 1 for row in rows)
     assert (tmp_path / "ablation" / "regions-3" / "weights").is_dir()
+
+
+@pytest.mark.parametrize(("counts", "message"), [((3, 3), "twice"), ((3, 1), "regions=1 cannot")])
+def test_an_ablation_that_cannot_be_done_is_not_begun(
+    clips: str, tiny_config: AMDConfig, tmp_path: Path, counts: tuple[int, ...], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        ablate_regions(counts, [clips], tmp_path, model=tiny_config, config=SETTINGS)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

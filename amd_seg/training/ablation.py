@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from amd_seg.errors import TrainingDivergedError
+from amd_seg.errors import ConfigError, TrainingDivergedError
 from amd_seg.model.config import AMDConfig
 from amd_seg.training.checkpoints import list_checkpoints
 from amd_seg.training.folder import RunFolder
@@ -58,14 +58,19 @@ def ablate_regions(
         model: the architecture but for its regions.
         resume: runs that are done are not run again, others go on.
         options: the other arguments of `train`.
+
+    Raises:
+        ConfigError: a number is given twice, or no model has it; no run was started.
     """
+    if len(set(counts)) < len(counts):
+        raise ConfigError(f"A number of regions is given twice: {', '.join(map(str, counts))}.")
+    models = {count: dataclasses.replace(model, regions=count) for count in counts}
     rows = []
-    for count in counts:
+    for count, settings in models.items():
         folder = RunFolder(out / f"regions-{count}")
         ended = "done"
         if not (resume and folder.weights.is_dir()):
             goes_on = resume and bool(list_checkpoints(folder.checkpoints))
-            settings = dataclasses.replace(model, regions=count)
             try:
                 train(roots, folder.path, model=settings, resume=goes_on, **options)
             except TrainingDivergedError as error:
