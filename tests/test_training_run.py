@@ -291,6 +291,29 @@ def test_a_run_folder_in_use_is_not_written_over(
         train([clips], tmp_path, model=tiny_config, config=SETTINGS, device="cpu", resume=True)
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--evaluate", "nowhere"], "No such file or folder: nowhere"),
+        (["--targets", "nowhere"], "No such folder: nowhere"),
+        (["--photos", "nowhere"], "No such folder: nowhere"),
+        (["--photo-targets", "nowhere"], "Give --photos too"),
+        (["--objective", "photometric", "--targets", "nowhere"], "--objective mover only"),
+        (["--out", "notes.txt"], "notes.txt is a file. Give another --out"),
+        (["--out", "notes.txt/run"], "notes.txt is a file. Give another --out"),
+    ],
+)
+def test_what_cannot_be_used_is_said_before_anything_is_made(
+    clips: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("notes.txt").write_text("mine")
+    result = CliRunner().invoke(cli, ["train", clips, "--out", "run", "--device", "cpu", *flags])
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
 def test_a_run_that_was_killed_before_its_first_checkpoint_starts_anew(
     clips: str, tiny_config: AMDConfig, tmp_path: Path
 ) -> None:

@@ -66,28 +66,42 @@ def open_batches(
         photo_targets: a folder of their targets that are there.
 
     Raises:
-        ConfigError: the batch cannot be shared by the processes, photos do not fit the objective,
-            or OpenCV is needed and not installed.
+        ConfigError: the batch cannot be shared by the processes, a folder does not fit the
+            objective, or OpenCV is needed and not installed.
         InputError, MediaError: the clips, or their targets, cannot be used.
     """
     require_shareable(config, processes)
+    _require_used(config, targets=targets, photos=photos, photo_targets=photo_targets)
     if config.flow_teacher_weight:
         require_opencv()  # Before all clips are decoded, not after it.
     clips = find_clips(roots)
     if config.objective == "mover":
+        # What is missing is said now, not when the clips' targets have been found.
+        photo_clips = [] if photos is None else find_photos(photos)
         place = Path(targets) if targets else _found_targets(clips, config, processes, folder)
         found = load_target_clips(clips, place, short_edge=config.short_edge)
-        stills = _open_photos(photos, photo_targets, config, processes, folder)
+        stills = _open_photos(photo_clips, photo_targets, config, processes, folder)
         return TargetSampler(found, _own_share(config, processes), processes.device, stills)
-    if photos is not None:
-        raise ConfigError(
-            f"Photos have no motion for the objective {config.objective}. "
-            "Give --photos with --objective mover only."
-        )
     pairs = _open_pairs(clips, config, processes)
     if config.min_relative_motion:
         return MovingPairs(pairs, config.min_relative_motion)
     return pairs
+
+
+def _require_used(config: TrainingConfig, **given: str | os.PathLike[str] | None) -> None:
+    """Raise where a folder that was given has no part in the run, or does not exist."""
+    folders = {name: folder for name, folder in given.items() if folder is not None}
+    if folders and config.objective != "mover":
+        flags = " and ".join("--" + name.replace("_", "-") for name in folders)
+        raise ConfigError(
+            f"The objective {config.objective} learns from pairs of frames alone. "
+            f"Give {flags} with --objective mover only."
+        )
+    if "photo_targets" in folders and "photos" not in folders:
+        raise ConfigError("Targets of photos are of no use without photos. Give --photos too.")
+    for folder in folders.values():
+        if not Path(folder).is_dir():
+            raise InputError(f"No such folder: {os.fspath(folder)}. Check the path.")
 
 
 def _found_targets(
@@ -101,15 +115,14 @@ def _found_targets(
 
 
 def _open_photos(
-    photos: str | os.PathLike[str] | None,
+    stills: Sequence[Clip],
     targets: str | os.PathLike[str] | None,
     config: TrainingConfig,
     processes: Processes,
     folder: RunFolder,
 ) -> list[TargetClip]:
-    if photos is None:
+    if not stills:
         return []
-    stills = find_photos(photos)
     place = Path(targets) if targets else folder.photo_targets
     if not targets:
         _require_alone(processes, "photo", "photo_files", "--photo-targets")

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,8 +76,16 @@ class RunFolder:
         """Tell a run to go on from one to start.
 
         Raises:
-            InputError: there is nothing to go on from, or the folder is in use.
+            InputError: there is nothing to go on from, the folder is in use, or it is a file.
+            MediaError: it may not be written to.
         """
+        there = next(path for path in (self.path, *self.path.absolute().parents) if path.exists())
+        if not there.is_dir():
+            raise InputError(
+                f"Cannot use {self.path} as a run folder: {there} is a file. Give another --out."
+            )
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise MediaError(f"Cannot write to the run folder {self.path}. Give another --out.")
         if resume and not list_checkpoints(self.checkpoints):
             raise InputError(
                 f"Cannot resume {self.path}: it has no checkpoint. Start it without --resume."

@@ -19,7 +19,7 @@ from amd_seg.training.backbone import load_backbone
 from amd_seg.training.batches import Batches, open_batches
 from amd_seg.training.channel import choose_object_channel
 from amd_seg.training.combined import make_objective
-from amd_seg.training.distributed import Processes
+from amd_seg.training.distributed import Processes, is_first_process
 from amd_seg.training.engine import OnStep, Run, carry_out
 from amd_seg.training.folder import RunFolder
 from amd_seg.training.loop import StepReport
@@ -76,6 +76,10 @@ def train(
     """
     if resume and photos is None:
         _require_no_photos(RunFolder(Path(out)))
+    scorer = None
+    if evaluate is not None and is_first_process():
+        # A wrong folder is told before clips are decoded, and their targets found.
+        scorer = Scorer.open(evaluate, short_edge=min(config.crop))
     task = _ClipTask(
         roots=tuple(roots),
         model=model,
@@ -86,7 +90,8 @@ def train(
         targets=targets,
         photos=photos,
         photo_targets=photo_targets,
-        evaluate=evaluate,
+        is_scored=evaluate is not None,
+        scorer=scorer,
     )
     return carry_out(task, out, device=device, resume=resume, on_step=on_step)
 
@@ -104,7 +109,9 @@ class _ClipTask:
     targets: str | os.PathLike[str] | None
     photos: str | os.PathLike[str] | None
     photo_targets: str | os.PathLike[str] | None
-    evaluate: str | os.PathLike[str] | None
+    is_scored: bool
+    scorer: Scorer | None
+    """Of the first process only."""
     alarms: Alarms = field(default_factory=Alarms)
 
     @property
@@ -147,16 +154,13 @@ class _ClipTask:
         return make_objective(_amd(model), self.config)
 
     def open_watch(self, folder: RunFolder, batches: Batches) -> Watch:
-        scorer = None
-        if self.evaluate is not None:
-            scorer = Scorer.open(self.evaluate, short_edge=min(self.config.crop))
         every = self.config.evaluate_every
-        return Watch.start(folder, self.config, batches, scorer=scorer, score_every=every)
+        return Watch.start(folder, self.config, batches, scorer=self.scorer, score_every=every)
 
     def after_step(self, run: Run, watch: Watch | None, report: StepReport) -> None:
         is_best = watch is not None and watch.after_step(run.model, report)
-        is_scored = self.evaluate is not None and report.step % self.config.evaluate_every == 0
-        if is_scored and run.processes.any(is_best):
+        is_due = self.is_scored and report.step % self.config.evaluate_every == 0
+        if is_due and run.processes.any(is_best):
             self._keep_best(run, watch)
         if self.config.alarms:
             self.alarms.check(report.step, report.parts)
