@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amd_seg.errors import ConfigError, MediaError
+from amd_seg.errors import ConfigError, InputError, MediaError
 from amd_seg.training.background import background_residual, dis_flow, pair_evidence
-from amd_seg.training.clips import find_clips
+from amd_seg.training.clips import Clip, find_clips
 from amd_seg.training.mover_files import (
     interleaved,
     main,
@@ -21,7 +21,7 @@ from amd_seg.training.mover_files import (
     write_targets_of_clips,
 )
 from amd_seg.training.movers import MoverConfig, mover_targets, read_mover_targets
-from amd_seg.training.target_files import TargetJob, write_targets
+from amd_seg.training.target_files import TargetJob, by_target_name, write_targets
 from tests.clips import moving_patch, texture
 
 HEIGHT, WIDTH, SPEED = 72, 96, 2
@@ -232,6 +232,20 @@ def test_clips_of_a_folder_are_read_and_named_after_their_files(tmp_path, caplog
     main([str(tmp_path), str(tmp_path / "new"), "--short-edge", "36", "--workers", "1"])
     assert "patch-001: 2 targets" in caplog.messages
     assert read_mover_targets(tmp_path / "new" / "patch-001.npz").masks.shape[1:] == (36, 48)
+
+
+def test_clips_of_one_name_do_not_share_their_targets(tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        write_video(tmp_path / folder / "clip.mp4", moving_patch(4)[0])
+    roots = [str(tmp_path / "a"), str(tmp_path / "b")]
+    with pytest.raises(InputError, match=r"a/clip\.mp4 and .*b/clip\.mp4 would share"):
+        write_targets_of_clips(find_clips(roots), tmp_path / "out", CONFIG, workers=1)
+    assert len(by_target_name(find_clips([str(tmp_path)]))) == 2
+    assert len(by_target_name(find_clips([roots[0], f"{roots[0]}/clip.mp4"]))) == 1
+    photos = [Clip(name, tmp_path, (name,)) for name in ("p.jpg", "p.png")]
+    with pytest.raises(InputError, match=r"p\.jpg and .*p\.png would share"):
+        by_target_name(photos)
 
 
 def test_sources_take_turns():

@@ -23,6 +23,7 @@ from amd_seg.training.photo_files import write_photo_targets
 from amd_seg.training.photos import PhotoConfig
 from amd_seg.training.presets import TrainingConfig
 from amd_seg.training.run_config import RunConfig
+from amd_seg.training.target_files import by_target_name
 from amd_seg.training.targets import TargetClip, TargetSampler, load_target_clips
 
 logger = logging.getLogger(__name__)
@@ -76,8 +77,10 @@ def open_batches(
         require_opencv()  # Before all clips are decoded, not after it.
     clips = find_clips(roots)
     if config.objective == "mover":
+        by_target_name(clips)
         # What is missing is said now, not when the clips' targets have been found.
         photo_clips = [] if photos is None else find_photos(photos)
+        by_target_name(photo_clips)
         place = Path(targets) if targets else _found_targets(clips, config, processes, folder)
         found = load_target_clips(clips, place, short_edge=config.short_edge)
         stills = _open_photos(photo_clips, photo_targets, config, processes, folder)

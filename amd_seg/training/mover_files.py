@@ -17,7 +17,7 @@ from amd_seg.errors import MediaError
 from amd_seg.training.background import Flow, dis_flow
 from amd_seg.training.clips import Clip, find_clips
 from amd_seg.training.movers import REFERENCE_RATE, MoverConfig, MoverTargets, mover_targets
-from amd_seg.training.target_files import TargetJob, write_targets
+from amd_seg.training.target_files import TargetJob, by_target_name, write_targets
 
 logger = logging.getLogger(__name__)
 
@@ -104,12 +104,12 @@ def write_targets_of_clips(
     """Find the targets of clips, gaps scaled to each clip's frame rate; see `write_mover_targets`.
 
     Sources take turns, so that what an ended run leaves is varied.
-    """
-    # The workers import this module, and they need no torch.
-    from amd_seg.training.targets import target_name
 
+    Raises:
+        InputError: two clips have one name.
+    """
     config = config or MoverConfig()
-    named = {target_name(clip): clip for clip in clips}
+    named = by_target_name(clips)
     order = interleaved(named)
     return write_mover_targets(
         {name: partial(clip_frames, named[name], config.work_height) for name in order},

@@ -14,7 +14,7 @@ from amd_seg.training.clips import Clip, find_photos
 from amd_seg.training.mover_files import clip_frames
 from amd_seg.training.movers import MoverTargets
 from amd_seg.training.photos import PhotoConfig, photo_targets
-from amd_seg.training.target_files import TargetJob, write_targets
+from amd_seg.training.target_files import TargetJob, by_target_name, write_targets
 
 logger = logging.getLogger(__name__)
 
@@ -39,13 +39,12 @@ def write_photo_targets(
     Raises:
         MediaError: more than one in a hundred cannot be read; the others are done.
         ConfigError: OpenCV is not installed.
+        InputError: two photos have one name.
     """
-    # The workers import this module, and they need no torch.
-    from amd_seg.training.targets import target_name
-
     config = config or PhotoConfig()
     jobs = {
-        target_name(photo): TargetJob(partial(_find, photo, config), config) for photo in photos
+        name: TargetJob(partial(_find, photo, config), config)
+        for name, photo in by_target_name(photos).items()
     }
     return write_targets(jobs, folder, workers=workers, on_file=on_photo)
 

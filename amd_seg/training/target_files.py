@@ -3,7 +3,7 @@
 import logging
 import os
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import partial
@@ -14,9 +14,9 @@ from typing import BinaryIO
 import numpy as np
 
 from amd_seg.colour_model import require_opencv
-from amd_seg.errors import AmdSegError, MediaError
+from amd_seg.errors import AmdSegError, InputError, MediaError
 from amd_seg.media.files import write_atomically
-from amd_seg.training.clips import require_mostly_intact
+from amd_seg.training.clips import Clip, require_mostly_intact
 from amd_seg.training.movers import MoverTargets
 
 logger = logging.getLogger(__name__)
@@ -33,6 +33,29 @@ class TargetJob:
 
     find: Callable[[], MoverTargets]
     settings: object
+
+
+def by_target_name(clips: Iterable[Clip]) -> dict[str, Clip]:
+    """Return clips, or photos, by the names of their target files.
+
+    Raises:
+        InputError: two have one name, so that one would be taught by the other's targets.
+    """
+    # The workers import this module, and they need no torch.
+    from amd_seg.training.targets import target_name
+
+    named: dict[str, Clip] = {}
+    for clip in clips:
+        other = named.setdefault(target_name(clip), clip)
+        if (other.path, other.frames) != (clip.path, clip.frames):
+            paths = " and ".join(
+                str(each.path.joinpath(*each.frames[:1])) for each in (other, clip)
+            )
+            raise InputError(
+                f"{paths} would share one file of targets, {target_name(clip)}.npz. "
+                "Rename one, or give the folder above both."
+            )
+    return named
 
 
 def write_targets(
