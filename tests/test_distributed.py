@@ -125,7 +125,8 @@ def test_sigterm_to_torchrun_ends_with_one_checkpoint(clips: str, tmp_path: Path
         stderr=subprocess.PIPE,
         text=True,
     )
-    while not (tmp_path / "run" / "log.jsonl").exists() and run.poll() is None:
+    log = tmp_path / "run" / "log.jsonl"
+    while not (log.exists() and len(log.read_text().splitlines()) > 1) and run.poll() is None:
         time.sleep(0.05)
     run.send_signal(signal.SIGTERM)
     _, errors = run.communicate(timeout=300)

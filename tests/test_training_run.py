@@ -108,7 +108,8 @@ def test_sigterm_ends_with_a_checkpoint_and_a_clear_line(clips: str, tmp_path: P
     command += ["--stage-widths", "8,8,8,8", "--log-every", "1", "--motion-size", "64x64"]
     command += ["--device", "cpu", "--short-edge", "32", "--checkpoint-every", "100000"]
     run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    while not (tmp_path / "run" / "log.jsonl").exists() and run.poll() is None:
+    log = tmp_path / "run" / "log.jsonl"
+    while not (log.exists() and len(log.read_text().splitlines()) > 1) and run.poll() is None:
         time.sleep(0.02)
     run.terminate()
     _, errors = run.communicate(timeout=120)
@@ -116,6 +117,34 @@ def test_sigterm_ends_with_a_checkpoint_and_a_clear_line(clips: str, tmp_path: P
     assert "Stopped by SIGTERM" in errors
     assert "--resume" in errors
     assert len(list_checkpoints(tmp_path / "run" / "checkpoints")) == 1
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_a_signal_before_the_first_step_ends_the_run_at_once(tmp_path: Path, name: str) -> None:
+    pytest.importorskip("cv2")
+    (tmp_path / "clips").mkdir()
+    first = write_clip(tmp_path / "clips" / "0.mp4", moving_square(24, height=96, width=128))
+    for number in range(1, 40):
+        shutil.copy(first, first.with_stem(str(number)))
+    command = [sys.executable, "-m", "amd_seg.cli", "train", tmp_path / "clips", "--device", "cpu"]
+    run = subprocess.Popen(
+        [*command, "--out", tmp_path / "run"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    while not list((tmp_path / "run" / "targets").glob("*.npz")) and run.poll() is None:
+        time.sleep(0.02)
+    # A terminal sends Ctrl-C to those that help, too.
+    kill = os.killpg if name == "SIGINT" else os.kill
+    kill(run.pid, getattr(signal, name))
+    _, errors = run.communicate(timeout=120)
+    assert run.returncode == 130
+    assert "Stopped before the first step" in errors
+    # A helper that has not begun yet has its own word for Ctrl-C.
+    assert name == "SIGINT" or "Traceback" not in errors
+    assert len(list((tmp_path / "run" / "targets").iterdir())) < 40
 
 
 def test_a_run_writes_weights_that_load_and_settings_that_can_be_read(

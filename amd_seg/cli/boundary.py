@@ -108,18 +108,21 @@ def progress(total: int | None, unit: str) -> "tqdm[Any]":
 
 
 @contextmanager
-def stopped_by_signals(*, passed_on: bool = False) -> Iterator[list[str]]:
+def stopped_by_signals(
+    *, passed_on: bool = False, has_begun: Callable[[], bool] = lambda: True
+) -> Iterator[list[str]]:
     """Give a list that Ctrl-C or SIGTERM puts its name into: the step in progress is finished.
 
     A second signal interrupts at once.
 
     Args:
         passed_on: torchrun sends each signal on, so that a second one is no second wish.
+        has_begun: whether there are steps; before, the first signal interrupts at once.
     """
     received: list[str] = []
 
     def remember(number: int, frame: FrameType | None) -> None:
-        if received and not passed_on:
+        if (received and not passed_on) or not has_begun():
             raise KeyboardInterrupt
         received.append(signal.Signals(number).name)
 

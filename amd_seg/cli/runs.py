@@ -27,7 +27,7 @@ def watched_run(config: RunConfig, items: str) -> Iterator["OnStep"]:
     """Give an observer of a run that moves a bar and ends the run where a signal asks for it.
 
     Ctrl-C or SIGTERM finishes the step in progress; then the command ends with a line that says
-    how to go on.
+    how to go on. Before the first step, while clips are decoded or targets found, it ends at once.
 
     Args:
         config: of the run.
@@ -36,12 +36,17 @@ def watched_run(config: RunConfig, items: str) -> Iterator["OnStep"]:
     from amd_seg.training.distributed import is_launched
     from amd_seg.training.loop import StopTraining
 
+    has_begun = False
     with (
         boundary.progress(config.steps, "step") as bar,
-        boundary.stopped_by_signals(passed_on=is_launched()) as received,
+        boundary.stopped_by_signals(
+            passed_on=is_launched(), has_begun=lambda: has_begun
+        ) as received,
     ):
 
         def on_step(report: "StepReport") -> None:
+            nonlocal has_begun
+            has_begun = True
             show(bar, report, config, items)
             if received:
                 raise StopTraining(f"{received[0]} after step {report.step}")
@@ -50,6 +55,11 @@ def watched_run(config: RunConfig, items: str) -> Iterator["OnStep"]:
             yield on_step
         except StopTraining as stop:
             message = f"Stopped by {stop}; a checkpoint is saved. Give --resume to go on."
+            boundary.fail(message, boundary.INTERRUPTED)
+        except KeyboardInterrupt:
+            if has_begun:
+                raise
+            message = "Stopped before the first step. Give the same command to start again."
             boundary.fail(message, boundary.INTERRUPTED)
 
 

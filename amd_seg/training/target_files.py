@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -110,12 +111,19 @@ def _run(
         yield from ((name, job()) for name, job in jobs.items())
         return
     # Forking a process that holds torch's threads can hang it.
-    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_one_thread) as pool:
-        names = {pool.submit(job): name for name, job in jobs.items()}
-        yield from ((names[done], done.result()) for done in as_completed(names))
+    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_start_worker) as pool:
+        try:
+            names = {pool.submit(job): name for name, job in jobs.items()}
+            yield from ((names[done], done.result()) for done in as_completed(names))
+        except BaseException:
+            # Those in work are finished: what they write is found when the command is repeated.
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
-def _one_thread() -> None:
+def _start_worker() -> None:
+    # Ctrl-C reaches all processes of a terminal; the first one decides.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     require_opencv().setNumThreads(1)
 
 
