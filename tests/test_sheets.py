@@ -23,6 +23,7 @@ from amd_seg.training.presets import TrainingConfig
 from amd_seg.training.run import train
 from amd_seg.training.sheets import draw_sheet, flow_colours
 from amd_seg.training.targets import TargetBatch
+from amd_seg.training.watch import Board
 from tests.clips import moving_square, write_clip
 
 SETTINGS = TrainingConfig(
@@ -140,6 +141,18 @@ def test_curves_are_written_for_tensorboard(
     assert list((tmp_path / "run" / "tensorboard").glob("events*"))
 
 
+def test_curves_that_cannot_be_written_do_not_end_a_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("tensorboard")
+    (tmp_path / "file").write_text("no folder")
+    board = Board(tmp_path / "file")
+    board.write({"step": 1, "loss": 0.5})
+    board.close()
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "log.jsonl has the same numbers" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("part", "value", "message"),
     [
@@ -197,6 +210,7 @@ def test_a_full_disk_ends_with_one_line_and_the_older_checkpoints(
     )
     assert full.returncode == 1
     assert "step-000000005.pt: File too large. Free some space" in full.stderr
+    assert f"last good checkpoint is {kept[-1]}; --resume goes on from it" in full.stderr
     assert "Traceback" not in full.stderr
     assert list_checkpoints(tmp_path / "run" / "checkpoints") == kept
     assert load_checkpoint(kept[-1])["step"] == 3

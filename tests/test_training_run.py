@@ -19,11 +19,18 @@ from PIL import Image
 from torch import nn
 
 from amd_seg.cli import cli
-from amd_seg.errors import ConfigError, InputError, TrainingDivergedError, WeightsError
+from amd_seg.errors import (
+    ConfigError,
+    InputError,
+    MediaError,
+    TrainingDivergedError,
+    WeightsError,
+)
 from amd_seg.model.amd import AMD
 from amd_seg.model.config import AMDConfig, WeightsConfig
 from amd_seg.training import loop
 from amd_seg.training.checkpoints import list_checkpoints, load_checkpoint
+from amd_seg.training.folder import RunFolder
 from amd_seg.training.loop import StepReport, StopTraining
 from amd_seg.training.presets import PRESETS, TrainingConfig
 from amd_seg.training.run import train
@@ -341,6 +348,12 @@ def test_what_cannot_be_used_is_said_before_anything_is_made(
     assert result.exit_code == 2
     assert message in result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(MediaError, match=r"Cannot write .*file/run: Not a directory\. Make its"):
+        RunFolder(tmp_path / "file" / "run").write_settings({})
 
 
 def test_a_run_that_was_killed_before_its_first_checkpoint_starts_anew(

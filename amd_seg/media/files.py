@@ -82,6 +82,18 @@ def name_beside(target: Path) -> Path:
     return target.with_name(f".{secrets.token_hex(8)}.tmp")
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it, where it is not there yet.
+
+    Raises:
+        MediaError: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as cause:
+        raise unwritable(path, cause) from cause
+
+
 def unwritable(path: Path, cause: Exception) -> MediaError:
     """Return the error for a file that cannot be written, with what to do about its cause."""
     advice = _ADVICE.get(getattr(cause, "errno", None) or 0, "Check the name and the folder.")

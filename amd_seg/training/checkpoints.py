@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 import torch
 
 from amd_seg.errors import WeightsError
-from amd_seg.media.files import write_atomically
+from amd_seg.media.files import make_folder, write_atomically
 
 PATTERN = re.compile(r"step-(\d{9})\.pt")
 BEST = "best.pt"
@@ -70,7 +70,7 @@ def _write(path: Path, state: dict[str, Any]) -> Path:
         file.flush()
         os.fsync(file.fileno())
 
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     for left_by_a_kill in path.parent.glob(".*.tmp"):
         left_by_a_kill.unlink(missing_ok=True)
     write_atomically(path, write)

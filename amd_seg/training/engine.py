@@ -12,7 +12,7 @@ from torch import nn
 
 from amd_seg import __version__
 from amd_seg.device import seed_everything
-from amd_seg.errors import ConfigError, TrainingDivergedError
+from amd_seg.errors import ConfigError, MediaError, TrainingDivergedError
 from amd_seg.model.config import AppearanceConfig
 from amd_seg.training import loop
 from amd_seg.training.batches import Batches
@@ -213,15 +213,17 @@ def _optimize(task: Task, run: Run, watch: Watch | None, on_step: OnStep | None)
             raise asked or StopTraining(f"another process, after step {report.step}")
 
     try:
-        loop.optimize(
-            run.state, run.batches, run.config, on_step=after_step, processes=run.processes
-        )
-    except StopTraining:
+        try:
+            loop.optimize(
+                run.state, run.batches, run.config, on_step=after_step, processes=run.processes
+            )
+        except StopTraining:
+            run.checkpoint()
+            raise
         run.checkpoint()
-        raise
-    except TrainingDivergedError as error:
-        raise TrainingDivergedError(f"{error} {_last_good(run.folder)}") from error
-    run.checkpoint()
+    except (TrainingDivergedError, MediaError) as error:
+        # A lost run, a full disk, or clips that break while they are read.
+        raise type(error)(f"{error} {_last_good(run.folder)}") from error
 
 
 def _stop_asked(on_step: OnStep | None, report: loop.StepReport) -> StopTraining | None:

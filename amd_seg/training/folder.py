@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from amd_seg.errors import InputError, MediaError
-from amd_seg.media.files import write_atomically
+from amd_seg.media.files import make_folder, write_atomically
 from amd_seg.training.checkpoints import list_checkpoints
 
 ORIGIN = ("init", "init_channel", "init_backbone", "start")
@@ -133,7 +133,7 @@ class RunFolder:
 
     def write_settings(self, settings: dict[str, Any]) -> None:
         """Write config.json."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path)
         _write(self.config, json.dumps(settings, indent=2) + "\n")
 
     def write_line(self, line: dict[str, Any]) -> None:
@@ -147,8 +147,7 @@ class RunFolder:
                 file.write(json.dumps(line) + "\n")
         except OSError as cause:
             raise MediaError(
-                f"Cannot write the log {self.log}: {cause.strerror or cause}. "
-                "Make room, then give --resume to go on from the newest checkpoint."
+                f"Cannot write the log {self.log}: {cause.strerror or cause}. Free some space."
             ) from cause
 
     def read_lines(self) -> list[dict[str, Any]]:

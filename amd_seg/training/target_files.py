@@ -16,7 +16,7 @@ import numpy as np
 
 from amd_seg.colour_model import require_opencv
 from amd_seg.errors import AmdSegError, InputError, MediaError
-from amd_seg.media.files import write_atomically
+from amd_seg.media.files import make_folder, write_atomically
 from amd_seg.training.clips import Clip, require_mostly_intact
 from amd_seg.training.movers import MoverTargets
 
@@ -86,7 +86,7 @@ def write_targets(
     """
     require_opencv()
     out = Path(folder)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     paths = {name: out / f"{name}.npz" for name in jobs}
     waiting = {
         name: partial(_write, jobs[name], paths[name])

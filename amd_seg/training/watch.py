@@ -1,11 +1,13 @@
 """What a run writes for those who look on: the log, curves for TensorBoard, picture sheets."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from amd_seg.media.files import make_folder
 from amd_seg.media.images import save_image
 from amd_seg.model.amd import AMD
 from amd_seg.training.batches import Batches
@@ -21,28 +23,46 @@ logger = logging.getLogger(__name__)
 
 
 class Board:
-    """TensorBoard's curves in a run folder, where TensorBoard is installed."""
+    """TensorBoard's curves in a run folder, where TensorBoard is installed.
+
+    Curves that cannot be written end with a warning, and the run goes on: its log tells the same.
+    """
 
     def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._writer: Any = None
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             logger.debug("TensorBoard is not installed: log.jsonl has the same numbers.")
         else:
-            self._writer = SummaryWriter(str(folder))
+            with self._or_none():
+                self._writer = SummaryWriter(str(folder))
 
     def write(self, line: Mapping[str, Any]) -> None:
         """Add a line of the log, one curve a number."""
         if self._writer is not None:
-            for name, value in line.items():
-                if isinstance(value, int | float) and name != "step":
-                    self._writer.add_scalar(name, value, line["step"])
+            with self._or_none():
+                for name, value in line.items():
+                    if isinstance(value, int | float) and name != "step":
+                        self._writer.add_scalar(name, value, line["step"])
 
     def close(self) -> None:
         """Write what is still in memory."""
         if self._writer is not None:
-            self._writer.close()
+            with self._or_none():
+                self._writer.close()
+
+    @contextmanager
+    def _or_none(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self._writer = None
+            logger.warning(
+                "No more curves in %s: %s. log.jsonl has the same numbers.",
+                *(self._folder, error.strerror or error),
+            )
 
 
 @dataclass
@@ -102,7 +122,7 @@ class Watch:
             self.folder.write_line(line)
             self.board.write(line)
         if self.first_batch is not None and report.step % self.config.sheet_every == 0:
-            self.folder.sheets.mkdir(exist_ok=True)
+            make_folder(self.folder.sheets)
             path = self.folder.sheets / f"step-{report.step:09d}.png"
             save_image(draw_sheet(model, self.first_batch), path)
             # With each sheet, not at the end: a run is looked at while it goes on, or was killed.
