@@ -1,0 +1,92 @@
+"""The loop on objectives of one weight, where each step can be worked out by hand."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from amd_seg.errors import TrainingDivergedError
+from amd_seg.training import loop
+from amd_seg.training.loop import StepReport
+from amd_seg.training.presets import TrainingConfig
+from amd_seg.training.targets import TargetBatch
+
+
+class Cusp(nn.Module):
+    """An objective whose loss is 0 where its gradient is not finite."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = nn.Linear(1, 1, bias=False)
+        nn.init.zeros_(self.model.weight)
+
+    def forward(self, batch: TargetBatch, progress: float, step: int) -> dict[str, torch.Tensor]:
+        return {"loss": self.model.weight.abs().sqrt().sum()}
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_step() -> None:
+    config = TrainingConfig(steps=1)
+    state = loop.start(Cusp(), config)
+    batch = TargetBatch(torch.empty(0), torch.empty(0), ("walk:3",))
+    with pytest.raises(TrainingDivergedError, match=r"gradient is not finite at step 0.*walk:3"):
+        loop.optimize(state, iter([batch]), config)
+    assert state.model.weight.item() == 0
+
+
+class Slope(nn.Module):
+    """An objective whose gradient is the mean of the batch, whatever the weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = nn.Linear(1, 1, bias=False)
+        nn.init.zeros_(self.model.weight)
+
+    def forward(self, batch: TargetBatch, progress: float, step: int) -> dict[str, torch.Tensor]:
+        return {"loss": (batch.frames * self.model.weight).mean()}
+
+
+def descend(*batches: list[float], **settings: Any) -> tuple[loop.TrainState, list[StepReport]]:
+    """Take steps of SGD at rate 1 on slopes, one list of them a micro-batch."""
+    config = TrainingConfig(
+        **{"batch_size": 2, "optimizer": "sgd", "momentum": 0, "weight_decay": 0, "steps": 1}
+        | {"learning_rate": 1, "final_learning_rate": 1}
+        | settings
+    )
+    reports: list[StepReport] = []
+    state = loop.start(Slope(), config)
+    stream = (TargetBatch(torch.tensor(b), torch.empty(0), ("walk:3",)) for b in batches)
+    return loop.optimize(state, stream, config, on_step=reports.append), reports
+
+
+def test_micro_batches_give_the_step_of_the_whole_batch() -> None:
+    whole, report = descend([1.0, 4.0])
+    parts, reports = descend([1.0], [4.0], accumulate=2)
+    assert whole.model.weight.item() == parts.model.weight.item() == -2.5
+    assert reports[0].gradient_norm == report[0].gradient_norm == 2.5
+    assert len(reports) == 1
+
+
+def test_a_gradient_is_clipped_and_its_own_length_is_told() -> None:
+    state, reports = descend([3.0, 5.0], gradient_clip=0.5)
+    assert state.model.weight.item() == pytest.approx(-0.5, rel=1e-5)
+    assert reports[0].gradient_norm == 4.0
+
+
+def test_the_average_follows_the_weights_by_its_decay() -> None:
+    state, _ = descend([1.0], [1.0], [1.0], steps=3, batch_size=1, ema_decay=0.15)
+    # After steps of -1 the weight is -1, -2, -3; early the decay is (1 + step) / (10 + step).
+    expected = 0.0
+    for step, weight in enumerate((-1.0, -2.0, -3.0)):
+        decay = min(0.15, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * weight
+    assert state.average.weight.item() == pytest.approx(expected, rel=1e-6)
+    assert state.released is state.average
+
+
+def test_the_rate_rises_and_falls_as_published() -> None:
+    config = TrainingConfig(
+        steps=10, warmup_steps=1, learning_rate=1e-2, final_learning_rate=1e-3, poly_power=0.9
+    )
+    rates = [loop.learning_rate_at(step / 10, step, config) for step in (0, 1, 5, 10)]
+    assert rates == pytest.approx([5e-3, 9e-3 * 0.9**0.9 + 1e-3, 9e-3 * 0.5**0.9 + 1e-3, 1e-3])
