@@ -199,12 +199,25 @@ def test_the_ablation_over_regions_prints_a_table(
     assert (tmp_path / "ablation" / "regions-3" / "weights").is_dir()
 
 
-@pytest.mark.parametrize(("counts", "message"), [((3, 3), "twice"), ((3, 1), "regions=1 cannot")])
+@pytest.mark.parametrize(
+    ("counts", "objective", "message"),
+    [
+        ((3, 3), "photometric", "twice"),
+        ((3, 1), "photometric", "regions=1 cannot"),
+        ((3, 5), "mover", "Give --objective photometric"),
+    ],
+)
 def test_an_ablation_that_cannot_be_done_is_not_begun(
-    clips: str, tiny_config: AMDConfig, tmp_path: Path, counts: tuple[int, ...], message: str
+    clips: str,
+    tiny_config: AMDConfig,
+    tmp_path: Path,
+    counts: tuple[int, ...],
+    objective: str,
+    message: str,
 ) -> None:
+    config = dataclasses.replace(SETTINGS, objective=objective)
     with pytest.raises(ConfigError, match=message):
-        ablate_regions(counts, [clips], tmp_path, model=tiny_config, config=SETTINGS)
+        ablate_regions(counts, [clips], tmp_path, model=tiny_config, config=config)
     assert not list(tmp_path.iterdir())
 
 

@@ -12,6 +12,7 @@ from amd_seg.errors import ConfigError, TrainingDivergedError
 from amd_seg.model.config import AMDConfig
 from amd_seg.training.checkpoints import list_checkpoints
 from amd_seg.training.folder import RunFolder
+from amd_seg.training.presets import TrainingConfig
 from amd_seg.training.run import train
 
 logger = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ def ablate_regions(
     out: Path,
     *,
     model: AMDConfig,
+    config: TrainingConfig,
     resume: bool = False,
     **options: Any,
 ) -> list[AblationRow]:
@@ -56,12 +58,19 @@ def ablate_regions(
         roots: see `train`.
         out: each run's folder is `out/regions-<c>`.
         model: the architecture but for its regions.
+        config: how to train; its objective teaches all regions.
         resume: runs that are done are not run again, others go on.
         options: the other arguments of `train`.
 
     Raises:
-        ConfigError: a number is given twice, or no model has it; no run was started.
+        ConfigError: the objective does not teach regions, a number is given twice, or no model has
+            it; no run was started.
     """
+    if config.objective in ("mover", "dense"):
+        raise ConfigError(
+            f"The objective {config.objective} is the same for any number of regions. "
+            "Give --objective photometric or flow-fit with --ablate-regions."
+        )
     if len(set(counts)) < len(counts):
         raise ConfigError(f"A number of regions is given twice: {', '.join(map(str, counts))}.")
     models = {count: dataclasses.replace(model, regions=count) for count in counts}
@@ -72,7 +81,7 @@ def ablate_regions(
         if not (resume and folder.weights.is_dir()):
             goes_on = resume and bool(list_checkpoints(folder.checkpoints))
             try:
-                train(roots, folder.path, model=settings, resume=goes_on, **options)
+                train(roots, folder.path, model=settings, config=config, resume=goes_on, **options)
             except TrainingDivergedError as error:
                 logger.warning("The run with %d regions is lost: %s", count, error)
                 ended = str(error).partition("(")[0].rstrip(" :.")
