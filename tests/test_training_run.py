@@ -386,6 +386,18 @@ def test_the_mover_objective_finds_its_targets_first(
     assert load_weights(folder).config.object_channel == 0
 
 
+def test_weights_of_roots_are_not_passed_over_in_silence_by_the_mover_objective(
+    clips: str, tiny_config: AMDConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    roots = [f"{clips}/clip-0.mp4@2", f"{clips}/clip-1.mp4"]
+    config = dataclasses.replace(SETTINGS, objective="mover")
+    (tmp_path / "targets").mkdir()
+    options = {"model": tiny_config, "config": config, "targets": tmp_path / "targets"}
+    with pytest.raises(MediaError, match="No clip has a target"):
+        train(roots, tmp_path / "run", device="cpu", **options)
+    assert "(PATH@2) do not count for the objective mover" in caplog.text
+
+
 def test_a_schedule_that_would_rise_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"final_learning_rate=0\.01 \(0 to learning_rate=0\.001"):
         TrainingConfig(learning_rate=1e-3, final_learning_rate=1e-2)

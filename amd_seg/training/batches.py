@@ -78,6 +78,11 @@ def open_batches(
     clips = find_clips(roots)
     if config.objective == "mover":
         by_target_name(clips)
+        if len({clip.weight for clip in clips}) > 1:
+            logger.warning(
+                "The weights of roots (PATH@2) do not count for the objective mover: it draws "
+                "clips by their targets."
+            )
         # What is missing is said now, not when the clips' targets have been found.
         photo_clips = [] if photos is None else find_photos(photos)
         by_target_name(photo_clips)
