@@ -196,7 +196,9 @@ _BY_MOTION = TrainingConfig(
 def single_gpu() -> Preset:
     """What one GPU of the H100 class does in 25 minutes, once the targets are found."""
     return Preset(
-        model=AMDConfig(backbone="resnet18", head_dilation=2, motion_size=(256, 384)),
+        model=AMDConfig(
+            backbone="resnet18", head_dilation=2, normalised_volume=True, motion_size=(256, 384)
+        ),
         training=dataclasses.replace(
             _BY_MOTION,
             minutes=25.0,
@@ -217,6 +219,7 @@ def cpu() -> Preset:
             backbone="resnet18",
             stage_widths=(64, 128, 256, 256),
             head_dilation=2,
+            normalised_volume=True,
             motion_size=(128, 192),
         ),
         training=dataclasses.replace(
