@@ -227,6 +227,9 @@ def test_a_photo_is_dropped_and_its_cutout_is_that_of_the_command(
 
         assert server.files
         assert browser.asked() == {server.address.rstrip("/")}
+        # A picture that still comes when the page is left is cut off: its file goes with the page.
+        are_complete = "return [...document.images].every(image => image.complete)"
+        until(lambda: browser.driver.execute_script(are_complete), "the last pictures")
         browser.driver.get("about:blank")
         until(lambda: not server.files, "the end of its files")
         assert server.stop() == 0
