@@ -1,7 +1,9 @@
 """Objectives, targets and crops: what they promise, on numbers worked out by hand."""
 
 import dataclasses
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,6 +16,7 @@ from amd_seg.model.config import AMDConfig
 from amd_seg.model.objective import photometric_objective
 from amd_seg.training.augment import jitter_colours, random_box
 from amd_seg.training.channel import ChannelChoice, choose_object_channel, relative_motion
+from amd_seg.training.clips import find_clips
 from amd_seg.training.objectives import (
     MoverObjective,
     PhotometricObjective,
@@ -22,7 +25,8 @@ from amd_seg.training.objectives import (
 )
 from amd_seg.training.pairs import PairBatch
 from amd_seg.training.presets import TrainingConfig
-from amd_seg.training.targets import TargetBatch, TargetClip, TargetSampler
+from amd_seg.training.targets import TargetBatch, TargetClip, TargetSampler, load_target_clips
+from tests.clips import moving_square, write_clip
 
 CONFIG = TrainingConfig(batch_size=4, crop=(16, 24), scale=(0.5, 1.0), colour=True)
 
@@ -187,6 +191,14 @@ def test_targets_that_nothing_agrees_with_are_not_drawn() -> None:
     sampler = TargetSampler(clips, CONFIG, torch.device("cpu"))
     names = [name for _ in range(5) for name in next(sampler).names]
     assert all(name.startswith("sure") for name in names)
+
+
+def test_targets_of_frames_that_a_clip_does_not_have_are_named(tmp_path: Path) -> None:
+    clips = find_clips([str(write_clip(tmp_path / "clip.mp4", moving_square(4)))])
+    masks, confidence = np.zeros((1, 48, 64), np.uint8), np.ones(1, np.float32)
+    np.savez(tmp_path / "clip.npz", indices=np.array([9]), masks=masks, confidence=confidence)
+    with pytest.raises(MediaError, match=r"clip\.npz holds targets of frames that .*clip"):
+        load_target_clips(clips, tmp_path, short_edge=48)
 
 
 def test_clips_without_targets_are_an_error() -> None:

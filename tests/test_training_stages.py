@@ -336,5 +336,8 @@ def test_the_motion_pathway_of_weights_is_begun_anew_where_asked(
 
 
 def test_what_works_on_pairs_is_refused_for_targets() -> None:
-    with pytest.raises(ConfigError, match=r"motion_first_steps=5.*start_scale=0\.5"):
-        TrainingConfig(objective="mover", motion_first_steps=5, start_scale=0.5)
+    message = r"motion_first_steps=5.*start_scale=0\.5.*sampling='?pair.*max_gap=2"
+    with pytest.raises(ConfigError, match=message):
+        TrainingConfig(
+            objective="mover", motion_first_steps=5, start_scale=0.5, sampling="pair", max_gap=2
+        )

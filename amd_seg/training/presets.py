@@ -123,7 +123,7 @@ class TrainingConfig(RunConfig):
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
             yield "scale", "0 < low <= high <= 1"
         if self.short_edge < 16:
-            yield "short_edge", "at least the crop"
+            yield "short_edge", "16 or more"
         if self.objective == "mover":
             yield from (
                 (name, "left out for the objective mover")
@@ -150,6 +150,8 @@ _OF_PAIRS = {
     "equivariance_weight": 0.0,
     "min_relative_motion": 0.0,
     "start_scale": 1.0,
+    "sampling": "video",
+    "max_gap": 1,
 }
 _CHOICES = {
     "objective": get_args(Objective),

@@ -91,6 +91,10 @@ def _load(clip: Clip, path: Path, short_edge: int) -> TargetClip | None:
     frames = [frame for frame in clip.open(short_edge=short_edge) if frame.index in wanted]
     kept = {frame.index for frame in frames}
     rows = [row for row, index in enumerate(found.indices.tolist()) if index in kept]
+    if not rows:
+        raise MediaError(
+            f"{path} holds targets of frames that {clip.name} does not have. Find them anew."
+        )
     pixels = torch.from_numpy(np.stack([frame.pixels for frame in frames])).permute(0, 3, 1, 2)
     masks = torch.from_numpy(found.masks[rows]).unsqueeze(1)
     if masks.shape[-2:] != pixels.shape[-2:]:
