@@ -521,6 +521,6 @@ def test_skies_and_surfaces_are_no_objects() -> None:
         pytest.skip("this checkout has no bundled weights")
     segmenter = Segmenter.from_pretrained(device="cpu")
     pictures = [pixels for _, pixels in scenes(2)]
-    # Surest of a wall of bricks, 0.67; half of ECSSD's photos are above 0.64.
-    for result in segmenter(pictures, min_confidence=0.7):
+    # Surest of a wall of bricks, 0.45; half of ECSSD's photos are above 0.66.
+    for result in segmenter(pictures, min_confidence=0.5):
         assert not result.mask.any(), result.confidence
