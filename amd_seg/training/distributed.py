@@ -7,6 +7,8 @@ process's own: then the two differ as far as the visible shares of the processes
 Statistics of BatchNorm are always those of the whole batch.
 """
 
+import atexit
+import gc
 import logging
 import os
 from collections.abc import Iterator
@@ -85,6 +87,9 @@ def joined_processes(device: str = "auto") -> Iterator[Processes]:
     if place.type == "cuda":
         torch.cuda.set_device(place)
     dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
+    # DDP's reference cycles keep the group alive after its end, until the interpreter goes down;
+    # a thread of gloo's that then lets go of a tensor aborts the process.
+    atexit.register(gc.collect)
     try:
         with _quiet_but_first(dist.get_rank()):
             say_which(device, place)
