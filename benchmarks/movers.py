@@ -1,4 +1,4 @@
-"""python benchmarks/movers.py DAVIS --every 10 [--flow WEIGHTS] [--set grabcut_agreement=0.2].
+"""python benchmarks/movers.py DAVIS --every 10 [--flow W [--motion-size HxW]] [--set FIELD=VALUE].
 
 Scores the motion teacher on a DAVIS-layout folder: J against the masks at threshold 0.5, mean over
 sequences of the mean over frames. The masks are read for the score alone.
@@ -48,13 +48,15 @@ def main() -> None:
     parser.add_argument("davis", type=Path)
     parser.add_argument("--every", type=int, default=10)
     parser.add_argument("--flow", metavar="W", help="weights whose own flow is used, not DIS")
+    parser.add_argument("--motion-size", metavar="HxW", help="where that flow is found")
     parser.add_argument("--set", nargs="*", default=[], metavar="FIELD=VALUE")
     options = parser.parse_args()
     changes = {key: ast.literal_eval(value) for key, value in (s.split("=") for s in options.set)}
     config = dataclasses.replace(MoverConfig(every=options.every), **changes)
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
-    flow = OwnFlow(options.flow) if options.flow else dis_flow
+    size = tuple(map(int, options.motion_size.split("x"))) if options.motion_size else None
+    flow = OwnFlow(options.flow, size) if options.flow else dis_flow
     rows = []
     print(f"OpenCV {cv2.__version__}, one thread; {config}")
     print(f"{'sequence':20} {'J':>5} {'frames with a target':>21} {'CPU s a frame':>14}")

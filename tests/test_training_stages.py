@@ -123,6 +123,19 @@ def test_the_flow_fit_teaches_the_masks_and_not_the_flow(tiny_config: AMDConfig)
     assert any(p.grad is not None and p.grad.any() for p in model.appearance.parameters())
 
 
+def test_the_dense_flow_is_that_of_the_reconstruction(tiny_config: AMDConfig) -> None:
+    model = AMD(tiny_config)
+    batch = pairs()
+    whole = model.dense_reconstruction(batch.frame_i, batch.frame_j)
+    for view, pair in (
+        (whole.view_i, (batch.frame_i, batch.frame_j)),
+        (whole.view_j, (batch.frame_j, batch.frame_i)),
+    ):
+        flow = model.dense_flow(*pair)
+        assert flow.shape[-2:] == tiny_config.motion_size
+        torch.testing.assert_close(flow, view.flows[0])
+
+
 def test_without_an_extra_the_plain_objectives_are_used(tiny_config: AMDConfig) -> None:
     model = AMD(tiny_config)
     kinds = {"photometric": PhotometricObjective, "dense": DenseFlowObjective}

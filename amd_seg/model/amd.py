@@ -133,18 +133,33 @@ class AMD(NormalisedModel):
         of its means over regions.
         """
         target = self.motion_input(torch.cat((frame_i, frame_j)))
-        target_levels = self.motion.features(target)
+        levels = self.motion.features(target)
+        flows = self._dense_flow(levels, [_other_half(level) for level in levels])
+        return _reconstruction(target, [upsample_flow(flow, 4) for flow in reversed(flows)])
+
+    def dense_flow(self, frame_i: Tensor, frame_j: Tensor) -> Tensor:
+        """The finest flow of `dense_reconstruction`'s view i, for about half of its time.
+
+        Returns:
+            (batch, 2, height, width) at the motion size, in its pixels, x first: what is at p in
+            frame i is at p + flow in frame j.
+        """
+        levels = self.motion.features(self.motion_input(torch.cat((frame_i, frame_j))))
+        pairs = [level.chunk(2) for level in levels]
+        flows = self._dense_flow([i for i, _ in pairs], [j for _, j in pairs])
+        return upsample_flow(flows[-1], 4)
+
+    def _dense_flow(self, target_levels: list[Tensor], source_levels: list[Tensor]) -> list[Tensor]:
+        """Coarse to fine: each level adds to the motion of every pixel."""
         flow = _zero_flow(target_levels[0])
         flows = []
-        for level, features_of_target in enumerate(target_levels):
+        for level, (target, source) in enumerate(zip(target_levels, source_levels, strict=True)):
             if level > 0:
                 flow = upsample_flow(flow, 2)
-            features = self.motion.motion_features(
-                level, features_of_target, _other_half(features_of_target), flow
-            )
+            features = self.motion.motion_features(level, target, source, flow)
             flow = flow + full_precision(self.motion.flow_of(features))
             flows.append(flow)
-        return _reconstruction(target, [upsample_flow(flow, 4) for flow in reversed(flows)])
+        return flows
 
     def load_official_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Load the state dict of the paper's checkpoint.

@@ -136,31 +136,52 @@ def main(arguments: list[str] | None = None) -> None:
         "--flow", metavar="W", help="the dense flow of these weights, in place of OpenCV's DIS"
     )
     parser.add_argument(
+        "--motion-size",
+        type=_size,
+        metavar="HxW",
+        help="where --flow finds it; finer than the weights' parts small movers better",
+    )
+    parser.add_argument(
+        "--work-height", type=int, default=240, help="short edge at which movers are found"
+    )
+    parser.add_argument(
+        "--min-motion", type=float, default=0.5, help="pixels there, below which it is noise"
+    )
+    parser.add_argument(
         "--no-grabcut", action="store_true", help="no colour model: what the motion says, alone"
     )
     parser.add_argument("--workers", type=int, default=2, help="processes")
     options = parser.parse_args(arguments)
+    if options.motion_size and not options.flow:
+        parser.error("--motion-size is of use with --flow only.")
     write_targets_of_clips(
         find_clips([options.videos]),
         options.out,
         MoverConfig(
             mask_height=options.short_edge,
+            work_height=options.work_height,
+            min_motion=options.min_motion,
             every=options.every,
             partners=tuple(int(gap) for gap in options.partners.split(",")),
             grabcut=not options.no_grabcut,
         ),
-        flow=_flow_of(options.flow),
+        flow=_flow_of(options.flow, options.motion_size),
         workers=options.workers,
         on_clip=partial(logger.info, "%s: %d targets"),
     )
 
 
-def _flow_of(weights: str | None) -> Flow:
+def _size(text: str) -> tuple[int, int]:
+    height, width = text.split("x")
+    return int(height), int(width)
+
+
+def _flow_of(weights: str | None, motion_size: tuple[int, int] | None) -> Flow:
     if weights is None:
         return dis_flow
     from amd_seg.training.own_flow import OwnFlow  # DIS needs no torch.
 
-    return OwnFlow(weights)
+    return OwnFlow(weights, motion_size)
 
 
 if __name__ == "__main__":
