@@ -137,6 +137,19 @@ def test_statistics_stay_as_released_unless_asked(
         )
 
 
+@pytest.mark.parametrize("config", [MOVER, PHOTOMETRIC], ids=["mover", "photometric"])
+def test_a_share_is_the_mean_of_before_and_after(
+    model: AMD, weights: WeightsConfig, clip: Path, config: AdaptationConfig
+) -> None:
+    config = dataclasses.replace(config, steps=3, guard=False)
+    whole = adapt(model, weights, open_video(clip), config)
+    part = adapt(model, weights, open_video(clip), dataclasses.replace(config, share=0.25))
+    assert part.report.losses == whole.report.losses
+    assert part.report.loss_after != whole.report.loss_after  # That of the mean.
+    expected = 0.25 * values_of(whole.model) + 0.75 * values_of(model)
+    torch.testing.assert_close(values_of(part.model), expected)
+
+
 def test_it_does_no_harm(model: AMD, weights: WeightsConfig, clip: Path, caplog) -> None:
     # A step of this size loses all that there was.
     config = dataclasses.replace(PHOTOMETRIC, steps=1, learning_rate=30.0, seed=2)
@@ -234,7 +247,13 @@ def test_presets_are_legal_and_faults_are_all_named() -> None:
     }
     with pytest.raises(ConfigError, match=r"steps=0 .*max_gap=0 .*learning_rate=-1"):
         AdaptationConfig(steps=0, max_gap=0, learning_rate=-1)
-    for fault in ({"objective": "dense"}, {"size": -1}, {"memory": -1.0}, {"scale": (0, 1)}):
+    for fault in (
+        {"objective": "dense"},
+        {"size": -1},
+        {"memory": -1.0},
+        {"share": 0},
+        {"scale": (0, 1)},
+    ):
         with pytest.raises(ConfigError, match=next(iter(fault))):
             AdaptationConfig(**fault)  # type: ignore[arg-type]
     assert AdaptationConfig(size=192).learning_size(144) == 192

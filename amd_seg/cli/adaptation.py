@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from amd_seg.training.loop import StepReport
     from amd_seg.video_segmenter import VideoSegmenter
 
-_FLAGS = ("steps", "objective", "seed", "memory", "channel", "save_adapted", "report")
+_FLAGS = ("steps", "objective", "share", "seed", "memory", "channel", "save_adapted", "report")
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -66,6 +66,12 @@ def learning_options(command: Command) -> Command:
             "--objective",
             type=click.Choice(list(ADAPTATIONS)),
             help="What is learned: what moves, or eq. 7 as published. [default: mover]",
+        ),
+        click.option(
+            "--share",
+            type=click.FloatRange(0, 1, min_open=True),
+            help="Of what was learned in the result, beside the weights before. "
+            "[default: 1; photometric: 0.5]",
         ),
         click.option("--seed", type=int, help="Of what is drawn at random. [default: 0]"),
         click.option(

@@ -23,6 +23,7 @@ from amd_seg.training.channel import ChannelChoice
 from amd_seg.training.lessons import Lessons, check_channel
 from amd_seg.training.memory import MemoryPlan
 from amd_seg.training.pair_lessons import pair_lessons
+from amd_seg.training.soup import mean_state
 from amd_seg.training.stretches import ClipFrames, gather_frames
 from amd_seg.training.target_lessons import target_lessons
 
@@ -125,7 +126,7 @@ def adapt(
         lessons = _lessons(model, weights, frames, config, channel)
         clock.lap("lessons")
         student = _student(model, lessons.memory)
-        outcome = _learn(student, lessons, config, on_step, clock)
+        outcome = _learn(student, model, lessons, config, on_step, clock)
         reason = outcome.reason if config.guard else ""
         kept = copy.deepcopy(model).eval() if reason else _finished(student, model)
         size = weights.input_size if reason else config.adapted_size(weights.input_size)
@@ -189,12 +190,13 @@ class _Outcome:
 
 def _learn(
     student: AMD,
+    model: AMD,
     lessons: Lessons,
     config: AdaptationConfig,
     on_step: OnStep | None,
     clock: "_Clock",
 ) -> _Outcome:
-    """Take the steps, unless there is nothing to learn, and compare before and after."""
+    """Take the steps, unless there is nothing to learn; compare the model before and the result."""
     objective = lessons.objective(student)
     before = _mean_loss(objective, lessons.checks, config.precision)
     clock.lap("checks")
@@ -202,6 +204,9 @@ def _learn(
         reason = f"Hardly anything in it moves on its own (evidence {lessons.evidence:.2f})."
         return _Outcome((), before, before, reason)
     losses = _steps(objective, lessons, on_step)
+    if config.share < 1:
+        states = student.state_dict(), model.state_dict()
+        student.load_state_dict(mean_state(states, (config.share, 1 - config.share)))
     clock.lap("steps")
     after = _mean_loss(objective, lessons.checks, config.precision)
     reason = ""

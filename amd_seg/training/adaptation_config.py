@@ -42,6 +42,9 @@ class AdaptationConfig:
     """Range of the crop's side, as a share of the frame; crops are enlarged to --size."""
     max_gap: int = 4
     """Largest distance, in frames at 24 a second, between the two of a pair."""
+    share: float = 1.0
+    """How much of what was learned counts: the result is the mean of the weights before and after,
+    weighed so. 1 is what was learned alone."""
     frozen_statistics: bool = True
     """Keep BatchNorm's statistics as released: a clip is too little to estimate them from."""
     frames: int = 240
@@ -76,6 +79,8 @@ class AdaptationConfig:
             yield "size", "0 or more"
         if self.learning_rate <= 0:
             yield "learning_rate", "above 0"
+        if not 0 < self.share <= 1:
+            yield "share", "above 0, up to 1"
         if self.memory < 0:
             yield "memory", "0 or more"
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
@@ -123,9 +128,17 @@ def mover() -> AdaptationConfig:
 
 
 def published() -> AdaptationConfig:
-    """Section 4.3: eq. 7 on pairs of the clip, both pathways; what it leaves open is ours."""
+    """Section 4.3: eq. 7 on pairs of the clip, both pathways; what it leaves open is ours.
+
+    So is the mean with the weights before, which it knows nothing of: `share` 1 is as published.
+    """
     return AdaptationConfig(
-        objective="photometric", learning_rate=1e-4, size=0, scale=(0.96, 1.0), max_gap=1
+        objective="photometric",
+        learning_rate=1e-4,
+        size=0,
+        scale=(0.96, 1.0),
+        max_gap=1,
+        share=0.5,
     )
 
 

@@ -10,10 +10,11 @@ import dataclasses
 import logging
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from amd_seg.errors import InputError, WeightsError
 from amd_seg.model.amd import AMD
@@ -58,19 +59,37 @@ def average_weights(
     found = [load_weights(source) for source in sources]
     kept = found[0] if motion is None else load_weights(motion)
     _require_alike([*found, kept], appearance_only=motion is not None)
-    states, result = [each.model.state_dict() for each in found], kept.model.state_dict()
-    for name, value in result.items():
-        # BatchNorm counts its batches in whole numbers: those stay as they are.
-        if value.is_floating_point() and (motion is None or not name.startswith("motion.")):
-            parts = [state[name] * share for state, share in zip(states, shares, strict=True)]
-            result[name] = torch.stack(parts).sum(dim=0) / sum(shares)
-    kept.model.load_state_dict(result)
+    mean = mean_state([each.model.state_dict() for each in found], shares)
+    if motion is not None:
+        mean = {name: value for name, value in mean.items() if not name.startswith("motion.")}
+    kept.model.load_state_dict(kept.model.state_dict() | mean)
     config, training = found[0].config, dict(found[0].config.training)
     training |= {"mean_of": [each.config.sha256 for each in found], "shares": shares}
     if motion is not None:
         training["motion_of"] = kept.config.sha256
     config = dataclasses.replace(config, model=kept.config.model, training=training)
     return save_weights(folder, kept.model, config)
+
+
+def mean_state(
+    states: Sequence[Mapping[str, Tensor]], shares: Sequence[float]
+) -> dict[str, Tensor]:
+    """Average state dicts of one model.
+
+    Whole numbers, by which BatchNorm counts its batches, are the first's.
+
+    Args:
+        states: with the same names and shapes.
+        shares: how much each counts, in any unit.
+    """
+
+    def mean(name: str, first: Tensor) -> Tensor:
+        if not first.is_floating_point():
+            return first
+        parts = [state[name] * share for state, share in zip(states, shares, strict=True)]
+        return torch.stack(parts).sum(dim=0) / sum(shares)
+
+    return {name: mean(name, first) for name, first in states[0].items()}
 
 
 def _require_alike(
