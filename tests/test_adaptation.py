@@ -208,6 +208,7 @@ def test_a_known_channel_gives_way_to_a_clearly_faster_one() -> None:
     assert close.unless_clear(1) == ChannelChoice(1, (1.0, 2.9, 3.0))
     assert close.unless_clear(1).margin == pytest.approx(2.9 / 3 - 1)
     assert close.unless_clear(0) == close
+    assert close.unless_clear(0, lead=4.0).channel == 0
     assert ChannelChoice(0, (0.0, 0.0)).margin == 0
 
 

@@ -35,9 +35,9 @@ class ChannelChoice:
         others = self.motion[: self.channel] + self.motion[self.channel + 1 :]
         return self.motion[self.channel] / max(others) - 1 if max(others) > 0 else 0.0
 
-    def unless_clear(self, prior: int) -> "ChannelChoice":
-        """Return the choice of `prior`, unless the other one moves `CLEAR_LEAD` times as much."""
-        needed = max(CLEAR_LEAD * self.motion[prior], LEAST_MOTION)
+    def unless_clear(self, prior: int, lead: float = CLEAR_LEAD) -> "ChannelChoice":
+        """Return the choice of `prior`, unless the other one moves `lead` times as much."""
+        needed = max(lead * self.motion[prior], LEAST_MOTION)
         is_clear = self.motion[self.channel] > needed
         return self if is_clear else replace(self, channel=prior)
 

@@ -23,6 +23,10 @@ from amd_seg.training.pairs import Crop, PairBatch, PairDraw
 from amd_seg.training.presets import TrainingConfig
 from amd_seg.training.stretches import ClipFrames, Stretch
 
+CLEAR_LEAD_IN_A_CLIP = 4.0
+"""How much faster than the known object another region must move to take its place: one clip says
+less of what is an object than the many that the weights have seen."""
+
 Pair = tuple[int, int, int]
 """Which stretch, first and second frame in it."""
 
@@ -65,7 +69,7 @@ def pair_lessons(
         choice = choose_object_channel(kept, looked_at, count=CHECKS)
         if channel is not None:
             return replace(choice, channel=channel)
-        return choice.unless_clear(weights.object_channel)
+        return choice.unless_clear(weights.object_channel, lead=CLEAR_LEAD_IN_A_CLIP)
 
     return Lessons(
         training=replace(training, accumulate=memory.accumulate),
