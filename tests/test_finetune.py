@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from amd_seg.classes import VOC2012, VOID
 from amd_seg.cli import cli
-from amd_seg.errors import ConfigError, WeightsError
+from amd_seg.errors import ConfigError, InputError, WeightsError
 from amd_seg.model.amd import AMD
 from amd_seg.model.config import AMDConfig, WeightsConfig
 from amd_seg.model.normalised import MEAN
@@ -260,6 +260,9 @@ def test_a_resumed_run_ends_as_if_it_had_never_stopped(voc: Path, tmp_path: Path
     finetune(labelled, whole, weights="none", device="cpu", **options)
     with pytest.raises(StopTraining):
         finetune(labelled, parts, weights="none", device="cpu", on_step=stop, **options)
+    others = dataclasses.replace(labelled, photos=labelled.photos[::-1])
+    with pytest.raises(InputError, match="photos in another order"):
+        finetune(others, parts, weights="none", device="cpu", resume=True, **options)
     # The weights it began from are not asked for again.
     finetune(labelled, parts, weights="gone", device="cpu", resume=True, **options)
     assert column(parts, "loss") == column(whole, "loss")

@@ -188,11 +188,14 @@ def test_a_run_learns_from_clips_and_photos(photos, tmp_path):
     flags = "--objective mover --minutes 0 --steps 2 --batch-size 4 --short-edge 32 --crop 32x48"
     model = "--stage-widths 8,8,8,8 --head-channels 8 --motion-size 64x64 --no-channels-last"
     out = tmp_path / "run"
-    result = CliRunner().invoke(
-        cli,
-        ["train", str(clip), "--out", str(out), "--photos", str(photos)]
-        + [*flags.split(), *model.split(), "--log-every", "1"],
-    )
+    command = ["train", str(clip), "--out", str(out), "--photos", str(photos)]
+    result = CliRunner().invoke(cli, [*command, *flags.split(), *model.split(), "--log-every", "1"])
     assert result.exit_code == 0, result.output
     assert (out / "photo_targets" / "one.npz").is_file()
     assert (out / "weights" / "model.safetensors").is_file()
+    (photos / "one.png").rename(photos / "uno.png")
+    result = CliRunner().invoke(cli, [*command, "--resume", "--steps", "3"])
+    assert result.exit_code == 2
+    assert "photos without one.png" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (out / "photo_targets" / "uno.npz").exists()

@@ -33,7 +33,7 @@ from amd_seg.training.loop import StepReport, StopTraining
 from amd_seg.training.presets import PRESETS, TrainingConfig
 from amd_seg.training.run import train
 from amd_seg.weights import load_weights, save_weights
-from tests.clips import moving_square, write_clip
+from tests.clips import moving_square, write_clip, write_folder
 
 SETTINGS = TrainingConfig(
     steps=6, batch_size=2, short_edge=32, crop=(32, 48), checkpoint_every=2, log_every=1, keep=10
@@ -236,6 +236,78 @@ def test_a_run_is_not_resumed_as_another_and_keeps_its_settings(
     assert (tmp_path / "config.json").read_text() == settings
 
 
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+OBJECTIVES = {
+    "pairs in memory": {},
+    "pairs as they are drawn": {"frames": "loader", "workers": 0},
+    "movers": {"objective": "mover", "short_edge": 96},
+}
+
+
+def mover_clip(path: Path, seed: int = 0) -> Path:
+    """Write a clip in which a patch of noise moves on its own."""
+    noise = np.random.default_rng(seed).integers(0, 256, (96, 128, 3), dtype=np.uint8)
+    frames = []
+    for number in range(12):
+        frame = np.asarray(Image.fromarray(noise).resize((160, 120)))[:96, 2 : 2 + 128].copy()
+        frame[20:60, 10 + 4 * number : 50 + 4 * number] = frame[50:90, 60:100][::-1]
+        frames.append(frame)
+    return write_clip(path, frames, rate=24)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_a_run_goes_on_with_its_own_clips_only_wherever_they_lie(
+    tiny_config: AMDConfig, tmp_path: Path, objective: str
+) -> None:
+    if objective == "movers":
+        pytest.importorskip("cv2")
+    home, run, whole = (tmp_path / name for name in ("home", "run", "whole"))
+    home.mkdir()
+    for number in range(2):
+        mover_clip(home / f"{number}.mp4", seed=number)
+    write_folder(home / "walk", moving_square(5, height=96, width=128))
+    config = dataclasses.replace(SETTINGS, **OBJECTIVES[objective])
+    options = {"model": tiny_config, "config": config, "device": "cpu"}
+    train([str(home)], whole, **options)
+    with pytest.raises(StopTraining):
+        train([str(home)], run, on_step=stop_after(3), **options)
+    before = contents(run)
+
+    def refused(message: str, *roots: Path) -> None:
+        with pytest.raises(InputError, match=message):
+            train([*map(str, roots)], run, resume=True, **options)
+        assert contents(run) == before
+
+    size = (home / "1.mp4").stat().st_size
+    (home / "1.mp4").rename(home / "2.mp4")
+    refused(rf"clips without 1\.mp4 \({size} bytes\) and with 2\.mp4 \({size} bytes\)\.", home)
+    (home / "2.mp4").rename(home / "1.mp4")
+    (home / "walk" / "00004.png").rename(tmp_path / "frame.png")
+    refused(r"walk \(5 frames, 0+\.png to 0+4\.png\) and with walk \(4 frames", home)
+    (tmp_path / "frame.png").rename(home / "walk" / "00004.png")
+    places = home / "1.mp4", home / "0.mp4", home / "walk"
+    refused("clips in another order", *places)
+    refused(r"clips without 0\.mp4 .* and with 0\.mp4@2 ", Path(f"{home}/0.mp4@2"), *places[::2])
+    home.rename(tmp_path / "elsewhere")
+    train([str(tmp_path / "elsewhere")], run, resume=True, **options)
+    assert losses(run) == losses(whole)
+
+
+def test_a_run_without_a_record_of_its_clips_goes_on_and_has_one_then(
+    clips: str, tiny_config: AMDConfig, tmp_path: Path
+) -> None:
+    options = {"model": tiny_config, "device": "cpu"}
+    train([clips], tmp_path, config=dataclasses.replace(SETTINGS, steps=2), **options)
+    record = json.loads((tmp_path / "data.json").read_text())
+    assert [item.partition(" ")[0] for item in record["clips"]] == ["clip-0.mp4", "clip-1.mp4"]
+    (tmp_path / "data.json").unlink()
+    train([clips], tmp_path, config=SETTINGS, resume=True, **options)
+    assert json.loads((tmp_path / "data.json").read_text()) == record
+
+
 def test_what_is_given_when_a_run_is_resumed_counts(
     clips: str, tiny_config: AMDConfig, tmp_path: Path
 ) -> None:
@@ -369,13 +441,7 @@ def test_old_checkpoints_make_room(clips: str, tiny_config: AMDConfig, tmp_path:
 def test_the_mover_objective_finds_its_targets_first(
     tiny_config: AMDConfig, tmp_path: Path
 ) -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (96, 128, 3), dtype=np.uint8)
-    frames = []
-    for number in range(12):
-        frame = np.asarray(Image.fromarray(noise).resize((160, 120)))[:96, 2 : 2 + 128].copy()
-        frame[20:60, 10 + 4 * number : 50 + 4 * number] = frame[50:90, 60:100][::-1]
-        frames.append(frame)
-    clip = write_clip(tmp_path / "mover.mp4", frames, rate=24)
+    clip = mover_clip(tmp_path / "mover.mp4")
     config = dataclasses.replace(SETTINGS, objective="mover", short_edge=96)
     out = tmp_path / "run"
     folder = train([str(clip)], out, model=tiny_config, config=config, device="cpu")

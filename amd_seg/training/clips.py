@@ -59,6 +59,20 @@ class Clip:
         """
         return self.open().timestamps()
 
+    def identity(self) -> str:
+        """Tell the clip from another one, wherever its root lies, without opening it.
+
+        What is a single file is told by its size: not every container tells its frames, and
+        another encoding of a clip is another clip.
+        """
+        name = self.name if self.weight == 1 else f"{self.name}@{self.weight:g}"
+        if len(self.frames) > 1:
+            first, last = self.frames[0], self.frames[-1]
+            return f"{name} ({len(self.frames)} frames, {first} to {last})"
+        file = self.path.joinpath(*self.frames)
+        # What cannot be read is said where clips are opened.
+        return f"{name} ({file.stat().st_size if file.is_file() else 0} bytes)"
+
 
 def find_clips(roots: Sequence[str]) -> list[Clip]:
     """Return the clips under `roots`, each root in natural order.

@@ -106,6 +106,9 @@ class Task(Protocol):
     def settings(self) -> dict[str, Any]:
         """What config.json of the run says, as JSON-able values."""
 
+    def data(self) -> dict[str, list[str]]:
+        """What it learns from, as far as that is known before it is read; see `RunFolder`."""
+
     def start_model(self, *, resume: bool) -> Network:
         """The model before the first step; of a resumed run the checkpoint has its values."""
 
@@ -158,6 +161,8 @@ def carry_out(
     with joined_processes(device) as processes:
         if processes.is_first:
             folder.require_usable(resume)
+            if resume:
+                folder.require_same_data(task.data())
         seed_everything(task.config.seed)
         model = task.start_model(resume=resume).to(processes.device)
         batches = task.open_batches(processes, folder)
@@ -165,13 +170,13 @@ def carry_out(
         watch = None
         if processes.is_first:
             if not resume:
-                folder.write_settings(settings)
+                folder.write_settings(settings, task.data())
             watch = task.open_watch(folder, batches)
         if resume:
             run.resume()
             if processes.is_first:
                 # Not before: settings that do not fit must not take the place of those that do.
-                folder.write_settings(settings)
+                folder.write_settings(settings, task.data())
         if watch is not None:
             lines = folder.take_back_lines_after(run.state.step)
             if resume:

@@ -135,6 +135,9 @@ class _FinetuneTask:
             "training": dataclasses.asdict(self.config),
         }
 
+    def data(self) -> dict[str, list[str]]:
+        return {"photos": [photo.name for photo in self.labelled.photos]}
+
     def start_model(self, *, resume: bool) -> SemanticNetwork:
         count = len(self.labelled.classes)
         if self.model.classes != count:

@@ -3,13 +3,15 @@
 import itertools
 import json
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from amd_seg.errors import InputError, MediaError
 from amd_seg.media.files import make_folder, write_atomically
+from amd_seg.media.pairs import some
 from amd_seg.training.checkpoints import list_checkpoints
 
 ORIGIN = ("init", "init_channel", "init_backbone", "start")
@@ -26,6 +28,11 @@ class RunFolder:
     def config(self) -> Path:
         """The resolved settings."""
         return self.path / "config.json"
+
+    @property
+    def data(self) -> Path:
+        """What the run learns from, file by file."""
+        return self.path / "data.json"
 
     @property
     def log(self) -> Path:
@@ -106,7 +113,8 @@ class RunFolder:
         """
         found = {self.targets, self.photo_targets, *self.path.glob(".*.tmp")}
         if self._has_settings() and not list_checkpoints(self.checkpoints):
-            found |= {self.config, self.log, self.checkpoints, self.sheets, self.board, self.page}
+            found |= {self.config, self.data, self.log, self.checkpoints, self.sheets}
+            found |= {self.board, self.page}
         return found
 
     def _has_settings(self) -> bool:
@@ -121,20 +129,52 @@ class RunFolder:
         Raises:
             InputError: it is no JSON object.
         """
-        if not self.config.is_file():
-            return {}
-        try:
-            return dict(json.loads(self.config.read_text()))
-        except (ValueError, TypeError) as cause:
-            raise InputError(
-                f"Cannot resume {self.path}: its config.json cannot be read ({cause}). "
-                "Give the folder of a run, or start without --resume."
-            ) from cause
+        return self._read(self.config)
 
-    def write_settings(self, settings: dict[str, Any]) -> None:
-        """Write config.json."""
+    def write_settings(
+        self, settings: dict[str, Any], data: Mapping[str, Sequence[str]] | None = None
+    ) -> None:
+        """Write config.json, and data.json, with which `require_same_data` compares."""
         make_folder(self.path)
         _write(self.config, json.dumps(settings, indent=2) + "\n")
+        if data is not None:
+            _write(self.data, json.dumps(data, indent=1) + "\n")
+
+    def require_same_data(self, data: Mapping[str, Sequence[str]]) -> None:
+        """Raise where a run would go on from other data than it was begun with.
+
+        A run that left no record of its data is taken at its word.
+
+        Args:
+            data: kind ("clips") -> its items in order, each named so that another is told from it.
+
+        Raises:
+            InputError: they are others, or in another order.
+        """
+        before = self._read(self.data)
+        faults = [
+            f"{kind} {_difference(before[kind], data[kind])}"
+            for kind in data
+            if kind in before and before[kind] != list(data[kind])
+        ]
+        if faults:
+            raise InputError(
+                f"Cannot resume {self.path} with other data than it was begun with: "
+                f"{'; '.join(faults)}. Give the same, wherever they lie now, or begin another run "
+                "with another --out."
+            )
+
+    def _read(self, path: Path) -> dict[str, Any]:
+        """The JSON object in a file of this folder; nothing where it is not there."""
+        if not path.is_file():
+            return {}
+        try:
+            return dict(json.loads(path.read_text()))
+        except (ValueError, TypeError) as cause:
+            raise InputError(
+                f"Cannot resume {self.path}: its {path.name} cannot be read ({cause}). "
+                "Give the folder of a run, or start without --resume."
+            ) from cause
 
     def write_line(self, line: dict[str, Any]) -> None:
         """Append a line to the log.
@@ -167,6 +207,17 @@ class RunFolder:
         if self.log.is_file():
             _write(self.log, "".join(json.dumps(line) + "\n" for line in kept))
         return kept
+
+
+def _difference(before: Sequence[str], now: Sequence[str]) -> str:
+    """Say how two lists differ that are not equal."""
+    gone, new = Counter(before) - Counter(now), Counter(now) - Counter(before)
+    parts = [
+        f"{word} {some(items.elements())}"
+        for word, items in (("without", gone), ("with", new))
+        if items
+    ]
+    return " and ".join(parts) or "in another order"
 
 
 def _write(path: Path, text: str) -> None:

@@ -18,6 +18,7 @@ from amd_seg.training.alarms import Alarms
 from amd_seg.training.backbone import load_backbone
 from amd_seg.training.batches import Batches, open_batches
 from amd_seg.training.channel import choose_object_channel
+from amd_seg.training.clips import find_clips, find_photos
 from amd_seg.training.combined import make_objective
 from amd_seg.training.distributed import Processes, is_first_process
 from amd_seg.training.engine import OnStep, Run, carry_out
@@ -127,6 +128,13 @@ class _ClipTask:
             "init_backbone": None if self.init_backbone is None else os.fspath(self.init_backbone),
             "model": dataclasses.asdict(self.model),
             "training": dataclasses.asdict(self.config),
+        }
+
+    def data(self) -> dict[str, list[str]]:
+        photos = [] if self.photos is None else find_photos(self.photos)
+        return {
+            "clips": [clip.identity() for clip in find_clips(self.roots)],
+            "photos": [photo.identity() for photo in photos],
         }
 
     def start_model(self, *, resume: bool) -> AMD:
