@@ -28,10 +28,14 @@ from amd_seg.errors import (
 from amd_seg.model.amd import AMD
 from amd_seg.model.config import AMDConfig, WeightsConfig
 from amd_seg.training.checkpoints import list_checkpoints, load_checkpoint
+from amd_seg.training.clips import find_clips
 from amd_seg.training.folder import RunFolder
 from amd_seg.training.loop import StepReport, StopTraining
+from amd_seg.training.mover_files import write_targets_of_clips
+from amd_seg.training.movers import MoverConfig
 from amd_seg.training.presets import PRESETS, TrainingConfig
 from amd_seg.training.run import train
+from amd_seg.training.targets import load_target_clips, target_bytes
 from amd_seg.weights import load_weights, save_weights
 from tests.clips import moving_square, write_clip, write_folder
 
@@ -450,6 +454,66 @@ def test_the_mover_objective_finds_its_targets_first(
         inside = found["masks"][0, 25:55, 15:45].mean()
         assert inside > 2 * found["masks"][0, 70:, 100:].mean()
     assert load_weights(folder).config.object_channel == 0
+
+
+@pytest.fixture(scope="module")
+def vast(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A list of a clip that no machine can hold; of its frames only the first is there."""
+    folder = tmp_path_factory.mktemp("vast")
+    (folder / "clip").mkdir()
+    Image.new("RGB", (4096, 4096)).save(folder / "clip" / "0.png")
+    names = " ".join(f"{number}.png" for number in range(100_000))
+    (folder / "list.txt").write_text(f"clip {names}\n")
+    return folder / "list.txt"
+
+
+def write_targets(folder: Path, count: int) -> Path:
+    """Write the file of that many targets, as far as counting goes, for the vast clip."""
+    folder.mkdir()
+    arrays = {"indices": np.arange(count), "confidence": np.ones(count, np.float32)}
+    np.savez_compressed(folder / "clip.npz", masks=np.zeros((count, 1, 1), np.uint8), **arrays)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("objective", "targets", "needed"),
+    [
+        # Three bytes a pixel of 100,000 frames of 4096x4096.
+        ("photometric", None, r"need 4\.69e\+03 GiB, .*--frames loader"),
+        # Four of every third one.
+        ("mover", None, r"need up to 2\.08e\+03 GiB, .*fewer targets: "),
+        ("mover", 50_000, r"need 3\.12e\+03 GiB, .*fewer targets: "),
+    ],
+)
+def test_frames_that_do_not_fit_are_refused_before_any_is_decoded_or_written(
+    vast: Path,
+    tiny_config: AMDConfig,
+    tmp_path: Path,
+    objective: str,
+    targets: int | None,
+    needed: str,
+) -> None:
+    options: dict[str, Any] = {"model": tiny_config, "device": "cpu"}
+    if targets is not None:
+        options["targets"] = write_targets(tmp_path / "targets", targets)
+    config = dataclasses.replace(SETTINGS, objective=objective, short_edge=4096)
+    with pytest.raises(InputError, match=needed):
+        train([str(vast)], tmp_path / "run", config=config, **options)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("is_due", [False, True])
+def test_the_room_of_targets_is_known_before_they_are_loaded(tmp_path: Path, is_due: bool) -> None:
+    pytest.importorskip("cv2")
+    clips = find_clips([str(mover_clip(tmp_path / f"{number}.mp4", number)) for number in range(2)])
+    folder = tmp_path / "targets"
+    write_targets_of_clips(clips if not is_due else clips[:1], folder, workers=1)
+    loaded = load_target_clips(clips, folder, short_edge=48)
+    taken = sum(clip.frames.nbytes + clip.targets.nbytes for clip in loaded)
+    assert taken > 0
+    finding = MoverConfig() if is_due else None
+    due = 4 * 48 * 64 * 4 if is_due else 0  # twelve frames, every third
+    assert target_bytes(clips, folder, short_edge=48, finding=finding) == taken + due
 
 
 def test_weights_of_roots_are_not_passed_over_in_silence_by_the_mover_objective(

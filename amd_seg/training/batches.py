@@ -5,8 +5,11 @@ import itertools
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+
+import torch
 
 from amd_seg.colour_model import require_opencv
 from amd_seg.errors import ConfigError, InputError
@@ -22,11 +25,18 @@ from amd_seg.training.pairs import Crop
 from amd_seg.training.photo_files import write_photo_targets
 from amd_seg.training.photos import PhotoConfig
 from amd_seg.training.presets import TrainingConfig
+from amd_seg.training.room import require_memory
 from amd_seg.training.run_config import RunConfig
 from amd_seg.training.target_files import by_target_name
-from amd_seg.training.targets import TargetClip, TargetSampler, load_target_clips
+from amd_seg.training.targets import TargetSampler, load_target_clips, target_bytes
 
 logger = logging.getLogger(__name__)
+
+FEWER_TARGETS = (
+    "fewer clips, or fewer targets: python -m amd_seg.training.mover_files VIDEOS OUT --every 12, "
+    "then --targets OUT"
+)
+"""What helps where the frames with a target do not fit."""
 
 
 class Batches(Protocol):
@@ -77,19 +87,17 @@ def open_batches(
         require_opencv()  # Before all clips are decoded, not after it.
     clips = find_clips(roots)
     if config.objective == "mover":
-        by_target_name(clips)
-        if len({clip.weight for clip in clips}) > 1:
-            logger.warning(
-                "The weights of roots (PATH@2) do not count for the objective mover: it draws "
-                "clips by their targets."
-            )
         # What is missing is said now, not when the clips' targets have been found.
-        photo_clips = [] if photos is None else find_photos(photos)
-        by_target_name(photo_clips)
-        place = Path(targets) if targets else _found_targets(clips, config, processes, folder)
-        found = load_target_clips(clips, place, short_edge=config.short_edge)
-        stills = _open_photos(photo_clips, photo_targets, config, processes, folder)
-        return TargetSampler(found, _own_share(config, processes), processes.device, stills)
+        stills = [] if photos is None else find_photos(photos)
+        sets = (
+            _TargetSet(clips, Path(targets or folder.targets), is_there=targets is not None),
+            _TargetSet(
+                stills,
+                Path(photo_targets or folder.photo_targets),
+                is_there=photo_targets is not None or not stills,
+            ),
+        )
+        return _open_targets(*sets, config, processes)
     pairs = _open_pairs(clips, config, processes)
     if config.min_relative_motion:
         return MovingPairs(pairs, config.min_relative_motion)
@@ -112,32 +120,69 @@ def _require_used(config: TrainingConfig, **given: str | os.PathLike[str] | None
             raise InputError(f"No such folder: {os.fspath(folder)}. Check the path.")
 
 
-def _found_targets(
-    clips: Sequence[Clip], config: TrainingConfig, processes: Processes, folder: RunFolder
-) -> Path:
-    _require_alone(processes, "motion", "mover_files", "--targets")
-    mover = MoverConfig(mask_height=config.short_edge)
-    tell = _progress_of("Motion targets", len(clips))
-    write_targets_of_clips(clips, folder.targets, mover, workers=os.cpu_count() or 1, on_clip=tell)
-    return folder.targets
+@dataclass(frozen=True)
+class _TargetSet:
+    """Clips, or stills, and the folder of their targets."""
+
+    clips: Sequence[Clip]
+    folder: Path
+    is_there: bool
+    """They were found before, and clips without any are left out."""
 
 
-def _open_photos(
-    stills: Sequence[Clip],
-    targets: str | os.PathLike[str] | None,
-    config: TrainingConfig,
-    processes: Processes,
-    folder: RunFolder,
-) -> list[TargetClip]:
-    if not stills:
-        return []
-    place = Path(targets) if targets else folder.photo_targets
-    if not targets:
+def _open_targets(
+    videos: _TargetSet, stills: _TargetSet, config: TrainingConfig, processes: Processes
+) -> TargetSampler:
+    """Find the targets that are not there, and load all with their frames."""
+    by_target_name(videos.clips)
+    by_target_name(stills.clips)
+    if len({clip.weight for clip in videos.clips}) > 1:
+        logger.warning(
+            "The weights of roots (PATH@2) do not count for the objective mover: it draws "
+            "clips by their targets."
+        )
+    sets, size, device = (videos, stills), config.short_edge, processes.device
+    if not videos.is_there:
+        _require_alone(processes, "motion", "mover_files", "--targets")
+    if not stills.is_there:
         _require_alone(processes, "photo", "photo_files", "--photo-targets")
-        contrast = PhotoConfig(mask_height=config.short_edge)
-        tell = _progress_of("Photo targets", len(stills))
-        write_photo_targets(stills, place, contrast, workers=os.cpu_count() or 1, on_photo=tell)
-    return load_target_clips(stills, place, short_edge=config.short_edge)
+    if not (videos.is_there and stills.is_there):
+        # Finding them takes longer than all else.
+        _require_room(sets, size, device, are_found=False)
+    if not videos.is_there:
+        _find_targets(videos, size)
+    if not stills.is_there:
+        _find_photo_targets(stills, size)
+    _require_room(sets, size, device, are_found=True)
+    found, photos = (
+        load_target_clips(each.clips, each.folder, short_edge=size, device=device) for each in sets
+    )
+    return TargetSampler(found, _own_share(config, processes), device, photos)
+
+
+def _require_room(
+    sets: Sequence[_TargetSet], short_edge: int, device: torch.device, *, are_found: bool
+) -> None:
+    """Raise where frames with a target do not fit; before they are found, at most so many."""
+    needed = 0.0
+    for each in sets:
+        finding = None if are_found or each.is_there else MoverConfig()
+        needed += target_bytes(each.clips, each.folder, short_edge=short_edge, finding=finding)
+    require_memory(needed, device, is_bound=not are_found, advice=FEWER_TARGETS)
+
+
+def _find_targets(videos: _TargetSet, short_edge: int) -> None:
+    mover = MoverConfig(mask_height=short_edge)
+    tell = _progress_of("Motion targets", len(videos.clips))
+    workers = os.cpu_count() or 1
+    write_targets_of_clips(videos.clips, videos.folder, mover, workers=workers, on_clip=tell)
+
+
+def _find_photo_targets(stills: _TargetSet, short_edge: int) -> None:
+    contrast = PhotoConfig(mask_height=short_edge)
+    tell = _progress_of("Photo targets", len(stills.clips))
+    workers = os.cpu_count() or 1
+    write_photo_targets(stills.clips, stills.folder, contrast, workers=workers, on_photo=tell)
 
 
 def _require_alone(processes: Processes, kind: str, module: str, flag: str) -> None:

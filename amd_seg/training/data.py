@@ -17,7 +17,7 @@ from amd_seg.errors import ConfigError, InputError, MediaError
 from amd_seg.media.frames import FrameReader, Pixels, Span
 from amd_seg.training.clips import Clip, require_mostly_intact
 from amd_seg.training.pairs import Crop, PairBatch, PairDraw, PairSchedule, Sampling
-from amd_seg.training.room import GIB, require_memory
+from amd_seg.training.room import GIB, estimated_frames, require_memory
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ class FrameStore:
             try:
                 opened = list(_each(pool, decoder.open, clips, broken, lambda clip: clip.name))
                 require_mostly_intact(broken, len(clips))
-                needed = sum(_estimated_bytes(reader, frame_step) for _, reader in opened)
+                needed = sum(_estimated_bytes(reader) for _, reader in opened)
                 require_memory(needed, device, limit_gib)
                 decoded = _each(pool, decoder.decode, opened, broken, lambda job: job[0].name)
                 for done, clip in enumerate(decoded, start=1):
@@ -252,9 +252,5 @@ def _has_pair(clip: StoredClip) -> bool:
     return len(clip.numbers) > 1
 
 
-def _estimated_bytes(reader: FrameReader, frame_step: int) -> float:
-    frames: float | None = reader.frame_count
-    if frames is None:
-        # A clip that tells nothing counts as a short one.
-        frames = (reader.duration or 10) * float(reader.frame_rate or 25) / frame_step
-    return frames * reader.height * reader.width * 3
+def _estimated_bytes(reader: FrameReader) -> float:
+    return estimated_frames(reader) * reader.height * reader.width * 3

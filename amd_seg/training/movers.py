@@ -5,6 +5,7 @@ import os
 import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -173,9 +174,23 @@ def read_mover_targets(path: str | os.PathLike[str]) -> MoverTargets:
     Raises:
         MediaError: the file is missing, broken, or not of this kind.
     """
+    return MoverTargets(*_read_arrays(path, "indices", "masks", "confidence"))
+
+
+def count_mover_targets(path: str | os.PathLike[str]) -> int:
+    """Return how many targets a file holds, without reading their masks.
+
+    Raises:
+        MediaError: the file is missing, broken, or not of this kind.
+    """
+    (indices,) = _read_arrays(path, "indices")
+    return len(indices)
+
+
+def _read_arrays(path: str | os.PathLike[str], *names: str) -> list[NDArray[Any]]:
     try:
         with open(path, "rb") as file, np.load(file) as stored:
-            return MoverTargets(stored["indices"], stored["masks"], stored["confidence"])
+            return [stored[name] for name in names]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as cause:
         raise MediaError(
             f"Cannot read the targets {os.fspath(path)}: {cause}. "

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from amd_seg.errors import InputError
+from amd_seg.media.frames import FrameReader
 
 GIB = 2**30
 # Decoding holds a clip or two a thread beside what is kept.
@@ -27,11 +28,28 @@ def free_bytes(device: torch.device) -> int | None:
     return free
 
 
-def require_memory(needed: float, device: torch.device, limit_gib: float | None = None) -> None:
+def estimated_frames(clip: FrameReader) -> float:
+    """Return how many frames a clip gives, as far as its file tells; nothing is decoded."""
+    if clip.frame_count is not None:
+        return clip.frame_count
+    # A clip that tells nothing counts as a short one.
+    return (clip.duration or 10) * float(clip.frame_rate or 25) / clip.span.every
+
+
+def require_memory(
+    needed: float,
+    device: torch.device,
+    limit_gib: float | None = None,
+    *,
+    is_bound: bool = False,
+    advice: str = "a larger frame step, fewer clips, or --frames loader, which decodes as it goes",
+) -> None:
     """Raise where frames of `needed` bytes do not fit the memory of a device.
 
     Args:
         limit_gib: memory that may be used, in GiB; None takes nine tenths of what is free.
+        is_bound: they may turn out to need less.
+        advice: what helps beside a smaller short edge.
 
     Raises:
         InputError: they do not fit, with the numbers.
@@ -45,7 +63,7 @@ def require_memory(needed: float, device: torch.device, limit_gib: float | None 
         return
     if needed > allowed:
         raise InputError(
-            f"The frames do not fit the memory of {device}: they need {needed / GIB:.3g} GiB, "
-            f"{allowed / GIB:.3g} GiB {whose}. Use a smaller short edge, a larger frame step, "
-            "fewer clips, or --frames loader, which decodes as it goes."
+            f"The frames do not fit the memory of {device}: they need "
+            f"{'up to ' if is_bound else ''}{needed / GIB:.3g} GiB, {allowed / GIB:.3g} GiB "
+            f"{whose}. Use a smaller short edge, {advice}."
         )

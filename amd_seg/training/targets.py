@@ -1,6 +1,7 @@
 """Frames with a target for the object channel, held in memory and drawn in random crops."""
 
 import logging
+import math
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,10 +18,15 @@ from amd_seg.errors import MediaError
 from amd_seg.training.augment import jitter_colours, random_box
 from amd_seg.training.clips import Clip
 from amd_seg.training.crops import resize_parts
-from amd_seg.training.movers import read_mover_targets
+from amd_seg.training.movers import (
+    REFERENCE_RATE,
+    MoverConfig,
+    count_mover_targets,
+    read_mover_targets,
+)
 from amd_seg.training.paste import paste_objects
 from amd_seg.training.presets import TrainingConfig
-from amd_seg.training.room import require_memory
+from amd_seg.training.room import estimated_frames
 
 logger = logging.getLogger(__name__)
 
@@ -55,8 +61,48 @@ class TargetClip:
         return replace(self, frames=self.frames.to(device), targets=self.targets.to(device))
 
 
+def target_bytes(
+    clips: Sequence[Clip],
+    folder: Path,
+    *,
+    short_edge: int,
+    finding: MoverConfig | None = None,
+    threads: int | None = None,
+) -> float:
+    """Return the memory that `load_target_clips` takes, from what files tell: none is decoded.
+
+    Args:
+        clips, folder, short_edge, threads: as there.
+        finding: how targets will be looked for in clips without a file, of which each frame that
+            is looked at then counts; None where these clips are left out.
+    """
+
+    def needed(clip: Clip) -> float:
+        path = folder / f"{target_name(clip)}.npz"
+        is_found = path.is_file()
+        if not is_found and finding is None:
+            return 0
+        try:
+            count = count_mover_targets(path) if is_found else 0
+            reader = clip.open(short_edge=short_edge)
+        except MediaError:
+            return 0  # What is wrong is said when it is read.
+        if not is_found and finding is not None:
+            rate = float(reader.frame_rate or REFERENCE_RATE)
+            count = math.ceil(estimated_frames(reader) / finding.at_rate(rate).every)
+        return count * reader.height * reader.width * 4  # three colours and the target
+
+    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+        return sum(pool.map(needed, clips))
+
+
 def load_target_clips(
-    clips: Sequence[Clip], folder: Path, *, short_edge: int, threads: int | None = None
+    clips: Sequence[Clip],
+    folder: Path,
+    *,
+    short_edge: int,
+    device: torch.device | str = "cpu",
+    threads: int | None = None,
 ) -> list[TargetClip]:
     """Read the targets of clips and decode the frames they belong to.
 
@@ -64,18 +110,20 @@ def load_target_clips(
         clips: where the frames come from; those without a file in the folder are left out.
         folder: where `write_mover_targets` wrote, one file a clip.
         short_edge: of the frames, in pixels.
+        device: where the frames and targets are kept.
         threads: clips decoded at a time; None takes one a core.
 
     Raises:
         MediaError: a file cannot be read.
     """
+    device = torch.device(device)
     found = [(clip, folder / f"{target_name(clip)}.npz") for clip in clips]
     present = [(clip, path) for clip, path in found if path.is_file()]
     if len(present) < len(clips):
         logger.info("%d of %d clips have targets in %s.", len(present), len(clips), folder)
     with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
         loaded = pool.map(lambda pair: _load(pair[0], pair[1], short_edge), present)
-        return [clip for clip in loaded if clip is not None]
+        return [clip.to(device) for clip in loaded if clip is not None]
 
 
 def target_name(clip: "Clip | TargetClip") -> str:
@@ -126,7 +174,6 @@ class TargetSampler(Iterator[TargetBatch]):
 
     Raises:
         MediaError: no clip has a target.
-        InputError: the frames do not fit the device's memory.
     """
 
     def __init__(
@@ -138,7 +185,6 @@ class TargetSampler(Iterator[TargetBatch]):
     ) -> None:
         if not clips:
             raise MediaError("No clip has a target to learn from. Give clips in which things move.")
-        _require_memory([*clips, *photos], device)
         self.clips = [clip.to(device) for clip in (*clips, *photos)]
         self.config = config
         share = config.photo_share if photos else 0.0
@@ -176,12 +222,6 @@ class TargetSampler(Iterator[TargetBatch]):
         box = random_box(size, self.config.crop, self.config.scale, self.generator)
         frame, target = (box.part_of(maps[item : item + 1]) for maps in (clip.frames, clip.targets))
         return frame, target, box.is_mirrored, f"{clip.name}:{clip.indices[item]}"
-
-
-def _require_memory(clips: Sequence[TargetClip], device: torch.device) -> None:
-    """Raise where pictures that are in the CPU's memory do not fit another device's."""
-    if device.type != "cpu":
-        require_memory(sum(clip.frames.nbytes + clip.targets.nbytes for clip in clips), device)
 
 
 def _shares(clips: Sequence[TargetClip]) -> Tensor:
