@@ -115,6 +115,13 @@ def test_a_model_adapts_to_each_sequence(
     resumed = evaluate("davis2016", davis, *flags, "--save", tmp_path / "maps", "--resume")
     assert resumed.exit_code == 0, resumed.stderr
     assert "steps in" not in resumed.stderr
+    # The sheet shows the masks that were scored: no clip is adapted to once more for it.
+    drawn = evaluate("davis2016", davis, *flags, "--sheet", tmp_path / "drawn.png")
+    assert drawn.exit_code == 0, drawn.stderr
+    assert drawn.stderr.count("2 steps in") == 2
+    saved = ("--predictions", tmp_path / "maps", "--every", "2", "--sheet", tmp_path / "saved.png")
+    assert evaluate("davis2016", davis, *saved).exit_code == 0
+    assert (tmp_path / "drawn.png").read_bytes() == (tmp_path / "saved.png").read_bytes()
     assert "no clips" in evaluate("ecssd", photos, *flags).stderr
     mixed = evaluate("davis2016", davis, "--method", "centre-prior", "--adapt")
     assert mixed.exit_code == 2

@@ -86,13 +86,11 @@ def evaluate(
     amd-seg evaluate --images photos/ --masks truths/
     amd-seg evaluate voc2012 VOC2012/ --weights run/ --flip
     """
-    from amd_seg.evaluation.origins import from_folder
     from amd_seg.evaluation.scoring import Scoring
 
     names = ("threshold", "resize_masks", "stretch")
     scoring = Scoring(**{name: options.pop(name) for name in names})
     labels = {name: options.pop(name) for name in ("classes", "coloured_masks", "slide", "flip")}
-    save = options["save"]
     if dataset == REPRODUCE and folder is not None and images is None and masks is None:
         files = ("json_file", "csv_file", "markdown_file", "sheet")
         if any(options[file] is not None for file in files) or any(labels.values()):
@@ -110,8 +108,7 @@ def evaluate(
     if predictions is not None and len(data.samples) == data.total:
         _warn_of_extra(data, predictions)
     result = _run(data, origin, name, scoring, options["workers"])
-    # What was saved is not made again for the sheet.
-    _report(result, origin if save is None else from_folder(save), options)
+    _report(result, options)
 
 
 def _dataset(
@@ -205,7 +202,7 @@ def _run(
         return score_all(data, origin, method=name, scoring=scoring, workers=workers, on_row=on_row)
 
 
-def _report(result: "Evaluation", origin: "Origin", options: dict[str, Any]) -> None:
+def _report(result: "Evaluation", options: dict[str, Any]) -> None:
     from amd_seg.evaluation import report
 
     per_sequence = options["per_sequence"]
@@ -222,7 +219,7 @@ def _report(result: "Evaluation", origin: "Origin", options: dict[str, Any]) -> 
     if options["sheet"] is not None:
         from amd_seg.evaluation.sheet import write_sheet
 
-        write_sheet(result, origin, Path(options["sheet"]))
+        write_sheet(result, Path(options["sheet"]))
 
 
 def _reproduce(

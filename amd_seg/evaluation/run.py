@@ -4,7 +4,7 @@ import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from multiprocessing import get_context
 
@@ -75,7 +75,7 @@ def evaluate(
         for key, curve in row.curves.items():
             sums[key] = sums.get(key, 0.0) + curve
         # Curves are added up at once: kept, they would be most of the memory.
-        rows.append(Row(row.sample, row.values))
+        rows.append(replace(row, curves={}))
         if on_row is not None:
             on_row(row)
     if dataset.benchmark.kind == "video":

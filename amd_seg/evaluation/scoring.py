@@ -11,7 +11,7 @@ from amd_seg.errors import InputError
 from amd_seg.evaluation import metrics, structure
 from amd_seg.evaluation.boundary import boundary_f
 from amd_seg.evaluation.layouts import Sample
-from amd_seg.evaluation.maps import Bytes, read_truth, resize_map
+from amd_seg.evaluation.maps import Bytes, Packed, read_truth, resize_map
 from amd_seg.segmentation import otsu_threshold
 
 Curves = dict[str, NDArray[np.float64]]
@@ -38,6 +38,8 @@ class Row:
 
     sample: Sample
     values: dict[str, float]
+    scored: Packed
+    """The mask or labels at the shape of the ground truth, as a sheet shows them."""
     curves: Curves = field(default_factory=dict, repr=False)
 
 
@@ -56,11 +58,12 @@ def score(sample: Sample, source: Source, kind: str, scoring: Scoring) -> Row:
     """
     truth, void = truth_of(sample)
     saliency = saliency_of(sample, source, truth.shape, scoring)
+    mask = binarised(saliency, scoring)
     if kind == "video":
-        mask = binarised(saliency, scoring)
         j = metrics.intersection_over_union(mask, truth, void)
-        return Row(sample, {"j": j, "f": boundary_f(mask, truth, void)})
-    return _saliency_row(sample, saliency, truth)
+        return Row(sample, {"j": j, "f": boundary_f(mask, truth, void)}, Packed.of(mask))
+    values, curves = _saliency_values(saliency, truth)
+    return Row(sample, values, Packed.of(mask), curves)
 
 
 def saliency_of(
@@ -147,7 +150,9 @@ def _sequence_scores(rows: list[Row]) -> dict[str, float]:
     return scores
 
 
-def _saliency_row(sample: Sample, saliency: metrics.Saliency, truth: metrics.Mask) -> Row:
+def _saliency_values(
+    saliency: metrics.Saliency, truth: metrics.Mask
+) -> tuple[dict[str, float], Curves]:
     precision, recall = metrics.precision_recall(saliency, truth)
     values = {
         "f_adaptive": metrics.adaptive_f(saliency, truth),
@@ -167,7 +172,7 @@ def _saliency_row(sample: Sample, saliency: metrics.Saliency, truth: metrics.Mas
         "f": metrics.f_beta(precision, recall),
         "e": structure.e_measure_curve(saliency, truth),
     }
-    return Row(sample, values, curves)
+    return values, curves
 
 
 def _otsu(saliency: metrics.Saliency) -> float:

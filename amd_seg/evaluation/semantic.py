@@ -10,6 +10,7 @@ from amd_seg.classes import VOID, Classes
 from amd_seg.errors import InputError
 from amd_seg.evaluation import confusion
 from amd_seg.evaluation.layouts import Sample
+from amd_seg.evaluation.maps import Packed
 from amd_seg.evaluation.scoring import Curves, Row, Source, wrong_size
 from amd_seg.media.labels import Labels, read_labels
 
@@ -64,7 +65,7 @@ def score_labels(
         "iou": confusion.mean_over_classes(confusion.class_iou(counts)),
         "accuracy": confusion.pixel_accuracy(counts),
     }
-    return Row(sample, values, {"confusion": counts.astype(np.float64)})
+    return Row(sample, values, Packed.of(labels), {"confusion": counts.astype(np.float64)})
 
 
 def labels_of(

@@ -1,16 +1,14 @@
 """A contact sheet: the best, the middling and the worst cases, beside their ground truth."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from amd_seg.evaluation.layouts import Sample
-from amd_seg.evaluation.origins import MapSource, Origin
 from amd_seg.evaluation.run import Evaluation
-from amd_seg.evaluation.scoring import Row, binarised, saliency_of, truth_of
-from amd_seg.evaluation.semantic import labels_of
+from amd_seg.evaluation.scoring import Row, truth_of
+from amd_seg.evaluation.semantic import LabelTruth
 from amd_seg.media.images import read_image, save_image
 from amd_seg.media.labels import render_labels_overlay
 from amd_seg.media.pixels import Pixels
@@ -26,21 +24,13 @@ _CAPTION = 16
 _MARGIN = 6
 
 
-@dataclass(frozen=True)
-class _Case:
-    title: str
-    row: Row
-    source: MapSource
-
-
-def write_sheet(evaluation: Evaluation, origin: Origin, path: Path, *, count: int = 4) -> None:
+def write_sheet(evaluation: Evaluation, path: Path, *, count: int = 4) -> None:
     """Write a picture of the best, median and worst `count` samples, by J, IoU at 0.5 or mean IoU.
 
     Each case is its ground truth over the picture, then the scored mask or labels over it.
 
     Args:
         evaluation: what was scored.
-        origin: makes the maps of the chosen samples once more.
         path: ends as an image does.
         count: samples in each of the three rows.
 
@@ -49,18 +39,13 @@ def write_sheet(evaluation: Evaluation, origin: Origin, path: Path, *, count: in
     """
     key = _RANKED_BY[evaluation.dataset.benchmark.kind]
     chosen = _chosen(evaluation.rows, key, count)
-    samples = [row.sample for _, row in chosen]
-    sources = origin(evaluation.dataset.part(samples))
-    cases = [
-        _Case(f"{title} {row.sample.name} {100 * row.values[key]:.0f}", row, source)
-        for (title, row), source in zip(chosen, sources, strict=True)
-    ]
     width, height = 2 * CELL[0] + 3 * _MARGIN, CELL[1] + _CAPTION + _MARGIN
     columns = min(count, len(evaluation.rows))
     sheet = Image.new("RGB", (width * columns, height * 3), "white")
-    for place, case in enumerate(cases):
+    for place, (rank, row) in enumerate(chosen):
         left, top = place % columns * width, place // columns * height
-        sheet.paste(_drawn(case, evaluation), (left + _MARGIN, top))
+        title = f"{rank} {row.sample.name} {100 * row.values[key]:.0f}"
+        sheet.paste(_drawn(title, row, evaluation), (left + _MARGIN, top))
     save_image(sheet, path)
 
 
@@ -77,33 +62,28 @@ def _chosen(rows: list[Row], key: str, count: int) -> list[tuple[str, Row]]:
     return [(title, row) for title, group in groups.items() for row in group]
 
 
-def _drawn(case: _Case, evaluation: Evaluation) -> Image.Image:
+def _drawn(title: str, row: Row, evaluation: Evaluation) -> Image.Image:
     drawn = Image.new("RGB", (2 * CELL[0] + _MARGIN, CELL[1] + _CAPTION), "white")
-    ImageDraw.Draw(drawn).text((0, 2), case.title, fill="black")
-    is_semantic = evaluation.dataset.benchmark.truth is not None
-    overlays = _of_labels(case, evaluation) if is_semantic else _of_masks(case, evaluation)
+    ImageDraw.Draw(drawn).text((0, 2), title, fill="black")
+    reader = evaluation.dataset.benchmark.truth
+    overlays = _of_masks(row) if reader is None else _of_labels(row, reader)
     for place, overlay in enumerate(overlays):
         overlay.thumbnail(CELL)
         drawn.paste(overlay, (place * (CELL[0] + _MARGIN), _CAPTION))
     return drawn
 
 
-def _of_masks(case: _Case, evaluation: Evaluation) -> list[Image.Image]:
-    truth, _ = truth_of(case.row.sample)
-    saliency = saliency_of(case.row.sample, case.source, truth.shape, evaluation.scoring)
-    pixels = _pixels(case.row.sample, truth.shape)
-    masks = (truth, binarised(saliency, evaluation.scoring))
-    return [render_overlay(pixels, mask) for mask in masks]
+def _of_masks(row: Row) -> list[Image.Image]:
+    truth, _ = truth_of(row.sample)
+    pixels = _pixels(row.sample, truth.shape)
+    return [render_overlay(pixels, mask) for mask in (truth, row.scored.unpack())]
 
 
-def _of_labels(case: _Case, evaluation: Evaluation) -> list[Image.Image]:
-    reader = evaluation.dataset.benchmark.truth
-    assert reader is not None
-    truth = reader(case.row.sample)
-    resize = evaluation.scoring.resize_masks
-    labels = labels_of(case.row.sample, case.source, truth.shape, resize_masks=resize)
-    pixels = _pixels(case.row.sample, truth.shape)
-    return [render_labels_overlay(pixels, shown, reader.classes) for shown in (truth, labels)]
+def _of_labels(row: Row, reader: LabelTruth) -> list[Image.Image]:
+    truth = reader(row.sample)
+    pixels = _pixels(row.sample, truth.shape)
+    labels = (truth, row.scored.unpack())
+    return [render_labels_overlay(pixels, shown, reader.classes) for shown in labels]
 
 
 def _pixels(sample: Sample, shape: tuple[int, ...]) -> Pixels:
