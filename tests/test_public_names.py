@@ -137,16 +137,16 @@ OPTIONS = {
     "--workers --backbone --stage-widths --dilations --head-channels --head-dilation --dropout "
     "--padding --quiet --debug --help",
     "video": "INPUT --out --output --background --start --end --every --frame-rate --adapt "
-    "--steps --objective --seed --memory --channel --save-adapted --report --threshold --refine "
-    "--tta --min-confidence --smooth --weights --revision --size --device --precision --batch-size "
-    "--overwrite --json --quiet --debug --help",
+    "--steps --objective --share --seed --memory --channel --save-adapted --report --threshold "
+    "--refine --tta --min-confidence --smooth --weights --revision --size --device --precision "
+    "--batch-size --overwrite --json --quiet --debug --help",
     "weights convert": "FILE --out --overwrite --help",
     "weights download": "REPO --revision --help",
     "weights info": "NAME --revision --json --help",
     "weights list": "--json --help",
     "evaluate": "[DATASET DIR] --images --masks --predictions --method --weights --revision "
-    "--size --device --precision --batch-size --refine --tta --adapt --steps --objective --seed "
-    "--memory --threshold --resize-masks "
+    "--size --device --precision --batch-size --refine --tta --adapt --steps --objective --share "
+    "--seed --memory --threshold --resize-masks "
     "--stretch --classes --coloured-masks --slide --flip --every "
     "--limit --save --resume --workers --per-sequence --json --csv --markdown --sheet "
     "--quiet --debug --help",
