@@ -246,8 +246,19 @@ def test_a_backbone_of_another_network_is_refused(tiny_config: AMDConfig, tmp_pa
     torch.save(AMD(other).appearance.backbone.state_dict(), path)
     with pytest.raises(WeightsError, match=r"layer4.*--stage-widths"):
         load_backbone(AMD(tiny_config), path)
-    path.write_bytes(b"no weights")
-    with pytest.raises(WeightsError, match="Cannot read the backbone"):
+    torch.save({0: torch.zeros(3)}, path)
+    with pytest.raises(WeightsError, match=r"does not fit the backbone .*missing: bn1\.bias"):
+        load_backbone(AMD(tiny_config), path)
+
+
+@pytest.mark.parametrize("ending", [".pth", ".safetensors"])
+@pytest.mark.parametrize("content", [b"", b"\x80\x02", b"hello world\n", b"h\x05", b"."])
+def test_a_damaged_backbone_is_named(
+    tiny_config: AMDConfig, tmp_path: Path, content: bytes, ending: str
+) -> None:
+    path = tmp_path / f"resnet{ending}"
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match=r"Cannot read the backbone .*resnet\..*: \w.*Give a"):
         load_backbone(AMD(tiny_config), path)
 
 

@@ -2,13 +2,11 @@
 
 import logging
 import os
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from amd_seg.errors import WeightsError
@@ -78,9 +76,11 @@ def _read(path: Path) -> Mapping[str, Tensor]:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError) as cause:
+    # A damaged or hostile pickle raises whatever its bytes lead to, some of it without a word.
+    except Exception as cause:
+        reason = next(iter(str(cause).splitlines()), "") or type(cause).__name__
         raise WeightsError(
-            f"Cannot read the backbone {path}: {str(cause).splitlines()[0]}. "
+            f"Cannot read the backbone {path}: {reason}. "
             "Give a .safetensors file, or a .pth that holds nothing but tensors."
         ) from cause
     for key in ("state_dict", "model", "teacher"):
@@ -88,7 +88,8 @@ def _read(path: Path) -> Mapping[str, Tensor]:
             state = state[key]
     if not isinstance(state, dict):
         raise WeightsError(f"{path} holds no tensors by name. Give a ResNet's state dict.")
-    return {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    return {name: value for name, value in tensors.items() if isinstance(name, str)}
 
 
 def _plain_names(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
