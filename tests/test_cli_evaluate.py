@@ -261,6 +261,21 @@ def test_masks_of_videos_are_saved_as_davis_takes_them(davis: Path, tmp_path: Pa
     assert "threshold otsu" in evaluate(*command).stdout
 
 
+def test_grey_predictions_of_a_folder_are_read_alike(davis: Path, tmp_path: Path) -> None:
+    def score_values(*values: int) -> dict[str, float]:
+        for sequence in ("cow", "goat"):
+            for index in range(5):
+                mask = (square(2 * index) > 0) * np.uint8(values[index % len(values)])
+                write(tmp_path / "mine" / sequence / f"{index:05}.png", mask)
+        return scores("davis2016", davis, "--predictions", tmp_path / "mine")
+
+    assert score_values(1)["j_all"] == score_values(255)["j_all"] == 1
+    # A soft map that is next to nothing is no mask.
+    assert score_values(255, 255, 1, 255, 0)["j_all"] == pytest.approx(0.6)
+    with pytest.raises(AssertionError, match=r"none is above 2, in .*cow/00001\.png.*indexed PNG"):
+        score_values(1, 2)
+
+
 def test_workers_change_nothing(photos: Path) -> None:
     command = ["ecssd", photos, "--method", "centre-prior"]
     assert scores(*command, "--workers", "2") == scores(*command)

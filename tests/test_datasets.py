@@ -66,7 +66,8 @@ def test_a_palette_of_greys_is_grey(tmp_path: Path) -> None:
 def test_zero_and_one_are_labels(tmp_path: Path) -> None:
     ones = (ramp() > 100).astype(np.uint8)
     assert (read_truth(write(tmp_path / "a.png", ones))[0] == (ones > 0)).all()
-    assert read_prediction(tmp_path / "a.png").max() == 255
+    assert read_prediction(tmp_path / "a.png", is_binary=True).max() == 255
+    assert read_prediction(tmp_path / "a.png").max() == 1
     bits = Image.fromarray(ones * np.uint8(255)).convert("1")
     assert (read_truth(write(tmp_path / "b.png", bits))[0] == (ones > 0)).all()
 

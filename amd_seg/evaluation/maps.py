@@ -22,6 +22,9 @@ CENTRE_SIGMA = 0.4
 VOID = 255
 """The label of pixels that do not count, in an indexed PNG."""
 
+FAINT = 32
+"""Grey values that all lie below this one are labels, or nothing that can be told from them."""
+
 # A coloured mask is told from a grey one that lossy compression tinted by this difference.
 _TINT = 48
 
@@ -97,8 +100,8 @@ def read_truth(path: Path, rule: TruthRule = GREY) -> tuple[Mask, Mask | None]:
         MediaError: the file cannot be read.
         InputError: its values are neither grey nor labels.
     """
-    values, is_labels = _read_values(path, may_be_coloured=rule.is_white_background)
-    if is_labels:
+    values, is_indexed = _read_values(path, may_be_coloured=rule.is_white_background)
+    if is_indexed or int(values.max()) == 1:
         void = values == VOID
         return (values > 0) & ~void, void if void.any() else None
     if rule == GREY:
@@ -106,15 +109,32 @@ def read_truth(path: Path, rule: TruthRule = GREY) -> tuple[Mask, Mask | None]:
     return rule(values), None
 
 
-def read_prediction(path: Path) -> Bytes:
-    """Read a predicted map or mask as (height, width), uint8; labels and 0/1 become 0/255.
+def read_prediction(path: Path, *, is_binary: bool = False) -> Bytes:
+    """Read a predicted map or mask as (height, width), uint8; labels become 0 and 255.
+
+    Args:
+        path: a grey image, or labels as an indexed PNG.
+        is_binary: grey values are labels too, 0 and 1. A file cannot tell by itself: a map that
+            is nowhere above 1 of 255 looks the same.
 
     Raises:
         MediaError: the file cannot be read.
         InputError: its values are neither grey nor labels.
     """
-    values, is_labels = _read_values(path)
+    values, is_indexed = _read_values(path)
+    is_labels = is_indexed or is_binary
     return (values > 0).astype(np.uint8) * np.uint8(255) if is_labels else values
+
+
+def highest_grey(path: Path) -> int:
+    """Return the highest value of a grey prediction, 0..255; 0 of labels in an indexed PNG.
+
+    Raises:
+        MediaError: the file cannot be read.
+        InputError: its values are neither grey nor labels.
+    """
+    values, is_indexed = _read_values(path)
+    return 0 if is_indexed else int(values.max())
 
 
 def read_size(path: Path) -> tuple[int, int]:
@@ -141,31 +161,31 @@ def to_bytes(saliency: NDArray[np.floating[Any]]) -> Bytes:
 
 
 def _read_values(path: Path, *, may_be_coloured: bool = False) -> tuple[Bytes, bool]:
-    """Return (height, width) uint8 and whether the values are labels, not grey."""
+    """Return (height, width) uint8 and whether it is labels of an indexed PNG, not grey."""
     with opened(path) as image:
         load(image, str(path))
     if image.mode == "P" and not _has_grey_palette(image):
         return np.asarray(image), True
     if image.mode == "I" or image.mode.startswith("I;16"):
-        return _from_16_bits(np.asarray(image), path)
+        return _from_16_bits(np.asarray(image), path), False
     if image.mode == "F":
         raise MediaError(f"Cannot read {path} as a mask: it holds floats. Save it with 8 bits.")
     if not may_be_coloured:
         _require_grey(image, path)
-    grey = np.asarray(image.convert("L"))
-    return grey, int(grey.max()) == 1
+    return np.asarray(image.convert("L")), False
 
 
-def _from_16_bits(values: NDArray[Any], path: Path) -> tuple[Bytes, bool]:
+def _from_16_bits(values: NDArray[Any], path: Path) -> Bytes:
     highest = int(values.max())
     if highest <= 1:
-        return values.astype(np.uint8), True
+        return values.astype(np.uint8)
     if highest < 256 or highest > 65535 or values.min() < 0:
         raise InputError(
             f"Cannot tell what the values of {path} mean: its 16 bits hold {values.min()} to "
             f"{highest}. Save it with 8 bits."
         )
-    return (values >> 8).astype(np.uint8), False
+    grey: Bytes = (values >> 8).astype(np.uint8)
+    return grey
 
 
 def _require_grey(image: Image.Image, path: Path) -> None:
@@ -182,7 +202,7 @@ def _require_grey(image: Image.Image, path: Path) -> None:
 def _require_range(grey: Bytes, path: Path) -> None:
     """Raise for labels in a grey file, which would pass for an empty ground truth."""
     highest = int(grey.max())
-    if 0 < highest < 32:
+    if 0 < highest < FAINT:
         raise InputError(
             f"Cannot tell what the values of {path} mean: they run from 0 to {highest}. Save "
             "grey from 0 to 255, 0 and 1, or an indexed PNG."

@@ -10,7 +10,15 @@ from PIL import Image
 
 from amd_seg.errors import InputError, MediaError
 from amd_seg.evaluation.datasets import Dataset, Sample
-from amd_seg.evaluation.maps import Bytes, centre_prior, read_prediction, read_size, to_bytes
+from amd_seg.evaluation.maps import (
+    FAINT,
+    Bytes,
+    centre_prior,
+    highest_grey,
+    read_prediction,
+    read_size,
+    to_bytes,
+)
 from amd_seg.evaluation.scoring import Scoring, binarised
 from amd_seg.evaluation.semantic import FromLabels
 from amd_seg.media.files import IMAGE_SUFFIXES
@@ -46,10 +54,12 @@ class FromFile:
     """A map that is read from a file when it is scored."""
 
     path: Path
+    is_binary: bool = False
+    """Grey values are 0 and 1, not 0 to 255."""
 
     def __call__(self, sample: Sample, shape: tuple[int, ...]) -> Bytes:
         """Return the map in the file."""
-        return read_prediction(self.path)
+        return read_prediction(self.path, is_binary=self.is_binary)
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,8 +95,11 @@ def from_folder(folder: Path) -> Origin:
     """Return the origin that reads a folder of predictions.
 
     A sample's file is its name with any image's ending; `photo.saliency.png` and
-    `photo.mask.png`, as `amd-seg image` writes them, count as `photo`. The origin raises an
-    InputError that names every sample without a file.
+    `photo.mask.png`, as `amd-seg image` writes them, count as `photo`. Grey files are masks of 0
+    and 1 where no value of any of them is higher, and run from 0 to 255 otherwise: all are read
+    alike, so that a map that is faint everywhere does not pass for a mask. The origin raises an
+    InputError that names every sample without a file; and, for videos, one for files whose highest
+    value is above 1 but faint: numbers of objects, most likely.
 
     Raises:
         InputError: there is no such folder, or two files are for one picture.
@@ -100,7 +113,9 @@ def from_folder(folder: Path) -> Origin:
                 f"{len(missing)} of {len(dataset.samples)} predictions are missing in {folder}: "
                 f"{some(missing)}. Add them as NAME.png; --limit and --every score a part."
             )
-        return [_from_file(files[sample.name], dataset) for sample in dataset.samples]
+        paths = [files[sample.name] for sample in dataset.samples]
+        is_binary = dataset.benchmark.truth is None and _are_binary(paths, dataset)
+        return [_from_file(path, dataset, is_binary=is_binary) for path in paths]
 
     return origin
 
@@ -164,10 +179,27 @@ def prediction_files(folder: Path) -> dict[str, Path]:
     return files
 
 
-def _from_file(path: Path, dataset: Dataset) -> MapSource:
+def _from_file(path: Path, dataset: Dataset, *, is_binary: bool = False) -> MapSource:
     if dataset.benchmark.truth is not None:
         return FromLabels(path, dataset.benchmark.truth.classes)
-    return FromFile(path)
+    return FromFile(path, is_binary)
+
+
+def _are_binary(paths: list[Path], dataset: Dataset) -> bool:
+    """Whether grey predictions hold 0 and 1; only such ones are all read to know it."""
+    highest, where = 0, None
+    for path in paths:
+        value = highest_grey(path)
+        if value >= FAINT:
+            return False
+        if value > highest:
+            highest, where = value, path
+    if highest > 1 and dataset.benchmark.kind == "video":
+        raise InputError(
+            f"Cannot tell what the values of the predictions mean: none is above {highest}, in "
+            f"{where}. Save masks as 0 and 255, as 0 and 1, or as an indexed PNG."
+        )
+    return highest == 1
 
 
 def _name_of(path: Path) -> str:
