@@ -324,11 +324,35 @@ def test_origins_of_masks_do_not_mix(photos: Path, tmp_path: Path) -> None:
     for options, message in (
         (["--method", "centre-prior", "--weights", "w"], "--method and --weights"),
         (["--predictions", tmp_path, "--save", tmp_path], "Drop --save"),
+        (["--predictions", tmp_path, "--resume"], "Drop --save and --resume"),
         (["--method", "centre-prior", "--resume"], "--resume needs --save"),
     ):
         result = evaluate("ecssd", photos, *options)
         assert (result.exit_code, result.stdout) == (2, "")
         assert message in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--method", "centre-prior", "--refine", "guided"], "--refine is for a network. Drop it."),
+        (["--predictions", "masks", "--tta"], "--tta is for a network. Drop it."),
+        (
+            ["--predictions", "masks", "--size", "96", "--device", "cpu"],
+            "--size and --device are for a network. Drop them.",
+        ),
+        (["--method", "centre-prior", "--revision", "r"], "--revision is for a network."),
+        (["--method", "centre-prior", "--threshold", "0.5"], "--threshold is for videos."),
+        (["--method", "centre-prior", "--per-sequence"], "--per-sequence is for videos."),
+    ],
+)
+def test_an_option_that_would_change_nothing_is_refused(
+    photos: Path, options: list[str], message: str
+) -> None:
+    options = [str(photos / "masks") if option == "masks" else option for option in options]
+    result = evaluate("ecssd", photos, *options)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert message in result.stderr
 
 
 def test_the_network_needs_pictures(photos: Path) -> None:
@@ -349,5 +373,7 @@ def test_the_papers_tables_are_reproduced_from_what_is_there(
     assert "J 45.7" in result.stdout
     assert "FBMS-59 is not in" in result.stderr
     assert "https://lmb" in result.stderr
+    dropped = evaluate("reproduce", tmp_path, "--method", "centre-prior", "--per-sequence")
+    assert (dropped.exit_code, dropped.stdout) == (2, "")
     result = evaluate("reproduce", davis, "--method", "centre-prior")
     assert result.exit_code == 1

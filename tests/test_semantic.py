@@ -369,6 +369,10 @@ def test_coloured_truths_score_alike(voc: Path, tmp_path: Path) -> None:
         ),
         (["voc2012", "VOC", "--predictions", "SMALL"], "Give --resize-masks"),
         (["voc2012", "VOC", "--weights", "FOUR", "--stretch"], "for masks of one object"),
+        (["voc2012", "VOC", "--weights", "FOUR", "--tta"], "--tta is for masks of one object"),
+        (["voc2012", "VOC", "--weights", "FOUR", "--refine", "guided"], "--refine is for masks of"),
+        (["voc2012", "VOC", "--weights", "FOUR", "--threshold", "0.5"], "--threshold is for vid"),
+        (["voc2012", "VOC", "--predictions", "WRONG", "--flip"], "--flip is for a network. Drop"),
         (["ecssd", "PAIRS", "--slide"], "for masks with classes"),
         (["ecssd", "PAIRS", "--coloured-masks"], "has masks of one object"),
     ],
@@ -386,7 +390,8 @@ def test_what_cannot_be_scored_gets_one_clear_line(
         Image.new("L", (16, 16), 255).save(tmp_path / "pairs" / folder / "a.png")
     words = {"VOC": voc, "FOUR": weights, "PAIRS": tmp_path / "pairs", "NAMES": tmp_path / "n.txt"}
     words |= {"WRONG": tmp_path / "wrong", "SMALL": tmp_path / "small"}
-    result = evaluate(*(words.get(arg, arg) for arg in args), "--device", "cpu")
+    args = args if "--predictions" in args else [*args, "--device", "cpu"]
+    result = evaluate(*(words.get(arg, arg) for arg in args))
     assert result.exit_code in (2, 3)
     assert message in " ".join(result.stderr.split())
     assert result.stdout == ""

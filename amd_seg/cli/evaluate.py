@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
+from click.core import ParameterSource
 
 from amd_seg.cli import boundary
 from amd_seg.cli.adaptation import Adapting, asked_for, learning_options, summary
@@ -13,7 +14,7 @@ from amd_seg.cli.evaluate_options import (
     report_options,
     scoring_options,
 )
-from amd_seg.cli.options import DEFAULT_REFINEMENT, network_options, refinement_options
+from amd_seg.cli.options import network_options, refinement_options
 
 if TYPE_CHECKING:
     from amd_seg.evaluation.datasets import Dataset
@@ -93,17 +94,20 @@ def evaluate(
     labels = {name: options.pop(name) for name in ("classes", "coloured_masks", "slide", "flip")}
     if dataset == REPRODUCE and folder is not None and images is None and masks is None:
         files = ("json_file", "csv_file", "markdown_file", "sheet")
-        if any(options[file] is not None for file in files) or any(labels.values()):
+        asked = [options[file] is not None for file in files] + [options["per_sequence"]]
+        if any(asked) or any(labels.values()):
             raise click.UsageError("reproduce prints tables 1 and 3 only: drop the other options.")
         origin, name = _origin(predictions, method, scoring, options)
         _reproduce(folder, origin, name, scoring, every=every, limit=limit, **options)
         return
     data = _dataset(dataset, folder, images, masks, labels).subset(every=every, limit=limit)
     looks = None if data.benchmark.truth is None else labels
-    if looks is None and any(labels.values()):
-        raise click.UsageError("--slide and --flip are for masks with classes. Drop them.")
-    if looks is not None and (scoring.stretch or scoring.threshold != 0.5):
-        raise click.UsageError("--stretch and --threshold are for masks of one object. Drop them.")
+    if looks is None:
+        _refuse("masks with classes", "slide", "flip")
+    if looks is not None:
+        _refuse("masks of one object", "stretch")
+    if data.benchmark.kind != "video":
+        _refuse("videos", "threshold", "per_sequence")
     origin, name = _origin(predictions, method, scoring, options, looks)
     if predictions is not None and len(data.samples) == data.total:
         _warn_of_extra(data, predictions)
@@ -156,18 +160,20 @@ def _origin(
     if wish is not None and (method or predictions is not None or labels is not None):
         raise click.UsageError("--adapt is for a network and clips. Drop it.")
     if predictions is not None:
-        if save is not None:
-            raise click.UsageError("--predictions are written already. Drop --save.")
+        if save is not None or resume:
+            raise click.UsageError("--predictions are written already. Drop --save and --resume.")
+        _refuse("a network", *network, "slide", "flip")
         return origins.from_folder(predictions), str(predictions)
+    if method is not None:
+        _refuse("a network", *network)
     if resume and save is None:
         raise click.UsageError("--resume needs --save DIR, where the maps are kept.")
     name = method or str(network["weights"] or "bundled weights")
     if labels is not None:
         if network["weights"] is None:
             raise click.UsageError("Classes need --weights of amd-seg finetune, or --predictions.")
-        refine, tta = network.pop("refine"), network.pop("tta")
-        if tta or refine != DEFAULT_REFINEMENT:
-            raise click.UsageError("--refine and --tta are of masks, not of classes. Drop them.")
+        _refuse("masks of one object", "refine", "tta")
+        del network["refine"], network["tta"]
         looks = {key: labels[key] for key in ("slide", "flip")}
         name += "".join(f", {key}" for key, is_on in looks.items() if is_on)
         origin = networks.from_semantic_network(**network, **looks)
@@ -178,6 +184,16 @@ def _origin(
     if save is not None:
         origin = origins.saving(origin, save, scoring, resume=resume)
     return origin, name
+
+
+def _refuse(what_for: str, *names: str) -> None:
+    """Raise for options that were given although they change nothing here."""
+    source = click.get_current_context().get_parameter_source
+    given = [name for name in names if source(name) is not ParameterSource.DEFAULT]
+    if given:
+        flags = " and ".join(f"--{name.replace('_', '-')}" for name in given)
+        them, are = ("it", "is") if len(given) == 1 else ("them", "are")
+        raise click.UsageError(f"{flags} {are} for {what_for}. Drop {them}.")
 
 
 def _adapted(wish: Adapting, network: dict[str, Any]) -> "Origin":

@@ -58,12 +58,13 @@ def score(sample: Sample, source: Source, kind: str, scoring: Scoring) -> Row:
     """
     truth, void = truth_of(sample)
     saliency = saliency_of(sample, source, truth.shape, scoring)
-    mask = binarised(saliency, scoring)
     if kind == "video":
+        mask = binarised(saliency, scoring)
         j = metrics.intersection_over_union(mask, truth, void)
         return Row(sample, {"j": j, "f": boundary_f(mask, truth, void)}, Packed.of(mask))
     values, curves = _saliency_values(saliency, truth)
-    return Row(sample, values, Packed.of(mask), curves)
+    # The sheet's order is by the IoU at 0.5.
+    return Row(sample, values, Packed.of(saliency > 0.5), curves)
 
 
 def saliency_of(
