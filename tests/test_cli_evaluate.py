@@ -122,6 +122,13 @@ def test_a_model_adapts_to_each_sequence(
     saved = ("--predictions", tmp_path / "maps", "--every", "2", "--sheet", tmp_path / "saved.png")
     assert evaluate("davis2016", davis, *saved).exit_code == 0
     assert (tmp_path / "drawn.png").read_bytes() == (tmp_path / "saved.png").read_bytes()
+    photos.rename(tmp_path / "DUTS-TE")
+    table = evaluate("reproduce", tmp_path, *adapting, "--steps", "1")
+    assert table.exit_code == 0, table.stderr
+    assert table.stdout.startswith("Table 3: DAVIS 2016 val")
+    assert "Table 1 is of single photos" in table.stderr
+    assert "DUTS-TE is not in" not in table.stderr
+    (tmp_path / "DUTS-TE").rename(photos)
     assert "no clips" in evaluate("ecssd", photos, *flags).stderr
     mixed = evaluate("davis2016", davis, "--method", "centre-prior", "--adapt")
     assert mixed.exit_code == 2

@@ -97,8 +97,9 @@ def evaluate(
         asked = [options[file] is not None for file in files] + [options["per_sequence"]]
         if any(asked) or any(labels.values()):
             raise click.UsageError("reproduce prints tables 1 and 3 only: drop the other options.")
+        tables = (3,) if options["adapt"] else (1, 3)
         origin, name = _origin(predictions, method, scoring, options)
-        _reproduce(folder, origin, name, scoring, every=every, limit=limit, **options)
+        _reproduce(folder, origin, name, scoring, tables, every=every, limit=limit, **options)
         return
     data = _dataset(dataset, folder, images, masks, labels).subset(every=every, limit=limit)
     looks = None if data.benchmark.truth is None else labels
@@ -243,17 +244,20 @@ def _reproduce(
     origin: "Origin",
     name: str,
     scoring: "Scoring",
+    tables: tuple[int, ...],
     *,
     every: int,
     limit: int | None,
     **options: Any,
 ) -> None:
-    """Print tables 1 and 3 of the paper from the data sets that are below a folder."""
+    """Print tables of the paper, 1 and 3 or 3, from the data sets that are below a folder."""
     from amd_seg.evaluation.datasets import open_dataset
     from amd_seg.evaluation.reproduce import TABLES, advice, find_dataset, paper_table
 
+    if 1 not in tables:
+        boundary.say("Table 1 is of single photos, which nothing adapts to: only table 3 is made.")
     results = {}
-    for dataset in (dataset for names in TABLES.values() for dataset in names):
+    for dataset in (dataset for number in tables for dataset in TABLES[number]):
         home = find_dataset(dataset, folder)
         if home is None:
             boundary.say(advice(dataset, folder))
@@ -261,7 +265,8 @@ def _reproduce(
         data = open_dataset(dataset, home).subset(every=every, limit=limit)
         results[dataset] = _run(data, origin, name, scoring, options["workers"])
     if not results:
-        boundary.fail(f"{folder} holds none of the paper's data sets.")
+        numbers = " or ".join(map(str, tables))
+        boundary.fail(f"{folder} holds no data set of the paper's table {numbers}.")
     boundary.put(paper_table(results))
 
 
