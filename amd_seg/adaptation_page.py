@@ -64,7 +64,7 @@ def write_adaptation_page(
         **call: size, threshold, refine and tta, as for a call of a `Segmenter`.
 
     Raises:
-        InputError: `path` is no page's name, or exists.
+        InputError: `path` is no page's name, has no folder, or exists.
         MediaError: the clip cannot be read, or the page not be written.
     """
     path = Path(path)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from amd_seg.errors import ConfigError, ExportError, InputError
-from amd_seg.media.files import replacing
+from amd_seg.media.files import check_target, replacing
 from amd_seg.model.amd import AMD
 from amd_seg.model.config import WeightsConfig
 from amd_seg.onnx_network import CONFIG_KEY, open_session
@@ -115,10 +115,7 @@ def _check_request(path: Path, size: str, overwrite: bool) -> None:
         raise InputError(f"size={size!r} cannot be used: give {' or '.join(SIZES)}.")
     if path.suffix.lower() != ".onnx":
         raise InputError(f"Cannot write {path}: its name must end in .onnx.")
-    if not path.parent.is_dir():
-        raise InputError(f"Cannot write {path}: there is no folder {path.parent}. Make it first.")
-    if path.exists() and not overwrite:
-        raise InputError(f"{path} exists. Give another name, or overwrite it (--overwrite).")
+    check_target(path, overwrite=overwrite)
 
 
 def _graph_of(pretrained: Pretrained[AMD, WeightsConfig], is_fixed: bool) -> "ModelProto":

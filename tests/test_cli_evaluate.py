@@ -230,6 +230,34 @@ def test_results_are_written_as_asked(davis: Path, tmp_path: Path) -> None:
         assert sheet.size == (4 * 498, 3 * 202)
 
 
+@pytest.mark.parametrize(
+    ("flag", "name", "message"),
+    [
+        ("--json", "no/out.json", "there is no folder"),
+        ("--sheet", "out.gif", "has no known ending. Use one of .png"),
+        ("--csv", "old.csv", "old.csv exists. Give another name, or overwrite it (--overwrite)."),
+        ("--markdown", "folder", "folder exists"),
+        ("--markdown", "new.json", "Two reports would share"),
+    ],
+)
+def test_a_report_that_cannot_be_written_is_told_before_the_run(
+    photos: Path, tmp_path: Path, flag: str, name: str, message: str
+) -> None:
+    (tmp_path / "old.csv").write_text("old")
+    (tmp_path / "folder").mkdir()
+    command = ["ecssd", photos, "--method", "centre-prior", "--save", tmp_path / "maps"]
+    if "share" in message:
+        command += ["--json", tmp_path / name]
+    result = evaluate(*command, flag, tmp_path / name)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert message in result.stderr
+    assert not (tmp_path / "maps").exists()
+    assert (tmp_path / "old.csv").read_text() == "old"
+    if name == "old.csv":
+        assert evaluate(*command, flag, tmp_path / name, "--overwrite").exit_code == 0
+        assert (tmp_path / "old.csv").read_text().startswith("name,")
+
+
 def test_first_and_last_frames_count_where_davis_2017_counts_them(
     davis: Path, tmp_path: Path
 ) -> None:

@@ -149,7 +149,7 @@ OPTIONS = {
     "--seed --memory --threshold --resize-masks "
     "--stretch --classes --coloured-masks --slide --flip --every "
     "--limit --save --resume --workers --per-sequence --json --csv --markdown --sheet "
-    "--quiet --debug --help",
+    "--overwrite --quiet --debug --help",
     "demo": "--port --no-browser --weights --revision --device --precision --quiet --debug --help",
     "export onnx": "--out --weights --revision --size --overwrite --quiet --debug --help",
     "env": "--json --quiet --debug --help",

@@ -151,6 +151,8 @@ def test_a_page_has_a_name_of_its_own_and_is_not_replaced(tmp_path: Path) -> Non
     with pytest.raises(InputError, match=r"page\.htm exists.*--overwrite"):
         check_page(page, overwrite=False)
     check_page(page, overwrite=True)
+    with pytest.raises(InputError, match=r"there is no folder .*no\. Make it first"):
+        check_page(tmp_path / "no" / "page.html", overwrite=False)
     with pytest.raises(MediaError, match="Make its folder first"):
         write_page(tmp_path / "no" / "page.html", "Title")
     assert [path.name for path in tmp_path.iterdir()] == ["page.htm"]

@@ -1,8 +1,7 @@
 """`amd-seg evaluate`: a benchmark's folder in, its table out."""
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
@@ -14,6 +13,7 @@ from amd_seg.cli.evaluate_options import (
     report_options,
     scoring_options,
 )
+from amd_seg.cli.evaluate_reports import asks_for_reports, check_reports, write_reports
 from amd_seg.cli.options import network_options, refinement_options
 
 if TYPE_CHECKING:
@@ -93,14 +93,13 @@ def evaluate(
     scoring = Scoring(**{name: options.pop(name) for name in names})
     labels = {name: options.pop(name) for name in ("classes", "coloured_masks", "slide", "flip")}
     if dataset == REPRODUCE and folder is not None and images is None and masks is None:
-        files = ("json_file", "csv_file", "markdown_file", "sheet")
-        asked = [options[file] is not None for file in files] + [options["per_sequence"]]
-        if any(asked) or any(labels.values()):
+        if asks_for_reports(options) or any(labels.values()):
             raise click.UsageError("reproduce prints tables 1 and 3 only: drop the other options.")
         tables = (3,) if options["adapt"] else (1, 3)
         origin, name = _origin(predictions, method, scoring, options)
         _reproduce(folder, origin, name, scoring, tables, every=every, limit=limit, **options)
         return
+    check_reports(options)
     data = _dataset(dataset, folder, images, masks, labels).subset(every=every, limit=limit)
     looks = None if data.benchmark.truth is None else labels
     if looks is None:
@@ -113,7 +112,7 @@ def evaluate(
     if predictions is not None and len(data.samples) == data.total:
         _warn_of_extra(data, predictions)
     result = _run(data, origin, name, scoring, options["workers"])
-    _report(result, options)
+    write_reports(result, options)
 
 
 def _dataset(
@@ -219,26 +218,6 @@ def _run(
         return score_all(data, origin, method=name, scoring=scoring, workers=workers, on_row=on_row)
 
 
-def _report(result: "Evaluation", options: dict[str, Any]) -> None:
-    from amd_seg.evaluation import report
-
-    per_sequence = options["per_sequence"]
-    if options["json_file"] == "-":
-        boundary.put(report.as_json(result))
-    else:
-        boundary.put(report.table(result, per_sequence=per_sequence))
-    if options["json_file"] not in (None, "-"):
-        _write(options["json_file"], json.dumps(report.as_json(result), indent=2) + "\n")
-    if options["csv_file"] is not None:
-        _write(options["csv_file"], report.csv_text(result))
-    if options["markdown_file"] is not None:
-        _write(options["markdown_file"], report.markdown(result, per_sequence=per_sequence))
-    if options["sheet"] is not None:
-        from amd_seg.evaluation.sheet import write_sheet
-
-        write_sheet(result, Path(options["sheet"]))
-
-
 def _reproduce(
     folder: Path,
     origin: "Origin",
@@ -279,12 +258,3 @@ def _warn_of_extra(data: "Dataset", predictions: Path) -> None:
     if extra:
         text = f"{len(extra)} files in {predictions} belong to no sample: {some(extra)}."
         boundary.say(f"Warning: {text}")
-
-
-def _write(path: str, text: str) -> None:
-    from amd_seg.media.files import write_atomically
-
-    def write(stream: BinaryIO) -> None:
-        stream.write(text.encode())
-
-    write_atomically(Path(path), write)

@@ -65,6 +65,7 @@ def report_options(command: Command) -> Command:
         click.option("--csv", "csv_file", metavar="FILE", help="The values of every sample."),
         click.option("--markdown", "markdown_file", metavar="FILE", help="The table as Markdown."),
         click.option("--sheet", metavar="FILE", help="A picture of best, median, worst cases."),
+        click.option("--overwrite", is_flag=True, help="Replace files of these names."),
     )
     for option in reversed(options):
         command = option(command)

@@ -82,6 +82,20 @@ def name_beside(target: Path) -> Path:
     return target.with_name(f".{secrets.token_hex(8)}.tmp")
 
 
+def check_target(path: Path, *, overwrite: bool) -> None:
+    """Raise where a file shall not or cannot be written, before there is anything to write.
+
+    Raises:
+        InputError: its folder is not there, or it is there itself and `overwrite` is not set.
+        MediaError: it is a folder or a device.
+    """
+    if not path.parent.is_dir():
+        raise InputError(f"Cannot write {path}: there is no folder {path.parent}. Make it first.")
+    if path.exists() and not overwrite:
+        raise InputError(f"{path} exists. Give another name, or overwrite it (--overwrite).")
+    _require_replaceable(path)
+
+
 def make_folder(path: Path) -> None:
     """Make a folder, and those above it, where it is not there yet.
 

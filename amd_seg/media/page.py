@@ -10,7 +10,7 @@ from typing import BinaryIO
 from PIL import Image
 
 from amd_seg.errors import InputError
-from amd_seg.media.files import write_atomically
+from amd_seg.media.files import check_target, write_atomically
 from amd_seg.media.tiles import Tile
 
 ENDINGS = (".html", ".htm")
@@ -75,12 +75,13 @@ def check_page(path: Path, *, overwrite: bool) -> None:
     """Raise where `write_page` shall not write, before there is anything to write.
 
     Raises:
-        InputError: the ending is not that of a page, or a file is there and `overwrite` not set.
+        InputError: the ending is not that of a page, its folder is not there, or a file is there
+            and `overwrite` not set.
+        MediaError: it is a folder or a device.
     """
     if path.suffix.lower() not in ENDINGS:
         raise InputError(f"Cannot write {path}: a page ends in {' or '.join(ENDINGS)}.")
-    if path.exists() and not overwrite:
-        raise InputError(f"{path} exists. Give another name, or overwrite it (--overwrite).")
+    check_target(path, overwrite=overwrite)
 
 
 def write_page(path: Path, title: str, *parts: str) -> None:
