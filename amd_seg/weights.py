@@ -1,5 +1,6 @@
 """Find, read and write weights: bundled, in a folder, on the Hub, or the authors' checkpoint."""
 
+import hashlib
 import logging
 import os
 import re
@@ -31,6 +32,7 @@ __all__ = [
     "bundled_folder",
     "bundled_names",
     "convert_official",
+    "digest_of_weights",
     "download_weights",
     "load_any_weights",
     "load_semantic_weights",
@@ -119,6 +121,23 @@ def load_any_weights(
     path, label = _locate(source, revision)
     model, config = read_weights(path)
     return Pretrained(model, config, label)
+
+
+def digest_of_weights(
+    source: str | os.PathLike[str] | None = None, *, revision: str | None = None
+) -> str:
+    """Return the sha256 of the files of some weights, found as by `load_weights` but not loaded.
+
+    Raises:
+        InputError, WeightsError: as there.
+    """
+    path, _ = _locate(source, revision)
+    files = [path / name for name in FILES] if path.is_dir() else [path, path.parent / FILES[1]]
+    digest = hashlib.sha256()
+    for file in files:
+        if file.is_file():  # Beside an .onnx file there is none; what lacks is told by loading.
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 def download_weights(repo: str, *, revision: str | None = None) -> Path:

@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -273,7 +274,8 @@ def test_saved_maps_are_resumed_and_score_the_same(photos: Path, tmp_path: Path)
     command = ["ecssd", photos, "--method", "centre-prior", "--save", tmp_path / "maps"]
     first = scores(*command)
     assert sorted(path.name for path in (tmp_path / "maps").iterdir()) == [
-        f"{index}.png" for index in range(3)
+        *(f"{index}.png" for index in range(3)),
+        "maps.json",
     ]
     result = evaluate(*command)
     assert (result.exit_code, result.stdout) == (2, "")
@@ -283,6 +285,50 @@ def test_saved_maps_are_resumed_and_score_the_same(photos: Path, tmp_path: Path)
     resumed = scores(*command, "--resume")
     assert (tmp_path / "maps" / "1.png").exists()
     assert resumed["mae"] < first["mae"]
+    assert scores("ecssd", photos, "--predictions", tmp_path / "maps") == resumed
+
+
+def test_maps_of_other_settings_are_not_resumed(davis: Path, weights: Path, tmp_path: Path) -> None:
+    def run(*flags: str | Path) -> Result:
+        return evaluate("davis2016", davis, "--save", tmp_path / "maps", *flags)
+
+    network = ("--weights", weights, "--device", "cpu")
+    assert run(*network, "--limit", "2").exit_code == 0
+    for flags, words in (
+        (("--threshold", "0.4"), "threshold 0.5 there, 0.4 now"),
+        (("--refine", "none"), "refine guided there, none now"),
+        (("--adapt", "--steps", "1"), "adapt unset there, True now"),
+    ):
+        result = run(*network, *flags, "--resume")
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert words in result.stderr
+    other = run("--method", "centre-prior", "--resume")
+    assert "method unset there, centre-prior now" in other.stderr
+    assert run(*network, "--resume", "--batch-size", "2").exit_code == 0
+    # What weights are called counts for nothing, what they hold for all.
+    copy = Path(shutil.copytree(weights, tmp_path / "copy"))
+    assert run("--weights", copy, "--device", "cpu", "--resume").exit_code == 0
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"object_channel": 2}))
+    result = run("--weights", copy, "--device", "cpu", "--resume")
+    assert result.exit_code == 2
+    assert "sha256" in result.stderr
+    # Maps of a release that kept no note.
+    (tmp_path / "maps" / "maps.json").unlink()
+    result = run(*network, "--resume")
+    assert result.exit_code == 0
+    assert "does not tell what its maps were made by" in result.stderr
+
+
+def test_saved_maps_that_are_next_to_nothing_score_the_same(photos: Path, tmp_path: Path) -> None:
+    for index in range(3):
+        write(photos / "masks" / f"{index}.png", square(2))
+    command = ("ecssd", photos, "--method", "centre-prior", "--save", tmp_path / "maps")
+    scores(*command)
+    for index in range(3):
+        write(tmp_path / "maps" / f"{index}.png", square(2) // 255)
+    resumed = scores(*command, "--resume")
+    assert resumed["iou_half"] == 0
     assert scores("ecssd", photos, "--predictions", tmp_path / "maps") == resumed
 
 

@@ -1,5 +1,6 @@
 """`amd-seg evaluate`: a benchmark's folder in, its table out."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -169,6 +170,7 @@ def _origin(
     if resume and save is None:
         raise click.UsageError("--resume needs --save DIR, where the maps are kept.")
     name = method or str(network["weights"] or "bundled weights")
+    looks: dict[str, Any] = {}
     if labels is not None:
         if network["weights"] is None:
             raise click.UsageError("Classes need --weights of amd-seg finetune, or --predictions.")
@@ -182,8 +184,27 @@ def _origin(
     else:
         origin = origins.from_method(method) if method else networks.from_network(**network)
     if save is not None:
-        origin = origins.saving(origin, save, scoring, resume=resume)
+        from amd_seg.evaluation.saved import saving
+
+        made_by = {"method": method} if method else _network_as_json(network, wish, looks)
+        origin = saving(origin, save, scoring, made_by, resume=resume)
     return origin, name
+
+
+def _network_as_json(
+    network: dict[str, Any], wish: Adapting | None, looks: dict[str, Any]
+) -> dict[str, Any]:
+    """Return all that the values of a network's maps depend on."""
+    from amd_seg.weights import digest_of_weights
+
+    digest = digest_of_weights(network["weights"], revision=network["revision"])
+    call = ("size", "precision", "refine", "tta")
+    settings = {"sha256": digest, **{key: network[key] for key in call if key in network}, **looks}
+    if wish is not None:
+        # How much memory there is changes the pieces of a step, not what is learned.
+        adapting = {f"adapt_{key}": value for key, value in asdict(wish.config).items()}
+        settings |= {"adapt": True, **adapting, "adapt_memory": 0}
+    return settings
 
 
 def _refuse(what_for: str, *names: str) -> None:

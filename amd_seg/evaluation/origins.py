@@ -1,12 +1,11 @@
 """Where the maps that are scored come from: a network, a simple method, a folder of files."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from amd_seg.errors import InputError, MediaError
 from amd_seg.evaluation.datasets import Dataset, Sample
@@ -16,20 +15,20 @@ from amd_seg.evaluation.maps import (
     centre_prior,
     highest_grey,
     read_prediction,
-    read_size,
     to_bytes,
 )
-from amd_seg.evaluation.scoring import Scoring, binarised
 from amd_seg.evaluation.semantic import FromLabels
 from amd_seg.media.files import IMAGE_SUFFIXES
-from amd_seg.media.images import read_image, read_photo_size, save_image
-from amd_seg.media.labels import save_labels
+from amd_seg.media.images import read_image, read_photo_size
 from amd_seg.media.pairs import some
 from amd_seg.segmentation import OUTPUTS
 from amd_seg.semantic_segmentation import OUTPUTS as SEMANTIC_OUTPUTS
 
 METHODS = ("centre-prior", "spectral-residual", "fine-grained")
 """Ways to a map that need no weights: the floor of a table. The last two are OpenCV's."""
+
+NOTE = "maps.json"
+"""Beside maps that were saved: what they were made by."""
 
 
 @dataclass(frozen=True)
@@ -114,50 +113,12 @@ def from_folder(folder: Path) -> Origin:
                 f"{some(missing)}. Add them as NAME.png; --limit and --every score a part."
             )
         paths = [files[sample.name] for sample in dataset.samples]
-        is_binary = dataset.benchmark.truth is None and _are_binary(paths, dataset)
-        return [_from_file(path, dataset, is_binary=is_binary) for path in paths]
+        # Of what was saved here the values are known.
+        is_told = dataset.benchmark.truth is not None or (folder / NOTE).exists()
+        is_binary = not is_told and _are_binary(paths, dataset)
+        return [from_file(path, dataset, is_binary=is_binary) for path in paths]
 
     return origin
-
-
-def saving(origin: Origin, folder: Path, scoring: Scoring, *, resume: bool = False) -> Origin:
-    """Return an origin that writes each map that it gives, as FOLDER/NAME.png.
-
-    Of a video's frames the mask is written, 0 and 255, as DAVIS takes results; of semantic sets
-    the labels as an indexed PNG in the classes' colours, as VOC takes them.
-
-    Args:
-        origin: where the maps come from.
-        folder: made where it is missing.
-        scoring: its threshold makes the masks.
-        resume: maps that the folder holds are read from it instead of made again.
-    """
-
-    def saved(dataset: Dataset) -> Iterator[MapSource]:
-        paths = [folder / f"{sample.name}.png" for sample in dataset.samples]
-        is_done = [resume and path.exists() for path in paths]
-        waiting = [s for s, done in zip(dataset.samples, is_done, strict=True) if not done]
-        if not resume and (written := [path for path in paths if path.exists()]):
-            raise InputError(
-                f"{len(written)} maps exist in {folder}, such as {written[0]}. Give --resume to "
-                "keep them, or another folder."
-            )
-        fresh = iter(origin(dataset.part(waiting)))
-        for sample, path, done in zip(dataset.samples, paths, is_done, strict=True):
-            if done:
-                yield _from_file(path, dataset)
-                continue
-            values = next(fresh)(sample, _shape_of(sample))
-            if dataset.benchmark.kind == "video":
-                values = binarised(values / 255.0, scoring).astype(np.uint8) * np.uint8(255)
-            _make_folder(path.parent)
-            if dataset.benchmark.truth is not None:
-                save_labels(values, path, dataset.benchmark.truth.classes)
-            else:
-                save_image(Image.fromarray(values), path)
-            yield Given(values)
-
-    return saved
 
 
 def prediction_files(folder: Path) -> dict[str, Path]:
@@ -179,7 +140,14 @@ def prediction_files(folder: Path) -> dict[str, Path]:
     return files
 
 
-def _from_file(path: Path, dataset: Dataset, *, is_binary: bool = False) -> MapSource:
+def from_file(path: Path, dataset: Dataset, *, is_binary: bool = False) -> MapSource:
+    """Return what reads a map of a data set from a file.
+
+    Args:
+        path: the file.
+        dataset: tells whether it holds classes.
+        is_binary: see `FromFile`.
+    """
     if dataset.benchmark.truth is not None:
         return FromLabels(path, dataset.benchmark.truth.classes)
     return FromFile(path, is_binary)
@@ -207,20 +175,6 @@ def _name_of(path: Path) -> str:
     if own in (*OUTPUTS, *SEMANTIC_OUTPUTS):
         stem = Path(stem).stem
     return (path.parent / stem).as_posix()
-
-
-def _shape_of(sample: Sample) -> tuple[int, ...]:
-    width, height = read_size(sample.masks[0])
-    return height, width
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as cause:
-        raise MediaError(
-            f"Cannot make the folder {folder}: {cause.strerror}. Choose another with --save."
-        ) from cause
 
 
 def _opencv_saliency(name: str) -> Any:
