@@ -47,7 +47,7 @@ def resolve_precision(name: str, device: torch.device) -> torch.dtype:
     if name not in PRECISIONS:
         raise DeviceError(f"Unknown precision {name!r}. Use one of {', '.join(PRECISIONS)}.")
     dtype = PRECISIONS[name]
-    if dtype is torch.bfloat16 and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+    if dtype is torch.bfloat16 and device.type == "cuda" and not _has_bfloat16(device):
         raise DeviceError(f"bfloat16 is not supported by {device}. Use float32.")
     if dtype is torch.bfloat16 and device.type == "cpu":
         _warn_where_emulated(torch.backends.cpu.get_cpu_capability())
@@ -84,6 +84,12 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002 -- libraries may draw from the global generator
     torch.manual_seed(seed)
+
+
+def _has_bfloat16(device: torch.device) -> bool:
+    """Whether a CUDA device has bfloat16 in hardware; torch asks the current one."""
+    with torch.cuda.device(device):
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 @cache  # once, however many models are made
