@@ -139,7 +139,7 @@ def _graph_of(pretrained: Pretrained[AMD, WeightsConfig], is_fixed: bool) -> "Mo
 def _metadata(pretrained: Pretrained[AMD, WeightsConfig]) -> dict[str, str]:
     """What the file says of itself, all of it text."""
     config, training = pretrained.config, pretrained.config.training
-    of_weights = pretrained.source.partition("@")[2] or str(training.get("revision", "unknown"))
+    of_weights = pretrained.commit or str(training.get("revision", "unknown"))
     return {
         "name": config.name,
         "object_channel": str(config.object_channel),

@@ -63,6 +63,8 @@ class Pretrained(Generic[Model, Config]):
     config: Config
     source: str
     """Where the weights came from, for people: a name, a path, or org/name@commit."""
+    commit: str | None = None
+    """Of a repository on the Hub; None for weights from elsewhere."""
 
 
 def load_weights(
@@ -84,7 +86,7 @@ def load_weights(
     """
     found = load_any_weights(source, revision=revision)
     if isinstance(found.model, AMD) and isinstance(found.config, WeightsConfig):
-        return Pretrained(found.model, found.config, found.source)
+        return Pretrained(found.model, found.config, found.source, found.commit)
     raise WeightsError(
         f"The weights {found.source} are fine-tuned: they tell classes, not the object. Use them "
         "with amd-seg image --output labels, or as SemanticSegmenter.from_pretrained(...)."
@@ -101,7 +103,7 @@ def load_semantic_weights(
     """
     found = load_any_weights(source, revision=revision)
     if isinstance(found.model, SemanticNetwork) and isinstance(found.config, SemanticWeightsConfig):
-        return Pretrained(found.model, found.config, found.source)
+        return Pretrained(found.model, found.config, found.source, found.commit)
     raise WeightsError(
         f"The weights {found.source} know no classes: they find the object. Give the folder of a "
         "run of amd-seg finetune, or use them with amd-seg image --output mask."
@@ -118,9 +120,9 @@ def load_any_weights(
             "of amd-seg image, video and evaluate, without adaptation. Give the weights that it "
             "was made of."
         )
-    path, label = _locate(source, revision)
+    path, label, commit = _locate(source, revision)
     model, config = read_weights(path)
-    return Pretrained(model, config, label)
+    return Pretrained(model, config, label, commit)
 
 
 def digest_of_weights(
@@ -131,7 +133,7 @@ def digest_of_weights(
     Raises:
         InputError, WeightsError: as there.
     """
-    path, _ = _locate(source, revision)
+    path, *_ = _locate(source, revision)
     files = [path / name for name in FILES] if path.is_dir() else [path, path.parent / FILES[1]]
     digest = hashlib.sha256()
     for file in files:
@@ -195,8 +197,10 @@ def _bundled_root() -> Path:
     return BUNDLED_IN_WHEEL if BUNDLED_IN_WHEEL.is_dir() else BUNDLED_IN_SOURCE
 
 
-def _locate(source: str | os.PathLike[str] | None, revision: str | None) -> tuple[Path, str]:
-    """Return where the files are, fetched if need be, and the name of that place for people."""
+def _locate(
+    source: str | os.PathLike[str] | None, revision: str | None
+) -> tuple[Path, str, str | None]:
+    """Return where the files are, fetched if need be, `Pretrained.source` and `.commit`."""
     name = DEFAULT_WEIGHTS if source is None else os.fspath(source)
     local = os.path.expanduser(name)
     is_bundled = source is None or (isinstance(source, str) and name in bundled_names())
@@ -208,11 +212,11 @@ def _locate(source: str | os.PathLike[str] | None, revision: str | None) -> tupl
     if is_bundled:
         if source is not None and os.path.exists(local):
             logger.warning("%r is taken as bundled weights; write ./%s for the folder", name, name)
-        return bundled_folder(name), name
+        return bundled_folder(name), name, None
     if os.path.exists(local):
         in_run = Path(local, "weights")
         is_run = not Path(local, WEIGHTS_FILE).exists() and (in_run / WEIGHTS_FILE).is_file()
-        return in_run if is_run else Path(local), name
+        return in_run if is_run else Path(local), name, None
     if isinstance(source, str) and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
         return _fetch(name, revision)
     raise WeightsError(
@@ -222,11 +226,11 @@ def _locate(source: str | os.PathLike[str] | None, revision: str | None) -> tupl
     )
 
 
-def _fetch(repo: str, revision: str | None) -> tuple[Path, str]:
+def _fetch(repo: str, revision: str | None) -> tuple[Path, str, str]:
     try:
         folder = fetch_snapshot(repo, FILES, revision=revision)
     except WeightsError as cause:
         raise WeightsError(
             f"{cause} (Looked before for bundled weights and for a folder {repo!r} here.)"
         ) from cause
-    return folder, f"{repo}@{folder.name}"
+    return folder, f"{repo}@{folder.name}", folder.name

@@ -43,7 +43,7 @@ from amd_seg.weights import load_weights
 for source in sys.argv[1:]:
     try:
         pretrained = load_weights(source)
-        print(pretrained.source, pretrained.config.name)
+        print(pretrained.source, pretrained.config.name, pretrained.commit)
     except WeightsError as error:
         print("WeightsError:", error)
 """
@@ -220,8 +220,8 @@ def test_loading_looks_here_first_then_on_the_hub_and_checks_what_came(
     write(tmp_path / "local" / "tiny", files)
     sources = ("org/tiny", "local/tiny", "org/damaged", "org/nowhere")
     fetched, local, damaged, nowhere = run(LOAD, *sources)
-    assert fetched == f"org/tiny@{sha} tiny"
-    assert local == "local/tiny tiny"
+    assert fetched == f"org/tiny@{sha} tiny {sha}"
+    assert local == "local/tiny tiny None"
     assert "sha256" in damaged
     assert "Looked before for bundled weights and for a folder 'org/nowhere'" in nowhere
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -141,6 +142,10 @@ def test_the_file_says_what_it_is(file: Path, tmp_path: Path, weights: Path) -> 
     assert {"name", "revision", "weights", "sha256"} < set(said)
     # Nothing of the machine that made it.
     assert str(Path(__file__).parents[1]).encode() not in file.read_bytes()
+    local = shutil.copytree(weights, tmp_path / "me@here" / "tiny")
+    exported = export_onnx(tmp_path / "model.onnx", local).path
+    said = session(exported).get_modelmeta().custom_metadata_map
+    assert (said["revision"], said["weights"]) == ("unknown", "tiny")
 
 
 # As weights of a segmenter.
