@@ -22,8 +22,8 @@ def guided_coefficients(guide: Tensor, values: Tensor, radius: int, epsilon: flo
             and its values are only averaged.
 
     Returns:
-        (4, height, width): the slope for each colour, then the offset. `apply_coefficients`
-        makes the redrawn map of them.
+        (4, height, width): the slope for each colour, then the offset. The redrawn map is the
+        offset plus the sum of the slopes times the colours.
 
     Source: He, Sun, Tang, Guided Image Filtering, PAMI 2013, eqs. 14 and 15: eqs. 5, 6 and 8 for
     a guide of colours.
@@ -37,11 +37,6 @@ def guided_coefficients(guide: Tensor, values: Tensor, radius: int, epsilon: flo
     slope = _solve(variances, epsilon, covariance)
     offset = mean_values - (slope * mean_guide).sum(dim=0, keepdim=True)
     return box_filter(torch.cat((slope, offset)), radius)
-
-
-def apply_coefficients(coefficients: Tensor, guide: Tensor) -> Tensor:
-    """Give the redrawn map (height, width) of coefficients (4, ...) and the guide (3, ...)."""
-    return (coefficients[:3] * guide).sum(dim=0) + coefficients[3]
 
 
 def box_filter(values: Tensor, radius: int) -> Tensor:
