@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from amd_seg.errors import InputError, MediaError
+from amd_seg.errors import InputError
 
 STANDARD_STREAM = "-"
 
@@ -93,13 +93,12 @@ def make_folders(jobs: Sequence[Job], out: str | None) -> None:
         MediaError: one cannot be made.
     """
     targets = [job.target for job in jobs if job.target not in (out, STANDARD_STREAM)]
+    if not targets:
+        return
+    from amd_seg.media.files import make_folder
+
     for folder in {Path(target).parent for target in targets}:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as cause:
-            raise MediaError(
-                f"Cannot make the folder {folder}: {cause.strerror}. Choose another with -o."
-            ) from cause
+        make_folder(folder)
 
 
 def _find(text: str, recursive: bool) -> list[_Found]:
