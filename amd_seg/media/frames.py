@@ -20,7 +20,8 @@ from amd_seg.media.pixels import TURNED, exif_orientation, rgb_from_image
 logger = logging.getLogger(__name__)
 
 FRAME_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-IMAGE_SUFFIXES = FRAME_SUFFIXES | {".apng", ".gif"}
+CLIP_IMAGE_SUFFIXES = FRAME_SUFFIXES | {".apng", ".gif"}
+"""Endings of images that are a clip or, by a glob, a frame of one; not all that are photos."""
 
 Pixels = NDArray[np.uint8]
 # When a frame is shown, in seconds, and how to make its pixels, which is not always wanted.

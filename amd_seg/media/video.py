@@ -31,8 +31,8 @@ from amd_seg.errors import MediaError
 from amd_seg.media.containers import fault, open_container, seek, video_stream
 from amd_seg.media.files import natural_key
 from amd_seg.media.frames import (
+    CLIP_IMAGE_SUFFIXES,
     EVERY_FRAME,
-    IMAGE_SUFFIXES,
     AnimatedImage,
     Frame,
     FrameFolder,
@@ -84,7 +84,7 @@ def open_video(
             span=span,
             short_edge=short_edge,
         )
-    if path.suffix.lower() in IMAGE_SUFFIXES:
+    if path.suffix.lower() in CLIP_IMAGE_SUFFIXES:
         return AnimatedImage(path, span=span, short_edge=short_edge)
     return VideoReader(path, span=span, short_edge=short_edge)
 
@@ -244,7 +244,7 @@ def _open_glob(
     matches = sorted(map(Path, glob.glob(pattern)), key=natural_key)
     if not matches:
         raise MediaError(f"Cannot read {pattern}: no such file. Check the path.")
-    others = [path for path in matches if path.suffix.lower() not in IMAGE_SUFFIXES]
+    others = [path for path in matches if path.suffix.lower() not in CLIP_IMAGE_SUFFIXES]
     if others:
         raise MediaError(
             f"Cannot read {pattern} as one clip: {others[0]} among its {len(matches)} matches is "
