@@ -2,7 +2,7 @@
 //
 // Compiled at run time for one element type and one reach (-DELEMENT=0|1|2 -DREACH=1..8), without
 // any header, so that a machine needs no CUDA toolkit. The same text also compiles as plain C++
-// with a small header that stands for the device (tests/cuda_shim.h), where a CPU runs it.
+// below a few lines that stand for the device (tests/cuda_shim.cpp), where a CPU runs it.
 //
 // One block owns a tile of 4 rows x 32 pixels of one sample. Its threads are (row, dy, group of 4
 // neighbouring pixels): each holds 4 pixels x (2 REACH + 1) displacements dx of one dy in
