@@ -11,7 +11,7 @@ from PIL import Image
 
 from amd_seg.classes import Classes
 from amd_seg.errors import InputError
-from amd_seg.media.images import Photo, save_image
+from amd_seg.media.images import Photo, save_image, write_image
 from amd_seg.media.labels import (
     Labels,
     indexed_image,
@@ -79,10 +79,11 @@ class SemanticSegmentation:
         Raises:
             InputError: `output` is unknown.
         """
-        file = io.BytesIO()
-        profile = {"icc_profile": self.photo.icc_profile}
-        options = png_options(self.classes) if output == "labels" else profile
-        self.render(output).save(file, "PNG", **options)
+        file, picture = io.BytesIO(), self.render(output)
+        if output == "labels":
+            picture.save(file, "PNG", **png_options(self.classes))
+        else:
+            write_image(picture, file, ".png", **self._metadata)
         return file.getvalue()
 
     def save(self, path: str | os.PathLike[str], output: str = "labels") -> Path:
@@ -98,5 +99,10 @@ class SemanticSegmentation:
         if output == "labels":
             save_labels(self.labels, path, self.classes)
         else:
-            save_image(self.render(output), path, icc_profile=self.photo.icc_profile)
+            save_image(self.render(output), path, **self._metadata)
         return path
+
+    @property
+    def _metadata(self) -> dict[str, Any]:
+        """What of the photo goes with an overlay."""
+        return {"icc_profile": self.photo.icc_profile, "resolution": self.photo.resolution}

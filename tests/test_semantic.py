@@ -155,6 +155,15 @@ def test_labels_and_overlay_are_written(weights: Path, photo: Path, tmp_path: Pa
     result.save(tmp_path / "overlay.jpg", "overlay")
     with Image.open(tmp_path / "overlay.jpg") as image:
         assert image.size == (90, 60)
+    with Image.open(photo) as image:
+        image.save(photo, dpi=(300, 150))
+    result = SemanticSegmenter.from_pretrained(weights, device="cpu")(photo)
+    for output, is_of_photo in (("overlay", True), ("labels", False)):
+        saved = result.save(tmp_path / "out.png", output).read_bytes()
+        for content in (saved, result.encode(output)):
+            with Image.open(io.BytesIO(content)) as image:
+                dpi = image.info.get("dpi")
+            assert dpi == (pytest.approx((300, 150), abs=0.1) if is_of_photo else None)
     with pytest.raises(MediaError, match=r"indexed \.png files only"):
         result.save(tmp_path / "labels.jpg")
     with pytest.raises(InputError, match="Use one of labels, overlay"):
