@@ -67,10 +67,15 @@ def write_clip(
     rotation: int = 0,
     audio: bool = False,
     options: dict[str, str] | None = None,
+    live: bool = False,
 ) -> Path:
-    """Encode RGB frames; `times` in seconds (to the millisecond) make the rate variable."""
+    """Encode RGB frames; `times` in seconds (to the millisecond) make the rate variable.
+
+    A `live` .webm does not tell how long it is, as those that browsers record do not.
+    """
     # The index first, so that a file cut short can still be opened.
     container_options = {"movflags": "faststart"} if path.suffix == ".mp4" else {}
+    container_options |= {"live": "1"} if live else {}
     with av.open(path, "w", options=container_options) as out:
         stream = out.add_stream(codec, rate=rate, options=options or {})
         stream.height, stream.width = frames[0].shape[:2]

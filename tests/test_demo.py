@@ -182,6 +182,52 @@ def test_what_is_too_much_or_no_picture_is_named(session: Session, tmp_path: Pat
         session.adapt(CONTROLS, LEARNING, nothing)
 
 
+def animation(folder: Path, name: str, milliseconds: list[int]) -> Path:
+    path = folder / "upload" / name
+    path.parent.mkdir(exist_ok=True)
+    first, *rest = (Image.fromarray(frame) for frame in moving_patch(len(milliseconds))[0])
+    if rest:
+        first.save(path, save_all=True, append_images=rest, duration=milliseconds)
+    else:
+        first.save(path)
+    return path
+
+
+@pytest.mark.parametrize("ending", ["gif", "webp", "webm"])
+def test_a_clip_that_does_not_tell_how_long_it_is(
+    session: Session, tmp_path: Path, ending: str
+) -> None:
+    def made(milliseconds: list[int]) -> Path:
+        name = f"clip.{ending}"
+        if ending != "webm":
+            return animation(tmp_path, name, milliseconds)
+        (tmp_path / "upload").mkdir(exist_ok=True)
+        times = [sum(milliseconds[:place]) / 1000 for place in range(len(milliseconds))]
+        frames = list(moving_patch(len(times))[0])
+        return write_clip(
+            tmp_path / "upload" / name, frames, times=times, codec="libvpx", live=True
+        )
+
+    session.open(made([200, 300, 400]))
+    assert session.clip is not None
+    assert session.clip.duration is None
+    assert session.last_time == pytest.approx(0.5, abs=0.01)
+    with pytest.raises(InputError, match=r"lasts more than the 30 s of this page.*amd-seg video"):
+        session.open(made([200, 31_000, 100]))
+
+
+@pytest.mark.parametrize("ending", ["gif", "webp"])
+def test_an_image_of_one_frame_is_a_photo(session: Session, tmp_path: Path, ending: str) -> None:
+    session.open(animation(tmp_path, f"still.{ending}", [100]))
+    assert session.clip is None
+    assert session.last_time == 0
+    assert set(session.show(CONTROLS).pictures) == set(OUTPUTS)
+    broken = tmp_path / f"broken.{ending}"
+    broken.write_bytes(b"GIF89a")
+    with pytest.raises(MediaError, match="broken"):
+        session.open(broken)
+
+
 def test_a_closed_page_stops_its_work_and_leaves_nothing(
     segmenter: Segmenter, tmp_path: Path
 ) -> None:

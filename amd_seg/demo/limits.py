@@ -4,7 +4,8 @@ from pathlib import Path
 
 from amd_seg.errors import InputError
 from amd_seg.media.files import IMAGE_SUFFIXES
-from amd_seg.media.frames import FrameReader
+from amd_seg.media.frames import FrameReader, count_frames
+from amd_seg.media.video import open_video
 
 MAX_BYTES = 100_000_000
 """Of an upload."""
@@ -18,20 +19,28 @@ MAX_FRAME_PIXELS = 9_000_000
 MAX_SECONDS = 30.0
 """Of a clip."""
 
-_ANIMATED = {".gif", ".apng"}
+# Of images that may hold many frames, or one.
+_ANIMATED = {".gif", ".apng", ".webp"}
 
 
 def is_clip(path: Path) -> bool:
-    """Tell a clip from a photo by its ending; an animation is a clip."""
-    ending = path.suffix.lower()
-    return ending not in IMAGE_SUFFIXES or ending in _ANIMATED
-
-
-def check_clip(clip: FrameReader) -> None:
-    """Refuse a clip that is too long or too large for the page.
+    """Tell a clip from a photo by its ending; one frame is no clip.
 
     Raises:
-        InputError: it is.
+        MediaError: it is an image that cannot be read.
+    """
+    ending = path.suffix.lower()
+    return ending not in IMAGE_SUFFIXES or (ending in _ANIMATED and count_frames(path) > 1)
+
+
+def check_clip(clip: FrameReader) -> float:
+    """Refuse a clip that is too long or too large for the page.
+
+    Returns:
+        About when its last frame is shown, in seconds.
+
+    Raises:
+        InputError: it is too long or too large.
     """
     advice = "The command amd-seg video takes any clip."
     if clip.width * clip.height > MAX_FRAME_PIXELS:
@@ -39,8 +48,15 @@ def check_clip(clip: FrameReader) -> None:
             f"Cannot take {clip.source}: its frames are {clip.width}x{clip.height}, more than "
             f"the {MAX_FRAME_PIXELS / 1e6:.0f} million pixels of this page. {advice}"
         )
-    if clip.duration is not None and clip.duration > MAX_SECONDS:
-        raise InputError(
-            f"Cannot take {clip.source}: it lasts {clip.duration:.1f} s, more than the "
-            f"{MAX_SECONDS:.0f} s of this page. {advice}"
-        )
+    too_long = f"more than the {MAX_SECONDS:.0f} s of this page. {advice}"
+    if clip.duration is None:
+        last = 0.0
+        # Animated images and recordings of browsers do not tell: small, frames cost little.
+        for frame in open_video(clip.source, short_edge=16):
+            last = frame.time
+            if last >= MAX_SECONDS:
+                raise InputError(f"Cannot take {clip.source}: it lasts {too_long}")
+        return last
+    if clip.duration > MAX_SECONDS:
+        raise InputError(f"Cannot take {clip.source}: it lasts {clip.duration:.1f} s, {too_long}")
+    return max(0.0, clip.duration - 1 / float(clip.frame_rate or 1))

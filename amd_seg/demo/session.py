@@ -73,12 +73,14 @@ class Session:
 
     Attributes:
         clip: the clip, where the file is one.
+        last_time: about when the last frame of the clip is shown, in seconds; 0 of a photo.
         source: the file; None before there is one.
     """
 
     def __init__(self, segmenter: Segmenter, folder: Path) -> None:
         folder.mkdir(parents=True)
         self.clip: FrameReader | None = None
+        self.last_time = 0.0
         self.source: Path | None = None
         self._folder = folder
         self._video = VideoSegmenter(segmenter)
@@ -100,19 +102,9 @@ class Session:
         source = self._new_file(upload.name)
         shutil.move(upload, source)
         clip = open_video(source, end=MAX_SECONDS) if is_clip(source) else None
-        if clip is not None:
-            check_clip(clip)
+        self.last_time = 0.0 if clip is None else check_clip(clip)
         self._photo = 0.0, _read(source, clip, 0.0)
         self.source, self.clip = source, clip
-
-    @property
-    def last_time(self) -> float:
-        """About when the last frame of the clip is shown, in seconds; 0 of a photo."""
-        if self.clip is None:
-            return 0.0
-        rate = float(self.clip.frame_rate or 1)
-        frames = self.clip.duration or (self.clip.frame_count or 0) / rate
-        return max(0.0, min(frames, MAX_SECONDS) - 1 / rate)
 
     def show(self, controls: Controls) -> Shown:
         """Draw what the controls ask for; only another size or frame runs the network.

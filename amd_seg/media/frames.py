@@ -122,6 +122,19 @@ def list_frames(folder: Path) -> list[Path]:
     return sorted((p for p in images if not p.name.startswith(".")), key=natural_key)
 
 
+def count_frames(path: Path) -> int:
+    """Return how many frames an image holds, none of them decoded: 1 unless it is animated.
+
+    Raises:
+        MediaError: the file cannot be read.
+    """
+    with opened(path) as image:
+        try:
+            return int(getattr(image, "n_frames", 1))
+        except Exception as cause:  # To tell, a reader may parse what is damaged.
+            raise damaged(str(path), cause) from cause
+
+
 def shrunk_size(width: int, height: int, short_edge: int | None) -> tuple[int, int]:
     """Return (width, height) with the shorter side at most `short_edge`, the aspect kept."""
     if short_edge is None or min(width, height) <= short_edge:
@@ -227,14 +240,8 @@ class AnimatedImage(_ImageReader):
     def __init__(
         self, path: Path, *, span: Span = EVERY_FRAME, short_edge: int | None = None
     ) -> None:
-        try:
-            with opened(path, max_pixels=MAX_FRAME_PIXELS) as image:
-                self._frames = int(getattr(image, "n_frames", 1))
-                size = image.size
-        except MediaError:
-            raise
-        except Exception as cause:
-            raise damaged(str(path), cause) from cause
+        size, _ = _image_sizes(path)
+        self._frames = count_frames(path)
         if self._frames < 2:
             raise MediaError(
                 f"Cannot read {path} as a clip: it is a single image. "
