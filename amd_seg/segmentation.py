@@ -42,7 +42,7 @@ class Segmentation:
     threshold_rule: float | str = 0.5
     """A number between 0 and 1, or "otsu"."""
     refine: str = "none"
-    """How the saliency gets its edges: "none", "guided" or "grabcut", see `refinement`."""
+    """How the saliency gets its edges: one of `refinement.REFINEMENTS`."""
     min_confidence: float = 0.0
     """The confidence, 0..1, below which the photo counts as one without an object."""
 

@@ -143,8 +143,9 @@ class Segmenter:
             threshold: saliency above which a pixel is in the mask, between 0 and 1, or "otsu";
                 None takes that of the weights.
             refine: how the network's coarse map, an eighth of what it sees, gets the photo's
-                edges: "none" (enlarged, as published), "guided" (a guided filter) or "grabcut"
-                (a colour model of the photo, by OpenCV: the extra `flow`). See `refinement`.
+                edges: "none" (enlarged, as published), "guided" (a guided filter), "colour" (which
+                colours are the object's, and which the ground's) or "grabcut" (the same with a
+                cut, by OpenCV: the extra `flow`). See `refinement`.
             tta: show the network each photo at three sizes, each mirrored too, and take the
                 mean: six times the work.
             min_confidence: `Segmentation.confidence`, 0 to 1, below which the photo counts as one

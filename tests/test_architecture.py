@@ -39,6 +39,7 @@ LAYERS = {
     "amd_seg.hub": 2,
     "amd_seg.refinement": 2,
     "amd_seg.colour_model": 1,
+    "amd_seg.colour_densities": 1,
     "amd_seg.guided_filter": 1,
     "amd_seg.resampling": 1,
     "amd_seg.upsampling": 1,

@@ -263,7 +263,7 @@ def test_an_output_that_cannot_be_written_fails_alone(run: Run, folder: Path) ->
         (["a.jpg", "b.png", "-o", "deep/c.png"], "is a file"),
         (["a.jpg", "b.png", "-o", "-"], "2 photos cannot share stdout"),
         (["a.jpg", "-o", "-", "--json"], "Drop one"),
-        (["a.jpg", "--refine", "crf"], "'crf' is not one of 'none', 'guided', 'grabcut'"),
+        (["a.jpg", "--refine", "crf"], "'crf' is not one of 'none', 'guided', 'colour', 'grabcut'"),
         (["a.jpg", "--min-confidence", "2"], "0<=x<=1"),
         (["a.jpg", "--keep-rgb"], "--keep-rgb is of cutouts"),
     ],

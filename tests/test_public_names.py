@@ -72,9 +72,9 @@ SIGNATURES = {
     "Segmenter": "(model, config, *, device='auto', precision='float32')",
     "Segmenter.from_pretrained": "(source=None, *, revision=None, device='auto', "
     "precision='float32')",
-    "Segmenter.__call__": "(self, image, *, size=None, threshold=None, refine='guided', tta=False, "
+    "Segmenter.__call__": "(self, image, *, size=None, threshold=None, refine='colour', tta=False, "
     "min_confidence=0.0, batch_size=8, max_pixels=200000000)",
-    "Segmenter.stream": "(self, images, *, size=None, threshold=None, refine='guided', tta=False, "
+    "Segmenter.stream": "(self, images, *, size=None, threshold=None, refine='colour', tta=False, "
     "min_confidence=0.0, batch_size=8, max_pixels=200000000)",
     "Segmenter.region_masks": "(self, frames)",
     "SemanticSegmenter": "(model, config, *, device='auto', precision='float32')",
@@ -96,10 +96,10 @@ SIGNATURES = {
     "VideoSegmenter": "(segmenter)",
     "VideoSegmenter.from_pretrained": "(source=None, *, revision=None, device='auto', "
     "precision='float32')",
-    "VideoSegmenter.__call__": "(self, source, *, size=None, threshold=None, refine='guided', "
+    "VideoSegmenter.__call__": "(self, source, *, size=None, threshold=None, refine='colour', "
     "tta=False, min_confidence=0.0, smooth=False, batch_size=8)",
     "VideoSegmenter.write": "(self, source, target, *, output='mask', background=None, "
-    "overwrite=False, size=None, threshold=None, refine='guided', tta=False, min_confidence=0.0, "
+    "overwrite=False, size=None, threshold=None, refine='colour', tta=False, min_confidence=0.0, "
     "smooth=False, batch_size=8, on_frame=None)",
     "VideoSegmenter.adapt": "(self, source, config=None, *, steps=None, channel=None, "
     "on_step=None)",

@@ -142,7 +142,7 @@ def test_where_it_is_fitted_at_full_size_it_is_the_plain_guided_filter() -> None
     np.testing.assert_allclose(actual, np.clip(expected, 0, 1), atol=2e-3)
 
 
-@pytest.mark.parametrize("how", ["guided", "grabcut"])
+@pytest.mark.parametrize("how", ["guided", "colour", "grabcut"])
 def test_masks_find_the_edges_of_the_photo(how: str) -> None:
     pixels, disc = scene(360, 480)
     cells = coarse(disc, (9, 12))
@@ -178,7 +178,7 @@ def test_nothing_and_everything_stay_so(how: str, level: float, size: tuple[int,
 
 
 def test_an_unknown_way_is_told_the_known_ones() -> None:
-    with pytest.raises(InputError, match="give one of none, guided, grabcut"):
+    with pytest.raises(InputError, match="give one of none, guided, colour, grabcut"):
         refine_map(scene(20, 20)[0], np.zeros((2, 2), np.float32), "crf")
 
 

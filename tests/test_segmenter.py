@@ -287,8 +287,10 @@ def test_no_map_is_stretched(segmenter: Segmenter) -> None:
         result = Segmentation(
             Photo(pixels, None, "made"), np.stack([cells, 1 - cells]), 0, refine=refine
         )
-        assert result.saliency.max() < 0.31
-        assert np.asarray(result.render("saliency")).max() < 0.31 * 255
+        # Colours are evidence of their own: they may add to what the map says, but little.
+        most = 0.4 if refine == "colour" else 0.31
+        assert result.saliency.max() < most
+        assert np.asarray(result.render("saliency")).max() < most * 255
         assert result.confidence == 0
         assert not result.mask.any()
     with torch.no_grad():
@@ -447,7 +449,7 @@ def test_a_stream_goes_on_after_a_bad_image(segmenter: Segmenter, tmp_path: Path
         ({"batch_size": 0}, "1 or more"),
         ({"threshold": 1.0}, "between 0 and 1"),
         ({"threshold": "best"}, "otsu"),
-        ({"refine": "crf"}, "none, guided, grabcut"),
+        ({"refine": "crf"}, "none, guided, colour, grabcut"),
         ({"min_confidence": 1.5}, "0 to 1"),
     ],
 )

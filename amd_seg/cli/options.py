@@ -9,8 +9,8 @@ import click
 # As amd_seg.device.PRECISIONS, which would load torch for `--help`; a test holds them equal.
 PRECISIONS = ("float32", "bfloat16")
 # As amd_seg.refinement.REFINEMENTS, likewise.
-REFINEMENTS = ("none", "guided", "grabcut")
-DEFAULT_REFINEMENT = "guided"
+REFINEMENTS = ("none", "guided", "colour", "grabcut")
+DEFAULT_REFINEMENT = "colour"
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
