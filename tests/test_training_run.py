@@ -347,6 +347,26 @@ def test_the_channel_of_the_weights_is_kept_unless_another_moves_clearly_more(
     assert "The object is region 3." in caplog.text
 
 
+def test_the_mover_objective_teaches_the_object_of_the_weights(
+    tiny_config: AMDConfig, tmp_path: Path
+) -> None:
+    pytest.importorskip("cv2")
+    model = AMD(tiny_config)
+    with torch.no_grad():
+        model.appearance.classifier.bias[3] += 9  # region 3 has nearly every pixel
+    start = save_weights(tmp_path / "w", model, WeightsConfig(model=tiny_config, object_channel=3))
+    clip, run = str(mover_clip(tmp_path / "mover.mp4")), tmp_path / "run"
+    config = dataclasses.replace(SETTINGS, objective="mover", short_edge=96, learning_rate=1e-5)
+    options = {"model": tiny_config, "config": config, "device": "cpu"}
+    with pytest.raises(StopTraining):
+        train([clip], run, init=str(start), on_step=stop_after(3), **options)
+    shutil.rmtree(start)
+    folder = train([clip], run, resume=True, **options)
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    assert min(line["area"] for line in lines) > 0.9
+    assert load_weights(folder).config.object_channel == 3
+
+
 def test_a_run_with_photos_is_not_resumed_without_them(
     clips: str, tiny_config: AMDConfig, tmp_path: Path
 ) -> None:

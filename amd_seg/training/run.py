@@ -75,8 +75,9 @@ def train(
         TrainingDivergedError: the loss is not finite.
         StopTraining: from `on_step`, after a checkpoint.
     """
+    folder = RunFolder(Path(out))
     if resume and photos is None:
-        _require_no_photos(RunFolder(Path(out)))
+        _require_no_photos(folder)
     scorer = None
     if evaluate is not None and is_first_process():
         # A wrong folder is told before clips are decoded, and their targets found.
@@ -86,7 +87,7 @@ def train(
         model=model,
         config=config,
         init=init,
-        init_channel=None if init is None or resume else load_weights(init).config.object_channel,
+        init_channel=_channel_before(folder) if resume else _channel_of(init),
         init_backbone=init_backbone,
         targets=targets,
         photos=photos,
@@ -106,6 +107,7 @@ class _ClipTask:
     config: TrainingConfig
     init: str | None
     init_channel: int | None
+    """The object's region in the weights that the run began with."""
     init_backbone: str | os.PathLike[str] | None
     targets: str | os.PathLike[str] | None
     photos: str | os.PathLike[str] | None
@@ -159,11 +161,18 @@ class _ClipTask:
         )
 
     def make_objective(self, model: Network) -> nn.Module:
-        return make_objective(_amd(model), self.config)
+        return make_objective(_amd(model), self.config, self.init_channel or 0)
 
     def open_watch(self, folder: RunFolder, batches: Batches) -> Watch:
         every = self.config.evaluate_every
-        return Watch.start(folder, self.config, batches, scorer=self.scorer, score_every=every)
+        return Watch.start(
+            folder,
+            self.config,
+            batches,
+            object_channel=self.init_channel or 0,
+            scorer=self.scorer,
+            score_every=every,
+        )
 
     def after_step(self, run: Run, watch: Watch | None, report: StepReport) -> None:
         is_best = watch is not None and watch.after_step(run.model, report)
@@ -175,16 +184,16 @@ class _ClipTask:
 
     def release(self, run: Run, training: dict[str, Any]) -> None:
         # The object channel is chosen without labels.
-        channel = 0
+        channel = self.init_channel or 0
         if self.config.objective != "mover":
-            channel = self._moving_channel(run, training["init_channel"])
+            channel = self._moving_channel(run)
         self._save(run, run.folder.weights, channel, training)
 
-    def _moving_channel(self, run: Run, known: int | None) -> int:
+    def _moving_channel(self, run: Run) -> int:
         """Return the region that moves most; that of the weights the run began with if in doubt."""
         choice = choose_object_channel(_amd(run.model), run.batches)
-        if known is not None:
-            choice = choice.unless_clear(known)
+        if self.init_channel is not None:
+            choice = choice.unless_clear(self.init_channel)
         motion = ", ".join(f"{pixels:.2g}" for pixels in choice.motion)
         logger.info(
             "The object is region %d. The regions move %s pixels against their frames.",
@@ -218,6 +227,16 @@ def _require_no_photos(folder: RunFolder) -> None:
             f"Cannot resume {folder.path} on clips alone: it learns from the photos in {photos} "
             "too. Give --photos again, and --photo-targets where they were given."
         )
+
+
+def _channel_of(init: str | None) -> int | None:
+    return None if init is None else load_weights(init).config.object_channel
+
+
+def _channel_before(folder: RunFolder) -> int | None:
+    """The object channel of the weights that a run began with; they need not be there any more."""
+    channel: int | None = folder.read_settings().get("init_channel")
+    return channel
 
 
 def _amd(model: Network) -> AMD:
