@@ -211,6 +211,37 @@ def test_a_resumed_run_knows_what_it_started_from(
         assert (origin["init"], origin["init_channel"]) == (str(first), 2)
 
 
+def test_a_resumed_run_learns_from_its_own_targets_by_its_own_seed(
+    tiny_config: AMDConfig, tmp_path: Path
+) -> None:
+    pytest.importorskip("cv2")
+    clip, run, whole = (tmp_path / name for name in ("0.mp4", "run", "whole"))
+    clips = find_clips([str(mover_clip(clip))])
+    targets, others = tmp_path / "targets", tmp_path / "others"
+    write_targets_of_clips(clips, targets, workers=1)
+    write_targets_of_clips(clips, others, MoverConfig(every=1), workers=1)
+    config = dataclasses.replace(SETTINGS, objective="mover", short_edge=96)
+    options = {"model": tiny_config, "device": "cpu"}
+    train([str(clip)], whole, config=config, targets=targets, **options)
+    with pytest.raises(StopTraining):
+        train([str(clip)], run, config=config, targets=targets, on_step=stop_after(3), **options)
+    before = contents(run)
+    with pytest.raises(InputError, match=r"learns from those in .*targets\. Leave out --targets"):
+        train([str(clip)], run, config=config, targets=others, resume=True, **options)
+    reseeded = dataclasses.replace(config, seed=7)
+    with pytest.raises(ConfigError, match=r"begun with seed=0, now seed=7\. Leave out"):
+        train([str(clip)], run, config=reseeded, resume=True, **options)
+    assert contents(run) == before
+    (targets / "more.npz").write_bytes(b"of a clip that is not here")
+    train([str(clip)], run, config=config, resume=True, **options)
+    assert losses(run) == losses(whole)
+    # They lie elsewhere now.
+    targets = targets.rename(tmp_path / "moved")
+    longer = dataclasses.replace(config, steps=7)
+    train([str(clip)], run, config=longer, targets=targets, resume=True, **options)
+    assert json.loads((run / "config.json").read_text())["targets"] == str(targets)
+
+
 @pytest.mark.parametrize(
     ("model", "training", "message"),
     [

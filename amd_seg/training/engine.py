@@ -162,6 +162,7 @@ def carry_out(
         if processes.is_first:
             folder.require_usable(resume)
             if resume:
+                folder.require_same_seed(task.config.seed)
                 folder.require_same_data(task.data())
         seed_everything(task.config.seed)
         model = task.start_model(resume=resume).to(processes.device)

@@ -58,7 +58,7 @@ def train(
         init: weights to start from, as `load_weights` takes them.
         init_backbone: a ResNet's weights for the backbone, see `load_backbone`.
         targets: folder of motion masks that are there, for the objective "mover"; None finds
-            them first and keeps them in the run folder.
+            them first and keeps them in the run folder. A resumed run knows its own.
         photos: a folder of stills that the objective "mover" learns from beside the clips.
         photo_targets: folder of their masks that are there; None finds them first likewise.
         device: see `resolve_device`.
@@ -78,6 +78,9 @@ def train(
     folder = RunFolder(Path(out))
     if resume and photos is None:
         _require_no_photos(folder)
+    if resume and config.objective == "mover":
+        targets = _same_targets(folder, "targets", targets)
+        photo_targets = _same_targets(folder, "photo_targets", photo_targets)
     scorer = None
     if evaluate is not None and is_first_process():
         # A wrong folder is told before clips are decoded, and their targets found.
@@ -126,8 +129,10 @@ class _ClipTask:
             "roots": list(self.roots),
             "init": self.init,
             "init_channel": self.init_channel,
-            "photos": None if self.photos is None else os.fspath(self.photos),
-            "init_backbone": None if self.init_backbone is None else os.fspath(self.init_backbone),
+            "photos": _as_text(self.photos),
+            "targets": _as_text(self.targets),
+            "photo_targets": _as_text(self.photo_targets),
+            "init_backbone": _as_text(self.init_backbone),
             "model": dataclasses.asdict(self.model),
             "training": dataclasses.asdict(self.config),
         }
@@ -225,8 +230,35 @@ def _require_no_photos(folder: RunFolder) -> None:
     if photos is not None:
         raise InputError(
             f"Cannot resume {folder.path} on clips alone: it learns from the photos in {photos} "
-            "too. Give --photos again, and --photo-targets where they were given."
+            "too. Give --photos again."
         )
+
+
+def _same_targets(
+    folder: RunFolder, name: str, given: str | os.PathLike[str] | None
+) -> str | os.PathLike[str] | None:
+    """Return the folder of targets that a run goes on with: the one that it was begun with.
+
+    It may have grown since, or lie elsewhere now.
+
+    Raises:
+        InputError: another one is given, and that one is still there.
+    """
+    settings = folder.read_settings()
+    before = settings.get(name)
+    if given is None or name not in settings:
+        return given or before
+    known = Path(before or getattr(folder, name))
+    if known.is_dir() and known.resolve() != Path(given).resolve():
+        raise InputError(
+            f"Cannot resume {folder.path} with the targets in {os.fspath(given)}: it learns from "
+            f"those in {known}. Leave out --{name.replace('_', '-')}."
+        )
+    return given
+
+
+def _as_text(path: str | os.PathLike[str] | None) -> str | None:
+    return None if path is None else os.fspath(path)
 
 
 def _channel_of(init: str | None) -> int | None:
