@@ -214,6 +214,11 @@ class TargetSampler(Iterator[TargetBatch]):
         """Go on where `state_dict` was taken."""
         self.generator.set_state(state["generator"])
 
+    def begin_at(self, step: int) -> None:
+        """Draw, from here on, what depends on the seed and this step: no process drew it before."""
+        seed = np.random.SeedSequence((self.config.seed, step)).generate_state(1, np.uint64)
+        self.generator.manual_seed(int(seed[0]))
+
     def _draw(self, clip: TargetClip) -> tuple[Tensor, Tensor, bool, str]:
         """Draw a part of a frame and of its target, (1, channel, h, w) each, and its mirroring."""
         trust = clip.confidence.pow(CONFIDENCE_POWER)
