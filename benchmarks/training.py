@@ -51,6 +51,7 @@ def main() -> None:
         objective="photometric",
         batch_size=options.batch_size,
         minutes=0.0,
+        frames="memory",
         workers=options.workers,
     )
     device = resolve_device(options.device)

@@ -553,6 +553,18 @@ def test_frames_that_do_not_fit_are_refused_before_any_is_decoded_or_written(
     assert not (tmp_path / "run").exists()
 
 
+def test_the_paper_s_recipe_takes_clips_that_do_not_fit_the_memory(
+    vast: Path, tmp_path: Path
+) -> None:
+    # It goes on to the frames, of which only the first is there.
+    command = ["train", str(vast), "--preset", "paper", "--out", str(tmp_path / "run")]
+    size = ["--crop", "32x32", "--batch-size", "2", "--workers", "0"]
+    result = CliRunner().invoke(cli, [*command, *size, "--device", "cpu"])
+    assert result.exit_code == 1
+    assert "GiB" not in result.stderr
+    assert ".png: No such file or directory" in result.stderr
+
+
 @pytest.mark.parametrize("is_due", [False, True])
 def test_the_room_of_targets_is_known_before_they_are_loaded(tmp_path: Path, is_due: bool) -> None:
     pytest.importorskip("cv2")
