@@ -22,7 +22,8 @@ from amd_seg.training.mover_files import (
 )
 from amd_seg.training.movers import MoverConfig, mover_targets, read_mover_targets
 from amd_seg.training.target_files import TargetJob, by_target_name, write_targets
-from tests.clips import moving_patch, texture
+from amd_seg.training.targets import load_target_clips
+from tests.clips import moving_patch, texture, write_folder
 
 HEIGHT, WIDTH, SPEED = 72, 96, 2
 CONFIG = MoverConfig(partners=(1, -1, 2), every=2)
@@ -246,6 +247,43 @@ def test_clips_of_one_name_do_not_share_their_targets(tmp_path):
     photos = [Clip(name, tmp_path, (name,)) for name in ("p.jpg", "p.png")]
     with pytest.raises(InputError, match=r"p\.jpg and .*p\.png would share"):
         by_target_name(photos)
+
+
+def test_folders_of_frames_that_are_dates_have_targets_of_their_own(tmp_path):
+    names = ["2024.01.05", "2024.01.06", "walk.v2", "walk"]
+    for name in names:
+        write_folder(tmp_path / "clips" / name, list(moving_patch(4)[0]))
+    clips = find_clips([str(tmp_path / "clips")])
+    written = write_targets_of_clips(clips, tmp_path / "out", CONFIG, workers=1)
+    assert sorted(path.name for path in written) == sorted(f"{name}.npz" for name in names)
+
+
+def test_targets_are_those_of_their_clip(tmp_path):
+    clip, out, seen = tmp_path / "clip.mp4", tmp_path / "out", []
+    write_video(clip, moving_patch(4)[0])
+    roots = [str(clip)]
+
+    def write():
+        tell = lambda *told: seen.append(told)  # noqa: E731
+        write_targets_of_clips(find_clips(roots), out, CONFIG, workers=1, on_clip=tell)
+
+    write()
+    roots = [f"{clip}@2"]  # how often it is drawn changes nothing
+    write()
+    assert len(seen) == 1
+    assert len(load_target_clips(find_clips(roots), out, short_edge=72)) == 1
+    write_video(clip, moving_patch(6, speed=3)[0])
+    other = rf"clip\.npz holds the targets of clip\.mp4 .* not of clip\.mp4 \({clip.stat().st_size}"
+    with pytest.raises(MediaError, match=other):
+        load_target_clips(find_clips(roots), out, short_edge=72)
+    write()
+    assert len(seen) == 2
+    with np.load(out / "clip.npz") as stored:
+        kept = {name: stored[name] for name in stored if name != "clip"}
+    np.savez_compressed(out / "clip.npz", **kept)  # as files were that do not tell their clip
+    write()
+    assert len(seen) == 2
+    assert len(load_target_clips(find_clips(roots), out, short_edge=72)) == 1
 
 
 def test_sources_take_turns():

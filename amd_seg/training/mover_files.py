@@ -110,15 +110,13 @@ def write_targets_of_clips(
     """
     config = config or MoverConfig()
     named = by_target_name(clips)
-    order = interleaved(named)
-    return write_mover_targets(
-        {name: partial(clip_frames, named[name], config.work_height) for name in order},
-        folder,
-        {name: config.at_rate(_frame_rate(named[name])) for name in order},
-        flow=flow,
-        workers=workers,
-        on_clip=on_clip,
-    )
+    jobs = {}
+    for name in interleaved(named):
+        clip = named[name]
+        settings = config.at_rate(_frame_rate(clip))
+        find = partial(_find, partial(clip_frames, clip, config.work_height), settings, flow)
+        jobs[name] = TargetJob(find, settings, clip.unweighted_identity())
+    return write_targets(jobs, folder, workers=workers, on_file=on_clip)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -3,7 +3,8 @@
 import dataclasses
 import os
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -187,10 +188,26 @@ def count_mover_targets(path: str | os.PathLike[str]) -> int:
     return len(indices)
 
 
+def read_target_identity(path: str | os.PathLike[str]) -> str | None:
+    """Return what tells the clip of a file's targets from others; None in an older file.
+
+    Raises:
+        MediaError: the file is missing or broken.
+    """
+    with _stored(path) as stored:
+        return str(stored["clip"]) if "clip" in stored else None
+
+
 def _read_arrays(path: str | os.PathLike[str], *names: str) -> list[NDArray[Any]]:
+    with _stored(path) as stored:
+        return [stored[name] for name in names]
+
+
+@contextmanager
+def _stored(path: str | os.PathLike[str]) -> Iterator[Mapping[str, NDArray[Any]]]:
     try:
         with open(path, "rb") as file, np.load(file) as stored:
-            return [stored[name] for name in names]
+            yield stored
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as cause:
         raise MediaError(
             f"Cannot read the targets {os.fspath(path)}: {cause}. "

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -30,10 +30,12 @@ class TargetJob:
     Attributes:
         find: finds them; picklable where several processes share the work.
         settings: what `find` was told: a file of other settings is not taken for done.
+        clip: identity of the clip or photo, where it has one: likewise.
     """
 
     find: Callable[[], MoverTargets]
     settings: object
+    clip: str | None = None
 
 
 def by_target_name(clips: Iterable[Clip]) -> dict[str, Clip]:
@@ -68,8 +70,8 @@ def write_targets(
 ) -> list[Path]:
     """Find targets and write one file `<name>.npz` a job.
 
-    Jobs whose file is there, whole, and of the same settings are skipped, so that a run that
-    was ended goes on. Jobs without a file come first, then those of other settings.
+    Jobs whose file is there, whole, and of the same settings and clip are skipped, so that a run
+    that was ended goes on. Jobs without a file come first, then those of other settings.
 
     Args:
         jobs: by name.
@@ -91,7 +93,7 @@ def write_targets(
     waiting = {
         name: partial(_write, jobs[name], paths[name])
         for name in sorted(jobs, key=lambda name: paths[name].exists())
-        if not _is_done(paths[name], jobs[name].settings)
+        if not _is_done(paths[name], jobs[name])
     }
     broken: dict[str, str] = {}
     for name, result in _run(waiting, workers):
@@ -134,16 +136,23 @@ def _write(job: TargetJob, path: Path) -> int | AmdSegError:
     except MediaError as error:
         return error
 
+    arrays: dict[str, Any] = {"settings": np.array(repr(job.settings)), **vars(targets)}
+    if job.clip is not None:
+        arrays["clip"] = np.array(job.clip)
+
     def write(file: BinaryIO) -> None:
-        np.savez_compressed(file, settings=np.array(repr(job.settings)), **vars(targets))
+        np.savez_compressed(file, **arrays)
 
     write_atomically(path, write)
     return len(targets.indices)
 
 
-def _is_done(path: Path, settings: object) -> bool:
+def _is_done(path: Path, job: TargetJob) -> bool:
     try:
         with open(path, "rb") as file, np.load(file) as stored:
-            return bool(stored["settings"] == repr(settings)) and "confidence" in stored
+            # Older files do not tell their clip, and are taken at their word.
+            is_same = job.clip is None or "clip" not in stored or stored["clip"] == job.clip
+            is_asked = stored["settings"] == repr(job.settings)
+            return bool(is_same and is_asked) and "confidence" in stored
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return False

@@ -15,14 +15,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from amd_seg.errors import MediaError
+from amd_seg.media.frames import CLIP_IMAGE_SUFFIXES
 from amd_seg.training.augment import jitter_colours, random_box
-from amd_seg.training.clips import Clip
+from amd_seg.training.clips import VIDEO_SUFFIXES, Clip
 from amd_seg.training.crops import resize_parts
 from amd_seg.training.movers import (
     REFERENCE_RATE,
     MoverConfig,
     count_mover_targets,
     read_mover_targets,
+    read_target_identity,
 )
 from amd_seg.training.paste import paste_objects
 from amd_seg.training.presets import TrainingConfig
@@ -49,6 +51,8 @@ class TargetClip:
     """(target, 1, height, width), uint8: probability of the object in 0..255."""
     confidence: Tensor
     """(target,), float, 0..1: how much to trust each target."""
+    identity: str | None = None
+    """Of the clip, see `Clip.unweighted_identity`; None where the frames are of no file."""
 
     @property
     def weight(self) -> float:
@@ -128,10 +132,20 @@ def load_target_clips(
 
 def target_name(clip: "Clip | TargetClip") -> str:
     """Name of a clip's target file, without its ending."""
-    return Path(clip.name).with_suffix("").as_posix().replace("/", "_")
+    name = Path(clip.name)
+    # The name of a folder of frames may hold dots that end nothing.
+    if name.suffix.lower() in VIDEO_SUFFIXES | CLIP_IMAGE_SUFFIXES:
+        name = name.with_suffix("")
+    return name.as_posix().replace("/", "_")
 
 
 def _load(clip: Clip, path: Path, short_edge: int) -> TargetClip | None:
+    identity, known = clip.unweighted_identity(), read_target_identity(path)
+    if known not in (None, identity):
+        raise MediaError(
+            f"{path} holds the targets of {known}, not of {identity}. Give the clips that the "
+            "targets were found in, or find them anew in another folder."
+        )
     found = read_mover_targets(path)
     if not len(found.indices):
         return None
@@ -149,7 +163,7 @@ def _load(clip: Clip, path: Path, short_edge: int) -> TargetClip | None:
         masks = F.interpolate(masks.float(), pixels.shape[-2:], mode="bilinear").byte()
     indices = tuple(int(found.indices[row]) for row in rows)
     confidence = torch.from_numpy(found.confidence[rows])
-    return TargetClip(clip.name, indices, pixels.contiguous(), masks, confidence)
+    return TargetClip(clip.name, indices, pixels.contiguous(), masks, confidence, identity)
 
 
 @dataclass(frozen=True)
