@@ -343,6 +343,31 @@ def test_a_run_without_a_record_of_its_clips_goes_on_and_has_one_then(
     assert json.loads((tmp_path / "data.json").read_text()) == record
 
 
+def test_a_run_of_a_preset_by_another_objective_records_what_it_does(
+    clips: str, tmp_path: Path
+) -> None:
+    command = ["train", clips, "--out", str(tmp_path / "run"), "--device", "cpu", "--quiet"]
+    command += ["--preset", "cpu", "--objective", "photometric", "--optimizer", "adam"]
+    command += ["--weight-decay", "1e-6", "--max-gap", "3"]
+    command += ["--minutes", "0", "--batch-size", "2", "--crop", "32x48", "--short-edge", "32"]
+    command += ["--stage-widths", "8,8,8,8", "--head-channels", "4", "--head-dilation", "1"]
+    command += ["--pyramid-channels", "4,4,4", "--motion-size", "32x48"]
+    result = CliRunner().invoke(cli, [*command, "--steps", "1"])
+    assert result.exit_code == 0, result.stderr
+    record = tmp_path / "run" / "config.json"
+    settings = json.loads(record.read_text())
+    assert settings["training"]["colour"] is False
+    # Runs of before were let to record what had no part in them.
+    settings["training"]["colour"] = True
+    record.write_text(json.dumps(settings))
+    result = CliRunner().invoke(cli, [*command, "--steps", "2", "--resume"])
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(record.read_text())["training"]["colour"] is False
+    result = CliRunner().invoke(cli, [*command, "--colour", "--resume"])
+    assert result.exit_code == 2
+    assert "colour=True (left out for the objective photometric)" in result.stderr
+
+
 def test_what_is_given_when_a_run_is_resumed_counts(
     clips: str, tiny_config: AMDConfig, tmp_path: Path
 ) -> None:

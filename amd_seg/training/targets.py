@@ -238,7 +238,8 @@ class TargetSampler(Iterator[TargetBatch]):
         trust = clip.confidence.pow(CONFIDENCE_POWER)
         item = int(torch.multinomial(trust, 1, generator=self.generator))
         size = (clip.frames.shape[-2], clip.frames.shape[-1])
-        box = random_box(size, self.config.crop, self.config.scale, self.generator)
+        config = self.config
+        box = random_box(size, config.crop, config.scale, self.generator, flip=config.flip)
         frame, target = (box.part_of(maps[item : item + 1]) for maps in (clip.frames, clip.targets))
         return frame, target, box.is_mirrored, f"{clip.name}:{clip.indices[item]}"
 
