@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import weakref
 from functools import partial
 from pathlib import Path
 
@@ -66,6 +67,51 @@ def test_a_moving_patch_is_found(grabcut):
         assert iou(target >= 128, masks[index]) > 0.65
 
 
+def whole_clip_targets(frames, config):
+    """The targets by all frames at once: what a window over them must give, bit for bit."""
+    targets = []
+    for index in range(0, len(frames), config.every):
+        partners = [index + gap for gap in config.partners if 0 <= index + gap < len(frames)]
+        pairs = [pair_evidence(dis_flow(frames[index], frames[at])) for at in partners]
+        clear = [pair.mask for pair in pairs if pair and pair.is_clear(config.min_motion)]
+        if clear:
+            mean = np.mean(clear, axis=0).astype(np.float32)
+            trust = np.mean([iou(mask, mean > 0.5) for mask in clear]) * len(clear) / len(partners)
+            if trust >= config.min_confidence:
+                targets.append((index, np.rint(mean * 255).astype(np.uint8), np.float32(trust)))
+    return targets
+
+
+@pytest.mark.parametrize("partners", [(1, -1, 2), (-3,), (4, -2), (9, -9)])
+def test_a_window_over_a_clip_gives_what_the_whole_clip_gives(partners):
+    frames = moving_patch(10)[0]
+    config = MoverConfig(partners=partners, every=2, min_motion=0, grabcut=False)
+    found = mover_targets(iter(frames), config)
+    expected = whole_clip_targets(frames, config)
+    assert found.indices.tolist() == [index for index, _, _ in expected]
+    for row, (_, mask, confidence) in enumerate(expected):
+        np.testing.assert_array_equal(found.masks[row], mask)
+        assert found.confidence[row] == pytest.approx(confidence, rel=1e-6)
+
+
+def test_a_long_clip_is_never_held_whole(tmp_path):
+    alive, most, base = set(), 0, moving_patch(5)[0]
+
+    def long_clip():
+        nonlocal most
+        for number in range(200):
+            frame = base[number % 5].copy()
+            alive.add(number)
+            weakref.finalize(frame, alive.discard, number)
+            most = max(most, len(alive))
+            yield frame
+
+    config = MoverConfig(partners=(1, -1, 3), every=50)
+    (path,) = write_mover_targets({"long": long_clip}, tmp_path, config, workers=1)
+    assert read_mover_targets(path).indices.tolist() == [0, 50, 100, 150]
+    assert most <= 2 * 3 + 3
+
+
 def test_the_same_clip_gives_the_same_targets():
     frames, _ = moving_patch(3)
     first, second = (mover_targets(frames, CONFIG) for _ in range(2))
@@ -78,7 +124,7 @@ def test_clips_without_motion_of_their_own_have_no_targets():
     panning = np.stack([texture(HEIGHT, WIDTH + 40, 0)[:, t : t + WIDTH] for t in range(4)])
     for frames in (still, panning, still[:1], still[:0]):
         found = mover_targets(frames, CONFIG)
-        assert found.masks.shape == (0, HEIGHT, WIDTH)
+        assert found.masks.shape == ((0, HEIGHT, WIDTH) if len(frames) else (0, 0, 0))
         assert found.indices.shape == found.confidence.shape == (0,)
 
 

@@ -50,7 +50,8 @@ def write_photo_targets(
 
 
 def _find(photo: Clip, config: PhotoConfig) -> MoverTargets:
-    return photo_targets(clip_frames(photo, config.work_height)[0], config)
+    (pixels,) = clip_frames(photo, config.work_height)
+    return photo_targets(pixels, config)
 
 
 def main(arguments: list[str] | None = None) -> None:

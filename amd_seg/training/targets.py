@@ -34,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 CLIP_POWER = 0.3
 """A clip of n targets is drawn with weight n^0.3: long clips must not crowd out short ones."""
+AT_ONCE = 64
+"""Targets that are resized together: as floats they take four times their room."""
 CONFIDENCE_POWER = 2.0
 """A target is drawn with weight confidence^2: where the pairs of frames disagree it is noise."""
 
@@ -149,21 +151,37 @@ def _load(clip: Clip, path: Path, short_edge: int) -> TargetClip | None:
     found = read_mover_targets(path)
     if not len(found.indices):
         return None
-    wanted = set(found.indices.tolist())
-    frames = [frame for frame in clip.open(short_edge=short_edge) if frame.index in wanted]
-    kept = {frame.index for frame in frames}
-    rows = [row for row, index in enumerate(found.indices.tolist()) if index in kept]
+    pixels, rows = _frames_of(clip, found.indices.tolist(), short_edge)
     if not rows:
         raise MediaError(
             f"{path} holds targets of frames that {clip.name} does not have. Find them anew."
         )
-    pixels = torch.from_numpy(np.stack([frame.pixels for frame in frames])).permute(0, 3, 1, 2)
     masks = torch.from_numpy(found.masks[rows]).unsqueeze(1)
     if masks.shape[-2:] != pixels.shape[-2:]:
-        masks = F.interpolate(masks.float(), pixels.shape[-2:], mode="bilinear").byte()
+        masks = torch.cat([_resized(some, pixels) for some in torch.split(masks, AT_ONCE)])
     indices = tuple(int(found.indices[row]) for row in rows)
     confidence = torch.from_numpy(found.confidence[rows])
-    return TargetClip(clip.name, indices, pixels.contiguous(), masks, confidence, identity)
+    return TargetClip(clip.name, indices, pixels, masks, confidence, identity)
+
+
+def _frames_of(clip: Clip, numbers: Sequence[int], short_edge: int) -> tuple[Tensor, list[int]]:
+    """Decode frames of a clip, (frame, 3, height, width); with them, the place of each in numbers.
+
+    They are put where they stay, one by one: a long clip has no room for a second copy.
+    """
+    places = {number: place for place, number in enumerate(numbers)}
+    pixels, rows = np.empty((0, 3, 0, 0), np.uint8), list[int]()
+    for frame in clip.open(short_edge=short_edge):
+        if frame.index in places:
+            if not rows:
+                pixels = np.empty((len(places), 3, *frame.pixels.shape[:2]), np.uint8)
+            pixels[len(rows)] = frame.pixels.transpose(2, 0, 1)
+            rows.append(places[frame.index])
+    return torch.from_numpy(pixels[: len(rows)]), rows
+
+
+def _resized(masks: Tensor, like: Tensor) -> Tensor:
+    return F.interpolate(masks.float(), like.shape[-2:], mode="bilinear").byte()
 
 
 @dataclass(frozen=True)
