@@ -1,5 +1,7 @@
 """The motion teacher on a clip whose motion is known: a patch on a panning background."""
 
+import os
+import signal
 import subprocess
 import sys
 import weakref
@@ -12,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amd_seg.errors import ConfigError, InputError, MediaError
+from amd_seg.errors import ConfigError, DeviceError, InputError, MediaError
 from amd_seg.training.background import background_residual, dis_flow, pair_evidence
 from amd_seg.training.clips import Clip, find_clips
 from amd_seg.training.mover_files import (
@@ -256,6 +258,17 @@ def test_a_clip_that_cannot_be_read_is_named_and_the_others_are_done(tmp_path, c
         write_mover_targets({"b": broken_clip, "c": still_clip}, tmp_path, CONFIG, workers=2)
     assert [path.name for path in tmp_path.iterdir()] == ["c.npz"]
     assert caplog.text.count("Clip b is left out") == 1
+
+
+def killed_clip():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_that_is_killed_is_one_clear_line(tmp_path):
+    message = r"One of 2 processes .* memory runs out \([\d.]+ GiB are free now\)\. .*--workers 1"
+    clips = {"a": killed_clip, "b": still_clip}
+    with pytest.raises(DeviceError, match=message):
+        write_mover_targets(clips, tmp_path, CONFIG, workers=2)
 
 
 def test_one_broken_clip_in_a_hundred_is_left_out(tmp_path, caplog):

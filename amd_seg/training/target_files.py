@@ -6,6 +6,7 @@ import signal
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
@@ -15,7 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from amd_seg.colour_model import require_opencv
-from amd_seg.errors import AmdSegError, InputError, MediaError
+from amd_seg.errors import AmdSegError, DeviceError, InputError, MediaError
 from amd_seg.media.files import make_folder, write_atomically
 from amd_seg.training.clips import Clip, require_mostly_intact
 from amd_seg.training.movers import MoverTargets
@@ -85,6 +86,7 @@ def write_targets(
     Raises:
         MediaError: more than one in a hundred cannot be read; the others are done.
         ConfigError: OpenCV is not installed.
+        DeviceError: a process was ended, as happens where memory runs out.
     """
     require_opencv()
     out = Path(folder)
@@ -117,10 +119,28 @@ def _run(
         try:
             names = {pool.submit(job): name for name, job in jobs.items()}
             yield from ((names[done], done.result()) for done in as_completed(names))
+        except BrokenProcessPool as cause:
+            raise _out_of_memory(workers) from cause
         except BaseException:
             # Those in work are finished: what they write is found when the command is repeated.
             pool.shutdown(cancel_futures=True)
             raise
+
+
+def _out_of_memory(workers: int) -> DeviceError:
+    """Say what a process means that was ended from outside: it is nearly always that."""
+    import torch  # The workers need none.
+
+    from amd_seg.training.room import GIB, free_bytes
+
+    free = free_bytes(torch.device("cpu"))
+    now = "" if free is None else f" ({free / GIB:.3g} GiB are free now)"
+    return DeviceError(
+        f"One of {workers} processes that look for targets was ended by the system, as happens "
+        f"where memory runs out{now}. What was found is kept: give the same command again, or "
+        "find the rest in fewer processes: python -m amd_seg.training.mover_files (for photos "
+        "photo_files) VIDEOS OUT --workers 1."
+    )
 
 
 def _start_worker() -> None:
