@@ -46,11 +46,11 @@ def main() -> None:
     options = parse()
     torch.set_num_threads(options.threads)
     preset = PRESETS[options.preset]()
-    config = dataclasses.replace(
-        preset.training,
+    config = preset.training.with_changes(
         objective="photometric",
         batch_size=options.batch_size,
         minutes=0.0,
+        frames="memory",
         workers=options.workers,
     )
     device = resolve_device(options.device)
@@ -74,7 +74,7 @@ def main() -> None:
             print(f"| stream alone | - | - | {frames} | {rate} |", flush=True)
         for label in options.objectives:
             # The layout and the precision change nothing about what is drawn.
-            settings = dataclasses.replace(config, **OBJECTIVES[label])
+            settings = config.with_changes(**OBJECTIVES[label])
             stream = open_batches(options.clips, settings, Processes(device), run)
             for precision in options.precisions:
                 for layout in options.layouts:

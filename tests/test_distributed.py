@@ -16,11 +16,13 @@ import torch.distributed as dist
 from amd_seg.errors import ConfigError
 from amd_seg.training.batches import open_batches
 from amd_seg.training.checkpoints import list_checkpoints, load_checkpoint
+from amd_seg.training.clips import find_clips
 from amd_seg.training.distributed import Processes, SyncedBatchNorm2d
 from amd_seg.training.folder import RunFolder
+from amd_seg.training.mover_files import write_targets_of_clips
 from amd_seg.training.presets import TrainingConfig
 from amd_seg.weights import load_weights
-from tests.clips import moving_square, write_clip
+from tests.clips import moving_patch, moving_square, write_clip
 
 # Dropout is drawn by each process for itself: without it nothing is random but the pairs.
 SETTINGS = [
@@ -114,6 +116,19 @@ def test_two_processes_go_on_where_they_were_stopped(clips: str, tmp_path: Path)
     checkpoints[-1].unlink()
     train(clips, tmp_path / "run", 2, *flags, "--resume")
     assert column(tmp_path / "run", "loss") == whole
+
+
+def test_a_process_that_joins_a_run_draws_its_own_crops(tmp_path: Path) -> None:
+    pytest.importorskip("cv2")
+    clip = write_clip(tmp_path / "clip.mp4", list(moving_patch(12)[0]), rate=24)
+    write_targets_of_clips(find_clips([str(clip)]), tmp_path / "targets", workers=1)
+    run, flags = tmp_path / "run", ("--objective", "mover", "--max-gap", "1", "--short-edge", "72")
+    train(str(clip), run, 1, *flags, "--targets", str(tmp_path / "targets"), "--steps", "2")
+    train(str(clip), run, 2, *flags, "--resume", "--steps", "3")
+    saved = load_checkpoint(list_checkpoints(run / "checkpoints")[-1])
+    generators = [rank["batches"]["generator"] for rank in (saved, *saved["other_ranks"])]
+    assert len(generators) == 2
+    assert not torch.equal(*generators)
 
 
 def test_sigterm_to_torchrun_ends_with_one_checkpoint(clips: str, tmp_path: Path) -> None:

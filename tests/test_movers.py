@@ -1,7 +1,10 @@
 """The motion teacher on a clip whose motion is known: a patch on a panning background."""
 
+import os
+import signal
 import subprocess
 import sys
+import weakref
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amd_seg.errors import ConfigError, InputError, MediaError
+from amd_seg.errors import ConfigError, DeviceError, InputError, MediaError
 from amd_seg.training.background import background_residual, dis_flow, pair_evidence
 from amd_seg.training.clips import Clip, find_clips
 from amd_seg.training.mover_files import (
@@ -22,7 +25,8 @@ from amd_seg.training.mover_files import (
 )
 from amd_seg.training.movers import MoverConfig, mover_targets, read_mover_targets
 from amd_seg.training.target_files import TargetJob, by_target_name, write_targets
-from tests.clips import moving_patch, texture
+from amd_seg.training.targets import load_target_clips
+from tests.clips import moving_patch, texture, write_folder
 
 HEIGHT, WIDTH, SPEED = 72, 96, 2
 CONFIG = MoverConfig(partners=(1, -1, 2), every=2)
@@ -65,6 +69,51 @@ def test_a_moving_patch_is_found(grabcut):
         assert iou(target >= 128, masks[index]) > 0.65
 
 
+def whole_clip_targets(frames, config):
+    """The targets by all frames at once: what a window over them must give, bit for bit."""
+    targets = []
+    for index in range(0, len(frames), config.every):
+        partners = [index + gap for gap in config.partners if 0 <= index + gap < len(frames)]
+        pairs = [pair_evidence(dis_flow(frames[index], frames[at])) for at in partners]
+        clear = [pair.mask for pair in pairs if pair and pair.is_clear(config.min_motion)]
+        if clear:
+            mean = np.mean(clear, axis=0).astype(np.float32)
+            trust = np.mean([iou(mask, mean > 0.5) for mask in clear]) * len(clear) / len(partners)
+            if trust >= config.min_confidence:
+                targets.append((index, np.rint(mean * 255).astype(np.uint8), np.float32(trust)))
+    return targets
+
+
+@pytest.mark.parametrize("partners", [(1, -1, 2), (-3,), (4, -2), (9, -9)])
+def test_a_window_over_a_clip_gives_what_the_whole_clip_gives(partners):
+    frames = moving_patch(10)[0]
+    config = MoverConfig(partners=partners, every=2, min_motion=0, grabcut=False)
+    found = mover_targets(iter(frames), config)
+    expected = whole_clip_targets(frames, config)
+    assert found.indices.tolist() == [index for index, _, _ in expected]
+    for row, (_, mask, confidence) in enumerate(expected):
+        np.testing.assert_array_equal(found.masks[row], mask)
+        assert found.confidence[row] == pytest.approx(confidence, rel=1e-6)
+
+
+def test_a_long_clip_is_never_held_whole(tmp_path):
+    alive, most, base = set(), 0, moving_patch(5)[0]
+
+    def long_clip():
+        nonlocal most
+        for number in range(200):
+            frame = base[number % 5].copy()
+            alive.add(number)
+            weakref.finalize(frame, alive.discard, number)
+            most = max(most, len(alive))
+            yield frame
+
+    config = MoverConfig(partners=(1, -1, 3), every=50)
+    (path,) = write_mover_targets({"long": long_clip}, tmp_path, config, workers=1)
+    assert read_mover_targets(path).indices.tolist() == [0, 50, 100, 150]
+    assert most <= 2 * 3 + 3
+
+
 def test_the_same_clip_gives_the_same_targets():
     frames, _ = moving_patch(3)
     first, second = (mover_targets(frames, CONFIG) for _ in range(2))
@@ -77,7 +126,7 @@ def test_clips_without_motion_of_their_own_have_no_targets():
     panning = np.stack([texture(HEIGHT, WIDTH + 40, 0)[:, t : t + WIDTH] for t in range(4)])
     for frames in (still, panning, still[:1], still[:0]):
         found = mover_targets(frames, CONFIG)
-        assert found.masks.shape == (0, HEIGHT, WIDTH)
+        assert found.masks.shape == ((0, HEIGHT, WIDTH) if len(frames) else (0, 0, 0))
         assert found.indices.shape == found.confidence.shape == (0,)
 
 
@@ -211,6 +260,17 @@ def test_a_clip_that_cannot_be_read_is_named_and_the_others_are_done(tmp_path, c
     assert caplog.text.count("Clip b is left out") == 1
 
 
+def killed_clip():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_that_is_killed_is_one_clear_line(tmp_path):
+    message = r"One of 2 processes .* memory runs out \([\d.]+ GiB are free now\)\. .*--workers 1"
+    clips = {"a": killed_clip, "b": still_clip}
+    with pytest.raises(DeviceError, match=message):
+        write_mover_targets(clips, tmp_path, CONFIG, workers=2)
+
+
 def test_one_broken_clip_in_a_hundred_is_left_out(tmp_path, caplog):
     nothing = partial(mover_targets, still_clip()[:1], CONFIG)
     jobs = {f"{number}": TargetJob(nothing, CONFIG) for number in range(99)}
@@ -246,6 +306,43 @@ def test_clips_of_one_name_do_not_share_their_targets(tmp_path):
     photos = [Clip(name, tmp_path, (name,)) for name in ("p.jpg", "p.png")]
     with pytest.raises(InputError, match=r"p\.jpg and .*p\.png would share"):
         by_target_name(photos)
+
+
+def test_folders_of_frames_that_are_dates_have_targets_of_their_own(tmp_path):
+    names = ["2024.01.05", "2024.01.06", "walk.v2", "walk"]
+    for name in names:
+        write_folder(tmp_path / "clips" / name, list(moving_patch(4)[0]))
+    clips = find_clips([str(tmp_path / "clips")])
+    written = write_targets_of_clips(clips, tmp_path / "out", CONFIG, workers=1)
+    assert sorted(path.name for path in written) == sorted(f"{name}.npz" for name in names)
+
+
+def test_targets_are_those_of_their_clip(tmp_path):
+    clip, out, seen = tmp_path / "clip.mp4", tmp_path / "out", []
+    write_video(clip, moving_patch(4)[0])
+    roots = [str(clip)]
+
+    def write():
+        tell = lambda *told: seen.append(told)  # noqa: E731
+        write_targets_of_clips(find_clips(roots), out, CONFIG, workers=1, on_clip=tell)
+
+    write()
+    roots = [f"{clip}@2"]  # how often it is drawn changes nothing
+    write()
+    assert len(seen) == 1
+    assert len(load_target_clips(find_clips(roots), out, short_edge=72)) == 1
+    write_video(clip, moving_patch(6, speed=3)[0])
+    other = rf"clip\.npz holds the targets of clip\.mp4 .* not of clip\.mp4 \({clip.stat().st_size}"
+    with pytest.raises(MediaError, match=other):
+        load_target_clips(find_clips(roots), out, short_edge=72)
+    write()
+    assert len(seen) == 2
+    with np.load(out / "clip.npz") as stored:
+        kept = {name: stored[name] for name in stored if name != "clip"}
+    np.savez_compressed(out / "clip.npz", **kept)  # as files were that do not tell their clip
+    write()
+    assert len(seen) == 2
+    assert len(load_target_clips(find_clips(roots), out, short_edge=72)) == 1
 
 
 def test_sources_take_turns():

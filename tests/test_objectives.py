@@ -28,7 +28,9 @@ from amd_seg.training.presets import TrainingConfig
 from amd_seg.training.targets import TargetBatch, TargetClip, TargetSampler, load_target_clips
 from tests.clips import moving_square, write_clip
 
-CONFIG = TrainingConfig(batch_size=4, crop=(16, 24), scale=(0.5, 1.0), colour=True)
+CONFIG = TrainingConfig(
+    objective="mover", batch_size=4, crop=(16, 24), scale=(0.5, 1.0), colour=True
+)
 
 
 def target_clip(name: str = "clip", count: int = 3, trust: float = 1.0) -> TargetClip:
@@ -160,6 +162,16 @@ def test_frames_and_targets_are_cut_and_mirrored_alike() -> None:
     assert torch.equal(batch.frames[:, 1:2], batch.targets)
     assert batch.frames.is_floating_point()
     assert len({tuple(target.flatten().tolist()) for target in batch.targets}) == 32
+
+
+@pytest.mark.parametrize("flip", [True, False])
+def test_crops_are_mirrored_where_that_is_asked_for(flip: bool) -> None:
+    ramp = torch.arange(40, dtype=torch.uint8).mul(6).expand(1, 3, 32, 40).contiguous()
+    clip = TargetClip("ramp", (0,), ramp, ramp[:, :1], torch.ones(1))
+    config = dataclasses.replace(CONFIG, batch_size=32, colour=False, flip=flip)
+    frames = next(TargetSampler([clip], config, torch.device("cpu"))).frames
+    is_mirrored = frames[:, 0, 0, 0] > frames[:, 0, 0, -1]
+    assert 8 < is_mirrored.sum() < 24 if flip else not is_mirrored.any()
 
 
 def test_colours_stay_in_range_and_follow_the_seed() -> None:

@@ -91,13 +91,27 @@ def test_a_sheet_of_targets_shows_the_target(tiny_config: AMDConfig) -> None:
     assert tile[:, TILE // 2 + 4 :].max() == 0
 
 
-def test_a_sheet_gives_each_region_its_share(tiny_config: AMDConfig) -> None:
-    class Halves(AMD):
-        def segment(self, frames: torch.Tensor) -> torch.Tensor:
-            masks = torch.zeros(len(frames), 2, 4, 6)
-            masks[:, 1, :, :3], masks[:, 0, :, 3:] = 1, 1
-            return masks
+class Halves(AMD):
+    """Region 1 is the left half, region 0 the right one."""
 
+    def segment(self, frames: torch.Tensor) -> torch.Tensor:
+        masks = torch.zeros(len(frames), 2, 4, 6)
+        masks[:, 1, :, :3], masks[:, 0, :, 3:] = 1, 1
+        return masks
+
+
+@pytest.mark.parametrize("channel", [0, 1])
+def test_a_sheet_shows_the_region_that_is_taught(tiny_config: AMDConfig, channel: int) -> None:
+    batch = TargetBatch(torch.zeros(1, 3, 32, 48), torch.zeros(1, 1, 32, 48), ("a:0",))
+    model = Halves(dataclasses.replace(tiny_config, regions=2))
+    sheet = np.asarray(draw_sheet(model, batch, channel))
+    tile = sheet[LINE + GAP : -GAP - LINE, GAP + 2 * (TILE + GAP) :][:, :TILE]
+    halves = tile[:, : TILE // 3], tile[:, 2 * TILE // 3 :]
+    assert halves[1 - channel].min() == 255
+    assert halves[channel].max() == 0
+
+
+def test_a_sheet_gives_each_region_its_share(tiny_config: AMDConfig) -> None:
     batch = TargetBatch(torch.zeros(1, 3, 32, 48), torch.zeros(1, 1, 32, 48), ("a:0",))
     sheet = np.asarray(draw_sheet(Halves(dataclasses.replace(tiny_config, regions=2)), batch))
     bar = sheet[-GAP - LINE - 2, GAP + TILE + GAP :][:TILE].astype(int)

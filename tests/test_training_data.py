@@ -175,6 +175,16 @@ def test_frames_that_do_not_fit_are_refused_with_the_numbers(clips: list[Clip]) 
         FrameStore.decode(clips, short_edge=48, limit_gib=1e-4)
 
 
+def test_processes_that_share_a_cpu_share_its_memory(
+    clips: list[Clip], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Frames of 133 kB in this process, and so many copies that none has room for them.
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(10**9))
+    message = r"free by each of 1000000000 processes\. Use a smaller short edge, fewer processes"
+    with pytest.raises(InputError, match=message):
+        FrameStore.decode(clips, short_edge=48)
+
+
 def test_progress_is_told(clips: list[Clip]) -> None:
     told: list[tuple[int, int]] = []
     FrameStore.decode(clips, short_edge=16, on_clip=lambda *counts: told.append(counts))

@@ -211,6 +211,37 @@ def test_a_resumed_run_knows_what_it_started_from(
         assert (origin["init"], origin["init_channel"]) == (str(first), 2)
 
 
+def test_a_resumed_run_learns_from_its_own_targets_by_its_own_seed(
+    tiny_config: AMDConfig, tmp_path: Path
+) -> None:
+    pytest.importorskip("cv2")
+    clip, run, whole = (tmp_path / name for name in ("0.mp4", "run", "whole"))
+    clips = find_clips([str(mover_clip(clip))])
+    targets, others = tmp_path / "targets", tmp_path / "others"
+    write_targets_of_clips(clips, targets, workers=1)
+    write_targets_of_clips(clips, others, MoverConfig(every=1), workers=1)
+    config = dataclasses.replace(SETTINGS, objective="mover", short_edge=96)
+    options = {"model": tiny_config, "device": "cpu"}
+    train([str(clip)], whole, config=config, targets=targets, **options)
+    with pytest.raises(StopTraining):
+        train([str(clip)], run, config=config, targets=targets, on_step=stop_after(3), **options)
+    before = contents(run)
+    with pytest.raises(InputError, match=r"learns from those in .*targets\. Leave out --targets"):
+        train([str(clip)], run, config=config, targets=others, resume=True, **options)
+    reseeded = dataclasses.replace(config, seed=7)
+    with pytest.raises(ConfigError, match=r"begun with seed=0, now seed=7\. Leave out"):
+        train([str(clip)], run, config=reseeded, resume=True, **options)
+    assert contents(run) == before
+    (targets / "more.npz").write_bytes(b"of a clip that is not here")
+    train([str(clip)], run, config=config, resume=True, **options)
+    assert losses(run) == losses(whole)
+    # They lie elsewhere now.
+    targets = targets.rename(tmp_path / "moved")
+    longer = dataclasses.replace(config, steps=7)
+    train([str(clip)], run, config=longer, targets=targets, resume=True, **options)
+    assert json.loads((run / "config.json").read_text())["targets"] == str(targets)
+
+
 @pytest.mark.parametrize(
     ("model", "training", "message"),
     [
@@ -312,6 +343,31 @@ def test_a_run_without_a_record_of_its_clips_goes_on_and_has_one_then(
     assert json.loads((tmp_path / "data.json").read_text()) == record
 
 
+def test_a_run_of_a_preset_by_another_objective_records_what_it_does(
+    clips: str, tmp_path: Path
+) -> None:
+    command = ["train", clips, "--out", str(tmp_path / "run"), "--device", "cpu", "--quiet"]
+    command += ["--preset", "cpu", "--objective", "photometric", "--optimizer", "adam"]
+    command += ["--weight-decay", "1e-6", "--max-gap", "3"]
+    command += ["--minutes", "0", "--batch-size", "2", "--crop", "32x48", "--short-edge", "32"]
+    command += ["--stage-widths", "8,8,8,8", "--head-channels", "4", "--head-dilation", "1"]
+    command += ["--pyramid-channels", "4,4,4", "--motion-size", "32x48"]
+    result = CliRunner().invoke(cli, [*command, "--steps", "1"])
+    assert result.exit_code == 0, result.stderr
+    record = tmp_path / "run" / "config.json"
+    settings = json.loads(record.read_text())
+    assert settings["training"]["colour"] is False
+    # Runs of before were let to record what had no part in them.
+    settings["training"]["colour"] = True
+    record.write_text(json.dumps(settings))
+    result = CliRunner().invoke(cli, [*command, "--steps", "2", "--resume"])
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(record.read_text())["training"]["colour"] is False
+    result = CliRunner().invoke(cli, [*command, "--colour", "--resume"])
+    assert result.exit_code == 2
+    assert "colour=True (left out for the objective photometric)" in result.stderr
+
+
 def test_what_is_given_when_a_run_is_resumed_counts(
     clips: str, tiny_config: AMDConfig, tmp_path: Path
 ) -> None:
@@ -345,6 +401,26 @@ def test_the_channel_of_the_weights_is_kept_unless_another_moves_clearly_more(
         folder = train([clips], tmp_path / "run", **options)
     assert load_weights(folder).config.object_channel == 3
     assert "The object is region 3." in caplog.text
+
+
+def test_the_mover_objective_teaches_the_object_of_the_weights(
+    tiny_config: AMDConfig, tmp_path: Path
+) -> None:
+    pytest.importorskip("cv2")
+    model = AMD(tiny_config)
+    with torch.no_grad():
+        model.appearance.classifier.bias[3] += 9  # region 3 has nearly every pixel
+    start = save_weights(tmp_path / "w", model, WeightsConfig(model=tiny_config, object_channel=3))
+    clip, run = str(mover_clip(tmp_path / "mover.mp4")), tmp_path / "run"
+    config = dataclasses.replace(SETTINGS, objective="mover", short_edge=96, learning_rate=1e-5)
+    options = {"model": tiny_config, "config": config, "device": "cpu"}
+    with pytest.raises(StopTraining):
+        train([clip], run, init=str(start), on_step=stop_after(3), **options)
+    shutil.rmtree(start)
+    folder = train([clip], run, resume=True, **options)
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    assert min(line["area"] for line in lines) > 0.9
+    assert load_weights(folder).config.object_channel == 3
 
 
 def test_a_run_with_photos_is_not_resumed_without_them(
@@ -500,6 +576,18 @@ def test_frames_that_do_not_fit_are_refused_before_any_is_decoded_or_written(
     with pytest.raises(InputError, match=needed):
         train([str(vast)], tmp_path / "run", config=config, **options)
     assert not (tmp_path / "run").exists()
+
+
+def test_the_paper_s_recipe_takes_clips_that_do_not_fit_the_memory(
+    vast: Path, tmp_path: Path
+) -> None:
+    # It goes on to the frames, of which only the first is there.
+    command = ["train", str(vast), "--preset", "paper", "--out", str(tmp_path / "run")]
+    size = ["--crop", "32x32", "--batch-size", "2", "--workers", "0"]
+    result = CliRunner().invoke(cli, [*command, *size, "--device", "cpu"])
+    assert result.exit_code == 1
+    assert "GiB" not in result.stderr
+    assert ".png: No such file or directory" in result.stderr
 
 
 @pytest.mark.parametrize("is_due", [False, True])

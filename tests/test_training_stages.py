@@ -24,7 +24,7 @@ from amd_seg.training.folder import RunFolder
 from amd_seg.training.moving_pairs import MovingPairs, relative_motion
 from amd_seg.training.objectives import DenseFlowObjective, PhotometricObjective
 from amd_seg.training.pairs import PairBatch
-from amd_seg.training.presets import TrainingConfig
+from amd_seg.training.presets import PRESETS, TrainingConfig
 from amd_seg.training.run import train
 from amd_seg.weights import load_weights
 from tests.clips import moving_square, write_clip, write_folder
@@ -163,8 +163,11 @@ def test_a_sum_is_the_weighted_sum_of_its_terms(tiny_config: AMDConfig) -> None:
 
 def test_a_sum_of_one_is_the_plain_objective(tiny_config: AMDConfig) -> None:
     model, batch = AMD(tiny_config).eval(), pairs()
-    for name, kind in (("photometric", PhotometricObjective), ("dense", DenseFlowObjective)):
-        config = dataclasses.replace(SETTINGS, objective=name, entropy_weight=0.3)
+    for name, kind, entropy in (
+        ("photometric", PhotometricObjective, 0.3),
+        ("dense", DenseFlowObjective, 0.0),
+    ):
+        config = dataclasses.replace(SETTINGS, objective=name, entropy_weight=entropy)
         combined = CombinedObjective(model, config)(batch, 0.2)
         plain = kind(model, config)(batch, 0.2)
         for part in ("loss", "visible", "flow"):
@@ -346,6 +349,36 @@ def test_the_motion_pathway_of_weights_is_begun_anew_where_asked(
             assert not torch.equal(runs["kaiming"][name], runs["released"][name]), name
         else:
             torch.testing.assert_close(runs["kaiming"][name], value, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("objective", "settings"),
+    [
+        ("mover", {"frame_step": 2, "transpose_portrait": False, "workers": 4, "ssim_weight": 1}),
+        ("mover", {"shared_visibility": True, "flow_fit": "constant", "entropy_weight": 0.1}),
+        ("photometric", {"colour": True, "photo_share": 0.2, "paste_share": 0.5}),
+        ("flow-fit", {"colour": True}),
+        ("dense", {"entropy_weight": 0.1}),
+    ],
+)
+def test_what_an_objective_does_not_read_is_refused(
+    objective: str, settings: dict[str, object]
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        TrainingConfig(objective=objective, **settings)
+    for name, value in settings.items():
+        assert f"{name}={value!r} (left out for the objective {objective})" in str(caught.value)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("objective", ["photometric", "dense", "flow-fit", "mover"])
+def test_a_preset_takes_any_objective_and_keeps_what_it_reads(preset: str, objective: str) -> None:
+    before = PRESETS[preset]().training
+    after = before.with_changes(objective=objective, steps=9)
+    reads_targets = objective == "mover"
+    assert (after.objective, after.steps, after.crop) == (objective, 9, before.crop)
+    assert after.colour == (before.colour and reads_targets)
+    assert after.frames == ("memory" if reads_targets else before.frames)
 
 
 def test_what_works_on_pairs_is_refused_for_targets() -> None:

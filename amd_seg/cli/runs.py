@@ -106,7 +106,7 @@ def saved_settings(
     """
     try:
         saved = json.loads((out / "config.json").read_text())
-        return model(**saved["model"]), training(**saved["training"])
+        return model(**saved["model"]), training.from_record(saved["training"])
     except (OSError, ValueError, KeyError, TypeError) as cause:
         raise InputError(
             f"Cannot resume {out}: its config.json cannot be read ({cause}). "

@@ -85,7 +85,7 @@ def train(
     """
     goes_on = resume and ablate_regions is None
     start = _saved_settings(out) if goes_on else _preset(preset, init)
-    config = dataclasses.replace(start.training, **given(TrainingConfig, overrides))
+    config = start.training.with_changes(**given(TrainingConfig, overrides))
     model = dataclasses.replace(start.model, **given(AMDConfig, overrides))
 
     from amd_seg.training import ablation, run

@@ -38,6 +38,8 @@ def random_box(
     crop: tuple[int, int],
     scale: tuple[float, float],
     generator: torch.Generator,
+    *,
+    flip: bool = True,
 ) -> Box:
     """Draw a part of a frame of random size and place, with about the crop's aspect.
 
@@ -46,6 +48,7 @@ def random_box(
         crop: height and width of what is made of it: gives the aspect.
         scale: range of its side, as a share of the largest such box.
         generator: where the numbers come from.
+        flip: mirror half of the parts.
     """
     zoom, jitter, x, y, mirror = torch.rand(5, generator=generator).tolist()
     aspect = crop[1] / crop[0] * (1 + ASPECT_JITTER) ** (2 * jitter - 1)
@@ -58,7 +61,7 @@ def random_box(
         left=round((size[1] - width) * x),
         height=height,
         width=width,
-        is_mirrored=mirror < 0.5,
+        is_mirrored=flip and mirror < 0.5,
     )
 
 

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
@@ -53,6 +53,14 @@ class Batches(Protocol):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there."""
+
+
+@runtime_checkable
+class OwnBatches(Batches, Protocol):
+    """A stream that draws in each process from another seed."""
+
+    def begin_at(self, step: int) -> None:
+        """Draw, from here on, what this process draws that joins a run after a step."""
 
 
 def open_batches(

@@ -66,12 +66,19 @@ class Clip:
         another encoding of a clip is another clip.
         """
         name = self.name if self.weight == 1 else f"{self.name}@{self.weight:g}"
+        return f"{name} ({self._content()})"
+
+    def unweighted_identity(self) -> str:
+        """Tell the clip from another one, however often either is drawn."""
+        return f"{self.name} ({self._content()})"
+
+    def _content(self) -> str:
         if len(self.frames) > 1:
             first, last = self.frames[0], self.frames[-1]
-            return f"{name} ({len(self.frames)} frames, {first} to {last})"
+            return f"{len(self.frames)} frames, {first} to {last}"
         file = self.path.joinpath(*self.frames)
         # What cannot be read is said where clips are opened.
-        return f"{name} ({file.stat().st_size if file.is_file() else 0} bytes)"
+        return f"{file.stat().st_size if file.is_file() else 0} bytes"
 
 
 def find_clips(roots: Sequence[str]) -> list[Clip]:

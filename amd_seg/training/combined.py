@@ -135,10 +135,16 @@ class CombinedObjective(nn.Module):
         return F.interpolate(frames.float(), (height, width), mode="bilinear", antialias=True)
 
 
-def make_objective(model: AMD, config: TrainingConfig) -> nn.Module:
-    """The objective that the settings name; a plain one where nothing is summed or staged."""
+def make_objective(model: AMD, config: TrainingConfig, object_channel: int = 0) -> nn.Module:
+    """The objective that the settings name; a plain one where nothing is summed or staged.
+
+    Args:
+        model: what learns.
+        config: the settings.
+        object_channel: the region that the objective "mover" teaches.
+    """
     if config.objective == "mover":
-        return MoverObjective(model, config)
+        return MoverObjective(model, config, object_channel)
     is_plain = not (
         config.motion_first_steps
         or config.dense_weight

@@ -97,6 +97,7 @@ def write_consented_targets(
         target_name(clip): TargetJob(
             partial(consented_targets, model, pretrained.config, precision, finish, clip),
             settings,
+            clip.identity,
         )
         for clip in clips
     }

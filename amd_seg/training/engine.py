@@ -15,7 +15,7 @@ from amd_seg.device import seed_everything
 from amd_seg.errors import ConfigError, MediaError, TrainingDivergedError
 from amd_seg.model.config import AppearanceConfig
 from amd_seg.training import loop
-from amd_seg.training.batches import Batches
+from amd_seg.training.batches import Batches, OwnBatches
 from amd_seg.training.checkpoints import (
     list_checkpoints,
     load_checkpoint,
@@ -87,8 +87,10 @@ class Run:
             own = ranks[self.processes.rank]
             loop.load_random_state(own, self.processes.device)
             self.batches.load_state_dict(own["batches"])
+        elif isinstance(self.batches, OwnBatches):
+            # The run goes on in more processes than before.
+            self.batches.begin_at(self.state.step)
         else:
-            # The run goes on in more processes than before: a new one has its own seed.
             self.batches.load_state_dict(saved["batches"])
 
 
@@ -162,6 +164,7 @@ def carry_out(
         if processes.is_first:
             folder.require_usable(resume)
             if resume:
+                folder.require_same_seed(task.config.seed)
                 folder.require_same_data(task.data())
         seed_everything(task.config.seed)
         model = task.start_model(resume=resume).to(processes.device)

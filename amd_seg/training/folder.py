@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from amd_seg.errors import InputError, MediaError
+from amd_seg.errors import ConfigError, InputError, MediaError
 from amd_seg.media.files import make_folder, write_atomically
 from amd_seg.media.pairs import some
 from amd_seg.training.checkpoints import list_checkpoints
@@ -139,6 +139,15 @@ class RunFolder:
         _write(self.config, json.dumps(settings, indent=2) + "\n")
         if data is not None:
             _write(self.data, json.dumps(data, indent=1) + "\n")
+
+    def require_same_seed(self, seed: int) -> None:
+        """Raise a ConfigError where a run would go on with another seed than it was begun with."""
+        before = self.read_settings().get("training", {}).get("seed", seed)
+        if before != seed:
+            raise ConfigError(
+                f"Cannot resume {self.path}: it was begun with seed={before}, now seed={seed}. "
+                "Leave out --seed."
+            )
 
     def require_same_data(self, data: Mapping[str, Sequence[str]]) -> None:
         """Raise where a run would go on from other data than it was begun with.

@@ -6,7 +6,7 @@ Run it on clips with `python -m amd_seg.training.mover_files VIDEO_FOLDER OUT`.
 import argparse
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -21,8 +21,8 @@ from amd_seg.training.target_files import TargetJob, by_target_name, write_targe
 
 logger = logging.getLogger(__name__)
 
-FrameSource = Callable[[], NDArray[np.uint8]]
-"""Gives the frames of one clip: (frame, height, width, 3), RGB uint8."""
+FrameSource = Callable[[], Iterable[NDArray[np.uint8]]]
+"""Gives the frames of one clip, each (height, width, 3), RGB uint8."""
 
 
 def write_mover_targets(
@@ -76,13 +76,14 @@ def interleaved(names: Iterable[str]) -> list[str]:
     return sorted(places, key=lambda name: (places[name], name))
 
 
-def clip_frames(clip: Clip, short_edge: int) -> NDArray[np.uint8]:
-    """Decode a clip to (frame, height, width, 3), RGB uint8, at most this short edge in pixels.
+def clip_frames(clip: Clip, short_edge: int) -> Iterator[NDArray[np.uint8]]:
+    """Yield the frames of a clip, (height, width, 3), RGB uint8, at most this short edge in pixels.
 
     Raises:
         MediaError: it cannot be read.
     """
-    return np.stack([frame.pixels for frame in clip.open(short_edge=short_edge)])
+    for frame in clip.open(short_edge=short_edge):
+        yield frame.pixels
 
 
 def _frame_rate(clip: Clip) -> float:
@@ -110,15 +111,13 @@ def write_targets_of_clips(
     """
     config = config or MoverConfig()
     named = by_target_name(clips)
-    order = interleaved(named)
-    return write_mover_targets(
-        {name: partial(clip_frames, named[name], config.work_height) for name in order},
-        folder,
-        {name: config.at_rate(_frame_rate(named[name])) for name in order},
-        flow=flow,
-        workers=workers,
-        on_clip=on_clip,
-    )
+    jobs = {}
+    for name in interleaved(named):
+        clip = named[name]
+        settings = config.at_rate(_frame_rate(clip))
+        find = partial(_find, partial(clip_frames, clip, config.work_height), settings, flow)
+        jobs[name] = TargetJob(find, settings, clip.unweighted_identity())
+    return write_targets(jobs, folder, workers=workers, on_file=on_clip)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -3,7 +3,8 @@
 import dataclasses
 import os
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,8 @@ from amd_seg.training.background import (
 
 REFERENCE_RATE = 24.0
 """Frames a second for which the gaps of `MoverConfig` are given."""
+_Window = Mapping[int, NDArray[np.uint8]]
+"""Some frames of a clip, by their numbers."""
 SURE_BACKGROUND = 0.3
 """Residual, in units of the pair's threshold, below which a pixel cannot be an object."""
 
@@ -103,19 +106,20 @@ class MoverTargets:
 
 
 def mover_targets(
-    frames: NDArray[np.uint8],
+    frames: Iterable[NDArray[np.uint8]],
     config: MoverConfig | None = None,
     flow: Flow = dis_flow,
     *,
-    among: Iterable[int] | None = None,
+    among: Collection[int] | None = None,
 ) -> MoverTargets:
     """Find what moves on its own in the frames of a clip.
 
     Each frame is compared with its partners: what a homography of the flow leaves over is a
-    mask per pair, pairs without a clear mask are dropped, and the others are averaged.
+    mask per pair, pairs without a clear mask are dropped, and the others are averaged. No more
+    frames are held than the partners of one reach, however long the clip.
 
     Args:
-        frames: (frame, height, width, 3), RGB uint8.
+        frames: each (height, width, 3), RGB uint8, all of one size.
         config: how to look; the default was chosen on clips of 24 frames a second.
         flow: the dense flow, see `Flow`.
         among: the frames that a target is looked for on; None takes each `config.every`-th.
@@ -124,28 +128,44 @@ def mover_targets(
         ConfigError: OpenCV is not installed.
     """
     config = config or MoverConfig()
-    among = range(0, len(frames), config.every) if among is None else among
-    small = resize_frames(frames, config.work_height)
-    size = scaled_size(frames.shape[1:3], config.mask_height)
-    found = [
-        (index, target)
-        for index in among
-        if (target := _frame_target(small, index, config, flow)) is not None
-    ]
+    size = (0, 0)
+    indices, masks, confidence = [], [], []
+    for index, size, window in _windows(frames, config):
+        is_due = index % config.every == 0 if among is None else index in among
+        target = _frame_target(window, index, config, flow) if is_due else None
+        if target is not None:
+            indices.append(index)
+            masks.append(_to_bytes(target[0], size))
+            confidence.append(target[1])
     return MoverTargets(
-        indices=np.array([index for index, _ in found], dtype=np.int64),
-        masks=np.array([_to_bytes(mask, size) for _, (mask, _) in found], dtype=np.uint8).reshape(
-            len(found), *size
-        ),
-        confidence=np.array([certain for _, (_, certain) in found], dtype=np.float32),
+        indices=np.array(indices, dtype=np.int64),
+        masks=np.array(masks, dtype=np.uint8).reshape(len(masks), *size),
+        confidence=np.array(confidence, dtype=np.float32),
     )
 
 
+def _windows(
+    frames: Iterable[NDArray[np.uint8]], config: MoverConfig
+) -> Iterator[tuple[int, tuple[int, int], _Window]]:
+    """Yield each frame's number, the size of its mask, and the small frames around it."""
+    reach = max(map(abs, config.partners))
+    window: dict[int, NDArray[np.uint8]] = {}
+    number, size = -1, (0, 0)
+    for number, frame in enumerate(frames):
+        size = scaled_size(frame.shape[:2], config.mask_height)
+        window[number] = resize_frames(frame[None], config.work_height)[0]
+        if number >= reach:
+            yield number - reach, size, window
+            window.pop(number - 2 * reach, None)
+    for last in range(max(0, number - reach + 1), number + 1):
+        yield last, size, window
+
+
 def _frame_target(
-    frames: NDArray[np.uint8], index: int, config: MoverConfig, flow: Flow
+    frames: _Window, index: int, config: MoverConfig, flow: Flow
 ) -> tuple[NDArray[np.float32], float] | None:
     """Give one frame's probability of movers and its confidence; None without clear motion."""
-    partners = [index + gap for gap in config.partners if 0 <= index + gap < len(frames)]
+    partners = [index + gap for gap in config.partners if index + gap in frames]
     evidence = [pair_evidence(flow(frames[index], frames[partner])) for partner in partners]
     clear = [pair for pair in evidence if pair is not None and pair.is_clear(config.min_motion)]
     if not clear:
@@ -187,10 +207,26 @@ def count_mover_targets(path: str | os.PathLike[str]) -> int:
     return len(indices)
 
 
+def read_target_identity(path: str | os.PathLike[str]) -> str | None:
+    """Return what tells the clip of a file's targets from others; None in an older file.
+
+    Raises:
+        MediaError: the file is missing or broken.
+    """
+    with _stored(path) as stored:
+        return str(stored["clip"]) if "clip" in stored else None
+
+
 def _read_arrays(path: str | os.PathLike[str], *names: str) -> list[NDArray[Any]]:
+    with _stored(path) as stored:
+        return [stored[name] for name in names]
+
+
+@contextmanager
+def _stored(path: str | os.PathLike[str]) -> Iterator[Mapping[str, NDArray[Any]]]:
     try:
         with open(path, "rb") as file, np.load(file) as stored:
-            return [stored[name] for name in names]
+            yield stored
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as cause:
         raise MediaError(
             f"Cannot read the targets {os.fspath(path)}: {cause}. "

@@ -43,14 +43,15 @@ def write_photo_targets(
     """
     config = config or PhotoConfig()
     jobs = {
-        name: TargetJob(partial(_find, photo, config), config)
+        name: TargetJob(partial(_find, photo, config), config, photo.unweighted_identity())
         for name, photo in by_target_name(photos).items()
     }
     return write_targets(jobs, folder, workers=workers, on_file=on_photo)
 
 
 def _find(photo: Clip, config: PhotoConfig) -> MoverTargets:
-    return photo_targets(clip_frames(photo, config.work_height)[0], config)
+    (pixels,) = clip_frames(photo, config.work_height)
+    return photo_targets(pixels, config)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -1,9 +1,9 @@
 """Settings of training runs and the named presets; standard library only."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 from amd_seg.model.config import AMDConfig
 from amd_seg.training.run_config import Optimizer, RunConfig
@@ -75,9 +75,9 @@ class TrainingConfig(RunConfig):
     """Share of the crop's size that the network sees at the start; grows to 1 over the run's first
     half. Small frames take more steps a minute while only coarse things are learned."""
     flip: bool = True
-    """Mirror half of the pairs (the paper does, the released code does not)."""
+    """Mirror half of the crops (the paper does, the released code does not)."""
     colour: bool = False
-    """Change brightness, contrast, saturation and tint at random (not in the paper)."""
+    """Change brightness, contrast, saturation and tint at random (objective mover)."""
     sampling: Sampling = "video"
     """video: one random pair a clip and epoch, as published; pair: every pair is an item."""
     max_gap: int = 1
@@ -108,6 +108,19 @@ class TrainingConfig(RunConfig):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         super().__post_init__()
 
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Self:
+        """Read settings from a run's record, without those that had no part in the run.
+
+        Runs were begun with such settings before they were refused.
+        """
+        return cls(**{**record, **_unread(record.get("objective", cls.objective))})
+
+    def with_changes(self, **changes: Any) -> Self:
+        """Return these settings changed; what another objective does not read is not kept."""
+        unread = _unread(changes.get("objective", self.objective))
+        return dataclasses.replace(self, **{**unread, **changes})
+
     def _faults(self) -> Iterator[tuple[str, str]]:
         yield from super()._faults()
         yield from self._below(1, "max_gap", "frame_step", "evaluate_every")
@@ -124,35 +137,41 @@ class TrainingConfig(RunConfig):
             yield "scale", "0 < low <= high <= 1"
         if self.short_edge < 16:
             yield "short_edge", "16 or more"
-        if self.objective == "mover":
-            yield from (
-                (name, "left out for the objective mover")
-                for name, default in _OF_PAIRS.items()
-                if getattr(self, name) != default
-            )
-        elif self.paste_share:
-            yield "paste_share", "left out for other objectives than mover"
+        for name, default in _unread(self.objective).items():
+            if getattr(self, name) != default:
+                yield name, f"left out for the objective {self.objective}"
 
 
 _NOT_NEGATIVE = (
     *("entropy_weight", "workers", "motion_first_steps", "dense_weight", "flow_fit_weight"),
     *("flow_teacher_weight", "flow_fit_residual", "equivariance_weight", "min_relative_motion"),
 )
-# What works on pairs, which the objective mover does not see, and the value that turns it off.
-_OF_PAIRS = {
-    "frames": "memory",
-    "motion_init": "released",
-    "motion_first_steps": 0,
-    "dense_weight": 0.0,
-    "flow_teacher_weight": 0.0,
-    "flow_fit_weight": 0.0,
-    "flow_fit_residual": 0.0,
-    "equivariance_weight": 0.0,
-    "min_relative_motion": 0.0,
-    "start_scale": 1.0,
-    "sampling": "video",
-    "max_gap": 1,
+_ON_PAIRS = ("photometric", "dense", "flow-fit")
+_ON_MASKS = ("photometric", "flow-fit")
+_ON_TARGETS = ("mover",)
+# Settings that not every objective reads, and the objectives that do. Others refuse to be told:
+# what a run records it has done.
+_READERS = {
+    **dict.fromkeys(("motion_init", "motion_first_steps", "dense_weight"), _ON_PAIRS),
+    **dict.fromkeys(("flow_teacher_weight", "flow_fit_weight", "flow_fit"), _ON_PAIRS),
+    **dict.fromkeys(("flow_fit_residual", "equivariance_weight", "ssim_weight"), _ON_PAIRS),
+    **dict.fromkeys(("shared_visibility", "start_scale", "sampling", "max_gap"), _ON_PAIRS),
+    **dict.fromkeys(("min_relative_motion", "frames", "workers", "frame_step"), _ON_PAIRS),
+    "transpose_portrait": _ON_PAIRS,
+    "entropy_weight": _ON_MASKS,
+    **dict.fromkeys(("colour", "photo_share", "paste_share"), _ON_TARGETS),
 }
+
+
+def _unread(objective: str) -> dict[str, Any]:
+    """The settings that an objective does not read, by their defaults."""
+    return {
+        name: getattr(TrainingConfig, name)
+        for name, readers in _READERS.items()
+        if objective not in readers
+    }
+
+
 _CHOICES = {
     "objective": get_args(Objective),
     "flow_fit": get_args(FlowFit),
@@ -172,10 +191,13 @@ class Preset:
 
 
 def paper() -> Preset:
-    """Section 4.1: ResNet-50, 16 pairs per step over all GPUs, 400,000 steps."""
+    """Section 4.1: ResNet-50, 16 pairs per step over all GPUs, 400,000 steps.
+
+    Its data, YouTube-VOS, takes 382 GiB at this short edge: no GPU holds it.
+    """
     return Preset(
         model=AMDConfig(),
-        training=TrainingConfig(),
+        training=TrainingConfig(frames="loader"),
         about="The paper: ResNet-50, 384x384 crops, 16 pairs a step, 400K steps. 8 GPUs, days.",
     )
 

@@ -1,5 +1,6 @@
 """How much memory a device has free, and whether frames fit in it."""
 
+import os
 from pathlib import Path
 
 import torch
@@ -46,6 +47,8 @@ def require_memory(
 ) -> None:
     """Raise where frames of `needed` bytes do not fit the memory of a device.
 
+    The processes that torchrun starts on a machine without GPUs keep a copy each.
+
     Args:
         limit_gib: memory that may be used, in GiB; None takes nine tenths of what is free.
         is_bound: they may turn out to need less.
@@ -54,16 +57,23 @@ def require_memory(
     Raises:
         InputError: they do not fit, with the numbers.
     """
-    free = free_bytes(device)
+    free, copies = free_bytes(device), _copies(device)
     if limit_gib is not None:
         allowed, whose = limit_gib * GIB, "are allowed"
     elif free is not None:
-        allowed, whose = _SHARE_OF_FREE * free, f"can be used of {free / GIB:.3g} GiB free"
+        allowed, whose = _SHARE_OF_FREE * free / copies, f"can be used of {free / GIB:.3g} GiB free"
     else:
         return
+    if copies > 1:
+        whose, advice = f"{whose} by each of {copies} processes", f"fewer processes, {advice}"
     if needed > allowed:
         raise InputError(
             f"The frames do not fit the memory of {device}: they need "
             f"{'up to ' if is_bound else ''}{needed / GIB:.3g} GiB, {allowed / GIB:.3g} GiB "
             f"{whose}. Use a smaller short edge, {advice}."
         )
+
+
+def _copies(device: torch.device) -> int:
+    """Return how many processes keep frames in the memory of this device."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if device.type == "cpu" else 1

@@ -58,7 +58,7 @@ def train(
         init: weights to start from, as `load_weights` takes them.
         init_backbone: a ResNet's weights for the backbone, see `load_backbone`.
         targets: folder of motion masks that are there, for the objective "mover"; None finds
-            them first and keeps them in the run folder.
+            them first and keeps them in the run folder. A resumed run knows its own.
         photos: a folder of stills that the objective "mover" learns from beside the clips.
         photo_targets: folder of their masks that are there; None finds them first likewise.
         device: see `resolve_device`.
@@ -75,8 +75,12 @@ def train(
         TrainingDivergedError: the loss is not finite.
         StopTraining: from `on_step`, after a checkpoint.
     """
+    folder = RunFolder(Path(out))
     if resume and photos is None:
-        _require_no_photos(RunFolder(Path(out)))
+        _require_no_photos(folder)
+    if resume and config.objective == "mover":
+        targets = _same_targets(folder, "targets", targets)
+        photo_targets = _same_targets(folder, "photo_targets", photo_targets)
     scorer = None
     if evaluate is not None and is_first_process():
         # A wrong folder is told before clips are decoded, and their targets found.
@@ -86,7 +90,7 @@ def train(
         model=model,
         config=config,
         init=init,
-        init_channel=None if init is None or resume else load_weights(init).config.object_channel,
+        init_channel=_channel_before(folder) if resume else _channel_of(init),
         init_backbone=init_backbone,
         targets=targets,
         photos=photos,
@@ -106,6 +110,7 @@ class _ClipTask:
     config: TrainingConfig
     init: str | None
     init_channel: int | None
+    """The object's region in the weights that the run began with."""
     init_backbone: str | os.PathLike[str] | None
     targets: str | os.PathLike[str] | None
     photos: str | os.PathLike[str] | None
@@ -124,8 +129,10 @@ class _ClipTask:
             "roots": list(self.roots),
             "init": self.init,
             "init_channel": self.init_channel,
-            "photos": None if self.photos is None else os.fspath(self.photos),
-            "init_backbone": None if self.init_backbone is None else os.fspath(self.init_backbone),
+            "photos": _as_text(self.photos),
+            "targets": _as_text(self.targets),
+            "photo_targets": _as_text(self.photo_targets),
+            "init_backbone": _as_text(self.init_backbone),
             "model": dataclasses.asdict(self.model),
             "training": dataclasses.asdict(self.config),
         }
@@ -159,11 +166,18 @@ class _ClipTask:
         )
 
     def make_objective(self, model: Network) -> nn.Module:
-        return make_objective(_amd(model), self.config)
+        return make_objective(_amd(model), self.config, self.init_channel or 0)
 
     def open_watch(self, folder: RunFolder, batches: Batches) -> Watch:
         every = self.config.evaluate_every
-        return Watch.start(folder, self.config, batches, scorer=self.scorer, score_every=every)
+        return Watch.start(
+            folder,
+            self.config,
+            batches,
+            object_channel=self.init_channel or 0,
+            scorer=self.scorer,
+            score_every=every,
+        )
 
     def after_step(self, run: Run, watch: Watch | None, report: StepReport) -> None:
         is_best = watch is not None and watch.after_step(run.model, report)
@@ -175,16 +189,16 @@ class _ClipTask:
 
     def release(self, run: Run, training: dict[str, Any]) -> None:
         # The object channel is chosen without labels.
-        channel = 0
+        channel = self.init_channel or 0
         if self.config.objective != "mover":
-            channel = self._moving_channel(run, training["init_channel"])
+            channel = self._moving_channel(run)
         self._save(run, run.folder.weights, channel, training)
 
-    def _moving_channel(self, run: Run, known: int | None) -> int:
+    def _moving_channel(self, run: Run) -> int:
         """Return the region that moves most; that of the weights the run began with if in doubt."""
         choice = choose_object_channel(_amd(run.model), run.batches)
-        if known is not None:
-            choice = choice.unless_clear(known)
+        if self.init_channel is not None:
+            choice = choice.unless_clear(self.init_channel)
         motion = ", ".join(f"{pixels:.2g}" for pixels in choice.motion)
         logger.info(
             "The object is region %d. The regions move %s pixels against their frames.",
@@ -216,8 +230,45 @@ def _require_no_photos(folder: RunFolder) -> None:
     if photos is not None:
         raise InputError(
             f"Cannot resume {folder.path} on clips alone: it learns from the photos in {photos} "
-            "too. Give --photos again, and --photo-targets where they were given."
+            "too. Give --photos again."
         )
+
+
+def _same_targets(
+    folder: RunFolder, name: str, given: str | os.PathLike[str] | None
+) -> str | os.PathLike[str] | None:
+    """Return the folder of targets that a run goes on with: the one that it was begun with.
+
+    It may have grown since, or lie elsewhere now.
+
+    Raises:
+        InputError: another one is given, and that one is still there.
+    """
+    settings = folder.read_settings()
+    before = settings.get(name)
+    if given is None or name not in settings:
+        return given or before
+    known = Path(before or getattr(folder, name))
+    if known.is_dir() and known.resolve() != Path(given).resolve():
+        raise InputError(
+            f"Cannot resume {folder.path} with the targets in {os.fspath(given)}: it learns from "
+            f"those in {known}. Leave out --{name.replace('_', '-')}."
+        )
+    return given
+
+
+def _as_text(path: str | os.PathLike[str] | None) -> str | None:
+    return None if path is None else os.fspath(path)
+
+
+def _channel_of(init: str | None) -> int | None:
+    return None if init is None else load_weights(init).config.object_channel
+
+
+def _channel_before(folder: RunFolder) -> int | None:
+    """The object channel of the weights that a run began with; they need not be there any more."""
+    channel: int | None = folder.read_settings().get("init_channel")
+    return channel
 
 
 def _amd(model: Network) -> AMD:

@@ -1,9 +1,9 @@
 """Settings that every run has, whatever it learns; standard library only."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 from amd_seg.errors import ConfigError
 
@@ -69,6 +69,16 @@ class RunConfig:
         faults = [f"{name}={getattr(self, name)!r} ({rule})" for name, rule in self._faults()]
         if faults:
             raise ConfigError(f"Training cannot start with {', '.join(faults)}.")
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Self:
+        """Read settings from a run's record.
+
+        Raises:
+            ConfigError: they cannot be used.
+            TypeError: they are those of another kind of run.
+        """
+        return cls(**record)
 
     def _faults(self) -> Iterator[tuple[str, str]]:
         """Names of the fields that are wrong, each with what it must be."""

@@ -30,7 +30,9 @@ LABEL_COLUMNS = ("frame", "classes", "labels")
 
 
 @torch.no_grad()
-def draw_sheet(model: Network, batch: PairBatch | TargetBatch | LabelBatch) -> Image.Image:
+def draw_sheet(
+    model: Network, batch: PairBatch | TargetBatch | LabelBatch, object_channel: int = 0
+) -> Image.Image:
     """Draw what a model makes of the first pairs of a batch.
 
     For a `PairBatch` the columns are PAIR_COLUMNS, for a `TargetBatch` TARGET_COLUMNS, for a
@@ -42,19 +44,20 @@ def draw_sheet(model: Network, batch: PairBatch | TargetBatch | LabelBatch) -> I
     Args:
         model: its mode is kept.
         batch: on the model's device.
+        object_channel: the region that is the object of a `TargetBatch`.
 
     Returns:
         An image of mode "RGB".
     """
     was_training = model.training
     model.eval()
-    headings, rows = _drawn(model, batch)
+    headings, rows = _drawn(model, batch, object_channel)
     model.train(was_training)
     return tiled(headings, rows)
 
 
 def _drawn(
-    model: Network, batch: PairBatch | TargetBatch | LabelBatch
+    model: Network, batch: PairBatch | TargetBatch | LabelBatch, object_channel: int
 ) -> tuple[tuple[str, ...], list[list[Tile]]]:
     if isinstance(model, SemanticNetwork):
         assert isinstance(batch, LabelBatch)
@@ -62,7 +65,7 @@ def _drawn(
     assert not isinstance(batch, LabelBatch)
     if isinstance(batch, PairBatch):
         return PAIR_COLUMNS, _pair_rows(model, batch)
-    return TARGET_COLUMNS, _target_rows(model, batch)
+    return TARGET_COLUMNS, _target_rows(model, batch, object_channel)
 
 
 def flow_colours(flow: NDArray[np.float32]) -> Pixels:
@@ -111,7 +114,7 @@ def _pair_rows(model: AMD, batch: PairBatch) -> list[list[Tile]]:
     ]
 
 
-def _target_rows(model: AMD, batch: TargetBatch) -> list[list[Tile]]:
+def _target_rows(model: AMD, batch: TargetBatch, channel: int) -> list[list[Tile]]:
     frames = batch.frames[:ROWS]
     masks = F.interpolate(model.segment(frames), frames.shape[-2:], mode="bilinear").cpu().numpy()
     rows = []
@@ -123,7 +126,10 @@ def _target_rows(model: AMD, batch: TargetBatch) -> list[list[Tile]]:
             [
                 Tile(Image.fromarray(pixels), name),
                 _regions(pixels, regions),
-                Tile(render_saliency(regions[0]), f"{regions[0].mean():.0%} of the frame"),
+                Tile(
+                    render_saliency(regions[channel]),
+                    f"{regions[channel].mean():.0%} of the frame",
+                ),
                 Tile(
                     Image.fromarray(_bytes(target.expand(3, -1, -1) / 255)),
                     f"{target.mean().item() / 255:.0%} of the frame",

@@ -6,16 +6,17 @@ import signal
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from amd_seg.colour_model import require_opencv
-from amd_seg.errors import AmdSegError, InputError, MediaError
+from amd_seg.errors import AmdSegError, DeviceError, InputError, MediaError
 from amd_seg.media.files import make_folder, write_atomically
 from amd_seg.training.clips import Clip, require_mostly_intact
 from amd_seg.training.movers import MoverTargets
@@ -30,10 +31,12 @@ class TargetJob:
     Attributes:
         find: finds them; picklable where several processes share the work.
         settings: what `find` was told: a file of other settings is not taken for done.
+        clip: identity of the clip or photo, where it has one: likewise.
     """
 
     find: Callable[[], MoverTargets]
     settings: object
+    clip: str | None = None
 
 
 def by_target_name(clips: Iterable[Clip]) -> dict[str, Clip]:
@@ -68,8 +71,8 @@ def write_targets(
 ) -> list[Path]:
     """Find targets and write one file `<name>.npz` a job.
 
-    Jobs whose file is there, whole, and of the same settings are skipped, so that a run that
-    was ended goes on. Jobs without a file come first, then those of other settings.
+    Jobs whose file is there, whole, and of the same settings and clip are skipped, so that a run
+    that was ended goes on. Jobs without a file come first, then those of other settings.
 
     Args:
         jobs: by name.
@@ -83,6 +86,7 @@ def write_targets(
     Raises:
         MediaError: more than one in a hundred cannot be read; the others are done.
         ConfigError: OpenCV is not installed.
+        DeviceError: a process was ended, as happens where memory runs out.
     """
     require_opencv()
     out = Path(folder)
@@ -91,7 +95,7 @@ def write_targets(
     waiting = {
         name: partial(_write, jobs[name], paths[name])
         for name in sorted(jobs, key=lambda name: paths[name].exists())
-        if not _is_done(paths[name], jobs[name].settings)
+        if not _is_done(paths[name], jobs[name])
     }
     broken: dict[str, str] = {}
     for name, result in _run(waiting, workers):
@@ -115,10 +119,28 @@ def _run(
         try:
             names = {pool.submit(job): name for name, job in jobs.items()}
             yield from ((names[done], done.result()) for done in as_completed(names))
+        except BrokenProcessPool as cause:
+            raise _out_of_memory(workers) from cause
         except BaseException:
             # Those in work are finished: what they write is found when the command is repeated.
             pool.shutdown(cancel_futures=True)
             raise
+
+
+def _out_of_memory(workers: int) -> DeviceError:
+    """Say what a process means that was ended from outside: it is nearly always that."""
+    import torch  # The workers need none.
+
+    from amd_seg.training.room import GIB, free_bytes
+
+    free = free_bytes(torch.device("cpu"))
+    now = "" if free is None else f" ({free / GIB:.3g} GiB are free now)"
+    return DeviceError(
+        f"One of {workers} processes that look for targets was ended by the system, as happens "
+        f"where memory runs out{now}. What was found is kept: give the same command again, or "
+        "find the rest in fewer processes: python -m amd_seg.training.mover_files (for photos "
+        "photo_files) VIDEOS OUT --workers 1."
+    )
 
 
 def _start_worker() -> None:
@@ -134,16 +156,23 @@ def _write(job: TargetJob, path: Path) -> int | AmdSegError:
     except MediaError as error:
         return error
 
+    arrays: dict[str, Any] = {"settings": np.array(repr(job.settings)), **vars(targets)}
+    if job.clip is not None:
+        arrays["clip"] = np.array(job.clip)
+
     def write(file: BinaryIO) -> None:
-        np.savez_compressed(file, settings=np.array(repr(job.settings)), **vars(targets))
+        np.savez_compressed(file, **arrays)
 
     write_atomically(path, write)
     return len(targets.indices)
 
 
-def _is_done(path: Path, settings: object) -> bool:
+def _is_done(path: Path, job: TargetJob) -> bool:
     try:
         with open(path, "rb") as file, np.load(file) as stored:
-            return bool(stored["settings"] == repr(settings)) and "confidence" in stored
+            # Older files do not tell their clip, and are taken at their word.
+            is_same = job.clip is None or "clip" not in stored or stored["clip"] == job.clip
+            is_asked = stored["settings"] == repr(job.settings)
+            return bool(is_same and is_asked) and "confidence" in stored
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return False

@@ -15,14 +15,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from amd_seg.errors import MediaError
+from amd_seg.media.frames import CLIP_IMAGE_SUFFIXES
 from amd_seg.training.augment import jitter_colours, random_box
-from amd_seg.training.clips import Clip
+from amd_seg.training.clips import VIDEO_SUFFIXES, Clip
 from amd_seg.training.crops import resize_parts
 from amd_seg.training.movers import (
     REFERENCE_RATE,
     MoverConfig,
     count_mover_targets,
     read_mover_targets,
+    read_target_identity,
 )
 from amd_seg.training.paste import paste_objects
 from amd_seg.training.presets import TrainingConfig
@@ -32,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 CLIP_POWER = 0.3
 """A clip of n targets is drawn with weight n^0.3: long clips must not crowd out short ones."""
+AT_ONCE = 64
+"""Targets that are resized together: as floats they take four times their room."""
 CONFIDENCE_POWER = 2.0
 """A target is drawn with weight confidence^2: where the pairs of frames disagree it is noise."""
 
@@ -49,6 +53,8 @@ class TargetClip:
     """(target, 1, height, width), uint8: probability of the object in 0..255."""
     confidence: Tensor
     """(target,), float, 0..1: how much to trust each target."""
+    identity: str | None = None
+    """Of the clip, see `Clip.unweighted_identity`; None where the frames are of no file."""
 
     @property
     def weight(self) -> float:
@@ -128,28 +134,54 @@ def load_target_clips(
 
 def target_name(clip: "Clip | TargetClip") -> str:
     """Name of a clip's target file, without its ending."""
-    return Path(clip.name).with_suffix("").as_posix().replace("/", "_")
+    name = Path(clip.name)
+    # The name of a folder of frames may hold dots that end nothing.
+    if name.suffix.lower() in VIDEO_SUFFIXES | CLIP_IMAGE_SUFFIXES:
+        name = name.with_suffix("")
+    return name.as_posix().replace("/", "_")
 
 
 def _load(clip: Clip, path: Path, short_edge: int) -> TargetClip | None:
+    identity, known = clip.unweighted_identity(), read_target_identity(path)
+    if known not in (None, identity):
+        raise MediaError(
+            f"{path} holds the targets of {known}, not of {identity}. Give the clips that the "
+            "targets were found in, or find them anew in another folder."
+        )
     found = read_mover_targets(path)
     if not len(found.indices):
         return None
-    wanted = set(found.indices.tolist())
-    frames = [frame for frame in clip.open(short_edge=short_edge) if frame.index in wanted]
-    kept = {frame.index for frame in frames}
-    rows = [row for row, index in enumerate(found.indices.tolist()) if index in kept]
+    pixels, rows = _frames_of(clip, found.indices.tolist(), short_edge)
     if not rows:
         raise MediaError(
             f"{path} holds targets of frames that {clip.name} does not have. Find them anew."
         )
-    pixels = torch.from_numpy(np.stack([frame.pixels for frame in frames])).permute(0, 3, 1, 2)
     masks = torch.from_numpy(found.masks[rows]).unsqueeze(1)
     if masks.shape[-2:] != pixels.shape[-2:]:
-        masks = F.interpolate(masks.float(), pixels.shape[-2:], mode="bilinear").byte()
+        masks = torch.cat([_resized(some, pixels) for some in torch.split(masks, AT_ONCE)])
     indices = tuple(int(found.indices[row]) for row in rows)
     confidence = torch.from_numpy(found.confidence[rows])
-    return TargetClip(clip.name, indices, pixels.contiguous(), masks, confidence)
+    return TargetClip(clip.name, indices, pixels, masks, confidence, identity)
+
+
+def _frames_of(clip: Clip, numbers: Sequence[int], short_edge: int) -> tuple[Tensor, list[int]]:
+    """Decode frames of a clip, (frame, 3, height, width); with them, the place of each in numbers.
+
+    They are put where they stay, one by one: a long clip has no room for a second copy.
+    """
+    places = {number: place for place, number in enumerate(numbers)}
+    pixels, rows = np.empty((0, 3, 0, 0), np.uint8), list[int]()
+    for frame in clip.open(short_edge=short_edge):
+        if frame.index in places:
+            if not rows:
+                pixels = np.empty((len(places), 3, *frame.pixels.shape[:2]), np.uint8)
+            pixels[len(rows)] = frame.pixels.transpose(2, 0, 1)
+            rows.append(places[frame.index])
+    return torch.from_numpy(pixels[: len(rows)]), rows
+
+
+def _resized(masks: Tensor, like: Tensor) -> Tensor:
+    return F.interpolate(masks.float(), like.shape[-2:], mode="bilinear").byte()
 
 
 @dataclass(frozen=True)
@@ -214,12 +246,18 @@ class TargetSampler(Iterator[TargetBatch]):
         """Go on where `state_dict` was taken."""
         self.generator.set_state(state["generator"])
 
+    def begin_at(self, step: int) -> None:
+        """Draw, from here on, what depends on the seed and this step: no process drew it before."""
+        seed = np.random.SeedSequence((self.config.seed, step)).generate_state(1, np.uint64)
+        self.generator.manual_seed(int(seed[0]))
+
     def _draw(self, clip: TargetClip) -> tuple[Tensor, Tensor, bool, str]:
         """Draw a part of a frame and of its target, (1, channel, h, w) each, and its mirroring."""
         trust = clip.confidence.pow(CONFIDENCE_POWER)
         item = int(torch.multinomial(trust, 1, generator=self.generator))
         size = (clip.frames.shape[-2], clip.frames.shape[-1])
-        box = random_box(size, self.config.crop, self.config.scale, self.generator)
+        config = self.config
+        box = random_box(size, config.crop, config.scale, self.generator, flip=config.flip)
         frame, target = (box.part_of(maps[item : item + 1]) for maps in (clip.frames, clip.targets))
         return frame, target, box.is_mirrored, f"{clip.name}:{clip.indices[item]}"
 

@@ -74,6 +74,8 @@ class Watch:
     board: Board
     first_batch: Any
     """What the sheets show, the same through the run; None where there are no sheets."""
+    object_channel: int = 0
+    """The region that they show as the object, where targets are learned."""
     scorer: Scorer | None = None
     score_every: int = 1
     """Steps between two scores."""
@@ -86,6 +88,7 @@ class Watch:
         config: RunConfig,
         batches: Batches,
         *,
+        object_channel: int = 0,
         scorer: Scorer | None = None,
         score_every: int = 1,
     ) -> Self:
@@ -95,7 +98,8 @@ class Watch:
             position = batches.state_dict()
             batch = next(batches)
             batches.load_state_dict(position)
-        return cls(folder, config, Board(folder.board), batch, scorer, score_every)
+        board = Board(folder.board)
+        return cls(folder, config, board, batch, object_channel, scorer, score_every)
 
     def go_on(self, lines: Sequence[dict[str, Any]]) -> None:
         """Take over what the log of a resumed run says."""
@@ -124,7 +128,7 @@ class Watch:
         if self.first_batch is not None and report.step % self.config.sheet_every == 0:
             make_folder(self.folder.sheets)
             path = self.folder.sheets / f"step-{report.step:09d}.png"
-            save_image(draw_sheet(model, self.first_batch), path)
+            save_image(draw_sheet(model, self.first_batch, self.object_channel), path)
             # With each sheet, not at the end: a run is looked at while it goes on, or was killed.
             write_run_page(self.folder)
         return scores is not None and self._is_best(scores)
