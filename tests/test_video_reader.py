@@ -1,6 +1,7 @@
 """Reading clips of every kind, from real files that FFmpeg and Pillow encoded."""
 
 import logging
+import struct
 from fractions import Fraction
 from pathlib import Path
 
@@ -169,6 +170,49 @@ def test_a_truncated_file_yields_what_it_has(
         message for message in caplog.messages if "is damaged" in message and name in message
     ]
     assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.mov", "clip.mkv", "clip.webm"])
+def test_a_last_frame_that_stays_is_no_damage(tmp_path: Path, name: str) -> None:
+    codec = "libvpx-vp9" if name.endswith("webm") else "libx264"
+    options = {"options": {"bf": "0"}, "durations": [0.1] * 7 + [2.0]}
+    clip = VideoReader(write_clip(tmp_path / name, moving_square(8), codec=codec, **options))
+    assert len(list(clip)) == 8
+    assert clip.duration == pytest.approx(2.7)
+    assert not clip.is_truncated
+    noise = [frame for frame in noisy(30) for _ in range(2)]
+    options["durations"] = [0.1] * 59 + [2.0]
+    path = write_clip(tmp_path / f"cut-{name}", noise, codec=codec, **options)
+    if not name.endswith("mov"):  # Its index is at its end.
+        clip = VideoReader(truncate(path, 0.6))
+        assert 10 < len(list(clip)) < 50
+        assert clip.is_truncated
+
+
+def test_a_matroska_file_that_is_whole_need_not_tell_how_long_its_last_frame_stays(
+    tmp_path: Path,
+) -> None:
+    path = write_clip(tmp_path / "clip.mkv", moving_square(8))
+    data = bytearray(path.read_bytes())
+    place = data.index(b"\x44\x89\x88") + 3  # the Duration, in milliseconds
+    assert struct.unpack(">d", data[place : place + 8]) == (800,)
+    data[place : place + 8] = struct.pack(">d", 2700)
+    path.write_bytes(data)
+    clip = VideoReader(path)
+    assert len(list(clip)) == 8
+    assert (clip.duration, clip.is_truncated) == (2.7, False)
+
+
+def test_what_sound_outlasts_tells_its_loss_by_the_size_of_the_file(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "clip.mkv", noisy(30), audio=True)
+    assert not truncated(path)
+    assert truncated(truncate(path, 0.6))
+
+
+def truncated(path: Path) -> bool:
+    clip = VideoReader(path)
+    assert len(list(clip)) > 10
+    return clip.is_truncated
 
 
 def test_a_truncated_animation_yields_what_it_has(

@@ -28,7 +28,7 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from amd_seg.errors import MediaError
-from amd_seg.media.containers import fault, open_container, seek, video_stream
+from amd_seg.media.containers import fault, is_cut_short, open_container, seek, video_stream
 from amd_seg.media.files import natural_key
 from amd_seg.media.frames import (
     CLIP_IMAGE_SUFFIXES,
@@ -125,8 +125,7 @@ class VideoReader:
             self.time_base = stream.time_base or Fraction(1, av.time_base)
             self.frame_count = span.count(stream.frames or None)
             self.duration = _duration(container, stream)
-            # Else the longest stream sets the duration, and sound may outlast the picture.
-            self._is_duration_sure = stream.duration is not None or len(container.streams) == 1
+            self._tells_a_loss = _tells_a_loss(container, stream, self.source)
             first = self._first_frame(container, stream)
             self.rotation = round(first.rotation / 90) * 90 % 360
             upright = (first.width, first.height)
@@ -198,14 +197,16 @@ class VideoReader:
             if seek_to:
                 seek(container, seek_to + self.start_time, stream)
             period = float(1 / self.frame_rate) if self.frame_rate else 0.0
-            time, reformatter = -period, VideoReformatter()
+            time, shown, reformatter = -period, period, VideoReformatter()
             for frame in self._decode(container, stream):
                 # Some old files have no timestamps: then frames follow each other at the rate.
                 timed = frame.pts is not None and frame.time_base is not None
                 time = frame.time - self.start_time if timed else time + period
+                # The last picture of a slide show stays for longer than a frame does on average.
+                shown = max(period, float((frame.duration or 0) * (frame.time_base or 0)))
                 yield time, partial(self._pixels, frame, reformatter)
-        if self.duration is not None and self._is_duration_sure and time >= 0:
-            missing = self.duration - (time + period)
+        if self.duration is not None and self._tells_a_loss and time >= 0:
+            missing = self.duration - (time + shown)
             if missing > max(2 * period, 0.1):
                 self._truncate(f"{missing:.2f} s of {self.duration:.2f} s are missing")
 
@@ -259,6 +260,15 @@ def _pixel_aspect(stream: VideoStream, rotation: int) -> Fraction:
     # A file that does not know its aspect says 0.
     aspect = stream.sample_aspect_ratio or Fraction(1)
     return 1 / aspect if rotation % 180 else aspect
+
+
+def _tells_a_loss(container: InputContainer, stream: VideoStream, source: str) -> bool:
+    """Tell whether frames that end before the clip's duration mean that some are lost."""
+    if "matroska" in container.format.name:
+        # Its longest stream sets the duration, and its frames need not tell how long they stay.
+        return is_cut_short(source)
+    # Else the longest stream sets the duration, and sound may outlast the picture.
+    return stream.duration is not None or len(container.streams) == 1
 
 
 def _duration(container: InputContainer, stream: VideoStream) -> float | None:
