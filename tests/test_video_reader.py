@@ -209,6 +209,23 @@ def test_what_sound_outlasts_tells_its_loss_by_the_size_of_the_file(tmp_path: Pa
     assert truncated(truncate(path, 0.6))
 
 
+def test_timestamps_of_a_damaged_file_are_those_before_the_damage(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "clip.ts", moving_square(12), options={"bf": "0"})
+    data, whole = path.read_bytes(), VideoReader(path).timestamps()
+    counts = set()
+    for kept in range(len(data) // 5, len(data), 47):
+        # FFmpeg gives up in the midst of some of these: where it finds no packet any more.
+        path.write_bytes(data[:kept] + bytes(40_000))
+        try:
+            clip = VideoReader(path)
+        except MediaError:
+            continue
+        times = clip.timestamps()
+        assert times == whole[: len(times)]
+        counts.add(len(times))
+    assert len(counts) > 5
+
+
 def truncated(path: Path) -> bool:
     clip = VideoReader(path)
     assert len(list(clip)) > 10

@@ -158,18 +158,24 @@ class VideoReader:
     def timestamps(self) -> list[float]:
         """Return the time of each frame of the clip, in seconds, without decoding any.
 
+        Of a damaged file these are the frames before the damage.
+
         Raises:
             MediaError: the file has no timestamps.
         """
+        times: list[float] = []
         with open_container(self.source) as container, suppress(FFmpegError):
             stream = video_stream(container, self.source)
-            shown = [p for p in container.demux(stream) if p.size and not p.is_discard]
-        if any(packet.pts is None for packet in shown):
-            raise MediaError(f"Cannot seek in {self.source}: it has no timestamps. Remux it.")
-        base = float(stream.time_base or 0)
-        return sorted(
-            packet.pts * base - self.start_time for packet in shown if packet.pts is not None
-        )
+            base = float(stream.time_base or 0)
+            for packet in container.demux(stream):
+                if not packet.size or packet.is_discard:
+                    continue
+                if packet.pts is None:
+                    raise MediaError(
+                        f"Cannot seek in {self.source}: it has no timestamps. Remux it."
+                    )
+                times.append(packet.pts * base - self.start_time)
+        return sorted(times)
 
     def _first_frame(self, container: InputContainer, stream: VideoStream) -> VideoFrame:
         # One thread: the others would decode frames that nobody looks at.
