@@ -271,6 +271,16 @@ def test_what_is_no_video_is_told_in_one_line(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["12:30:45.mp4", "pipe:0.mp4", "-dash.mp4", "a%03d [1].mp4"])
+def test_a_name_is_that_of_a_file_whatever_is_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    write_clip(tmp_path / name, moving_square(3))
+    monkeypatch.chdir(tmp_path)
+    clip = open_video(name)
+    assert (clip.source, len(list(clip))) == (name, 3)
+
+
 def test_impossible_spans_are_refused(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "clip", moving_square(2))
     for arguments in ({"start": -1}, {"start": 2, "end": 1}, {"every": 0}, {"frame_rate": 0}):

@@ -42,7 +42,8 @@ def open_container(source: str | os.PathLike[str]) -> InputContainer:
         raise MediaError(f"Cannot read {path}: the file is empty. Give a video file.")
     try:
         allowed = {"format_whitelist": ",".join(DEMUXERS)}
-        return av.open(os.fspath(source), mode="r", options=allowed)
+        # Whole, for FFmpeg takes what stands before a colon, as in 12:30.mp4, for a protocol.
+        return av.open(os.path.abspath(source), mode="r", options=allowed)
     except (FFmpegError, UnicodeDecodeError) as cause:
         raise MediaError(
             f"Cannot read {path}: it is not a video that FFmpeg knows ({fault(cause)}). "
