@@ -373,6 +373,17 @@ def test_animated_images(tmp_path: Path, suffix: str) -> None:
     assert error_of(read[2], frames[4]) < 6
 
 
+@pytest.mark.parametrize("suffix", [".gif", ".webp", ".png"])
+def test_frames_of_an_animation_that_ask_for_next_to_no_time_get_what_browsers_give_them(
+    tmp_path: Path, suffix: str
+) -> None:
+    first, *others = (Image.fromarray(frame) for frame in moving_square(6))
+    path = tmp_path / f"clip{suffix}"
+    durations = [10, 20, 0, 500, 10, 10]
+    first.save(path, save_all=True, append_images=others, duration=durations)
+    assert times(list(open_video(path))) == [0, 0.1, 0.12, 0.22, 0.72, 0.82]
+
+
 def test_memory_does_not_grow_with_the_clip(tmp_path: Path) -> None:
     status = Path("/proc/self/statm")
     if not status.is_file():
