@@ -172,9 +172,9 @@ def test_a_truncated_file_yields_what_it_has(
     assert len(caplog.records) == 1
 
 
-@pytest.mark.parametrize("name", ["clip.mp4", "clip.mov", "clip.mkv", "clip.webm"])
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.mov", "clip.mkv", "clip.webm", "clip.avi"])
 def test_a_last_frame_that_stays_is_no_damage(tmp_path: Path, name: str) -> None:
-    codec = "libvpx-vp9" if name.endswith("webm") else "libx264"
+    codec = {".webm": "libvpx-vp9", ".avi": "mpeg4"}.get(Path(name).suffix, "libx264")
     options = {"options": {"bf": "0"}, "durations": [0.1] * 7 + [2.0]}
     clip = VideoReader(write_clip(tmp_path / name, moving_square(8), codec=codec, **options))
     assert len(list(clip)) == 8
@@ -185,7 +185,7 @@ def test_a_last_frame_that_stays_is_no_damage(tmp_path: Path, name: str) -> None
     path = write_clip(tmp_path / f"cut-{name}", noise, codec=codec, **options)
     if not name.endswith("mov"):  # Its index is at its end.
         clip = VideoReader(truncate(path, 0.6))
-        assert 10 < len(list(clip)) < 50
+        assert 3 < len(list(clip)) < 50
         assert clip.is_truncated
 
 

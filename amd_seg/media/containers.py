@@ -88,13 +88,17 @@ def seek(container: InputContainer, timestamp: float, stream: VideoStream | None
 
 
 def is_cut_short(source: str | os.PathLike[str]) -> bool:
-    """Tell whether a Matroska or WebM file ends before it says; False where it does not say.
+    """Tell whether a Matroska, WebM or AVI file ends before it says; False where it does not say.
 
-    Source: RFC 9559, section 5.1 (Segment), and RFC 8794, section 4 (sizes of variable length).
+    Source: RFC 9559, section 5.1 (Segment), and RFC 8794, section 4 (sizes of variable length);
+    of an AVI, the size of its first RIFF chunk.
     """
     with open(source, "rb") as file:
         head = file.read(1024)
         total = file.seek(0, os.SEEK_END)
+    if head.startswith(b"RIFF"):
+        size = int.from_bytes(head[4:8], "little")
+        return size < 0xFFFFFFFF and 8 + size > total
     start = head.find(_SEGMENT) + len(_SEGMENT)
     length = 9 - head[start].bit_length() if start < len(head) else 9
     if start < len(_SEGMENT) or length > 8:

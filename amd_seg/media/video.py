@@ -270,8 +270,8 @@ def _pixel_aspect(stream: VideoStream, rotation: int) -> Fraction:
 
 def _tells_a_loss(container: InputContainer, stream: VideoStream, source: str) -> bool:
     """Tell whether frames that end before the clip's duration mean that some are lost."""
-    if "matroska" in container.format.name:
-        # Its longest stream sets the duration, and its frames need not tell how long they stay.
+    if container.format.name in ("matroska,webm", "avi"):
+        # Their frames need not tell how long they stay; in Matroska sound may outlast them too.
         return is_cut_short(source)
     # Else the longest stream sets the duration, and sound may outlast the picture.
     return stream.duration is not None or len(container.streams) == 1
