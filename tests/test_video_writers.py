@@ -80,6 +80,21 @@ def test_a_variable_rate_is_kept(tmp_path: Path, suffix: str) -> None:
         assert container.duration / av.time_base == pytest.approx(2.7)
 
 
+@pytest.mark.parametrize("suffix", VIDEO_SUFFIXES)
+def test_a_last_frame_stays_for_as_long_as_in_the_clip(tmp_path: Path, suffix: str) -> None:
+    options = {"options": {"bf": "0"}, "durations": [0.1] * 7 + [2.0]}
+    source = write_clip(tmp_path / "clip.mp4", moving_square(8), **options)
+    for name, how, length in (
+        ("whole", {}, 2.7),
+        ("late", {"start": 0.5}, 2.2),
+        ("few", {"every": 3}, 2.7),
+        ("early", {"end": 0.4}, 0.4),
+    ):
+        twin = copy(open_video(source, **how), tmp_path / f"{name}{suffix}")
+        with av.open(twin) as container:
+            assert container.duration / av.time_base == pytest.approx(length), name
+
+
 @pytest.mark.parametrize("suffix", [".mp4", ".mov"])
 def test_ticks_that_are_no_whole_milliseconds_are_kept(tmp_path: Path, suffix: str) -> None:
     rate = Fraction(30000, 1001)

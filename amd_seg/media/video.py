@@ -101,6 +101,8 @@ class VideoReader:
     Attributes:
         start_time: what the file's own clock shows at the beginning of the clip, in seconds:
             `frame.time + start_time` is the timestamp in the file.
+        end: when its last frame is over, in seconds; None until a pass has come to it, and where
+            the file does not tell.
         rotation: how far frames were turned to stand upright, in degrees, counter-clockwise.
 
     Raises:
@@ -117,6 +119,7 @@ class VideoReader:
     ) -> None:
         self.source = fspath(path)
         self.is_truncated = False
+        self.end: float | None = None
         self.span, self._threads = span, threads
         with open_container(self.source) as container:
             stream = video_stream(container, self.source)
@@ -209,10 +212,12 @@ class VideoReader:
                 timed = frame.pts is not None and frame.time_base is not None
                 time = frame.time - self.start_time if timed else time + period
                 # The last picture of a slide show stays for longer than a frame does on average.
-                shown = max(period, float((frame.duration or 0) * (frame.time_base or 0)))
+                shown = float((frame.duration or 0) * (frame.time_base or 0)) or period
                 yield time, partial(self._pixels, frame, reformatter)
+        # Of a file with B-frames, what a frame shows of its own duration may be that of another.
+        self.end = None if self.duration is None else min(time + shown, self.duration)
         if self.duration is not None and self._tells_a_loss and time >= 0:
-            missing = self.duration - (time + shown)
+            missing = self.duration - (time + max(shown, period))
             if missing > max(2 * period, 0.1):
                 self._truncate(f"{missing:.2f} s of {self.duration:.2f} s are missing")
 
