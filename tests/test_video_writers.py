@@ -166,6 +166,24 @@ def test_sound_of_a_part_starts_with_it(tmp_path: Path) -> None:
     assert part == [(time - begin, content) for time, content in source if begin <= time < end]
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".webm"])
+def test_a_track_that_stays_empty_is_left_out(
+    tmp_path: Path, suffix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    film = write_clip(tmp_path / "film.mp4", moving_square(10), audio=True)
+    with av.open(film) as source, av.open(tmp_path / "tv.ts", "w") as out:
+        twins = [out.add_stream_from_template(stream) for stream in source.streams]
+        out.add_stream("ac3", rate=48_000, layout="stereo")
+        for packet in source.demux():
+            if packet.dts is not None:
+                packet.stream = twins[packet.stream_index]
+                out.mux(packet)
+    twin = copy(open_video(tmp_path / "tv.ts"), tmp_path / f"twin{suffix}")
+    with av.open(twin) as container:
+        assert [stream.type for stream in container.streams] == ["video", "audio"]
+    assert caplog.text.count("no sound is found: it is left out") == 1
+
+
 @pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
 def test_subtitles_are_copied_where_the_container_takes_them(
     tmp_path: Path, suffix: str, caplog: pytest.LogCaptureFixture
