@@ -6,6 +6,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.codec.context import Flags
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -68,10 +69,12 @@ def write_clip(
     audio: bool = False,
     options: dict[str, str] | None = None,
     live: bool = False,
+    durations: Sequence[float] = (),
 ) -> Path:
     """Encode RGB frames; `times` in seconds (to the millisecond) make the rate variable.
 
-    A `live` .webm does not tell how long it is, as those that browsers record do not.
+    A `live` .webm does not tell how long it is, as those that browsers record do not. `durations`
+    tell how long each frame is shown; an MP4 keeps that of the last one without B-frames only.
     """
     # The index first, so that a file cut short can still be opened.
     container_options = {"movflags": "faststart"} if path.suffix == ".mp4" else {}
@@ -82,6 +85,8 @@ def write_clip(
         stream.pix_fmt = pixel_format
         tick = Fraction(1, 1000) if times else 1 / Fraction(rate)
         stream.codec_context.time_base = tick
+        if durations:
+            stream.codec_context.flags |= Flags.frame_duration
         if rotation:
             stream.set_display_rotation(rotation)
         sound = out.add_stream("aac", rate=8000, layout="mono") if audio else None
@@ -89,6 +94,8 @@ def write_clip(
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
             frame.pts = round(times[number] * 1000) if times else number
             frame.time_base = tick
+            if durations:
+                frame.duration = round(durations[number] / tick)
             out.mux(stream.encode(frame))
         out.mux(stream.encode())
         if sound is not None:

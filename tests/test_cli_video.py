@@ -218,6 +218,8 @@ def test_what_is_no_video_is_told_in_one_line(run: Run, folder: Path) -> None:
         (["clip.mp4", "-o", "out.mp4", "--output", "cutout"], "or give a background"),
         (["clip.mp4", "-o", "clip.mp4", "--overwrite"], "the clip itself"),
         (["clip.mp4", "-o", "frames"], "--overwrite"),
+        (["clip.mp4", "-o", "-"], "Error: A clip goes through no pipe"),
+        (["-", "-o", "out.mp4"], "Error: A clip goes through no pipe"),
         (["clip.mp4", "--background", "white"], "goes behind a cutout"),
         (["clip.mp4", "--output", "cutout", "--background", "whitte"], "Unknown background"),
         (["clip.mp4", "--start", "noon"], "Give seconds, or M:S, or H:M:S"),

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from amd_seg.classes import VOC2012, VOID
 from amd_seg.cli import cli
-from amd_seg.errors import ConfigError, InputError, WeightsError
+from amd_seg.errors import ConfigError, InputError, MediaError, WeightsError
 from amd_seg.model.amd import AMD
 from amd_seg.model.config import AMDConfig, WeightsConfig
 from amd_seg.model.normalised import MEAN
@@ -33,6 +33,7 @@ from amd_seg.training.label_batches import LabelBatch, LabelBatches, View, cut_v
 from amd_seg.training.labelled import open_voc2012
 from amd_seg.training.loop import StepReport
 from amd_seg.weights import load_semantic_weights, save_weights
+from tests.clips import truncate
 from tests.labelled import make_voc2012, scene
 from tests.test_distributed import environment, launcher, subprocess
 
@@ -145,6 +146,21 @@ def test_a_stream_goes_on_where_it_was_left(voc: Path) -> None:
     other = LabelBatches(open_voc2012(voc, "val"), SETTINGS, ALONE)
     with pytest.raises(ConfigError, match="saved with photos=6, now photos=3"):
         other.load_state_dict(state)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_photo_that_breaks_during_a_run_is_one_line(
+    voc: Path, tmp_path: Path, workers: int
+) -> None:
+    copy = shutil.copytree(voc, tmp_path / "copy")
+    photo = truncate(copy / "JPEGImages" / "2007_000003.jpg", 0.5)
+    batches = LabelBatches(
+        open_voc2012(copy), dataclasses.replace(SETTINGS, workers=workers), ALONE
+    )
+    with pytest.raises(MediaError, match=r"damaged or cut short") as caught:
+        next(batches), next(batches)
+    assert str(photo) in str(caught.value)
+    assert str(caught.value).isprintable()
 
 
 def test_heavy_changes_colours_and_no_label(voc: Path) -> None:
@@ -440,6 +456,7 @@ def test_any_folders_will_do(
         ("rgb", ["VOC", "--coloured-masks"], "colours that no class has: #123456"),
         ("size", ["VOC"], "Give both at one size"),
         ("gone", ["VOC"], "1 files of"),
+        ("cut", ["VOC"], "2007_000003.jpg: "),
     ],
 )
 def test_bad_input_gets_one_clear_line(
@@ -451,6 +468,8 @@ def test_bad_input_gets_one_clear_line(
     mask = copy / "SegmentationClass/2007_000003.png"
     if break_it == "gone":
         mask.unlink()
+    elif break_it == "cut":
+        truncate(copy / "JPEGImages/2007_000003.jpg", 0.5)
     elif break_it is not None:
         size = (56, 40) if break_it == "rgb" else (40, 56)
         Image.new(
@@ -462,7 +481,7 @@ def test_bad_input_gets_one_clear_line(
     words = {"VOC": ["voc2012", str(copy)], "NAMES": [str(names)]}
     words["FOLDERS"] = [*folders, "--classes", str(names)]
     result = run(*(word for arg in args for word in words.get(arg, [arg])))
-    assert result.exit_code == 2
+    assert result.exit_code == (1 if break_it == "cut" else 2)
     assert message in " ".join(result.stderr.split())
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "run").exists()

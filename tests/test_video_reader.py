@@ -1,6 +1,7 @@
 """Reading clips of every kind, from real files that FFmpeg and Pillow encoded."""
 
 import logging
+import struct
 from fractions import Fraction
 from pathlib import Path
 
@@ -171,6 +172,66 @@ def test_a_truncated_file_yields_what_it_has(
     assert len(caplog.records) == 1
 
 
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.mov", "clip.mkv", "clip.webm", "clip.avi"])
+def test_a_last_frame_that_stays_is_no_damage(tmp_path: Path, name: str) -> None:
+    codec = {".webm": "libvpx-vp9", ".avi": "mpeg4"}.get(Path(name).suffix, "libx264")
+    options = {"options": {"bf": "0"}, "durations": [0.1] * 7 + [2.0]}
+    clip = VideoReader(write_clip(tmp_path / name, moving_square(8), codec=codec, **options))
+    assert len(list(clip)) == 8
+    assert clip.duration == pytest.approx(2.7)
+    assert not clip.is_truncated
+    noise = [frame for frame in noisy(30) for _ in range(2)]
+    options["durations"] = [0.1] * 59 + [2.0]
+    path = write_clip(tmp_path / f"cut-{name}", noise, codec=codec, **options)
+    if not name.endswith("mov"):  # Its index is at its end.
+        clip = VideoReader(truncate(path, 0.6))
+        assert 3 < len(list(clip)) < 50
+        assert clip.is_truncated
+
+
+def test_a_matroska_file_that_is_whole_need_not_tell_how_long_its_last_frame_stays(
+    tmp_path: Path,
+) -> None:
+    path = write_clip(tmp_path / "clip.mkv", moving_square(8))
+    data = bytearray(path.read_bytes())
+    place = data.index(b"\x44\x89\x88") + 3  # the Duration, in milliseconds
+    assert struct.unpack(">d", data[place : place + 8]) == (800,)
+    data[place : place + 8] = struct.pack(">d", 2700)
+    path.write_bytes(data)
+    clip = VideoReader(path)
+    assert len(list(clip)) == 8
+    assert (clip.duration, clip.is_truncated) == (2.7, False)
+
+
+def test_what_sound_outlasts_tells_its_loss_by_the_size_of_the_file(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "clip.mkv", noisy(30), audio=True)
+    assert not truncated(path)
+    assert truncated(truncate(path, 0.6))
+
+
+def test_timestamps_of_a_damaged_file_are_those_before_the_damage(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "clip.ts", moving_square(12), options={"bf": "0"})
+    data, whole = path.read_bytes(), VideoReader(path).timestamps()
+    counts = set()
+    for kept in range(len(data) // 5, len(data), 47):
+        # FFmpeg gives up in the midst of some of these: where it finds no packet any more.
+        path.write_bytes(data[:kept] + bytes(40_000))
+        try:
+            clip = VideoReader(path)
+        except MediaError:
+            continue
+        times = clip.timestamps()
+        assert times == whole[: len(times)]
+        counts.add(len(times))
+    assert len(counts) > 5
+
+
+def truncated(path: Path) -> bool:
+    clip = VideoReader(path)
+    assert len(list(clip)) > 10
+    return clip.is_truncated
+
+
 def test_a_truncated_animation_yields_what_it_has(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -208,6 +269,16 @@ def test_what_is_no_video_is_told_in_one_line(tmp_path: Path) -> None:
             open_video(tmp_path / name)
         assert str(tmp_path / name) in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["12:30:45.mp4", "pipe:0.mp4", "-dash.mp4", "a%03d [1].mp4"])
+def test_a_name_is_that_of_a_file_whatever_is_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    write_clip(tmp_path / name, moving_square(3))
+    monkeypatch.chdir(tmp_path)
+    clip = open_video(name)
+    assert (clip.source, len(list(clip))) == (name, 3)
 
 
 def test_impossible_spans_are_refused(tmp_path: Path) -> None:
@@ -300,6 +371,17 @@ def test_animated_images(tmp_path: Path, suffix: str) -> None:
     assert clip.frame_count == len(read) == 3
     assert times(read) == [0, 0.15, 0.3]
     assert error_of(read[2], frames[4]) < 6
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".webp", ".png"])
+def test_frames_of_an_animation_that_ask_for_next_to_no_time_get_what_browsers_give_them(
+    tmp_path: Path, suffix: str
+) -> None:
+    first, *others = (Image.fromarray(frame) for frame in moving_square(6))
+    path = tmp_path / f"clip{suffix}"
+    durations = [10, 20, 0, 500, 10, 10]
+    first.save(path, save_all=True, append_images=others, duration=durations)
+    assert times(list(open_video(path))) == [0, 0.1, 0.12, 0.22, 0.72, 0.82]
 
 
 def test_memory_does_not_grow_with_the_clip(tmp_path: Path) -> None:

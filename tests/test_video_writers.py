@@ -80,6 +80,21 @@ def test_a_variable_rate_is_kept(tmp_path: Path, suffix: str) -> None:
         assert container.duration / av.time_base == pytest.approx(2.7)
 
 
+@pytest.mark.parametrize("suffix", VIDEO_SUFFIXES)
+def test_a_last_frame_stays_for_as_long_as_in_the_clip(tmp_path: Path, suffix: str) -> None:
+    options = {"options": {"bf": "0"}, "durations": [0.1] * 7 + [2.0]}
+    source = write_clip(tmp_path / "clip.mp4", moving_square(8), **options)
+    for name, how, length in (
+        ("whole", {}, 2.7),
+        ("late", {"start": 0.5}, 2.2),
+        ("few", {"every": 3}, 2.7),
+        ("early", {"end": 0.4}, 0.4),
+    ):
+        twin = copy(open_video(source, **how), tmp_path / f"{name}{suffix}")
+        with av.open(twin) as container:
+            assert container.duration / av.time_base == pytest.approx(length), name
+
+
 @pytest.mark.parametrize("suffix", [".mp4", ".mov"])
 def test_ticks_that_are_no_whole_milliseconds_are_kept(tmp_path: Path, suffix: str) -> None:
     rate = Fraction(30000, 1001)
@@ -149,6 +164,24 @@ def test_sound_of_a_part_starts_with_it(tmp_path: Path) -> None:
     source, part = (packets(path, "audio") for path in (tmp_path / "clip.mp4", twin))
     begin, end = Fraction(1, 2), Fraction(13, 10)
     assert part == [(time - begin, content) for time, content in source if begin <= time < end]
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".webm"])
+def test_a_track_that_stays_empty_is_left_out(
+    tmp_path: Path, suffix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    film = write_clip(tmp_path / "film.mp4", moving_square(10), audio=True)
+    with av.open(film) as source, av.open(tmp_path / "tv.ts", "w") as out:
+        twins = [out.add_stream_from_template(stream) for stream in source.streams]
+        out.add_stream("ac3", rate=48_000, layout="stereo")
+        for packet in source.demux():
+            if packet.dts is not None:
+                packet.stream = twins[packet.stream_index]
+                out.mux(packet)
+    twin = copy(open_video(tmp_path / "tv.ts"), tmp_path / f"twin{suffix}")
+    with av.open(twin) as container:
+        assert [stream.type for stream in container.streams] == ["video", "audio"]
+    assert caplog.text.count("no sound is found: it is left out") == 1
 
 
 @pytest.mark.parametrize("suffix", [".mkv", ".mp4"])

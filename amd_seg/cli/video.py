@@ -14,7 +14,7 @@ from amd_seg.cli.adaptation import (
     asked_for,
     facts_of,
 )
-from amd_seg.cli.jobs import OUTPUTS
+from amd_seg.cli.jobs import OUTPUTS, STANDARD_STREAM
 from amd_seg.cli.options import (
     min_confidence_option,
     network_options,
@@ -80,6 +80,11 @@ def video(source: str, as_json: bool, **settings: Any) -> None:
     Exit codes: 0 all done, 1 the clip cannot be read, or its end is missing and the frames
     that it has were written, 2 wrong usage, 3 the weights cannot be had, 130 interrupted.
     """
+    if STANDARD_STREAM in (source, settings["out"]):
+        raise click.UsageError(
+            "A clip goes through no pipe: it is read and written at several places of its file. "
+            "Give the names of files; ./- is a file of that name."
+        )
     try:
         asked = asked_for(settings, precision=settings["precision"])
         report, learned = _segment(source, asked=asked, **settings)

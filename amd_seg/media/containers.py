@@ -25,6 +25,9 @@ DEMUXERS = (
 """FFmpeg's readers that are used. Others follow what a file says to further files and addresses
 (playlists, lists of parts), whatever its ending, or show a text as a terminal does."""
 
+# The element of a Matroska file that holds all but the header before it.
+_SEGMENT = b"\x18\x53\x80\x67"
+
 
 def open_container(source: str | os.PathLike[str]) -> InputContainer:
     """Open a file of FFmpeg's.
@@ -39,7 +42,8 @@ def open_container(source: str | os.PathLike[str]) -> InputContainer:
         raise MediaError(f"Cannot read {path}: the file is empty. Give a video file.")
     try:
         allowed = {"format_whitelist": ",".join(DEMUXERS)}
-        return av.open(os.fspath(source), mode="r", options=allowed)
+        # Whole, for FFmpeg takes what stands before a colon, as in 12:30.mp4, for a protocol.
+        return av.open(os.path.abspath(source), mode="r", options=allowed)
     except (FFmpegError, UnicodeDecodeError) as cause:
         raise MediaError(
             f"Cannot read {path}: it is not a video that FFmpeg knows ({fault(cause)}). "
@@ -81,6 +85,27 @@ def seek(container: InputContainer, timestamp: float, stream: VideoStream | None
     assert base is not None
     with suppress(FFmpegError):
         container.seek(int(timestamp / base), stream=stream)
+
+
+def is_cut_short(source: str | os.PathLike[str]) -> bool:
+    """Tell whether a Matroska, WebM or AVI file ends before it says; False where it does not say.
+
+    Source: RFC 9559, section 5.1 (Segment), and RFC 8794, section 4 (sizes of variable length);
+    of an AVI, the size of its first RIFF chunk.
+    """
+    with open(source, "rb") as file:
+        head = file.read(1024)
+        total = file.seek(0, os.SEEK_END)
+    if head.startswith(b"RIFF"):
+        size = int.from_bytes(head[4:8], "little")
+        return size < 0xFFFFFFFF and 8 + size > total
+    start = head.find(_SEGMENT) + len(_SEGMENT)
+    length = 9 - head[start].bit_length() if start < len(head) else 9
+    if start < len(_SEGMENT) or length > 8:
+        return False
+    unknown = (1 << 7 * length) - 1
+    size = int.from_bytes(head[start : start + length]) & unknown
+    return size != unknown and start + length + size > total
 
 
 def fault(error: Exception) -> str:

@@ -247,14 +247,13 @@ class AnimatedImage(_ImageReader):
                 f"Cannot read {path} as a clip: it is a single image. "
                 "Give a video, a folder of frames or an animated image."
             )
-        self.source = str(path)
+        self.source, self._path, self.span = str(path), path, span
         self.frame_rate: Fraction | None = None
         self.frame_count = span.count(self._frames)
         self.duration: float | None = None
         self.is_truncated = False
         self.width, self.height = shrunk_size(*size, short_edge)
         self.time_base = Fraction(1, 1000)
-        self._path, self.span = path, span
 
     def __iter__(self) -> Iterator[Frame]:
         with opened(self._path, max_pixels=MAX_FRAME_PIXELS) as image:
@@ -276,8 +275,9 @@ class AnimatedImage(_ImageReader):
                 )  # fmt: skip
                 return
             yield milliseconds / 1000, partial(self._pixels, image)
-            # Browsers show a frame without a duration for a tenth of a second.
-            milliseconds += image.info.get("duration") or 100
+            duration = image.info.get("duration") or 0
+            # Browsers and FFmpeg show one that asks for 10 ms or less for a tenth of a second.
+            milliseconds += duration if duration > 10 else 100
 
     def _pixels(self, image: Image.Image) -> Pixels:
         layer = image.convert("RGBA")

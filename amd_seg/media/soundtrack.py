@@ -183,6 +183,10 @@ def _twin(
     if context is None:
         logger.warning("%s has a stream of an unknown codec: it is left out.", source)
         return None
+    if isinstance(stream, AudioStream) and not stream.codec_context.sample_rate:
+        # Broadcasts announce tracks that stay empty: no container takes one, nor the film with it.
+        logger.warning("%s has a stream in which no sound is found: it is left out.", source)
+        return None
     codec = context.codec.canonical_name
     if codec in _HELD[suffix]:
         return _Copy(stream, out)

@@ -28,7 +28,7 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from amd_seg.errors import MediaError
-from amd_seg.media.containers import fault, open_container, seek, video_stream
+from amd_seg.media.containers import fault, is_cut_short, open_container, seek, video_stream
 from amd_seg.media.files import natural_key
 from amd_seg.media.frames import (
     CLIP_IMAGE_SUFFIXES,
@@ -101,6 +101,8 @@ class VideoReader:
     Attributes:
         start_time: what the file's own clock shows at the beginning of the clip, in seconds:
             `frame.time + start_time` is the timestamp in the file.
+        end: when its last frame is over, in seconds; None until a pass has come to it, and where
+            the file does not tell.
         rotation: how far frames were turned to stand upright, in degrees, counter-clockwise.
 
     Raises:
@@ -117,6 +119,7 @@ class VideoReader:
     ) -> None:
         self.source = fspath(path)
         self.is_truncated = False
+        self.end: float | None = None
         self.span, self._threads = span, threads
         with open_container(self.source) as container:
             stream = video_stream(container, self.source)
@@ -125,8 +128,7 @@ class VideoReader:
             self.time_base = stream.time_base or Fraction(1, av.time_base)
             self.frame_count = span.count(stream.frames or None)
             self.duration = _duration(container, stream)
-            # Else the longest stream sets the duration, and sound may outlast the picture.
-            self._is_duration_sure = stream.duration is not None or len(container.streams) == 1
+            self._tells_a_loss = _tells_a_loss(container, stream, self.source)
             first = self._first_frame(container, stream)
             self.rotation = round(first.rotation / 90) * 90 % 360
             upright = (first.width, first.height)
@@ -159,18 +161,24 @@ class VideoReader:
     def timestamps(self) -> list[float]:
         """Return the time of each frame of the clip, in seconds, without decoding any.
 
+        Of a damaged file these are the frames before the damage.
+
         Raises:
             MediaError: the file has no timestamps.
         """
+        times: list[float] = []
         with open_container(self.source) as container, suppress(FFmpegError):
             stream = video_stream(container, self.source)
-            shown = [p for p in container.demux(stream) if p.size and not p.is_discard]
-        if any(packet.pts is None for packet in shown):
-            raise MediaError(f"Cannot seek in {self.source}: it has no timestamps. Remux it.")
-        base = float(stream.time_base or 0)
-        return sorted(
-            packet.pts * base - self.start_time for packet in shown if packet.pts is not None
-        )
+            base = float(stream.time_base or 0)
+            for packet in container.demux(stream):
+                if not packet.size or packet.is_discard:
+                    continue
+                if packet.pts is None:
+                    raise MediaError(
+                        f"Cannot seek in {self.source}: it has no timestamps. Remux it."
+                    )
+                times.append(packet.pts * base - self.start_time)
+        return sorted(times)
 
     def _first_frame(self, container: InputContainer, stream: VideoStream) -> VideoFrame:
         # One thread: the others would decode frames that nobody looks at.
@@ -198,14 +206,18 @@ class VideoReader:
             if seek_to:
                 seek(container, seek_to + self.start_time, stream)
             period = float(1 / self.frame_rate) if self.frame_rate else 0.0
-            time, reformatter = -period, VideoReformatter()
+            time, shown, reformatter = -period, period, VideoReformatter()
             for frame in self._decode(container, stream):
                 # Some old files have no timestamps: then frames follow each other at the rate.
                 timed = frame.pts is not None and frame.time_base is not None
                 time = frame.time - self.start_time if timed else time + period
+                # The last picture of a slide show stays for longer than a frame does on average.
+                shown = float((frame.duration or 0) * (frame.time_base or 0)) or period
                 yield time, partial(self._pixels, frame, reformatter)
-        if self.duration is not None and self._is_duration_sure and time >= 0:
-            missing = self.duration - (time + period)
+        # Of a file with B-frames, what a frame shows of its own duration may be that of another.
+        self.end = None if self.duration is None else min(time + shown, self.duration)
+        if self.duration is not None and self._tells_a_loss and time >= 0:
+            missing = self.duration - (time + max(shown, period))
             if missing > max(2 * period, 0.1):
                 self._truncate(f"{missing:.2f} s of {self.duration:.2f} s are missing")
 
@@ -259,6 +271,15 @@ def _pixel_aspect(stream: VideoStream, rotation: int) -> Fraction:
     # A file that does not know its aspect says 0.
     aspect = stream.sample_aspect_ratio or Fraction(1)
     return 1 / aspect if rotation % 180 else aspect
+
+
+def _tells_a_loss(container: InputContainer, stream: VideoStream, source: str) -> bool:
+    """Tell whether frames that end before the clip's duration mean that some are lost."""
+    if container.format.name in ("matroska,webm", "avi"):
+        # Their frames need not tell how long they stay; in Matroska sound may outlast them too.
+        return is_cut_short(source)
+    # Else the longest stream sets the duration, and sound may outlast the picture.
+    return stream.duration is not None or len(container.streams) == 1
 
 
 def _duration(container: InputContainer, stream: VideoStream) -> float | None:

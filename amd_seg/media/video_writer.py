@@ -47,7 +47,8 @@ class VideoWriter:
         self, path: Path, target: Path, clip: FrameReader, encoding: Encoding, *, origin: float
     ) -> None:
         _require_edges(clip, target, encoding)
-        self._target, self._encoding, self._origin = target, encoding, origin
+        self._target, self._clip = target, clip
+        self._encoding, self._origin = encoding, origin
         self._base = encoding.time_base or clip.time_base
         self._held: tuple[VideoFrame, int] | None = None
         rate = (clip.frame_rate or _USUAL_RATE) / clip.span.every
@@ -101,6 +102,11 @@ class VideoWriter:
 
     def _finish(self) -> None:
         if self._held is not None:
+            # It stays for as long as in the clip, where that is known and is not cut off.
+            clip = self._clip
+            if isinstance(clip, VideoReader) and clip.end is not None and clip.span.end is None:
+                ticks = round((clip.end - self._origin) / self._base)
+                self._gap = max(self._gap, ticks - self._held[1])
             self._encode_held()
         self._out.mux(self._stream.encode())
         if self._soundtrack is not None:

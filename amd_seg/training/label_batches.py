@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from amd_seg.classes import VOID
-from amd_seg.errors import ConfigError
+from amd_seg.errors import AmdSegError, ConfigError
 from amd_seg.media.images import read_image
 from amd_seg.media.labels import read_labels
 from amd_seg.model.normalised import MEAN
@@ -24,7 +24,9 @@ from amd_seg.training.finetune_config import FinetuneConfig
 from amd_seg.training.labelled import LabelledPhotos
 
 # A crop of a photo, (3, height, width) uint8, its labels, (height, width) uint8, and its name.
-_Fetched = tuple[Tensor, Tensor, str]
+_Crop = tuple[Tensor, Tensor, str]
+# Or why there is none: an error raised in a worker would arrive with its traceback as its message.
+_Fetched = _Crop | AmdSegError
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,9 @@ class LabelBatches(Iterator[LabelBatch]):
         labelled: the photos, checked.
         config: batch, crop, scale, augmentation, seed and readers.
         processes: those that share a step.
+
+    Raises:
+        MediaError: while iterating: a photo or a label map cannot be read any more.
     """
 
     def __init__(
@@ -71,12 +76,14 @@ class LabelBatches(Iterator[LabelBatch]):
             # Its own, so that starting the workers does not move the generator of the run.
             generator=torch.Generator(),
         )
-        self._batches: Iterator[LabelBatch] | None = None
+        self._batches: Iterator[LabelBatch | AmdSegError] | None = None
 
     def __next__(self) -> LabelBatch:
         if self._batches is None:
             self._batches = iter(self._loader)
         batch = next(self._batches)
+        if isinstance(batch, AmdSegError):
+            raise batch
         self._drawn += self._step
         return LabelBatch(
             batch.frames.to(self._device, non_blocking=True),
@@ -138,6 +145,12 @@ class _Crops(Dataset[_Fetched]):
         self._labelled, self._config = labelled, config
 
     def __getitem__(self, draw: Draw) -> _Fetched:
+        try:
+            return self._crop(draw)
+        except AmdSegError as error:
+            return error
+
+    def _crop(self, draw: Draw) -> _Crop:
         photo, config = self._labelled.photos[draw.photo], self._config
         pixels = read_image(photo.image).pixels
         by_colour = self._labelled.by_colour
@@ -221,6 +234,11 @@ def _changed(image: Tensor, seed: int) -> Tensor:
     return blur(frames, generator)[0].round().clamp(0, 255).byte()
 
 
-def _collate(fetched: list[_Fetched]) -> LabelBatch:
-    frames, labels, names = zip(*fetched, strict=True)
+def _collate(fetched: list[_Fetched]) -> LabelBatch | AmdSegError:
+    crops: list[_Crop] = []
+    for item in fetched:
+        if isinstance(item, AmdSegError):
+            return item
+        crops.append(item)
+    frames, labels, names = zip(*crops, strict=True)
     return LabelBatch(torch.stack(frames), torch.stack(labels), names)
