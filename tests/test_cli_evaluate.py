@@ -15,6 +15,7 @@ from amd_seg.cli.evaluate import METHODS
 from amd_seg.evaluation import origins
 from amd_seg.model.amd import AMD
 from amd_seg.model.config import AMDConfig, WeightsConfig
+from amd_seg.refinement import DEFAULT_REFINEMENT
 from amd_seg.weights import save_weights
 from tests.clips import moving_square
 
@@ -296,7 +297,7 @@ def test_maps_of_other_settings_are_not_resumed(davis: Path, weights: Path, tmp_
     assert run(*network, "--limit", "2").exit_code == 0
     for flags, words in (
         (("--threshold", "0.4"), "threshold 0.5 there, 0.4 now"),
-        (("--refine", "none"), "refine guided there, none now"),
+        (("--refine", "none"), f"refine {DEFAULT_REFINEMENT} there, none now"),
         (("--adapt", "--steps", "1"), "adapt unset there, True now"),
     ):
         result = run(*network, *flags, "--resume")

@@ -19,12 +19,13 @@ from amd_seg.demo.server import listen
 from amd_seg.demo.session import Controls, Session
 from amd_seg.errors import InputError, MediaError
 from amd_seg.media.images import read_photo_size
+from amd_seg.refinement import DEFAULT_REFINEMENT
 from amd_seg.segmentation import OUTPUTS
 from amd_seg.training.adaptation_config import AdaptationConfig
 from amd_seg.training.loop import StepReport
 from tests.clips import moving_patch, write_clip, write_lossless
 
-CONTROLS = Controls(threshold=0.3, refine="guided", size=48)
+CONTROLS = Controls(threshold=0.3, refine=DEFAULT_REFINEMENT, size=48)
 LEARNING = AdaptationConfig(objective="photometric", steps=3, batch_size=2, size=0, scale=(0.9, 1))
 
 
@@ -94,7 +95,7 @@ def test_only_another_size_runs_the_network(
     session.open(photo(tmp_path))
     first = session.show(CONTROLS)
     assert len(passes) == 1
-    moved = session.show(Controls(threshold=0.6, refine="guided", size=48))
+    moved = session.show(Controls(threshold=0.6, refine=DEFAULT_REFINEMENT, size=48))
     none = session.show(Controls(threshold=0.6, refine="none", size=48))
     assert len(passes) == 1
     assert moved.pictures["saliency"] == first.pictures["saliency"]
