@@ -272,7 +272,7 @@ def _reproduce(
 
 def _warn_of_extra(data: "Dataset", predictions: Path) -> None:
     from amd_seg.evaluation.origins import prediction_files
-    from amd_seg.media.pairs import some
+    from amd_seg.media.files import some
 
     known = {sample.name for sample in data.samples}
     extra = [name for name in prediction_files(predictions) if name not in known]

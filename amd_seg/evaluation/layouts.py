@@ -7,8 +7,7 @@ from pathlib import Path
 
 from amd_seg.errors import InputError
 from amd_seg.evaluation.maps import GREY, TruthRule
-from amd_seg.media.files import images_in, natural_key
-from amd_seg.media.pairs import by_stem, require_same_names, some
+from amd_seg.media.files import by_stem, images_in, natural_key, require_same_names, some
 from amd_seg.training.labelled import open_voc2012
 
 Finder = Callable[[Path], list["Sample"]]

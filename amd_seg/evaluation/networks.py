@@ -10,7 +10,7 @@ from amd_seg.errors import InputError, raising
 from amd_seg.evaluation.datasets import Dataset
 from amd_seg.evaluation.maps import to_bytes
 from amd_seg.evaluation.origins import Given, MapSource, Origin
-from amd_seg.media.pairs import some
+from amd_seg.media.files import some
 
 if TYPE_CHECKING:
     from amd_seg.segmenter import Segmenter

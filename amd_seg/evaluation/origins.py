@@ -18,9 +18,8 @@ from amd_seg.evaluation.maps import (
     to_bytes,
 )
 from amd_seg.evaluation.semantic import FromLabels
-from amd_seg.media.files import IMAGE_SUFFIXES
+from amd_seg.media.files import IMAGE_SUFFIXES, some
 from amd_seg.media.images import read_image, read_photo_size
-from amd_seg.media.pairs import some
 from amd_seg.segmentation import OUTPUTS
 from amd_seg.semantic_segmentation import OUTPUTS as SEMANTIC_OUTPUTS
 

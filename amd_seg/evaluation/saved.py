@@ -14,10 +14,9 @@ from amd_seg.evaluation.datasets import Dataset, Sample
 from amd_seg.evaluation.maps import read_size
 from amd_seg.evaluation.origins import NOTE, Given, MapSource, Origin, from_file
 from amd_seg.evaluation.scoring import Scoring, binarised
-from amd_seg.media.files import make_folder, write_atomically
+from amd_seg.media.files import make_folder, some, write_atomically
 from amd_seg.media.images import save_image
 from amd_seg.media.labels import save_labels
-from amd_seg.media.pairs import some
 
 logger = logging.getLogger(__name__)
 

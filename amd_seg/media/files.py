@@ -1,4 +1,4 @@
-"""Files: find the images that names stand for; write a file whole or not at all."""
+"""Files: find images, pair them with their masks, write a file whole or not at all."""
 
 import errno
 import glob
@@ -7,7 +7,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -21,14 +21,13 @@ IMAGE_SUFFIXES = frozenset(
 )
 """Endings, in lower case, by which a file in a folder counts as an image."""
 
+_NO_FOLDER, _NO_SPACE = "Make its folder first.", "Free some space, or write elsewhere."
+_NO_RIGHT = "Choose a folder that you may write to."
 _ADVICE = {
-    errno.ENOENT: "Make its folder first.",
-    errno.ENOTDIR: "Make its folder first.",
-    errno.ENOSPC: "Free some space, or write elsewhere.",
-    errno.EFBIG: "Free some space, or write elsewhere.",
-    errno.EACCES: "Choose a folder that you may write to.",
-    errno.EPERM: "Choose a folder that you may write to.",
-    errno.EROFS: "Choose a folder that you may write to.",
+    **dict.fromkeys((errno.ENOENT, errno.ENOTDIR), _NO_FOLDER),
+    **dict.fromkeys((errno.ENOSPC, errno.EFBIG), _NO_SPACE),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), _NO_RIGHT),
+    errno.ENAMETOOLONG: "Shorten the name, or give another with -o.",
 }
 
 
@@ -48,7 +47,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a name beside `path` to write to; it is moved over `path` when all went well.
+    """Give a name beside `path` to write to, and move the file over `path` if all went well.
 
     Whoever stops the process in between leaves the old file as it was. A link is followed, and
     an old file's permissions are kept.
@@ -89,9 +88,9 @@ def check_target(path: Path, *, overwrite: bool) -> None:
         InputError: its folder is not there, or it is there itself and `overwrite` is not set.
         MediaError: it is a folder or a device.
     """
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         raise InputError(f"Cannot write {path}: there is no folder {path.parent}. Make it first.")
-    if path.exists() and not overwrite:
+    if os.path.exists(path) and not overwrite:
         raise InputError(f"{path} exists. Give another name, or overwrite it (--overwrite).")
     _require_replaceable(path)
 
@@ -148,13 +147,51 @@ def images_in(folder: Path) -> list[Path]:
     Raises:
         InputError: there is no such folder, or no image in it.
     """
-    found = _images_in(folder, recursive=False) if folder.is_dir() else []
+    is_folder = os.path.isdir(folder)
+    found = _images_in(folder, recursive=False) if is_folder else []
     if not found:
-        lacks = "there is no image in it" if folder.is_dir() else "no such folder"
+        lacks = "there is no image in it" if is_folder else "no such folder"
         raise InputError(
             f"Cannot take the images of {folder}: {lacks}. Check the name, or copy the files again."
         )
     return found
+
+
+def by_stem(folder: Path) -> dict[str, Path]:
+    """Return a folder's images by name without ending, in natural order.
+
+    Raises:
+        InputError: there is none, or two files share a name.
+    """
+    paths: dict[str, Path] = {}
+    for path in images_in(folder):
+        if path.stem in paths:
+            raise InputError(
+                f"{paths[path.stem]} and {path} have one name. Keep one of them in the folder."
+            )
+        paths[path.stem] = path
+    return paths
+
+
+def require_same_names(
+    pictures: Iterable[str], truths: Iterable[str], images: Path, masks: Path
+) -> None:
+    """Raise InputError that lists the names which only one of two folders has."""
+    pictures, truths = list(pictures), list(truths)
+    faults = []
+    if without := [name for name in pictures if name not in set(truths)]:
+        faults.append(f"{len(without)} files of {images} have no mask in {masks}: {some(without)}")
+    if extra := [name for name in truths if name not in set(pictures)]:
+        faults.append(f"{len(extra)} masks of {masks} have no file in {images}: {some(extra)}")
+    if faults:
+        raise InputError(f"{'; '.join(faults)}. Add or remove files until the names agree.")
+
+
+def some(names: Iterable[object], shown: int = 5) -> str:
+    """Return the first few of some names for a message, and how many more there are."""
+    texts = [str(name) for name in names]
+    more = f" and {len(texts) - shown} more" if len(texts) > shown else ""
+    return ", ".join(texts[:shown]) + more
 
 
 def in_shard(name: str, index: int, count: int) -> bool:
@@ -185,9 +222,9 @@ def natural_key(path: Path) -> list[list[str | int]]:
 
 def _expand(name: str, recursive: bool) -> list[Path]:
     path = Path(name)
-    if path.is_dir():
+    if os.path.isdir(path):
         return _images_in(path, recursive)
-    if path.exists():
+    if os.path.exists(path):
         return [path]
     if not glob.has_magic(name):
         return []
@@ -215,6 +252,6 @@ def _is_image_file(path: Path) -> bool:
 
 def _require_replaceable(target: Path) -> None:
     # Moved over /dev/null by a superuser, a file would take the place of the device.
-    if target.exists() and not target.is_file():
-        kind = "a folder" if target.is_dir() else "a device or a pipe"
+    if os.path.exists(target) and not os.path.isfile(target):
+        kind = "a folder" if os.path.isdir(target) else "a device or a pipe"
         raise MediaError(f"Cannot write {target}: it is {kind}. Give the name of a file.")

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from amd_seg.errors import ConfigError, InputError, MediaError
-from amd_seg.media.files import make_folder, write_atomically
-from amd_seg.media.pairs import some
+from amd_seg.media.files import make_folder, some, write_atomically
 from amd_seg.training.checkpoints import list_checkpoints
 
 ORIGIN = ("init", "init_channel", "init_backbone", "start")

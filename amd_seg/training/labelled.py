@@ -10,9 +10,9 @@ import numpy as np
 
 from amd_seg.classes import VOC2012, VOID, Classes
 from amd_seg.errors import AmdSegError, InputError
+from amd_seg.media.files import by_stem, require_same_names, some
 from amd_seg.media.images import read_image
 from amd_seg.media.labels import colours_of_others, read_labels
-from amd_seg.media.pairs import by_stem, require_same_names, some
 
 logger = logging.getLogger(__name__)
 
