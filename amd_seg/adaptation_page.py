@@ -20,7 +20,7 @@ from amd_seg.media.page import (
     thumbnail,
     write_page,
 )
-from amd_seg.media.tiles import Tile
+from amd_seg.media.render import Tile
 from amd_seg.segmentation import Segmentation
 from amd_seg.segmenter import Segmenter
 from amd_seg.training.adaptation import AdaptationReport

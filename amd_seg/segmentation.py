@@ -132,24 +132,19 @@ class Segmentation:
             return np.zeros(self.photo.pixels.shape[:2], np.uint8)
         return opacity(self.saliency, self.threshold)
 
-    def cutout(self, *, keep_rgb: bool = False) -> Image.Image:
+    def cutout(self) -> Image.Image:
         """Return the object as RGBA, its alpha soft along the edge.
 
-        Along the edge the background's colours are taken out, and RGB is 0 where alpha is 0;
-        with `keep_rgb` all pixels keep the photo's colours, hidden ones too.
+        Along the edge the background's colours are taken out, and RGB is 0 where alpha is 0.
         """
-        return render_cutout(self.photo.pixels, self.alpha, keep_rgb=keep_rgb)
+        return render_cutout(self.photo.pixels, self.alpha)
 
     def overlay(self) -> Image.Image:
         """Return the photo as RGB with the mask drawn over it."""
         return render_overlay(self.photo.pixels, self.mask)
 
-    def render(self, output: str = "mask", *, keep_rgb: bool = False) -> Image.Image:
+    def render(self, output: str = "mask") -> Image.Image:
         """Return a picture: "mask", "saliency" (L), "overlay", "regions" (RGB) or "cutout" (RGBA).
-
-        Args:
-            output: which.
-            keep_rgb: of a cutout, see there.
 
         Raises:
             InputError: `output` is none of these.
@@ -159,27 +154,25 @@ class Segmentation:
         if output == "saliency":
             return render_saliency(self.saliency)
         if output == "cutout":
-            return self.cutout(keep_rgb=keep_rgb)
+            return self.cutout()
         if output == "overlay":
             return self.overlay()
         if output == "regions":
             return self._render_regions()
         raise InputError(f"Unknown output {output!r}. Use one of {', '.join(OUTPUTS)}.")
 
-    def encode(self, output: str = "mask", *, keep_rgb: bool = False) -> bytes:
+    def encode(self, output: str = "mask") -> bytes:
         """Return the bytes of a PNG of what `render` gives.
 
         Raises:
             InputError: `output` is unknown.
         """
-        file, picture = io.BytesIO(), self.render(output, keep_rgb=keep_rgb)
+        file, picture = io.BytesIO(), self.render(output)
         profile, resolution = self._metadata(output)
         write_image(picture, file, ".png", icc_profile=profile, resolution=resolution)
         return file.getvalue()
 
-    def save(
-        self, path: str | os.PathLike[str], output: str = "mask", *, keep_rgb: bool = False
-    ) -> Path:
+    def save(self, path: str | os.PathLike[str], output: str = "mask") -> Path:
         """Write a picture, in the format of the suffix of `path`, and return the path.
 
         The file is written beside its place and moved: it is there whole or not at all.
@@ -188,7 +181,7 @@ class Segmentation:
             InputError: `output` is unknown.
             MediaError: the suffix is unknown, or the file cannot be written.
         """
-        path, picture = Path(path), self.render(output, keep_rgb=keep_rgb)
+        path, picture = Path(path), self.render(output)
         profile, resolution = self._metadata(output)
         save_image(picture, path, icc_profile=profile, resolution=resolution)
         return path

@@ -110,7 +110,7 @@ WITHIN = {
 
 # What a layer may import from outside, where that is limited.
 OUTSIDE = {
-    "amd_seg.media": {"numpy", "PIL", "av", "pillow_heif"},
+    "amd_seg.media": {"numpy", "PIL", "av", "cv2", "pillow_heif"},
     **{f"amd_seg.evaluation.{name}": {"numpy"} for name in ("metrics", "structure", "boundary")},
     "amd_seg.evaluation.distance": {"numpy"},
     **{name: set() for name, layer in LAYERS.items() if layer == 0},

@@ -228,14 +228,12 @@ def test_too_little_confidence_is_no_object(run: Run) -> None:
         assert picture("a.mask.png").any() == has_object
 
 
-def test_a_cutout_hides_colours_unless_told(run: Run) -> None:
-    run("a.jpg", "--output", "cutout", "-o", "kept.png", "--keep-rgb")
-    result = run("a.jpg", "--output", "cutout", "-o", "-", "--threshold", "0.5", "--keep-rgb")
+def test_a_cutout_hides_colours(run: Run) -> None:
+    result = run("a.jpg", "--output", "cutout", "-o", "-")
     run("a.jpg", "--output", "cutout", "-o", "hidden.png")
-    np.testing.assert_array_equal(picture("kept.png")[..., :3], picture("a.jpg"))
-    with Image.open(io.BytesIO(result.stdout_bytes)) as image:
-        np.testing.assert_array_equal(np.asarray(image)[..., :3], picture("a.jpg"))
     hidden = picture("hidden.png")
+    with Image.open(io.BytesIO(result.stdout_bytes)) as image:
+        np.testing.assert_array_equal(np.asarray(image), hidden)
     assert not hidden[hidden[..., 3] == 0].any()
 
 
@@ -265,7 +263,6 @@ def test_an_output_that_cannot_be_written_fails_alone(run: Run, folder: Path) ->
         (["a.jpg", "-o", "-", "--json"], "Drop one"),
         (["a.jpg", "--refine", "crf"], "'crf' is not one of 'none', 'guided', 'colour', 'grabcut'"),
         (["a.jpg", "--min-confidence", "2"], "0<=x<=1"),
-        (["a.jpg", "--keep-rgb"], "--keep-rgb is of cutouts"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

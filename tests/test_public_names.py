@@ -88,11 +88,11 @@ SIGNATURES = {
     "Segmentation": "(photo, region_masks, object_channel, threshold_rule=0.5, refine='none', "
     "min_confidence=0.0)",
     "Segmentation.thresholded": "(self, rule)",
-    "Segmentation.cutout": "(self, *, keep_rgb=False)",
+    "Segmentation.cutout": "(self)",
     "Segmentation.overlay": "(self)",
-    "Segmentation.render": "(self, output='mask', *, keep_rgb=False)",
-    "Segmentation.encode": "(self, output='mask', *, keep_rgb=False)",
-    "Segmentation.save": "(self, path, output='mask', *, keep_rgb=False)",
+    "Segmentation.render": "(self, output='mask')",
+    "Segmentation.encode": "(self, output='mask')",
+    "Segmentation.save": "(self, path, output='mask')",
     "VideoSegmenter": "(segmenter)",
     "VideoSegmenter.from_pretrained": "(source=None, *, revision=None, device='auto', "
     "precision='float32')",
@@ -113,7 +113,7 @@ SIGNATURES = {
 
 OPTIONS = {
     "image": "INPUT... --out --output --threshold --weights --revision --size --device --precision "
-    "--batch-size --refine --tta --min-confidence --keep-rgb --max-pixels --recursive --shard "
+    "--batch-size --refine --tta --min-confidence --max-pixels --recursive --shard "
     "--overwrite --resume --json --quiet --debug --help",
     "train": "VIDEOS... --out --preset --init --init-backbone --targets --photos --photo-targets "
     "--device --resume --evaluate --ablate-regions --steps --minutes --batch-size "

@@ -298,17 +298,15 @@ def test_no_map_is_stretched(segmenter: Segmenter) -> None:
     assert np.ptp(narrow.saliency) < 0.5
 
 
-def test_a_cutout_hides_no_background_unless_told() -> None:
+def test_a_cutout_hides_no_background() -> None:
     saliency = np.zeros((20, 20), np.float32)
     saliency[5:9, 5:9] = 1
     result = result_of(saliency)
     rgba = np.asarray(result.cutout())
     assert (rgba[saliency == 0] == 0).all()
     assert (rgba[saliency == 1] == (90, 90, 90, 255)).all()
-    kept = np.asarray(result.cutout(keep_rgb=True))
-    assert (kept[saliency == 0] == (90, 90, 90, 0)).all()
-    with Image.open(io.BytesIO(result.encode("cutout", keep_rgb=True))) as picture:
-        np.testing.assert_array_equal(np.asarray(picture), kept)
+    with Image.open(io.BytesIO(result.encode("cutout"))) as picture:
+        np.testing.assert_array_equal(np.asarray(picture), rgba)
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,7 @@ import torch
 from PIL import Image
 
 from amd_seg.errors import TrainingDivergedError
-from amd_seg.media.render import region_palette
-from amd_seg.media.tiles import GAP, LINE, TILE, Tile, tiled
+from amd_seg.media.render import GAP, LINE, TILE, Tile, region_palette, tiled
 from amd_seg.model.amd import AMD
 from amd_seg.model.config import AMDConfig
 from amd_seg.training.alarms import Alarms

@@ -51,7 +51,6 @@ class Outcome:
 @network_options("Photos that share a pass of the network where their sizes allow it.")
 @refinement_options
 @min_confidence_option("a photo")
-@click.option("--keep-rgb", is_flag=True, help="Of cutouts: keep all colours, hidden ones too.")
 @click.option(
     "--max-pixels",
     type=click.IntRange(1),
@@ -75,7 +74,6 @@ def image(
     inputs: tuple[str, ...],
     out: str | None,
     output: str,
-    keep_rgb: bool,
     recursive: bool,
     shard: tuple[int, int],
     overwrite: bool,
@@ -94,8 +92,6 @@ def image(
     Exit codes: 0 all done, 1 some photos failed, 2 wrong usage,
     3 the weights cannot be had, 130 interrupted.
     """
-    if keep_rgb and output != "cutout":
-        raise click.UsageError(f"--keep-rgb is of cutouts, not of --output {output}. Drop it.")
     jobs, missing = plan_jobs(inputs, out, output, recursive=recursive, shard=shard)
     if as_json and any(job.target == STANDARD_STREAM for job in jobs):
         raise click.UsageError("--json and a picture on stdout cannot share it. Drop one of them.")
@@ -108,7 +104,7 @@ def image(
         boundary.notice(f"{len(jobs) - len(waiting)} of {len(jobs)} photos were done before.")
     make_folders(waiting, out)
     with boundary.progress(len(waiting), "photo") as bar:
-        for outcome in _segment(waiting, output, keep_rgb=keep_rgb, **settings):
+        for outcome in _segment(waiting, output, **settings):
             failed += _report(outcome, as_json)
             bar.update()
     if failed:
@@ -119,7 +115,6 @@ def _segment(
     jobs: list[Job],
     output: str,
     *,
-    keep_rgb: bool,
     weights: str | None,
     revision: str | None,
     device: str,
@@ -132,10 +127,8 @@ def _segment(
     from amd_seg.overlap import map_ahead
     from amd_seg.semantic import SemanticSegmenter, open_segmenter
 
-    drawing = {"keep_rgb": True} if keep_rgb else {}
-
     def write(pair: "tuple[Job, Result]") -> Outcome:
-        return _write(*pair, output, drawing)
+        return _write(*pair, output)
 
     segmenter = open_segmenter(
         weights, output, revision=revision, device=device, precision=precision
@@ -173,15 +166,15 @@ def _without_options_of_masks(call: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in call.items() if name not in unused}
 
 
-def _write(job: Job, result: "Result", output: str, drawing: dict[str, bool]) -> Outcome:
+def _write(job: Job, result: "Result", output: str) -> Outcome:
     if isinstance(result, AmdSegError):
         return Outcome(job, error=result)
     picture = b""
     try:
         if job.target == STANDARD_STREAM:
-            picture = result.encode(output, **drawing)
+            picture = result.encode(output)
         else:
-            result.save(job.target, output, **drawing)
+            result.save(job.target, output)
     except (AmdSegError, OSError) as error:
         return Outcome(job, error=error)
     return Outcome(job, result.facts, picture=picture)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from amd_seg.errors import InputError
 from amd_seg.media.files import check_target, write_atomically
-from amd_seg.media.tiles import Tile
+from amd_seg.media.render import Tile
 
 ENDINGS = (".html", ".htm")
 

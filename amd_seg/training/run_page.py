@@ -9,7 +9,7 @@ from PIL import Image
 from amd_seg.media.curve import draw_curve
 from amd_seg.media.images import read_image
 from amd_seg.media.page import paragraph, pictures, section, table, write_page
-from amd_seg.media.tiles import Tile
+from amd_seg.media.render import Tile
 from amd_seg.training.folder import RunFolder
 
 SHEETS = 8
