@@ -1,12 +1,10 @@
 """Score the maps of an origin on a data set: one way for a network, a method or a folder."""
 
-import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import partial
-from multiprocessing import get_context
 
 from amd_seg.evaluation.datasets import Dataset, Sample
 from amd_seg.evaluation.origins import MapSource, Origin
@@ -19,6 +17,7 @@ from amd_seg.evaluation.scoring import (
     video_scores,
 )
 from amd_seg.evaluation.semantic import score_labels, semantic_scores
+from amd_seg.workers import worker_pool
 
 Scorer = Callable[[Sample, MapSource], Row]
 
@@ -102,20 +101,11 @@ def _rows(pairs: Iterable[tuple[Sample, MapSource]], scorer: Scorer, workers: in
         for sample, source in pairs:
             yield scorer(sample, source)
         return
-    # Forked, a process would inherit the locks of the network's threads.
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_leave_interrupts)
     waiting: deque[Future[Row]] = deque()
-    try:
+    with worker_pool(workers, job="score") as pool:
         for sample, source in pairs:
             waiting.append(pool.submit(scorer, sample, source))
             if len(waiting) > _AHEAD * workers:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _leave_interrupts() -> None:
-    # Ctrl-C goes to all processes of a terminal; the first one stops the others.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

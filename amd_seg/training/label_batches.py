@@ -22,6 +22,7 @@ from amd_seg.training.data import share_of_step
 from amd_seg.training.distributed import Processes
 from amd_seg.training.finetune_config import FinetuneConfig
 from amd_seg.training.labelled import LabelledPhotos
+from amd_seg.workers import start_worker
 
 # A crop of a photo, (3, height, width) uint8, its labels, (height, width) uint8, and its name.
 _Crop = tuple[Tensor, Tensor, str]
@@ -75,6 +76,7 @@ class LabelBatches(Iterator[LabelBatch]):
             pin_memory=self._device.type == "cuda",
             # Its own, so that starting the workers does not move the generator of the run.
             generator=torch.Generator(),
+            worker_init_fn=start_worker,
         )
         self._batches: Iterator[LabelBatch | AmdSegError] | None = None
 

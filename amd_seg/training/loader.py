@@ -19,6 +19,7 @@ from amd_seg.media.video import VideoReader
 from amd_seg.training.clips import Clip, require_mostly_intact
 from amd_seg.training.data import share_of_step
 from amd_seg.training.pairs import Crop, PairBatch, PairDraw, PairSchedule, Sampling
+from amd_seg.workers import start_worker
 
 logger = logging.getLogger(__name__)
 
@@ -94,6 +95,7 @@ class PairLoader:
             pin_memory=self._device.type == "cuda",
             # Its own, so that starting the workers does not move the generator of the run.
             generator=torch.Generator(),
+            worker_init_fn=start_worker,
         )
         self._batches: Iterator[_Collated] | None = None
 

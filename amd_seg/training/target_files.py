@@ -2,24 +2,22 @@
 
 import logging
 import os
-import signal
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import as_completed
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from amd_seg.colour_model import require_opencv
-from amd_seg.errors import AmdSegError, DeviceError, InputError, MediaError
+from amd_seg.errors import AmdSegError, InputError, MediaError
 from amd_seg.media.files import make_folder, write_atomically
 from amd_seg.training.clips import Clip, require_mostly_intact
 from amd_seg.training.movers import MoverTargets
+from amd_seg.workers import worker_pool
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +84,7 @@ def write_targets(
     Raises:
         MediaError: more than one in a hundred cannot be read; the others are done.
         ConfigError: OpenCV is not installed.
-        DeviceError: a process was ended, as happens where memory runs out.
+        DeviceError: a process was killed, as happens where memory runs out, or could not begin.
     """
     require_opencv()
     out = Path(folder)
@@ -114,39 +112,15 @@ def _run(
     if workers <= 1:
         yield from ((name, job()) for name, job in jobs.items())
         return
-    # Forking a process that holds torch's threads can hang it.
-    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_start_worker) as pool:
-        try:
-            names = {pool.submit(job): name for name, job in jobs.items()}
-            yield from ((names[done], done.result()) for done in as_completed(names))
-        except BrokenProcessPool as cause:
-            raise _out_of_memory(workers) from cause
-        except BaseException:
-            # Those in work are finished: what they write is found when the command is repeated.
-            pool.shutdown(cancel_futures=True)
-            raise
+    with worker_pool(workers, job="look for targets") as pool:
+        names = {pool.submit(_on_one_core, job): name for name, job in jobs.items()}
+        yield from ((names[done], done.result()) for done in as_completed(names))
 
 
-def _out_of_memory(workers: int) -> DeviceError:
-    """Say what a process means that was ended from outside: it is nearly always that."""
-    import torch  # The workers need none.
-
-    from amd_seg.training.room import GIB, free_bytes
-
-    free = free_bytes(torch.device("cpu"))
-    now = "" if free is None else f" ({free / GIB:.3g} GiB are free now)"
-    return DeviceError(
-        f"One of {workers} processes that look for targets was ended by the system, as happens "
-        f"where memory runs out{now}. What was found is kept: give the same command again, or "
-        "find the rest in fewer processes: python -m amd_seg.training.mover_files (for photos "
-        "photo_files) VIDEOS OUT --workers 1."
-    )
-
-
-def _start_worker() -> None:
-    # Ctrl-C reaches all processes of a terminal; the first one decides.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _on_one_core(job: Callable[[], int | AmdSegError]) -> int | AmdSegError:
+    # The processes share the cores already.
     require_opencv().setNumThreads(1)
+    return job()
 
 
 def _write(job: TargetJob, path: Path) -> int | AmdSegError:

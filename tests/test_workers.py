@@ -1,0 +1,117 @@
+"""No process outlives the command that started it, however the command ends."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.clips import moving_square, write_clip
+
+pytestmark = pytest.mark.skipif(not Path("/proc").is_dir(), reason="counts processes in /proc")
+
+TRAIN = """train --device cpu --steps 100000 --batch-size 2 --short-edge 32 --crop 32x48
+--stage-widths 8,8,8,8 --motion-size 64x64 --log-every 1 --warmup-steps 0"""
+
+
+def of_session(session: int) -> list[int]:
+    """The processes of a session that still run."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, _, own, *_ = status.read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(own) == session and state not in "ZX":
+            found.append(int(status.parent.name))
+    return found
+
+
+def until(is_so: Callable[[], object], seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while not is_so() and time.monotonic() < end:
+        time.sleep(0.05)
+    return bool(is_so())
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> Path:
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    first = write_clip(folder / "0.mp4", moving_square(24, height=96, width=128))
+    for number in range(1, 40):
+        shutil.copy(first, first.with_stem(str(number)))
+    return folder
+
+
+def finding_targets(clips: Path, out: Path) -> tuple[list[object], Callable[[], object]]:
+    command = [*TRAIN.split(), clips, "--out", out]
+    return command, lambda: list((out / "targets").glob("*.npz"))
+
+
+def loading_pairs(clips: Path, out: Path) -> tuple[list[object], Callable[[], object]]:
+    command = [*TRAIN.split(), clips, "--out", out, "--objective", "photometric"]
+    return [*command, "--frames", "loader", "--workers", "2"], (out / "log.jsonl").is_file
+
+
+def scoring(_: Path, out: Path) -> tuple[list[object], Callable[[], object]]:
+    noise = np.random.default_rng(0).integers(0, 255, (400, 500), np.uint8)
+    for kind in ("images", "masks"):
+        (out / kind).mkdir(parents=True)
+        Image.fromarray(noise).save(out / kind / "0.png")
+        for number in range(1, 2000):
+            os.link(out / kind / "0.png", out / kind / f"{number}.png")
+    command = ["evaluate", "ecssd", out, "--predictions", out / "masks", "--workers", "2"]
+    began = time.monotonic()
+    return command, lambda: time.monotonic() > began + 6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM"])
+@pytest.mark.parametrize("moment", [finding_targets, loading_pairs, scoring])
+def test_no_process_is_left(moment, name: str, clips: Path, tmp_path: Path) -> None:
+    command, has_come = moment(clips, tmp_path / "out")
+    run = subprocess.Popen(
+        [sys.executable, "-m", "amd_seg.cli", *map(str, command)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    is_at_work = lambda: has_come() and len(of_session(run.pid)) > 2  # noqa: E731
+    until(lambda: is_at_work() or run.poll() is not None, 120)
+    assert run.poll() is None
+    assert is_at_work()
+    run.send_signal(getattr(signal, name))
+    try:
+        assert until(lambda: not of_session(run.pid), 10), of_session(run.pid)
+    finally:
+        run.kill() if run.poll() is None else None
+        run.wait()
+
+
+@pytest.mark.slow
+def test_a_script_without_a_guard_is_told_so(clips: Path, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from amd_seg.training.presets import cpu\n"
+        "from amd_seg.training.run import train\n"
+        f"train([{str(clips)!r}], {str(tmp_path / 'out')!r}, model=cpu().model, "
+        "config=cpu().training, device='cpu')\n"
+    )
+    run = subprocess.run(
+        [sys.executable, script],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        timeout=120,
+        check=False,
+    )
+    assert run.returncode == 1
+    assert 'if __name__ == "__main__":' in run.stderr.splitlines()[-1]
