@@ -60,3 +60,23 @@ def test_a_fresh_backbone_starts_its_blocks_as_the_identity() -> None:
     for name, value in pathway.named_parameters():
         if name.endswith("bn3.weight"):
             assert not value.any(), name
+
+
+@pytest.mark.parametrize("size", [(64, 96), (65, 97), (47, 63), (24, 200)])
+def test_the_top_down_layout_draws_on_half_of_the_frame(size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    config = AMDConfig(
+        backbone="resnet18", layout="top-down", stage_widths=(8, 8, 16, 16),
+        decoder_channels=(32, 32, 32), regions=3,
+    )  # fmt: skip
+    pathway = AppearancePathway(config).eval()
+    for name, value in pathway.named_parameters():
+        if name.endswith("bn2.weight"):
+            torch.nn.init.ones_(value)  # a fresh block is the identity and reaches nowhere
+    frames = torch.randn(1, 3, *size, requires_grad=True)
+    logits = pathway(frames)
+    assert logits.shape == (1, 3, -(-size[0] // 2), -(-size[1] // 2))
+    # Each place sees the whole frame: the far corner has a say in the near one.
+    logits[0, :, 0, 0].sum().backward()
+    assert frames.grad is not None
+    assert frames.grad[0, :, -16:, -16:].any()

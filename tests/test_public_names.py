@@ -125,8 +125,9 @@ OPTIONS = {
     "--equivariance-weight --ssim-weight --shared-visibility --entropy-weight --short-edge "
     "--scale --crop --start-scale --flip --colour --sampling --max-gap --photo-share --paste-share "
     "--min-relative-motion --frames --workers --frame-step --transpose-portrait "
-    "--evaluate-every --alarms --backbone --stage-widths --dilations --head-channels "
-    "--head-dilation --dropout --padding --regions --pyramid-channels --reduced-channels "
+    "--evaluate-every --alarms --backbone --layout --stage-widths --dilations --head-channels "
+    "--head-dilation --decoder-channels --dropout --padding --regions --pyramid-channels "
+    "--reduced-channels "
     "--estimator-channels --max-displacement --normalised-volume --motion-size --quiet --debug "
     "--help",
     "finetune": "[voc2012 DIR] --out --images --masks --classes --coloured-masks --split --weights "
@@ -134,8 +135,8 @@ OPTIONS = {
     "--learning-rate --final-learning-rate --poly-power --warmup-steps --weight-decay "
     "--gradient-clip --ema-decay --precision --compile --channels-last --seed --log-every "
     "--sheet-every --checkpoint-every --keep --short-edge --scale --crop --flip --augment "
-    "--workers --backbone --stage-widths --dilations --head-channels --head-dilation --dropout "
-    "--padding --quiet --debug --help",
+    "--workers --backbone --layout --stage-widths --dilations --head-channels --head-dilation "
+    "--decoder-channels --dropout --padding --quiet --debug --help",
     "video": "INPUT --out --output --background --start --end --every --frame-rate --adapt "
     "--steps --objective --share --seed --memory --channel --save-adapted --report --threshold "
     "--refine --tta --min-confidence --smooth --weights --revision --size --device --precision "

@@ -37,7 +37,7 @@ class View:
     """Flows (batch, 2, height, width), finest first; each next one has half the size.
     Pixels of its own grid, x first: target(p) is looked for at source(p + flow)."""
     masks: Tensor | None = None
-    """(batch, region, height / 8, width / 8) of the source, at the size of its input.
+    """(batch, region, height / stride, width / stride) of the source, at the size of its input.
     None where the flow is dense and knows no regions."""
     vectors: Tensor | None = None
     """(batch, level, region, 2): what each region has moved by, in pixels of the level's grid,
@@ -68,7 +68,7 @@ class AMD(NormalisedModel):
         self.motion = MotionPathway(config)
 
     def region_logits(self, frames: Tensor) -> Tensor:
-        """Logits of the regions of each frame, (batch, region, ceil(h / 8), ceil(w / 8))."""
+        """Logits of the regions, (batch, region, ceil(h / stride), ceil(w / stride))."""
         logits: Tensor = self.appearance(self.preprocess(frames))
         return full_precision(logits)
 
@@ -79,7 +79,8 @@ class AMD(NormalisedModel):
             frames: (batch, 3, height, width), RGB, uint8 or float in 0..255.
 
         Returns:
-            (batch, region, ceil(height / 8), ceil(width / 8)), float, sums to 1 over region.
+            (batch, region, ceil(height / stride), ceil(width / stride)), float, sums to 1 over
+            region; the stride is `config.map_stride`.
         """
         return self.region_logits(frames).softmax(dim=1)
 

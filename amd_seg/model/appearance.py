@@ -1,10 +1,12 @@
-"""Eq. 1: the appearance pathway, a dilated ResNet and a head that cut one frame into regions.
+"""Eq. 1: the appearance pathway, a ResNet and a head that cut one frame into regions.
 
 The parameter names of the backbone are torchvision's, so that public ResNet weights load.
-Source: paper section 3.1 and table 4; strides, dilations and dropout as in the released code.
+Source: paper section 3.1 and table 4; strides, dilations and dropout of the dilated layout as in
+the released code. The top-down layout is ours, after feature pyramids (Lin et al., CVPR 2017).
 """
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from amd_seg.errors import InputError
 from amd_seg.model.config import AppearanceConfig, Padding
 
-STRIDES = (1, 2, 1, 1)
+STRIDES = {"dilated": (1, 2, 1, 1), "top-down": (1, 2, 2, 2)}
 BLOCKS = {"resnet18": (2, 2, 2, 2), "resnet50": (3, 4, 6, 3)}
 
 
@@ -103,7 +105,7 @@ def shortcut(inputs: int, outputs: int, stride: int, padding: Padding) -> nn.Mod
 
 
 class ResNet(nn.Module):
-    """A ResNet of output stride 8: its last two stages keep the grid and may be dilated.
+    """A ResNet, of output stride 8 with dilated last stages, or of stride 32.
 
     Attributes:
         is_checkpointed: compute the insides of stages again in the backward pass instead of
@@ -122,7 +124,7 @@ class ResNet(nn.Module):
         for index, (width, count) in enumerate(zip(widths, counts, strict=True)):
             blocks = []
             for position in range(count):
-                stride = STRIDES[index] if position == 0 else 1
+                stride = STRIDES[config.layout][index] if position == 0 else 1
                 blocks.append(
                     block(
                         inputs,
@@ -135,10 +137,12 @@ class ResNet(nn.Module):
                 inputs = width * block.expansion
             self.add_module(f"layer{index + 1}", nn.Sequential(*blocks))
         self.out_channels = inputs
+        self.expansion = block.expansion
 
     def stages(self, frames: Tensor) -> Iterator[Tensor]:
-        """Yield the outputs of the four stages, at strides 4, 8, 8 and 8."""
+        """Yield the stem's output, at stride 2, and those of the four stages."""
         features = F.relu(self.bn1(self.conv1(frames)))
+        yield features
         features = F.max_pool2d(features, 3, stride=2, padding=1)
         for name in ("layer1", "layer2", "layer3", "layer4"):
             stage = self.get_submodule(name)
@@ -167,24 +171,83 @@ class ConvNormRelu(nn.Module):
         return F.relu(self.bn(self.conv(features)))
 
 
+class DilatedHead(nn.Module):
+    """The released head: two dilated convolutions on the last stage's 1/8 grid."""
+
+    def __init__(self, config: AppearanceConfig, inputs: int) -> None:
+        super().__init__()
+        width = self.out_channels = config.head_channels
+        for name, channels in (("0", inputs), ("1", width)):
+            layer = ConvNormRelu(
+                channels, width, dilation=config.head_dilation, padding=config.padding
+            )
+            self.add_module(name, layer)
+        self.dropout = nn.Dropout2d(config.dropout)
+
+    def forward(self, frames: Tensor, stages: list[Tensor]) -> Tensor:
+        """Map the stem's and the four stages' outputs to features on the 1/8 grid."""
+        features = stages[-1]
+        for name in ("0", "1"):
+            features = self.get_submodule(name)(features)
+        dropped: Tensor = self.dropout(features)
+        return dropped
+
+
+class TopDownHead(nn.Module):
+    """A decoder from the whole frame back to its edges: coarse stages are enlarged and added.
+
+    The last step joins the stem and the picture itself on the 1/2 grid.
+    """
+
+    def __init__(self, config: AppearanceConfig, stem: int, stages: tuple[int, ...]) -> None:
+        super().__init__()
+        coarse, quarter, half = config.decoder_channels
+        self.out_channels = half
+        layer = partial(ConvNormRelu, dilation=1, padding=config.padding)
+        self.context = nn.Conv2d(stages[-1], coarse, 1)
+        self.lateral = nn.ModuleList(nn.Conv2d(inputs, coarse, 1) for inputs in stages)
+        outputs = (quarter, coarse, coarse, coarse)
+        self.merge = nn.ModuleList(layer(coarse, width) for width in outputs)
+        self.dropout = nn.Dropout2d(config.dropout)
+        self.to_half = nn.Conv2d(quarter, half, 1)
+        self.from_stem = nn.Conv2d(stem + 3, half, 1)
+        self.draw = nn.Sequential(layer(half, half), layer(half, half))
+
+    def forward(self, frames: Tensor, stages: list[Tensor]) -> Tensor:
+        """Map frames, and their stem's and four stages' outputs, to features on the 1/2 grid."""
+        stem, *pyramid = stages
+        features = self.context(pyramid[-1].mean((2, 3), keepdim=True))
+        for level in reversed(range(4)):
+            lateral = self.lateral[level](pyramid[level])
+            features = self.merge[level](lateral + _enlarged(features, lateral))
+        picture = F.avg_pool2d(frames, 2, ceil_mode=True)
+        sharp = self.from_stem(torch.cat((stem, picture.to(stem.dtype)), dim=1))
+        drawn: Tensor = self.draw(sharp + _enlarged(self.to_half(self.dropout(features)), sharp))
+        return drawn
+
+
+def _enlarged(features: Tensor, like: Tensor) -> Tensor:
+    return F.interpolate(features, like.shape[-2:], mode="bilinear", align_corners=False)
+
+
 class AppearancePathway(nn.Module):
-    """Eq. 1 without its softmax: frame -> logits of c region masks, or classes, on the 1/8 grid."""
+    """Eq. 1 without its softmax: frame -> logits of c region masks, or classes."""
 
     def __init__(self, config: AppearanceConfig) -> None:
         super().__init__()
         self.backbone = ResNet(config)
-        width = config.head_channels
-        self.head = nn.Sequential(
-            *(
-                ConvNormRelu(inputs, width, dilation=config.head_dilation, padding=config.padding)
-                for inputs in (self.backbone.out_channels, width)
-            )
-        )
-        self.dropout = nn.Dropout2d(config.dropout)
+        self.head: DilatedHead | TopDownHead
+        if config.layout == "dilated":
+            self.head = DilatedHead(config, self.backbone.out_channels)
+            reach = 8 * max(config.head_dilation, *config.dilations)
+        else:
+            widths = tuple(width * self.backbone.expansion for width in config.stage_widths)
+            self.head = TopDownHead(config, config.stage_widths[0], widths)
+            reach = 32 * max(config.dilations)
         # Reflecting needs a grid of more cells than its padding.
-        reach = max(config.head_dilation, *config.dilations)
-        self.least_size = 8 * reach + 1 if config.padding == "reflect" else 1
-        self.classifier = nn.Conv2d(width, config.outputs, 1)
+        self.least_size = reach + 1 if config.padding == "reflect" else 1
+        self.stride = config.map_stride
+        self.classifier = nn.Conv2d(self.head.out_channels, config.outputs, 1)
         self._initialise()
 
     def forward(self, frames: Tensor) -> Tensor:
@@ -194,7 +257,8 @@ class AppearancePathway(nn.Module):
             frames: (batch, 3, height, width), float, normalised per channel.
 
         Returns:
-            (batch, output, ceil(height / 8), ceil(width / 8)), float.
+            (batch, output, ceil(height / stride), ceil(width / stride)), float; the stride is 8
+            in the dilated layout, 2 in the top-down one.
 
         Raises:
             InputError: a frame is too small to be reflected at its border.
@@ -204,7 +268,8 @@ class AppearancePathway(nn.Module):
                 f"A frame of {tuple(frames.shape[-2:])} pixels is too small for padding='reflect'. "
                 f"Give {self.least_size} pixels or more, or a model with padding='zeros'."
             )
-        logits: Tensor = self.classifier(self.dropout(self.head(self.backbone(frames))))
+        features = self.head(frames, list(self.backbone.stages(frames)))
+        logits: Tensor = self.classifier(features)
         return logits
 
     def _initialise(self) -> None:
@@ -212,5 +277,7 @@ class AppearancePathway(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d) and module is not self.classifier:
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
             if isinstance(module, Bottleneck | BasicBlock):
                 nn.init.zeros_(module.last_norm.weight)

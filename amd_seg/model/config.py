@@ -12,6 +12,8 @@ T = TypeVar("T", bound="AppearanceConfig | StoredConfig")
 BACKBONES = ("resnet18", "resnet50")
 Padding = Literal["zeros", "reflect"]
 PADDINGS = get_args(Padding)
+Layout = Literal["dilated", "top-down"]
+LAYOUTS = get_args(Layout)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,15 +26,21 @@ class AppearanceConfig:
 
     backbone: str = "resnet50"
     """"resnet50" (bottlenecks, as released) or "resnet18" (basic blocks, the fast sibling)."""
+    layout: Layout = "dilated"
+    """"dilated" (as released): stages 3 and 4 keep the 1/8 grid, where the masks are drawn.
+    "top-down": stages at strides 4, 8, 16 and 32 see the whole frame, and a decoder joins them
+    again, down to masks on the 1/2 grid."""
     stage_widths: tuple[int, int, int, int] = (64, 128, 256, 512)
     """Channels of the four backbone stages, before the bottleneck's expansion by 4."""
     dilations: tuple[int, int, int, int] = (1, 1, 1, 2)
-    """Dilation of the four stages, of which the last two keep the 1/8 grid; 1,1,2,4 gives a ResNet
-    that was trained at a stride of 32 its reach back."""
+    """Dilation of the four stages; 1,1,2,4 gives a dilated ResNet that was trained at a stride of
+    32 its reach back."""
     head_channels: int = 256
-    """Channels of the two 3x3 convolutions of the segmentation head."""
+    """Channels of the two 3x3 convolutions of the dilated layout's head."""
     head_dilation: int = 6
     """Dilation of these two, in cells of the 1/8 grid; 6 suits maps of about 48x48 cells."""
+    decoder_channels: tuple[int, int, int] = (96, 64, 32)
+    """Channels of the top-down layout's decoder: on the grids 1/32 to 1/8, on 1/4, on 1/2."""
     dropout: float = 0.1
     """Share of the head's channels that training drops as a whole."""
     padding: Padding = "zeros"
@@ -43,11 +51,21 @@ class AppearanceConfig:
         """Maps that the pathway gives: regions, or classes."""
         raise NotImplementedError
 
+    @property
+    def map_stride(self) -> int:
+        """Pixels of a frame, along an edge, for each cell of its maps."""
+        return 8 if self.layout == "dilated" else 2
+
     def __post_init__(self) -> None:
         # The upper limits keep a config from elsewhere from asking for absurd amounts of memory.
         check = partial(require, self)
-        for name, choices in (("backbone", BACKBONES), ("padding", PADDINGS)):
+        for name, choices in (
+            ("backbone", BACKBONES),
+            ("layout", LAYOUTS),
+            ("padding", PADDINGS),
+        ):
             check(name, getattr(self, name) in choices, f"one of {choices}")
+        _require_numbers(self, "decoder_channels", (3, 3), 4096)
         for name, high in (("stage_widths", 4096), ("dilations", 64)):
             _require_numbers(self, name, (4, 4), high)
         for name, high in (("head_channels", 4096), ("head_dilation", 64)):
