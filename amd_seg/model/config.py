@@ -94,7 +94,7 @@ class AMDConfig(AppearanceConfig):
     normalised_volume: bool = False
     """Compare features of mean 0 and length 1 in the cost volume, in place of the features as they
     are (as released): what matches stands out however small the features are, so that a flow is
-    learned in hundreds of steps (docs/experiments.md, section 3)."""
+    learned in hundreds of steps (notes/experiments.md, section 3)."""
     motion_size: tuple[int, int] = (384, 640)
     """Height and width, in pixels, at which the motion pathway and the objective see a frame."""
 

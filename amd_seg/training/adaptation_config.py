@@ -19,7 +19,7 @@ AdaptationObjective = Literal["mover", "photometric", "flow-fit"]
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptationConfig:
-    """How a model is adapted to a clip; what each default was chosen by is in docs/experiments.md.
+    """How a model is adapted to a clip; what each default was chosen by is in notes/experiments.md.
 
     Raises:
         ConfigError: a value is outside what adaptation allows.

@@ -65,7 +65,7 @@ def cpu() -> FinetuneConfig:
     """What two CPU cores do in minutes, for a few hundred photos.
 
     So few steps want a higher learning rate: 80 of them on 165 photos of VOC scored 8.3 at 0.05,
-    4.6 at 0.01 (docs/experiments.md).
+    4.6 at 0.01 (notes/experiments.md).
     """
     return FinetuneConfig(
         steps=600,

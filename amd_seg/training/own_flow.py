@@ -19,7 +19,7 @@ class OwnFlow:
     Args:
         weights: a name, folder, file or repository, see `load_weights`.
         motion_size: height and width, in pixels, at which the flow is found; None is that of the
-            weights. A finer one parts small things from their ground (docs/experiments.md).
+            weights. A finer one parts small things from their ground (notes/experiments.md).
 
     Raises:
         WeightsError: they cannot be loaded.

@@ -203,7 +203,7 @@ def paper() -> Preset:
 
 
 # The object channel, taught by what moves: eq. 7 from scratch needs more steps than either preset
-# below has, and at that scale it splits frames by place (docs/experiments.md).
+# below has, and at that scale it splits frames by place (notes/experiments.md).
 _BY_MOTION = TrainingConfig(
     objective="mover",
     optimizer="adamw",
