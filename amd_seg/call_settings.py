@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-from amd_seg.colour_model import require_opencv
 from amd_seg.errors import InputError
 from amd_seg.refinement import REFINEMENTS
 
@@ -16,7 +15,6 @@ class CallSettings:
 
     Raises:
         InputError: a setting cannot be used.
-        ConfigError: GrabCut is asked for, and OpenCV is not installed.
     """
 
     size: int
@@ -38,8 +36,6 @@ class CallSettings:
         ways = f"give one of {', '.join(REFINEMENTS)}"
         self._require("refine", self.refine in REFINEMENTS, ways)
         self._require("min_confidence", 0 <= self.min_confidence <= 1, "it must be 0 to 1")
-        if self.refine == "grabcut":
-            require_opencv()
 
     def _require(self, name: str, holds: bool, allowed: str) -> None:
         if not holds:

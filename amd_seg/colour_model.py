@@ -1,11 +1,7 @@
-"""Masks redrawn by a colour model of their picture; all OpenCV, the extra `flow`."""
-
-from types import ModuleType
+"""Masks redrawn by a colour model of their picture."""
 
 import numpy as np
 from numpy.typing import NDArray
-
-from amd_seg.errors import ConfigError
 
 SURE_BACKGROUND = 0.15
 """Probability of the object below which the colour model takes a pixel for background."""
@@ -34,7 +30,8 @@ def redraw_by_colour(
 
     Source: Rother et al., GrabCut, SIGGRAPH 2004.
     """
-    cv2 = require_opencv()
+    import cv2
+
     labels = np.where(background, cv2.GC_BGD, cv2.GC_PR_BGD).astype(np.uint8)
     labels[mask] = cv2.GC_PR_FGD
     # The colour model has five components a side and cannot start from fewer pixels.
@@ -71,19 +68,3 @@ def iou(mask: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
     """Give intersection over union of two masks; 1 where both are empty."""
     union = int((mask | other).sum())
     return int((mask & other).sum()) / union if union else 1.0
-
-
-def require_opencv() -> ModuleType:
-    """Import OpenCV, or say how to get it.
-
-    Raises:
-        ConfigError: OpenCV is not installed.
-    """
-    try:
-        import cv2
-    except ImportError as cause:
-        raise ConfigError(
-            "Dense flow and GrabCut need OpenCV, which is not installed. "
-            'Install it with: pip install "amd-seg[flow]"'
-        ) from cause
-    return cv2

@@ -63,7 +63,6 @@ def refine_map(pixels: Pixels, cells: Map, how: str) -> Map:
         (height, width), float32, 0..1.
 
     Raises:
-        ConfigError: GrabCut is asked for, and OpenCV is not installed.
         InputError: `how` is unknown.
     """
     if how == "guided":

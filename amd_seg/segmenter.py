@@ -145,7 +145,7 @@ class Segmenter:
             refine: how the network's coarse map, an eighth of what it sees, gets the photo's
                 edges: "none" (enlarged, as published), "guided" (a guided filter), "colour" (which
                 colours are the object's, and which the ground's) or "grabcut" (the same with a
-                cut, by OpenCV: the extra `flow`). See `refinement`.
+                cut). See `refinement`.
             tta: show the network each photo at three sizes, each mirrored too, and take the
                 mean: six times the work.
             min_confidence: `Segmentation.confidence`, 0 to 1, below which the photo counts as one
@@ -156,7 +156,6 @@ class Segmenter:
 
         Raises:
             InputError: an argument cannot be used.
-            ConfigError: "grabcut" is asked for, and OpenCV is not installed.
             MediaError: an image cannot be read; an iterator raises it in that image's place.
             DeviceError: the device ran out of memory.
         """
@@ -197,7 +196,6 @@ class Segmenter:
 
         Raises:
             InputError: an argument, not an image, cannot be used.
-            ConfigError: "grabcut" is asked for, and OpenCV is not installed.
             DeviceError: the device ran out of memory.
         """
         settings = CallSettings(

@@ -202,7 +202,7 @@ class VideoSegmenter:
         Raises:
             InputError: nothing moves in the clip, or there is no such region.
             MediaError: the clip cannot be read.
-            ConfigError: a setting cannot be used, or OpenCV is needed and not installed.
+            ConfigError: a setting cannot be used.
             DeviceError: a step does not fit the memory.
             TrainingDivergedError: the loss is not finite.
         """

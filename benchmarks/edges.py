@@ -15,7 +15,6 @@ from time import process_time
 
 import torch
 
-from amd_seg.colour_model import require_opencv
 from amd_seg.evaluation.datasets import Dataset, open_dataset
 from amd_seg.evaluation.networks import from_network
 from amd_seg.evaluation.report import shown
@@ -40,7 +39,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    require_opencv().setNumThreads(1)
+    import cv2
+
+    cv2.setNumThreads(1)
     datasets = list(find(options.data, options.every))
     costs = times(options.data / "ecssd", options)
     print(

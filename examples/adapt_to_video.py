@@ -2,7 +2,7 @@
 
     python examples/adapt_to_video.py clip.mp4 masks.mp4 before_and_after.jpg
 
-Needs OpenCV (pip install "amd-seg[flow]"), and a minute or two on a CPU.
+Takes a minute or two on a CPU.
 """
 
 import sys

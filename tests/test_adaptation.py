@@ -1,8 +1,6 @@
 """A model adapted to one clip: a real tiny one, to a patch whose place is known."""
 
 import dataclasses
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +9,6 @@ import torch
 from numpy.typing import NDArray
 
 from amd_seg.errors import ConfigError, DeviceError, InputError
-from amd_seg.media.frames import FrameReader
 from amd_seg.media.video import open_video
 from amd_seg.model.amd import AMD
 from amd_seg.model.config import AMDConfig, WeightsConfig
@@ -210,23 +207,6 @@ def test_a_known_channel_gives_way_to_a_clearly_faster_one() -> None:
     assert close.unless_clear(0) == close
     assert close.unless_clear(0, lead=4.0).channel == 0
     assert ChannelChoice(0, (0.0, 0.0)).margin == 0
-
-
-def test_opencv_is_named_before_the_clip_is_read(
-    model: AMD, weights: WeightsConfig, clip: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "cv2", None)
-
-    class Unread:
-        source, frame_rate = "clip", None
-
-        def __iter__(self) -> Iterator[object]:
-            raise AssertionError("the clip was read")
-
-    unread: FrameReader = Unread()  # type: ignore[assignment]
-    with pytest.raises(ConfigError, match=r"amd-seg\[flow\]"):
-        adapt(model, weights, unread, MOVER)
-    assert adapt(model, weights, open_video(clip), PHOTOMETRIC).report.steps == 8
 
 
 def test_steps_fit_the_memory_that_they_may_take(

@@ -119,7 +119,6 @@ def test_two_processes_go_on_where_they_were_stopped(clips: str, tmp_path: Path)
 
 
 def test_a_process_that_joins_a_run_draws_its_own_crops(tmp_path: Path) -> None:
-    pytest.importorskip("cv2")
     clip = write_clip(tmp_path / "clip.mp4", list(moving_patch(12)[0]), rate=24)
     write_targets_of_clips(find_clips([str(clip)]), tmp_path / "targets", workers=1)
     run, flags = tmp_path / "run", ("--objective", "mover", "--max-gap", "1", "--short-edge", "72")

@@ -221,14 +221,6 @@ def test_a_setting_that_cannot_be_used_is_named(settings, named):
         MoverConfig(**settings)
 
 
-def test_without_opencv_the_message_says_how_to_get_it(monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(ConfigError, match=r'pip install "amd-seg\[flow\]"'):
-        mover_targets(moving_patch(2)[0], CONFIG)
-    with pytest.raises(ConfigError, match=r"amd-seg\[flow\]"):
-        write_mover_targets({}, tmp_path)
-
-
 def test_files_are_written_once_and_again_when_broken_or_of_other_settings(tmp_path):
     frames, _ = moving_patch(3)
     clips = {"a": lambda: frames, "b": still_clip}

@@ -1,7 +1,5 @@
 """From the coarse map to the photo's edges: guided filter, GrabCut, and both on whole photos."""
 
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -9,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amd_seg.colour_model import iou
-from amd_seg.errors import ConfigError, InputError
+from amd_seg.errors import InputError
 from amd_seg.guided_filter import box_filter, guided_coefficients
 from amd_seg.refinement import AGREEMENT, CELL, EPSILON, REFINEMENTS, refine_map
 from amd_seg.upsampling import upsample
@@ -180,10 +178,3 @@ def test_nothing_and_everything_stay_so(how: str, level: float, size: tuple[int,
 def test_an_unknown_way_is_told_the_known_ones() -> None:
     with pytest.raises(InputError, match="give one of none, guided, colour, grabcut"):
         refine_map(scene(20, 20)[0], np.zeros((2, 2), np.float32), "crf")
-
-
-def test_grabcut_without_opencv_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    # A module that is None in sys.modules is one that cannot be imported.
-    monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(ConfigError, match=r'pip install "amd-seg\[flow\]"'):
-        refine_map(scene(20, 20)[0], np.zeros((2, 2), np.float32), "grabcut")

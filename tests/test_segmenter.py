@@ -1,7 +1,6 @@
 import dataclasses
 import io
 import logging
-import sys
 from collections.abc import Callable, Iterator
 from itertools import count, islice
 from pathlib import Path
@@ -15,7 +14,6 @@ from PIL import Image, ImageCms
 from torch.nn.functional import interpolate
 
 from amd_seg import (
-    ConfigError,
     DeviceError,
     InputError,
     MediaError,
@@ -153,7 +151,8 @@ def test_the_network_sees_a_bounded_frame(height: int, width: int, size: int) ->
 
 
 def test_enlarging_is_as_published() -> None:
-    cv2 = pytest.importorskip("cv2")
+    import cv2
+
     pixels = photo(30, 41)
     frame = resize_for_network(pixels, 48).permute(1, 2, 0).numpy()
     reference = cv2.resize(pixels, (frame.shape[1], frame.shape[0]))
@@ -368,14 +367,6 @@ def test_every_way_to_refine_goes_through_a_call(segmenter: Segmenter, refine: s
     assert result.refine == refine
     assert result.saliency.shape == (40, 60)
     np.testing.assert_array_equal(result.region_masks, segmenter(photo()).region_masks)
-
-
-def test_grabcut_without_opencv_is_refused_before_a_photo_is_read(
-    segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(ConfigError, match=r'pip install "amd-seg\[flow\]"'):
-        segmenter("none.png", refine="grabcut")
 
 
 def test_views_are_averaged(segmenter: Segmenter) -> None:

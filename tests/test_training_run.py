@@ -129,7 +129,6 @@ def test_sigterm_ends_with_a_checkpoint_and_a_clear_line(clips: str, tmp_path: P
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
 def test_a_signal_before_the_first_step_ends_the_run_at_once(tmp_path: Path, name: str) -> None:
-    pytest.importorskip("cv2")
     (tmp_path / "clips").mkdir()
     first = write_clip(tmp_path / "clips" / "0.mp4", moving_square(24, height=96, width=128))
     for number in range(1, 40):
@@ -214,7 +213,6 @@ def test_a_resumed_run_knows_what_it_started_from(
 def test_a_resumed_run_learns_from_its_own_targets_by_its_own_seed(
     tiny_config: AMDConfig, tmp_path: Path
 ) -> None:
-    pytest.importorskip("cv2")
     clip, run, whole = (tmp_path / name for name in ("0.mp4", "run", "whole"))
     clips = find_clips([str(mover_clip(clip))])
     targets, others = tmp_path / "targets", tmp_path / "others"
@@ -259,8 +257,6 @@ def test_a_run_is_not_resumed_as_another_and_keeps_its_settings(
     training: dict[str, Any],
     message: str,
 ) -> None:
-    if training.get("objective") == "mover":
-        pytest.importorskip("cv2")
     tiny_config = dataclasses.replace(tiny_config, regions=3)
     train([clips], tmp_path, model=tiny_config, config=SETTINGS, device="cpu")
     settings = (tmp_path / "config.json").read_text()
@@ -297,8 +293,6 @@ def mover_clip(path: Path, seed: int = 0) -> Path:
 def test_a_run_goes_on_with_its_own_clips_only_wherever_they_lie(
     tiny_config: AMDConfig, tmp_path: Path, objective: str
 ) -> None:
-    if objective == "movers":
-        pytest.importorskip("cv2")
     home, run, whole = (tmp_path / name for name in ("home", "run", "whole"))
     home.mkdir()
     for number in range(2):
@@ -406,7 +400,6 @@ def test_the_channel_of_the_weights_is_kept_unless_another_moves_clearly_more(
 def test_the_mover_objective_teaches_the_object_of_the_weights(
     tiny_config: AMDConfig, tmp_path: Path
 ) -> None:
-    pytest.importorskip("cv2")
     model = AMD(tiny_config)
     with torch.no_grad():
         model.appearance.classifier.bias[3] += 9  # region 3 has nearly every pixel
@@ -592,7 +585,6 @@ def test_the_paper_s_recipe_takes_clips_that_do_not_fit_the_memory(
 
 @pytest.mark.parametrize("is_due", [False, True])
 def test_the_room_of_targets_is_known_before_they_are_loaded(tmp_path: Path, is_due: bool) -> None:
-    pytest.importorskip("cv2")
     clips = find_clips([str(mover_clip(tmp_path / f"{number}.mp4", number)) for number in range(2)])
     folder = tmp_path / "targets"
     write_targets_of_clips(clips if not is_due else clips[:1], folder, workers=1)

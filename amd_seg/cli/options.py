@@ -64,7 +64,7 @@ def refinement_options(command: Command) -> Command:
         "--refine",
         type=click.Choice(REFINEMENTS),
         default=DEFAULT_REFINEMENT,
-        help="How masks find the edges of the photo; grabcut needs OpenCV.",
+        help="How masks find the edges of the photo.",
     )
     tta = click.option(
         "--tta", is_flag=True, help="Mean of three sizes, each mirrored too: six times the work."

@@ -81,7 +81,7 @@ def train(
 
     \b
     Presets: paper (eq. 7; 8 GPUs, days), single-gpu (25 minutes), cpu (2 hours);
-    the last two are taught by what moves, and need OpenCV.
+    the last two are taught by what moves.
     """
     goes_on = resume and ablate_regions is None
     start = _saved_settings(out) if goes_on else _preset(preset, init)

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from amd_seg.colour_model import require_opencv
 from amd_seg.device import resolve_precision
 from amd_seg.media.frames import FrameReader
 from amd_seg.model.amd import AMD
@@ -111,7 +110,6 @@ def adapt(
     Raises:
         InputError: nothing moves in the clip, or there is no such region.
         MediaError: the clip cannot be read.
-        ConfigError: the objective needs OpenCV, which is not installed.
         DeviceError: a step does not fit the memory.
         TrainingDivergedError: the loss is not finite.
     """
@@ -119,8 +117,6 @@ def adapt(
     check_channel(channel, weights)
     clock = _Clock()
     with _own_randomness(config.seed, model.mean.device):
-        if config.objective == "mover":
-            require_opencv()  # Before a long clip is read, not after it.
         frames = gather_frames(clip, config, short_edge=config.frame_size(weights.input_size))
         clock.lap("frames")
         lessons = _lessons(model, weights, frames, config, channel)

@@ -7,8 +7,6 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from amd_seg.colour_model import require_opencv
-
 Flow = Callable[[NDArray[np.uint8], NDArray[np.uint8]], NDArray[np.float32]]
 """Dense flow from the first frame to the second.
 
@@ -63,12 +61,10 @@ class PairEvidence:
 def dis_flow(frame_i: NDArray[np.uint8], frame_j: NDArray[np.uint8], /) -> NDArray[np.float32]:
     """Give the dense flow of OpenCV's DIS (medium preset), a classical method; see `Flow`.
 
-    Raises:
-        ConfigError: OpenCV is not installed.
-
     Source: Kroeger et al., Fast Optical Flow using Dense Inverse Search, ECCV 2016.
     """
-    cv2 = require_opencv()
+    import cv2
+
     method = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     grey_i, grey_j = (cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in (frame_i, frame_j))
     flow: NDArray[np.float32] = method.calc(grey_i, grey_j, None)
@@ -112,7 +108,8 @@ def background_residual(flow: NDArray[np.float32]) -> NDArray[np.float32] | None
     Returns:
         (height, width), float32.
     """
-    cv2 = require_opencv()
+    import cv2
+
     height, width = flow.shape[:2]
     rows, columns = np.mgrid[:height, :width].astype(np.float32)
     points = np.stack((columns, rows), axis=-1)  # (height, width, 2), x first
@@ -137,7 +134,8 @@ def resize_frames(frames: NDArray[np.uint8], short_edge: int) -> NDArray[np.uint
     size = scaled_size((height, width), min(short_edge, height, width))
     if size == (height, width) or not len(frames):
         return frames
-    cv2 = require_opencv()
+    import cv2
+
     return np.stack(
         [cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA) for frame in frames]
     )
@@ -147,7 +145,8 @@ def resize(values: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.flo
     """Give a map (height, width) at another size (height, width)."""
     if values.shape == size:
         return values
-    cv2 = require_opencv()
+    import cv2
+
     way = cv2.INTER_AREA if size[0] < values.shape[0] else cv2.INTER_LINEAR
     resized: NDArray[np.float32] = cv2.resize(values, size[::-1], interpolation=way)
     return resized
@@ -162,7 +161,8 @@ def scaled_size(size: tuple[int, int], short_edge: int | None) -> tuple[int, int
 
 def _otsu(values: NDArray[np.float32], top: float) -> float:
     """Give the threshold between two classes of values in 0..top."""
-    cv2 = require_opencv()
+    import cv2
+
     level, _ = cv2.threshold(
         np.rint(values * (255 / top)).astype(np.uint8), 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU
     )

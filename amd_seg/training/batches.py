@@ -11,7 +11,6 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
-from amd_seg.colour_model import require_opencv
 from amd_seg.errors import ConfigError, InputError
 from amd_seg.training.clips import Clip, find_clips, find_photos
 from amd_seg.training.data import FrameStore, PairSampler
@@ -86,13 +85,11 @@ def open_batches(
 
     Raises:
         ConfigError: the batch cannot be shared by the processes, a folder does not fit the
-            objective, or OpenCV is needed and not installed.
+            objective.
         InputError, MediaError: the clips, or their targets, cannot be used.
     """
     require_shareable(config, processes)
     _require_used(config, targets=targets, photos=photos, photo_targets=photo_targets)
-    if config.flow_teacher_weight:
-        require_opencv()  # Before all clips are decoded, not after it.
     clips = find_clips(roots)
     if config.objective == "mover":
         # What is missing is said now, not when the clips' targets have been found.

@@ -49,11 +49,7 @@ class MotionEvidence:
 def find_motion(
     stretches: Sequence[Stretch], *, most: int, frame_rate: float | None
 ) -> MotionEvidence:
-    """Look for movers on at most `most` frames, spread evenly over the stretches.
-
-    Raises:
-        ConfigError: OpenCV is not installed.
-    """
+    """Look for movers on at most `most` frames, spread evenly over the stretches."""
     config = MoverConfig(grabcut=False, min_confidence=LEAST_MOTION)
     config = config if frame_rate is None else config.at_rate(frame_rate)
     lengths = [len(stretch.numbers) for stretch in stretches]
@@ -92,9 +88,6 @@ def agreed_targets(motion: MotionEvidence, saliency: NDArray[np.float32], name: 
         motion: what moves.
         saliency: (frame, height, width), float32, 0..1: the object as the network sees it.
         name: of the clip.
-
-    Raises:
-        ConfigError: OpenCV is not installed.
     """
     trust = trust_in_network(motion, saliency)
     words = zip(saliency, motion.maps, strict=True)

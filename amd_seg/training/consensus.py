@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from amd_seg.colour_model import require_opencv
 from amd_seg.training.superpixels import Superpixels, superpixels
 
 PATCHES = 500
@@ -46,9 +45,6 @@ def vote(
 
     Returns:
         The map of each frame after the vote, constant over each patch.
-
-    Raises:
-        ConfigError: OpenCV is not installed.
     """
     cuts = [_cut(frame) for frame in frames]
     graph = _Graph.of(np.concatenate([_features(cut) for cut in cuts]))
@@ -86,7 +82,8 @@ class _Graph:
 
 
 def _cut(frame: NDArray[np.uint8]) -> Superpixels:
-    cv2 = require_opencv()
+    import cv2
+
     lab = cv2.cvtColor(frame.astype(np.float32) / np.float32(255), cv2.COLOR_RGB2Lab)
     return superpixels(lab, PATCHES)
 

@@ -88,7 +88,6 @@ def write_consented_targets(
 
     Raises:
         WeightsError: the weights cannot be had.
-        ConfigError: OpenCV is needed and not installed.
     """
     pretrained = load_weights(weights)
     model = pretrained.model.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]

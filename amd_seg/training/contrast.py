@@ -10,7 +10,6 @@ numbers of its equations are given below.
 import numpy as np
 from numpy.typing import NDArray
 
-from amd_seg.colour_model import require_opencv
 from amd_seg.training.superpixels import Superpixels, superpixels
 
 REACH = 7.0
@@ -34,11 +33,9 @@ def boundary_contrast(frame: NDArray[np.uint8], patches: int) -> NDArray[np.floa
 
     Returns:
         (height, width), float32, 0..1; the least salient patch is 0, the most salient 1.
-
-    Raises:
-        ConfigError: OpenCV is not installed.
     """
-    cv2 = require_opencv()
+    import cv2
+
     lab = cv2.cvtColor(frame.astype(np.float32) / np.float32(255), cv2.COLOR_RGB2Lab)
     parts = superpixels(lab, patches)
     colour_distance = np.linalg.norm(parts.colours[:, None] - parts.colours, axis=-1)
@@ -109,7 +106,8 @@ def _spread(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _otsu(values: NDArray[np.float64]) -> float:
     """Give the threshold between two classes of values in 0..1."""
-    cv2 = require_opencv()
+    import cv2
+
     levels = np.rint(values * 255).astype(np.uint8).reshape(-1, 1)
     level, _ = cv2.threshold(levels, 0, 255, cv2.THRESH_OTSU)
     return float(level) / 255

@@ -19,9 +19,6 @@ def teacher_error(reconstruction: Reconstruction) -> Tensor:
     Returns:
         Pixels of the motion size; the mean over pixels, then over levels, so that the coarse ones
         learn to find what moves far.
-
-    Raises:
-        ConfigError: OpenCV is not installed.
     """
     views = (reconstruction.view_i, reconstruction.view_j)
     return torch.stack([_error(view) for view in views]).mean()

@@ -50,7 +50,6 @@ def write_mover_targets(
 
     Raises:
         MediaError: more than one in a hundred cannot be read; the others are done.
-        ConfigError: OpenCV is not installed.
     """
     jobs = {}
     for name, source in clips.items():

@@ -123,9 +123,6 @@ def mover_targets(
         config: how to look; the default was chosen on clips of 24 frames a second.
         flow: the dense flow, see `Flow`.
         among: the frames that a target is looked for on; None takes each `config.every`-th.
-
-    Raises:
-        ConfigError: OpenCV is not installed.
     """
     config = config or MoverConfig()
     size = (0, 0)

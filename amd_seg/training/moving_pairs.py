@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from amd_seg.colour_model import require_opencv
 from amd_seg.training.background import background_residual, dis_flow, resize_frames
 from amd_seg.training.data import PairSampler
 from amd_seg.training.loader import PairLoader
@@ -32,7 +31,6 @@ class MovingPairs(Iterator[PairBatch]):
     """
 
     def __init__(self, pairs: PairSampler | PairLoader, least_motion: float) -> None:
-        require_opencv()
         self._pairs, self._least = pairs, least_motion
         self._has_warned = False
 

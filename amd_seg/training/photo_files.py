@@ -38,7 +38,6 @@ def write_photo_targets(
 
     Raises:
         MediaError: more than one in a hundred cannot be read; the others are done.
-        ConfigError: OpenCV is not installed.
         InputError: two photos have one name.
     """
     config = config or PhotoConfig()

@@ -43,9 +43,6 @@ def photo_targets(photo: NDArray[np.uint8], config: PhotoConfig | None = None) -
 
     Returns:
         One target, of frame 0.
-
-    Raises:
-        ConfigError: OpenCV is not installed.
     """
     config = config or PhotoConfig()
     small = resize_frames(photo[None], config.work_height)[0]

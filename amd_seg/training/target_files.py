@@ -12,7 +12,6 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from amd_seg.colour_model import require_opencv
 from amd_seg.errors import AmdSegError, InputError, MediaError
 from amd_seg.media.files import make_folder, write_atomically
 from amd_seg.training.clips import Clip, require_mostly_intact
@@ -83,10 +82,8 @@ def write_targets(
 
     Raises:
         MediaError: more than one in a hundred cannot be read; the others are done.
-        ConfigError: OpenCV is not installed.
         DeviceError: a process was killed, as happens where memory runs out, or could not begin.
     """
-    require_opencv()
     out = Path(folder)
     make_folder(out)
     paths = {name: out / f"{name}.npz" for name in jobs}
@@ -119,7 +116,9 @@ def _run(
 
 def _on_one_core(job: Callable[[], int | AmdSegError]) -> int | AmdSegError:
     # The processes share the cores already.
-    require_opencv().setNumThreads(1)
+    import cv2
+
+    cv2.setNumThreads(1)
     return job()
 
 

@@ -39,7 +39,6 @@ def target_lessons(
     """Find targets on at most `config.targets` frames of a clip.
 
     Raises:
-        ConfigError: OpenCV is not installed.
         DeviceError: a step does not fit the memory.
     """
     taught = weights.object_channel if channel is None else channel
