@@ -22,13 +22,12 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image, ImageCms, ImageOps
 
 from amd_seg.errors import AmdSegError, InputError, MediaError
+from amd_seg.media.files import find_images, natural_key, write_atomically
 from amd_seg.media.images import (
     Photo,
-    find_images,
     photo_from_array,
     read_image,
     save_image,
-    write_atomically,
 )
 
 WIDTH, HEIGHT = 24, 16
@@ -56,12 +55,19 @@ def png_chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def raw_png(
-    depth: int, colour_type: int, pixel: bytes, *, size: tuple[int, int] = (WIDTH, HEIGHT)
+    depth: int,
+    colour_type: int,
+    pixels: bytes,
+    *,
+    size: tuple[int, int] = (WIDTH, HEIGHT),
+    clear: bytes = b"",
 ) -> bytes:
-    """A PNG of one colour with any header: Pillow itself writes no 16-bit colour."""
+    """A PNG of any header, its pixels repeated: Pillow itself writes no 16-bit colour."""
     header = struct.pack(">IIBBBBB", *size, depth, colour_type, 0, 0, 0)
-    rows = (b"\0" + pixel * WIDTH) * HEIGHT
-    body = png_chunk(b"IHDR", header) + png_chunk(b"IDAT", zlib.compress(rows))
+    width = WIDTH * (3 if colour_type == 2 else 2 if colour_type == 4 else 1 + colour_type // 2)
+    row = (pixels * WIDTH * depth)[: width * depth // 8]
+    body = png_chunk(b"IHDR", header) + (png_chunk(b"tRNS", clear) if clear else b"")
+    body += png_chunk(b"IDAT", zlib.compress((b"\0" + row) * HEIGHT))
     return b"\x89PNG\r\n\x1a\n" + body + png_chunk(b"IEND", b"")
 
 
@@ -295,6 +301,52 @@ def test_16_bit_values_are_scaled_and_not_clipped() -> None:
     np.testing.assert_array_equal(photo.pixels[..., 1], np.rint(values / 257).astype(np.uint8))
 
 
+@pytest.mark.parametrize(
+    ("depth", "pixels", "clear", "others"),
+    [
+        (1, b"\x55", 0, 255),
+        (2, b"\x77", 1, 255),
+        (4, b"\x3f", 3, 255),
+        (8, b"\x3c\xff", 0x3C, 255),
+        (16, b"\x3c\x01\x3c\x02", 0x3C01, 60),
+    ],
+)
+def test_the_one_clear_grey_of_a_png_is_in_the_depth_of_the_file(
+    depth: int, pixels: bytes, clear: int, others: int
+) -> None:
+    data = raw_png(depth, 0, pixels, clear=struct.pack(">H", clear))
+    for source in (data, io.BytesIO(data), Image.open(io.BytesIO(data))):
+        found = read_image(source).pixels
+        assert (found[:, ::2] == 128).all()
+        assert (found[:, 1::2] == others).all()
+
+
+@pytest.mark.parametrize("depth", [8, 16])
+def test_the_one_clear_colour_of_a_png_is_in_the_depth_of_the_file(depth: int) -> None:
+    kind = ">3H" if depth == 16 else ">3B"
+    clear, near = (0x12, 0xC0, 0x20), (0x12, 0xC0, 0x21)  # The same in 8 bits for 16.
+    scale = 0 if depth == 8 else 0x4000
+    clear, near = (tuple(value + scale for value in colour) for colour in (clear, near))
+    pixels = struct.pack(kind, *clear) + struct.pack(kind, *near)
+    data = raw_png(depth, 2, pixels, clear=struct.pack(">3H", *clear))
+    for source in (data, Image.open(io.BytesIO(data))):
+        found = read_image(source).pixels
+        assert (found[:, ::2] == 128).all()
+        assert (found[:, 1::2] == (near if depth == 8 else (0x40,) * 3)).all()
+
+
+def test_a_stream_is_read_from_its_beginning(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    stream = io.BytesIO()
+    plain("RGB", COLOUR).save(stream, "PNG")  # It stands at its end now.
+    path.write_bytes(stream.getvalue())
+    with open(path, "rb") as file:
+        for source in (stream, file, memoryview(stream.getvalue())):
+            assert mean_colour(read_image(source)) == pytest.approx(COLOUR)
+    with open(path, encoding="latin-1") as text, pytest.raises(InputError, match="in binary mode"):
+        read_image(text)
+
+
 @pytest.mark.parametrize("value", [1.5, -0.1, float("nan"), float("inf")])
 def test_floats_outside_their_range_are_refused(value: float) -> None:
     with pytest.raises(MediaError, match=r"outside 0\.\.1\. Scale them"):
@@ -339,7 +391,7 @@ def test_exif_orientation_is_applied(form: str, orientation: int) -> None:
 
 
 def test_many_blocks_of_rows_make_one_photo(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("amd_seg.media.pixels.BLOCK_PIXELS", 3 * WIDTH)
+    monkeypatch.setattr("amd_seg.media.images.BLOCK_PIXELS", 3 * WIDTH)
     values = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
     image = Image.fromarray(values)
     image.getexif()[0x0112] = 6
@@ -768,8 +820,6 @@ def test_everything_that_stands_for_nothing_is_named() -> None:
 
 @given(st.lists(st.integers(0, 10**12), min_size=1, max_size=20, unique=True))
 def test_numbers_in_names_count_as_numbers(numbers: list[int]) -> None:
-    from amd_seg.media.files import natural_key
-
     names = [Path(f"clip/frame{number}.jpg") for number in numbers]
     in_order = [Path(f"clip/frame{number}.jpg") for number in sorted(numbers)]
     assert sorted(names, key=natural_key) == in_order
@@ -777,8 +827,6 @@ def test_numbers_in_names_count_as_numbers(numbers: list[int]) -> None:
 
 @given(st.lists(st.text(min_size=1), min_size=2, max_size=6))
 def test_any_names_can_be_ordered(names: list[str]) -> None:
-    from amd_seg.media.files import natural_key
-
     assert len(sorted(map(Path, names), key=natural_key)) == len(names)
 
 

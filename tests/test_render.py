@@ -174,7 +174,7 @@ def test_blocks_of_rows_leave_no_seam(monkeypatch: pytest.MonkeyPatch) -> None:
         ]
 
     whole = pictures()
-    monkeypatch.setattr("amd_seg.media.pixels.BLOCK_PIXELS", 90)
+    monkeypatch.setattr("amd_seg.media.images.BLOCK_PIXELS", 90)
     assert whole == pictures()
 
 

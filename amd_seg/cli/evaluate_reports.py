@@ -29,7 +29,7 @@ def check_reports(options: dict[str, Any]) -> None:
         MediaError: a name is a folder's.
     """
     from amd_seg.media.files import check_target
-    from amd_seg.media.formats import WRITERS
+    from amd_seg.media.images import WRITERS
 
     sheet, paths = options["sheet"], list(_files(options).values())
     if sheet is not None and Path(sheet).suffix.lower() not in WRITERS:

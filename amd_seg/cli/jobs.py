@@ -172,7 +172,7 @@ def _check_out(jobs: Sequence[Job], out: str | None, output: str) -> None:
         if Path(out).is_file():
             raise click.UsageError(f"-o {out} is a file. With several photos give a folder.")
         return
-    from amd_seg.media.formats import FORMATS_WITHOUT_ALPHA, WRITERS
+    from amd_seg.media.images import FORMATS_WITHOUT_ALPHA, WRITERS
 
     suffix = Path(out).suffix.lower()
     if suffix not in WRITERS:

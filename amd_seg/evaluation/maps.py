@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from amd_seg.errors import InputError, MediaError
-from amd_seg.media.formats import load, opened
+from amd_seg.media.images import load, opened
 
 Bytes = NDArray[np.uint8]
 Mask = NDArray[np.bool_]

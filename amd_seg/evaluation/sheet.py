@@ -9,9 +9,8 @@ from amd_seg.evaluation.layouts import Sample
 from amd_seg.evaluation.run import Evaluation
 from amd_seg.evaluation.scoring import Row, truth_of
 from amd_seg.evaluation.semantic import LabelTruth
-from amd_seg.media.images import read_image, save_image
+from amd_seg.media.images import Pixels, read_image, save_image
 from amd_seg.media.labels import render_labels_overlay
-from amd_seg.media.pixels import Pixels
 from amd_seg.media.render import render_overlay
 
 CELL = (240, 180)

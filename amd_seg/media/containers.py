@@ -12,7 +12,7 @@ from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from amd_seg.errors import MediaError
-from amd_seg.media.formats import MAX_FRAME_PIXELS, require_at_most
+from amd_seg.media.images import MAX_FRAME_PIXELS, require_at_most
 
 if TYPE_CHECKING:
     from av.video.codeccontext import VideoCodecContext

@@ -8,7 +8,7 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from PIL import Image
 
-from amd_seg.media.pixels import Pixels
+from amd_seg.media.images import Pixels
 
 _LAYOUTS = {(): "gray", (3,): "rgb24", (4,): "rgba"}
 

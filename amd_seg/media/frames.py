@@ -14,8 +14,13 @@ from PIL import Image
 
 from amd_seg.errors import InputError, MediaError
 from amd_seg.media.files import natural_key
-from amd_seg.media.formats import MAX_FRAME_PIXELS, damaged, load, opened
-from amd_seg.media.pixels import TURNED, exif_orientation, rgb_from_image
+from amd_seg.media.images import (
+    MAX_FRAME_PIXELS,
+    damaged,
+    decode_upright,
+    opened,
+    upright_size,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -217,16 +222,15 @@ class FrameFolder(_ImageReader):
             if self._short_edge is not None:
                 # A JPEG decoder halves on its way, in a fraction of the time.
                 image.draft("RGB", (2 * self._short_edge, 2 * self._short_edge))
-            load(image, str(path))
             try:
-                upright = rgb_from_image(image, exif_orientation(image))
-            except ValueError as cause:
+                upright = decode_upright(image, str(path))
+            except InputError as cause:
                 raise MediaError(f"Cannot read {path}: {cause}") from cause
         return _shrink(Image.fromarray(upright), self.width, self.height)
 
 
 class AnimatedImage(_ImageReader):
-    """A clip kept as an animated GIF, WebP or PNG; transparent parts are shown on white.
+    """A clip kept as an animated GIF, WebP or PNG; clear parts are shown on grey.
 
     Args:
         path: the file.
@@ -240,7 +244,7 @@ class AnimatedImage(_ImageReader):
     def __init__(
         self, path: Path, *, span: Span = EVERY_FRAME, short_edge: int | None = None
     ) -> None:
-        size, _ = _image_sizes(path)
+        _, size = _image_sizes(path)
         self._frames = count_frames(path)
         if self._frames < 2:
             raise MediaError(
@@ -280,17 +284,14 @@ class AnimatedImage(_ImageReader):
             milliseconds += duration if duration > 10 else 100
 
     def _pixels(self, image: Image.Image) -> Pixels:
-        layer = image.convert("RGBA")
-        page = Image.new("RGBA", layer.size, "white")
-        return _shrink(Image.alpha_composite(page, layer).convert("RGB"), self.width, self.height)
+        upright = Image.fromarray(decode_upright(image, self.source))
+        return _shrink(upright, self.width, self.height)
 
 
 def _image_sizes(path: Path) -> tuple[tuple[int, int], tuple[int, int]]:
     """Return (width, height) of an image as stored and as shown, from its header."""
     with opened(path, max_pixels=MAX_FRAME_PIXELS) as image:
-        stored = image.size
-        is_turned = exif_orientation(image) in TURNED
-    return stored, stored[::-1] if is_turned else stored
+        return image.size, upright_size(image)
 
 
 def _shrink(image: Image.Image, width: int, height: int) -> Pixels:

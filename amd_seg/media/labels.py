@@ -17,8 +17,7 @@ from PIL.PngImagePlugin import PngInfo
 from amd_seg.classes import VOID, VOID_COLOUR, Classes, rgb, standard_colour
 from amd_seg.errors import InputError, MediaError
 from amd_seg.media.files import some, write_atomically
-from amd_seg.media.formats import load, opened
-from amd_seg.media.pixels import Pixels
+from amd_seg.media.images import Pixels, load, opened
 
 Labels = NDArray[np.uint8]
 

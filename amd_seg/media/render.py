@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageColor, ImageDraw, ImageFilter, ImageOps
 
 from amd_seg.errors import InputError
-from amd_seg.media.images import read_image
-from amd_seg.media.pixels import BLOCK_PIXELS, Pixels, row_blocks
+from amd_seg.media.images import BLOCK_PIXELS, Pixels, read_image, row_blocks
 
 # Masks and saliency
 

@@ -17,7 +17,7 @@ from amd_seg.errors import MediaError
 from amd_seg.media.encodings import Encoding
 from amd_seg.media.files import unwritable
 from amd_seg.media.frames import FrameReader
-from amd_seg.media.pixels import Pixels
+from amd_seg.media.images import Pixels
 from amd_seg.media.soundtrack import Soundtrack
 from amd_seg.media.video import VideoReader
 

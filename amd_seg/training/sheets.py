@@ -8,8 +8,8 @@ from PIL import Image
 from torch import Tensor
 
 from amd_seg.classes import Classes
+from amd_seg.media.images import Pixels
 from amd_seg.media.labels import indexed_image
-from amd_seg.media.pixels import Pixels
 from amd_seg.media.render import Tile, region_palette, render_regions, render_saliency, tiled
 from amd_seg.model.amd import AMD
 from amd_seg.model.objective import splat_visibility
