@@ -15,7 +15,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from amd_seg.model.amd import AMD
 from amd_seg.training import loop
-from amd_seg.training.combined import make_objective
+from amd_seg.training.objectives import make_objective
 from amd_seg.training.pairs import PairBatch
 from amd_seg.training.presets import PRESETS
 

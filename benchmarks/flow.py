@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from amd_seg.model.amd import AMD
+from amd_seg.training.background import dis_flow
 from amd_seg.training.clips import find_clips
-from amd_seg.training.flow_teacher import teacher_flow
 from amd_seg.training.objectives import area_resize
 from amd_seg.weights import load_weights
 
@@ -57,13 +57,22 @@ def pairs_of(clip, model: AMD, every: int) -> Iterator[tuple[int, torch.Tensor, 
 def measure(model: AMD, frame_i: torch.Tensor, frame_j: torch.Tensor) -> tuple[float, float, float]:
     """Length of DIS's flow, distance of the model's from it, in pixels; share within one."""
     view = model.dense_reconstruction(frame_i, frame_j).view_i
-    taught = teacher_flow(view.target, view.source)
+    taught = classical_flow(view.target, view.source)
     apart = (view.flows[0] - taught).norm(dim=1)
     return (
         taught.norm(dim=1).mean().item(),
         apart.mean().item(),
         (apart < 1).float().mean().item(),
     )
+
+
+def classical_flow(target: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
+    """Flow of DIS from target to source, each (1, 3, height, width) in 0..1: (1, 2, ...)."""
+    frames = [
+        (image[0] * 255).round().byte().permute(1, 2, 0).contiguous().numpy()
+        for image in (target, source)
+    ]
+    return torch.from_numpy(dis_flow(*frames)).permute(2, 0, 1)[None]
 
 
 def parse() -> argparse.Namespace:

@@ -24,19 +24,15 @@ from amd_seg.model.amd import AMD
 from amd_seg.model.config import AMDConfig
 from amd_seg.training import loop
 from amd_seg.training.batches import Batches, open_batches
-from amd_seg.training.combined import make_objective
 from amd_seg.training.distributed import Processes
 from amd_seg.training.folder import RunFolder
+from amd_seg.training.objectives import make_objective
 from amd_seg.training.presets import PRESETS, TrainingConfig
 
 OBJECTIVES: dict[str, dict[str, object]] = {
     "photometric": {},
     "dense": {"objective": "dense"},
-    "flow-fit": {"objective": "flow-fit"},
     "mover": {"objective": "mover"},
-    "photometric + flow-fit": {"flow_fit_weight": 1.0, "dense_weight": 1.0},
-    "photometric + equivariance": {"equivariance_weight": 1.0},
-    "photometric, moving pairs only": {"min_relative_motion": 0.5},
 }
 LAYOUTS = {"channels-first": False, "channels-last": True}
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}

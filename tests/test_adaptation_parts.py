@@ -17,9 +17,9 @@ from amd_seg.training.clip_targets import (
     find_motion,
     trust_in_network,
 )
-from amd_seg.training.combined import make_objective
 from amd_seg.training.consensus import vote
 from amd_seg.training.memory import plan_memory, step_bytes
+from amd_seg.training.objectives import make_objective
 from amd_seg.training.pair_lessons import pairs_of
 from amd_seg.training.pairs import PairBatch
 from amd_seg.training.presets import TrainingConfig

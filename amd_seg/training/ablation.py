@@ -69,7 +69,7 @@ def ablate_regions(
     if config.objective in ("mover", "dense"):
         raise ConfigError(
             f"The objective {config.objective} is the same for any number of regions. "
-            "Give --objective photometric or flow-fit with --ablate-regions."
+            "Give --objective photometric with --ablate-regions."
         )
     if len(set(counts)) < len(counts):
         raise ConfigError(f"A number of regions is given twice: {', '.join(map(str, counts))}.")

@@ -14,7 +14,7 @@ REFERENCE_RATE = 24.0
 MOTION_SIZE = 240
 """Short edge, in pixels, at which motion is looked for (objective mover)."""
 
-AdaptationObjective = Literal["mover", "photometric", "flow-fit"]
+AdaptationObjective = Literal["mover", "photometric"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +29,7 @@ class AdaptationConfig:
     """Optimiser steps, as published."""
     objective: AdaptationObjective = "mover"
     """mover: the object channel learns what moves against the background, weighed by the model's
-    own opinion; the best masks, needs OpenCV. photometric: eq. 7, as published. flow-fit: the
-    dense flow, and the regions by how well the best motion of each explains it."""
+    own opinion; the best masks, needs OpenCV. photometric: eq. 7, as published."""
     learning_rate: float = 2e-3
     """Of the first step; it falls to a hundredth of that."""
     batch_size: int = 4
@@ -142,9 +141,4 @@ def published() -> AdaptationConfig:
     )
 
 
-def flow_fit() -> AdaptationConfig:
-    """Dense flow and regions that explain it: eq. 7's aim, split into two steps."""
-    return AdaptationConfig(objective="flow-fit", learning_rate=1e-4, size=0, scale=(0.96, 1.0))
-
-
-ADAPTATIONS = {"mover": mover, "photometric": published, "flow-fit": flow_fit}
+ADAPTATIONS = {"mover": mover, "photometric": published}

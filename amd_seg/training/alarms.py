@@ -29,7 +29,7 @@ COLLAPSES = (
         -1.0,
         0.995,
         "all pixels are in one region",
-        "Start again with --motion-first-steps, --entropy-weight 0.1 or more --regions",
+        "Start again with --entropy-weight 0.1 or more --regions",
     ),
     Collapse(
         "visible",
@@ -43,7 +43,7 @@ COLLAPSES = (
         1e-3,
         2.0,
         "the masks are saturated, so that no gradient reaches them",
-        "Start again with --entropy-weight 0.1, --motion-first-steps or a lower --learning-rate",
+        "Start again with --entropy-weight 0.1 or a lower --learning-rate",
     ),
     Collapse(
         "area",

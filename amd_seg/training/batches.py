@@ -19,7 +19,6 @@ from amd_seg.training.folder import RunFolder
 from amd_seg.training.loader import PairLoader
 from amd_seg.training.mover_files import write_targets_of_clips
 from amd_seg.training.movers import MoverConfig
-from amd_seg.training.moving_pairs import MovingPairs
 from amd_seg.training.pairs import Crop
 from amd_seg.training.photo_files import write_photo_targets
 from amd_seg.training.photos import PhotoConfig
@@ -103,10 +102,7 @@ def open_batches(
             ),
         )
         return _open_targets(*sets, config, processes)
-    pairs = _open_pairs(clips, config, processes)
-    if config.min_relative_motion:
-        return MovingPairs(pairs, config.min_relative_motion)
-    return pairs
+    return _open_pairs(clips, config, processes)
 
 
 def _require_used(config: TrainingConfig, **given: str | os.PathLike[str] | None) -> None:

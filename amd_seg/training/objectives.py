@@ -20,6 +20,20 @@ from amd_seg.training.presets import TrainingConfig
 SOFT_EDGE = 1e-6
 
 
+def make_objective(model: AMD, config: TrainingConfig, object_channel: int = 0) -> nn.Module:
+    """Return the objective that the settings name.
+
+    Args:
+        model: what learns.
+        config: the settings.
+        object_channel: the region that the objective "mover" teaches.
+    """
+    if config.objective == "mover":
+        return MoverObjective(model, config, object_channel)
+    kinds = {"photometric": PhotometricObjective, "dense": DenseFlowObjective}
+    return kinds[config.objective](model, config)
+
+
 def mask_entropy(masks: Tensor) -> Tensor:
     """Mean entropy of the masks (batch, region, height, width), 0 (decided) to 1 (uniform)."""
     entropy = -(masks * masks.clamp_min(SOFT_EDGE).log()).sum(dim=1).mean()

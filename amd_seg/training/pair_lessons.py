@@ -1,4 +1,4 @@
-"""Lessons of pairs of a clip's frames: eq. 7 and what is near to it."""
+"""Lessons of pairs of a clip's frames: eq. 7."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -11,7 +11,6 @@ from amd_seg.model.amd import AMD
 from amd_seg.model.config import WeightsConfig
 from amd_seg.training.adaptation_config import AdaptationConfig
 from amd_seg.training.channel import ChannelChoice, choose_object_channel
-from amd_seg.training.combined import make_objective
 from amd_seg.training.lessons import (
     CHECKS,
     HELD_OUT_EVERY,
@@ -19,6 +18,7 @@ from amd_seg.training.lessons import (
     as_configured,
     plan,
 )
+from amd_seg.training.objectives import make_objective
 from amd_seg.training.pairs import Crop, PairBatch, PairDraw
 from amd_seg.training.presets import TrainingConfig
 from amd_seg.training.stretches import ClipFrames, Stretch

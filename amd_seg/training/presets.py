@@ -8,8 +8,7 @@ from typing import Any, Literal, Self, get_args
 from amd_seg.model.config import AMDConfig
 from amd_seg.training.run_config import Optimizer, RunConfig
 
-Objective = Literal["photometric", "dense", "flow-fit", "mover"]
-FlowFit = Literal["constant", "affine"]
+Objective = Literal["photometric", "dense", "mover"]
 Sampling = Literal["video", "pair"]
 Frames = Literal["memory", "loader"]
 MotionInit = Literal["released", "kaiming"]
@@ -30,33 +29,11 @@ class TrainingConfig(RunConfig):
     weight_decay: float = 1e-6
     objective: Objective = "photometric"
     """photometric: eq. 7, end to end. dense: the motion pathway alone, by its dense flow.
-    flow-fit: dense, and the regions by how well the best motion of each explains that flow.
     mover: the object channel alone, by what moves against the background."""
     motion_init: MotionInit = "released"
     """How the motion pathway begins. released: as the released code leaves it, or as the weights of
     --init have it; its cost volume then says nothing for long. kaiming: anew, by Kaiming's rule,
     with a cost volume of the size of the frames."""
-    motion_first_steps: int = 0
-    """Steps at the start that train the motion pathway alone, by its dense flow: regions that
-    learn from a flow that knows nothing collapse."""
-    dense_weight: float = 0.0
-    """Weight of the dense flow's photometric error, added to the objective: keeps the motion
-    pathway honest where regions are still wrong."""
-    flow_teacher_weight: float = 0.0
-    """Weight, per pixel of distance, of how far the dense flow is from that of OpenCV's DIS, added
-    to the objective: a classical flow is right where the photometric error only tells what is
-    wrong. At 0 the flow is the pathway's own."""
-    flow_fit_weight: float = 0.0
-    """Weight of what the regions leave unexplained of the dense flow, added to the objective (with
-    --dense-weight, or that flow learns from the segment flow alone)."""
-    flow_fit: FlowFit = "affine"
-    """Motion that is fitted to each region: constant is one vector, affine also turns and zooms."""
-    flow_fit_residual: float = 0.0
-    """Pixels, of the motion size, by which a pixel may leave its region's fitted motion at no cost:
-    limbs may swing (the relaxed common fate of RCF)."""
-    equivariance_weight: float = 0.0
-    """Weight of masks that change when the frame is cropped, enlarged or mirrored: what a region
-    is must follow the picture, not the place in the frame."""
     ssim_weight: float = 0.85
     """Share of DSSIM in the photometric error, the rest is L1; 1 is the paper's formula."""
     shared_visibility: bool = False
@@ -71,9 +48,6 @@ class TrainingConfig(RunConfig):
     """Range of the crop's side, as a share of the largest crop of its aspect in the frame."""
     crop: tuple[int, int] = (384, 384)
     """Height and width, in pixels, of what the network sees."""
-    start_scale: float = 1.0
-    """Share of the crop's size that the network sees at the start; grows to 1 over the run's first
-    half. Small frames take more steps a minute while only coarse things are learned."""
     flip: bool = True
     """Mirror half of the crops (the paper does, the released code does not)."""
     colour: bool = False
@@ -86,9 +60,6 @@ class TrainingConfig(RunConfig):
     """Share of the crops that come from --photos, where there are any (objective mover)."""
     paste_share: float = 0.0
     """Share of the crops onto which the object of another one is pasted (objective mover)."""
-    min_relative_motion: float = 0.0
-    """Pixels, at a short edge of 96, by which a twentieth of a pair must move against its
-    background; other pairs are passed over, for they say nothing of objects. Needs OpenCV."""
     frames: Frames = "memory"
     """memory: all clips are decoded once and kept on the training device; loader: decoded as they
     are drawn, for clips that do not fit."""
@@ -124,10 +95,8 @@ class TrainingConfig(RunConfig):
     def _faults(self) -> Iterator[tuple[str, str]]:
         yield from super()._faults()
         yield from self._below(1, "max_gap", "frame_step", "evaluate_every")
-        yield from self._below(0, *_NOT_NEGATIVE)
+        yield from self._below(0, "entropy_weight", "workers")
         yield from self._unknown(**_CHOICES)
-        if not 0 < self.start_scale <= 1:
-            yield "start_scale", "above 0, up to 1"
         for name in ("ssim_weight", "photo_share", "paste_share"):
             if not 0 <= getattr(self, name) <= 1:
                 yield name, "0 to 1"
@@ -142,21 +111,14 @@ class TrainingConfig(RunConfig):
                 yield name, f"left out for the objective {self.objective}"
 
 
-_NOT_NEGATIVE = (
-    *("entropy_weight", "workers", "motion_first_steps", "dense_weight", "flow_fit_weight"),
-    *("flow_teacher_weight", "flow_fit_residual", "equivariance_weight", "min_relative_motion"),
-)
-_ON_PAIRS = ("photometric", "dense", "flow-fit")
-_ON_MASKS = ("photometric", "flow-fit")
+_ON_PAIRS = ("photometric", "dense")
+_ON_MASKS = ("photometric",)
 _ON_TARGETS = ("mover",)
 # Settings that not every objective reads, and the objectives that do. Others refuse to be told:
 # what a run records it has done.
 _READERS = {
-    **dict.fromkeys(("motion_init", "motion_first_steps", "dense_weight"), _ON_PAIRS),
-    **dict.fromkeys(("flow_teacher_weight", "flow_fit_weight", "flow_fit"), _ON_PAIRS),
-    **dict.fromkeys(("flow_fit_residual", "equivariance_weight", "ssim_weight"), _ON_PAIRS),
-    **dict.fromkeys(("shared_visibility", "start_scale", "sampling", "max_gap"), _ON_PAIRS),
-    **dict.fromkeys(("min_relative_motion", "frames", "workers", "frame_step"), _ON_PAIRS),
+    **dict.fromkeys(("motion_init", "ssim_weight", "shared_visibility", "sampling"), _ON_PAIRS),
+    **dict.fromkeys(("max_gap", "frames", "workers", "frame_step"), _ON_PAIRS),
     "transpose_portrait": _ON_PAIRS,
     "entropy_weight": _ON_MASKS,
     **dict.fromkeys(("colour", "photo_share", "paste_share"), _ON_TARGETS),
@@ -174,7 +136,6 @@ def _unread(objective: str) -> dict[str, Any]:
 
 _CHOICES = {
     "objective": get_args(Objective),
-    "flow_fit": get_args(FlowFit),
     "sampling": get_args(Sampling),
     "frames": get_args(Frames),
     "motion_init": get_args(MotionInit),

@@ -19,11 +19,11 @@ from amd_seg.training.backbone import load_backbone
 from amd_seg.training.batches import Batches, open_batches
 from amd_seg.training.channel import choose_object_channel
 from amd_seg.training.clips import find_clips, find_photos
-from amd_seg.training.combined import make_objective
 from amd_seg.training.distributed import Processes, is_first_process
 from amd_seg.training.engine import OnStep, Run, carry_out
 from amd_seg.training.folder import RunFolder
 from amd_seg.training.loop import StepReport
+from amd_seg.training.objectives import make_objective
 from amd_seg.training.presets import TrainingConfig
 from amd_seg.training.scores import Scorer
 from amd_seg.training.watch import Watch
@@ -122,7 +122,7 @@ class _ClipTask:
 
     @property
     def some_unused(self) -> bool:
-        return self.config.objective != "photometric" or self.config.motion_first_steps > 0
+        return self.config.objective != "photometric"
 
     def settings(self) -> dict[str, Any]:
         return {
