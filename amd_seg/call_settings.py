@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
+from amd_seg.choices import REFINEMENTS
 from amd_seg.errors import InputError
-from amd_seg.refinement import REFINEMENTS
 
 SIZES = (16, 8192)
 """Smallest and largest short edge, in pixels, that the network may be asked to see."""

@@ -8,11 +8,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from amd_seg.choices import PRECISIONS
 from amd_seg.errors import DeviceError
 
 logger = logging.getLogger(__name__)
-
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def resolve_device(name: str | torch.device = "auto") -> torch.device:
@@ -46,7 +45,7 @@ def resolve_precision(name: str, device: torch.device) -> torch.dtype:
     """
     if name not in PRECISIONS:
         raise DeviceError(f"Unknown precision {name!r}. Use one of {', '.join(PRECISIONS)}.")
-    dtype = PRECISIONS[name]
+    dtype: torch.dtype = getattr(torch, name)
     if dtype is torch.bfloat16 and device.type == "cuda" and not _has_bfloat16(device):
         raise DeviceError(f"bfloat16 is not supported by {device}. Use float32.")
     if dtype is torch.bfloat16 and device.type == "cpu":

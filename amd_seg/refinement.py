@@ -5,6 +5,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from amd_seg.choices import REFINEMENTS
 from amd_seg.colour_densities import redraw_by_densities
 from amd_seg.colour_model import iou, redraw_by_colour
 from amd_seg.errors import InputError
@@ -14,12 +15,6 @@ from amd_seg.upsampling import upsample, upsampled_strips
 
 Map = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
-
-REFINEMENTS = ("none", "guided", "colour", "grabcut")
-"""Ways from the coarse map to the photo's size: plain enlarging, the guided filter, densities of
-the colours on its two sides, GrabCut."""
-
-DEFAULT_REFINEMENT = "colour"
 
 CELL = 4
 """Pixels for each of the map's cells, which were 8 in the network's input, where the guided filter
@@ -56,7 +51,7 @@ def refine_map(pixels: Pixels, cells: Map, how: str) -> Map:
     Args:
         pixels: (height, width, 3), RGB.
         cells: (h, w), float32, 0..1.
-        how: one of `REFINEMENTS`. "grabcut" gives what "none" does where its mask and the
+        how: one of `choices.REFINEMENTS`. "grabcut" gives what "none" does where its mask and the
             network's have an IoU under `AGREEMENT`, or one of its two sides is all but empty.
 
     Returns:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from amd_seg.choices import OUTPUTS
 from amd_seg.errors import InputError
 from amd_seg.media.images import Photo, save_image, write_image
 from amd_seg.media.render import (
@@ -22,8 +23,6 @@ from amd_seg.media.render import (
     render_saliency,
 )
 from amd_seg.upsampling import upsample, upsampled_strips
-
-OUTPUTS = ("mask", "saliency", "cutout", "overlay", "regions")
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +41,7 @@ class Segmentation:
     threshold_rule: float | str = 0.5
     """A number between 0 and 1, or "otsu"."""
     refine: str = "none"
-    """How the saliency gets its edges: one of `refinement.REFINEMENTS`."""
+    """How the saliency gets its edges: one of `choices.REFINEMENTS`."""
     min_confidence: float = 0.0
     """The confidence, 0..1, below which the photo counts as one without an object."""
 

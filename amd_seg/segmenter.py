@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from amd_seg.call_settings import CallSettings
+from amd_seg.choices import DEFAULT_REFINEMENT, MAX_PIXELS
 from amd_seg.device import place_for_inference, resolve_device, resolve_precision
 from amd_seg.errors import AmdSegError, DeviceError, InputError, WeightsError, raising
-from amd_seg.media.images import MAX_PIXELS, Photo
+from amd_seg.media.images import Photo
 from amd_seg.model.amd import AMD
 from amd_seg.model.config import WeightsConfig
 from amd_seg.network_input import (
@@ -28,7 +29,6 @@ from amd_seg.network_input import (
 )
 from amd_seg.onnx_network import OnnxNetwork, is_onnx, read_onnx
 from amd_seg.overlap import map_ahead
-from amd_seg.refinement import DEFAULT_REFINEMENT
 from amd_seg.segmentation import Segmentation
 from amd_seg.views import masks_of, view_sizes
 from amd_seg.weights import load_weights

@@ -8,9 +8,10 @@ from typing import Any, cast, overload
 import torch
 
 from amd_seg.call_settings import SIZES
+from amd_seg.choices import MAX_PIXELS, OUTPUTS, SEMANTIC_OUTPUTS
 from amd_seg.device import place_for_inference, resolve_device, resolve_precision
 from amd_seg.errors import AmdSegError, InputError, WeightsError, raising
-from amd_seg.media.images import MAX_PIXELS, Photo
+from amd_seg.media.images import Photo
 from amd_seg.model.amd import AMD
 from amd_seg.model.config import WeightsConfig
 from amd_seg.model.semantic import SemanticNetwork
@@ -25,10 +26,9 @@ from amd_seg.network_input import (
 )
 from amd_seg.onnx_network import is_onnx
 from amd_seg.overlap import map_ahead
-from amd_seg.segmentation import OUTPUTS as OBJECT_OUTPUTS
 from amd_seg.segmenter import Segmenter
 from amd_seg.semantic_maps import class_probabilities, strongest_classes
-from amd_seg.semantic_segmentation import OUTPUTS, SemanticSegmentation
+from amd_seg.semantic_segmentation import SemanticSegmentation
 from amd_seg.weights import load_any_weights, load_semantic_weights
 
 __all__ = ["SemanticSegmentation", "SemanticSegmenter", "open_segmenter"]
@@ -209,13 +209,13 @@ def open_segmenter(
     """
     resolve_precision(precision, resolve_device(device))  # Before a download, not after it.
     if is_onnx(source):
-        _require_output(output, OBJECT_OUTPUTS, os.fspath(source))
+        _require_output(output, OUTPUTS, os.fspath(source))
         return Segmenter.from_pretrained(
             source, revision=revision, device=device, precision=precision
         )
     found = load_any_weights(source, revision=revision)
     is_semantic = isinstance(found.config, SemanticWeightsConfig)
-    _require_output(output, OUTPUTS if is_semantic else OBJECT_OUTPUTS, found.source)
+    _require_output(output, SEMANTIC_OUTPUTS if is_semantic else OUTPUTS, found.source)
     if isinstance(found.model, SemanticNetwork) and isinstance(found.config, SemanticWeightsConfig):
         return SemanticSegmenter(found.model, found.config, device=device, precision=precision)
     assert isinstance(found.model, AMD)
@@ -225,7 +225,9 @@ def open_segmenter(
 
 def _require_output(output: str, outputs: tuple[str, ...], weights: str) -> None:
     if output not in outputs:
-        what = "tell classes" if outputs == OUTPUTS else "find the object and know no classes"
+        what = (
+            "tell classes" if outputs == SEMANTIC_OUTPUTS else "find the object and know no classes"
+        )
         raise InputError(
             f"The weights {weights} {what}: they give no {output}. "
             f"Use --output {' or '.join(outputs)}, or other --weights."

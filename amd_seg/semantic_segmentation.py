@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from amd_seg.choices import SEMANTIC_OUTPUTS
 from amd_seg.classes import Classes
 from amd_seg.errors import InputError
 from amd_seg.media.images import Photo, save_image, write_image
@@ -19,8 +20,6 @@ from amd_seg.media.labels import (
     render_labels_overlay,
     save_labels,
 )
-
-OUTPUTS = ("labels", "overlay")
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +70,7 @@ class SemanticSegmentation:
             return indexed_image(self.labels, self.classes)
         if output == "overlay":
             return self.overlay()
-        raise InputError(f"Unknown output {output!r}. Use one of {', '.join(OUTPUTS)}.")
+        raise InputError(f"Unknown output {output!r}. Use one of {', '.join(SEMANTIC_OUTPUTS)}.")
 
     def encode(self, output: str = "labels") -> bytes:
         """Return the bytes of a PNG of what `render` gives.

@@ -12,12 +12,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from amd_seg.choices import OUTPUTS
 from amd_seg.errors import InputError, MediaError
 from amd_seg.media.frames import FrameReader
 from amd_seg.media.render import open_background, render_on
 from amd_seg.media.writers import ARRAYS, FrameWriter, check_target, open_writer
 from amd_seg.overlap import map_ahead
-from amd_seg.segmentation import OUTPUTS, FrameSegmentation
+from amd_seg.segmentation import FrameSegmentation
 
 OnFrame = Callable[[int, int | None], None]
 """Called with the number of frames done and of all; None where only reading tells."""

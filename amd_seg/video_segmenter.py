@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from amd_seg.choices import DEFAULT_REFINEMENT
 from amd_seg.errors import InputError, raising
 from amd_seg.media.frames import FrameReader
 from amd_seg.media.images import Photo
@@ -18,7 +19,6 @@ from amd_seg.media.video import open_video
 from amd_seg.model.amd import AMD
 from amd_seg.network_input import resize_for_network
 from amd_seg.overlap import read_ahead
-from amd_seg.refinement import DEFAULT_REFINEMENT
 from amd_seg.segmentation import FrameSegmentation, Segmentation
 from amd_seg.segmenter import Segmenter
 from amd_seg.temporal import TemporalSmoother

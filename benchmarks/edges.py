@@ -15,11 +15,11 @@ from time import process_time
 
 import torch
 
+from amd_seg.choices import REFINEMENTS
 from amd_seg.evaluation.datasets import Dataset, open_dataset
 from amd_seg.evaluation.networks import from_network
 from amd_seg.evaluation.report import shown
 from amd_seg.evaluation.run import evaluate
-from amd_seg.refinement import REFINEMENTS
 from amd_seg.segmenter import Segmenter
 
 STILLS = ("ecssd", "duts-tr", "pascal-s")

@@ -16,8 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from amd_seg.refinement import REFINEMENTS
-from amd_seg.segmentation import OUTPUTS
+from amd_seg.choices import OUTPUTS, REFINEMENTS
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from amd_seg import Segmenter
-from amd_seg.refinement import REFINEMENTS
+from amd_seg.choices import REFINEMENTS
 
 LABEL_HEIGHT = 16
 

@@ -51,6 +51,7 @@ LAYERS = {
     "amd_seg.evaluation.distance": 1,
     "amd_seg.device": 1,
     "amd_seg.errors": 0,
+    "amd_seg.choices": 0,
     "amd_seg.classes": 0,
     "amd_seg.overlap": 0,
     "amd_seg.workers": 0,

@@ -10,12 +10,12 @@ import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 
+from amd_seg.choices import DEFAULT_REFINEMENT
 from amd_seg.cli import cli
 from amd_seg.cli.evaluate import METHODS
 from amd_seg.evaluation import origins
 from amd_seg.model.amd import AMD
 from amd_seg.model.config import AMDConfig, WeightsConfig
-from amd_seg.refinement import DEFAULT_REFINEMENT
 from amd_seg.weights import save_weights
 from tests.clips import moving_square
 

@@ -14,15 +14,8 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from amd_seg import Segmenter
-from amd_seg.cli import cli
-from amd_seg.cli.jobs import OUTPUTS
-from amd_seg.cli.options import DEFAULT_REFINEMENT, PRECISIONS, REFINEMENTS
-from amd_seg.device import PRECISIONS as DEVICE_PRECISIONS
-from amd_seg.media.images import MAX_PIXELS
-from amd_seg.refinement import DEFAULT_REFINEMENT as REFINEMENT_DEFAULT
-from amd_seg.refinement import REFINEMENTS as REFINEMENT_WAYS
-from amd_seg.segmentation import OUTPUTS as SEGMENTATION_OUTPUTS
-from amd_seg.semantic_segmentation import OUTPUTS as SEMANTIC_OUTPUTS
+from amd_seg.cli import COMMANDS, cli
+from amd_seg.cli.terminal import REMOVED_OPTIONS
 
 Run = Callable[..., Result]
 
@@ -385,9 +378,12 @@ def test_an_unknown_command_is_wrong_usage() -> None:
     assert "No such command" in result.stderr
 
 
-def test_lists_kept_twice_for_the_sake_of_help_are_equal() -> None:
-    assert set(OUTPUTS) == {*SEGMENTATION_OUTPUTS, *SEMANTIC_OUTPUTS}
-    assert set(PRECISIONS) == set(DEVICE_PRECISIONS)
-    assert (REFINEMENTS, DEFAULT_REFINEMENT) == (REFINEMENT_WAYS, REFINEMENT_DEFAULT)
-    defaults = {p.name: p.default for p in cli.get_command(None, "image").params}  # type: ignore
-    assert defaults["max_pixels"] == MAX_PIXELS
+def test_an_option_that_is_gone_names_its_successor() -> None:
+    for name, successor in REMOVED_OPTIONS.items():
+        command, option = name.split() if " " in name else ("image", name)
+        result = CliRunner().invoke(cli, [command, "photo.jpg", option])
+        assert result.exit_code == 2
+        assert f"{option} is gone: {successor}" in result.stderr
+    for command in COMMANDS:
+        options = {name for p in cli.get_command(None, command).params for name in p.opts}  # type: ignore
+        assert not {*options, *(f"{command} {o}" for o in options)} & REMOVED_OPTIONS.keys()

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from amd_seg import Segmenter, VideoSegmenter, open_video
+from amd_seg.choices import DEFAULT_REFINEMENT, OUTPUTS
 from amd_seg.cli import cli
 from amd_seg.demo.limits import MAX_SECONDS
 from amd_seg.demo.pages import Pages
@@ -19,8 +20,6 @@ from amd_seg.demo.server import listen
 from amd_seg.demo.session import Controls, Session
 from amd_seg.errors import InputError, MediaError
 from amd_seg.media.images import read_photo_size
-from amd_seg.refinement import DEFAULT_REFINEMENT
-from amd_seg.segmentation import OUTPUTS
 from amd_seg.training.adaptation_config import AdaptationConfig
 from amd_seg.training.loop import StepReport
 from tests.clips import moving_patch, write_clip, write_lossless

@@ -6,10 +6,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from amd_seg.choices import REFINEMENTS
 from amd_seg.colour_model import iou
 from amd_seg.errors import InputError
 from amd_seg.guided_filter import box_filter, guided_coefficients
-from amd_seg.refinement import AGREEMENT, CELL, EPSILON, REFINEMENTS, refine_map
+from amd_seg.refinement import AGREEMENT, CELL, EPSILON, refine_map
 from amd_seg.upsampling import upsample
 
 

@@ -21,14 +21,15 @@ from amd_seg import (
     Segmenter,
     WeightsError,
 )
+from amd_seg.choices import DEFAULT_REFINEMENT, OUTPUTS, REFINEMENTS
 from amd_seg.device import _warn_where_emulated
 from amd_seg.errors import AmdSegError
 from amd_seg.media.images import Photo
 from amd_seg.model.amd import AMD
 from amd_seg.model.config import AMDConfig, WeightsConfig
 from amd_seg.network_input import network_size, prepare, resize_for_network
-from amd_seg.refinement import DEFAULT_REFINEMENT, REFINEMENTS, refine_map
-from amd_seg.segmentation import OUTPUTS, otsu_threshold
+from amd_seg.refinement import refine_map
+from amd_seg.segmentation import otsu_threshold
 from amd_seg.upsampling import upsample
 from amd_seg.views import SCALES, mean_of_views
 from amd_seg.weights import bundled_names, save_weights

@@ -5,7 +5,7 @@ from importlib import import_module
 import click
 
 from amd_seg import __version__
-from amd_seg.cli.boundary import debug_option, errors_as_messages
+from amd_seg.cli.terminal import debug_option, errors_as_messages
 
 # Name -> (module, one line of help). With the line kept here, `--help` loads no command.
 COMMANDS = {

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from amd_seg.cli import boundary
+from amd_seg.cli import terminal
 from amd_seg.errors import InputError
 from amd_seg.training.adaptation_config import ADAPTATIONS, AdaptationConfig
 
@@ -138,8 +138,8 @@ def adapt_to(
     from amd_seg.training.loop import StopTraining
 
     released = segmenter.segmenter
-    with boundary.progress(wish.config.steps, "step") as bar, _noted_if(wish.save_to) as received:
-        boundary.notice(f"Learning from {clip.source}.")
+    with terminal.progress(wish.config.steps, "step") as bar, _noted_if(wish.save_to) as received:
+        terminal.notice(f"Learning from {clip.source}.")
 
         def on_step(step: "StepReport") -> None:
             bar.set_postfix(loss=f"{step.parts['loss']:.4f}", refresh=False)
@@ -151,12 +151,12 @@ def adapt_to(
     if wish.save_to is not None:
         segmenter.save(wish.save_to)
     if received:
-        boundary.fail(
+        terminal.fail(
             f"Interrupted. What was learned in {report.steps} of {wish.config.steps} steps is in "
             f"{wish.save_to}: give it to --weights.",
-            boundary.INTERRUPTED,
+            terminal.INTERRUPTED,
         )
-    boundary.notice(summary(report))
+    terminal.notice(summary(report))
     if wish.page is not None:
         from amd_seg.adaptation_page import write_adaptation_page
 
@@ -185,7 +185,7 @@ def facts_of(report: "AdaptationReport") -> dict[str, Any]:
 
 
 def _noted_if(wanted: object) -> AbstractContextManager[list[str]]:
-    return boundary.stopped_by_signals() if wanted else nullcontext([])
+    return terminal.stopped_by_signals() if wanted else nullcontext([])
 
 
 def summary(report: "AdaptationReport") -> str:

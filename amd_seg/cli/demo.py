@@ -2,7 +2,7 @@
 
 import click
 
-from amd_seg.cli import boundary
+from amd_seg.cli import terminal
 from amd_seg.cli.options import device_options, weights_options
 
 
@@ -16,8 +16,8 @@ from amd_seg.cli.options import device_options, weights_options
 @click.option("--no-browser", is_flag=True, help="Print the address only.")
 @weights_options
 @device_options
-@boundary.quiet_option
-@boundary.debug_option
+@terminal.quiet_option
+@terminal.debug_option
 def demo(
     port: int,
     no_browser: bool,
@@ -48,11 +48,11 @@ def demo(
     def on_ready(address: str) -> None:
         if ended:  # While the engine was loading, which takes seconds.
             raise KeyboardInterrupt
-        boundary.put(address)
-        boundary.notice("Ctrl-C ends it.")
+        terminal.put(address)
+        terminal.notice("Ctrl-C ends it.")
         if not no_browser:
             click.launch(address)
 
     # The server ends by them, and files are removed then; a plain SIGTERM would leave them.
-    with boundary.stopped_by_signals() as ended:
+    with terminal.stopped_by_signals() as ended:
         serve(segmenter, taken, on_ready)

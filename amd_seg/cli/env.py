@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from amd_seg import __version__
-from amd_seg.cli import boundary
+from amd_seg.cli import terminal
 
 PACKAGES = ("torch", "numpy", "pillow", "av", "safetensors", "huggingface-hub", "click", "tqdm")
 EXTRAS = (
@@ -19,8 +19,8 @@ EXTRAS = (
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@boundary.quiet_option
-@boundary.debug_option
+@terminal.quiet_option
+@terminal.debug_option
 def env(as_json: bool) -> None:
     """Print versions, devices and codecs: what a bug report needs."""
     facts = {
@@ -32,11 +32,11 @@ def env(as_json: bool) -> None:
         **_codecs(),
     }
     if as_json:
-        boundary.put(facts)
+        terminal.put(facts)
         return
     width = max(map(len, facts))
     for name, value in facts.items():
-        boundary.put(f"{name:{width}}  {', '.join(value) if isinstance(value, list) else value}")
+        terminal.put(f"{name:{width}}  {', '.join(value) if isinstance(value, list) else value}")
 
 
 def _version(package: str) -> str:

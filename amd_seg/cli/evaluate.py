@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from amd_seg.cli import boundary
+from amd_seg.cli import terminal
 from amd_seg.cli.adaptation import Adapting, asked_for, learning_options, summary
 from amd_seg.cli.evaluate_options import (
     label_options,
@@ -59,8 +59,8 @@ REPRODUCE = "reproduce"
 @click.option("--resume", is_flag=True, help="Take the maps that --save has written before.")
 @click.option("--workers", type=click.IntRange(1), default=1, help="Processes that score.")
 @report_options
-@boundary.quiet_option
-@boundary.debug_option
+@terminal.quiet_option
+@terminal.debug_option
 def evaluate(
     dataset: str | None,
     folder: Path | None,
@@ -221,7 +221,7 @@ def _adapted(wish: Adapting, network: dict[str, Any]) -> "Origin":
     from amd_seg.evaluation.adapted import from_adapted_network
 
     def on_clip(name: str, report: "AdaptationReport") -> None:
-        boundary.notice(f"{name}: {summary(report)}")
+        terminal.notice(f"{name}: {summary(report)}")
 
     return from_adapted_network(wish.config, **network, on_clip=on_clip)
 
@@ -231,7 +231,7 @@ def _run(
 ) -> "Evaluation":
     from amd_seg.evaluation.run import evaluate as score_all
 
-    with boundary.progress(len(data.samples), data.unit) as bar:
+    with terminal.progress(len(data.samples), data.unit) as bar:
 
         def on_row(row: "Row") -> None:
             bar.update()
@@ -255,19 +255,19 @@ def _reproduce(
     from amd_seg.evaluation.reproduce import TABLES, advice, find_dataset, paper_table
 
     if 1 not in tables:
-        boundary.say("Table 1 is of single photos, which nothing adapts to: only table 3 is made.")
+        terminal.say("Table 1 is of single photos, which nothing adapts to: only table 3 is made.")
     results = {}
     for dataset in (dataset for number in tables for dataset in TABLES[number]):
         home = find_dataset(dataset, folder)
         if home is None:
-            boundary.say(advice(dataset, folder))
+            terminal.say(advice(dataset, folder))
             continue
         data = open_dataset(dataset, home).subset(every=every, limit=limit)
         results[dataset] = _run(data, origin, name, scoring, options["workers"])
     if not results:
         numbers = " or ".join(map(str, tables))
-        boundary.fail(f"{folder} holds no data set of the paper's table {numbers}.")
-    boundary.put(paper_table(results))
+        terminal.fail(f"{folder} holds no data set of the paper's table {numbers}.")
+    terminal.put(paper_table(results))
 
 
 def _warn_of_extra(data: "Dataset", predictions: Path) -> None:
@@ -278,4 +278,4 @@ def _warn_of_extra(data: "Dataset", predictions: Path) -> None:
     extra = [name for name in prediction_files(predictions) if name not in known]
     if extra:
         text = f"{len(extra)} files in {predictions} belong to no sample: {some(extra)}."
-        boundary.say(f"Warning: {text}")
+        terminal.say(f"Warning: {text}")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
-from amd_seg.cli import boundary
+from amd_seg.cli import terminal
 from amd_seg.cli.jobs import STANDARD_STREAM
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def write_reports(result: "Evaluation", options: dict[str, Any]) -> None:
 
     per_sequence, plain = options["per_sequence"], report.as_json(result)
     is_json = options["json_file"] == STANDARD_STREAM
-    boundary.put(plain if is_json else report.table(result, per_sequence=per_sequence))
+    terminal.put(plain if is_json else report.table(result, per_sequence=per_sequence))
     for option, path in _files(options).items():
         if option == "json_file":
             _write(path, json.dumps(plain, indent=2) + "\n")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from amd_seg.cli import boundary
+from amd_seg.cli import terminal
 from amd_seg.cli.options import weights_options
 
 # As amd_seg.onnx_export.SIZES, which would load torch for `--help`; a test holds them equal.
@@ -28,8 +28,8 @@ def export() -> None:
     help="Pictures of any size, resized by the graph; or square ones of the network's size only.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace a file that is there.")
-@boundary.quiet_option
-@boundary.debug_option
+@terminal.quiet_option
+@terminal.debug_option
 def onnx(out: Path, weights: str | None, revision: str | None, size: str, overwrite: bool) -> None:
     """Write an .onnx file: a photo's bytes in, its saliency and regions out.
 
@@ -39,8 +39,8 @@ def onnx(out: Path, weights: str | None, revision: str | None, size: str, overwr
     from amd_seg.onnx_export import BAR, export_onnx
 
     report = export_onnx(out, weights, revision=revision, size=size, overwrite=overwrite)
-    boundary.notice(
+    terminal.notice(
         f"Largest difference from the model on {report.pictures} pictures: "
         f"{report.difference:.1e} (allowed: {BAR:g})."
     )
-    boundary.put(str(report.path))
+    terminal.put(str(report.path))

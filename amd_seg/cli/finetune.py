@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from amd_seg.cli import boundary
+from amd_seg.cli import terminal
 from amd_seg.cli.fields import given, options_of
 from amd_seg.cli.runs import announce, saved_settings, watched_run
 from amd_seg.model.semantic_config import SemanticConfig
@@ -49,8 +49,8 @@ if TYPE_CHECKING:
 @click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in OUT.")
 @options_of(FinetuneConfig)
 @options_of(SemanticConfig, leave_out=("classes",))
-@boundary.quiet_option
-@boundary.debug_option
+@terminal.quiet_option
+@terminal.debug_option
 def finetune(
     dataset: str | None,
     folder: Path | None,
@@ -108,7 +108,7 @@ def finetune(
             on_step=on_step,
         )
     if is_first_process():
-        boundary.put(str(written))
+        terminal.put(str(written))
 
 
 def _labelled(

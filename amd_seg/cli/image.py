@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from amd_seg.cli import boundary
-from amd_seg.cli.jobs import OUTPUTS, STANDARD_STREAM, Job, make_folders, not_yet_written, plan_jobs
+from amd_seg.choices import DEFAULT_REFINEMENT, MAX_PIXELS, OUTPUTS, SEMANTIC_OUTPUTS
+from amd_seg.cli import terminal
+from amd_seg.cli.jobs import STANDARD_STREAM, Job, make_folders, not_yet_written, plan_jobs
 from amd_seg.cli.options import (
-    DEFAULT_REFINEMENT,
     min_confidence_option,
     network_options,
     parse_shard,
@@ -46,7 +46,12 @@ class Outcome:
 @click.command(context_settings={"show_default": True})
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @click.option("-o", "--out", metavar="OUT", help="A file, a folder, or - for stdout.")
-@click.option("--output", type=click.Choice(OUTPUTS), default="mask", help="What to write.")
+@click.option(
+    "--output",
+    type=click.Choice(list(dict.fromkeys(OUTPUTS + SEMANTIC_OUTPUTS))),
+    default="mask",
+    help="What to write.",
+)
 @threshold_option
 @network_options("Photos that share a pass of the network where their sizes allow it.")
 @refinement_options
@@ -54,7 +59,7 @@ class Outcome:
 @click.option(
     "--max-pixels",
     type=click.IntRange(1),
-    default=200_000_000,
+    default=MAX_PIXELS,
     help="Refuse a file that claims more, before it is decoded.",
 )
 @click.option("--recursive", is_flag=True, help="Look into sub-folders too.")
@@ -68,8 +73,8 @@ class Outcome:
 @click.option("--overwrite", is_flag=True, help="Replace outputs that exist.")
 @click.option("--resume", is_flag=True, help="Skip photos whose output exists.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a photo.")
-@boundary.quiet_option
-@boundary.debug_option
+@terminal.quiet_option
+@terminal.debug_option
 def image(
     inputs: tuple[str, ...],
     out: str | None,
@@ -101,14 +106,14 @@ def image(
     if as_json:
         _report_skipped(jobs, waiting)
     if len(waiting) < len(jobs):
-        boundary.notice(f"{len(jobs) - len(waiting)} of {len(jobs)} photos were done before.")
+        terminal.notice(f"{len(jobs) - len(waiting)} of {len(jobs)} photos were done before.")
     make_folders(waiting, out)
-    with boundary.progress(len(waiting), "photo") as bar:
+    with terminal.progress(len(waiting), "photo") as bar:
         for outcome in _segment(waiting, output, **settings):
             failed += _report(outcome, as_json)
             bar.update()
     if failed:
-        boundary.fail(f"{failed} of {len(jobs) + len(missing)} photos failed.")
+        terminal.fail(f"{failed} of {len(jobs) + len(missing)} photos failed.")
 
 
 def _segment(
@@ -184,16 +189,16 @@ def _report(outcome: Outcome, as_json: bool) -> bool:
     """Print what became of a job; True where it failed."""
     job = outcome.job
     if outcome.error is not None:
-        boundary.say(f"Error: {outcome.error}")
+        terminal.say(f"Error: {outcome.error}")
         if as_json:
-            boundary.put({"input": job.source, "status": "failed", "error": str(outcome.error)})
+            terminal.put({"input": job.source, "status": "failed", "error": str(outcome.error)})
         return True
     if as_json:
-        boundary.put({"input": job.source, "output": job.target, "status": "done", **outcome.facts})
+        terminal.put({"input": job.source, "output": job.target, "status": "done", **outcome.facts})
     elif job.target == STANDARD_STREAM:
         sys.stdout.buffer.write(outcome.picture)
     else:
-        boundary.put(job.target)
+        terminal.put(job.target)
     return False
 
 
@@ -201,4 +206,4 @@ def _report_skipped(jobs: list[Job], waiting: list[Job]) -> None:
     todo = set(waiting)
     for job in jobs:
         if job not in todo:
-            boundary.put({"input": job.source, "output": job.target, "status": "skipped"})
+            terminal.put({"input": job.source, "output": job.target, "status": "skipped"})

@@ -8,13 +8,10 @@ from pathlib import Path
 
 import click
 
+from amd_seg.choices import OUTPUTS, SEMANTIC_OUTPUTS
 from amd_seg.errors import InputError
 
 STANDARD_STREAM = "-"
-
-# As those of amd_seg.segmentation and amd_seg.semantic, which would load numpy for `--help`; a test
-# holds them equal.
-OUTPUTS = ("mask", "saliency", "cutout", "overlay", "regions", "labels")
 
 
 @dataclass(frozen=True)
@@ -118,7 +115,7 @@ def _find(text: str, recursive: bool) -> list[_Found]:
 
 
 def _is_own_output(path: Path) -> bool:
-    return Path(path.stem).suffix.removeprefix(".") in OUTPUTS
+    return Path(path.stem).suffix.removeprefix(".") in (*OUTPUTS, *SEMANTIC_OUTPUTS)
 
 
 def _is_one_file(text: str) -> bool:

@@ -6,11 +6,7 @@ from typing import Any, TypeVar
 
 import click
 
-# As amd_seg.device.PRECISIONS, which would load torch for `--help`; a test holds them equal.
-PRECISIONS = ("float32", "bfloat16")
-# As amd_seg.refinement.REFINEMENTS, likewise.
-REFINEMENTS = ("none", "guided", "colour", "grabcut")
-DEFAULT_REFINEMENT = "colour"
+from amd_seg.choices import DEFAULT_REFINEMENT, PRECISIONS, REFINEMENTS
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from amd_seg.cli import boundary
+from amd_seg.cli import terminal
 from amd_seg.errors import InputError
 from amd_seg.model.config import AppearanceConfig
 from amd_seg.training.run_config import RunConfig
@@ -38,8 +38,8 @@ def watched_run(config: RunConfig, items: str) -> Iterator["OnStep"]:
 
     has_begun = False
     with (
-        boundary.progress(config.steps, "step") as bar,
-        boundary.stopped_by_signals(
+        terminal.progress(config.steps, "step") as bar,
+        terminal.stopped_by_signals(
             passed_on=is_launched(), has_begun=lambda: has_begun
         ) as received,
     ):
@@ -55,12 +55,12 @@ def watched_run(config: RunConfig, items: str) -> Iterator["OnStep"]:
             yield on_step
         except StopTraining as stop:
             message = f"Stopped by {stop}; a checkpoint is saved. Give --resume to go on."
-            boundary.fail(message, boundary.INTERRUPTED)
+            terminal.fail(message, terminal.INTERRUPTED)
         except KeyboardInterrupt:
             if has_begun:
                 raise
             message = "Stopped before the first step. Give the same command to start again."
-            boundary.fail(message, boundary.INTERRUPTED)
+            terminal.fail(message, terminal.INTERRUPTED)
 
 
 def show(bar: "tqdm[Any]", report: "StepReport", config: RunConfig, items: str) -> None:
@@ -93,7 +93,7 @@ def announce(**settings: object) -> None:
         )
         text = f"{name}: {' '.join(words)}"
         for line in textwrap.wrap(text, 100, subsequent_indent="  ", break_on_hyphens=False):
-            boundary.notice(line)
+            terminal.notice(line)
 
 
 def saved_settings(

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from amd_seg.cli import boundary
+from amd_seg.cli import terminal
 from amd_seg.cli.fields import Numbers, given, options_of
 from amd_seg.cli.runs import announce, saved_settings, watched_run
 from amd_seg.model.config import AMDConfig
@@ -55,8 +55,8 @@ from amd_seg.training.presets import PRESETS, Preset, TrainingConfig
 )
 @options_of(TrainingConfig)
 @options_of(AMDConfig)
-@boundary.quiet_option
-@boundary.debug_option
+@terminal.quiet_option
+@terminal.debug_option
 def train(
     videos: tuple[str, ...],
     out: Path,
@@ -111,7 +111,7 @@ def train(
             rows = ablation.ablate_regions(ablate_regions, videos, out, model=model, **options)
             printed = ablation.as_table(rows)
     if is_first_process():
-        boundary.put(printed)
+        terminal.put(printed)
 
 
 def _preset(name: str, init: str | None) -> Preset:

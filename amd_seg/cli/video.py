@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from amd_seg.cli import boundary
+from amd_seg.choices import OUTPUTS
+from amd_seg.cli import terminal
 from amd_seg.cli.adaptation import (
     Adapting,
     adapt_to,
@@ -14,7 +15,7 @@ from amd_seg.cli.adaptation import (
     asked_for,
     facts_of,
 )
-from amd_seg.cli.jobs import OUTPUTS, STANDARD_STREAM
+from amd_seg.cli.jobs import STANDARD_STREAM
 from amd_seg.cli.options import (
     min_confidence_option,
     network_options,
@@ -59,8 +60,8 @@ if TYPE_CHECKING:
 @network_options("Frames that share a pass of the network.")
 @click.option("--overwrite", is_flag=True, help="Replace an output that exists.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
-@boundary.quiet_option
-@boundary.debug_option
+@terminal.quiet_option
+@terminal.debug_option
 def video(source: str, as_json: bool, **settings: Any) -> None:
     """Segment the object in a clip.
 
@@ -90,11 +91,11 @@ def video(source: str, as_json: bool, **settings: Any) -> None:
         report, learned = _segment(source, asked=asked, **settings)
     except AmdSegError as error:
         if as_json:
-            boundary.put({"input": source, "status": "failed", "error": str(error)})
+            terminal.put({"input": source, "status": "failed", "error": str(error)})
         raise
-    boundary.put(_facts(source, report, learned) if as_json else str(report.path))
+    terminal.put(_facts(source, report, learned) if as_json else str(report.path))
     if report.is_truncated:
-        boundary.fail(f"{source} is cut short: the {report.frames} frames it has were written.")
+        terminal.fail(f"{source} is cut short: the {report.frames} frames it has were written.")
 
 
 def _segment(
@@ -134,7 +135,7 @@ def _segment(
         small = open_video(source, start=start, end=end, frame_rate=frame_rate, short_edge=size)
         drawn = {name: call[name] for name in ("size", "threshold", "refine", "tta")}
         learned = adapt_to(segmenter, small, asked, shown=clip, overwrite=overwrite, **drawn)
-    with boundary.progress(clip.frame_count, "frame") as bar:
+    with terminal.progress(clip.frame_count, "frame") as bar:
         report = segmenter.write(
             clip, target, **drawing, **call, on_frame=lambda done, total: bar.update()
         )

@@ -8,13 +8,12 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
+from amd_seg.choices import DEFAULT_REFINEMENT, OUTPUTS, REFINEMENTS
 from amd_seg.demo.limits import MAX_BYTES, MAX_PHOTO_PIXELS, MAX_SECONDS
 from amd_seg.demo.pages import Pages
 from amd_seg.demo.session import Controls, Session
 from amd_seg.errors import AmdSegError
 from amd_seg.media.page import CURVE_STYLE, paragraph
-from amd_seg.refinement import DEFAULT_REFINEMENT, REFINEMENTS
-from amd_seg.segmentation import OUTPUTS
 from amd_seg.training.adaptation_config import AdaptationConfig
 from amd_seg.training.loop import StepReport
 

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from amd_seg.adaptation_page import loss_curve, verdict, write_adaptation_page
+from amd_seg.choices import OUTPUTS
 from amd_seg.demo.limits import MAX_PHOTO_PIXELS, MAX_SECONDS, check_clip, is_clip
 from amd_seg.errors import InputError, MediaError
 from amd_seg.media.frames import FrameReader
 from amd_seg.media.images import Photo, read_image
 from amd_seg.media.video import open_video
-from amd_seg.segmentation import OUTPUTS, Segmentation
+from amd_seg.segmentation import Segmentation
 from amd_seg.segmenter import Segmenter
 from amd_seg.training.adaptation import OnStep
 from amd_seg.training.adaptation_config import AdaptationConfig
@@ -33,7 +34,7 @@ class Controls:
     threshold: float
     """Saliency above which a pixel is in the mask, 0..1."""
     refine: str
-    """One of `refinement.REFINEMENTS`."""
+    """One of `choices.REFINEMENTS`."""
     size: int
     """Short edge, in pixels, that the network sees."""
     time: float = 0.0

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from amd_seg.choices import OUTPUTS, SEMANTIC_OUTPUTS
 from amd_seg.errors import InputError, MediaError
 from amd_seg.evaluation.datasets import Dataset, Sample
 from amd_seg.evaluation.maps import (
@@ -20,8 +21,6 @@ from amd_seg.evaluation.maps import (
 from amd_seg.evaluation.semantic import FromLabels
 from amd_seg.media.files import IMAGE_SUFFIXES, some
 from amd_seg.media.images import read_image, read_photo_size
-from amd_seg.segmentation import OUTPUTS
-from amd_seg.semantic_segmentation import OUTPUTS as SEMANTIC_OUTPUTS
 
 METHODS = ("centre-prior", "spectral-residual", "fine-grained")
 """Ways to a map that need no weights: the floor of a table. The last two are OpenCV's."""

@@ -28,6 +28,7 @@ from PIL.QoiImagePlugin import QoiImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from amd_seg.choices import MAX_PIXELS
 from amd_seg.errors import InputError, MediaError
 from amd_seg.media.files import write_atomically
 
@@ -35,9 +36,6 @@ logger = logging.getLogger(__name__)
 
 Pixels: TypeAlias = NDArray[np.uint8]
 ImageSource: TypeAlias = str | os.PathLike[str] | bytes | BinaryIO | Image.Image
-
-MAX_PIXELS = 200_000_000
-"""Pixels of the largest picture that is read by default: 600 MB as RGB."""
 
 MAX_FRAME_PIXELS = 36_000_000
 """Pixels of the largest frame of a clip, just above 8192x4320: a decoder holds several of them."""

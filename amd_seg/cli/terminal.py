@@ -33,6 +33,12 @@ EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
     (KeyboardInterrupt, INTERRUPTED),
 )
 
+REMOVED_OPTIONS = {
+    "--keep-rgb": "the colours under alpha 0 are always zeroed.",
+}
+"""Options of earlier versions, of all commands or ("evaluate --resume") of one, and what to do
+instead."""
+
 _DEBUG = "amd_seg.debug"
 _QUIET = "amd_seg.quiet"
 
@@ -45,6 +51,12 @@ def errors_as_messages(ctx: click.Context) -> Iterator[None]:
     try:
         with _log_on_stderr(ctx):
             yield
+    except click.NoSuchOption as error:
+        name, command = error.option_name, error.ctx.info_name if error.ctx else ""
+        successor = REMOVED_OPTIONS.get(f"{command} {name}", REMOVED_OPTIONS.get(name))
+        if successor is None:
+            raise
+        raise click.UsageError(f"{name} is gone: {successor}", error.ctx) from error
     except tuple(kind for kind, _ in EXIT_CODES) as error:
         if ctx.meta.get(_DEBUG):
             traceback.print_exc(file=sys.stderr)

@@ -1,0 +1,19 @@
+"""The words that options and arguments take. No imports: `--help` reads them at once."""
+
+OUTPUTS = ("mask", "saliency", "cutout", "overlay", "regions")
+"""What can be drawn of the object in a photo or a frame."""
+
+SEMANTIC_OUTPUTS = ("labels", "overlay")
+"""What can be drawn of a photo's classes."""
+
+REFINEMENTS = ("none", "guided", "colour", "grabcut")
+"""Ways from the network's coarse map to the photo's size: plain enlarging, the guided filter,
+densities of the colours on its two sides, GrabCut."""
+
+DEFAULT_REFINEMENT = "colour"
+
+MAX_PIXELS = 200_000_000
+"""Pixels of the largest picture that is read by default: 600 MB as RGB."""
+
+PRECISIONS = ("float32", "bfloat16")
+"""Of the network's numbers."""
