@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from amd_seg.media.video import open_video
     from amd_seg.model.amd import AMD
     from amd_seg.model.config import AMDConfig
-    from amd_seg.onnx_export import OnnxReport, export_onnx
+    from amd_seg.onnx import export_onnx
     from amd_seg.segmenter import Segmentation, Segmenter
     from amd_seg.semantic import SemanticSegmentation, SemanticSegmenter
     from amd_seg.training.adaptation import AdaptationReport
@@ -47,7 +47,6 @@ __all__ = [
     "FrameSegmentation",
     "InputError",
     "MediaError",
-    "OnnxReport",
     "Segmentation",
     "Segmenter",
     "SemanticSegmentation",
@@ -68,14 +67,13 @@ _HOMES = {
     "AdaptationConfig": "amd_seg.training.adaptation_config",
     "AdaptationReport": "amd_seg.training.adaptation",
     "FrameSegmentation": "amd_seg.video_segmenter",
-    "OnnxReport": "amd_seg.onnx_export",
     "Segmentation": "amd_seg.segmenter",
     "Segmenter": "amd_seg.segmenter",
     "SemanticSegmentation": "amd_seg.semantic",
     "SemanticSegmenter": "amd_seg.semantic",
     "VideoReport": "amd_seg.video_segmenter",
     "VideoSegmenter": "amd_seg.video_segmenter",
-    "export_onnx": "amd_seg.onnx_export",
+    "export_onnx": "amd_seg.onnx",
     "open_video": "amd_seg.media.video",
     "write_adaptation_page": "amd_seg.adaptation_page",
     **{name: "amd_seg.errors" for name in __all__ if name.endswith("Error")},

@@ -14,13 +14,12 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
 
-def fetch_snapshot(repo: str, files: Sequence[str], *, revision: str | None = None) -> Path:
+def fetch_snapshot(source: str, files: Sequence[str]) -> Path:
     """Return the cached folder of `files` of a repository, downloading what is not cached.
 
     Args:
-        repo: "org/name".
+        source: "org/name", or "org/name@revision" for a branch, a tag or a commit.
         files: the names to fetch, all of them required.
-        revision: a branch, a tag or a commit; None is the main branch.
 
     Raises:
         WeightsError: the Hub cannot be reached, refuses, or has no such repository, revision
@@ -28,18 +27,20 @@ def fetch_snapshot(repo: str, files: Sequence[str], *, revision: str | None = No
     """
     from huggingface_hub import snapshot_download
 
+    repo, _, revision = source.partition("@")
+    place = f"revision {revision!r}" if revision else "its main branch"
     try:
         found = snapshot_download(
-            repo, revision=revision, allow_patterns=list(files), tqdm_class=_terminal_bar()
+            repo, revision=revision or None, allow_patterns=list(files), tqdm_class=_terminal_bar()
         )
     except _hub_errors() as cause:
-        reason = _reason(cause, revision)
+        reason = _reason(cause, place)
         raise WeightsError(f"Cannot fetch weights of {repo!r} from the Hub: {reason}") from cause
     folder = Path(found)
     missing = [name for name in files if not (folder / name).is_file()]
     if missing:
         raise WeightsError(
-            f"Cannot fetch weights of {repo!r} from the Hub: {_at(revision)} has no "
+            f"Cannot fetch weights of {repo!r} from the Hub: {place} has no "
             f"{' and no '.join(missing)}. Give a repository of AMD weights."
         )
     return folder
@@ -70,7 +71,7 @@ def push_folder(folder: Path, repo: str, files: Sequence[str], *, private: bool 
         )
     except _hub_errors() as cause:
         raise WeightsError(
-            f"Cannot upload {folder} to {repo!r} on the Hub: {_reason(cause, None)}"
+            f"Cannot upload {folder} to {repo!r} on the Hub: {_reason(cause, 'its main branch')}"
         ) from cause
     return str(address)
 
@@ -90,9 +91,9 @@ def _terminal_bar() -> "type[tqdm[Any]]":
 def _hub_errors() -> tuple[type[Exception], ...]:
     """What huggingface_hub raises, its HTTP library's transport errors included.
 
-    That library is another one in other releases, so its root error is asked for and not
-    imported: with OSError it is the base of HfHubHTTPError. A reply that is no JSON, and a name
-    that is none, are ValueErrors.
+    That library differs between releases, so its root error is asked for and not imported: with
+    OSError it is the base of HfHubHTTPError. A reply that is no JSON, and a name that is none,
+    are ValueErrors.
     """
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -100,35 +101,34 @@ def _hub_errors() -> tuple[type[Exception], ...]:
     return (ValueError, *roots)
 
 
-def _reason(cause: BaseException, revision: str | None) -> str:
-    """Say in one line what the Hub answered, and what to do."""
+def _reason(cause: BaseException, place: str) -> str:
+    """Say in one line what the Hub answered about a revision, and what to do."""
     from huggingface_hub import errors
 
-    if isinstance(cause, errors.HFValidationError):
-        return "that is no name of a repository. Give 'org/name'."
-    if isinstance(cause, errors.GatedRepoError):
-        return "it asks for consent. Accept its terms on its page, and set HF_TOKEN."
-    if isinstance(cause, errors.RepositoryNotFoundError):
-        return "no such repository, or it is private. Check the name; set HF_TOKEN if private."
-    if isinstance(cause, errors.RevisionNotFoundError):
-        return f"{_at(revision)} does not exist. Give a branch, a tag or a commit that does."
     if isinstance(cause, errors.LocalEntryNotFoundError):
         if isinstance(cause.__cause__, errors.OfflineModeIsEnabled):
             return (
-                f"{_at(revision)} is not in the cache, and HF_HUB_OFFLINE is set. "
+                f"{place} is not in the cache, and HF_HUB_OFFLINE is set. "
                 "Unset it, or give a local folder."
             )
         return (
-            f"the Hub cannot be reached, and {_at(revision)} is not in the cache. "
+            f"the Hub cannot be reached, and {place} is not in the cache. "
             "Check the network, or give a local folder."
         )
-    if isinstance(cause, errors.EntryNotFoundError):
-        return f"a file of {_at(revision)} is gone. Give another revision, or a local folder."
+    # The more special ones stand first.
+    answers: dict[type[Exception], str] = {
+        errors.HFValidationError: "that is no name of a repository. Give 'org/name'.",
+        errors.GatedRepoError: "it asks for consent. Accept its terms on its page, set HF_TOKEN.",
+        errors.RepositoryNotFoundError: "no such repository, or it is private. Check the name; "
+        "set HF_TOKEN if private.",
+        errors.RevisionNotFoundError: f"{place} does not exist. Give a branch, a tag or a commit.",
+        errors.EntryNotFoundError: f"a file of {place} is gone. Give another revision, or a "
+        "local folder.",
+    }
+    for kind, answer in answers.items():
+        if isinstance(cause, kind):
+            return answer
     if isinstance(cause, errors.HfHubHTTPError) and cause.response.status_code in (401, 403):
         return f"not allowed (status {cause.response.status_code}). Set HF_TOKEN to one that may."
     detail = (str(cause).strip() or type(cause).__name__).splitlines()[0].rstrip(".")
     return f"{detail}. Try again later, or give a local folder."
-
-
-def _at(revision: str | None) -> str:
-    return f"revision {revision!r}" if revision else "its main branch"

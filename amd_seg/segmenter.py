@@ -27,7 +27,6 @@ from amd_seg.network_input import (
     pixel_count,
     prepare,
 )
-from amd_seg.onnx_network import OnnxNetwork, is_onnx, read_onnx
 from amd_seg.overlap import map_ahead
 from amd_seg.segmentation import Segmentation
 from amd_seg.views import masks_of, view_sizes
@@ -46,14 +45,12 @@ class Segmenter:
 
     def __init__(
         self,
-        model: AMD | OnnxNetwork,
+        model: AMD,
         config: WeightsConfig,
         *,
         device: str | torch.device = "auto",
         precision: str = "float32",
     ) -> None:
-        if isinstance(model, OnnxNetwork):
-            device = _device_of_onnx(device, precision)
         self.device = place_for_inference(model, device)
         self.precision = precision
         self._dtype = resolve_precision(precision, self.device)
@@ -65,30 +62,24 @@ class Segmenter:
         cls,
         source: str | os.PathLike[str] | None = None,
         *,
-        revision: str | None = None,
         device: str | torch.device = "auto",
         precision: str = "float32",
     ) -> "Segmenter":
         """Return a segmenter with trained weights.
 
         Args:
-            source: None (the bundled weights), a bundled name, a folder, a .safetensors file,
-                "org/name" on the Hub, or an .onnx file of `amd-seg export onnx`, which runs on
-                the CPU, in float32.
-            revision: branch, tag or commit on the Hub.
+            source: None (the bundled weights), a bundled name, a folder, a .safetensors file, or
+                "org/name" or "org/name@revision" on the Hub.
             device: "auto" (CUDA, then MPS, then CPU; which one is logged), "cpu", "cuda",
                 "cuda:1" or "mps"; a device that is not here is an error.
             precision: "float32" or "bfloat16", of the network only.
 
         Raises:
             WeightsError: the weights cannot be had or are not valid.
-            ConfigError: an .onnx file is given, and onnxruntime is not installed.
             DeviceError: the device or the precision cannot be used on this machine.
         """
         resolve_precision(precision, resolve_device(device))  # Before a download, not after it.
-        if is_onnx(source):
-            return cls(*read_onnx(source, revision), device=device, precision=precision)
-        pretrained = load_weights(source, revision=revision)
+        pretrained = load_weights(source)
         return cls(pretrained.model, pretrained.config, device=device, precision=precision)
 
     # A str is an iterable of str too; the first signature that fits counts.
@@ -224,8 +215,7 @@ class Segmenter:
         """Run the network on frames that are resized for it already.
 
         Args:
-            frames: (batch, 3, height, width), RGB, uint8 or float in 0..255 (an .onnx file:
-                uint8), on any device.
+            frames: (batch, 3, height, width), RGB, uint8 or float in 0..255, on any device.
 
         Returns:
             (batch, region, ceil(height / 8), ceil(width / 8)), float32, sums to 1 over region.
@@ -275,13 +265,3 @@ class Segmenter:
             refine=settings.refine,
             min_confidence=settings.min_confidence,
         )
-
-
-def _device_of_onnx(device: str | torch.device, precision: str) -> str:
-    """Return the device of an .onnx file, the CPU, unless another was asked for."""
-    if str(device) not in ("auto", "cpu") or precision != "float32":
-        raise DeviceError(
-            f"An .onnx file runs on the CPU in float32, not on {device} in {precision}. Take the "
-            "weights that it was made of, or drop what was asked for."
-        )
-    return "cpu"

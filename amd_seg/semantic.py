@@ -24,7 +24,6 @@ from amd_seg.network_input import (
     pixel_count,
     prepare,
 )
-from amd_seg.onnx_network import is_onnx
 from amd_seg.overlap import map_ahead
 from amd_seg.segmenter import Segmenter
 from amd_seg.semantic_maps import class_probabilities, strongest_classes
@@ -62,7 +61,6 @@ class SemanticSegmenter:
         cls,
         source: str | os.PathLike[str],
         *,
-        revision: str | None = None,
         device: str | torch.device = "auto",
         precision: str = "float32",
     ) -> "SemanticSegmenter":
@@ -71,7 +69,6 @@ class SemanticSegmenter:
         Args:
             source: the folder of a run of `amd-seg finetune`, a folder of weights, a .safetensors
                 file, or "org/name" on the Hub.
-            revision: branch, tag or commit on the Hub.
             device: as `Segmenter.from_pretrained` takes it, like `precision`.
             precision: "float32" or "bfloat16", of the network only.
 
@@ -80,7 +77,7 @@ class SemanticSegmenter:
             DeviceError: the device or the precision cannot be used on this machine.
         """
         resolve_precision(precision, resolve_device(device))  # Before a download, not after it.
-        found = load_semantic_weights(source, revision=revision)
+        found = load_semantic_weights(source)
         return cls(found.model, found.config, device=device, precision=precision)
 
     @overload
@@ -192,7 +189,6 @@ def open_segmenter(
     source: str | os.PathLike[str] | None,
     output: str,
     *,
-    revision: str | None = None,
     device: str | torch.device = "auto",
     precision: str = "float32",
 ) -> Segmenter | SemanticSegmenter:
@@ -208,12 +204,7 @@ def open_segmenter(
         DeviceError: the device or the precision cannot be used on this machine.
     """
     resolve_precision(precision, resolve_device(device))  # Before a download, not after it.
-    if is_onnx(source):
-        _require_output(output, OUTPUTS, os.fspath(source))
-        return Segmenter.from_pretrained(
-            source, revision=revision, device=device, precision=precision
-        )
-    found = load_any_weights(source, revision=revision)
+    found = load_any_weights(source)
     is_semantic = isinstance(found.config, SemanticWeightsConfig)
     _require_output(output, SEMANTIC_OUTPUTS if is_semantic else OUTPUTS, found.source)
     if isinstance(found.model, SemanticNetwork) and isinstance(found.config, SemanticWeightsConfig):

@@ -12,11 +12,10 @@ import torch
 from numpy.typing import NDArray
 
 from amd_seg.choices import DEFAULT_REFINEMENT
-from amd_seg.errors import InputError, raising
+from amd_seg.errors import raising
 from amd_seg.media.frames import FrameReader
 from amd_seg.media.images import Photo
 from amd_seg.media.video import open_video
-from amd_seg.model.amd import AMD
 from amd_seg.network_input import resize_for_network
 from amd_seg.overlap import read_ahead
 from amd_seg.segmentation import FrameSegmentation, Segmentation
@@ -69,14 +68,11 @@ class VideoSegmenter:
         cls,
         source: str | os.PathLike[str] | None = None,
         *,
-        revision: str | None = None,
         device: str | torch.device = "auto",
         precision: str = "float32",
     ) -> "VideoSegmenter":
         """Return a segmenter of clips with trained weights; see `Segmenter.from_pretrained`."""
-        return cls(
-            Segmenter.from_pretrained(source, revision=revision, device=device, precision=precision)
-        )
+        return cls(Segmenter.from_pretrained(source, device=device, precision=precision))
 
     def __call__(
         self,
@@ -211,7 +207,7 @@ class VideoSegmenter:
             config = replace(config, steps=steps)
         released = self._released
         adapted = adapt(
-            _model_of(released, "Adaptation"),
+            released.model,
             released.config,
             _opened(source, short_edge=config.frame_size(released.config.input_size)),
             config,
@@ -233,8 +229,7 @@ class VideoSegmenter:
         Raises:
             WeightsError: the folder cannot be written.
         """
-        model = _model_of(self.segmenter, "Saving")
-        return save_weights(folder, model, self.segmenter.config)
+        return save_weights(folder, self.segmenter.model, self.segmenter.config)
 
     def _segment(
         self, clip: FrameReader, smooth: bool, **settings: Any
@@ -247,7 +242,7 @@ class VideoSegmenter:
             for f in frames
         )
         results = self.segmenter.stream(photos, **settings)
-        smoother = TemporalSmoother(_model_of(self.segmenter, "Smoothing")) if smooth else None
+        smoother = TemporalSmoother(self.segmenter.model) if smooth else None
         size = settings["size"] or self.segmenter.config.input_size
 
         def segmentations() -> Generator[FrameSegmentation, None, None]:
@@ -281,15 +276,6 @@ def _of_frame(result: Segmentation, masks: NDArray[np.float32]) -> FrameSegmenta
         min_confidence=result.min_confidence,
         index=photo.index,
         time=photo.time,
-    )
-
-
-def _model_of(segmenter: Segmenter, what: str) -> AMD:
-    if isinstance(segmenter.model, AMD):
-        return segmenter.model
-    raise InputError(
-        f"{what} needs the whole model, and an .onnx file only segments. Give the weights that it "
-        "was made of."
     )
 
 

@@ -1,4 +1,4 @@
-"""Find, read and write weights: bundled, in a folder, on the Hub, or the authors' checkpoint."""
+"""Find and load weights: bundled, in a folder, or on the Hub."""
 
 import hashlib
 import logging
@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from amd_seg.errors import InputError, WeightsError
+from amd_seg.errors import WeightsError
 from amd_seg.hub import fetch_snapshot, push_folder
 from amd_seg.model.amd import AMD
 from amd_seg.model.config import WeightsConfig
 from amd_seg.model.semantic import SemanticNetwork
 from amd_seg.model.semantic_config import SemanticWeightsConfig
-from amd_seg.onnx_network import is_onnx
-from amd_seg.weights_folder import (
+from amd_seg.weights_files import (
     FILES,
     WEIGHTS_FILE,
     Network,
@@ -23,7 +22,6 @@ from amd_seg.weights_folder import (
     read_weights,
     save_weights,
 )
-from amd_seg.weights_official import convert_official
 
 __all__ = [
     "DEFAULT_WEIGHTS",
@@ -31,7 +29,6 @@ __all__ = [
     "Pretrained",
     "bundled_folder",
     "bundled_names",
-    "convert_official",
     "digest_of_weights",
     "download_weights",
     "load_any_weights",
@@ -49,7 +46,6 @@ DEFAULT_WEIGHTS = "amd-resnet18"
 BUNDLED_IN_WHEEL = Path(__file__).parent / "_pretrained"
 BUNDLED_IN_SOURCE = Path(__file__).parents[1] / "weights"
 
-
 Model = TypeVar("Model", bound=Network)
 Config = TypeVar("Config", bound=NetworkConfig)
 
@@ -63,30 +59,26 @@ class Pretrained(Generic[Model, Config]):
     config: Config
     source: str
     """Where the weights came from, for people: a name, a path, or org/name@commit."""
-    commit: str | None = None
-    """Of a repository on the Hub; None for weights from elsewhere."""
 
 
 def load_weights(
-    source: str | os.PathLike[str] | None = None, *, revision: str | None = None
+    source: str | os.PathLike[str] | None = None,
 ) -> Pretrained[AMD, WeightsConfig]:
     """Load the weights of a model that finds objects, strictly.
 
     Args:
         source: looked for in this order: a bundled name (None is the default one), a local
             folder or .safetensors file with config.json beside it, the folder of a training run,
-            a repository "org/name" on the Hub. Write "./name" for a local folder that is called
-            like bundled weights.
-        revision: branch, tag or commit of a repository on the Hub.
+            a repository on the Hub: "org/name", or "org/name@revision" for a branch, tag or
+            commit. Write "./name" for a local folder that is called like bundled weights.
 
     Raises:
-        InputError: a revision of something that is not on the Hub.
         WeightsError: there are no such weights, they cannot be fetched, they are not valid, or
             they are fine-tuned ones with classes.
     """
-    found = load_any_weights(source, revision=revision)
+    found = load_any_weights(source)
     if isinstance(found.model, AMD) and isinstance(found.config, WeightsConfig):
-        return Pretrained(found.model, found.config, found.source, found.commit)
+        return Pretrained(found.model, found.config, found.source)
     raise WeightsError(
         f"The weights {found.source} are fine-tuned: they tell classes, not the object. Use them "
         "with amd-seg image --output labels, or as SemanticSegmenter.from_pretrained(...)."
@@ -94,16 +86,16 @@ def load_weights(
 
 
 def load_semantic_weights(
-    source: str | os.PathLike[str], *, revision: str | None = None
+    source: str | os.PathLike[str],
 ) -> Pretrained[SemanticNetwork, SemanticWeightsConfig]:
     """Load the weights of a fine-tuned model with classes; see `load_weights`.
 
     Raises:
         WeightsError: as there, or they are of a model that finds objects and knows no classes.
     """
-    found = load_any_weights(source, revision=revision)
+    found = load_any_weights(source)
     if isinstance(found.model, SemanticNetwork) and isinstance(found.config, SemanticWeightsConfig):
-        return Pretrained(found.model, found.config, found.source, found.commit)
+        return Pretrained(found.model, found.config, found.source)
     raise WeightsError(
         f"The weights {found.source} know no classes: they find the object. Give the folder of a "
         "run of amd-seg finetune, or use them with amd-seg image --output mask."
@@ -111,62 +103,59 @@ def load_semantic_weights(
 
 
 def load_any_weights(
-    source: str | os.PathLike[str] | None = None, *, revision: str | None = None
+    source: str | os.PathLike[str] | None = None,
 ) -> Pretrained[Network, NetworkConfig]:
     """Load weights of either kind; see `load_weights`."""
-    if is_onnx(source):
-        raise WeightsError(
-            f"Cannot load {os.fspath(source)} for this: an .onnx file only segments, as --weights "
-            "of amd-seg image, video and evaluate, without adaptation. Give the weights that it "
-            "was made of."
-        )
-    path, label, commit = _locate(source, revision)
+    path, label = _locate(source)
     model, config = read_weights(path)
-    return Pretrained(model, config, label, commit)
+    return Pretrained(model, config, label)
 
 
-def digest_of_weights(
-    source: str | os.PathLike[str] | None = None, *, revision: str | None = None
-) -> str:
+def digest_of_weights(source: str | os.PathLike[str] | None = None) -> str:
     """Return the sha256 of the files of some weights, found as by `load_weights` but not loaded.
 
     Raises:
-        InputError, WeightsError: as there.
+        WeightsError: as there.
     """
-    path, *_ = _locate(source, revision)
+    path, _ = _locate(source)
     files = [path / name for name in FILES] if path.is_dir() else [path, path.parent / FILES[1]]
     digest = hashlib.sha256()
     for file in files:
-        if file.is_file():  # Beside an .onnx file there is none; what lacks is told by loading.
+        if file.is_file():  # What lacks is told by loading.
             digest.update(file.read_bytes())
     return digest.hexdigest()
 
 
-def download_weights(repo: str, *, revision: str | None = None) -> Path:
-    """Fetch the weights of a repository on the Hub into its cache, and check them.
-
-    Returns:
-        The folder in the cache.
-
-    Raises:
-        WeightsError: they cannot be fetched, or they are not valid.
-    """
-    folder = fetch_snapshot(repo, FILES, revision=revision)
-    read_weights(folder)
-    return folder
-
-
-def push_to_hub(folder: str | os.PathLike[str], repo: str, *, private: bool = False) -> str:
-    """Check the weights in `folder` and upload them, with their README.md where there is one.
-
-    Returns:
-        The repository's address.
-
-    Raises:
-        WeightsError: the weights are not valid, or the Hub refuses them.
-    """
-    read_weights(Path(folder))
-    return push_folder(Path(folder), repo, (*FILES, "README.md"), private=private)
+def _locate(source: str | os.PathLike[str] | None) -> tuple[Path, str]:
+    """Return where the files are, fetched if need be, and `Pretrained.source`."""
+    name = DEFAULT_WEIGHTS if source is None else os.fspath(source)
+    local = os.path.expanduser(name)
+    if source is None or (isinstance(source, str) and name in bundled_names()):
+        if source is not None and os.path.exists(local):
+            logger.warning("%r is taken as bundled weights; write ./%s for the folder", name, name)
+        return bundled_folder(name), name
+    if name.lower().endswith(".onnx"):
+        raise WeightsError(
+            f"Cannot load {name}: an .onnx file is for other programs. Give the weights that it "
+            "was made of; its metadata names them."
+        )
+    if os.path.exists(local):
+        in_run = Path(local, "weights")
+        is_run = not Path(local, WEIGHTS_FILE).exists() and (in_run / WEIGHTS_FILE).is_file()
+        return in_run if is_run else Path(local), name
+    if isinstance(source, str) and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*(@.+)?", name):
+        try:
+            folder = fetch_snapshot(name, FILES)
+        except WeightsError as cause:
+            raise WeightsError(
+                f"{cause} (Looked before for bundled weights and for a folder {name!r} here.)"
+            ) from cause
+        return folder, f"{name.partition('@')[0]}@{folder.name}"
+    raise WeightsError(
+        f"No weights at {name!r}: no bundled weights have that name (there are "
+        f"{', '.join(bundled_names()) or 'none'}), {os.path.abspath(local)} does not exist, and it "
+        "is no repository 'org/name' of the Hub. Give one of these."
+    )
 
 
 def bundled_names() -> list[str]:
@@ -197,40 +186,28 @@ def _bundled_root() -> Path:
     return BUNDLED_IN_WHEEL if BUNDLED_IN_WHEEL.is_dir() else BUNDLED_IN_SOURCE
 
 
-def _locate(
-    source: str | os.PathLike[str] | None, revision: str | None
-) -> tuple[Path, str, str | None]:
-    """Return where the files are, fetched if need be, `Pretrained.source` and `.commit`."""
-    name = DEFAULT_WEIGHTS if source is None else os.fspath(source)
-    local = os.path.expanduser(name)
-    is_bundled = source is None or (isinstance(source, str) and name in bundled_names())
-    if (is_bundled or os.path.exists(local)) and revision is not None:
-        raise InputError(
-            f"revision={revision!r} cannot be used with {name!r}, which is not on the Hub. "
-            "Leave the revision out."
-        )
-    if is_bundled:
-        if source is not None and os.path.exists(local):
-            logger.warning("%r is taken as bundled weights; write ./%s for the folder", name, name)
-        return bundled_folder(name), name, None
-    if os.path.exists(local):
-        in_run = Path(local, "weights")
-        is_run = not Path(local, WEIGHTS_FILE).exists() and (in_run / WEIGHTS_FILE).is_file()
-        return in_run if is_run else Path(local), name, None
-    if isinstance(source, str) and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
-        return _fetch(name, revision)
-    raise WeightsError(
-        f"No weights at {name!r}: no bundled weights have that name (there are "
-        f"{', '.join(bundled_names()) or 'none'}), {os.path.abspath(local)} does not exist, and it "
-        "is no repository 'org/name' of the Hub. Give one of these."
-    )
+def download_weights(repo: str) -> Path:
+    """Fetch the weights of a repository, "org/name[@revision]", into the Hub's cache; check them.
+
+    Returns:
+        The folder in the cache.
+
+    Raises:
+        WeightsError: they cannot be fetched, or they are not valid.
+    """
+    folder = fetch_snapshot(repo, FILES)
+    read_weights(folder)
+    return folder
 
 
-def _fetch(repo: str, revision: str | None) -> tuple[Path, str, str]:
-    try:
-        folder = fetch_snapshot(repo, FILES, revision=revision)
-    except WeightsError as cause:
-        raise WeightsError(
-            f"{cause} (Looked before for bundled weights and for a folder {repo!r} here.)"
-        ) from cause
-    return folder, f"{repo}@{folder.name}", folder.name
+def push_to_hub(folder: str | os.PathLike[str], repo: str, *, private: bool = False) -> str:
+    """Check the weights in `folder` and upload them, with their README.md where there is one.
+
+    Returns:
+        The repository's address.
+
+    Raises:
+        WeightsError: the weights are not valid, or the Hub refuses them.
+    """
+    read_weights(Path(folder))
+    return push_folder(Path(folder), repo, (*FILES, "README.md"), private=private)

@@ -423,7 +423,7 @@ def test_origins_of_masks_do_not_mix(photos: Path, tmp_path: Path) -> None:
             ["--predictions", "masks", "--size", "96", "--device", "cpu"],
             "--size and --device are for a network. Drop them.",
         ),
-        (["--method", "centre-prior", "--revision", "r"], "--revision is for a network."),
+        (["--method", "centre-prior", "--precision", "bfloat16"], "--precision is for a network."),
         (["--method", "centre-prior", "--threshold", "0.5"], "--threshold is for videos."),
         (["--method", "centre-prior", "--per-sequence"], "--per-sequence is for videos."),
     ],

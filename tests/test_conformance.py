@@ -32,8 +32,8 @@ from amd_seg.model.objective import (
     splat_visibility,
     splat_weights,
 )
-from amd_seg.model.official import rename_official_keys
 from amd_seg.model.segment_flow import resize_masks, synthesize_view
+from amd_seg.weights_import import load_official_state_dict, official_names
 
 pytestmark = pytest.mark.shared
 
@@ -119,7 +119,7 @@ def read_frame(path: Path) -> Tensor:
 def make_model(state: State, dtype: torch.dtype = DTYPE) -> AMD:
     """The released model; without dropout, as the reference was computed."""
     model = AMD(AMDConfig(dropout=0.0)).to(dtype)
-    model.load_official_state_dict(state)
+    load_official_state_dict(model, state)
     return model
 
 
@@ -352,7 +352,7 @@ def total_norm(gradients: Iterable[Tensor]) -> float:
 
 def our_names(official_state: State) -> dict[str, str]:
     """Our name of each released key; renaming keeps their order."""
-    return dict(zip(official_state, rename_official_keys(official_state), strict=True))
+    return dict(official_names())
 
 
 def read_rows(path: Path) -> dict[str, list[float]]:
@@ -398,7 +398,7 @@ class GivenMasks(AMD):
 @pytest.fixture(scope="module")
 def motion(official_state: State, arrays: Arrays) -> GivenMasks:
     model = GivenMasks(AMDConfig()).double()
-    model.load_official_state_dict(official_state)
+    load_official_state_dict(model, official_state)
     model.given = torch.from_numpy(arrays["train_masks"]).double()
     return model
 

@@ -29,9 +29,8 @@ import sys
 from amd_seg.errors import WeightsError
 from amd_seg.hub import fetch_snapshot
 for source in sys.argv[1:]:
-    repo, _, revision = source.partition("@")
     try:
-        print(fetch_snapshot(repo, ("model.safetensors", "config.json"), revision=revision or None))
+        print(fetch_snapshot(source, ("model.safetensors", "config.json")))
     except WeightsError as error:
         print("WeightsError:", error)
 """
@@ -43,7 +42,7 @@ from amd_seg.weights import load_weights
 for source in sys.argv[1:]:
     try:
         pretrained = load_weights(source)
-        print(pretrained.source, pretrained.config.name, pretrained.commit)
+        print(pretrained.source, pretrained.config.name)
     except WeightsError as error:
         print("WeightsError:", error)
 """
@@ -218,10 +217,10 @@ def test_loading_looks_here_first_then_on_the_hub_and_checks_what_came(
     flipped[-1] ^= 1
     hub.repo("org/damaged", files | {"model.safetensors": bytes(flipped)})
     write(tmp_path / "local" / "tiny", files)
-    sources = ("org/tiny", "local/tiny", "org/damaged", "org/nowhere")
-    fetched, local, damaged, nowhere = run(LOAD, *sources)
-    assert fetched == f"org/tiny@{sha} tiny {sha}"
-    assert local == "local/tiny tiny None"
+    sources = ("org/tiny", f"org/tiny@{sha}", "local/tiny", "org/damaged", "org/nowhere")
+    fetched, at_commit, local, damaged, nowhere = run(LOAD, *sources)
+    assert fetched == at_commit == f"org/tiny@{sha} tiny"
+    assert local == "local/tiny tiny"
     assert "sha256" in damaged
     assert "Looked before for bundled weights and for a folder 'org/nowhere'" in nowhere
 

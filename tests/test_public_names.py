@@ -21,7 +21,6 @@ PUBLIC_NAMES = [
     "FrameSegmentation",
     "InputError",
     "MediaError",
-    "OnnxReport",
     "Segmentation",
     "Segmenter",
     "SemanticSegmentation",
@@ -61,7 +60,6 @@ ATTRIBUTES = {
     "VideoReport": [
         *("confidence", "frames", "height", "is_truncated", "mask_share", "path", "width"),
     ],
-    "OnnxReport": ["difference", "path", "pictures"],
     "AdaptationReport": [
         *("channel", "evidence", "held_out", "is_adapted", "lessons", "loss_after"),
         *("loss_before", "losses", "margin", "memory", "objective", "reason", "seconds", "steps"),
@@ -70,16 +68,14 @@ ATTRIBUTES = {
 
 SIGNATURES = {
     "Segmenter": "(model, config, *, device='auto', precision='float32')",
-    "Segmenter.from_pretrained": "(source=None, *, revision=None, device='auto', "
-    "precision='float32')",
+    "Segmenter.from_pretrained": "(source=None, *, device='auto', precision='float32')",
     "Segmenter.__call__": "(self, image, *, size=None, threshold=None, refine='colour', tta=False, "
     "min_confidence=0.0, batch_size=8, max_pixels=200000000)",
     "Segmenter.stream": "(self, images, *, size=None, threshold=None, refine='colour', tta=False, "
     "min_confidence=0.0, batch_size=8, max_pixels=200000000)",
     "Segmenter.region_masks": "(self, frames)",
     "SemanticSegmenter": "(model, config, *, device='auto', precision='float32')",
-    "SemanticSegmenter.from_pretrained": "(source, *, revision=None, device='auto', "
-    "precision='float32')",
+    "SemanticSegmenter.from_pretrained": "(source, *, device='auto', precision='float32')",
     "SemanticSegmenter.__call__": "(self, image, **options)",
     "SemanticSegmenter.stream": "(self, images, *, size=None, slide=False, flip=False, "
     "batch_size=8, max_pixels=200000000)",
@@ -94,8 +90,7 @@ SIGNATURES = {
     "Segmentation.encode": "(self, output='mask')",
     "Segmentation.save": "(self, path, output='mask')",
     "VideoSegmenter": "(segmenter)",
-    "VideoSegmenter.from_pretrained": "(source=None, *, revision=None, device='auto', "
-    "precision='float32')",
+    "VideoSegmenter.from_pretrained": "(source=None, *, device='auto', precision='float32')",
     "VideoSegmenter.__call__": "(self, source, *, size=None, threshold=None, refine='colour', "
     "tta=False, min_confidence=0.0, smooth=False, batch_size=8)",
     "VideoSegmenter.write": "(self, source, target, *, output='mask', background=None, "
@@ -107,12 +102,12 @@ SIGNATURES = {
     "VideoSegmenter.save": "(self, folder)",
     "write_adaptation_page": "(path, clip, report, config, *, released, adapted, overwrite=False, "
     "**call)",
-    "export_onnx": "(path, weights=None, *, revision=None, size='dynamic', overwrite=False)",
+    "export_onnx": "(path, weights=None, *, overwrite=False)",
     "open_video": "(source, *, start=None, end=None, every=1, frame_rate=24, short_edge=None)",
 }
 
 OPTIONS = {
-    "image": "INPUT... --out --output --threshold --weights --revision --size --device --precision "
+    "image": "INPUT... --out --output --threshold --weights --size --device --precision "
     "--batch-size --refine --tta --min-confidence --max-pixels --recursive --shard "
     "--overwrite --resume --json --quiet --debug --help",
     "train": "VIDEOS... --out --preset --init --init-backbone --targets --photos --photo-targets "
@@ -137,20 +132,20 @@ OPTIONS = {
     "--decoder-channels --dropout --padding --quiet --debug --help",
     "video": "INPUT --out --output --background --start --end --every --frame-rate --adapt "
     "--steps --objective --share --seed --memory --channel --save-adapted --report --threshold "
-    "--refine --tta --min-confidence --smooth --weights --revision --size --device --precision "
+    "--refine --tta --min-confidence --smooth --weights --size --device --precision "
     "--batch-size --overwrite --json --quiet --debug --help",
     "weights convert": "FILE --out --overwrite --help",
-    "weights download": "REPO --revision --help",
-    "weights info": "NAME --revision --json --help",
+    "weights download": "REPO --help",
+    "weights info": "NAME --json --help",
     "weights list": "--json --help",
-    "evaluate": "[DATASET DIR] --images --masks --predictions --method --weights --revision "
+    "evaluate": "[DATASET DIR] --images --masks --predictions --method --weights "
     "--size --device --precision --batch-size --refine --tta --adapt --steps --objective --share "
     "--seed --memory --threshold --resize-masks "
     "--stretch --classes --coloured-masks --slide --flip --every "
     "--limit --save --resume --workers --per-sequence --json --csv --markdown --sheet "
     "--overwrite --quiet --debug --help",
-    "demo": "--port --no-browser --weights --revision --device --precision --quiet --debug --help",
-    "export onnx": "--out --weights --revision --size --overwrite --quiet --debug --help",
+    "demo": "--port --no-browser --weights --device --precision --quiet --debug --help",
+    "export onnx": "--out --weights --overwrite --quiet --debug --help",
     "env": "--json --quiet --debug --help",
 }
 

@@ -11,7 +11,7 @@ from amd_seg.model.amd import AMD
 from amd_seg.model.config import AMDConfig, WeightsConfig
 from amd_seg.training.soup import average_weights, main
 from amd_seg.weights import load_weights
-from amd_seg.weights_folder import save_weights
+from amd_seg.weights_files import save_weights
 
 
 def written(folder: Path, config: WeightsConfig, seed: int) -> Path:

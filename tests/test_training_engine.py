@@ -11,17 +11,15 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from safetensors.torch import save_file
 from tqdm import tqdm
 
 from amd_seg.cli import cli
 from amd_seg.cli.runs import show
-from amd_seg.errors import ConfigError, InputError, WeightsError
+from amd_seg.errors import ConfigError, InputError
 from amd_seg.model.amd import AMD
 from amd_seg.model.appearance import AppearancePathway
 from amd_seg.model.config import AMDConfig
 from amd_seg.training.ablation import ablate_regions
-from amd_seg.training.backbone import load_backbone
 from amd_seg.training.batches import open_batches
 from amd_seg.training.checkpoints import load_checkpoint
 from amd_seg.training.distributed import Processes
@@ -219,47 +217,6 @@ def test_an_ablation_that_cannot_be_done_is_not_begun(
     with pytest.raises(ConfigError, match=message):
         ablate_regions(counts, [clips], tmp_path, model=tiny_config, config=config)
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(
-    ("suffix", "prefix"), [(".safetensors", ""), (".pth", ""), (".pth", "module.encoder_q.")]
-)
-def test_a_backbone_starts_from_a_file(
-    tiny_config: AMDConfig, tmp_path: Path, suffix: str, prefix: str
-) -> None:
-    source, model = AMD(tiny_config), AMD(tiny_config)
-    state = {prefix + n: v for n, v in source.appearance.backbone.state_dict().items()}
-    state[f"{prefix}fc.weight"] = torch.zeros(3, 8)
-    path = tmp_path / f"backbone{suffix}"
-    if suffix == ".pth":
-        torch.save({"epoch": 3, "state_dict": state}, path)
-    else:
-        save_file(state, path)
-    load_backbone(model, path)
-    for name, value in source.appearance.backbone.state_dict().items():
-        assert torch.equal(model.appearance.backbone.state_dict()[name], value), name
-
-
-def test_a_backbone_of_another_network_is_refused(tiny_config: AMDConfig, tmp_path: Path) -> None:
-    other = dataclasses.replace(tiny_config, stage_widths=(8, 8, 8, 16))
-    path = tmp_path / "other.pth"
-    torch.save(AMD(other).appearance.backbone.state_dict(), path)
-    with pytest.raises(WeightsError, match=r"layer4.*--stage-widths"):
-        load_backbone(AMD(tiny_config), path)
-    torch.save({0: torch.zeros(3)}, path)
-    with pytest.raises(WeightsError, match=r"does not fit the backbone .*missing: bn1\.bias"):
-        load_backbone(AMD(tiny_config), path)
-
-
-@pytest.mark.parametrize("ending", [".pth", ".safetensors"])
-@pytest.mark.parametrize("content", [b"", b"\x80\x02", b"hello world\n", b"h\x05", b"."])
-def test_a_damaged_backbone_is_named(
-    tiny_config: AMDConfig, tmp_path: Path, content: bytes, ending: str
-) -> None:
-    path = tmp_path / f"resnet{ending}"
-    path.write_bytes(content)
-    with pytest.raises(WeightsError, match=r"Cannot read the backbone .*resnet\..*: \w.*Give a"):
-        load_backbone(AMD(tiny_config), path)
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -6,12 +6,10 @@ import pickle
 import shutil
 import subprocess
 import sys
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -25,14 +23,13 @@ from amd_seg.cli.weights import weights as weights_command
 from amd_seg.errors import InputError, WeightsError
 from amd_seg.model.amd import AMD
 from amd_seg.model.config import AMDConfig, WeightsConfig
-from amd_seg.model.official import _official_to_ours
 from amd_seg.weights import (
     bundled_folder,
     bundled_names,
-    convert_official,
     load_weights,
     save_weights,
 )
+from amd_seg.weights_import import convert_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -166,9 +163,8 @@ def test_a_source_that_is_nowhere_says_what_was_tried(source: str) -> None:
     assert "no repository 'org/name'" in message
 
 
-def test_a_revision_of_a_folder_is_refused(folder: Path) -> None:
-    with pytest.raises(InputError, match="Leave the revision out"):
-        load_weights(folder, revision="main")
+def test_an_onnx_file_is_no_source(tmp_path: Path) -> None:
+    assert "Give the weights that it was made of" in refusal(tmp_path / "model.onnx")
 
 
 def test_all_wrong_tensors_are_in_one_message(folder: Path) -> None:
@@ -250,7 +246,7 @@ def test_a_pickle_is_refused_and_not_run(folder: Path, tmp_path: Path) -> None:
         assert "amd-seg weights convert" in refusal(folder)
     assert "amd-seg weights convert" in refusal(tmp_path / "zipped.pth")
     with pytest.raises(WeightsError, match="holds more than tensors and plain values"):
-        convert_official(tmp_path / "zipped.pth", tmp_path / "out")
+        convert_checkpoint(tmp_path / "zipped.pth", tmp_path / "out")
     assert not (tmp_path / "sprung").exists()
     assert not (tmp_path / "out").exists()
 
@@ -343,93 +339,6 @@ def test_what_cannot_be_written_is_said_and_leaves_nothing(
     with pytest.raises(InputError, match="is not the model's config"):
         save_weights(tmp_path / "new", model, other)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
-
-
-# The authors' checkpoint.
-
-
-@pytest.fixture(scope="module")
-def official_state() -> "OrderedDict[str, Tensor]":
-    """A checkpoint with its real keys and shapes, one value a tensor: a small file."""
-    shapes = AMD(AMDConfig(regions=4)).state_dict()
-    state: OrderedDict[str, Tensor] = OrderedDict()
-    for number, (official, ours) in enumerate(_official_to_ours(), start=1):
-        value = torch.tensor(number / 400, dtype=torch.float32)
-        if not shapes[ours].is_floating_point():
-            value = torch.tensor(number)
-        state[official] = value.expand(shapes[ours].shape)
-    return state
-
-
-@pytest.fixture
-def out(tmp_path: Path) -> Iterator[Path]:
-    """A folder for a converted checkpoint, 122 MB, that does not stay."""
-    yield tmp_path / "out"
-    shutil.rmtree(tmp_path / "out", ignore_errors=True)
-
-
-@pytest.mark.parametrize("is_zip", [True, False])
-def test_the_official_checkpoint_is_converted(
-    official_state: dict[str, Tensor], tmp_path: Path, out: Path, is_zip: bool
-) -> None:
-    # What mmcv writes beside the tensors: plain values, and numbers of numpy.
-    meta = {"CLASSES": ("a", "b"), "iter": 5, "best": np.float64(0.5), "PALETTE": np.eye(2)}
-    checkpoint = {"meta": meta, "state_dict": official_state, "optimizer": {"state": {}}}
-    torch.save(checkpoint, tmp_path / "a.pth", _use_new_zipfile_serialization=is_zip)
-    command = ["convert", str(tmp_path / "a.pth"), "-o", str(out)]
-    done = CliRunner().invoke(weights_command, command, catch_exceptions=False)
-    assert done.output == f"{out}\n"
-
-    loaded = load_weights(out)
-    assert (loaded.config.object_channel, loaded.config.input_size) == (0, 392)
-    assert loaded.config.model == AMDConfig(regions=4)
-    state = loaded.model.state_dict()
-    for official, ours in _official_to_ours():
-        assert torch.equal(state[ours], official_state[official]), official
-
-    with pytest.raises(WeightsError, match="--overwrite"):
-        CliRunner().invoke(weights_command, command, catch_exceptions=False)
-
-
-def refused_checkpoint(content: object, tmp_path: Path) -> str:
-    torch.save(content, tmp_path / "a.pth")
-    with pytest.raises(WeightsError) as caught:
-        convert_official(tmp_path / "a.pth", tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-    assert len(str(caught.value).splitlines()) == 1
-    return str(caught.value)
-
-
-def test_a_checkpoint_that_is_another_is_refused(
-    official_state: dict[str, Tensor], tmp_path: Path
-) -> None:
-    assert "it has no 'state_dict'" in refused_checkpoint({"model": {}}, tmp_path)
-    assert "it has no 'state_dict'" in refused_checkpoint([1], tmp_path)
-    state = dict(official_state)
-    del state["backbone2.bn1.bias"]
-    state["neck.weight"] = torch.zeros(1)
-    message = refused_checkpoint({"state_dict": state}, tmp_path)
-    assert "missing: backbone2.bn1.bias; unknown: neck.weight" in message
-
-    wrong = dict(official_state) | {"backbone2.bn1.bias": torch.zeros(3)}
-    assert "bn1.bias" in refused_checkpoint({"state_dict": wrong}, tmp_path)
-    many = {"decode_head2.conv_seg.weight": torch.zeros(1).expand(999, 256, 1, 1)}
-    message = refused_checkpoint({"state_dict": dict(official_state) | many}, tmp_path)
-    assert "regions=999" in message
-    nan = {"decode_head2.conv_seg.bias": torch.full((4,), torch.nan)}
-    message = refused_checkpoint({"state_dict": dict(official_state) | nan}, tmp_path)
-    assert "not finite" in message
-
-
-def test_a_checkpoint_that_is_damaged_or_absent_is_refused(tmp_path: Path) -> None:
-    torch.save({"state_dict": {}}, tmp_path / "whole.pth")
-    whole = (tmp_path / "whole.pth").read_bytes()
-    for content in (b"", b"text", whole[: len(whole) // 2], whole[:-1], b"\x80\x02."):
-        (tmp_path / "a.pth").write_bytes(content)
-        with pytest.raises(WeightsError, match=r"Cannot read .*a\.pth"):
-            convert_official(tmp_path / "a.pth", tmp_path / "out")
-    with pytest.raises(WeightsError, match="No such file"):
-        convert_official(tmp_path / "absent.pth", tmp_path / "out")
 
 
 # The command.

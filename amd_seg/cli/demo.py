@@ -3,7 +3,7 @@
 import click
 
 from amd_seg.cli import terminal
-from amd_seg.cli.options import device_options, weights_options
+from amd_seg.cli.options import device_options, weights_option
 
 
 @click.command(context_settings={"show_default": True})
@@ -14,7 +14,7 @@ from amd_seg.cli.options import device_options, weights_options
     help="Of this machine; 0 takes any that is free.",
 )
 @click.option("--no-browser", is_flag=True, help="Print the address only.")
-@weights_options
+@weights_option
 @device_options
 @terminal.quiet_option
 @terminal.debug_option
@@ -22,7 +22,6 @@ def demo(
     port: int,
     no_browser: bool,
     weights: str | None,
-    revision: str | None,
     device: str,
     precision: str,
 ) -> None:
@@ -41,9 +40,7 @@ def demo(
     taken = listen(port)
     from amd_seg.segmenter import Segmenter
 
-    segmenter = Segmenter.from_pretrained(
-        weights, revision=revision, device=device, precision=precision
-    )
+    segmenter = Segmenter.from_pretrained(weights, device=device, precision=precision)
 
     def on_ready(address: str) -> None:
         if ended:  # While the engine was loading, which takes seconds.

@@ -150,7 +150,7 @@ def _origin(
     """Return the origin of the maps and what to call it; `labels` where they hold classes."""
     from amd_seg.evaluation import networks, origins
 
-    names = ("weights", "revision", "size", "device", "precision", "batch_size", "refine", "tta")
+    names = ("weights", "size", "device", "precision", "batch_size", "refine", "tta")
     network = {name: options.pop(name) for name in names}
     save, resume = options.pop("save"), options.pop("resume")
     wish = asked_for(options, precision=network["precision"])
@@ -197,7 +197,7 @@ def _network_as_json(
     """Return all that the values of a network's maps depend on."""
     from amd_seg.weights import digest_of_weights
 
-    digest = digest_of_weights(network["weights"], revision=network["revision"])
+    digest = digest_of_weights(network["weights"])
     call = ("size", "precision", "refine", "tta")
     settings = {"sha256": digest, **{key: network[key] for key in call if key in network}, **looks}
     if wish is not None:

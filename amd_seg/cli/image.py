@@ -121,7 +121,6 @@ def _segment(
     output: str,
     *,
     weights: str | None,
-    revision: str | None,
     device: str,
     precision: str,
     **call: Any,
@@ -135,9 +134,7 @@ def _segment(
     def write(pair: "tuple[Job, Result]") -> Outcome:
         return _write(*pair, output)
 
-    segmenter = open_segmenter(
-        weights, output, revision=revision, device=device, precision=precision
-    )
+    segmenter = open_segmenter(weights, output, device=device, precision=precision)
     if isinstance(segmenter, SemanticSegmenter):
         call = _without_options_of_masks(call)
     results: Generator[Result] = segmenter.stream((_open(job.source) for job in jobs), **call)

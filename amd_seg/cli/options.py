@@ -11,17 +11,14 @@ from amd_seg.choices import DEFAULT_REFINEMENT, PRECISIONS, REFINEMENTS
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-def weights_options(command: Command) -> Command:
-    """Add `--weights` and `--revision`."""
-    weights = click.option(
+def weights_option(command: Command) -> Command:
+    """Add `--weights`."""
+    return click.option(
         "--weights",
         metavar="W",
-        help="A name, a folder, a file of weights, or org/name on the Hub. [default: bundled]",
-    )
-    revision = click.option(
-        "--revision", metavar="R", help="Branch, tag or commit of weights on the Hub."
-    )
-    return weights(revision(command))
+        help="A name, a folder, a file of weights, or org/name[@revision] on the Hub. "
+        "[default: bundled]",
+    )(command)
 
 
 def device_options(command: Command) -> Command:
@@ -49,7 +46,7 @@ def network_options(batch_help: str) -> Callable[[Command], Command]:
     batch_size = click.option("--batch-size", type=click.IntRange(1), default=8, help=batch_help)
 
     def decorate(command: Command) -> Command:
-        return weights_options(size(device_options(batch_size(command))))
+        return weights_option(size(device_options(batch_size(command))))
 
     return decorate
 

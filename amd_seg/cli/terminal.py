@@ -35,6 +35,10 @@ EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
 
 REMOVED_OPTIONS = {
     "--keep-rgb": "the colours under alpha 0 are always zeroed.",
+    "--revision": "write it behind the name, --weights org/name@revision.",
+    "download --revision": "write it behind the name, org/name@revision.",
+    "info --revision": "write it behind the name, org/name@revision.",
+    "onnx --size": "an .onnx file takes frames of any size.",
 }
 """Options of earlier versions, of all commands or ("evaluate --resume") of one, and what to do
 instead."""

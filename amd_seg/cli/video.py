@@ -111,7 +111,6 @@ def _segment(
     frame_rate: Fraction,
     overwrite: bool,
     weights: str | None,
-    revision: str | None,
     device: str,
     precision: str,
     **call: Any,
@@ -126,9 +125,7 @@ def _segment(
     check_output(clip, target, **drawing)
     from amd_seg.video_segmenter import VideoSegmenter
 
-    segmenter = VideoSegmenter.from_pretrained(
-        weights, revision=revision, device=device, precision=precision
-    )
+    segmenter = VideoSegmenter.from_pretrained(weights, device=device, precision=precision)
     learned = None
     if asked is not None:
         size = asked.config.frame_size(segmenter.segmenter.config.input_size)

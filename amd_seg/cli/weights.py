@@ -15,7 +15,8 @@ def weights() -> None:
     """List, show, fetch and convert weights.
 
     Wherever a command takes --weights: a bundled name, a folder with model.safetensors and
-    config.json, a .safetensors file beside its config.json, or org/name on the Hugging Face Hub.
+    config.json, a .safetensors file beside its config.json, or org/name on the Hugging Face Hub
+    (org/name@revision for a branch, tag or commit).
     """
 
 
@@ -36,9 +37,8 @@ def list_bundled(as_json: bool) -> None:
 
 @weights.command()
 @click.argument("name")
-@click.option("--revision", help="Branch, tag or commit of a repository on the Hub.")
 @as_json
-def info(name: str, revision: str | None, as_json: bool) -> None:
+def info(name: str, as_json: bool) -> None:
     """Check weights and print their config.json.
 
     NAME is what commands take for --weights: a bundled name, a folder, a .safetensors file, or
@@ -46,7 +46,7 @@ def info(name: str, revision: str | None, as_json: bool) -> None:
     """
     from amd_seg.weights import load_any_weights
 
-    pretrained = load_any_weights(name, revision=revision)
+    pretrained = load_any_weights(name)
     parameters = sum(parameter.numel() for parameter in pretrained.model.parameters())
     values = {
         "source": pretrained.source,
@@ -62,16 +62,15 @@ def info(name: str, revision: str | None, as_json: bool) -> None:
 
 @weights.command()
 @click.argument("repo")
-@click.option("--revision", help="Branch, tag or commit; the main branch if not given.")
 def download(repo: str, revision: str | None) -> None:
     """Fetch weights from the Hub into its cache.
 
-    REPO is org/name; the folder of the weights is printed.
+    REPO is org/name or org/name@revision; the folder of the weights is printed.
     HF_HOME moves the cache, HF_TOKEN opens private repositories, HF_ENDPOINT names another Hub.
     """
     from amd_seg.weights import download_weights
 
-    click.echo(download_weights(repo, revision=revision))
+    click.echo(download_weights(repo))
 
 
 @weights.command()
@@ -81,13 +80,16 @@ def download(repo: str, revision: str | None) -> None:
 )
 @click.option("--overwrite", is_flag=True, help="Replace weights that are in the folder.")
 def convert(file: Path, out: Path, overwrite: bool) -> None:
-    """Convert the paper's checkpoint to a folder.
+    """Convert a checkpoint to a folder of weights.
 
-    FILE is the authors' amd_pretrained.pth. Nothing in it is run. The folder is printed.
+    FILE is the authors' amd_pretrained.pth, or a ResNet by torchvision's names (MoCo, DINO,
+    torchvision; .pth or .safetensors). Of a ResNet the folder has the backbone only, and the rest
+    is random: train it, with train --init or finetune --weights. No code in FILE is run. The
+    folder is printed.
     """
-    from amd_seg.weights import convert_official
+    from amd_seg.weights_import import convert_checkpoint
 
-    click.echo(convert_official(file, out, overwrite=overwrite))
+    click.echo(convert_checkpoint(file, out, overwrite=overwrite))
 
 
 def _flatten(value: Any, name: str = "") -> Iterator[tuple[str, str]]:

@@ -22,7 +22,6 @@ def from_adapted_network(
     config: "AdaptationConfig",
     *,
     weights: str | None = None,
-    revision: str | None = None,
     device: str = "auto",
     precision: str = "float32",
     on_clip: OnClip | None = None,
@@ -45,9 +44,7 @@ def from_adapted_network(
     def origin(dataset: Dataset) -> Iterator[MapSource]:
         from amd_seg.video_segmenter import VideoSegmenter
 
-        video = VideoSegmenter.from_pretrained(
-            weights, revision=revision, device=device, precision=precision
-        )
+        video = VideoSegmenter.from_pretrained(weights, device=device, precision=precision)
         for name, group in groupby(dataset.samples, key=lambda sample: sample.sequence):
             if name is None:
                 raise InputError(

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 def from_network(
     *,
     weights: str | None = None,
-    revision: str | None = None,
     device: str = "auto",
     precision: str = "float32",
     **call: Any,
@@ -28,7 +27,7 @@ def from_network(
     """Return the origin that runs a network on each picture; it is loaded once, when first used.
 
     Args:
-        weights: as `Segmenter.from_pretrained` takes them, like `revision`, `device`, `precision`.
+        weights: as `Segmenter.from_pretrained` takes them, like `device`, `precision`.
         call: `size`, `batch_size` and the like, as a `Segmenter` call takes them.
     """
 
@@ -36,9 +35,7 @@ def from_network(
     def segmenter() -> "Segmenter":
         from amd_seg.segmenter import Segmenter
 
-        return Segmenter.from_pretrained(
-            weights, revision=revision, device=device, precision=precision
-        )
+        return Segmenter.from_pretrained(weights, device=device, precision=precision)
 
     def origin(dataset: Dataset) -> Iterator[MapSource]:
         images = _images(dataset)
@@ -54,7 +51,6 @@ def from_network(
 def from_semantic_network(
     *,
     weights: str,
-    revision: str | None = None,
     device: str = "auto",
     precision: str = "float32",
     **call: Any,
@@ -72,9 +68,7 @@ def from_semantic_network(
     def segmenter() -> "SemanticSegmenter":
         from amd_seg.semantic import SemanticSegmenter
 
-        return SemanticSegmenter.from_pretrained(
-            weights, revision=revision, device=device, precision=precision
-        )
+        return SemanticSegmenter.from_pretrained(weights, device=device, precision=precision)
 
     def origin(dataset: Dataset) -> Iterator[MapSource]:
         images = _images(dataset)

@@ -3,7 +3,6 @@
 Source: paper section 3, figure 2, and the released code.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +14,6 @@ from amd_seg.model.appearance import AppearancePathway
 from amd_seg.model.config import AMDConfig
 from amd_seg.model.motion import MotionPathway
 from amd_seg.model.normalised import NormalisedModel
-from amd_seg.model.official import rename_official_keys
 from amd_seg.model.segment_flow import (
     compose_segment_flow,
     full_precision,
@@ -161,14 +159,6 @@ class AMD(NormalisedModel):
             flow = flow + full_precision(self.motion.flow_of(features))
             flows.append(flow)
         return flows
-
-    def load_official_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Load the state dict of the paper's checkpoint.
-
-        Raises:
-            WeightsError: keys are missing or unknown, all of them named.
-        """
-        self.load_state_dict(rename_official_keys(state))
 
 
 def _reconstruction(

@@ -16,7 +16,6 @@ from amd_seg.classes import VOID
 from amd_seg.errors import ConfigError
 from amd_seg.model.semantic import SemanticNetwork
 from amd_seg.model.semantic_config import SemanticConfig, SemanticWeightsConfig
-from amd_seg.training.backbone import load_backbone
 from amd_seg.training.batches import Batches, require_shareable
 from amd_seg.training.distributed import Processes, batch_mean
 from amd_seg.training.engine import OnStep, Run, carry_out
@@ -27,6 +26,7 @@ from amd_seg.training.labelled import LabelledPhotos, check_labelled
 from amd_seg.training.loop import StepReport
 from amd_seg.training.watch import Watch
 from amd_seg.weights import Network, load_any_weights, save_weights
+from amd_seg.weights_import import load_backbone
 
 SCRATCH = "none"
 """In the place of weights: start from random values, the row "scratch" of table 2."""

@@ -15,7 +15,6 @@ from amd_seg.errors import ConfigError, InputError
 from amd_seg.model.amd import AMD
 from amd_seg.model.config import AMDConfig, WeightsConfig
 from amd_seg.training.alarms import Alarms
-from amd_seg.training.backbone import load_backbone
 from amd_seg.training.batches import Batches, open_batches
 from amd_seg.training.channel import choose_object_channel
 from amd_seg.training.clips import find_clips, find_photos
@@ -28,6 +27,7 @@ from amd_seg.training.presets import TrainingConfig
 from amd_seg.training.scores import Scorer
 from amd_seg.training.watch import Watch
 from amd_seg.weights import Network, load_weights, save_weights
+from amd_seg.weights_import import load_backbone
 
 logger = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from amd_seg.errors import InputError, WeightsError
 from amd_seg.model.amd import AMD
 from amd_seg.model.config import AppearanceConfig, WeightsConfig
 from amd_seg.weights import Pretrained, load_weights
-from amd_seg.weights_folder import save_weights
+from amd_seg.weights_files import save_weights
 
 logger = logging.getLogger(__name__)
 

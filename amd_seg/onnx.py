@@ -1,0 +1,165 @@
+"""Export `AMD.segment` as an .onnx file: frames in, soft regions out, checked against torch."""
+
+import json
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from amd_seg.errors import ConfigError, ExportError, InputError
+from amd_seg.media.files import check_target, replacing
+from amd_seg.model.amd import AMD
+from amd_seg.weights import load_weights
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+OPSET = 18
+
+BAR = 1e-4
+"""Largest difference of a region, 0..1, that the file may have from the model."""
+
+# Batch, height and width of the frames of the check: single and several, odd, long and high.
+CHECKED = ((1, 96, 131), (2, 150, 97), (1, 83, 300))
+
+
+def export_onnx(
+    path: str | os.PathLike[str],
+    weights: str | os.PathLike[str] | None = None,
+    *,
+    overwrite: bool = False,
+) -> float:
+    """Write the network of some weights as an .onnx file.
+
+    Its input `frames` is (batch, 3, height, width), RGB, uint8, of any size; its output `regions`
+    is what `AMD.segment` gives: (batch, region, ceil(height / 8), ceil(width / 8)), float32, sums
+    to 1 over region. Its metadata say which region is the object. The file gets its name after
+    onnxruntime has run it: it is there whole and right, or not at all.
+
+    Args:
+        path: the file to make; its folder exists.
+        weights: as `Segmenter.from_pretrained` takes them.
+        overwrite: replace a file that is there.
+
+    Returns:
+        The largest difference of a region, 0..1, between the file and the model.
+
+    Raises:
+        InputError: the name cannot be used, or the file exists.
+        ConfigError: the extra `onnx` is not installed.
+        WeightsError: the weights cannot be had or are not valid.
+        ExportError: the file does not compute what the model does; it is removed.
+        MediaError: the file cannot be written.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".onnx":
+        raise InputError(f"Cannot write {path}: its name must end in .onnx.")
+    check_target(path, overwrite=overwrite)
+    pretrained = load_weights(weights)
+    config = pretrained.config
+    graph = _graph(pretrained.model)
+    metadata = {
+        **{key: getattr(config, key) for key in ("name", "object_channel", "input_size")},
+        "threshold": config.threshold,
+        "licence": config.training.get("licence", "not stated"),
+        "weights": Path(pretrained.source).name,
+        "config": json.dumps(config.to_dict()),
+    }
+    for key, value in metadata.items():
+        graph.metadata_props.add(key=key, value=str(value))
+    with replacing(path) as temporary:
+        temporary.write_bytes(graph.SerializeToString())
+        difference = largest_difference(temporary, pretrained.model)
+        # Written so that what is no number fails too.
+        if not difference <= BAR:
+            raise ExportError(
+                f"Nothing is written to {path}: onnxruntime's result differs from the model's by "
+                f"{difference:.2g}, and {BAR:g} is allowed. Install the versions of torch, onnx "
+                "and onnxruntime in constraints.txt, or report it with amd-seg env."
+            )
+    return difference
+
+
+def largest_difference(path: Path, model: AMD) -> float:
+    """Run a file and the model on random frames; return the largest difference of a region."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    generator = torch.Generator().manual_seed(0)
+    differences = []
+    for batch, height, width in CHECKED:
+        size = (batch, 3, height, width)
+        frames = torch.randint(256, size, generator=generator, dtype=torch.uint8)
+        (regions,) = session.run(["regions"], {"frames": frames.numpy()})
+        with torch.inference_mode():
+            differences.append((torch.from_numpy(regions) - model.segment(frames)).abs().max())
+    return float(torch.stack(differences).max())
+
+
+class _Regions(nn.Module):
+    """A model's eq. 1 as a module of its own, which the exporter wants."""
+
+    def __init__(self, model: AMD) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, frames: Tensor) -> Tensor:
+        return self.model.segment(frames)
+
+
+def _graph(model: AMD) -> "ModelProto":
+    try:
+        import onnx_ir.passes.common
+        import onnxruntime  # noqa: F401 -- that it lacks is told before the work, not after it
+        import onnxscript  # noqa: F401
+    except ImportError as cause:
+        raise ConfigError(
+            f"Writing an .onnx file needs {cause.name}, which is not installed. "
+            'Install it with: pip install "amd-seg[onnx]"'
+        ) from cause
+    # Two frames, and unequal edges, or the exporter takes them for constants or for one another.
+    least = model.appearance.least_size
+    example = torch.zeros(2, 3, least + 32, least + 48, dtype=torch.uint8)
+    names = {0: "batch", 2: "height", 3: "width"}
+    axes = {a: torch.export.Dim(n, min=max(least, 2) if a else 1) for a, n in names.items()}
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                _Regions(model).eval(),
+                (example,),
+                input_names=["frames"],
+                output_names=["regions"],
+                dynamic_shapes=(axes,),
+                opset_version=OPSET,
+                dynamo=True,
+                verbose=False,
+            )
+    except torch.onnx.OnnxExporterError as cause:
+        raise ExportError(
+            f"torch {torch.__version__} cannot export this model: {str(cause).splitlines()[0]} "
+            "Install the versions of torch and onnxscript in constraints.txt."
+        ) from cause
+    assert program is not None
+    # It holds the paths of this machine.
+    onnx_ir.passes.common.ClearMetadataAndDocStringPass()(program.model)
+    return program.model_proto
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's remarks on torch's own insides to itself."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

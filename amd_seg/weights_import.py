@@ -1,0 +1,264 @@
+"""Weights of others as a folder of ours: the authors' checkpoint, and ResNets trained elsewhere.
+
+These files are pickles. Only tensors, plain values and numbers of numpy are taken from one, and
+nothing else in it is run.
+"""
+
+import hashlib
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from amd_seg.errors import WeightsError
+from amd_seg.model.amd import AMD
+from amd_seg.model.config import AMDConfig, WeightsConfig
+from amd_seg.weights_files import FILES, Network, listed, save_weights
+
+logger = logging.getLogger(__name__)
+
+BATCH_NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+AFFINE = ("weight", "bias")
+
+# Parts of the authors' decode head that their objective never reads; versions differ in them.
+UNUSED_PREFIX = "decode_head."
+
+# Where MoCo, TimeCycle, DenseCL, DINO and their wrappers keep the ResNet.
+BACKBONE_PREFIXES = (
+    *("module.encoder_q.", "encoder_q.", "module.encoderVideo.", "encoderVideo."),
+    *("module.backbone.", "backbone.", "module."),
+)
+CLASSIFIERS = ("fc.", "head.", "classifier.")
+
+
+def convert_checkpoint(
+    path: str | os.PathLike[str], folder: str | os.PathLike[str], *, overwrite: bool = False
+) -> Path:
+    """Convert a checkpoint to a folder of weights, in float32.
+
+    Args:
+        path: the authors' amd_pretrained.pth; or a ResNet by torchvision's names, such as MoCo
+            and DINO release, .pth or .safetensors. Of a ResNet the folder has the backbone only:
+            the rest is random, for `amd-seg train --init` and `amd-seg finetune --weights`.
+        overwrite: replace weights that are in `folder`.
+
+    Returns:
+        The folder.
+
+    Raises:
+        WeightsError: the file cannot be read or is of another network, its wrong keys all named,
+            or the folder has weights already.
+    """
+    path, folder = Path(path), Path(folder)
+    taken = [name for name in FILES if (folder / name).exists()]
+    if taken and not overwrite:
+        raise WeightsError(
+            f"Cannot write weights to {folder}: {' and '.join(taken)} exist there. "
+            "Give another folder, or overwrite them (--overwrite)."
+        )
+    state = _read_checkpoint(path)
+    if _is_official(state):
+        model, name = _official_model(path, state), "amd-official"
+    else:
+        model, name = _model_with_backbone(path, state), "backbone-only"
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    config = WeightsConfig(
+        model=model.config,
+        object_channel=0,
+        input_size=392,
+        name=name,
+        training={"converted_from": path.name, "sha256_of_that": digest},
+    )
+    return save_weights(folder, model, config, dtype=torch.float32)
+
+
+def load_backbone(model: Network, path: str | os.PathLike[str]) -> None:
+    """Copy the ResNet of a file, by torchvision's names, into the appearance pathway.
+
+    Raises:
+        WeightsError: the file cannot be read, or is of another network: all tensors named.
+    """
+    _fill_backbone(model, Path(path), _read_checkpoint(Path(path)))
+
+
+def load_official_state_dict(model: AMD, state: Mapping[str, Tensor]) -> None:
+    """Fill a model with the state dict of the authors' checkpoint.
+
+    Args:
+        state: with or without the prefix `module.`; unknown keys under `decode_head.` are logged
+            and left out.
+
+    Raises:
+        WeightsError: other keys are missing or unknown, all of them named.
+    """
+    state = {key.removeprefix("module."): value for key, value in state.items()}
+    names = dict(official_names())
+    unknown = [key for key in state if key not in names]
+    unused = [key for key in unknown if key.startswith(UNUSED_PREFIX)]
+    faults = {
+        "missing": [key for key in names if key not in state],
+        "unknown": [key for key in unknown if key not in unused],
+    }
+    if any(faults.values()):
+        raise WeightsError(
+            f"The keys are not those of the released AMD checkpoint ({listed(faults)}). "
+            "Give the authors' amd_pretrained.pth."
+        )
+    if unused:
+        logger.warning("Ignored keys that the model does not use: %s", ", ".join(unused))
+    model.load_state_dict({names[key]: state[key] for key in names})
+
+
+def official_names() -> Iterator[tuple[str, str]]:
+    """Yield every tensor's name in the authors' checkpoint (mmcv's format), and ours."""
+    for official, ours, leaves in _official_modules():
+        for leaf in leaves:
+            yield f"{official}.{leaf}", f"{ours}.{leaf}"
+
+
+def _official_modules() -> Iterator[tuple[str, str, tuple[str, ...]]]:
+    for module, leaves in _resnet50_modules():
+        yield f"backbone2.{module}", f"appearance.backbone.{module}", leaves
+    for index in range(2):
+        official, ours = f"decode_head2.convs.{index}", f"appearance.head.{index}"
+        yield f"{official}.conv", f"{ours}.conv", ("weight",)
+        yield f"{official}.bn", f"{ours}.bn", BATCH_NORM
+    yield "decode_head2.conv_seg", "appearance.classifier", AFFINE
+
+    flow = "decode_head.flownet"
+    for stage in range(6):
+        for index in range(2):
+            official = f"{flow}.feature_pyramid_extractor.convs.{stage}.{index}.0"
+            yield official, f"motion.pyramid.{stage}.{index}", AFFINE
+    for level in range(5):
+        yield f"{flow}.conv_1x1.{level}.0", f"motion.reductions.{level}", AFFINE
+    for index in range(5):
+        official = f"{flow}.flow_estimators.conv{index + 1}.0"
+        yield official, f"motion.estimator.{index}", AFFINE
+    for index in range(2):
+        official = f"{flow}.flow_estimators.predict_flow{index + 1}.0"
+        yield official, f"motion.region_flow.{index}", AFFINE
+
+
+def _resnet50_modules() -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield the modules of ResNet-50, the only backbone that was released."""
+    yield "conv1", ("weight",)
+    yield "bn1", BATCH_NORM
+    for stage, blocks in enumerate((3, 4, 6, 3), start=1):
+        for block in range(blocks):
+            for index in (1, 2, 3):
+                yield f"layer{stage}.{block}.conv{index}", ("weight",)
+                yield f"layer{stage}.{block}.bn{index}", BATCH_NORM
+        yield f"layer{stage}.0.downsample.0", ("weight",)
+        yield f"layer{stage}.0.downsample.1", BATCH_NORM
+
+
+def _read_checkpoint(path: Path) -> dict[str, Tensor]:
+    """Read the named tensors of a file, without running what else it may hold."""
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        with torch.serialization.safe_globals(_numpy_values()):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as cause:
+        raise WeightsError(
+            f"Cannot read {path}: {cause.strerror or cause}. Check the name."
+        ) from cause
+    # A damaged or hostile pickle raises whatever its bytes lead to.
+    except Exception as cause:
+        raise WeightsError(
+            f"Cannot read {path}: it is damaged, no checkpoint of torch, or holds more than "
+            f"tensors and plain values ({type(cause).__name__}). Download it again."
+        ) from cause
+    for key in ("state_dict", "model", "teacher"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    named = content.items() if isinstance(content, dict) else ()
+    state = {k: v for k, v in named if isinstance(k, str) and isinstance(v, Tensor)}
+    if not state:
+        raise WeightsError(
+            f"Cannot use {path}: it holds no tensors by name. Give the authors' "
+            "amd_pretrained.pth, or the checkpoint of a ResNet."
+        )
+    return state
+
+
+def _numpy_values() -> list[Any]:
+    """What a pickle needs to hold numbers and arrays of numbers of numpy, as `meta` may."""
+    # numpy < 2 wrote the first of the two module names; neither is public, so ask the values.
+    scalar, array = np.float64(0).__reduce__()[0], np.empty(0).__reduce__()[0]
+    renamed = [
+        (function, f"numpy.{module}.multiarray.{name}")
+        for module in ("core", "_core")
+        for function, name in ((scalar, "scalar"), (array, "_reconstruct"))
+    ]
+    return [*renamed, np.ndarray, np.dtype, *{type(np.dtype(code)) for code in "?bBhHiIlLefd"}]
+
+
+def _is_official(state: Mapping[str, Tensor]) -> bool:
+    return any(key.removeprefix("module.").startswith(("backbone2.", "decode_")) for key in state)
+
+
+def _official_model(path: Path, state: Mapping[str, Tensor]) -> AMD:
+    """Build the authors' model, with as many regions as the checkpoint has."""
+    classifier = [k for k in state if k.removeprefix("module.") == "decode_head2.conv_seg.weight"]
+    shape = state[classifier[0]].shape if classifier else ()
+    try:
+        model = AMD(AMDConfig(regions=shape[0]) if shape else AMDConfig())
+        load_official_state_dict(model, state)
+    # ConfigError: a number of regions that no model has. RuntimeError: torch's wrong shapes.
+    except (WeightsError, ValueError, RuntimeError) as cause:
+        reason = " ".join(str(cause).split())
+        raise WeightsError(f"Cannot convert {path}: {reason}") from cause
+    return model
+
+
+def _model_with_backbone(path: Path, state: Mapping[str, Tensor]) -> AMD:
+    has_bottlenecks = any(key.endswith("layer1.0.conv3.weight") for key in state)
+    # The rest is the same each time, and the caller's random numbers stay where they are.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = AMD(AMDConfig(backbone="resnet50" if has_bottlenecks else "resnet18"))
+    _fill_backbone(model, path, state)
+    return model
+
+
+def _fill_backbone(model: Network, path: Path, state: Mapping[str, Tensor]) -> None:
+    """Copy tensors into the backbone; wrappers' prefixes and the classifier on top are left out."""
+    if _is_official(state):
+        raise WeightsError(
+            f"{path} is the authors' checkpoint. Convert it first, amd-seg weights convert "
+            f"{path} -o DIR, and give that folder."
+        )
+    wanted = model.appearance.backbone.state_dict()
+    first = next(iter(wanted))
+    prefix = next((p for p in BACKBONE_PREFIXES if p + first in state), "")
+    found = {n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)}
+    # TimeCycle's kernels (output, input, time, height, width) are one frame deep.
+    found = {n: v.squeeze(2) if v.ndim == 5 and v.shape[2] == 1 else v for n, v in found.items()}
+    # Old files lack these counters; at a fixed momentum they do nothing.
+    needed = [name for name in wanted if not name.endswith("num_batches_tracked")]
+    faults = {
+        "missing": [name for name in needed if name not in found],
+        "unknown": [n for n in found if n not in wanted and not n.startswith(CLASSIFIERS)],
+        "of another shape": [
+            f"{name} {tuple(found[name].shape)} instead of {tuple(wanted[name].shape)}"
+            for name in needed
+            if name in found and found[name].shape != wanted[name].shape
+        ],
+    }
+    if any(faults.values()):
+        raise WeightsError(
+            f"{path} does not fit the backbone {model.config.backbone} with stage widths "
+            f"{model.config.stage_widths} ({listed(faults, most=5)}). "
+            "Give the checkpoint of such a ResNet."
+        )
+    model.appearance.backbone.load_state_dict({n: found.get(n, v) for n, v in wanted.items()})
+    logger.info("The backbone comes from %s: its training data is part of yours.", path)

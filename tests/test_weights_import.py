@@ -1,0 +1,195 @@
+"""The checkpoints of others become weights of ours, and every wrong tensor is named."""
+
+import dataclasses
+import logging
+import shutil
+from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from safetensors.torch import save_file
+from torch import Tensor
+
+from amd_seg.cli import cli
+from amd_seg.errors import WeightsError
+from amd_seg.model.amd import AMD
+from amd_seg.model.config import AMDConfig
+from amd_seg.weights import load_weights
+from amd_seg.weights_import import convert_checkpoint, load_backbone, official_names
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Iterator[Path]:
+    """A folder for a converted checkpoint, up to 122 MB, that does not stay."""
+    yield tmp_path / "out"
+    shutil.rmtree(tmp_path / "out", ignore_errors=True)
+
+
+def refused(content: object, tmp_path: Path) -> str:
+    torch.save(content, tmp_path / "a.pth")
+    with pytest.raises(WeightsError) as caught:
+        convert_checkpoint(tmp_path / "a.pth", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert len(str(caught.value).splitlines()) == 1
+    return str(caught.value)
+
+
+# The authors' checkpoint.
+
+
+@pytest.fixture(scope="module")
+def official_state() -> "OrderedDict[str, Tensor]":
+    """A checkpoint with its real keys and shapes, one value a tensor: a small file."""
+    shapes = AMD(AMDConfig(regions=4)).state_dict()
+    state: OrderedDict[str, Tensor] = OrderedDict()
+    for number, (official, ours) in enumerate(official_names(), start=1):
+        value = torch.tensor(number / 400, dtype=torch.float32)
+        if not shapes[ours].is_floating_point():
+            value = torch.tensor(number)
+        state[official] = value.expand(shapes[ours].shape)
+    return state
+
+
+def test_the_table_has_exactly_the_released_keys(shared: Path) -> None:
+    lines = (shared / "reference" / "official_state_dict.tsv").read_text().splitlines()[1:]
+    names = dict(official_names())
+    assert set(names) == {line.split("\t")[0] for line in lines}
+    assert len(names) == len(set(names.values())) == 380
+
+
+@pytest.mark.parametrize(
+    ("official", "ours"),
+    [
+        ("backbone2.conv1.weight", "appearance.backbone.conv1.weight"),
+        ("backbone2.layer3.5.bn3.bias", "appearance.backbone.layer3.5.bn3.bias"),
+        ("decode_head2.convs.1.bn.running_mean", "appearance.head.1.bn.running_mean"),
+        ("decode_head2.conv_seg.bias", "appearance.classifier.bias"),
+        (
+            "decode_head.flownet.feature_pyramid_extractor.convs.5.1.0.weight",
+            "motion.pyramid.5.1.weight",
+        ),
+        ("decode_head.flownet.conv_1x1.0.0.weight", "motion.reductions.0.weight"),
+        ("decode_head.flownet.flow_estimators.conv1.0.bias", "motion.estimator.0.bias"),
+        (
+            "decode_head.flownet.flow_estimators.predict_flow2.0.weight",
+            "motion.region_flow.1.weight",
+        ),
+    ],
+)
+def test_a_released_name_becomes_ours(official: str, ours: str) -> None:
+    assert dict(official_names())[official] == ours
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_the_official_checkpoint_is_converted(
+    official_state: dict[str, Tensor],
+    tmp_path: Path,
+    out: Path,
+    is_zip: bool,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    # What mmcv writes beside the tensors: plain values, and numbers of numpy.
+    meta = {"CLASSES": ("a", "b"), "iter": 5, "best": np.float64(0.5), "PALETTE": np.eye(2)}
+    # A wrapper's prefix, and a part of the decode head that only some versions have.
+    state = {f"module.{key}": value for key, value in official_state.items()} if is_zip else None
+    state = state or (official_state | {"decode_head.conv_seg.weight": torch.zeros(1)})
+    checkpoint = {"meta": meta, "state_dict": state, "optimizer": {"state": {}}}
+    torch.save(checkpoint, tmp_path / "a.pth", _use_new_zipfile_serialization=is_zip)
+    command = ["weights", "convert", str(tmp_path / "a.pth"), "-o", str(out)]
+    with caplog.at_level(logging.WARNING):
+        done = CliRunner().invoke(cli, command, catch_exceptions=False)
+    assert done.stdout == f"{out}\n"
+    assert ("decode_head.conv_seg.weight" in caplog.text) is not is_zip
+
+    loaded = load_weights(out)
+    assert (loaded.config.object_channel, loaded.config.input_size) == (0, 392)
+    assert loaded.config.model == AMDConfig(regions=4)
+    found = loaded.model.state_dict()
+    for official, ours in official_names():
+        assert torch.equal(found[ours], official_state[official]), official
+
+    again = CliRunner().invoke(cli, command)
+    assert (again.exit_code, "--overwrite" in again.stderr) == (3, True)
+
+
+def test_another_checkpoint_is_refused(official_state: dict[str, Tensor], tmp_path: Path) -> None:
+    assert "holds no tensors by name" in refused({"model": {}}, tmp_path)
+    assert "holds no tensors by name" in refused([1], tmp_path)
+    state = dict(official_state)
+    del state["backbone2.bn1.bias"]
+    state["neck.weight"] = torch.zeros(1)
+    state["decode_head2.conv_seg.bias"] = "not a tensor"  # type: ignore[assignment]
+    message = refused({"state_dict": state}, tmp_path)
+    assert (
+        "missing: backbone2.bn1.bias, decode_head2.conv_seg.bias; unknown: neck.weight" in message
+    )
+
+    for change, words in (
+        ({"backbone2.bn1.bias": torch.zeros(3)}, "bn1.bias"),
+        ({"decode_head2.conv_seg.weight": torch.zeros(1).expand(999, 256, 1, 1)}, "regions=999"),
+        ({"decode_head2.conv_seg.bias": torch.full((4,), torch.nan)}, "not finite"),
+    ):
+        assert words in refused({"state_dict": official_state | change}, tmp_path)
+
+
+def test_a_checkpoint_that_is_damaged_or_absent_is_refused(tmp_path: Path) -> None:
+    torch.save({"state_dict": {}}, tmp_path / "whole.pth")
+    whole = (tmp_path / "whole.pth").read_bytes()
+    for content in (b"", b"text", whole[: len(whole) // 2], whole[:-1], b"\x80\x02", b"h\x05"):
+        for name in ("a.pth", "a.safetensors"):
+            (tmp_path / name).write_bytes(content)
+            with pytest.raises(WeightsError, match=r"Cannot read .*a\..*Download it again"):
+                convert_checkpoint(tmp_path / name, tmp_path / "out")
+    with pytest.raises(WeightsError, match="No such file"):
+        convert_checkpoint(tmp_path / "absent.pth", tmp_path / "out")
+
+
+# ResNets.
+
+
+def test_a_resnet_becomes_weights_to_start_from(tmp_path: Path, out: Path) -> None:
+    source = AMD(AMDConfig(backbone="resnet18")).appearance.backbone.state_dict()
+    state = {f"module.encoder_q.{n}": v for n, v in source.items()}
+    state |= {"module.encoder_q.fc.weight": torch.zeros(3, 8), "module.queue": torch.zeros(2)}
+    torch.save({"epoch": 3, "state_dict": state}, tmp_path / "moco.pth")
+    generator = torch.get_rng_state()
+    loaded = load_weights(convert_checkpoint(tmp_path / "moco.pth", out))
+    assert torch.equal(generator, torch.get_rng_state())
+    assert loaded.config.model == AMDConfig(backbone="resnet18")
+    assert loaded.config.name == "backbone-only"
+    for name, value in loaded.model.appearance.backbone.state_dict().items():
+        assert torch.equal(source[name], value), name
+
+
+@pytest.mark.parametrize(
+    ("suffix", "prefix"), [(".safetensors", ""), (".pth", ""), (".pth", "module.encoder_q.")]
+)
+def test_a_backbone_is_filled_from_a_file(
+    tiny_config: AMDConfig, tmp_path: Path, suffix: str, prefix: str
+) -> None:
+    source, model = AMD(tiny_config), AMD(tiny_config)
+    state = {prefix + n: v for n, v in source.appearance.backbone.state_dict().items()}
+    state[f"{prefix}fc.weight"] = torch.zeros(3, 8)
+    path = tmp_path / f"backbone{suffix}"
+    if suffix == ".pth":
+        torch.save({"epoch": 3, "state_dict": state}, path)
+    else:
+        save_file(state, path)
+    load_backbone(model, path)
+    for name, value in source.appearance.backbone.state_dict().items():
+        assert torch.equal(model.appearance.backbone.state_dict()[name], value), name
+
+
+def test_a_backbone_of_another_network_is_refused(tiny_config: AMDConfig, tmp_path: Path) -> None:
+    other = dataclasses.replace(tiny_config, stage_widths=(8, 8, 8, 16))
+    path = tmp_path / "other.pth"
+    torch.save(AMD(other).appearance.backbone.state_dict(), path)
+    with pytest.raises(WeightsError, match=r"does not fit the backbone .*layer4.*\(16, 8, 3, 3\)"):
+        load_backbone(AMD(tiny_config), path)
+    torch.save({"epoch": torch.zeros(3)}, path)
+    with pytest.raises(WeightsError, match=r"does not fit the backbone .*missing: .*bn1\.weight"):
+        load_backbone(AMD(tiny_config), path)
