@@ -1,4 +1,4 @@
-"""What the engine adds to a run: streamed frames, alarms, scores, stages, sums."""
+"""What the engine adds to a run: streamed frames, alarms, backbones, presets."""
 
 import dataclasses
 import io
@@ -7,7 +7,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -15,19 +14,15 @@ from tqdm import tqdm
 
 from amd_seg.cli import cli
 from amd_seg.cli.runs import show
-from amd_seg.errors import ConfigError, InputError
-from amd_seg.model.amd import AMD
+from amd_seg.errors import ConfigError
 from amd_seg.model.appearance import AppearancePathway
 from amd_seg.model.config import AMDConfig
-from amd_seg.training.ablation import ablate_regions
 from amd_seg.training.batches import open_batches
-from amd_seg.training.checkpoints import load_checkpoint
 from amd_seg.training.distributed import Processes
 from amd_seg.training.folder import RunFolder
 from amd_seg.training.loop import StepReport, StopTraining
 from amd_seg.training.presets import PRESETS, TrainingConfig
 from amd_seg.training.run import train
-from amd_seg.training.scores import Scorer
 from amd_seg.weights import load_weights
 from tests.clips import moving_square, write_clip, write_folder
 
@@ -111,114 +106,6 @@ def test_the_mover_objective_needs_its_frames_in_memory() -> None:
         TrainingConfig(objective="mover", frames="loader")
 
 
-@pytest.fixture(scope="module")
-def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data set in the layout of DAVIS: two clips of a square, its place the label."""
-    root = tmp_path_factory.mktemp("davis")
-    for name, step in (("right", (0, 2)), ("down", (1, 0))):
-        frames = moving_square(5, step=step)
-        write_folder(root / "JPEGImages" / "480p" / name, frames, ".jpg")
-        masks = [np.where(frame[..., :1] == 220, 255, 0).astype(np.uint8) for frame in frames]
-        masks = [np.repeat(mask, 3, axis=-1) for mask in masks]
-        write_folder(root / "Annotations" / "480p" / name, masks)
-    return root
-
-
-class SquareModel(AMD):
-    """A model whose region 2 is what is red, and region 0 the rest."""
-
-    def segment(self, frames: torch.Tensor) -> torch.Tensor:
-        red = (frames[:, :1].float() > 180).float()
-        return torch.cat((1 - red, torch.zeros_like(red), red), dim=1)
-
-
-def test_every_region_is_scored_as_the_object(labelled: Path, tiny_config: AMDConfig) -> None:
-    scorer = Scorer.open(labelled, short_edge=48, frames_a_clip=2)
-    assert [Path(f.clip).name for f in scorer.frames] == ["down", "down", "right", "right"]
-    scores = scorer(SquareModel(dataclasses.replace(tiny_config, regions=3)))
-    assert scores.channel == 2
-    assert scores.best > 0.8  # the colours of a JPEG bleed: 0.88 when this was written
-    assert scores.j[0] < 0.1
-    assert scores.j[1] == 0
-
-
-def test_only_the_validation_clips_are_scored_where_they_are_listed(
-    labelled: Path, tmp_path: Path
-) -> None:
-    for folder in ("JPEGImages", "Annotations"):
-        (tmp_path / folder).symlink_to(labelled / folder)
-    (tmp_path / "ImageSets" / "480p").mkdir(parents=True)
-    line = "/JPEGImages/480p/down/00000.jpg /Annotations/480p/down/00000.png\n"
-    (tmp_path / "ImageSets" / "480p" / "val.txt").write_text(line)
-    frames = Scorer.open(tmp_path, short_edge=48).frames
-    assert {Path(frame.clip).name for frame in frames} == {"down"}
-
-
-def test_a_folder_without_labels_cannot_be_scored_on(clips: str) -> None:
-    with pytest.raises(InputError, match="Annotations/<clip>"):
-        Scorer.open(clips, short_edge=48)
-
-
-def test_a_scored_run_keeps_its_best_and_goes_on_knowing_it(
-    clips: str, labelled: Path, tiny_config: AMDConfig, tmp_path: Path
-) -> None:
-    config = dataclasses.replace(SETTINGS, steps=3, evaluate_every=1, checkpoint_every=1)
-    out = tmp_path / "run"
-    options = {"model": tiny_config, "config": config, "device": "cpu", "evaluate": labelled}
-    with pytest.raises(StopTraining):
-        train([clips], out, **options, on_step=stop_after(2))
-    train([clips], out, **options, resume=True)
-    scores = column(out, "J")
-    assert len(scores) == 3
-    bests = [max(step) for step in scores]
-    first_best = bests.index(max(bests))
-    assert load_checkpoint(out / "checkpoints" / "best.pt")["step"] == first_best + 1
-    card = load_weights(out / "best").config
-    assert card.object_channel == scores[first_best].index(max(bests))
-    assert card.training["chosen_with_labels"]
-
-
-def test_the_ablation_over_regions_prints_a_table(
-    clips: str, labelled: Path, tmp_path: Path
-) -> None:
-    command = ["train", clips, "--out", str(tmp_path / "ablation"), "--ablate-regions", "3,5"]
-    command += ["--objective", "photometric"]
-    command += ["--steps", "2", "--minutes", "0", "--batch-size", "2", "--crop", "32x48"]
-    command += ["--stage-widths", "8,8,8,8", "--motion-size", "64x64", "--device", "cpu"]
-    command += ["--short-edge", "32", "--log-every", "1", "--evaluate-every", "2"]
-    command += ["--evaluate", str(labelled)]
-    for extra in ([], ["--resume"]):
-        result = CliRunner().invoke(cli, [*command, *extra])
-        assert result.exit_code == 0, result.stderr
-        header, _, *rows = [line.strip("| ").split(" | ") for line in result.stdout.splitlines()]
-        assert header[0] == "c"
-        assert [row[0] for row in rows] == ["3", "5"]
-        assert all(row[-1] == "done" and 0 <= float(row[4]) <= 1 for row in rows)
-    assert (tmp_path / "ablation" / "regions-3" / "weights").is_dir()
-
-
-@pytest.mark.parametrize(
-    ("counts", "objective", "message"),
-    [
-        ((3, 3), "photometric", "twice"),
-        ((3, 1), "photometric", "regions=1 cannot"),
-        ((3, 5), "mover", "Give --objective photometric"),
-    ],
-)
-def test_an_ablation_that_cannot_be_done_is_not_begun(
-    clips: str,
-    tiny_config: AMDConfig,
-    tmp_path: Path,
-    counts: tuple[int, ...],
-    objective: str,
-    message: str,
-) -> None:
-    config = dataclasses.replace(SETTINGS, objective=objective)
-    with pytest.raises(ConfigError, match=message):
-        ablate_regions(counts, [clips], tmp_path, model=tiny_config, config=config)
-    assert not list(tmp_path.iterdir())
-
-
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_takes_its_first_steps(clips: str, tmp_path: Path, preset: str) -> None:
     command = ["train", clips, "--preset", preset, "--out", str(tmp_path / "run")]
@@ -270,6 +157,3 @@ def test_the_bar_of_a_run_by_the_clock_ends_with_the_clock() -> None:
     show(bar, report(12, 10.0, 10 / 60), config, "pairs")
     assert (bar.initial, bar.n, bar.total) == (10, 12, 72)
     assert "loss 0.5000, 19.2 pairs/s" in str(bar)
-    # Another run of an ablation begins again.
-    show(bar, report(1, 1.0, 1 / 60), config, "pairs")
-    assert (bar.initial, bar.n, bar.total) == (0, 1, 60)

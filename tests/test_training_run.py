@@ -452,7 +452,6 @@ def test_a_run_folder_in_use_is_not_written_over(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--evaluate", "nowhere"], "No such file or folder: nowhere"),
         (["--targets", "nowhere"], "No such folder: nowhere"),
         (["--photos", "nowhere"], "No such folder: nowhere"),
         (["--photo-targets", "nowhere"], "Give --photos too"),

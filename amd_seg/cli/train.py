@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from amd_seg.cli import terminal
-from amd_seg.cli.fields import Numbers, given, options_of
+from amd_seg.cli.fields import given, options_of
 from amd_seg.cli.runs import announce, saved_settings, watched_run
 from amd_seg.model.config import AMDConfig
 from amd_seg.training.presets import PRESETS, Preset, TrainingConfig
@@ -42,17 +42,6 @@ from amd_seg.training.presets import PRESETS, Preset, TrainingConfig
 )
 @click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps.")
 @click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in OUT.")
-@click.option(
-    "--evaluate",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Score every region on a data set in the layout of DAVIS, and keep the best in OUT/best.",
-)
-@click.option(
-    "--ablate-regions",
-    type=Numbers(int, None),
-    help="Train once for each number of regions, in OUT/regions-N, and print a table.",
-)
 @options_of(TrainingConfig)
 @options_of(AMDConfig)
 @terminal.quiet_option
@@ -68,8 +57,6 @@ def train(
     photo_targets: Path | None,
     device: str,
     resume: bool,
-    evaluate: Path | None,
-    ablate_regions: tuple[int, ...] | None,
     **overrides: Any,
 ) -> None:
     """Train a model on clips, without any label.
@@ -83,35 +70,31 @@ def train(
     Presets: paper (eq. 7; 8 GPUs, days), single-gpu (25 minutes), cpu (2 hours);
     the last two are taught by what moves.
     """
-    goes_on = resume and ablate_regions is None
-    start = _saved_settings(out) if goes_on else _preset(preset, init)
+    start = _saved_settings(out) if resume else _preset(preset, init)
     config = start.training.with_changes(**given(TrainingConfig, overrides))
     model = dataclasses.replace(start.model, **given(AMDConfig, overrides))
 
-    from amd_seg.training import ablation, run
+    from amd_seg.training import run
     from amd_seg.training.distributed import is_first_process
 
     announce(model=model, training=config)
     with watched_run(config, "pairs") as on_step:
-        options: dict[str, Any] = {
-            "config": config,
-            "init": init,
-            "init_backbone": init_backbone,
-            "targets": targets,
-            "photos": photos,
-            "photo_targets": photo_targets,
-            "device": device,
-            "resume": resume,
-            "evaluate": evaluate,
-            "on_step": on_step,
-        }
-        if ablate_regions is None:
-            printed = str(run.train(videos, out, model=model, **options))
-        else:
-            rows = ablation.ablate_regions(ablate_regions, videos, out, model=model, **options)
-            printed = ablation.as_table(rows)
+        weights = run.train(
+            videos,
+            out,
+            model=model,
+            config=config,
+            init=init,
+            init_backbone=init_backbone,
+            targets=targets,
+            photos=photos,
+            photo_targets=photo_targets,
+            device=device,
+            resume=resume,
+            on_step=on_step,
+        )
     if is_first_process():
-        terminal.put(printed)
+        terminal.put(str(weights))
 
 
 def _preset(name: str, init: str | None) -> Preset:

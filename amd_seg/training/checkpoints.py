@@ -12,7 +12,6 @@ from amd_seg.errors import WeightsError
 from amd_seg.media.files import make_folder, write_atomically
 
 PATTERN = re.compile(r"step-(\d{9})\.pt")
-BEST = "best.pt"
 
 
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any], *, keep: int) -> Path:
@@ -25,15 +24,23 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], *, keep: int
     Raises:
         MediaError: the disk is full, or the file cannot be written; older ones are untouched.
     """
-    path = _write(folder / f"step-{step:09d}.pt", state)
+    path = folder / f"step-{step:09d}.pt"
+    # In memory first: torch's own writer turns a full disk into an error without a reason.
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+
+    def write(file: BinaryIO) -> None:
+        file.write(buffer.getbuffer())
+        file.flush()
+        os.fsync(file.fileno())
+
+    make_folder(path.parent)
+    for left_by_a_kill in path.parent.glob(".*.tmp"):
+        left_by_a_kill.unlink(missing_ok=True)
+    write_atomically(path, write)
     for old in list_checkpoints(folder)[:-keep]:
         old.unlink(missing_ok=True)
     return path
-
-
-def save_best(folder: Path, state: dict[str, Any]) -> Path:
-    """Write `folder/best.pt` atomically: no later checkpoint pushes it out; see above."""
-    return _write(folder / BEST, state)
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -58,20 +65,3 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or "step" not in state:
         raise WeightsError(f"{path} is no checkpoint of amd-seg train. Resume from another.")
     return state
-
-
-def _write(path: Path, state: dict[str, Any]) -> Path:
-    # In memory first: torch's own writer turns a full disk into an error without a reason.
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-
-    def write(file: BinaryIO) -> None:
-        file.write(buffer.getbuffer())
-        file.flush()
-        os.fsync(file.fileno())
-
-    make_folder(path.parent)
-    for left_by_a_kill in path.parent.glob(".*.tmp"):
-        left_by_a_kill.unlink(missing_ok=True)
-    write_atomically(path, write)
-    return path

@@ -19,7 +19,6 @@ from amd_seg.training.batches import Batches, OwnBatches
 from amd_seg.training.checkpoints import (
     list_checkpoints,
     load_checkpoint,
-    save_best,
     save_checkpoint,
 )
 from amd_seg.training.distributed import Processes, distribute, joined_processes
@@ -49,11 +48,8 @@ class Run:
         assert isinstance(model, Network)
         return model
 
-    def checkpoint(self, *, is_best: bool = False) -> None:
+    def checkpoint(self) -> None:
         """Save what is needed to go on, with the random state of every process.
-
-        Args:
-            is_best: keep it apart, where no later one pushes it out.
 
         Raises:
             MediaError: the disk is full.
@@ -63,10 +59,7 @@ class Run:
         if ranks is not None:
             saved = {**loop.state_dict(self.state), **ranks[0], "other_ranks": ranks[1:]}
             folder = self.folder.checkpoints
-            if is_best:
-                save_best(folder, saved)
-            else:
-                save_checkpoint(folder, self.state.step, saved, keep=self.config.keep)
+            save_checkpoint(folder, self.state.step, saved, keep=self.config.keep)
 
     def resume(self) -> None:
         """Go on from the newest checkpoint.
@@ -181,9 +174,7 @@ def carry_out(
                 # Not before: settings that do not fit must not take the place of those that do.
                 folder.write_settings(settings, task.data())
         if watch is not None:
-            lines = folder.take_back_lines_after(run.state.step)
-            if resume:
-                watch.go_on(lines)
+            folder.take_back_lines_after(run.state.step)
         with watch or nullcontext():
             _optimize(task, run, watch, on_step)
         if watch is not None:

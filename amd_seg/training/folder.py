@@ -69,11 +69,6 @@ class RunFolder:
         return self.path / "photo_targets"
 
     @property
-    def best(self) -> Path:
-        """The weights that scored best, where the run is scored."""
-        return self.path / "best"
-
-    @property
     def weights(self) -> Path:
         """The trained model, as `from_pretrained` reads it."""
         return self.path / "weights"

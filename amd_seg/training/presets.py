@@ -69,8 +69,6 @@ class TrainingConfig(RunConfig):
     """Use every n-th frame of a clip: where adjacent ones hardly differ."""
     transpose_portrait: bool = True
     """Swap the axes of frames that are higher than wide, as published."""
-    evaluate_every: int = 2000
-    """Steps between two scores, for --evaluate."""
     alarms: bool = True
     """Stop a run whose masks or flow have collapsed for 200 steps."""
 
@@ -94,7 +92,7 @@ class TrainingConfig(RunConfig):
 
     def _faults(self) -> Iterator[tuple[str, str]]:
         yield from super()._faults()
-        yield from self._below(1, "max_gap", "frame_step", "evaluate_every")
+        yield from self._below(1, "max_gap", "frame_step")
         yield from self._below(0, "entropy_weight", "workers")
         yield from self._unknown(**_CHOICES)
         for name in ("ssim_weight", "photo_share", "paste_share"):
@@ -214,7 +212,6 @@ def cpu() -> Preset:
             crop=(128, 192),
             checkpoint_every=200,
             sheet_every=500,
-            evaluate_every=500,
             channels_last=False,
         ),
         about="Two CPU cores, 2 hours: a light ResNet-18, 128x192 crops, taught by what moves.",

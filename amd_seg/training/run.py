@@ -18,13 +18,12 @@ from amd_seg.training.alarms import Alarms
 from amd_seg.training.batches import Batches, open_batches
 from amd_seg.training.channel import choose_object_channel
 from amd_seg.training.clips import find_clips, find_photos
-from amd_seg.training.distributed import Processes, is_first_process
+from amd_seg.training.distributed import Processes
 from amd_seg.training.engine import OnStep, Run, carry_out
 from amd_seg.training.folder import RunFolder
 from amd_seg.training.loop import StepReport
 from amd_seg.training.objectives import make_objective
 from amd_seg.training.presets import TrainingConfig
-from amd_seg.training.scores import Scorer
 from amd_seg.training.watch import Watch
 from amd_seg.weights import Network, load_weights, save_weights
 from amd_seg.weights_import import load_backbone
@@ -45,7 +44,6 @@ def train(
     photo_targets: str | os.PathLike[str] | None = None,
     device: str = "auto",
     resume: bool = False,
-    evaluate: str | os.PathLike[str] | None = None,
     on_step: OnStep | None = None,
 ) -> Path:
     """Train a model on clips.
@@ -63,8 +61,6 @@ def train(
         photo_targets: folder of their masks that are there; None finds them first likewise.
         device: see `resolve_device`.
         resume: go on from the newest checkpoint in `out`.
-        evaluate: a folder in the layout of DAVIS on which every region is scored while the run
-            goes on; the best model is kept in `out/best`. The loss never sees its labels.
         on_step: called after each step; it may raise `StopTraining`.
 
     Returns:
@@ -81,10 +77,6 @@ def train(
     if resume and config.objective == "mover":
         targets = _same_targets(folder, "targets", targets)
         photo_targets = _same_targets(folder, "photo_targets", photo_targets)
-    scorer = None
-    if evaluate is not None and is_first_process():
-        # A wrong folder is told before clips are decoded, and their targets found.
-        scorer = Scorer.open(evaluate, short_edge=min(config.crop))
     task = _ClipTask(
         roots=tuple(roots),
         model=model,
@@ -95,8 +87,6 @@ def train(
         targets=targets,
         photos=photos,
         photo_targets=photo_targets,
-        is_scored=evaluate is not None,
-        scorer=scorer,
     )
     return carry_out(task, out, device=device, resume=resume, on_step=on_step)
 
@@ -115,9 +105,6 @@ class _ClipTask:
     targets: str | os.PathLike[str] | None
     photos: str | os.PathLike[str] | None
     photo_targets: str | os.PathLike[str] | None
-    is_scored: bool
-    scorer: Scorer | None
-    """Of the first process only."""
     alarms: Alarms = field(default_factory=Alarms)
 
     @property
@@ -169,21 +156,11 @@ class _ClipTask:
         return make_objective(_amd(model), self.config, self.init_channel or 0)
 
     def open_watch(self, folder: RunFolder, batches: Batches) -> Watch:
-        every = self.config.evaluate_every
-        return Watch.start(
-            folder,
-            self.config,
-            batches,
-            object_channel=self.init_channel or 0,
-            scorer=self.scorer,
-            score_every=every,
-        )
+        return Watch.start(folder, self.config, batches, object_channel=self.init_channel or 0)
 
     def after_step(self, run: Run, watch: Watch | None, report: StepReport) -> None:
-        is_best = watch is not None and watch.after_step(run.model, report)
-        is_due = self.is_scored and report.step % self.config.evaluate_every == 0
-        if is_due and run.processes.any(is_best):
-            self._keep_best(run, watch)
+        if watch is not None:
+            watch.after_step(run.model, report)
         if self.config.alarms:
             self.alarms.check(report.step, report.parts)
 
@@ -192,7 +169,14 @@ class _ClipTask:
         channel = self.init_channel or 0
         if self.config.objective != "mover":
             channel = self._moving_channel(run)
-        self._save(run, run.folder.weights, channel, training)
+        card = WeightsConfig(
+            model=self.model,
+            object_channel=channel,
+            input_size=min(self.config.crop),
+            name=run.folder.path.name,
+            training=training,
+        )
+        save_weights(run.folder.weights, run.model, card)
 
     def _moving_channel(self, run: Run) -> int:
         """Return the region that moves most; that of the weights the run began with if in doubt."""
@@ -205,24 +189,6 @@ class _ClipTask:
             *(choice.channel, motion),
         )
         return choice.channel
-
-    def _keep_best(self, run: Run, watch: Watch | None) -> None:
-        """Keep a model that scored better than ever, as a checkpoint and as weights."""
-        run.checkpoint(is_best=True)
-        if watch is not None and watch.best is not None:
-            best = watch.best
-            training = {"steps": run.state.step, "best_J": best.best, "chosen_with_labels": True}
-            self._save(run, run.folder.best, best.channel, training)
-
-    def _save(self, run: Run, folder: Path, channel: int, training: dict[str, Any]) -> None:
-        card = WeightsConfig(
-            model=self.model,
-            object_channel=channel,
-            input_size=min(self.config.crop),
-            name=run.folder.path.name,
-            training=training,
-        )
-        save_weights(folder, run.model, card)
 
 
 def _require_no_photos(folder: RunFolder) -> None:

@@ -63,7 +63,7 @@ class RunConfig:
     checkpoint_every: int = 2000
     """Steps between two checkpoints."""
     keep: int = 2
-    """Checkpoints kept beside the newest best."""
+    """Checkpoints kept."""
 
     def __post_init__(self) -> None:
         faults = [f"{name}={getattr(self, name)!r} ({rule})" for name, rule in self._faults()]

@@ -24,14 +24,11 @@ def write_run_page(folder: RunFolder) -> None:
     """
     lines, settings = folder.read_lines(), folder.read_settings()
     sheets = _some(sorted(folder.sheets.glob("step-*.png")))
-    curves = [_curve(lines, "loss")]
-    if any("best_J" in line for line in lines):
-        curves.append(section("J of the best region", _curve(lines, "best_J")))
     write_page(
         folder.page,
         f"Training run {folder.path.resolve().name}",
         paragraph(_state(lines, settings)),
-        section("Loss", *curves),
+        section("Loss", _curve(lines, "loss")),
         section("What the model makes of the first batch, the newest first", *map(_shown, sheets)),
         section("Settings", table({**settings["model"], **settings["training"]})),
     )

@@ -1,7 +1,7 @@
 """What a run writes for those who look on: the log, curves for TensorBoard, picture sheets."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,13 +9,11 @@ from typing import Any, Self
 
 from amd_seg.media.files import make_folder
 from amd_seg.media.images import save_image
-from amd_seg.model.amd import AMD
 from amd_seg.training.batches import Batches
 from amd_seg.training.folder import RunFolder
 from amd_seg.training.loop import StepReport
 from amd_seg.training.run_config import RunConfig
 from amd_seg.training.run_page import write_run_page
-from amd_seg.training.scores import ChannelScores, Scorer
 from amd_seg.training.sheets import draw_sheet
 from amd_seg.weights import Network
 
@@ -76,10 +74,6 @@ class Watch:
     """What the sheets show, the same through the run; None where there are no sheets."""
     object_channel: int = 0
     """The region that they show as the object, where targets are learned."""
-    scorer: Scorer | None = None
-    score_every: int = 1
-    """Steps between two scores."""
-    best: ChannelScores | None = None
 
     @classmethod
     def start(
@@ -89,8 +83,6 @@ class Watch:
         batches: Batches,
         *,
         object_channel: int = 0,
-        scorer: Scorer | None = None,
-        score_every: int = 1,
     ) -> Self:
         """Open curves, and look at the stream's first batch without moving it."""
         batch = None
@@ -98,31 +90,16 @@ class Watch:
             position = batches.state_dict()
             batch = next(batches)
             batches.load_state_dict(position)
-        board = Board(folder.board)
-        return cls(folder, config, board, batch, object_channel, scorer, score_every)
+        return cls(folder, config, Board(folder.board), batch, object_channel)
 
-    def go_on(self, lines: Sequence[dict[str, Any]]) -> None:
-        """Take over what the log of a resumed run says."""
-        for line in lines:
-            if "J" in line:
-                self._is_best(ChannelScores(tuple(line["J"])))
-
-    def after_step(self, model: Network, report: StepReport) -> bool:
+    def after_step(self, model: Network, report: StepReport) -> None:
         """Write the line of the log, the sheet and the page that are due.
-
-        Returns:
-            Whether the model scored better than ever.
 
         Raises:
             MediaError: the disk is full.
         """
-        scores = None
-        if self.scorer is not None and report.step % self.score_every == 0:
-            assert isinstance(model, AMD)
-            scores = self.scorer(model)
-            logger.info("Step %d: %s.", report.step, scores)
-        if scores is not None or report.step % self.config.log_every == 0:
-            line = _line(report, scores)
+        if report.step % self.config.log_every == 0:
+            line = _line(report)
             self.folder.write_line(line)
             self.board.write(line)
         if self.first_batch is not None and report.step % self.config.sheet_every == 0:
@@ -131,13 +108,6 @@ class Watch:
             save_image(draw_sheet(model, self.first_batch, self.object_channel), path)
             # With each sheet, not at the end: a run is looked at while it goes on, or was killed.
             write_run_page(self.folder)
-        return scores is not None and self._is_best(scores)
-
-    def _is_best(self, scores: ChannelScores) -> bool:
-        is_best = self.best is None or scores.best > self.best.best
-        if is_best:
-            self.best = scores
-        return is_best
 
     def __enter__(self) -> Self:
         return self
@@ -147,13 +117,11 @@ class Watch:
         self.board.close()
 
 
-def _line(report: StepReport, scores: ChannelScores | None) -> dict[str, Any]:
-    scored = {"J": [round(j, 6) for j in scores.j], "best_J": scores.best} if scores else {}
+def _line(report: StepReport) -> dict[str, Any]:
     return {
         "step": report.step,
         **{name: round(value, 6) for name, value in report.parts.items()},
         "learning_rate": report.learning_rate,
         "gradient_norm": round(report.gradient_norm, 6),
         "seconds": round(report.seconds, 2),
-        **scored,
     }
