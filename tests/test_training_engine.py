@@ -15,12 +15,11 @@ from tqdm import tqdm
 from amd_seg.cli import cli
 from amd_seg.cli.runs import show
 from amd_seg.errors import ConfigError
-from amd_seg.model.appearance import AppearancePathway
 from amd_seg.model.config import AMDConfig
 from amd_seg.training.batches import open_batches
 from amd_seg.training.distributed import Processes
 from amd_seg.training.folder import RunFolder
-from amd_seg.training.loop import StepReport, StopTraining
+from amd_seg.training.loop import StepReport
 from amd_seg.training.presets import PRESETS, TrainingConfig
 from amd_seg.training.run import train
 from amd_seg.weights import load_weights
@@ -42,14 +41,6 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
-def stop_after(step: int):
-    def on_step(report: StepReport) -> None:
-        if report.step == step:
-            raise StopTraining("enough")
-
-    return on_step
-
-
 def column(run: Path, name: str) -> list[Any]:
     return [json.loads(line)[name] for line in (run / "log.jsonl").read_text().splitlines()]
 
@@ -63,21 +54,6 @@ def test_streamed_frames_give_the_run_that_frames_in_memory_give(
         train([clips], out, model=tiny_config, config=config, device="cpu")
     assert column(tmp_path / "loader-0", "loss") == column(tmp_path / "memory-0", "loss")
     assert column(tmp_path / "loader-1", "loss") == column(tmp_path / "memory-0", "loss")
-
-
-def test_a_compiled_run_is_the_plain_run(
-    clips: str, tiny_config: AMDConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # The graph is captured, and run as it is: making machine code of it takes minutes.
-    monkeypatch.setattr(
-        AppearancePathway, "compile", lambda self: torch.nn.Module.compile(self, backend="eager")
-    )
-    for compiled in (False, True):
-        config = dataclasses.replace(SETTINGS, compile=compiled, ema_decay=0.9)
-        train([clips], tmp_path / f"{compiled}", model=tiny_config, config=config, device="cpu")
-    assert column(tmp_path / "True", "loss") == column(tmp_path / "False", "loss")
-    digests = [load_weights(tmp_path / f"{run}" / "weights").config.sha256 for run in (True, False)]
-    assert digests[0] == digests[1]
 
 
 def test_a_run_takes_every_nth_frame(clips: str) -> None:

@@ -190,9 +190,6 @@ def _prepare(
     if config.channels_last:
         _require_wide_enough(model.config)
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if config.compile:
-        # In place: names, state and checkpoints stay those of the plain model.
-        model.appearance.compile()
     objective = distribute(task.make_objective(model), processes, some_unused=task.some_unused)
     if not processes.is_alone:
         # Dropout must not be the same in all processes.

@@ -58,8 +58,6 @@ class TrainingConfig(RunConfig):
     """Largest distance, in frames, between the two of a pair."""
     photo_share: float = 0.5
     """Share of the crops that come from --photos, where there are any (objective mover)."""
-    paste_share: float = 0.0
-    """Share of the crops onto which the object of another one is pasted (objective mover)."""
     frames: Frames = "memory"
     """memory: all clips are decoded once and kept on the training device; loader: decoded as they
     are drawn, for clips that do not fit."""
@@ -95,7 +93,7 @@ class TrainingConfig(RunConfig):
         yield from self._below(1, "max_gap", "frame_step")
         yield from self._below(0, "entropy_weight", "workers")
         yield from self._unknown(**_CHOICES)
-        for name in ("ssim_weight", "photo_share", "paste_share"):
+        for name in ("ssim_weight", "photo_share"):
             if not 0 <= getattr(self, name) <= 1:
                 yield name, "0 to 1"
         if min(self.crop) < 16:
@@ -119,7 +117,7 @@ _READERS = {
     **dict.fromkeys(("max_gap", "frames", "workers", "frame_step"), _ON_PAIRS),
     "transpose_portrait": _ON_PAIRS,
     "entropy_weight": _ON_MASKS,
-    **dict.fromkeys(("colour", "photo_share", "paste_share"), _ON_TARGETS),
+    **dict.fromkeys(("colour", "photo_share"), _ON_TARGETS),
 }
 
 

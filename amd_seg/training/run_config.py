@@ -50,8 +50,6 @@ class RunConfig:
     """Decay per step of the averaged weights that are released; 0 keeps no average."""
     precision: Precision = "float32"
     """Of autocast; the objective accumulates in float32 in any case."""
-    compile: bool = False
-    """Compile the appearance pathway with torch.compile: minutes at the start on a CPU."""
     channels_last: bool = True
     """Memory layout of the convolutions: faster on GPUs and, by a tenth, on CPUs with AVX-512;
     slower on other CPUs."""

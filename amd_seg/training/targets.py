@@ -26,7 +26,6 @@ from amd_seg.training.movers import (
     read_mover_targets,
     read_target_identity,
 )
-from amd_seg.training.paste import paste_objects
 from amd_seg.training.presets import TrainingConfig
 from amd_seg.training.room import estimated_frames
 
@@ -232,8 +231,6 @@ class TargetSampler(Iterator[TargetBatch]):
             resize_parts(parts, self.config.crop, mirrored)[:, 0].float()
             for parts in (frames, targets)
         )
-        if self.config.paste_share:
-            images, maps = paste_objects(images, maps, self.config.paste_share, self.generator)
         if self.config.colour:
             images = jitter_colours(images, self.generator)
         return TargetBatch(images, maps, names)
