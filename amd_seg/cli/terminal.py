@@ -35,12 +35,10 @@ EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
 
 REMOVED_OPTIONS = {
     "--keep-rgb": "the colours under alpha 0 are always zeroed.",
-<<<<<<< HEAD
     "--revision": "write it behind the name, --weights org/name@revision.",
     "download --revision": "write it behind the name, org/name@revision.",
     "info --revision": "write it behind the name, org/name@revision.",
     "onnx --size": "an .onnx file takes frames of any size.",
-=======
     "train --evaluate": "score the run's weights by `amd-seg evaluate DATASET DIR --weights OUT`.",
     "--ablate-regions": "train once for each number of regions, by recipes/ablate_regions.sh.",
     **dict.fromkeys(("--compile", "--no-compile"), "steps are taken as they are."),
@@ -52,7 +50,6 @@ REMOVED_OPTIONS = {
         ),
         "it brought too little to stay (notes/experiments.md).",
     ),
->>>>>>> 96fa91e (Tell who gives a training option that is gone what to do instead)
 }
 """Options of earlier versions, of all commands or ("evaluate --resume") of one, and what to do
 instead."""
