@@ -27,7 +27,7 @@ from amd_seg.network_input import (
     pixel_count,
     prepare,
 )
-from amd_seg.overlap import map_ahead
+from amd_seg.prefetch import map_ahead
 from amd_seg.segmentation import Segmentation
 from amd_seg.views import masks_of, view_sizes
 from amd_seg.weights import load_weights

@@ -13,9 +13,8 @@ from amd_seg.device import place_for_inference, resolve_device, resolve_precisio
 from amd_seg.errors import AmdSegError, InputError, WeightsError, raising
 from amd_seg.media.images import Photo
 from amd_seg.model.amd import AMD
-from amd_seg.model.config import WeightsConfig
-from amd_seg.model.semantic import SemanticNetwork
-from amd_seg.model.semantic_config import SemanticWeightsConfig
+from amd_seg.model.appearance import SemanticNetwork
+from amd_seg.model.config import SemanticWeightsConfig, WeightsConfig
 from amd_seg.network_input import (
     PIXELS_HELD,
     SINGLE_IMAGES,
@@ -24,7 +23,7 @@ from amd_seg.network_input import (
     pixel_count,
     prepare,
 )
-from amd_seg.overlap import map_ahead
+from amd_seg.prefetch import map_ahead
 from amd_seg.segmenter import Segmenter
 from amd_seg.semantic_maps import class_probabilities, strongest_classes
 from amd_seg.semantic_segmentation import SemanticSegmentation

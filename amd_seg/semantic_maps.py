@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from amd_seg.errors import DeviceError
-from amd_seg.model.semantic import SemanticNetwork
+from amd_seg.model.appearance import SemanticNetwork
 
 # Rows that are brought to the photo's size at a time: all classes of a large photo at once take
 # gigabytes.

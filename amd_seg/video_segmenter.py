@@ -17,7 +17,7 @@ from amd_seg.media.frames import FrameReader
 from amd_seg.media.images import Photo
 from amd_seg.media.video import open_video
 from amd_seg.network_input import resize_for_network
-from amd_seg.overlap import read_ahead
+from amd_seg.prefetch import read_ahead
 from amd_seg.segmentation import FrameSegmentation, Segmentation
 from amd_seg.segmenter import Segmenter
 from amd_seg.temporal import TemporalSmoother

@@ -11,9 +11,8 @@ from typing import Generic, TypeVar
 from amd_seg.errors import WeightsError
 from amd_seg.hub import fetch_snapshot, push_folder
 from amd_seg.model.amd import AMD
-from amd_seg.model.config import WeightsConfig
-from amd_seg.model.semantic import SemanticNetwork
-from amd_seg.model.semantic_config import SemanticWeightsConfig
+from amd_seg.model.appearance import SemanticNetwork
+from amd_seg.model.config import SemanticWeightsConfig, WeightsConfig
 from amd_seg.weights_files import (
     FILES,
     WEIGHTS_FILE,

@@ -17,11 +17,12 @@ from torch.overrides import TorchFunctionMode
 
 from amd_seg.errors import ConfigError, InputError, WeightsError
 from amd_seg.model.amd import AMD
-from amd_seg.model.config import AMDConfig, WeightsConfig
-from amd_seg.model.semantic import SemanticNetwork
-from amd_seg.model.semantic_config import (
+from amd_seg.model.appearance import SemanticNetwork
+from amd_seg.model.config import (
+    AMDConfig,
     SemanticConfig,
     SemanticWeightsConfig,
+    WeightsConfig,
     stored_config,
 )
 

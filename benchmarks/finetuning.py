@@ -22,7 +22,7 @@ from amd_seg.evaluation.networks import from_semantic_network
 from amd_seg.evaluation.run import Evaluation, evaluate
 from amd_seg.media.images import save_image
 from amd_seg.media.labels import Labels, read_labels, render_labels_overlay
-from amd_seg.model.semantic_config import SemanticConfig
+from amd_seg.model.config import SemanticConfig
 from amd_seg.training.finetune import SCRATCH, finetune, model_for
 from amd_seg.training.finetune_config import FINETUNE_PRESETS, FinetuneConfig
 from amd_seg.training.labelled import open_voc2012

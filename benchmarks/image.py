@@ -23,7 +23,7 @@ from PIL import Image
 from amd_seg.model.amd import AMD
 from amd_seg.model.config import AMDConfig, WeightsConfig
 from amd_seg.network_input import prepare
-from amd_seg.overlap import map_ahead
+from amd_seg.prefetch import map_ahead
 from amd_seg.segmentation import Segmentation
 from amd_seg.segmenter import Segmenter
 

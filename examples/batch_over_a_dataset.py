@@ -27,7 +27,7 @@ import ray
 
 from amd_seg import AmdSegError, Segmenter
 from amd_seg.media.files import find_images, write_atomically
-from amd_seg.overlap import map_ahead
+from amd_seg.prefetch import map_ahead
 
 
 class SegmentPhotos:

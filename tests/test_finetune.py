@@ -19,10 +19,8 @@ from amd_seg.classes import VOC2012, VOID
 from amd_seg.cli import cli
 from amd_seg.errors import ConfigError, InputError, MediaError, WeightsError
 from amd_seg.model.amd import AMD
-from amd_seg.model.config import AMDConfig, WeightsConfig
-from amd_seg.model.normalised import MEAN
-from amd_seg.model.semantic import SemanticNetwork
-from amd_seg.model.semantic_config import SemanticConfig
+from amd_seg.model.appearance import MEAN, SemanticNetwork
+from amd_seg.model.config import AMDConfig, SemanticConfig, WeightsConfig
 from amd_seg.training import loop
 from amd_seg.training.augment import BLURRED_SHARE, blur
 from amd_seg.training.distributed import Processes

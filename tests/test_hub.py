@@ -15,9 +15,8 @@ from hub_server import HubServer
 
 from amd_seg.errors import WeightsError
 from amd_seg.model.amd import AMD
-from amd_seg.model.config import AMDConfig, WeightsConfig
-from amd_seg.model.semantic import SemanticNetwork
-from amd_seg.model.semantic_config import SemanticConfig, SemanticWeightsConfig
+from amd_seg.model.appearance import SemanticNetwork
+from amd_seg.model.config import AMDConfig, SemanticConfig, SemanticWeightsConfig, WeightsConfig
 from amd_seg.weights import push_to_hub, save_weights
 
 ROOT = Path(__file__).resolve().parents[1]

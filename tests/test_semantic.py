@@ -18,9 +18,14 @@ from amd_seg.cli import cli
 from amd_seg.errors import ConfigError, InputError, MediaError, WeightsError
 from amd_seg.media.labels import read_labels
 from amd_seg.model.amd import AMD
-from amd_seg.model.config import AMDConfig, WeightsConfig
-from amd_seg.model.semantic import SemanticNetwork
-from amd_seg.model.semantic_config import SemanticConfig, SemanticWeightsConfig, stored_config
+from amd_seg.model.appearance import SemanticNetwork
+from amd_seg.model.config import (
+    AMDConfig,
+    SemanticConfig,
+    SemanticWeightsConfig,
+    WeightsConfig,
+    stored_config,
+)
 from amd_seg.semantic_maps import class_probabilities, strongest_classes
 from amd_seg.weights import load_semantic_weights, load_weights, save_weights
 from tests.labelled import HEIGHT, WIDTH, make_voc2012, scene

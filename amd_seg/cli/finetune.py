@@ -9,7 +9,7 @@ import click
 from amd_seg.cli import terminal
 from amd_seg.cli.fields import given, options_of
 from amd_seg.cli.runs import announce, saved_settings, watched_run
-from amd_seg.model.semantic_config import SemanticConfig
+from amd_seg.model.config import SemanticConfig
 from amd_seg.training.finetune_config import FINETUNE_PRESETS, FinetuneConfig
 
 if TYPE_CHECKING:

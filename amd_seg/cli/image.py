@@ -128,7 +128,7 @@ def _segment(
     """Yield what became of each job, in order; reading, network and writing overlap."""
     if not jobs:
         return
-    from amd_seg.overlap import map_ahead
+    from amd_seg.prefetch import map_ahead
     from amd_seg.semantic import SemanticSegmenter, open_segmenter
 
     def write(pair: "tuple[Job, Result]") -> Outcome:

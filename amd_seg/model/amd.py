@@ -10,10 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from amd_seg.model.appearance import AppearancePathway
+from amd_seg.model.appearance import AppearancePathway, NormalisedModel
 from amd_seg.model.config import AMDConfig
 from amd_seg.model.motion import MotionPathway
-from amd_seg.model.normalised import NormalisedModel
 from amd_seg.model.segment_flow import (
     compose_segment_flow,
     full_precision,

@@ -14,9 +14,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from amd_seg.errors import InputError
-from amd_seg.model.config import AppearanceConfig, Padding
+from amd_seg.model.config import AppearanceConfig, Padding, SemanticConfig
+from amd_seg.model.segment_flow import full_precision
 
 STRIDES = {"dilated": (1, 2, 1, 1), "top-down": (1, 2, 2, 2)}
+# Mean and standard deviation of ImageNet's RGB values, in 0..255.
+MEAN = (123.675, 116.28, 103.53)
+STD = (58.395, 57.12, 57.375)
+
 BLOCKS = {"resnet18": (2, 2, 2, 2), "resnet50": (3, 4, 6, 3)}
 
 
@@ -281,3 +286,35 @@ class AppearancePathway(nn.Module):
                     nn.init.zeros_(module.bias)
             if isinstance(module, Bottleneck | BasicBlock):
                 nn.init.zeros_(module.last_norm.weight)
+
+
+class NormalisedModel(nn.Module):
+    """A model that takes frames as they are, (batch, 3, height, width), RGB, uint8 or 0..255.
+
+    They are normalised here and nowhere else.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
+        self.mean: Tensor
+        self.std: Tensor
+
+    def preprocess(self, frames: Tensor) -> Tensor:
+        """Normalise frames per channel, as the appearance pathway reads them."""
+        return (frames.to(self.mean.dtype) - self.mean) / self.std
+
+
+class SemanticNetwork(NormalisedModel):
+    """The appearance pathway with a class in the place of each region (paper, section 4.4)."""
+
+    def __init__(self, config: SemanticConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.appearance = AppearancePathway(config)
+
+    def class_logits(self, frames: Tensor) -> Tensor:
+        """Logits of the classes, (batch, class, ceil(height / 8), ceil(width / 8)), float32."""
+        logits: Tensor = self.appearance(self.preprocess(frames))
+        return full_precision(logits)

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from amd_seg.classes import VOID
 from amd_seg.errors import ConfigError
-from amd_seg.model.semantic import SemanticNetwork
-from amd_seg.model.semantic_config import SemanticConfig, SemanticWeightsConfig
+from amd_seg.model.appearance import SemanticNetwork
+from amd_seg.model.config import SemanticConfig, SemanticWeightsConfig
 from amd_seg.training.batches import Batches, require_shareable
 from amd_seg.training.distributed import Processes, batch_mean
 from amd_seg.training.engine import OnStep, Run, carry_out

@@ -16,7 +16,7 @@ from amd_seg.classes import VOID
 from amd_seg.errors import AmdSegError, ConfigError
 from amd_seg.media.images import read_image
 from amd_seg.media.labels import read_labels
-from amd_seg.model.normalised import MEAN
+from amd_seg.model.appearance import MEAN
 from amd_seg.training.augment import blur, jitter_colours
 from amd_seg.training.data import share_of_step
 from amd_seg.training.distributed import Processes

@@ -12,9 +12,9 @@ from amd_seg.media.images import Pixels
 from amd_seg.media.labels import indexed_image
 from amd_seg.media.render import Tile, region_palette, render_regions, render_saliency, tiled
 from amd_seg.model.amd import AMD
+from amd_seg.model.appearance import SemanticNetwork
 from amd_seg.model.objective import splat_visibility
 from amd_seg.model.segment_flow import synthesize_view
-from amd_seg.model.semantic import SemanticNetwork
 from amd_seg.training.label_batches import LabelBatch
 from amd_seg.training.pairs import PairBatch
 from amd_seg.training.targets import TargetBatch

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from amd_seg.overlap import map_ahead, read_ahead
+from amd_seg.prefetch import map_ahead, read_ahead
 
 
 @settings(max_examples=30, deadline=None)
