@@ -17,9 +17,9 @@ import torch
 
 from amd_seg.choices import REFINEMENTS
 from amd_seg.evaluation.datasets import Dataset, open_dataset
-from amd_seg.evaluation.networks import from_network
+from amd_seg.evaluation.predictions import from_network
 from amd_seg.evaluation.report import shown
-from amd_seg.evaluation.run import evaluate
+from amd_seg.evaluation.scoring import evaluate
 from amd_seg.segmenter import Segmenter
 
 STILLS = ("ecssd", "duts-tr", "pascal-s")
@@ -80,7 +80,7 @@ def name(setting: tuple[str, bool]) -> str:
 
 def scores(data: Dataset, setting: tuple[str, bool], weights: str | None) -> list[str]:
     refine, tta = setting
-    origin = from_network(weights=weights, device="cpu", refine=refine, tta=tta)
+    origin = from_network(weights, {"device": "cpu"}, {"refine": refine, "tta": tta})
     found = evaluate(data, origin, method=name(setting)).scores
     kind = data.benchmark.kind
     return [shown(key, found[key], kind) for key in SCORES[kind]]

@@ -20,8 +20,8 @@ import numpy as np
 from PIL import Image
 
 from amd_seg.evaluation.datasets import Dataset, open_folders
-from amd_seg.evaluation.origins import from_folder
-from amd_seg.evaluation.run import evaluate
+from amd_seg.evaluation.predictions import from_folder
+from amd_seg.evaluation.scoring import evaluate
 
 CLOCKS = {"wall": perf_counter, "cpu": process_time}
 

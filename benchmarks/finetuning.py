@@ -18,8 +18,8 @@ from PIL import Image
 from amd_seg import SemanticSegmenter, __version__
 from amd_seg.classes import Classes
 from amd_seg.evaluation.datasets import Dataset, open_dataset
-from amd_seg.evaluation.networks import from_semantic_network
-from amd_seg.evaluation.run import Evaluation, evaluate
+from amd_seg.evaluation.predictions import from_semantic_network
+from amd_seg.evaluation.scoring import Evaluation, evaluate
 from amd_seg.media.images import save_image
 from amd_seg.media.labels import Labels, read_labels, render_labels_overlay
 from amd_seg.model.config import SemanticConfig
@@ -48,7 +48,7 @@ def main() -> None:
         for start in (SCRATCH, options.weights or "amd-resnet18"):
             run = options.out / f"{Path(start).name}-{seed}"
             train(options.voc, run, start, model, dataclasses.replace(config, seed=seed))
-            origin = from_semantic_network(weights=str(run), device="cpu", flip=options.flip)
+            origin = from_semantic_network(str(run), {"device": "cpu"}, {"flip": options.flip})
             results.setdefault(start, []).append(evaluate(dataset, origin, method=start))
             miou = results[start][-1].scores["miou"]
             print(f"{start}, seed {seed}: mIoU {100 * miou:.1f}", flush=True)

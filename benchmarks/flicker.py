@@ -11,8 +11,8 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import mean
 
-from amd_seg.evaluation.maps import read_prediction
 from amd_seg.evaluation.metrics import intersection_over_union
+from amd_seg.evaluation.predictions import read_prediction
 
 
 def main(folder: str) -> None:

@@ -44,9 +44,6 @@ LAYERS = {
     "amd_seg.model": 1,
     "amd_seg.media": 1,
     "amd_seg.evaluation.metrics": 1,
-    "amd_seg.evaluation.structure": 1,
-    "amd_seg.evaluation.boundary": 1,
-    "amd_seg.evaluation.distance": 1,
     "amd_seg.device": 1,
     "amd_seg.errors": 0,
     "amd_seg.choices": 0,
@@ -85,11 +82,6 @@ WITHIN = {
     ("amd_seg.weights", "amd_seg.weights_files"),
     ("amd_seg.weights_import", "amd_seg.weights_files"),
     ("amd_seg.weights", "amd_seg.hub"),
-    ("amd_seg.evaluation.structure", "amd_seg.evaluation.metrics"),
-    ("amd_seg.evaluation.structure", "amd_seg.evaluation.distance"),
-    ("amd_seg.evaluation.boundary", "amd_seg.evaluation.metrics"),
-    ("amd_seg.evaluation.boundary", "amd_seg.evaluation.distance"),
-    ("amd_seg.evaluation.distance", "amd_seg.evaluation.metrics"),
     ("amd_seg.classes", "amd_seg.errors"),
     ("amd_seg.workers", "amd_seg.errors"),
     ("amd_seg.model.config", "amd_seg.errors"),
@@ -106,8 +98,7 @@ WITHIN = {
 # What a layer may import from outside, where that is limited.
 OUTSIDE = {
     "amd_seg.media": {"numpy", "PIL", "av", "cv2", "pillow_heif"},
-    **{f"amd_seg.evaluation.{name}": {"numpy"} for name in ("metrics", "structure", "boundary")},
-    "amd_seg.evaluation.distance": {"numpy"},
+    "amd_seg.evaluation.metrics": {"numpy", "cv2"},
     **{name: set() for name, layer in LAYERS.items() if layer == 0},
 }
 

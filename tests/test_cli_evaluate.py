@@ -1,5 +1,4 @@
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,10 +9,7 @@ import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from amd_seg.choices import DEFAULT_REFINEMENT
 from amd_seg.cli import cli
-from amd_seg.cli.evaluate import METHODS
-from amd_seg.evaluation import origins
 from amd_seg.model.amd import AMD
 from amd_seg.model.config import AMDConfig, WeightsConfig
 from amd_seg.weights import save_weights
@@ -106,31 +102,16 @@ def test_a_model_adapts_to_each_sequence(
             write(davis / f"JPEGImages/480p/{sequence}/{index:05}.jpg", frame)
     adapting = ("--weights", weights, "--device", "cpu", "--adapt", "--objective", "photometric")
     flags = (*adapting, "--steps", "2", "--every", "2")
-    result = evaluate("davis2016", davis, *flags, "--save", tmp_path / "maps", "--json", "-")
-    assert result.exit_code == 0, result.stderr
-    found = json.loads(result.stdout)
+    drawn = evaluate("davis2016", davis, *flags, "--json", "-", "--sheet", tmp_path / "drawn.png")
+    assert drawn.exit_code == 0, drawn.stderr
+    found = json.loads(drawn.stdout)
     assert found["method"] == f"{weights}, adapted (photometric)"
     assert found["count"] == 6
-    for sequence in ("cow", "goat"):
-        (line,) = (text for text in result.stderr.splitlines() if text.startswith(f"{sequence}: "))
-        assert "2 steps" in line
-    resumed = evaluate("davis2016", davis, *flags, "--save", tmp_path / "maps", "--resume")
-    assert resumed.exit_code == 0, resumed.stderr
-    assert "steps in" not in resumed.stderr
     # The sheet shows the masks that were scored: no clip is adapted to once more for it.
-    drawn = evaluate("davis2016", davis, *flags, "--sheet", tmp_path / "drawn.png")
-    assert drawn.exit_code == 0, drawn.stderr
     assert drawn.stderr.count("2 steps in") == 2
-    saved = ("--predictions", tmp_path / "maps", "--every", "2", "--sheet", tmp_path / "saved.png")
-    assert evaluate("davis2016", davis, *saved).exit_code == 0
-    assert (tmp_path / "drawn.png").read_bytes() == (tmp_path / "saved.png").read_bytes()
-    photos.rename(tmp_path / "DUTS-TE")
-    table = evaluate("reproduce", tmp_path, *adapting, "--steps", "1")
-    assert table.exit_code == 0, table.stderr
-    assert table.stdout.startswith("Table 3: DAVIS 2016 val")
-    assert "Table 1 is of single photos" in table.stderr
-    assert "DUTS-TE is not in" not in table.stderr
-    (tmp_path / "DUTS-TE").rename(photos)
+    for sequence in ("cow", "goat"):
+        assert any(line.startswith(f"{sequence}: ") for line in drawn.stderr.splitlines())
+    assert (tmp_path / "drawn.png").exists()
     assert "no clips" in evaluate("ecssd", photos, *flags).stderr
     mixed = evaluate("davis2016", davis, "--method", "centre-prior", "--adapt")
     assert mixed.exit_code == 2
@@ -144,10 +125,6 @@ def test_torch_is_not_loaded_for_predictions(photos: Path) -> None:
         "standalone_mode=False); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
-
-
-def test_the_command_knows_the_methods() -> None:
-    assert METHODS == origins.METHODS
 
 
 def test_missing_and_extra_files_are_named(photos: Path) -> None:
@@ -210,24 +187,20 @@ def test_any_folders_can_be_scored(photos: Path) -> None:
 
 
 def test_results_are_written_as_asked(davis: Path, tmp_path: Path) -> None:
-    files = {name: tmp_path / f"out.{name}" for name in ("json", "csv", "markdown", "png")}
+    files = {name: tmp_path / f"out.{name}" for name in ("json", "png")}
     result = evaluate(
         *("davis2016", davis, "--method", "centre-prior", "--per-sequence"),
-        *("--json", files["json"], "--csv", files["csv"], "--markdown", files["markdown"]),
-        *("--sheet", files["png"]),
+        *("--json", files["json"], "--sheet", files["png"], "--threshold", "otsu"),
     )
     assert result.exit_code == 0, result.stderr
+    assert result.stdout.startswith("DAVIS 2016 val 32x24 copy subset (10 of 1,376 frames)")
+    assert "centre-prior, threshold otsu" in result.stdout
     assert "AMD, per image              45.7  none" in result.stdout
+    assert "* not checked against its own paper" in result.stdout
     assert result.stdout.count("goat") == 1
     report = json.loads(files["json"].read_text())
     assert report["sequences"].keys() == {"cow", "goat"}
     assert report["scores"]["j_frames"] == pytest.approx(report["scores"]["j_all"])
-    lines = files["csv"].read_text().splitlines()
-    assert lines[0] == "name,sequence,j,f"
-    assert len(lines) == 11
-    values = [float(line.split(",")[2]) for line in lines[1:]]
-    assert np.mean(values) == pytest.approx(report["scores"]["j_frames"], abs=1e-6)
-    assert "| method | J mean | J recall |" in files["markdown"].read_text()
     with Image.open(files["png"]) as sheet:
         assert sheet.size == (4 * 498, 3 * 202)
 
@@ -237,27 +210,22 @@ def test_results_are_written_as_asked(davis: Path, tmp_path: Path) -> None:
     [
         ("--json", "no/out.json", "there is no folder"),
         ("--sheet", "out.gif", "has no known ending. Use one of .png"),
-        ("--csv", "old.csv", "old.csv exists. Give another name, or overwrite it (--overwrite)."),
-        ("--markdown", "folder", "folder exists"),
-        ("--markdown", "new.json", "Two reports would share"),
+        ("--json", "old.png", "old.png exists. Give another name, or overwrite it (--overwrite)."),
+        ("--sheet", "old.png", "Two reports would share"),
     ],
 )
 def test_a_report_that_cannot_be_written_is_told_before_the_run(
     photos: Path, tmp_path: Path, flag: str, name: str, message: str
 ) -> None:
-    (tmp_path / "old.csv").write_text("old")
-    (tmp_path / "folder").mkdir()
-    command = ["ecssd", photos, "--method", "centre-prior", "--save", tmp_path / "maps"]
+    (tmp_path / "old.png").write_text("old")
+    # Without weights of this name a run would fail with another message.
+    command: list[str | Path] = ["ecssd", photos, "--weights", "nowhere"]
     if "share" in message:
         command += ["--json", tmp_path / name]
     result = evaluate(*command, flag, tmp_path / name)
     assert (result.exit_code, result.stdout) == (2, "")
     assert message in result.stderr
-    assert not (tmp_path / "maps").exists()
-    assert (tmp_path / "old.csv").read_text() == "old"
-    if name == "old.csv":
-        assert evaluate(*command, flag, tmp_path / name, "--overwrite").exit_code == 0
-        assert (tmp_path / "old.csv").read_text().startswith("name,")
+    assert (tmp_path / "old.png").read_text() == "old"
 
 
 def test_first_and_last_frames_count_where_davis_2017_counts_them(
@@ -269,78 +237,6 @@ def test_first_and_last_frames_count_where_davis_2017_counts_them(
             write(tmp_path / "mine" / sequence / f"{index:05}.png", mask)
     found = scores("davis2016", davis, "--predictions", tmp_path / "mine")
     assert (found["j_mean"], found["j_all"]) == (1, pytest.approx(0.6))
-
-
-def test_saved_maps_are_resumed_and_score_the_same(photos: Path, tmp_path: Path) -> None:
-    command = ["ecssd", photos, "--method", "centre-prior", "--save", tmp_path / "maps"]
-    first = scores(*command)
-    assert sorted(path.name for path in (tmp_path / "maps").iterdir()) == [
-        *(f"{index}.png" for index in range(3)),
-        "maps.json",
-    ]
-    result = evaluate(*command)
-    assert (result.exit_code, result.stdout) == (2, "")
-    assert "3 maps exist" in result.stderr
-    (tmp_path / "maps" / "1.png").unlink()
-    write(tmp_path / "maps" / "0.png", square(2))
-    resumed = scores(*command, "--resume")
-    assert (tmp_path / "maps" / "1.png").exists()
-    assert resumed["mae"] < first["mae"]
-    assert scores("ecssd", photos, "--predictions", tmp_path / "maps") == resumed
-
-
-def test_maps_of_other_settings_are_not_resumed(davis: Path, weights: Path, tmp_path: Path) -> None:
-    def run(*flags: str | Path) -> Result:
-        return evaluate("davis2016", davis, "--save", tmp_path / "maps", *flags)
-
-    network = ("--weights", weights, "--device", "cpu")
-    assert run(*network, "--limit", "2").exit_code == 0
-    for flags, words in (
-        (("--threshold", "0.4"), "threshold 0.5 there, 0.4 now"),
-        (("--refine", "none"), f"refine {DEFAULT_REFINEMENT} there, none now"),
-        (("--adapt", "--steps", "1"), "adapt unset there, True now"),
-    ):
-        result = run(*network, *flags, "--resume")
-        assert (result.exit_code, result.stdout) == (2, "")
-        assert words in result.stderr
-    other = run("--method", "centre-prior", "--resume")
-    assert "method unset there, centre-prior now" in other.stderr
-    assert run(*network, "--resume", "--batch-size", "2").exit_code == 0
-    # What weights are called counts for nothing, what they hold for all.
-    copy = Path(shutil.copytree(weights, tmp_path / "copy"))
-    assert run("--weights", copy, "--device", "cpu", "--resume").exit_code == 0
-    config = json.loads((copy / "config.json").read_text())
-    (copy / "config.json").write_text(json.dumps(config | {"object_channel": 2}))
-    result = run("--weights", copy, "--device", "cpu", "--resume")
-    assert result.exit_code == 2
-    assert "sha256" in result.stderr
-    # Maps of a release that kept no note.
-    (tmp_path / "maps" / "maps.json").unlink()
-    result = run(*network, "--resume")
-    assert result.exit_code == 0
-    assert "does not tell what its maps were made by" in result.stderr
-
-
-def test_saved_maps_that_are_next_to_nothing_score_the_same(photos: Path, tmp_path: Path) -> None:
-    for index in range(3):
-        write(photos / "masks" / f"{index}.png", square(2))
-    command = ("ecssd", photos, "--method", "centre-prior", "--save", tmp_path / "maps")
-    scores(*command)
-    for index in range(3):
-        write(tmp_path / "maps" / f"{index}.png", square(2) // 255)
-    resumed = scores(*command, "--resume")
-    assert resumed["iou_half"] == 0
-    assert scores("ecssd", photos, "--predictions", tmp_path / "maps") == resumed
-
-
-def test_masks_of_videos_are_saved_as_davis_takes_them(davis: Path, tmp_path: Path) -> None:
-    command = ["davis2016", davis, "--method", "centre-prior", "--threshold", "otsu"]
-    saved = scores(*command, "--save", tmp_path / "maps", "--sheet", tmp_path / "sheet.png")
-    assert (tmp_path / "sheet.png").exists()
-    mask = np.asarray(Image.open(tmp_path / "maps" / "cow" / "00003.png"))
-    assert set(np.unique(mask)) == {0, 255}
-    assert scores("davis2016", davis, "--predictions", tmp_path / "maps") == saved
-    assert "threshold otsu" in evaluate(*command).stdout
 
 
 def test_grey_predictions_of_a_folder_are_read_alike(davis: Path, tmp_path: Path) -> None:
@@ -372,15 +268,6 @@ def test_a_worker_tells_its_error(photos: Path, tmp_path: Path) -> None:
     assert "0.png is 32x20" in result.stderr
 
 
-def test_stretched_maps_are_named_so(photos: Path, tmp_path: Path) -> None:
-    for index, left in enumerate((2, 10, 18)):
-        write(tmp_path / "mine" / f"{index}.png", square(left) // 4)
-    command = ["ecssd", photos, "--predictions", tmp_path / "mine"]
-    assert scores(*command)["iou_half"] == 0
-    assert scores(*command, "--stretch")["iou_half"] == 1
-    assert "maps stretched to 0..1" in evaluate(*command, "--stretch").stdout
-
-
 def test_extra_predictions_are_named(photos: Path) -> None:
     write(photos / "masks-of-mine" / "x.png", square(2))
     for index in range(3):
@@ -394,24 +281,10 @@ def test_extra_predictions_are_named(photos: Path) -> None:
     assert "are for one picture" in result.stderr
 
 
-def test_a_method_of_opencv_needs_its_extra_modules(photos: Path) -> None:
-    result = evaluate("ecssd", photos, "--method", "spectral-residual")
-    if result.exit_code:
-        assert "pip install opencv-contrib-python-headless" in result.stderr
-    else:
-        assert "spectral-residual" in result.stdout
-
-
-def test_origins_of_masks_do_not_mix(photos: Path, tmp_path: Path) -> None:
-    for options, message in (
-        (["--method", "centre-prior", "--weights", "w"], "--method and --weights"),
-        (["--predictions", tmp_path, "--save", tmp_path], "Drop --save"),
-        (["--predictions", tmp_path, "--resume"], "Drop --save and --resume"),
-        (["--method", "centre-prior", "--resume"], "--resume needs --save"),
-    ):
-        result = evaluate("ecssd", photos, *options)
-        assert (result.exit_code, result.stdout) == (2, "")
-        assert message in result.stderr
+def test_origins_of_masks_do_not_mix(photos: Path) -> None:
+    result = evaluate("ecssd", photos, "--method", "centre-prior", "--weights", "w")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "--method and --weights are two origins" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -421,7 +294,7 @@ def test_origins_of_masks_do_not_mix(photos: Path, tmp_path: Path) -> None:
         (["--predictions", "masks", "--tta"], "--tta is for a network. Drop it."),
         (
             ["--predictions", "masks", "--size", "96", "--device", "cpu"],
-            "--size and --device are for a network. Drop them.",
+            "--device and --size are for a network. Drop them.",
         ),
         (["--method", "centre-prior", "--precision", "bfloat16"], "--precision is for a network."),
         (["--method", "centre-prior", "--threshold", "0.5"], "--threshold is for videos."),
@@ -441,21 +314,3 @@ def test_the_network_needs_pictures(photos: Path) -> None:
     result = evaluate("--masks", photos / "masks", "--weights", "anything")
     assert result.exit_code == 2
     assert "holds no pictures for 0, 1, 2" in result.stderr
-
-
-def test_the_papers_tables_are_reproduced_from_what_is_there(
-    davis: Path, photos: Path, tmp_path: Path
-) -> None:
-    photos.rename(tmp_path / "DUTS-TE")
-    result = evaluate("reproduce", tmp_path, "--method", "centre-prior")
-    assert result.exit_code == 0, result.stderr
-    assert "Table 1: DUTS-TE subset (3 of 5,019 images)" in result.stdout
-    assert "F 60.2  MAE 0.13" in result.stdout
-    assert "Table 3: DAVIS 2016 val 32x24 copy subset" in result.stdout
-    assert "J 45.7" in result.stdout
-    assert "FBMS-59 is not in" in result.stderr
-    assert "https://lmb" in result.stderr
-    dropped = evaluate("reproduce", tmp_path, "--method", "centre-prior", "--per-sequence")
-    assert (dropped.exit_code, dropped.stdout) == (2, "")
-    result = evaluate("reproduce", davis, "--method", "centre-prior")
-    assert result.exit_code == 1

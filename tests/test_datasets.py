@@ -5,9 +5,14 @@ import pytest
 from PIL import Image
 
 from amd_seg.errors import InputError, MediaError
-from amd_seg.evaluation.datasets import BENCHMARKS, open_dataset, open_folders
-from amd_seg.evaluation.maps import centre_prior, read_prediction, read_truth
-from amd_seg.evaluation.scoring import truth_of
+from amd_seg.evaluation.datasets import (
+    BENCHMARKS,
+    open_dataset,
+    open_folders,
+    read_truth,
+    truth_of,
+)
+from amd_seg.evaluation.predictions import centre_prior, read_prediction
 
 SIZE = (12, 16)
 
@@ -90,7 +95,7 @@ def test_values_that_mean_nothing_are_refused(tmp_path: Path) -> None:
     (tmp_path / "c.png").write_bytes(b"no image")
     with pytest.raises(MediaError, match=r"c\.png"):
         read_truth(tmp_path / "c.png")
-    with pytest.raises(MediaError, match="No such file"):
+    with pytest.raises(MediaError, match="no such file"):
         read_truth(tmp_path / "missing.png")
 
 

@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from amd_seg.errors import InputError
-from amd_seg.evaluation import metrics, structure
-from amd_seg.evaluation.boundary import boundary, boundary_f
-from amd_seg.evaluation.distance import dilate, distance_to, nearest_within
+from amd_seg.evaluation import metrics
+from amd_seg.evaluation.metrics import boundary, boundary_f, class_iou, confusion_matrix
 from tests.saliency_cases import cases, drawn, subset
 
 GOLDEN = json.loads((Path(__file__).parent / "data" / "saliency_golden.json").read_text())
@@ -33,14 +32,14 @@ def scores(pairs: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, np.ndarray]:
         saliency = level / 255
         precision, recall = metrics.precision_recall(saliency, truth)
         values["mae"].append(metrics.mean_absolute_error(saliency, truth))
-        values["s_measure"].append(structure.s_measure(saliency, truth))
-        values["f_weighted"].append(structure.weighted_f(saliency, truth))
+        values["s_measure"].append(metrics.s_measure(saliency, truth))
+        values["f_weighted"].append(metrics.weighted_f(saliency, truth))
         values["f_adaptive"].append(metrics.adaptive_f(saliency, truth))
-        values["e_adaptive"].append(structure.adaptive_e_measure(saliency, truth))
+        values["e_adaptive"].append(metrics.adaptive_e_measure(saliency, truth))
         values["f_curve"].append(metrics.f_beta(precision, recall)[::15])
         values["precision"].append(precision[::15])
         values["recall"].append(recall[::15])
-        values["e_curve"].append(structure.e_measure_curve(saliency, truth)[::15])
+        values["e_curve"].append(metrics.e_measure_curve(saliency, truth)[::15])
     return {key: np.mean(found, axis=0) for key, found in values.items()}
 
 
@@ -151,25 +150,11 @@ def test_an_outline_is_where_neighbours_differ(mask: np.ndarray) -> None:
 
 
 @settings(deadline=None, max_examples=50)
-@given(masks, st.integers(0, 5))
-def test_dilation_is_by_a_disk(mask: np.ndarray, radius: int) -> None:
-    places = np.argwhere(mask)
-    for row, column in np.ndindex(mask.shape):
-        away = ((places - (row, column)) ** 2).sum(axis=1)
-        assert dilate(mask, radius)[row, column] == bool((away <= radius**2).any())
-
-
-@settings(deadline=None, max_examples=50)
 @given(masks.filter(np.any))
 def test_distances_are_exact(mask: np.ndarray) -> None:
     places = np.argwhere(mask)
-    found, (rows, columns) = distance_to(mask, 100), nearest_within(mask, 100)
-    for place in np.ndindex(mask.shape):
-        away = ((places - place) ** 2).sum(axis=1)
-        assert found[place] == pytest.approx(math.sqrt(away.min()))
-        # Of the nearest ones, that furthest left, and of these the upper one.
-        nearest = min(places[away == away.min()].tolist(), key=lambda p: (p[1], p[0]))
-        assert [rows[place], columns[place]] == nearest
+    for place, distance in np.ndenumerate(metrics.distance_to(mask)):
+        assert distance == math.sqrt(((places - place) ** 2).sum(axis=1).min())
 
 
 @settings(deadline=None, max_examples=50)
@@ -181,8 +166,8 @@ def test_scores_stay_in_their_range(pair: tuple[np.ndarray, np.ndarray]) -> None
         metrics.mean_absolute_error(saliency, truth),
         metrics.adaptive_f(saliency, truth),
         metrics.pixel_accuracy(mask, truth),
-        structure.weighted_f(saliency, truth),
-        structure.s_measure(saliency, truth),
+        metrics.weighted_f(saliency, truth),
+        metrics.s_measure(saliency, truth),
         boundary_f(mask, truth),
     ]
     assert all(-1e-9 <= value <= 1 + 1e-9 for value in found)
@@ -217,3 +202,73 @@ def test_statistics_of_a_sequence() -> None:
     assert decay == pytest.approx(0.8 - 0.2)
     assert metrics.sequence_statistics([0.7]) == (0.7, 1, 0)
     assert all(map(math.isnan, metrics.sequence_statistics([])))
+
+
+# Classes: the confusion matrix, held to what its definition says pixel by pixel.
+
+CLASSES, VOID = 4, 255
+
+
+def oracle_iou(pairs: list[tuple[np.ndarray, np.ndarray]]) -> list[float]:
+    """The definition in words: pixels that both call k over pixels that either calls k."""
+    ious = []
+    for label in range(CLASSES):
+        both = either = 0
+        for labels, truth in pairs:
+            for mine, theirs in zip(labels.ravel().tolist(), truth.ravel().tolist(), strict=True):
+                if theirs == VOID:
+                    continue
+                both += mine == label and theirs == label
+                either += mine == label or theirs == label
+        ious.append(both / either if either else math.nan)
+    return ious
+
+
+label_maps = st.tuples(
+    arrays(np.uint8, (5, 6), elements=st.integers(0, CLASSES - 1)),
+    arrays(np.uint8, (5, 6), elements=st.sampled_from([0, 1, 2, 3, VOID])),
+)
+
+
+@settings(max_examples=50, deadline=None)
+@given(pairs=st.lists(label_maps, min_size=1, max_size=3))
+def test_iou_is_that_of_the_definition(pairs: list[tuple[np.ndarray, np.ndarray]]) -> None:
+    total = sum(confusion_matrix(*pair, CLASSES, void=VOID) for pair in pairs)
+    np.testing.assert_allclose(class_iou(total), oracle_iou(pairs), rtol=1e-12)
+    judged = [
+        (a, t) for labels, truth in pairs for a, t in zip(labels.flat, truth.flat, strict=True)
+    ]
+    judged = [(a, t) for a, t in judged if t != VOID]
+    if judged:
+        assert metrics.label_accuracy(total) == pytest.approx(np.mean([a == t for a, t in judged]))
+    for label, share in enumerate(metrics.class_accuracy(total)):
+        own = [a == label for a, t in judged if t == label]
+        assert math.isnan(share) if not own else share == pytest.approx(np.mean(own))
+
+
+def test_the_set_is_one_picture_not_a_mean_of_pictures() -> None:
+    small = (np.ones((1, 1), np.uint8), np.ones((1, 1), np.uint8))
+    large = (np.zeros((3, 3), np.uint8), np.ones((3, 3), np.uint8))
+    total = sum(confusion_matrix(*pair, 2, void=VOID) for pair in (small, large))
+    assert class_iou(total)[1] == pytest.approx(1 / 10)
+
+
+def test_a_class_that_is_nowhere_does_not_count() -> None:
+    labels = np.array([[0, 0, 1, 1]], np.uint8)
+    truth = np.array([[0, 1, 1, VOID]], np.uint8)
+    iou = class_iou(confusion_matrix(labels, truth, 3, void=VOID))
+    np.testing.assert_allclose(iou, [1 / 2, 1 / 2, np.nan])
+    assert metrics.mean_over_classes(iou) == 1 / 2
+    nothing = confusion_matrix(labels, np.full_like(truth, VOID), 3, void=VOID)
+    assert math.isnan(metrics.mean_over_classes(class_iou(nothing)))
+    assert math.isnan(metrics.label_accuracy(nothing))
+
+
+def test_what_cannot_be_compared_is_told() -> None:
+    labels, truth = np.array([[0, 9]], np.uint8), np.array([[0, 1]], np.uint8)
+    with pytest.raises(InputError, match=r"label 9 is predicted, .* 0 to 2"):
+        confusion_matrix(labels, truth, 3, void=VOID)
+    with pytest.raises(InputError, match=r"\(1, 2\) with one of shape \(1, 1\)"):
+        confusion_matrix(labels, truth[:, :1], 3, void=VOID)
+    # Where the ground truth is void, whatever is predicted is passed over.
+    assert confusion_matrix(labels, np.array([[0, VOID]], np.uint8), 3, void=VOID).sum() == 1

@@ -140,10 +140,8 @@ OPTIONS = {
     "weights list": "--json --help",
     "evaluate": "[DATASET DIR] --images --masks --predictions --method --weights "
     "--size --device --precision --batch-size --refine --tta --adapt --steps --objective --share "
-    "--seed --memory --threshold --resize-masks "
-    "--stretch --classes --coloured-masks --slide --flip --every "
-    "--limit --save --resume --workers --per-sequence --json --csv --markdown --sheet "
-    "--overwrite --quiet --debug --help",
+    "--seed --memory --threshold --resize-masks --classes --coloured-masks --slide --flip --every "
+    "--limit --workers --per-sequence --json --sheet --overwrite --quiet --debug --help",
     "demo": "--port --no-browser --weights --device --precision --quiet --debug --help",
     "export onnx": "--out --weights --overwrite --quiet --debug --help",
     "env": "--json --quiet --debug --help",

@@ -1,34 +1,25 @@
 """`amd-seg evaluate`: a benchmark's folder in, its table out."""
 
-from dataclasses import asdict
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 from click.core import ParameterSource
 
 from amd_seg.cli import terminal
-from amd_seg.cli.adaptation import Adapting, asked_for, learning_options, summary
-from amd_seg.cli.evaluate_options import (
-    label_options,
-    report_options,
-    scoring_options,
-)
-from amd_seg.cli.evaluate_reports import asks_for_reports, check_reports, write_reports
-from amd_seg.cli.options import network_options, refinement_options
+from amd_seg.cli.adaptation import asked_for, learning_options, summary
+from amd_seg.cli.jobs import STANDARD_STREAM
+from amd_seg.cli.options import network_options, parse_threshold, refinement_options
 
 if TYPE_CHECKING:
     from amd_seg.evaluation.datasets import Dataset
-    from amd_seg.evaluation.origins import Origin
-    from amd_seg.evaluation.run import Evaluation
-    from amd_seg.evaluation.scoring import Row, Scoring
+    from amd_seg.evaluation.predictions import Origin
+    from amd_seg.evaluation.scoring import Evaluation, Row
     from amd_seg.training.adaptation import AdaptationReport
 
-# As amd_seg.evaluation.origins.METHODS, which would load numpy for `--help`; a test holds them
-# equal.
-METHODS = ("centre-prior", "spectral-residual", "fine-grained")
-
-REPRODUCE = "reproduce"
+_LOAD = ("device", "precision")
+_CALL = ("size", "batch_size", "refine", "tta")
 
 
 @click.command(context_settings={"show_default": True})
@@ -42,23 +33,38 @@ REPRODUCE = "reproduce"
     metavar="DIR",
     help="Score the masks in DIR, NAME.png or SEQUENCE/FRAME.png; no network is loaded.",
 )
-@click.option("--method", type=click.Choice(METHODS), help="Score this instead of a network.")
+@click.option(
+    "--method", type=click.Choice(["centre-prior"]), help="Score this instead of a network."
+)
 @network_options("Pictures in a pass of the network.")
 @refinement_options
 @learning_options
-@scoring_options
-@label_options
+@click.option(
+    "--threshold",
+    metavar="T",
+    default="0.5",
+    callback=parse_threshold,
+    help="Saliency above which a pixel of a video's frame is in the mask, or otsu.",
+)
+@click.option("--resize-masks", is_flag=True, help="Resize predictions to the ground truth.")
+@click.option(
+    "--classes",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Masks hold labels: the classes that they are, one name a line, from 0 on.",
+)
+@click.option(
+    "--coloured-masks", is_flag=True, help="Masks are RGB, in the colours of the classes."
+)
+@click.option("--slide", is_flag=True, help="Labels: average windows that slide over the photo.")
+@click.option("--flip", is_flag=True, help="Labels: average with the mirrored photo.")
 @click.option("--every", type=click.IntRange(1), default=1, help="Score every n-th sample only.")
 @click.option("--limit", type=click.IntRange(1), help="Score this many, spread evenly.")
-@click.option(
-    "--save",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Write each map to DIR; of videos the masks.",
-)
-@click.option("--resume", is_flag=True, help="Take the maps that --save has written before.")
 @click.option("--workers", type=click.IntRange(1), default=1, help="Processes that score.")
-@report_options
+@click.option("--per-sequence", is_flag=True, help="A line for each sequence of videos.")
+@click.option("--json", "json_file", metavar="FILE", help="Scores as JSON; - is stdout.")
+@click.option("--sheet", metavar="FILE", help="A picture of best, median, worst cases.")
+@click.option("--overwrite", is_flag=True, help="Replace files of these names.")
 @terminal.quiet_option
 @terminal.debug_option
 def evaluate(
@@ -66,8 +72,6 @@ def evaluate(
     folder: Path | None,
     images: Path | None,
     masks: Path | None,
-    predictions: Path | None,
-    method: str | None,
     every: int,
     limit: int | None,
     **options: Any,
@@ -76,9 +80,8 @@ def evaluate(
 
     \b
     DATASET is duts-te, duts-tr, ecssd, pascal-s, dut-omron, hku-is, davis2016,
-    davis2017, segtrackv2 or fbms59, in the layout that it comes in; voc2012, for
-    fine-tuned weights; or reproduce, which prints the paper's tables 1 and 3 from
-    the data sets below DIR.
+    davis2017, segtrackv2 or fbms59, in the layout that it comes in; or voc2012,
+    for fine-tuned weights.
 
     \b
     amd-seg evaluate ecssd ECSSD/                     the bundled network
@@ -88,32 +91,26 @@ def evaluate(
     amd-seg evaluate --images photos/ --masks truths/
     amd-seg evaluate voc2012 VOC2012/ --weights run/ --flip
     """
-    from amd_seg.evaluation.scoring import Scoring
+    from amd_seg.evaluation import scoring
 
-    names = ("threshold", "resize_masks", "stretch")
-    scoring = Scoring(**{name: options.pop(name) for name in names})
-    labels = {name: options.pop(name) for name in ("classes", "coloured_masks", "slide", "flip")}
-    if dataset == REPRODUCE and folder is not None and images is None and masks is None:
-        if asks_for_reports(options) or any(labels.values()):
-            raise click.UsageError("reproduce prints tables 1 and 3 only: drop the other options.")
-        tables = (3,) if options["adapt"] else (1, 3)
-        origin, name = _origin(predictions, method, scoring, options)
-        _reproduce(folder, origin, name, scoring, tables, every=every, limit=limit, **options)
-        return
-    check_reports(options)
-    data = _dataset(dataset, folder, images, masks, labels).subset(every=every, limit=limit)
-    looks = None if data.benchmark.truth is None else labels
-    if looks is None:
+    reports = _report_files(options)
+    data = _dataset(dataset, folder, images, masks, options).subset(every=every, limit=limit)
+    kind = data.benchmark.kind
+    if kind != "semantic":
         _refuse("masks with classes", "slide", "flip")
-    if looks is not None:
-        _refuse("masks of one object", "stretch")
-    if data.benchmark.kind != "video":
+    if kind != "video":
         _refuse("videos", "threshold", "per_sequence")
-    origin, name = _origin(predictions, method, scoring, options, looks)
-    if predictions is not None and len(data.samples) == data.total:
-        _warn_of_extra(data, predictions)
-    result = _run(data, origin, name, scoring, options["workers"])
-    write_reports(result, options)
+    origin, name = _origin(data, options)
+    rules = scoring.Scoring(threshold=options["threshold"], resize_masks=options["resize_masks"])
+    with terminal.progress(len(data.samples), data.unit) as bar:
+
+        def on_row(row: "Row") -> None:
+            bar.update()
+
+        result = scoring.evaluate(
+            data, origin, method=name, scoring=rules, workers=options["workers"], on_row=on_row
+        )
+    _report(result, options, reports)
 
 
 def _dataset(
@@ -121,90 +118,70 @@ def _dataset(
     folder: Path | None,
     images: Path | None,
     masks: Path | None,
-    labels: dict[str, Any],
+    options: dict[str, Any],
 ) -> "Dataset":
+    from dataclasses import replace
+
     from amd_seg.classes import read_classes
     from amd_seg.evaluation.datasets import open_dataset, open_folders
-    from amd_seg.evaluation.semantic import LabelTruth
 
+    file = options["classes"]
     if dataset is not None and folder is not None and images is None and masks is None:
-        if labels["classes"] is not None:
+        if file is not None:
             raise click.UsageError(f"{dataset} has its own classes. Drop --classes.")
         data = open_dataset(dataset, folder)
     elif dataset is None and masks is not None:
-        classes = labels["classes"]
-        truth = None if classes is None else LabelTruth(read_classes(classes))
-        data = open_folders(images, masks, truth=truth)
+        data = open_folders(images, masks, classes=None if file is None else read_classes(file))
     else:
         raise click.UsageError("Give DATASET and its folder, or --images and --masks of any set.")
-    return data.read_by_colour() if labels["coloured_masks"] else data
+    if not options["coloured_masks"]:
+        return data
+    if data.benchmark.classes is None:
+        raise click.UsageError(
+            f"{data.title} has masks of one object: there are no colours to read."
+        )
+    return replace(data, by_colour=True)
 
 
-def _origin(
-    predictions: Path | None,
-    method: str | None,
-    scoring: "Scoring",
-    options: dict[str, Any],
-    labels: dict[str, Any] | None = None,
-) -> "tuple[Origin, str]":
-    """Return the origin of the maps and what to call it; `labels` where they hold classes."""
-    from amd_seg.evaluation import networks, origins
+def _origin(data: "Dataset", options: dict[str, Any]) -> "tuple[Origin, str]":
+    """Return the origin of the maps and what to call it."""
+    from amd_seg.evaluation import predictions
 
-    names = ("weights", "size", "device", "precision", "batch_size", "refine", "tta")
-    network = {name: options.pop(name) for name in names}
-    save, resume = options.pop("save"), options.pop("resume")
-    wish = asked_for(options, precision=network["precision"])
-    given = {"--predictions": predictions, "--method": method, "--weights": network["weights"]}
+    folder, method, weights = options["predictions"], options["method"], options["weights"]
+    given = {"--predictions": folder, "--method": method, "--weights": weights}
     chosen = [option for option, value in given.items() if value is not None]
     if len(chosen) > 1:
         raise click.UsageError(f"{' and '.join(chosen)} are two origins of masks. Give one.")
-    if wish is not None and (method or predictions is not None or labels is not None):
+    is_semantic = data.benchmark.kind == "semantic"
+    wish = asked_for(options, precision=options["precision"])
+    if wish is not None and (method or folder is not None or is_semantic):
         raise click.UsageError("--adapt is for a network and clips. Drop it.")
-    if predictions is not None:
-        if save is not None or resume:
-            raise click.UsageError("--predictions are written already. Drop --save and --resume.")
-        _refuse("a network", *network, "slide", "flip")
-        return origins.from_folder(predictions), str(predictions)
-    if method is not None:
-        _refuse("a network", *network)
-    if resume and save is None:
-        raise click.UsageError("--resume needs --save DIR, where the maps are kept.")
-    name = method or str(network["weights"] or "bundled weights")
-    looks: dict[str, Any] = {}
-    if labels is not None:
-        if network["weights"] is None:
+    if folder is not None or method:
+        _refuse("a network", "weights", *_LOAD, *_CALL, "slide", "flip")
+    if folder is not None:
+        if len(data.samples) == data.total:
+            _warn_of_extra(data, folder)
+        return predictions.from_folder(folder), str(folder)
+    if method:
+        return predictions.from_centre_prior, method
+    load = {key: options[key] for key in _LOAD}
+    call = {key: options[key] for key in _CALL}
+    name = str(weights or "bundled weights")
+    if is_semantic:
+        if weights is None:
             raise click.UsageError("Classes need --weights of amd-seg finetune, or --predictions.")
         _refuse("masks of one object", "refine", "tta")
-        del network["refine"], network["tta"]
-        looks = {key: labels[key] for key in ("slide", "flip")}
-        name += "".join(f", {key}" for key, is_on in looks.items() if is_on)
-        origin = networks.from_semantic_network(**network, **looks)
-    elif wish is not None:
-        origin, name = _adapted(wish, network), f"{name}, adapted ({wish.config.objective})"
-    else:
-        origin = origins.from_method(method) if method else networks.from_network(**network)
-    if save is not None:
-        from amd_seg.evaluation.saved import saving
+        call = {key: options[key] for key in ("size", "batch_size", "slide", "flip")}
+        name += "".join(f", {key}" for key in ("slide", "flip") if call[key])
+        return predictions.from_semantic_network(weights, load, call), name
+    if wish is None:
+        return predictions.from_network(weights, load, call), name
 
-        made_by = {"method": method} if method else _network_as_json(network, wish, looks)
-        origin = saving(origin, save, scoring, made_by, resume=resume)
-    return origin, name
+    def on_clip(sequence: str, report: "AdaptationReport") -> None:
+        terminal.notice(f"{sequence}: {summary(report)}")
 
-
-def _network_as_json(
-    network: dict[str, Any], wish: Adapting | None, looks: dict[str, Any]
-) -> dict[str, Any]:
-    """Return all that the values of a network's maps depend on."""
-    from amd_seg.weights import digest_of_weights
-
-    digest = digest_of_weights(network["weights"])
-    call = ("size", "precision", "refine", "tta")
-    settings = {"sha256": digest, **{key: network[key] for key in call if key in network}, **looks}
-    if wish is not None:
-        # How much memory there is changes the pieces of a step, not what is learned.
-        adapting = {f"adapt_{key}": value for key, value in asdict(wish.config).items()}
-        settings |= {"adapt": True, **adapting, "adapt_memory": 0}
-    return settings
+    origin = predictions.from_adapted_network(wish.config, weights, load, call, on_clip=on_clip)
+    return origin, f"{name}, adapted ({wish.config.objective})"
 
 
 def _refuse(what_for: str, *names: str) -> None:
@@ -217,65 +194,55 @@ def _refuse(what_for: str, *names: str) -> None:
         raise click.UsageError(f"{flags} {are} for {what_for}. Drop {them}.")
 
 
-def _adapted(wish: Adapting, network: dict[str, Any]) -> "Origin":
-    from amd_seg.evaluation.adapted import from_adapted_network
-
-    def on_clip(name: str, report: "AdaptationReport") -> None:
-        terminal.notice(f"{name}: {summary(report)}")
-
-    return from_adapted_network(wish.config, **network, on_clip=on_clip)
-
-
-def _run(
-    data: "Dataset", origin: "Origin", name: str, scoring: "Scoring", workers: int
-) -> "Evaluation":
-    from amd_seg.evaluation.run import evaluate as score_all
-
-    with terminal.progress(len(data.samples), data.unit) as bar:
-
-        def on_row(row: "Row") -> None:
-            bar.update()
-
-        return score_all(data, origin, method=name, scoring=scoring, workers=workers, on_row=on_row)
-
-
-def _reproduce(
-    folder: Path,
-    origin: "Origin",
-    name: str,
-    scoring: "Scoring",
-    tables: tuple[int, ...],
-    *,
-    every: int,
-    limit: int | None,
-    **options: Any,
-) -> None:
-    """Print tables of the paper, 1 and 3 or 3, from the data sets that are below a folder."""
-    from amd_seg.evaluation.datasets import open_dataset
-    from amd_seg.evaluation.reproduce import TABLES, advice, find_dataset, paper_table
-
-    if 1 not in tables:
-        terminal.say("Table 1 is of single photos, which nothing adapts to: only table 3 is made.")
-    results = {}
-    for dataset in (dataset for number in tables for dataset in TABLES[number]):
-        home = find_dataset(dataset, folder)
-        if home is None:
-            terminal.say(advice(dataset, folder))
-            continue
-        data = open_dataset(dataset, home).subset(every=every, limit=limit)
-        results[dataset] = _run(data, origin, name, scoring, options["workers"])
-    if not results:
-        numbers = " or ".join(map(str, tables))
-        terminal.fail(f"{folder} holds no data set of the paper's table {numbers}.")
-    terminal.put(paper_table(results))
-
-
-def _warn_of_extra(data: "Dataset", predictions: Path) -> None:
-    from amd_seg.evaluation.origins import prediction_files
+def _warn_of_extra(data: "Dataset", folder: Path) -> None:
+    from amd_seg.evaluation.predictions import prediction_files
     from amd_seg.media.files import some
 
     known = {sample.name for sample in data.samples}
-    extra = [name for name in prediction_files(predictions) if name not in known]
+    extra = [name for name in prediction_files(folder) if name not in known]
     if extra:
-        text = f"{len(extra)} files in {predictions} belong to no sample: {some(extra)}."
+        text = f"{len(extra)} files in {folder} belong to no sample: {some(extra)}."
         terminal.say(f"Warning: {text}")
+
+
+def _report_files(options: dict[str, Any]) -> dict[str, Path]:
+    """Return the files to write, checked before a run that may take hours.
+
+    Raises:
+        click.UsageError: the sheet has no picture's ending, or two reports share a file.
+        InputError: a folder is not there, or a file is there and is not to be overwritten.
+        MediaError: a name is a folder's.
+    """
+    from amd_seg.media.files import check_target
+    from amd_seg.media.images import WRITERS
+
+    names = {key: options[key] for key in ("json_file", "sheet") if options[key] is not None}
+    if names.get("json_file") == STANDARD_STREAM:
+        del names["json_file"]
+    files = {key: Path(name) for key, name in names.items()}
+    if "sheet" in files and files["sheet"].suffix.lower() not in WRITERS:
+        known = ", ".join(WRITERS)
+        raise click.UsageError(f"--sheet {files['sheet']} has no known ending. Use one of {known}.")
+    if len(set(files.values())) < len(files):
+        raise click.UsageError(f"Two reports would share {files['sheet']}. Give two names.")
+    for path in files.values():
+        check_target(path, overwrite=options["overwrite"])
+    return files
+
+
+def _report(result: "Evaluation", options: dict[str, Any], files: dict[str, Path]) -> None:
+    """Print the table, or JSON where `--json -` asks for it, and write the files."""
+    from amd_seg.evaluation import report
+    from amd_seg.media.files import write_atomically
+
+    plain = report.as_json(result)
+    is_json = options["json_file"] == STANDARD_STREAM
+    terminal.put(plain if is_json else report.table(result, per_sequence=options["per_sequence"]))
+    if "json_file" in files:
+
+        def write(stream: BinaryIO) -> None:
+            stream.write(json.dumps(plain, indent=2).encode() + b"\n")
+
+        write_atomically(files["json_file"], write)
+    if "sheet" in files:
+        report.write_sheet(result, files["sheet"])

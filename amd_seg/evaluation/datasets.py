@@ -1,29 +1,66 @@
-"""The benchmarks that are known by name, and any folder of pictures and masks."""
+"""The benchmarks that are known by name, any folder of pictures and masks, and their ground truth.
 
-from collections.abc import Iterable
+A finder turns a folder into samples: one picture or frame each, with the files of its ground truth.
+"""
+
+import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
-from amd_seg.classes import VOC2012
-from amd_seg.errors import InputError
-from amd_seg.evaluation.layouts import (
-    Finder,
-    Sample,
-    find_davis2016,
-    find_davis2017,
-    find_fbms59,
-    find_pairs,
-    find_segtrackv2,
-    find_voc2012,
-    pair_by_name,
-)
-from amd_seg.evaluation.maps import read_size
-from amd_seg.evaluation.semantic import LabelTruth
-from amd_seg.training.labelled import VOC_LAYOUT
+from amd_seg.classes import VOC2012, Classes
+from amd_seg.errors import InputError, MediaError
+from amd_seg.media.files import by_stem, images_in, natural_key, require_same_names, some
+from amd_seg.media.images import load, opened
+from amd_seg.training.labelled import VOC_LAYOUT, open_voc2012
 
-__all__ = ["BENCHMARKS", "Benchmark", "Dataset", "Sample", "open_dataset", "open_folders"]
+Bytes = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
+Finder = Callable[[Path], list["Sample"]]
+
+VOID = 255
+"""The label of pixels that do not count, in an indexed PNG."""
+
+FAINT = 32
+"""Grey values that all lie below this one are labels, or nothing that can be told from them."""
+
+
+@dataclass(frozen=True)
+class TruthRule:
+    """Which grey values of a ground truth are the object."""
+
+    level: float = 0.5
+    """Share of the range from which on a value counts."""
+    is_exclusive: bool = False
+    """A value must be above the level, not at it."""
+    is_white_background: bool = False
+    """Values above 0.99 are background; colours are read as grey."""
+
+
+GREY = TruthRule()
+"""The usual rule: from half of the range on."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One picture, or one frame of a video, with its ground truth."""
+
+    name: str
+    """What a prediction's file is called, without its ending: "0005" or "dog/00000"."""
+    masks: tuple[Path, ...]
+    """Files of the ground truth; several are joined to one object."""
+    image: Path | None
+    """None where the data set's pictures are not there."""
+    sequence: str | None = None
+    is_end: bool = False
+    """The first or the last frame of its sequence, which DAVIS 2016 does not count."""
+    rule: TruthRule = GREY
+    """How the values of the masks are read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,19 +69,19 @@ class Benchmark:
 
     name: str
     title: str
-    kind: str = "saliency"
-    """"saliency", "video" or "semantic": which metrics are its own."""
-    count: int | None = None
-    """Pictures, or frames with a ground truth, of the full set; None where any number may be."""
     find: Finder
     layout: str
     """What a folder must hold, in words for a message."""
     source: str = ""
-    """Where it is to be had."""
+    """Where to get it."""
+    kind: str = "saliency"
+    """"saliency", "video" or "semantic": which metrics it has."""
+    count: int | None = None
+    """Pictures, or frames with a ground truth, of the full set; None where any number may be."""
     size: tuple[int, int] | None = None
     """Width and height of the originals where all have one; copies in another are named so."""
-    truth: LabelTruth | None = None
-    """The classes of a semantic set, and how its label maps are read."""
+    classes: Classes | None = None
+    """What the labels of a semantic set are."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +95,8 @@ class Dataset:
     """Samples in the folder, of which `samples` may be a part."""
     size: tuple[int, int] | None = None
     """Width and height of a reduced copy, None for the originals."""
+    by_colour: bool = False
+    """The masks of a semantic set are RGB in the classes' colours."""
 
     @property
     def title(self) -> str:
@@ -83,25 +122,13 @@ class Dataset:
         """
         if every < 1 or (limit is not None and limit < 1):
             raise InputError(f"every={every}, limit={limit}: both must be 1 or more.")
-        samples = [s for group in _by_sequence(self.samples) for s in group[::every]]
+        groups: dict[str | None, list[Sample]] = {}
+        for sample in self.samples:
+            groups.setdefault(sample.sequence, []).append(sample)
+        samples = [sample for group in groups.values() for sample in group[::every]]
         if limit is not None and limit < len(samples):
             places = np.linspace(0, len(samples) - 1, limit).round().astype(int)
             samples = [samples[place] for place in places]
-        return self.part(samples)
-
-    def read_by_colour(self) -> "Dataset":
-        """Return the same semantic set, whose ground truths are RGB in the classes' colours.
-
-        Raises:
-            InputError: its masks hold no classes.
-        """
-        if self.benchmark.truth is None:
-            raise InputError(f"{self.title} has masks of one object: there are no colours to read.")
-        truth = replace(self.benchmark.truth, by_colour=True)
-        return replace(self, benchmark=replace(self.benchmark, truth=truth))
-
-    def part(self, samples: Iterable[Sample]) -> "Dataset":
-        """Return the same data set with some of its samples."""
         return replace(self, samples=tuple(samples))
 
 
@@ -124,135 +151,421 @@ def open_dataset(name: str, folder: str | Path) -> Dataset:
     samples = benchmark.find(folder)
     if not samples:
         raise InputError(
-            f"Cannot open {folder} as {benchmark.title}: its files are not there. "
-            f"Give a folder that holds {benchmark.layout}."
+            f"Cannot open {folder} as {benchmark.title}: its files are not there. Give a folder "
+            f"that holds {benchmark.layout}; {benchmark.source} has them."
         )
     size = None if benchmark.size is None else read_size(samples[0].masks[0])
     size = None if size == benchmark.size else size
     return Dataset(benchmark, folder, tuple(samples), len(samples), size)
 
 
-def open_folders(images: Path | None, masks: Path, *, truth: LabelTruth | None = None) -> Dataset:
+def open_folders(images: Path | None, masks: Path, *, classes: Classes | None = None) -> Dataset:
     """Return the masks of any folder with the pictures of the same names.
 
     Args:
         images: a folder of pictures; None where they are not needed.
         masks: a folder of ground truths.
-        truth: what the labels of a semantic set are; None where masks are of one object.
+        classes: what the labels of a semantic set are; None where masks are of one object.
 
     Raises:
         InputError: a folder holds no image, or names differ; all of them are named.
     """
-    samples = pair_by_name(images, masks)
+    samples = _pair_by_name(images, masks)
     benchmark = Benchmark(
         name="folders",
         title=str(masks),
-        kind="saliency" if truth is None else "semantic",
-        find=find_pairs(),
+        kind="saliency" if classes is None else "semantic",
+        find=_pairs_in(),
         layout="pictures and masks",
-        truth=truth,
+        classes=classes,
     )
     return Dataset(benchmark, masks, tuple(samples), len(samples))
 
 
-def _by_sequence(samples: Iterable[Sample]) -> list[list[Sample]]:
-    groups: dict[str | None, list[Sample]] = {}
-    for sample in samples:
-        groups.setdefault(sample.sequence, []).append(sample)
-    return list(groups.values())
+# The ground truth's files.
 
 
-def _pairs(name: str, title: str, count: int, source: str, *folders: tuple[str, str]) -> Benchmark:
+def truth_of(sample: Sample) -> tuple[Mask, Mask | None]:
+    """Read a sample's ground truth, its files joined, and its void pixels, None for none."""
+    truth, void = read_truth(sample.masks[0], sample.rule)
+    for path in sample.masks[1:]:
+        other, more = read_truth(path, sample.rule)
+        if other.shape != truth.shape:
+            raise InputError(
+                f"{sample.masks[0]} is {shown_size(truth.shape)}, {path} is "
+                f"{shown_size(other.shape)}: the masks of one frame must have one size. Copy them "
+                "again."
+            )
+        truth = truth | other
+        if more is not None:
+            void = more if void is None else void | more
+    return truth, None if void is None else void & ~truth
+
+
+def read_truth(path: Path, rule: TruthRule = GREY) -> tuple[Mask, Mask | None]:
+    """Read a ground truth: where the object is, and which pixels do not count.
+
+    Of labels (an indexed PNG, or values 0 and 1) all but 0 are the object, and 255 in an indexed
+    PNG is void; grey values are judged by the rule.
+
+    Returns:
+        (height, width), bool; and the void pixels likewise, None where there are none.
+
+    Raises:
+        MediaError: the file cannot be read.
+        InputError: its values are neither grey nor labels.
+    """
+    values, is_indexed = read_grey(path, may_be_coloured=rule.is_white_background)
+    highest = int(values.max())
+    if is_indexed or highest == 1:
+        void = values == VOID
+        return (values > 0) & ~void, void if void.any() else None
+    if rule == GREY and 0 < highest < FAINT:
+        # Labels in a grey file would pass for an empty ground truth.
+        raise InputError(
+            f"Cannot tell what the values of {path} mean: they run from 0 to {highest}. Save "
+            "grey from 0 to 255, 0 and 1, or an indexed PNG."
+        )
+    shares = values / 255.0
+    truth: Mask = shares > rule.level if rule.is_exclusive else shares >= rule.level
+    return (truth & (shares <= 0.99) if rule.is_white_background else truth), None
+
+
+def read_grey(path: Path, *, may_be_coloured: bool = False) -> tuple[Bytes, bool]:
+    """Return (height, width) uint8, and whether these are labels of an indexed PNG, not grey.
+
+    Raises:
+        MediaError: the file cannot be read.
+        InputError: its values are neither grey nor labels.
+    """
+    with opened(path) as image:
+        load(image, str(path))
+    if image.mode == "P" and not _has_grey_palette(image):
+        return np.asarray(image), True
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        return _from_16_bits(np.asarray(image), path), False
+    if image.mode == "F":
+        raise MediaError(f"Cannot read {path} as a mask: it holds floats. Save it with 8 bits.")
+    if not may_be_coloured and image.mode not in ("1", "L", "LA", "P"):
+        channels = np.asarray(image.convert("RGB")).astype(np.int16)
+        # Lossy compression tints grey less than this.
+        if int(np.ptp(channels, axis=2).max()) > 48:
+            raise InputError(
+                f"{path} is coloured, so it cannot be read as a mask. Give a grey image, or "
+                "labels as an indexed PNG."
+            )
+    return np.asarray(image.convert("L")), False
+
+
+def _from_16_bits(values: NDArray[Any], path: Path) -> Bytes:
+    highest = int(values.max())
+    if highest <= 1:
+        return values.astype(np.uint8)
+    if highest < 256 or highest > 65535 or values.min() < 0:
+        raise InputError(
+            f"Cannot tell what the values of {path} mean: its 16 bits hold {values.min()} to "
+            f"{highest}. Save it with 8 bits."
+        )
+    grey: Bytes = (values >> 8).astype(np.uint8)
+    return grey
+
+
+def _has_grey_palette(image: Image.Image) -> bool:
+    colours = np.array(image.getpalette("RGB") or [0, 0, 0]).reshape(-1, 3)
+    used = colours[np.unique(np.asarray(image)).clip(max=len(colours) - 1)]
+    return bool((used == used[:, :1]).all() and used.max() > 1)
+
+
+def read_size(path: Path) -> tuple[int, int]:
+    """Return the (width, height) in an image's header.
+
+    Raises:
+        MediaError: the file cannot be read.
+    """
+    with opened(path) as image:
+        size: tuple[int, int] = image.size
+    return size
+
+
+def shown_size(shape: tuple[int, ...]) -> str:
+    """Return (height, width) for a message: "640x480"."""
+    return f"{shape[1]}x{shape[0]}"
+
+
+# The layouts in which benchmarks come.
+
+# Names under which copies of salient-object sets hold pictures and masks.
+_PAIRS = (
+    ("images", "masks"),
+    ("images", "ground_truth_mask"),
+    ("images", "GT"),
+    ("imgs", "gt"),
+    ("Imgs", "GT"),
+    ("Image", "Mask"),
+    ("Image", "GT"),
+)
+
+
+def _pairs_in(*folders: tuple[str, str]) -> Finder:
+    """Return a finder for a folder of pictures and one of masks, by the first names that fit."""
+
+    def find(folder: Path) -> list[Sample]:
+        known = (*folders, *_PAIRS)
+        for image, mask in known:
+            if (folder / image).is_dir() and (folder / mask).is_dir():
+                return _pair_by_name(folder / image, folder / mask)
+        for _, mask in known:
+            if (folder / mask).is_dir():
+                return _pair_by_name(None, folder / mask)
+        return []
+
+    return find
+
+
+def _pair_by_name(images: Path | None, masks: Path) -> list[Sample]:
+    """Return a sample for each mask of a folder, with the picture of the same name."""
+    truths = by_stem(masks)
+    if images is None:
+        return [Sample(stem, (path,), None) for stem, path in truths.items()]
+    pictures = by_stem(images)
+    require_same_names(pictures, truths, images, masks)
+    return [Sample(stem, (path,), pictures[stem]) for stem, path in truths.items()]
+
+
+def _davis2016(folder: Path) -> list[Sample]:
+    """Return the frames of the list ImageSets/480p/val.txt."""
+    root, frames = folder / "Annotations" / "480p", folder / "JPEGImages" / "480p"
+    if not root.is_dir():
+        return []
+    names: dict[str, list[str]] = {}
+    for line in _lines(folder / "ImageSets" / "480p" / "val.txt"):
+        mask = Path(line.split()[-1])
+        names.setdefault(mask.parent.name, []).append(mask.stem)
+    return _listed_frames(names, root, frames)
+
+
+def _davis2017(folder: Path) -> list[Sample]:
+    """Return all frames of the sequences in ImageSets/2017/val.txt."""
+    roots = [folder / name / "480p" for name in ("Annotations_unsupervised", "Annotations")]
+    root = next((path for path in roots if path.is_dir()), None)
+    if root is None:
+        return []
+    sequences = _lines(folder / "ImageSets" / "2017" / "val.txt")
+    if without := [name for name in sequences if not (root / name).is_dir()]:
+        raise InputError(f"{root} has no folder for {some(without)}. Copy the whole data set.")
+    names = {sequence: list(by_stem(root / sequence)) for sequence in sequences}
+    return _listed_frames(names, root, folder / "JPEGImages" / "480p")
+
+
+def _listed_frames(names: dict[str, list[str]], root: Path, frames: Path) -> list[Sample]:
+    samples: list[Sample] = []
+    for sequence, stems in names.items():
+        masks: dict[str, tuple[Path, ...]]
+        masks = {stem: (root / sequence / f"{stem}.png",) for stem in stems}
+        pictures = {stem: frames / sequence / f"{stem}.jpg" for stem in stems}
+        samples += _frames(sequence, masks, pictures if frames.is_dir() else None)
+    files = [path for s in samples for path in (*s.masks, s.image) if path is not None]
+    if missing := [path for path in files if not path.is_file()]:
+        raise InputError(
+            f"{len(missing)} files are missing: {some(missing)}. Copy the whole data set."
+        )
+    return samples
+
+
+def _segtrackv2(folder: Path) -> list[Sample]:
+    """Return the frames of SegTrack v2; masks are in a folder for each object, or in one."""
+    root, frames = folder / "GroundTruth", folder / "JPEGImages"
+    samples: list[Sample] = []
+    for home in _folders(root):
+        places = _folders(home) or [home]
+        objects = [by_stem(path) for path in places]
+        for place, masks in zip(places[1:], objects[1:], strict=True):
+            require_same_names(objects[0], masks, places[0], place)
+        pictures = by_stem(frames / home.name) if frames.is_dir() else None
+        if pictures is not None:
+            require_same_names(pictures, objects[0], frames / home.name, home)
+        joined = {stem: tuple(masks[stem] for masks in objects) for stem in objects[0]}
+        # Whatever is not black belongs to an object.
+        samples += _frames(home.name, joined, pictures, TruthRule(level=1 / 255))
+    return samples
+
+
+def _fbms59(folder: Path) -> list[Sample]:
+    """Return the annotated frames of FBMS-59, of its test and its training set."""
+    homes = (home for part in ("Trainingset", "Testset") for home in _folders(folder / part))
+    return [sample for home in homes for sample in _fbms_sequence(home)]
+
+
+def _fbms_sequence(home: Path) -> list[Sample]:
+    """Return the annotated frames of one sequence: their numbers start at its first frame."""
+    masks = [path for path in images_in(home / "GroundTruth") if "PROB" not in path.name]
+    coloured = [path for path in masks if path.suffix.lower() == ".ppm"]
+    # Beside the colour files lie grey renderings of them, in which some objects are background.
+    masks = coloured or masks
+    pictures = images_in(home)
+    numbers = {_fbms_number(path): path for path in masks}
+    if len(numbers) < len(masks) or max(numbers) - min(numbers) >= len(pictures):
+        raise InputError(
+            f"The ground truth in {home / 'GroundTruth'} does not fit the {len(pictures)} frames "
+            f"of {home}: it is numbered {min(numbers)} to {max(numbers)}, {len(masks)} files. "
+            "Copy the whole sequence."
+        )
+    level = {"marple7": 0.05, "marple2": 0.4}.get(home.name, 0.1)
+    rule = TruthRule(level=level, is_exclusive=True, is_white_background=bool(coloured))
+    by_frame = {pictures[number - min(numbers)]: numbers[number] for number in sorted(numbers)}
+    truths: dict[str, tuple[Path, ...]] = {p.stem: (by_frame[p],) for p in by_frame}
+    return _frames(home.name, truths, {picture.stem: picture for picture in by_frame}, rule)
+
+
+def _fbms_number(path: Path) -> int:
+    parts = path.stem.split("_")
+    text = parts[1] if path.suffix.lower() == ".ppm" and len(parts) > 1 else parts[-1]
+    digits = re.search(r"\d+", text) or re.search(r"\d+", path.stem)
+    if digits is None:
+        raise InputError(f"{path} has no frame number in its name. Name it SEQUENCE_NUMBER.")
+    return int(digits[0])
+
+
+def _voc2012(folder: Path) -> list[Sample]:
+    """Return the photos of the list ImageSets/Segmentation/val.txt."""
+    photos = open_voc2012(folder, "val").photos
+    return [Sample(photo.name, (photo.mask,), photo.image) for photo in photos]
+
+
+def _frames(
+    sequence: str,
+    masks: dict[str, tuple[Path, ...]],
+    pictures: dict[str, Path] | None,
+    rule: TruthRule = GREY,
+) -> list[Sample]:
+    ends = (next(iter(masks), None), next(reversed(masks), None))
+    samples = []
+    for stem, paths in masks.items():
+        image = None if pictures is None else pictures[stem]
+        name = f"{sequence}/{stem}"
+        samples.append(Sample(name, paths, image, sequence, stem in ends, rule))
+    return samples
+
+
+def _folders(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    found = (path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return sorted(found, key=natural_key)
+
+
+def _lines(path: Path) -> list[str]:
+    if not path.is_file():
+        raise InputError(
+            f"{path} is missing. It lists what is scored; copy it from the full data set."
+        )
+    return [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
+
+
+# The data sets that are known by name.
+
+
+def _salient(
+    name: str, title: str, count: int, source: str, *folders: tuple[str, str]
+) -> Benchmark:
     known = " or ".join(f"{image}/ and {mask}/" for image, mask in (*folders, ("images", "masks")))
+    find = _pairs_in(*folders)
+    return Benchmark(name=name, title=title, count=count, find=find, layout=known, source=source)
+
+
+def _video(
+    name: str,
+    title: str,
+    count: int,
+    source: str,
+    find: Finder,
+    layout: str,
+    size: tuple[int, int] | None = None,
+) -> Benchmark:
     return Benchmark(
-        name=name, title=title, count=count, find=find_pairs(*folders), layout=known, source=source
+        name=name,
+        title=title,
+        count=count,
+        source=source,
+        find=find,
+        layout=layout,
+        size=size,
+        kind="video",
     )
 
 
-_DAVIS = "https://davischallenge.org"
 _DUTS = "http://saliencydetection.net/duts/"
-
-BENCHMARKS = {
-    benchmark.name: benchmark
-    for benchmark in (
-        _pairs("duts-te", "DUTS-TE", 5019, _DUTS, ("DUTS-TE-Image", "DUTS-TE-Mask")),
-        _pairs("duts-tr", "DUTS-TR", 10553, _DUTS, ("DUTS-TR-Image", "DUTS-TR-Mask")),
-        _pairs(
-            "ecssd",
-            "ECSSD",
-            1000,
-            "https://www.cse.cuhk.edu.hk/leojia/projects/hsaliency/dataset.html",
-            ("images", "ground_truth_mask"),
-        ),
-        _pairs(
-            "pascal-s",
-            "PASCAL-S",
-            850,
-            "https://cbs.ic.gatech.edu/salobj/",
-            ("datasets/imgs/pascal", "datasets/masks/pascal"),
-        ),
-        _pairs(
-            "dut-omron",
-            "DUT-OMRON",
-            5168,
-            "http://saliencydetection.net/dut-omron/",
-            ("DUT-OMRON-image", "pixelwiseGT-new-PNG"),
-            ("DUT-OMRON-image/DUT-OMRON-image", "pixelwiseGT-new-PNG/pixelwiseGT-new-PNG"),
-        ),
-        _pairs(
-            "hku-is",
-            "HKU-IS",
-            4447,
-            "https://i.cs.hku.hk/~gbli/deep_saliency.html",
-            ("imgs", "gt"),
-        ),
-        Benchmark(
-            name="davis2016",
-            title="DAVIS 2016 val",
-            kind="video",
-            count=1376,
-            find=find_davis2016,
-            layout="Annotations/480p/, JPEGImages/480p/ and ImageSets/480p/val.txt",
-            source=f"{_DAVIS}/davis2016/code.html",
-            size=(854, 480),
-        ),
-        Benchmark(
-            name="davis2017",
-            title="DAVIS 2017 val, objects merged",
-            kind="video",
-            count=1999,
-            find=find_davis2017,
-            layout="Annotations/480p/, JPEGImages/480p/ and ImageSets/2017/val.txt",
-            source=f"{_DAVIS}/davis2017/code.html",
-        ),
-        Benchmark(
-            name="segtrackv2",
-            title="SegTrack v2",
-            kind="video",
-            count=976,
-            find=find_segtrackv2,
-            layout="GroundTruth/SEQUENCE/ and JPEGImages/SEQUENCE/",
-            source="https://web.engr.oregonstate.edu/~lif/SegTrack2/dataset.html",
-        ),
-        Benchmark(
-            name="fbms59",
-            title="FBMS-59",
-            kind="video",
-            count=720,
-            find=find_fbms59,
-            layout="Trainingset/SEQUENCE/GroundTruth/ and Testset/SEQUENCE/GroundTruth/",
-            source="https://lmb.informatik.uni-freiburg.de/resources/datasets/moseg.en.html",
-        ),
-        Benchmark(
-            name="voc2012",
-            title="PASCAL VOC 2012 val",
-            kind="semantic",
-            count=1449,
-            find=find_voc2012,
-            layout=VOC_LAYOUT,
-            source="http://host.robots.ox.ac.uk/pascal/VOC/voc2012/",
-            truth=LabelTruth(VOC2012),
-        ),
-    )
-}
-"""The data sets that are known by name."""
+_OMRON = ("DUT-OMRON-image", "pixelwiseGT-new-PNG")
+_BENCHMARKS = (
+    _salient("duts-te", "DUTS-TE", 5019, _DUTS, ("DUTS-TE-Image", "DUTS-TE-Mask")),
+    _salient("duts-tr", "DUTS-TR", 10553, _DUTS, ("DUTS-TR-Image", "DUTS-TR-Mask")),
+    _salient(
+        "ecssd",
+        "ECSSD",
+        1000,
+        "https://www.cse.cuhk.edu.hk/leojia/projects/hsaliency/dataset.html",
+        ("images", "ground_truth_mask"),
+    ),
+    _salient(
+        "pascal-s",
+        "PASCAL-S",
+        850,
+        "https://cbs.ic.gatech.edu/salobj/",
+        ("datasets/imgs/pascal", "datasets/masks/pascal"),
+    ),
+    _salient(
+        "dut-omron",
+        "DUT-OMRON",
+        5168,
+        "http://saliencydetection.net/dut-omron/",
+        _OMRON,
+        (f"{_OMRON[0]}/{_OMRON[0]}", f"{_OMRON[1]}/{_OMRON[1]}"),
+    ),
+    _salient(
+        "hku-is", "HKU-IS", 4447, "https://i.cs.hku.hk/~gbli/deep_saliency.html", ("imgs", "gt")
+    ),
+    _video(
+        "davis2016",
+        "DAVIS 2016 val",
+        1376,
+        "https://davischallenge.org/davis2016/code.html",
+        _davis2016,
+        "Annotations/480p/, JPEGImages/480p/ and ImageSets/480p/val.txt",
+        size=(854, 480),
+    ),
+    _video(
+        "davis2017",
+        "DAVIS 2017 val, objects merged",
+        1999,
+        "https://davischallenge.org/davis2017/code.html",
+        _davis2017,
+        "Annotations/480p/, JPEGImages/480p/ and ImageSets/2017/val.txt",
+    ),
+    _video(
+        "segtrackv2",
+        "SegTrack v2",
+        976,
+        "https://web.engr.oregonstate.edu/~lif/SegTrack2/dataset.html",
+        _segtrackv2,
+        "GroundTruth/SEQUENCE/ and JPEGImages/SEQUENCE/",
+    ),
+    _video(
+        "fbms59",
+        "FBMS-59",
+        720,
+        "https://lmb.informatik.uni-freiburg.de/resources/datasets/moseg.en.html",
+        _fbms59,
+        "Trainingset/SEQUENCE/GroundTruth/ and Testset/SEQUENCE/GroundTruth/",
+    ),
+    Benchmark(
+        name="voc2012",
+        title="PASCAL VOC 2012 val",
+        kind="semantic",
+        count=1449,
+        find=_voc2012,
+        layout=VOC_LAYOUT,
+        source="http://host.robots.ox.ac.uk/pascal/VOC/voc2012/",
+        classes=VOC2012,
+    ),
+)
+BENCHMARKS = {benchmark.name: benchmark for benchmark in _BENCHMARKS}

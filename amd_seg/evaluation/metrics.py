@@ -1,12 +1,15 @@
-"""The metrics of salient objects and of video object segmentation, on plain arrays.
+"""The metrics of salient objects, of video object segmentation and of classes, on plain arrays.
 
 A saliency map is (height, width), float in 0..1, taken as it is: it is never stretched. A mask
 and a ground truth are (height, width), bool. Nothing here reads a file or knows a data set.
+Degenerate ground truths (empty, full) follow the reference implementations.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,23 +18,15 @@ from amd_seg.errors import InputError
 Mask = NDArray[np.bool_]
 Saliency = NDArray[np.floating[Any]]
 Curve = NDArray[np.float64]
-
-BETA_SQUARED = 0.3
-"""Weight of recall against precision in F: the value of the salient-object field."""
+Confusion = NDArray[np.floating[Any]] | NDArray[np.integer[Any]]
 
 LEVELS = 256
 """Thresholds of a curve: k / 255 for k = 0..255, a pixel is predicted where S >= k / 255."""
 
+_EPSILON = float(np.spacing(1))
 
-class SequenceStatistics(NamedTuple):
-    """What the DAVIS benchmark tells of the values of a sequence's frames."""
 
-    mean: float
-    """Over frames."""
-    recall: float
-    """Share of the frames above 0.5."""
-    decay: float
-    """Mean of the first quarter minus mean of the last: what is lost along the sequence."""
+# Precision, recall and what they are made of.
 
 
 def mean_absolute_error(saliency: Saliency, truth: Mask) -> float:
@@ -41,15 +36,9 @@ def mean_absolute_error(saliency: Saliency, truth: Mask) -> float:
 
 
 def precision_recall(saliency: Saliency, truth: Mask) -> tuple[Curve, Curve]:
-    """Return precision and recall at every threshold k / 255.
+    """Return precision and recall at every threshold k / 255, (256,) each.
 
-    Args:
-        saliency: (height, width), float in 0..1.
-        truth: (height, width), bool.
-
-    Returns:
-        Two arrays (256,), float64, 0..1. Precision is 0 where nothing is predicted, recall 0
-        where the ground truth is empty.
+    Precision is 0 where nothing is predicted, recall 0 where the ground truth is empty.
     """
     hits, predicted = counts_at_levels(saliency, truth)
     return hits / np.maximum(predicted, 1), hits / max(int(np.count_nonzero(truth)), 1)
@@ -67,13 +56,10 @@ def counts_at_levels(
     return np.cumsum(on_object[::-1])[::-1], np.cumsum(everywhere[::-1])[::-1]
 
 
-def f_beta(precision: Any, recall: Any, beta_squared: float = BETA_SQUARED) -> Any:
+def f_beta(precision: Any, recall: Any, beta_squared: float = 0.3) -> Any:
     """Return (1 + b) P R / (b P + R), b being beta squared; 0 where precision and recall are 0.
 
-    Args:
-        precision: a number or an array, 0..1.
-        recall: likewise, of the same shape.
-        beta_squared: below 1, precision counts more than recall.
+    Numbers or arrays. Below 1, `beta_squared` weighs precision more: 0.3 is the field's value.
     """
     weighted = beta_squared * np.asarray(precision, np.float64) + recall
     product = (1 + beta_squared) * np.asarray(precision) * recall
@@ -97,37 +83,226 @@ def adaptive_f(saliency: Saliency, truth: Mask) -> float:
     return float(f_beta(precision, hits / max(int(np.count_nonzero(truth)), 1)))
 
 
-def intersection_over_union(mask: Mask, truth: Mask, void: Mask | None = None) -> float:
-    """Return the Jaccard index J of two masks, 0..1.
-
-    Args:
-        mask: (height, width), bool: the prediction.
-        truth: (height, width), bool.
-        void: (height, width), bool: pixels that do not count; None counts all.
-
-    Returns:
-        1 where both are empty, so also where all pixels are void, as the DAVIS toolkit has it.
-    """
-    mask, truth = without_void(mask, truth, void)
-    union = int(np.count_nonzero(mask | truth))
-    return int(np.count_nonzero(mask & truth)) / union if union else 1.0
-
-
 def pixel_accuracy(mask: Mask, truth: Mask) -> float:
     """Return the share of the pixels whose label is right, object and background alike."""
     _require_same_size(mask, truth)
     return float(np.mean(mask == truth))
 
 
+# Structure: S-measure, E-measure, weighted F.
+
+
+def s_measure(saliency: Saliency, truth: Mask) -> float:
+    """Return the structure measure, 0..1: half object-aware, half region-aware similarity.
+
+    Source: Fan et al., Structure-measure: a new way to evaluate foreground maps, ICCV 2017.
+    """
+    share = float(truth.mean())
+    if share in (0.0, 1.0):
+        mean = float(saliency.mean(dtype=np.float64))
+        return mean if share else 1 - mean
+    of_object = share * _evenness(saliency[truth]) + (1 - share) * _evenness(1 - saliency[~truth])
+    return max(0.0, 0.5 * of_object + 0.5 * _similarity_of_quarters(saliency, truth))
+
+
+def _evenness(values: Saliency) -> float:
+    """Return how near to an even 1 the values of one part are, 0..1."""
+    mean = float(values.mean(dtype=np.float64))
+    deviation = float(values.std(ddof=1, dtype=np.float64)) if values.size > 1 else 0.0
+    return 2 * mean / (mean**2 + 1 + deviation + _EPSILON)
+
+
+def _similarity_of_quarters(saliency: Saliency, truth: Mask) -> float:
+    """Return the mean SSIM of the four parts about the object's centre, by their areas."""
+    row, column = (int(place) + 1 for place in np.argwhere(truth).mean(axis=0).round())
+    total = 0.0
+    for rows in (slice(None, row), slice(row, None)):
+        for columns in (slice(None, column), slice(column, None)):
+            part = truth[rows, columns]
+            if part.size:
+                total += part.size * _similarity(saliency[rows, columns], part)
+    return total / truth.size
+
+
+def _similarity(saliency: Saliency, truth: Mask) -> float:
+    """Return the SSIM of two patches, each taken as one window."""
+    x, y = saliency.mean(dtype=np.float64), truth.mean(dtype=np.float64)
+    off_x, off_y = saliency - x, truth - y
+    degrees = saliency.size - 1 + _EPSILON
+    covariance = (off_x * off_y).sum() / degrees
+    variances = ((off_x**2).sum() + (off_y**2).sum()) / degrees
+    product, bound = 4 * x * y * covariance, (x**2 + y**2) * variances
+    return float(product / (bound + _EPSILON)) if product else float(bound == 0)
+
+
+def e_measure_curve(saliency: Saliency, truth: Mask) -> Curve:
+    """Return the enhanced-alignment measure at every threshold k / 255: (256,).
+
+    Source: Fan et al., Enhanced-alignment measure for binary foreground map evaluation,
+        IJCAI 2018.
+    """
+    return _alignment(*counts_at_levels(saliency, truth), truth)
+
+
+def adaptive_e_measure(saliency: Saliency, truth: Mask) -> float:
+    """Return the enhanced-alignment measure at twice the mean saliency."""
+    mask = saliency >= adaptive_threshold(saliency)
+    hits, predicted = np.count_nonzero(mask & truth), np.count_nonzero(mask)
+    return float(_alignment(np.array([hits]), np.array([predicted]), truth)[0])
+
+
+def _alignment(hits: NDArray[Any], predicted: NDArray[Any], truth: Mask) -> Curve:
+    """Return the E-measure of masks, given by their counts of pixels."""
+    size, positives = truth.size, int(np.count_nonzero(truth))
+    if positives in (0, size):
+        agreeing = predicted if positives else size - predicted
+        return np.asarray(agreeing / (size - 1 + _EPSILON), np.float64)
+    mean, true_mean = predicted / size, positives / size
+    quarters = (
+        (1, 1, hits),
+        (1, 0, predicted - hits),
+        (0, 1, positives - hits),
+        (0, 0, size - predicted - positives + hits),
+    )
+    total = np.zeros(len(hits))
+    for value, true_value, count in quarters:
+        off, true_off = value - mean, true_value - true_mean
+        aligned = 2 * off * true_off / (off**2 + true_off**2 + _EPSILON)
+        total += count * (aligned + 1) ** 2 / 4
+    return total / (size - 1 + _EPSILON)
+
+
+def weighted_f(saliency: Saliency, truth: Mask, beta_squared: float = 1.0) -> float:
+    """Return weighted F, 0..1: errors far from the object count double, those inside are spread.
+
+    0 for an empty ground truth.
+
+    Source: Margolin et al., How to evaluate foreground maps?, CVPR 2014.
+    """
+    if not truth.any():
+        return 0.0
+    error = np.abs(saliency.astype(np.float64) - truth)
+    spread = _blur(_with_edges_outwards(error, truth))
+    error = np.where(truth, np.minimum(error, spread), error)
+    # An error's extra weight is half of its whole 5 pixels from the object.
+    error *= np.where(truth, 1.0, 2 - 0.5 ** (distance_to(truth) / 5))
+    missed, invented = float(error[truth].sum()), float(error[~truth].sum())
+    size = int(np.count_nonzero(truth))
+    hits = size - missed
+    return float(f_beta(hits / (hits + invented + _EPSILON), 1 - missed / size, beta_squared))
+
+
+def _with_edges_outwards(values: Curve, mask: Mask) -> Curve:
+    """Return the values; within 5 pixels outside the mask, those of the mask's nearest pixel.
+
+    The window of `_blur`, around a pixel of the mask, reaches no further. Of equally near pixels
+    the one furthest left counts, of these the upper one: scipy's distance transform has it so.
+    """
+    reach = 5
+    shifts = np.arange(-reach, reach + 1)
+    disk = [(int(x), int(y)) for x in shifts for y in shifts if 0 < x * x + y * y <= reach * reach]
+    disk.sort(key=lambda shift: shift[0] ** 2 + shift[1] ** 2)
+    distance = distance_to(mask)
+    waiting = np.argwhere((distance > 0) & (distance <= reach))
+    padded, result = np.pad(mask, reach), values.copy()
+    for x, y in disk:
+        is_found = padded[waiting[:, 0] + y + reach, waiting[:, 1] + x + reach]
+        rows, columns = waiting[is_found].T
+        result[rows, columns] = values[rows + y, columns + x]
+        waiting = waiting[~is_found]
+    return result
+
+
+def _blur(values: Curve) -> Curve:
+    """Return values under a Gaussian window of 7x7, sigma 5; outside counts as 0."""
+    window = cv2.getGaussianKernel(7, 5.0)
+    return np.asarray(
+        cv2.sepFilter2D(values, cv2.CV_64F, window, window, borderType=cv2.BORDER_CONSTANT)
+    )
+
+
+def distance_to(mask: Mask) -> Curve:
+    """Return each pixel's Euclidean distance to the nearest one of the mask, 0 in the mask."""
+    free = np.logical_not(mask).astype(np.uint8)
+    if free.all():
+        return np.full(mask.shape, np.inf)
+    distance = cv2.distanceTransform(free, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    # Squares of distances are whole numbers: rounded, they are free of the error of float32.
+    return np.asarray(np.sqrt(np.rint(np.square(distance, dtype=np.float64))))
+
+
+# Masks of video: J and F of DAVIS.
+
+
+def intersection_over_union(mask: Mask, truth: Mask, void: Mask | None = None) -> float:
+    """Return the Jaccard index J of two masks, 0..1; pixels in `void` do not count.
+
+    1 where both are empty, so also where all pixels are void, as the DAVIS toolkit has it.
+    """
+    mask, truth = _without_void(mask, truth, void)
+    union = int(np.count_nonzero(mask | truth))
+    return int(np.count_nonzero(mask & truth)) / union if union else 1.0
+
+
+def boundary_f(
+    mask: Mask, truth: Mask, void: Mask | None = None, *, tolerance: float = 0.008
+) -> float:
+    """Return the boundary measure F of DAVIS, 0..1.
+
+    Precision is the share of the prediction's outline that lies within the tolerance of the ground
+    truth's; recall the converse; F their harmonic mean.
+
+    Args:
+        mask: the prediction.
+        truth: the ground truth.
+        void: pixels that count as background in both; None for none.
+        tolerance: share of the image's diagonal, rounded up to whole pixels.
+
+    Returns:
+        1 where neither mask has an outline, 0 where only one has.
+
+    Source: Perazzi et al., CVPR 2016, and its toolkit; the outline lies between pixels there.
+    """
+    mask, truth = _without_void(mask, truth, void)
+    reach = math.ceil(tolerance * math.hypot(*mask.shape))
+    outline, true_outline = boundary(mask), boundary(truth)
+    count, true_count = int(outline.sum()), int(true_outline.sum())
+    if not count or not true_count:
+        return float(count == true_count)
+    precision = int((distance_to(true_outline)[outline] <= reach).sum()) / count
+    recall = int((distance_to(outline)[true_outline] <= reach).sum()) / true_count
+    return float(f_beta(precision, recall, 1.0))
+
+
+def boundary(mask: Mask) -> Mask:
+    """Return the pixels that differ from their right, lower or lower right neighbour.
+
+    The last row looks right only, the last column down only.
+    """
+    outline = np.zeros_like(mask)
+    right, down = mask[:, :-1] ^ mask[:, 1:], mask[:-1] ^ mask[1:]
+    outline[:, :-1] |= right
+    outline[:-1] |= down
+    outline[:-1, :-1] |= mask[:-1, :-1] ^ mask[1:, 1:]
+    return outline
+
+
+class SequenceStatistics(NamedTuple):
+    """What the DAVIS benchmark reports of the values of a sequence's frames."""
+
+    mean: float
+    recall: float
+    """Share of the frames above 0.5."""
+    decay: float
+    """Mean of the first quarter minus mean of the last: what is lost along the sequence."""
+
+
 def sequence_statistics(values: Sequence[float] | Curve) -> SequenceStatistics:
-    """Return mean, recall and decay over the frames of one sequence.
+    """Return mean, recall and decay over the frames of one sequence; NaN for no frames.
 
     Args:
         values: J or F of its frames, in order. The DAVIS 2016 toolkit leaves out the first and
             the last frame before this, that of 2017 does not.
-
-    Returns:
-        Three NaN for no frames.
 
     Source: F. Perazzi et al., A benchmark dataset and evaluation methodology for video object
         segmentation, CVPR 2016; the four bins share their end frames, as its toolkit has it.
@@ -142,7 +317,70 @@ def sequence_statistics(values: Sequence[float] | Curve) -> SequenceStatistics:
     )
 
 
-def without_void(mask: Mask, truth: Mask, void: Mask | None) -> tuple[Mask, Mask]:
+# Classes: a confusion matrix is (class, class): how many pixels of the row's class were called
+# the column's.
+
+
+def confusion_matrix(
+    labels: NDArray[np.uint8], truth: NDArray[np.uint8], classes: int, *, void: int
+) -> NDArray[np.int64]:
+    """Count the pixels of each pair of classes, but those that are void in the ground truth.
+
+    Args:
+        labels: (height, width), 0 to classes - 1: the prediction.
+        truth: likewise, or void.
+        classes: how many.
+        void: the label of pixels that do not count.
+
+    Raises:
+        InputError: the maps differ in size, or a prediction is no class.
+
+    Source: PASCAL VOC 2012 development kit, VOCevalseg.m.
+    """
+    _require_same_size(labels, truth)
+    counts = truth != void
+    pairs = truth[counts].astype(np.int64) * classes + labels[counts]
+    if labels[counts].max(initial=0) >= classes:
+        raise InputError(
+            f"The label {labels[counts].max()} is predicted, but there are {classes} classes, "
+            f"0 to {classes - 1}. Predict one of them for every pixel."
+        )
+    return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+
+
+def class_iou(confusion: Confusion) -> Curve:
+    """Return the IoU of each class, (class,): right / (in the truth + predicted - right).
+
+    NaN for a class that is neither in the truth nor predicted.
+    """
+    right = np.diag(confusion).astype(np.float64)
+    return _ratio(right, confusion.sum(axis=1) + confusion.sum(axis=0) - right)
+
+
+def class_accuracy(confusion: Confusion) -> Curve:
+    """Return the share of each class's pixels that are right, (class,); NaN where it has none."""
+    return _ratio(np.diag(confusion).astype(np.float64), confusion.sum(axis=1))
+
+
+def mean_over_classes(values: Curve) -> float:
+    """Return the mean of the classes that are defined; NaN where none is."""
+    defined = values[~np.isnan(values)]
+    return float(defined.mean()) if len(defined) else float("nan")
+
+
+def label_accuracy(confusion: Confusion) -> float:
+    """Return the share of all pixels that are right; NaN where none counts."""
+    total = confusion.sum()
+    return float(np.trace(confusion) / total) if total else float("nan")
+
+
+def _ratio(part: Curve, whole: Confusion) -> Curve:
+    ratio = np.full(len(part), np.nan)
+    np.divide(part, whole, out=ratio, where=whole > 0)
+    return ratio
+
+
+def _without_void(mask: Mask, truth: Mask, void: Mask | None) -> tuple[Mask, Mask]:
     """Return both masks with nothing left in the void pixels."""
     _require_same_size(mask, truth)
     if void is None:

@@ -1,13 +1,21 @@
-"""An evaluation in words: definitions, table, Markdown, CSV, JSON."""
+"""An evaluation for its reader: the table with definitions, JSON, and a sheet of pictures."""
 
-import csv
-import io
+import json
 import math
 from dataclasses import asdict
+from importlib.resources import files
+from io import BytesIO
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from amd_seg.evaluation.published import published
-from amd_seg.evaluation.run import Evaluation
+import numpy as np
+from PIL import Image, ImageDraw
+
+from amd_seg.evaluation.datasets import truth_of
+from amd_seg.evaluation.scoring import Evaluation, Row, Scores
+from amd_seg.media.images import read_image, save_image
+from amd_seg.media.labels import read_labels, render_labels_overlay
+from amd_seg.media.render import render_overlay
 
 
 class Definition(NamedTuple):
@@ -82,39 +90,7 @@ def table(evaluation: Evaluation, *, per_sequence: bool = False) -> str:
         lines += ["", *_aligned(_sequence_cells(evaluation))]
     if evaluation.classes:
         lines += ["", *_aligned(_class_cells(evaluation))]
-    if cells := _published_cells(evaluation):
-        lines += ["", "Published, on the full set:", *_aligned(cells), *_footnote(cells)]
-    return "\n".join(lines)
-
-
-def markdown(evaluation: Evaluation, *, per_sequence: bool = False) -> str:
-    """Return the same as Markdown, with a row for ours that others can be put under."""
-    kind = evaluation.dataset.benchmark.kind
-    keys = list(DEFINITIONS[kind])
-    ours = [evaluation.method, *(shown(key, evaluation.scores[key], kind) for key in keys)]
-    head = ["method", *(definition(key, kind).label for key in keys)]
-    lines = [f"### {heading(evaluation)}", "", *_piped([head, ours]), ""]
-    lines += [f"- {definition(key, kind).label}: {definition(key, kind).text}" for key in keys]
-    if per_sequence and evaluation.sequences:
-        lines += ["", *_piped(_sequence_cells(evaluation))]
-    if evaluation.classes:
-        lines += ["", *_piped(_class_cells(evaluation))]
-    if cells := _published_cells(evaluation):
-        lines += ["", "Published, on the full set:", "", *_piped(cells)]
-        lines += ["", *_footnote(cells)] if _footnote(cells) else []
-    return "\n".join(lines) + "\n"
-
-
-def csv_text(evaluation: Evaluation) -> str:
-    """Return the values of every sample as CSV, 0 to 1, with a line of names first."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    keys = list(evaluation.rows[0].values)
-    writer.writerow(["name", "sequence", *keys])
-    for row in evaluation.rows:
-        values = (f"{row.values[key]:.6f}" for key in keys)
-        writer.writerow([row.sample.name, row.sample.sequence or "", *values])
-    return stream.getvalue()
+    return "\n".join([*lines, *_published_lines(evaluation.dataset.benchmark.name)])
 
 
 def heading(evaluation: Evaluation) -> str:
@@ -124,7 +100,6 @@ def heading(evaluation: Evaluation) -> str:
     if evaluation.dataset.benchmark.kind == "video" and scoring.threshold != 0.5:
         parts.append(f"threshold {scoring.threshold}")
     parts += ["maps resized to the ground truth"] if scoring.resize_masks else []
-    parts += ["maps stretched to 0..1"] if scoring.stretch else []
     return ", ".join(parts)
 
 
@@ -170,19 +145,20 @@ def _class_cells(evaluation: Evaluation) -> list[list[str]]:
     return cells
 
 
-def _published_cells(evaluation: Evaluation) -> list[list[str]]:
-    rows = published(evaluation.dataset.benchmark.name)
-    names = list(dict.fromkeys(name for row in rows for name in row.scores))
-    cells = [["method", *names, "outside help"]] if rows else []
+def _published_lines(dataset: str) -> list[str]:
+    """Return what others published for a data set, as lines of a table; [] where nothing is."""
+    text = files("amd_seg.evaluation").joinpath("published.json").read_text("utf-8")
+    rows = json.loads(text).get(dataset, [])
+    if not rows:
+        return []
+    names = list(dict.fromkeys(name for row in rows for name in row["scores"]))
+    cells = [["method", *names, "outside help"]]
     for row in rows:
-        method = f"{row.method} *" if row.is_secondary else row.method
-        cells.append([method, *(row.scores.get(name, "-") for name in names), row.outside_help])
-    return cells
-
-
-def _footnote(cells: list[list[str]]) -> list[str]:
+        method = row["method"] if row.get("checked", True) else f"{row['method']} *"
+        cells.append([method, *(row["scores"].get(name, "-") for name in names), row["help"]])
     is_marked = any(row[0].endswith("*") for row in cells)
-    return ["* not checked against its own paper"] if is_marked else []
+    footnote = ["* not checked against its own paper"] if is_marked else []
+    return ["", "Published, on the full set:", *_aligned(cells), *footnote]
 
 
 def _aligned(cells: list[list[str]]) -> list[str]:
@@ -198,11 +174,67 @@ def _aligned(cells: list[list[str]]) -> list[str]:
     return lines
 
 
-def _piped(cells: list[list[str]]) -> list[str]:
-    lines = [f"| {' | '.join(row)} |" for row in cells]
-    return [lines[0], f"|{'---|' * len(cells[0])}", *lines[1:]]
-
-
-def _defined(scores: dict[str, float]) -> dict[str, float | None]:
+def _defined(scores: Scores) -> dict[str, float | None]:
     # JSON knows no NaN.
     return {key: None if math.isnan(value) else value for key, value in scores.items()}
+
+
+# The sheet of pictures.
+
+_CELL = (240, 180)  # Room for one picture, in pixels.
+_CAPTION, _MARGIN = 16, 6
+
+# Kind of a data set -> the value by which its samples are ranked.
+_RANKED_BY = {"saliency": "iou_half", "video": "j", "semantic": "iou"}
+
+
+def write_sheet(evaluation: Evaluation, path: Path, *, count: int = 4) -> None:
+    """Write a picture of the best, median and worst `count` samples, by J, IoU at 0.5 or mean IoU.
+
+    Each case is its ground truth over the picture, then the scored mask or labels over it.
+
+    Args:
+        evaluation: what was scored.
+        path: ends as an image does.
+        count: samples in each of the three rows.
+
+    Raises:
+        MediaError: the picture cannot be written.
+    """
+    key = _RANKED_BY[evaluation.dataset.benchmark.kind]
+    ranked = sorted(evaluation.rows, key=lambda row: row.values[key], reverse=True)
+    count = min(count, len(ranked))
+    middle = (len(ranked) - count) // 2
+    groups = {
+        "best": ranked[:count],
+        "median": ranked[middle : middle + count],
+        "worst": ranked[-count:],
+    }
+    width, height = 2 * _CELL[0] + 3 * _MARGIN, _CELL[1] + _CAPTION + _MARGIN
+    sheet = Image.new("RGB", (width * count, height * 3), "white")
+    pen = ImageDraw.Draw(sheet)
+    for line, (rank, rows) in enumerate(groups.items()):
+        for place, row in enumerate(rows):
+            left, top = place * width + _MARGIN, line * height
+            title = f"{rank} {row.sample.name} {100 * row.values[key]:.0f}"
+            pen.text((left, top + 2), title, fill="black")
+            for picture in _overlays(row, evaluation):
+                picture.thumbnail(_CELL)
+                sheet.paste(picture, (left, top + _CAPTION))
+                left += _CELL[0] + _MARGIN
+    save_image(sheet, path)
+
+
+def _overlays(row: Row, evaluation: Evaluation) -> list[Image.Image]:
+    """Return the ground truth and what was scored, each over the picture; grey if that is gone."""
+    scored = np.asarray(Image.open(BytesIO(row.scored)))
+    height, width = scored.shape
+    pixels = np.full((height, width, 3), 128, np.uint8)
+    if row.sample.image is not None:
+        picture = Image.fromarray(read_image(row.sample.image).pixels)
+        pixels = np.asarray(picture.resize((width, height)))
+    dataset = evaluation.dataset
+    if (classes := dataset.benchmark.classes) is not None:
+        truth = read_labels(row.sample.masks[0], classes, by_colour=dataset.by_colour)
+        return [render_labels_overlay(pixels, shown, classes) for shown in (truth, scored)]
+    return [render_overlay(pixels, mask) for mask in (truth_of(row.sample)[0], scored)]

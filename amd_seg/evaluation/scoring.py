@@ -1,23 +1,30 @@
-"""One map against its ground truth, and many results as one."""
+"""Score the maps of an origin on a data set: one way for a network, a method or a folder."""
 
-from collections import defaultdict
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from functools import partial
+from io import BytesIO
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
+from amd_seg.classes import VOID, Classes
 from amd_seg.errors import InputError
-from amd_seg.evaluation import metrics, structure
-from amd_seg.evaluation.boundary import boundary_f
-from amd_seg.evaluation.layouts import Sample
-from amd_seg.evaluation.maps import Bytes, Packed, read_truth, resize_map
+from amd_seg.evaluation import metrics
+from amd_seg.evaluation.datasets import Bytes, Dataset, Mask, Sample, shown_size, truth_of
+from amd_seg.evaluation.predictions import MapFile, Origin
+from amd_seg.media.labels import read_labels
 from amd_seg.segmentation import otsu_threshold
+from amd_seg.workers import worker_pool
 
 Curves = dict[str, NDArray[np.float64]]
+Scores = dict[str, float]
 
-# Gives the map of a sample, (height, width), for the shape of its ground truth.
-Source = Callable[[Sample, tuple[int, ...]], Bytes]
+# Samples that wait for each worker process: enough to keep it busy, little memory.
+_AHEAD = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +35,6 @@ class Scoring:
     """Saliency above which a pixel is in the mask of a video's frame; a number or "otsu"."""
     resize_masks: bool = False
     """Resize a map of another size than its ground truth, instead of raising."""
-    stretch: bool = False
-    """Stretch each map to fill 0..1 first, as PySODMetrics does by default."""
 
 
 @dataclass(frozen=True)
@@ -37,84 +42,196 @@ class Row:
     """The values of one picture or frame."""
 
     sample: Sample
-    values: dict[str, float]
-    scored: Packed
-    """The mask or labels at the shape of the ground truth, as a sheet shows them."""
+    values: Scores
+    scored: bytes = field(repr=False)
+    """The mask or labels at the shape of the ground truth, as a PNG of a kilobyte or two."""
     curves: Curves = field(default_factory=dict, repr=False)
 
 
-def score(sample: Sample, source: Source, kind: str, scoring: Scoring) -> Row:
-    """Return the values of one sample.
+@dataclass(frozen=True)
+class Evaluation:
+    """What a method scores on a data set."""
+
+    dataset: Dataset
+    method: str
+    """Who made the maps: weights, a method or a folder."""
+    scoring: Scoring
+    scores: Scores
+    """Key of `report.DEFINITIONS` -> value over the whole set."""
+    rows: list[Row] = field(repr=False)
+    """Value by value for each sample; without curves."""
+    sequences: dict[str, Scores] = field(default_factory=dict)
+    """The same for each sequence of a video set."""
+    classes: dict[str, Scores] = field(default_factory=dict)
+    """The same for each class of a semantic set."""
+
+
+def evaluate(
+    dataset: Dataset,
+    origin: Origin,
+    *,
+    method: str,
+    scoring: Scoring | None = None,
+    workers: int = 1,
+    on_row: Callable[[Row], None] = lambda row: None,
+) -> Evaluation:
+    """Score one map for each sample.
 
     Args:
-        sample: its ground truth is read.
-        source: gives the map for the sample and the shape of its ground truth.
-        kind: "saliency" or "video".
-        scoring: how the two are compared.
+        dataset: what to score on.
+        origin: where the maps come from, see `predictions`.
+        method: what to call the origin.
+        scoring: None for the defaults.
+        workers: processes that read and compare; with 1 it is done in this one.
+        on_row: called with each sample's values as they come, in the order of the samples.
 
     Raises:
-        InputError: a map and its ground truth differ in size, or a file's values mean nothing.
+        InputError: maps are missing, or differ in size from their ground truth.
         MediaError: a file cannot be read.
     """
-    truth, void = truth_of(sample)
-    saliency = saliency_of(sample, source, truth.shape, scoring)
+    scoring = scoring or Scoring()
+    sums: Curves = {}
+    rows = []
+    pairs = zip(dataset.samples, origin(dataset), strict=True)
+    kind, classes = dataset.benchmark.kind, dataset.benchmark.classes
+    if classes is None:
+        scorer = partial(_score_mask, kind=kind, scoring=scoring)
+    else:
+        scorer = partial(
+            _score_labels, classes=classes, by_colour=dataset.by_colour, scoring=scoring
+        )
+    for row in _rows(pairs, scorer, workers):
+        for key, curve in row.curves.items():
+            sums[key] = sums.get(key, 0.0) + curve
+        # Curves are added up at once: kept, they would be most of the memory.
+        rows.append(replace(row, curves={}))
+        on_row(row)
+    result = Evaluation(dataset, method, scoring, {}, rows)
     if kind == "video":
-        mask = binarised(saliency, scoring)
+        scores, sequences = _video_scores(rows)
+        return replace(result, scores=scores, sequences=sequences)
+    if classes is not None:
+        scores, by_class = _semantic_scores(sums["confusion"], classes)
+        return replace(result, scores=scores, classes=by_class)
+    means = {key: total / len(rows) for key, total in sums.items()}
+    return replace(result, scores=_saliency_scores(rows, means))
+
+
+def _rows(
+    pairs: Iterable[tuple[Sample, Bytes | MapFile]],
+    scorer: Callable[[Sample, Bytes | MapFile], Row],
+    workers: int,
+) -> Iterator[Row]:
+    """Yield the row of each pair, in order."""
+    if workers == 1:
+        for sample, source in pairs:
+            yield scorer(sample, source)
+        return
+    waiting: deque[Future[Row]] = deque()
+    with worker_pool(workers, job="score") as pool:
+        for sample, source in pairs:
+            waiting.append(pool.submit(scorer, sample, source))
+            if len(waiting) > _AHEAD * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+# One sample.
+
+
+def _score_mask(sample: Sample, source: Bytes | MapFile, *, kind: str, scoring: Scoring) -> Row:
+    """Return the values of one picture or frame, and of a picture the curves over thresholds."""
+    truth, void = truth_of(sample)
+    levels = _map_of(sample, source, truth.shape, scoring, Image.Resampling.BILINEAR)
+    saliency: NDArray[np.float64] = levels / 255.0
+    if kind == "video":
+        rule = scoring.threshold
+        mask = saliency > (_otsu(saliency) if rule == "otsu" else float(rule))
         j = metrics.intersection_over_union(mask, truth, void)
-        return Row(sample, {"j": j, "f": boundary_f(mask, truth, void)}, Packed.of(mask))
-    values, curves = _saliency_values(saliency, truth)
-    # The sheet's order is by the IoU at 0.5.
-    return Row(sample, values, Packed.of(saliency > 0.5), curves)
+        values = {"j": j, "f": metrics.boundary_f(mask, truth, void)}
+        return Row(sample, values, _packed(mask))
+    precision, recall = metrics.precision_recall(saliency, truth)
+    values = {
+        "f_adaptive": metrics.adaptive_f(saliency, truth),
+        "f_weighted": metrics.weighted_f(saliency, truth),
+        "s_measure": metrics.s_measure(saliency, truth),
+        "e_adaptive": metrics.adaptive_e_measure(saliency, truth),
+        "mae": metrics.mean_absolute_error(saliency, truth),
+    }
+    for name, level in (("half", 0.5), ("otsu", _otsu(saliency))):
+        mask = saliency > level
+        values[f"iou_{name}"] = metrics.intersection_over_union(mask, truth)
+        values[f"accuracy_{name}"] = metrics.pixel_accuracy(mask, truth)
+    values["boundary_f"] = metrics.boundary_f(saliency > 0.5, truth)
+    curves = {
+        "precision": precision,
+        "recall": recall,
+        "f": metrics.f_beta(precision, recall),
+        "e": metrics.e_measure_curve(saliency, truth),
+    }
+    return Row(sample, values, _packed(saliency > 0.5), curves)
 
 
-def saliency_of(
-    sample: Sample, source: Source, shape: tuple[int, ...], scoring: Scoring
-) -> NDArray[np.float64]:
-    """Return the map that is scored, (height, width), 0..1, at the shape of the ground truth.
-
-    Raises:
-        InputError: the map has another size, and `scoring` does not resize.
-        MediaError: a file cannot be read.
-    """
-    values = source(sample, shape)
-    if values.shape != shape:
-        if not scoring.resize_masks:
-            raise wrong_size(sample, source, values.shape, shape)
-        values = resize_map(values, (shape[0], shape[1]))
-    saliency: NDArray[np.float64] = values / 255.0
-    return _stretched(saliency) if scoring.stretch else saliency
-
-
-def binarised(saliency: metrics.Saliency, scoring: Scoring) -> metrics.Mask:
-    """Return the mask of a video's frame, for its saliency in 0..1."""
-    rule = scoring.threshold
-    mask: metrics.Mask = saliency > (_otsu(saliency) if rule == "otsu" else float(rule))
-    return mask
+def _score_labels(
+    sample: Sample,
+    source: Bytes | MapFile,
+    *,
+    classes: Classes,
+    by_colour: bool,
+    scoring: Scoring,
+) -> Row:
+    """Return the values of one picture, and its confusion matrix as a curve."""
+    truth = read_labels(sample.masks[0], classes, by_colour=by_colour)
+    labels = _map_of(sample, source, truth.shape, scoring, Image.Resampling.NEAREST)
+    try:
+        counts = metrics.confusion_matrix(labels, truth, len(classes), void=VOID)
+    except InputError as cause:
+        name = source.path if isinstance(source, MapFile) else sample.name
+        raise InputError(f"{name}: {cause}") from cause
+    values = {
+        "iou": metrics.mean_over_classes(metrics.class_iou(counts)),
+        "accuracy": metrics.label_accuracy(counts),
+    }
+    return Row(sample, values, _packed(labels), {"confusion": counts.astype(np.float64)})
 
 
-def truth_of(sample: Sample) -> tuple[metrics.Mask, metrics.Mask | None]:
-    """Read a sample's ground truth, its files joined, and its void pixels, None for none."""
-    truth, void = read_truth(sample.masks[0], sample.rule)
-    for path in sample.masks[1:]:
-        other, more = read_truth(path, sample.rule)
-        if other.shape != truth.shape:
-            raise InputError(
-                f"{sample.masks[0]} is {_size(truth.shape)}, {path} is {_size(other.shape)}: the "
-                "masks of one frame must have one size. Copy them again."
-            )
-        truth = truth | other
-        if more is not None:
-            void = more if void is None else void | more
-    return truth, None if void is None else void & ~truth
+def _map_of(
+    sample: Sample,
+    source: Bytes | MapFile,
+    shape: tuple[int, ...],
+    scoring: Scoring,
+    way: Image.Resampling,
+) -> Bytes:
+    """Return the map that is scored, at the shape of the ground truth."""
+    values = source.read() if isinstance(source, MapFile) else source
+    if values.shape == shape:
+        return values
+    if not scoring.resize_masks:
+        name = source.path if isinstance(source, MapFile) else sample.image
+        raise InputError(
+            f"{name} is {shown_size(values.shape)}, but its ground truth {sample.masks[0]} is "
+            f"{shown_size(shape)}. Give --resize-masks to resize predictions to the ground truth."
+        )
+    return np.asarray(Image.fromarray(values).resize((shape[1], shape[0]), way))
 
 
-def saliency_scores(rows: list[Row], curves: Curves) -> dict[str, float]:
-    """Return the scores of a set of pictures.
+def _otsu(saliency: metrics.Saliency) -> float:
+    return otsu_threshold(saliency.astype(np.float32))
 
-    Args:
-        rows: of each picture.
-        curves: the means over pictures of "precision", "recall", "f", "e": (256,) each.
-    """
+
+def _packed(values: Mask | Bytes) -> bytes:
+    """Return a mask or labels as a PNG: those of a whole data set are kept for a sheet."""
+    file = BytesIO()
+    Image.fromarray(values).save(file, "PNG", compress_level=1)
+    return file.getvalue()
+
+
+# Many results as one.
+
+
+def _saliency_scores(rows: list[Row], curves: Curves) -> Scores:
+    """Return the scores of a set of pictures, whose `curves` are means over pictures."""
     over_set = metrics.f_beta(curves["precision"], curves["recall"])
     means = {key: float(np.mean([row.values[key] for row in rows])) for key in rows[0].values}
     return {
@@ -128,7 +245,7 @@ def saliency_scores(rows: list[Row], curves: Curves) -> dict[str, float]:
     }
 
 
-def video_scores(rows: list[Row]) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+def _video_scores(rows: list[Row]) -> tuple[Scores, dict[str, Scores]]:
     """Return the scores of a set of videos, and those of each sequence."""
     groups: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
@@ -141,8 +258,8 @@ def video_scores(rows: list[Row]) -> tuple[dict[str, float], dict[str, dict[str,
     return scores, sequences
 
 
-def _sequence_scores(rows: list[Row]) -> dict[str, float]:
-    scores: dict[str, float] = {}
+def _sequence_scores(rows: list[Row]) -> Scores:
+    scores: Scores = {}
     for key in ("j", "f"):
         inner = [row.values[key] for row in rows if not row.sample.is_end]
         statistics = metrics.sequence_statistics(inner)
@@ -151,50 +268,18 @@ def _sequence_scores(rows: list[Row]) -> dict[str, float]:
     return scores
 
 
-def _saliency_values(
-    saliency: metrics.Saliency, truth: metrics.Mask
-) -> tuple[dict[str, float], Curves]:
-    precision, recall = metrics.precision_recall(saliency, truth)
-    values = {
-        "f_adaptive": metrics.adaptive_f(saliency, truth),
-        "f_weighted": structure.weighted_f(saliency, truth),
-        "s_measure": structure.s_measure(saliency, truth),
-        "e_adaptive": structure.adaptive_e_measure(saliency, truth),
-        "mae": metrics.mean_absolute_error(saliency, truth),
+def _semantic_scores(
+    confusion: NDArray[np.float64], classes: Classes
+) -> tuple[Scores, dict[str, Scores]]:
+    """Return the scores of a set of pictures, and those of each class."""
+    iou, accuracy = metrics.class_iou(confusion), metrics.class_accuracy(confusion)
+    scores = {
+        "miou": metrics.mean_over_classes(iou),
+        "class_accuracy": metrics.mean_over_classes(accuracy),
+        "pixel_accuracy": metrics.label_accuracy(confusion),
     }
-    for name, level in (("half", 0.5), ("otsu", _otsu(saliency))):
-        mask = saliency > level
-        values[f"iou_{name}"] = metrics.intersection_over_union(mask, truth)
-        values[f"accuracy_{name}"] = metrics.pixel_accuracy(mask, truth)
-    values["boundary_f"] = boundary_f(saliency > 0.5, truth)
-    curves = {
-        "precision": precision,
-        "recall": recall,
-        "f": metrics.f_beta(precision, recall),
-        "e": structure.e_measure_curve(saliency, truth),
+    by_class = {
+        name: {"iou": float(iou[label]), "class_accuracy": float(accuracy[label])}
+        for label, name in enumerate(classes.names)
     }
-    return values, curves
-
-
-def _otsu(saliency: metrics.Saliency) -> float:
-    return otsu_threshold(saliency.astype(np.float32))
-
-
-def _stretched(saliency: NDArray[np.float64]) -> NDArray[np.float64]:
-    low, high = float(saliency.min()), float(saliency.max())
-    return saliency if low == high else (saliency - low) / (high - low)
-
-
-def wrong_size(
-    sample: Sample, source: Source, found: tuple[int, ...], wanted: tuple[int, ...]
-) -> InputError:
-    """Return the error for a map of another shape than its ground truth."""
-    origin = getattr(source, "path", sample.image)
-    return InputError(
-        f"{origin} is {_size(found)}, but its ground truth {sample.masks[0]} is {_size(wanted)}. "
-        "Give --resize-masks to resize predictions to the ground truth."
-    )
-
-
-def _size(shape: tuple[int, ...]) -> str:
-    return f"{shape[1]}x{shape[0]}"
+    return scores, by_class

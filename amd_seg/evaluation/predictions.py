@@ -1,0 +1,273 @@
+"""Where the maps that are scored come from: a network, the centre prior, or a folder of files.
+
+An origin gives one map for each sample of a data set, in its order: an array (height, width),
+uint8, or a `MapFile`, which the process that scores reads. Maps of an object run from 0 to 255,
+maps of classes hold labels.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from amd_seg.choices import OUTPUTS, SEMANTIC_OUTPUTS
+from amd_seg.classes import Classes
+from amd_seg.errors import InputError, raising
+from amd_seg.evaluation.datasets import FAINT, Bytes, Dataset, read_grey, read_size
+from amd_seg.media.files import IMAGE_SUFFIXES, some
+from amd_seg.media.images import read_photo_size
+from amd_seg.media.labels import read_labels
+
+if TYPE_CHECKING:
+    from amd_seg.training.adaptation import AdaptationReport
+    from amd_seg.training.adaptation_config import AdaptationConfig
+
+
+@dataclass(frozen=True)
+class MapFile:
+    """A map that is read from a file when it is scored."""
+
+    path: Path
+    is_binary: bool = False
+    """Grey values are 0 and 1, not 0 to 255."""
+    classes: Classes | None = None
+    """What the labels are; None for a map of one object."""
+
+    def read(self) -> Bytes:
+        """Return the map in the file, (height, width)."""
+        if self.classes is not None:
+            return read_labels(self.path, self.classes)
+        return read_prediction(self.path, is_binary=self.is_binary)
+
+
+Origin = Callable[[Dataset], Iterable[Bytes | MapFile]]
+
+
+# The centre prior.
+
+
+def from_centre_prior(dataset: Dataset) -> Iterator[Bytes]:
+    """Yield the centre prior at the size of each picture, or of the mask where there is none."""
+    for sample in dataset.samples:
+        if sample.image is None:
+            width, height = read_size(sample.masks[0])
+        else:
+            height, width = read_photo_size(sample.image)
+        yield to_bytes(centre_prior(height, width))
+
+
+def centre_prior(height: int, width: int) -> NDArray[np.float32]:
+    """Return a Gaussian at the picture's centre, (height, width), 0..1: the photographer's habit.
+
+    Its sigma is 0.4 of a half-side. A method that scores no higher has not seen the object.
+    """
+    # Places of pixel centres along an edge: -1 and 1 are the picture's borders.
+    down = ((np.arange(height) + 0.5) / height * 2 - 1)[:, None]
+    right = ((np.arange(width) + 0.5) / width * 2 - 1)[None]
+    prior = np.exp(-(down**2 + right**2) / (2 * 0.4**2))
+    return prior.astype(np.float32)
+
+
+def to_bytes(saliency: NDArray[np.floating[Any]]) -> Bytes:
+    """Return saliency in 0..1 as 0..255, rounded: what a written map holds."""
+    levels: Bytes = np.rint(np.clip(saliency, 0, 1) * 255).astype(np.uint8)
+    return levels
+
+
+# A folder of files.
+
+
+def from_folder(folder: Path) -> Origin:
+    """Return the origin that reads a folder of predictions.
+
+    A sample's file is its name with any image's ending; `photo.saliency.png` and
+    `photo.mask.png`, as `amd-seg image` writes them, count as `photo`. Grey files are masks of 0
+    and 1 where no value of any of them is higher, and run from 0 to 255 otherwise: all are read
+    alike, so that a map that is faint everywhere does not pass for a mask. The origin raises an
+    InputError that names every sample without a file; and, for videos, one for files whose highest
+    value is above 1 but faint: numbers of objects, most likely.
+
+    Raises:
+        InputError: there is no such folder, or two files are for one picture.
+    """
+    files = prediction_files(folder)
+
+    def origin(dataset: Dataset) -> list[Bytes | MapFile]:
+        missing = [sample.name for sample in dataset.samples if sample.name not in files]
+        if missing:
+            raise InputError(
+                f"{len(missing)} of {len(dataset.samples)} predictions are missing in {folder}: "
+                f"{some(missing)}. Add them as NAME.png; --limit and --every score a part."
+            )
+        paths = [files[sample.name] for sample in dataset.samples]
+        classes = dataset.benchmark.classes
+        is_binary = classes is None and _are_binary(paths, dataset)
+        return [MapFile(path, is_binary, classes) for path in paths]
+
+    return origin
+
+
+def prediction_files(folder: Path) -> dict[str, Path]:
+    """Return the images at and below a folder by the name of the sample that they are for.
+
+    Raises:
+        InputError: there is no such folder, or two files are for one picture.
+    """
+    if not folder.is_dir():
+        raise InputError(f"Cannot read predictions from {folder}: no such folder. Check the name.")
+    files: dict[str, Path] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith("."):
+            continue
+        stem = path.relative_to(folder).with_suffix("")
+        if stem.suffix.removeprefix(".") in (*OUTPUTS, *SEMANTIC_OUTPUTS):
+            stem = stem.with_suffix("")
+        name = stem.as_posix()
+        if name in files:
+            raise InputError(f"{files[name]} and {path} are for one picture. Keep one of them.")
+        files[name] = path
+    return files
+
+
+def read_prediction(path: Path, *, is_binary: bool = False) -> Bytes:
+    """Read a predicted map or mask as (height, width), uint8; labels become 0 and 255.
+
+    Args:
+        path: a grey image, or labels as an indexed PNG.
+        is_binary: grey values are labels too, 0 and 1. A file cannot tell by itself: a map that
+            is nowhere above 1 of 255 looks the same.
+
+    Raises:
+        MediaError: the file cannot be read.
+        InputError: its values are neither grey nor labels.
+    """
+    values, is_indexed = read_grey(path)
+    return (values > 0) * np.uint8(255) if is_indexed or is_binary else values
+
+
+def _are_binary(paths: list[Path], dataset: Dataset) -> bool:
+    """Whether grey predictions hold 0 and 1; only such ones are all read to know it."""
+    highest, where = 0, None
+    for path in paths:
+        values, is_indexed = read_grey(path)
+        value = 0 if is_indexed else int(values.max())
+        if value >= FAINT:
+            return False
+        if value > highest:
+            highest, where = value, path
+    if highest > 1 and dataset.benchmark.kind == "video":
+        raise InputError(
+            f"Cannot tell what the values of the predictions mean: none is above {highest}, in "
+            f"{where}. Save masks as 0 and 255, as 0 and 1, or as an indexed PNG."
+        )
+    return highest == 1
+
+
+# Networks.
+
+
+def from_network(weights: str | None, load: dict[str, Any], call: dict[str, Any]) -> Origin:
+    """Return the origin that runs a network on each picture.
+
+    Args:
+        weights: as `Segmenter.from_pretrained` takes them.
+        load: `device`, `precision`, likewise.
+        call: `size`, `batch_size` and the like, as `Segmenter.stream` takes them.
+    """
+
+    def origin(dataset: Dataset) -> Iterator[Bytes]:
+        from amd_seg.segmenter import Segmenter
+
+        images = _images(dataset)
+        with closing(Segmenter.from_pretrained(weights, **load).stream(images, **call)) as results:
+            for result in raising(results):
+                yield to_bytes(result.saliency)
+
+    return origin
+
+
+def from_adapted_network(
+    config: "AdaptationConfig",
+    weights: str | None,
+    load: dict[str, Any],
+    call: dict[str, Any],
+    *,
+    on_clip: "Callable[[str, AdaptationReport], None]",
+) -> Origin:
+    """Return the origin that adapts to each sequence, from the same weights every time.
+
+    All frames of a sequence are learned from, also where only some of them are scored. The
+    ground truth is not read.
+
+    Args:
+        config: how to adapt.
+        weights: as for `from_network`, like `load` and `call`.
+        on_clip: called with the name of a sequence and the report of its adaptation.
+
+    The origin raises an InputError where the data set has no sequences of frames.
+    """
+
+    def origin(dataset: Dataset) -> Iterator[Bytes]:
+        from amd_seg.video_segmenter import VideoSegmenter
+
+        _images(dataset)
+        video = VideoSegmenter.from_pretrained(weights, **load)
+        for name, group in groupby(dataset.samples, key=lambda sample: sample.sequence):
+            if name is None:
+                raise InputError(
+                    f"{dataset.title} has no clips, so there is nothing to adapt to. "
+                    "Drop --adapt, or give a data set of videos."
+                )
+            images = [sample.image for sample in group if sample.image is not None]
+            on_clip(name, video.adapt(str(images[0].parent), config))
+            with closing(video.segmenter.stream(images, **call)) as results:
+                for result in raising(results):
+                    yield to_bytes(result.saliency)
+
+    return origin
+
+
+def from_semantic_network(weights: str, load: dict[str, Any], call: dict[str, Any]) -> Origin:
+    """Return the origin that tells the classes of each picture by a fine-tuned network.
+
+    Args:
+        weights: as `SemanticSegmenter.from_pretrained` takes them, like `load`.
+        load: `device`, `precision`.
+        call: `size`, `slide`, `flip` and the like, as `SemanticSegmenter.stream` takes them.
+
+    The origin raises an InputError where the network's classes are not those of the data set.
+    """
+
+    def origin(dataset: Dataset) -> Iterator[Bytes]:
+        from amd_seg.semantic import SemanticSegmenter
+
+        images, wanted = _images(dataset), dataset.benchmark.classes
+        assert wanted is not None
+        segmenter = SemanticSegmenter.from_pretrained(weights, **load)
+        own = segmenter.classes
+        if own.names != wanted.names:
+            raise InputError(
+                f"The weights {weights} know {len(own)} classes ({some(own.names)}), but "
+                f"{dataset.title} has {len(wanted)} ({some(wanted.names)}). Give weights that were "
+                "fine-tuned on these."
+            )
+        with closing(segmenter.stream(images, **call)) as results:
+            for result in raising(results):
+                yield result.labels
+
+    return origin
+
+
+def _images(dataset: Dataset) -> list[Path]:
+    without = [sample.name for sample in dataset.samples if sample.image is None]
+    if without:
+        raise InputError(
+            f"{dataset.folder} holds no pictures for {some(without)}, so there is nothing to "
+            "segment. Add them, or score masks with --predictions."
+        )
+    return [sample.image for sample in dataset.samples if sample.image is not None]
