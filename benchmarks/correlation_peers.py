@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from amd_seg.model import cuda_build
-from amd_seg.model.correlation_cuda import KERNELS
+from amd_seg.model.correlation_cuda import KERNELS, Module, load
 
 WARP_PER_PIXEL = Path(__file__).with_name("warp_per_pixel.cu")
 REACH = 4
@@ -124,5 +123,5 @@ def _launch(
 
 
 @functools.cache
-def _module(index: int) -> cuda_build.Module:
-    return cuda_build.load(WARP_PER_PIXEL, {"REACH": REACH}, KERNELS, index)
+def _module(index: int) -> Module:
+    return load(WARP_PER_PIXEL, {"REACH": REACH}, KERNELS, index)

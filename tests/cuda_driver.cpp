@@ -1,4 +1,4 @@
-// A CUDA driver for machines without one: what `cuda_build` calls of libcuda.so.1, with the checks
+// A CUDA driver for machines without one: what correlation_cuda calls of libcuda.so.1, with the checks
 // of its arguments that the real one makes. Two devices of compute capability 9.0; their memory is
 // the process's own. An image that is a library for this CPU (cuda_shim.cpp) is run; machine code
 // for a GPU is loaded, and running it does nothing.

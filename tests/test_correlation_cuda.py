@@ -2,8 +2,12 @@
 
 import ctypes
 import functools
+import hashlib
+import importlib.util
 import itertools
 import re
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,25 +17,24 @@ import torch
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torch._subclasses import FakeTensorMode
 
 from amd_seg.errors import ConfigError, DeviceError
-from amd_seg.model import cuda_build
 from amd_seg.model.correlation import correlation, gradients_plain, volume_plain
 from amd_seg.model.correlation_cuda import (
+    CACHE_VARIABLE,
     KERNELS,
     SOURCE,
     VARIABLE,
     Arguments,
     Launch,
+    Module,
+    compile_source,
     defines,
     gradients_launch,
-    kernels_for,
+    load,
     path_in_words,
     volume_launch,
 )
-from benchmarks import correlation_peers
-from benchmarks.correlation_peers import warp_arguments
 from tests import cuda_cpu
 
 ARCHITECTURES = ((7, 5), (8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0))
@@ -207,22 +210,6 @@ def test_source_gives_equal_bits_in_any_order_of_threads() -> None:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
-def test_the_algorithm_timed_beside_it_computes_the_same(tmp_path: Path) -> None:
-    library = cuda_cpu.kernels(torch.float32, 4, tmp_path, correlation_peers.WARP_PER_PIXEL)
-    x1, x2 = (features(2, 5, 4, 11, dtype=torch.float32, seed=seed) for seed in (1, 2))
-    padded = tuple(correlation_peers.with_border(x) for x in (x1, x2))
-    grad = features(2, 81, 4, 11, dtype=torch.float32, seed=3)
-    volume, gradients = torch.empty_like(grad), (torch.empty_like(x1), torch.empty_like(x2))
-    launches = (
-        Launch(KERNELS[0], (11, 4, 2), 32, warp_arguments(padded, None, (volume,))),
-        Launch(KERNELS[1], (11, 4, 20), 32, warp_arguments(padded, grad, gradients)),
-    )
-    for launch in launches:
-        assert run_on_cpu(loaded(library, type(launch.arguments)), launch, 1) is None
-    torch.testing.assert_close(volume, volume_plain(x1, x2, 4))
-    torch.testing.assert_close(gradients, gradients_plain(grad, x1, x2, 4, True, True))
-
-
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_rounds_as_torch_does(dtype: torch.dtype) -> None:
     exact = torch.tensor([1.0, 1 + 2**-7, 1 + 3 * 2**-7, -3.1, 6e4, 3e38, 7e-8, 0.0])
@@ -247,7 +234,7 @@ def test_source_compiles_without_spills(
     architecture: tuple[int, int], dtype: torch.dtype, reach: int
 ) -> None:
     pytest.importorskip("cuda.bindings.nvrtc", reason="needs cuda-bindings and nvidia-cuda-nvrtc")
-    log = cuda_build.compile_source(SOURCE, defines(dtype, reach), architecture)[1]
+    log = compile_source(SOURCE, defines(dtype, reach), architecture)[1]
     local = re.findall(r"(\d+) bytes (?:stack frame|spill stores|spill loads)", log)
     assert local == ["0"] * 6, log
 
@@ -262,38 +249,161 @@ def test_plain_and_auto_are_the_plain_path_on_a_cpu(monkeypatch: pytest.MonkeyPa
         assert torch.equal(correlation(x1, x2), volume_plain(x1, x2, 4))
 
 
-def test_asking_for_kernels_where_there_are_none_is_an_error(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(
+    ("path", "error", "words"),
+    [("cuda", DeviceError, "set it to auto"), ("fast", ConfigError, "auto, plain, cuda")],
+)
+def test_a_path_that_cannot_be_taken_is_an_error(
+    path: str, error: type[Exception], words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(VARIABLE, "cuda")
-    with pytest.raises(DeviceError, match="set it to auto"):
+    monkeypatch.setenv(VARIABLE, path)
+    with pytest.raises(error, match=words):
         correlation(torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 2, 2))
-
-
-def test_an_unknown_path_is_named_with_those_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(VARIABLE, "fast")
-    with pytest.raises(ConfigError, match="auto, plain, cuda"):
-        correlation(torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 2, 2))
-
-
-@pytest.mark.skipif(torch.version.cuda is not None, reason="this torch is built for CUDA")
-def test_where_there_are_no_kernels_auto_says_so_once_and_cuda_always(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    with FakeTensorMode():
-        x = torch.empty(1, 2, 3, 4, device="cuda:1")
-    monkeypatch.setenv(VARIABLE, "auto")
-    assert [kernels_for(x, 7) for _ in range(3)] == [None] * 3
-    (record,) = caplog.records
-    assert "slower plain path on cuda:1: torch" in record.getMessage()
-    monkeypatch.setenv(VARIABLE, "cuda")
-    for _ in range(2):
-        with pytest.raises(DeviceError, match=r"not built for CUDA\. Set it to auto"):
-            kernels_for(x, 7)
-    assert len(caplog.records) == 1
 
 
 def test_env_names_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
     for path, words in (("auto", "plain PyTorch"), ("cuda", "none: AMD_SEG_CORRELATION=cuda")):
         monkeypatch.setenv(VARIABLE, path)
         assert path_in_words(torch.device("cpu")).startswith(words)
+
+
+# ---- compiling, keeping, loading, launching: by a CUDA driver that runs on the CPU ------------
+
+needs_nvrtc = pytest.mark.skipif(
+    torch.version.cuda is not None or importlib.util.find_spec("cuda.bindings") is None,
+    reason="needs cuda-bindings and nvidia-cuda-nvrtc, and no driver of this machine's own",
+)
+WANTED = defines(torch.float32, 2)
+
+
+@pytest.fixture(scope="module")
+def driver_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return cuda_cpu.driver(tmp_path_factory.mktemp("driver"))
+
+
+@pytest.fixture
+def driver(driver_path: Path) -> ctypes.CDLL:
+    """The CPU's driver, found by its name from here on, as one that is loaded already."""
+    library = ctypes.CDLL(str(driver_path))
+    library.last_stream.restype = ctypes.c_size_t
+    return library
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    return cuda_cpu.kernels(torch.float32, 2, tmp_path_factory.mktemp("kernels")).read_bytes()
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "kept"))
+    return tmp_path / "kept"
+
+
+@needs_nvrtc
+@pytest.mark.parametrize("index", [0, 1])
+def test_launches_what_the_plain_path_computes(
+    driver: ctypes.CDLL, image: bytes, index: int
+) -> None:
+    module = Module(image, KERNELS, index)
+    x1, x2 = (features(2, 7, 5, 33, dtype=torch.float32, seed=seed) for seed in (1, 2))
+    volume, grad = torch.empty(2, 25, 5, 33), features(2, 25, 5, 33, dtype=torch.float32, seed=3)
+    gradients = torch.empty_like(x1), torch.empty_like(x2)
+    launches = (volume_launch(x1, x2, volume, 2), gradients_launch(grad, x1, x2, gradients, 2))
+    for stream, launch in enumerate(launches, start=2**40):
+        module.launch(launch.kernel, launch.grid, launch.threads, launch.arguments, stream)
+        assert (driver.last_stream(), driver.last_device()) == (stream, index)
+        assert driver.contexts_left() == 0
+    torch.testing.assert_close(volume, volume_plain(x1, x2, 2))
+    torch.testing.assert_close(gradients, gradients_plain(grad, x1, x2, 2, True, True))
+
+
+@needs_nvrtc
+def test_what_the_driver_refuses_is_an_error_that_names_the_call(
+    driver: ctypes.CDLL, image: bytes
+) -> None:
+    module = Module(image, KERNELS, 0)
+    with pytest.raises(DeviceError, match=r"cuLaunchKernel failed with CUDA_ERROR_INVALID_VALUE"):
+        module.launch(KERNELS[0], (1, 65536, 1), 160, Arguments(), 0)
+    for content, names, index, fault in (
+        (b"no machine code", KERNELS, 0, "cuModuleLoadData failed with CUDA_ERROR_INVALID_IMAGE"),
+        (image, ("another",), 0, "cuModuleGetFunction failed with CUDA_ERROR_NOT_FOUND"),
+        (image, KERNELS, 2, "cuDeviceGet failed with CUDA_ERROR_INVALID_DEVICE"),
+    ):
+        with pytest.raises(DeviceError, match=fault):
+            Module(content, names, index)
+    assert driver.contexts_left() == 0
+
+
+@needs_nvrtc
+@pytest.mark.parametrize("reach", [4, 8])
+def test_compiled_kernels_take_what_is_launched(reach: int) -> None:
+    # For a device newer than any, NVRTC gives PTX, which is text.
+    text = compile_source(SOURCE, defines(torch.float32, reach), (99, 0))[0].decode()
+    entry = r"\.entry (\w+)\(\s*\.param \.align 8 \.b8 \w+\[(\d+)\]\s*\)\s*\.maxntid (\d+)"
+    x, grad = torch.zeros(1, 3, 4, 5), torch.zeros(1, (2 * reach + 1) ** 2, 4, 5)
+    launches = (volume_launch(x, x, grad, reach), gradients_launch(grad, x, x, (x, x), reach))
+    assert sorted(re.findall(entry, text)) == sorted(
+        (launch.kernel, str(ctypes.sizeof(launch.arguments)), str(launch.threads))
+        for launch in launches
+    )
+
+
+@needs_nvrtc
+def test_compiles_once_keeps_it_and_replaces_what_was_damaged(
+    driver: ctypes.CDLL, cache: Path, tmp_path: Path
+) -> None:
+    load(SOURCE, WANTED, KERNELS, 0)
+    (kept,) = cache.iterdir()
+    compiled, _ = compile_source(SOURCE, WANTED, (9, 0))
+    whole, before = kept.read_bytes(), kept.stat()
+    assert whole == hashlib.sha256(compiled).digest() + compiled
+    load(SOURCE, WANTED, KERNELS, 0)
+    assert kept.stat() == before
+    for damaged in (b"", whole[:1000], whole[:-1] + b"?"):
+        kept.write_bytes(damaged)
+        load(SOURCE, WANTED, KERNELS, 0)
+        assert kept.read_bytes() == whole
+    changed = tmp_path / SOURCE.name
+    changed.write_text(SOURCE.read_text() + "\n")
+    load(changed, WANTED, KERNELS, 0)
+    load(SOURCE, defines(torch.half, 2), KERNELS, 0)
+    assert len(list(cache.iterdir())) == 3
+
+
+@needs_nvrtc
+def test_a_cache_that_cannot_be_written_is_done_without(
+    driver: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "file" / "kept"))
+    load(SOURCE, WANTED, KERNELS, 0)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@needs_nvrtc
+def test_what_does_not_compile_says_why(tmp_path: Path) -> None:
+    with pytest.raises(DeviceError, match=r"and newer, this device has 3\.5"):
+        compile_source(SOURCE, WANTED, (3, 5))
+    source = tmp_path / "wrong.cu"
+    source.write_text("__global__ void wrong() { undeclared = 1; }")
+    with pytest.raises(DeviceError, match=r"wrong\.cu for sm_90(?s:.*)\"undeclared\" is undefined"):
+        compile_source(source, {}, (9, 0))
+
+
+@needs_nvrtc
+@pytest.mark.parametrize(
+    ("hidden", "advice"),
+    [("cuda.bindings", "pip install cuda-bindings"), (None, "Install the NVIDIA driver")],
+)
+def test_what_is_missing_is_named(hidden: str | None, advice: str) -> None:
+    code = (
+        "import sys; hidden = sys.argv[1]\n"
+        "if hidden: sys.modules[hidden] = None\n"
+        "from amd_seg.errors import DeviceError\n"
+        "from amd_seg.model.correlation_cuda import Module\n"
+        "try: Module(b'', (), 0)\n"
+        "except DeviceError as error: assert sys.argv[2] in str(error), str(error)\n"
+        "else: raise SystemExit('nothing is missing')"
+    )
+    subprocess.run([sys.executable, "-c", code, hidden or "", advice], check=True)

@@ -1,16 +1,21 @@
 """The CUDA kernels of the correlation on a CUDA device."""
 
-import itertools
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from amd_seg.model import cuda_build
 from amd_seg.model.correlation import correlation, gradients_plain, volume_plain
-from amd_seg.model.correlation_cuda import ELEMENTS, KERNELS, SOURCE, VARIABLE, defines
+from amd_seg.model.correlation_cuda import (
+    CACHE_VARIABLE,
+    ELEMENTS,
+    KERNELS,
+    SOURCE,
+    VARIABLE,
+    defines,
+    load,
+)
 
 pytestmark = [
     pytest.mark.gpu,
@@ -123,46 +128,41 @@ def test_is_captured_by_a_cuda_graph() -> None:
         assert torch.equal(ours, expected)
 
 
-def test_autocast_and_compile_take_the_kernels() -> None:
+def test_autocast_takes_the_kernels() -> None:
     x1, x2 = features(2, 16, 12, 20).requires_grad_(), features(2, 16, 12, 20, seed=1)
-
-    def score(x1: Tensor, x2: Tensor) -> Tensor:
-        return functional.leaky_relu(correlation(x1.bfloat16(), x2), 0.1).sum()
-
+    exact = correlation(x1.bfloat16().float(), x2)
     with torch.autocast("cuda", torch.bfloat16):
-        expected = torch.autograd.grad(score(x1, x2), x1)
-        compiled = torch.compile(score, backend="aot_eager", fullgraph=True)
-        torch.testing.assert_close(torch.autograd.grad(compiled(x1, x2), x1), expected)
+        volume = correlation(x1.bfloat16(), x2)
+    assert torch.equal(volume, exact)
+    torch.testing.assert_close(
+        torch.autograd.grad(volume.sum(), x1), torch.autograd.grad(exact.sum(), x1)
+    )
 
 
 # torch 2.14's own opcheck looks at gradients that are none.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 def test_operators_keep_the_rules_of_torch_library() -> None:
-    x1, x2 = features(2, 2, 3, 4).requires_grad_(), features(2, 2, 3, 4).requires_grad_()
-    grad = features(2, 9, 3, 4).requires_grad_()
-    torch.library.opcheck(torch.ops.amd_seg.correlation, (x1, x2, 1))
-    for needs in itertools.product((True, False), repeat=2):
-        if any(needs):
-            torch.library.opcheck(torch.ops.amd_seg.correlation_backward, (grad, x1, x2, 1, *needs))
+    x1, x2, grad = features(2, 2, 3, 4), features(2, 2, 3, 4), features(2, 9, 3, 4)
+    for needs in ((True, True), (True, False), (False, True)):
+        torch.library.opcheck(torch.ops.amd_seg.correlation_backward, (grad, x1, x2, 1, *needs))
+    leaves = x1.requires_grad_(), x2.requires_grad_()
+    torch.library.opcheck(torch.ops.amd_seg.correlation, (*leaves, 1))
 
 
-def test_float64_takes_the_plain_path_and_its_gradients_are_right(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_float64_takes_the_plain_path(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, "auto")
     x1, x2 = (features(2, 2, 3, 4, dtype=torch.float64, seed=s).requires_grad_() for s in (1, 2))
     assert torch.autograd.gradcheck(lambda a, b: correlation(a, b, 1), (x1, x2))
-    assert torch.autograd.gradgradcheck(lambda a, b: correlation(a, b, 1), (x1, x2))
 
 
 def test_a_damaged_file_in_the_cache_is_replaced(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv(cuda_build.CACHE_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
     wanted = defines(torch.float32, 2)
-    cuda_build.load(SOURCE, wanted, KERNELS, 0)
+    load(SOURCE, wanted, KERNELS, 0)
     (kept,) = list(tmp_path.iterdir())
     whole = kept.read_bytes()
     kept.write_bytes(b"not machine code")
-    cuda_build.load(SOURCE, wanted, KERNELS, 0)
+    load(SOURCE, wanted, KERNELS, 0)
     assert kept.read_bytes() == whole

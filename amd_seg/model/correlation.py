@@ -2,20 +2,14 @@
 
 One meaning, several ways to compute it. The operator's name, shapes, gradients and casts are
 registered here together with the plain path, which is made of ordinary tensor operations and
-serves every device and dtype; a faster path for one kind of device is one more registration.
-
-The three tensors that meet here are the three derivatives of one trilinear form,
-
-    T(g, x1, x2) = 1/C sum_{b,k,c,y,x} g[b,k,y,x] x1[b,c,y,x] x2[b,c,y+dy_k,x+dx_k]
-
-the volume is dT/dg, the gradients are dT/dx1 and dT/dx2. So two operators, the volume and the
-pair of gradients, are closed under differentiation, and gradients of any order need no more code.
+serves every device and dtype. CUDA devices have kernels of their own: correlation_cuda.
 """
 
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from amd_seg.errors import InputError
@@ -228,6 +222,7 @@ def _volume_context(ctx: Any, inputs: tuple[Tensor, Tensor, int], output: Tensor
     ctx.save_for_backward(x1, x2)
 
 
+@once_differentiable  # no loss asks for a second derivative
 def _volume_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
     x1, x2 = ctx.saved_tensors
     needs_x1, needs_x2, _ = ctx.needs_input_grad
@@ -235,31 +230,6 @@ def _volume_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | No
         grad, x1, x2, ctx.max_displacement, needs_x1, needs_x2
     )
     return grad_x1 if needs_x1 else None, grad_x2 if needs_x2 else None, None
-
-
-def _gradients_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    grad, x1, x2, ctx.max_displacement, ctx.needs_x1, ctx.needs_x2 = inputs
-    ctx.save_for_backward(grad, x1, x2)
-
-
-def _gradients_backward(ctx: Any, toward_x1: Tensor, toward_x2: Tensor) -> tuple[Any, ...]:
-    """Differentiate T(grad, toward_x1, x2) + T(grad, x1, toward_x2) by grad, x1 and x2."""
-    grad, x1, x2 = ctx.saved_tensors
-    reach = ctx.max_displacement
-    # A gradient that was not asked for came back empty: its part of the sum is zero.
-    toward_x1 = toward_x1 if ctx.needs_x1 else torch.zeros_like(x1)
-    toward_x2 = toward_x2 if ctx.needs_x2 else torch.zeros_like(x2)
-    grad_of_grad = None
-    if ctx.needs_input_grad[0]:
-        volume = torch.ops.amd_seg.correlation
-        grad_of_grad = volume(toward_x1, x2, reach) + volume(x1, toward_x2, reach)
-    needs_x1 = ctx.needs_input_grad[1] and ctx.needs_x2
-    needs_x2 = ctx.needs_input_grad[2] and ctx.needs_x1
-    grad_x1, grad_x2 = torch.ops.amd_seg.correlation_backward(
-        grad, toward_x1, toward_x2, reach, needs_x1, needs_x2
-    )
-    first = grad_x1 if needs_x1 else None
-    return grad_of_grad, first, grad_x2 if needs_x2 else None, None, None, None
 
 
 def _volume_autocast(x1: Tensor, x2: Tensor, max_displacement: int) -> Tensor:
@@ -276,9 +246,6 @@ torch.library.register_fake("amd_seg::correlation", _volume_fake)
 torch.library.register_fake("amd_seg::correlation_backward", _gradients_fake)
 torch.library.register_autograd(
     "amd_seg::correlation", _volume_backward, setup_context=_volume_context
-)
-torch.library.register_autograd(
-    "amd_seg::correlation_backward", _gradients_backward, setup_context=_gradients_context
 )
 torch.library.impl("amd_seg::correlation", "AutocastCPU", _volume_autocast)
 torch.library.impl("amd_seg::correlation", "AutocastCUDA", _volume_autocast)

@@ -1,18 +1,28 @@
-"""The CUDA path of the cost volume: when it is taken, and how its kernels are launched."""
+"""The CUDA path of the cost volume: when it is taken, how its kernels are built and launched.
 
+The kernels are compiled when they are first used, by NVRTC, and kept on disk. That needs no
+compiler and no CUDA toolkit: NVRTC and the driver are called through `cuda.bindings`, which comes
+with torch's CUDA builds for Linux from 2.10 on. Devices are numbered as torch numbers them, and
+their primary context is the one that torch uses. Nothing here runs at import.
+"""
+
+import contextlib
 import ctypes
 import functools
+import hashlib
+import importlib
 import logging
 import os
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from amd_seg.errors import ConfigError, DeviceError
-from amd_seg.model import cuda_build
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +31,7 @@ ELEMENTS = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 KERNELS = ("correlation_volume", "correlation_gradients")
 PATHS = ("auto", "plain", "cuda")
 VARIABLE = "AMD_SEG_CORRELATION"
+CACHE_VARIABLE = "AMD_SEG_CACHE"
 
 # As in correlation.cu.
 _TILE_COLUMNS = 32
@@ -29,6 +40,10 @@ _MOST_CHUNKS = 65535
 _MOST_BLOCKS = 2**31 - 1
 _ENOUGH_BLOCKS = 264
 """Two a multiprocessor of the largest devices: with fewer, channels are split among blocks."""
+_DIGEST_BYTES = 32
+
+
+# ---- what is launched ------------------------------------------------------------------------
 
 
 class _Map(ctypes.Structure):
@@ -132,10 +147,232 @@ def _threads(max_displacement: int) -> int:
     return _tile_height(max_displacement) * (2 * max_displacement + 1) * _GROUPS
 
 
-# ---- which path, and running it --------------------------------------------------------------
+# ---- compiling, keeping, loading ---------------------------------------------------------------
 
 
-def kernels_for(x: Tensor, max_displacement: int) -> cuda_build.Module | None:
+class Module:
+    """Kernels that are loaded on one CUDA device."""
+
+    def __init__(self, image: bytes, names: Sequence[str], index: int) -> None:
+        driver, _ = _bindings()
+        self._context = _primary_context(index)
+        with _current(self._context):
+            module = _call(driver.cuModuleLoadData, image)
+            # The driver unloads a module with its context, so this keeps only the functions.
+            self._functions = {
+                name: _call(driver.cuModuleGetFunction, module, name.encode()) for name in names
+            }
+
+    def launch(
+        self,
+        name: str,
+        grid: tuple[int, int, int],
+        threads: int,
+        arguments: ctypes.Structure,
+        stream: int,
+    ) -> None:
+        """Start a kernel that takes one structure, on a stream of the module's device.
+
+        Raises:
+            DeviceError: the driver refused the launch.
+        """
+        driver, _ = _bindings()
+        # The driver reads the structure before this returns: it need not outlive the call.
+        pointers = (ctypes.c_void_p * 1)(ctypes.addressof(arguments))
+        shared_bytes, extra = 0, 0
+        with _current(self._context):
+            _call(
+                driver.cuLaunchKernel,
+                self._functions[name],
+                *grid,
+                *(threads, 1, 1),
+                shared_bytes,
+                stream,
+                ctypes.addressof(pointers),
+                extra,
+            )
+
+
+def load(source: Path, defines: Mapping[str, int], names: Sequence[str], index: int) -> Module:
+    """Return the kernels `names` of `source`, compiled for CUDA device `index` or read from disk.
+
+    Raises:
+        DeviceError: there is no NVRTC, it cannot compile for this device, or it cannot be loaded.
+    """
+    driver, _ = _bindings()
+    _call(driver.cuInit, 0)
+    device, kinds = _call(driver.cuDeviceGet, index), driver.CUdevice_attribute
+    capability = (
+        _call(
+            driver.cuDeviceGetAttribute, kinds.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, device
+        ),
+        _call(
+            driver.cuDeviceGetAttribute, kinds.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, device
+        ),
+    )
+    kept = kept_file(source, defines, capability)
+    with contextlib.suppress(OSError, DeviceError):  # absent, damaged, or refused by the driver
+        return Module(read_kept(kept), names, index)
+    image, _ = compile_source(source, defines, capability)
+    keep(kept, image)
+    return Module(image, names, index)
+
+
+def compile_source(
+    source: Path, defines: Mapping[str, int], capability: tuple[int, int]
+) -> tuple[bytes, str]:
+    """Compile `source` for a compute capability, as (9, 0), with NVRTC; no device is needed.
+
+    Returns:
+        The image (machine code, or PTX where the device is newer than NVRTC) and the log, which
+        names registers and spills.
+
+    Raises:
+        DeviceError: there is no NVRTC, or it does not compile.
+    """
+    _, nvrtc = _bindings()
+    target, is_native = _target(capability)
+    options = [f"--gpu-architecture={target}", "--std=c++17", "--ptxas-options=-v"]
+    options += [f"-D{name}={value}" for name, value in defines.items()]
+    program = _call(nvrtc.nvrtcCreateProgram, source.read_bytes(), source.name.encode(), 0, [], [])
+    try:
+        (status,) = nvrtc.nvrtcCompileProgram(
+            program, len(options), [option.encode() for option in options]
+        )
+        log = _filled(nvrtc.nvrtcGetProgramLogSize, nvrtc.nvrtcGetProgramLog, program)
+        text = log.decode(errors="replace").rstrip("\0")
+        if int(status) != 0:
+            raise DeviceError(
+                f"NVRTC cannot compile {source.name} for {target} ({status.name}). Please report "
+                f"it, with what `amd-seg env` prints: {text}"
+            )
+        if is_native:
+            image = _filled(nvrtc.nvrtcGetCUBINSize, nvrtc.nvrtcGetCUBIN, program)
+        else:
+            image = _filled(nvrtc.nvrtcGetPTXSize, nvrtc.nvrtcGetPTX, program)
+    finally:
+        _call(nvrtc.nvrtcDestroyProgram, program)
+    return image, text
+
+
+def _target(capability: tuple[int, int]) -> tuple[str, bool]:
+    """Return the architecture to compile for, and whether it is the device's own."""
+    _, nvrtc = _bindings()
+    known = list(_call(nvrtc.nvrtcGetSupportedArchs))
+    wanted = 10 * capability[0] + capability[1]
+    older = [architecture for architecture in known if architecture <= wanted]
+    if not older:
+        raise DeviceError(
+            f"NVRTC compiles for compute capability {min(known) / 10} and newer, this device has "
+            f"{wanted / 10}. Install a torch of an older CUDA, which brings an older NVRTC."
+        )
+    native = wanted in older
+    return (f"sm_{wanted}" if native else f"compute_{max(older)}"), native
+
+
+@functools.cache
+def _bindings() -> tuple[Any, Any]:
+    """Return the modules of the driver and of NVRTC."""
+    try:
+        driver = importlib.import_module("cuda.bindings.driver")
+        return driver, importlib.import_module("cuda.bindings.nvrtc")
+    except ImportError as cause:
+        raise DeviceError(
+            f"cuda.bindings cannot be used ({cause}). Install a CUDA build of torch 2.10 or "
+            "newer, or `pip install cuda-bindings` in the major version of torch's CUDA."
+        ) from cause
+
+
+def _call(function: Callable[..., Sequence[Any]], *arguments: Any) -> Any:
+    """Return what a call gave besides its status; one value alone, several as a tuple."""
+    try:
+        status, *values = function(*arguments)
+    except RuntimeError as cause:  # so cuda.bindings says that a library or a function is missing
+        raise DeviceError(
+            f"{function.__name__} cannot be called ({' '.join(str(cause).split())}). Install the "
+            "NVIDIA driver, and `pip install nvidia-cuda-nvrtc` in the major version of torch's "
+            "CUDA."
+        ) from cause
+    if int(status) != 0:
+        raise DeviceError(
+            f"{function.__name__} failed with {status.name}. Unless an earlier error on the "
+            "device shows here (CUDA_LAUNCH_BLOCKING=1 tells), update the NVIDIA driver, or give "
+            "a device that it supports."
+        )
+    return values[0] if len(values) == 1 else tuple(values)
+
+
+def _filled(size_of: Any, fill: Any, program: Any) -> bytes:
+    """Return what `fill` writes into a buffer as large as `size_of` says."""
+    buffer = bytes(_call(size_of, program))
+    _call(fill, program, buffer)
+    return buffer
+
+
+@functools.cache
+def _primary_context(index: int) -> Any:
+    """Return the context that torch, too, uses on a device; it is kept to the process's end."""
+    driver, _ = _bindings()
+    _call(driver.cuInit, 0)
+    return _call(driver.cuDevicePrimaryCtxRetain, _call(driver.cuDeviceGet, index))
+
+
+@contextlib.contextmanager
+def _current(context: Any) -> Iterator[None]:
+    """Make a context this thread's, whichever was: torch's own device may be another, or none."""
+    driver, _ = _bindings()
+    _call(driver.cuCtxPushCurrent, context)
+    try:
+        yield
+    finally:
+        _call(driver.cuCtxPopCurrent)
+
+
+def kept_file(source: Path, defines: Mapping[str, int], capability: tuple[int, int]) -> Path | None:
+    """Return where an image is kept, by all that its content depends on; None without a home."""
+    _, nvrtc = _bindings()
+    folder = os.environ.get(CACHE_VARIABLE)
+    if not folder:
+        try:
+            base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        except RuntimeError:  # The user has no home folder.
+            return None
+        folder = os.path.join(base, "amd_seg", "kernels")
+    parts = (source.read_text(), sorted(defines.items()), capability, _call(nvrtc.nvrtcVersion))
+    return Path(folder, hashlib.sha256(repr(parts).encode()).hexdigest() + ".kernels")
+
+
+def read_kept(file: Path | None) -> bytes:
+    """Return what `keep` wrote.
+
+    Raises:
+        OSError: there is no such file, or it was damaged since: the driver would trust it.
+    """
+    if file is None:
+        raise FileNotFoundError
+    content = file.read_bytes()
+    digest, image = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
+    if hashlib.sha256(image).digest() != digest:
+        raise OSError(f"{file} is damaged")
+    return image
+
+
+def keep(file: Path | None, image: bytes) -> None:
+    """Write the file whole or not at all; a cache that cannot be written only costs time."""
+    if file is None:
+        return
+    with contextlib.suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=file.parent) as beside:
+            whole = Path(beside, file.name)
+            whole.write_bytes(hashlib.sha256(image).digest() + image)
+            os.replace(whole, file)
+
+
+# ---- which path ------------------------------------------------------------------------------
+
+
+def kernels_for(x: Tensor, max_displacement: int) -> Module | None:
     """Return the compiled kernels for `x`, or None where the plain path is to be taken.
 
     The environment variable AMD_SEG_CORRELATION chooses: "plain" takes the plain path, "cuda"
@@ -160,7 +397,7 @@ def kernels_for(x: Tensor, max_displacement: int) -> cuda_build.Module | None:
             "float32, float16 or bfloat16 on a CUDA device, or set it to auto."
         )
     built = _build(x.device.index, x.dtype, max_displacement)
-    if isinstance(built, cuda_build.Module):
+    if isinstance(built, Module):
         return built
     if path == "auto":
         return None
@@ -177,7 +414,7 @@ def path_in_words(device: torch.device) -> str:
 
 
 @functools.cache
-def _build(index: int, dtype: torch.dtype, max_displacement: int) -> cuda_build.Module | str:
+def _build(index: int, dtype: torch.dtype, max_displacement: int) -> Module | str:
     """Compile and load the kernels once; where that fails, warn once and remember why."""
     # Loading would spoil the graph, and its failure would be remembered: so this is raised.
     if torch.version.cuda is not None and torch.cuda.is_current_stream_capturing():
@@ -188,13 +425,13 @@ def _build(index: int, dtype: torch.dtype, max_displacement: int) -> cuda_build.
     try:
         if torch.version.cuda is None:
             raise DeviceError(f"torch {torch.__version__} is not built for CUDA.")
-        return cuda_build.load(SOURCE, defines(dtype, max_displacement), KERNELS, index)
+        return load(SOURCE, defines(dtype, max_displacement), KERNELS, index)
     except DeviceError as failure:
         logger.warning("Correlation takes its slower plain path on cuda:%d: %s", index, failure)
         return str(failure)
 
 
-def volume_cuda(module: cuda_build.Module, x1: Tensor, x2: Tensor, reach: int) -> Tensor:
+def volume_cuda(module: Module, x1: Tensor, x2: Tensor, reach: int) -> Tensor:
     """Return the cost volume; arguments as in `correlation`."""
     batch, _, height, width = x1.shape
     volume = x1.new_empty(batch, (2 * reach + 1) ** 2, height, width)
@@ -204,7 +441,7 @@ def volume_cuda(module: cuda_build.Module, x1: Tensor, x2: Tensor, reach: int) -
 
 
 def gradients_cuda(
-    module: cuda_build.Module,
+    module: Module,
     grad: Tensor,
     x1: Tensor,
     x2: Tensor,
@@ -221,7 +458,7 @@ def gradients_cuda(
     return first, second
 
 
-def _run(module: cuda_build.Module, launch: Launch, device: torch.device) -> None:
+def _run(module: Module, launch: Launch, device: torch.device) -> None:
     if launch.grid[0] > _MOST_BLOCKS:
         raise DeviceError(
             f"correlation needs {launch.grid[0]} blocks of the device's {_MOST_BLOCKS}. "
