@@ -7,9 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from amd_seg.training.crops import resize_each, resize_parts, resize_together
-from amd_seg.training.data import FrameStore, PairSampler, StoredClip
-from amd_seg.training.pairs import Crop
+from amd_seg.training.crops import Chances, Crop, resize_each, resize_parts, resize_together
+from tests.clips import moving_square
 
 SIZE = (16, 24)
 SIDES = st.integers(1, 90)
@@ -50,23 +49,51 @@ def test_a_reduced_part_is_averaged_and_not_sampled() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_frames_on_a_gpu_give_the_batches_of_frames_on_the_cpu() -> None:
-    batches = []
-    for device in ("cpu", "cuda"):
-        clips = [
-            StoredClip(f"{height}", frames.to(device), tuple(range(len(frames))))
-            for height in (48, 64)
-            for [frames] in [parts_of([(height, 90)], frames=5)]
-        ]
-        crop = Crop(size=SIZE, scale=(0.5, 1.0), flip=True)
-        batches.append(next(PairSampler(FrameStore(clips), batch_size=8, crop=crop)))
-    assert batches[0].names == batches[1].names
-    for name in ("frame_i", "frame_j"):
-        first, second = (getattr(batch, name).cpu().numpy().astype(int) for batch in batches)
-        assert np.abs(first - second).max() <= 1
+def test_frames_on_a_gpu_give_the_crops_of_frames_on_the_cpu() -> None:
+    crop = Crop(size=SIZE, scale=(0.5, 1.0), flip=True)
+    pairs = parts_of([(48, 90), (64, 90)])
+    chances = [Chances(0.2, 0.7, 0.5, 0.1), Chances(0.9, 0.1, 0.3, 0.8)]
+    first, second = (crop([pair.to(place) for pair in pairs], chances) for place in ("cpu", "cuda"))
+    assert (first.int() - second.cpu().int()).abs().max() <= 1
 
 
 def test_the_cpu_takes_its_own_kernel() -> None:
     parts = parts_of([(30, 40), (50, 80)])
     flags = [False, True]
     assert torch.equal(resize_parts(parts, SIZE, flags), resize_each(parts, SIZE, flags))
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.tuples(st.integers(1, 80), st.integers(1, 80)),
+    st.tuples(st.integers(1, 120), st.integers(1, 120)),
+    st.tuples(st.floats(0.05, 1), st.floats(0.05, 1)).map(sorted),
+    st.lists(st.floats(0, 1, exclude_max=True), min_size=3, max_size=3),
+)
+def test_a_box_lies_in_the_frame(size, frame, scale, chances) -> None:
+    crop = Crop(size=size, scale=tuple(scale))
+    top, left, height, width, _ = crop.box(Chances(*chances, 0.0), *frame)
+    assert 0 <= top <= top + height <= frame[0]
+    assert 0 <= left <= left + width <= frame[1]
+    assert min(height, width) >= 1
+
+
+def test_the_default_box_is_the_published_crop() -> None:
+    # 384 of a short edge 384..400: in a frame of short edge 400, boxes of 384..400.
+    sides = []
+    for zoom in np.linspace(0, 0.999, 50):
+        top, left, height, width, _ = Crop().box(Chances(zoom, 0.999, 0.999, 0), 400, 711)
+        assert height == width
+        assert (top, left) == (400 - height, 711 - width)
+        sides.append(height)
+    assert (min(sides), max(sides)) == (384, 400)
+
+
+def test_resizing_agrees_with_opencv() -> None:
+    import cv2
+
+    frames = torch.from_numpy(np.stack(moving_square(2)).transpose(0, 3, 1, 2))
+    larger = Crop(size=(96, 128), scale=(1, 1))([frames], [Chances(0, 0, 0, 0)])
+    expected = cv2.resize(frames[0].permute(1, 2, 0).numpy(), (128, 96))
+    difference = larger[0, 0].permute(1, 2, 0).numpy().astype(int) - expected
+    assert abs(difference).max() <= 1

@@ -22,7 +22,7 @@ from amd_seg.model.amd import AMD
 from amd_seg.model.appearance import MEAN, SemanticNetwork
 from amd_seg.model.config import AMDConfig, SemanticConfig, WeightsConfig
 from amd_seg.training import loop
-from amd_seg.training.augment import BLURRED_SHARE, blur
+from amd_seg.training.crops import BLURRED_SHARE, blur
 from amd_seg.training.distributed import Processes
 from amd_seg.training.engine import StopTraining
 from amd_seg.training.finetune import SegmentationObjective, finetune, model_for

@@ -319,7 +319,6 @@ def test_targets_are_those_of_their_clip(tmp_path):
         write_targets_of_clips(find_clips(roots), out, CONFIG, workers=1, on_clip=tell)
 
     write()
-    roots = [f"{clip}@2"]  # how often it is drawn changes nothing
     write()
     assert len(seen) == 1
     assert len(load_target_clips(find_clips(roots), out, short_edge=72)) == 1

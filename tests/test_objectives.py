@@ -14,9 +14,9 @@ from amd_seg.errors import MediaError
 from amd_seg.model.amd import AMD, View
 from amd_seg.model.config import AMDConfig
 from amd_seg.model.objective import photometric_objective
-from amd_seg.training.augment import jitter_colours, random_box
 from amd_seg.training.channel import ChannelChoice, choose_object_channel, relative_motion
 from amd_seg.training.clips import find_clips
+from amd_seg.training.crops import jitter_colours, random_box
 from amd_seg.training.objectives import (
     MoverObjective,
     PhotometricObjective,

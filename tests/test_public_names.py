@@ -117,7 +117,7 @@ OPTIONS = {
     "--channels-last --seed --log-every --sheet-every --checkpoint-every --keep "
     "--objective --motion-init --ssim-weight --shared-visibility --entropy-weight --short-edge "
     "--scale --crop --flip --colour --sampling --max-gap --photo-share "
-    "--frames --workers --frame-step --transpose-portrait "
+    "--frames --workers --transpose-portrait "
     "--alarms --backbone --layout --stage-widths --dilations --head-channels "
     "--head-dilation --decoder-channels --dropout --padding --regions --pyramid-channels "
     "--reduced-channels "

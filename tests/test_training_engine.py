@@ -16,14 +16,13 @@ from amd_seg.cli import cli
 from amd_seg.cli.runs import show
 from amd_seg.errors import ConfigError
 from amd_seg.model.config import AMDConfig
-from amd_seg.training.batches import open_batches
 from amd_seg.training.distributed import Processes
 from amd_seg.training.folder import RunFolder
 from amd_seg.training.loop import StepReport
 from amd_seg.training.presets import PRESETS, TrainingConfig
 from amd_seg.training.run import train
 from amd_seg.weights import load_weights
-from tests.clips import moving_square, write_clip, write_folder
+from tests.clips import moving_square, write_clip
 
 SETTINGS = TrainingConfig(
     steps=2, batch_size=2, short_edge=32, crop=(32, 48), checkpoint_every=2, log_every=1
@@ -54,27 +53,6 @@ def test_streamed_frames_give_the_run_that_frames_in_memory_give(
         train([clips], out, model=tiny_config, config=config, device="cpu")
     assert column(tmp_path / "loader-0", "loss") == column(tmp_path / "memory-0", "loss")
     assert column(tmp_path / "loader-1", "loss") == column(tmp_path / "memory-0", "loss")
-
-
-def test_a_run_takes_every_nth_frame(clips: str) -> None:
-    config = dataclasses.replace(SETTINGS, frame_step=3)
-    for frames in ("memory", "loader"):
-        batches = open_batches(
-            [clips], dataclasses.replace(config, frames=frames, workers=0), ALONE, NOWHERE
-        )
-        ends = {name.rpartition(":")[2] for _ in range(4) for name in next(batches).names}
-        assert ends == {"0-3"}
-
-
-def test_portrait_frames_lie_down_if_asked_to(tmp_path: Path) -> None:
-    write_folder(tmp_path / "clip", moving_square(3, height=64, width=32))
-    for transposed in (True, False):
-        config = dataclasses.replace(
-            SETTINGS, crop=(32, 32), scale=(1, 1), flip=False, transpose_portrait=transposed
-        )
-        store = open_batches([str(tmp_path)], config, ALONE, NOWHERE)._store
-        height, width = store.clips[0].frames.shape[-2:]
-        assert (height < width) == transposed
 
 
 def test_the_mover_objective_needs_its_frames_in_memory() -> None:

@@ -319,7 +319,6 @@ def test_a_run_goes_on_with_its_own_clips_only_wherever_they_lie(
     (tmp_path / "frame.png").rename(home / "walk" / "00004.png")
     places = home / "1.mp4", home / "0.mp4", home / "walk"
     refused("clips in another order", *places)
-    refused(r"clips without 0\.mp4 .* and with 0\.mp4@2 ", Path(f"{home}/0.mp4@2"), *places[::2])
     home.rename(tmp_path / "elsewhere")
     train([str(tmp_path / "elsewhere")], run, resume=True, **options)
     assert losses(run) == losses(whole)
@@ -579,7 +578,7 @@ def test_the_paper_s_recipe_takes_clips_that_do_not_fit_the_memory(
     result = CliRunner().invoke(cli, [*command, *size, "--device", "cpu"])
     assert result.exit_code == 1
     assert "GiB" not in result.stderr
-    assert ".png: No such file or directory" in result.stderr
+    assert ".png: no such file" in result.stderr
 
 
 @pytest.mark.parametrize("is_due", [False, True])
@@ -593,18 +592,6 @@ def test_the_room_of_targets_is_known_before_they_are_loaded(tmp_path: Path, is_
     finding = MoverConfig() if is_due else None
     due = 4 * 48 * 64 * 4 if is_due else 0  # twelve frames, every third
     assert target_bytes(clips, folder, short_edge=48, finding=finding) == taken + due
-
-
-def test_weights_of_roots_are_not_passed_over_in_silence_by_the_mover_objective(
-    clips: str, tiny_config: AMDConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    roots = [f"{clips}/clip-0.mp4@2", f"{clips}/clip-1.mp4"]
-    config = dataclasses.replace(SETTINGS, objective="mover")
-    (tmp_path / "targets").mkdir()
-    options = {"model": tiny_config, "config": config, "targets": tmp_path / "targets"}
-    with pytest.raises(MediaError, match="No clip has a target"):
-        train(roots, tmp_path / "run", device="cpu", **options)
-    assert "(PATH@2) do not count for the objective mover" in caplog.text
 
 
 def test_a_schedule_that_would_rise_is_refused() -> None:

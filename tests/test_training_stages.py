@@ -93,7 +93,7 @@ def test_the_motion_pathway_of_weights_is_begun_anew_where_asked(
 @pytest.mark.parametrize(
     ("objective", "settings"),
     [
-        ("mover", {"frame_step": 2, "transpose_portrait": False, "workers": 4, "ssim_weight": 1}),
+        ("mover", {"transpose_portrait": False, "workers": 4, "ssim_weight": 1}),
         ("mover", {"shared_visibility": True, "entropy_weight": 0.1}),
         ("photometric", {"colour": True, "photo_share": 0.2}),
         ("dense", {"colour": True}),

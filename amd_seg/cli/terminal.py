@@ -45,6 +45,7 @@ REMOVED_OPTIONS = {
     "--stretch": "maps are scored as they are.",
     "train --evaluate": "score the run's weights by `amd-seg evaluate DATASET DIR --weights OUT`.",
     "--ablate-regions": "train once for each number of regions, by recipes/ablate_regions.sh.",
+    "--frame-step": "every frame counts; --max-gap pairs frames that are further apart.",
     **dict.fromkeys(("--compile", "--no-compile"), "steps are taken as they are."),
     **dict.fromkeys(
         (

@@ -62,7 +62,7 @@ def train(
     """Train a model on clips, without any label.
 
     VIDEOS are video files, folders of frames, folders of either, data sets in the layout of
-    YouTube-VOS or DAVIS, or split files; PATH@2 draws the clips of a root twice as often.
+    YouTube-VOS or DAVIS, or split files.
     The settings are the preset's (with --resume: those of the run; with --init the model is that
     of the weights), changed by the flags given.
 

@@ -1,10 +1,8 @@
 """The stream of batches that a run learns from: opened as its settings say."""
 
 import dataclasses
-import itertools
-import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -12,23 +10,18 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 
 from amd_seg.errors import ConfigError, InputError
-from amd_seg.training.clips import Clip, find_clips, find_photos
-from amd_seg.training.data import FrameStore, PairSampler
+from amd_seg.training.clips import Clip, find_clips, find_photos, log_progress, require_memory
 from amd_seg.training.distributed import Processes
 from amd_seg.training.folder import RunFolder
-from amd_seg.training.loader import PairLoader
 from amd_seg.training.mover_files import write_targets_of_clips
 from amd_seg.training.movers import MoverConfig
-from amd_seg.training.pairs import Crop
+from amd_seg.training.pairs import open_pairs
 from amd_seg.training.photo_files import write_photo_targets
 from amd_seg.training.photos import PhotoConfig
 from amd_seg.training.presets import TrainingConfig
-from amd_seg.training.room import require_memory
 from amd_seg.training.run_config import RunConfig
 from amd_seg.training.target_files import by_target_name
 from amd_seg.training.targets import TargetSampler, load_target_clips, target_bytes
-
-logger = logging.getLogger(__name__)
 
 FEWER_TARGETS = (
     "fewer clips, or fewer targets: python -m amd_seg.training.mover_files VIDEOS OUT --every 12, "
@@ -102,7 +95,7 @@ def open_batches(
             ),
         )
         return _open_targets(*sets, config, processes)
-    return _open_pairs(clips, config, processes)
+    return open_pairs(clips, config, processes)
 
 
 def _require_used(config: TrainingConfig, **given: str | os.PathLike[str] | None) -> None:
@@ -137,11 +130,6 @@ def _open_targets(
     """Find the targets that are not there, and load all with their frames."""
     by_target_name(videos.clips)
     by_target_name(stills.clips)
-    if len({clip.weight for clip in videos.clips}) > 1:
-        logger.warning(
-            "The weights of roots (PATH@2) do not count for the objective mover: it draws "
-            "clips by their targets."
-        )
     sets, size, device = (videos, stills), config.short_edge, processes.device
     if not videos.is_there:
         _require_alone(processes, "motion", "mover_files", "--targets")
@@ -174,14 +162,14 @@ def _require_room(
 
 def _find_targets(videos: _TargetSet, short_edge: int) -> None:
     mover = MoverConfig(mask_height=short_edge)
-    tell = _progress_of("Motion targets", len(videos.clips))
+    tell = log_progress("Motion targets", len(videos.clips))
     workers = os.cpu_count() or 1
     write_targets_of_clips(videos.clips, videos.folder, mover, workers=workers, on_clip=tell)
 
 
 def _find_photo_targets(stills: _TargetSet, short_edge: int) -> None:
     contrast = PhotoConfig(mask_height=short_edge)
-    tell = _progress_of("Photo targets", len(stills.clips))
+    tell = log_progress("Photo targets", len(stills.clips))
     workers = os.cpu_count() or 1
     write_photo_targets(stills.clips, stills.folder, contrast, workers=workers, on_photo=tell)
 
@@ -193,48 +181,6 @@ def _require_alone(processes: Processes, kind: str, module: str, flag: str) -> N
             f"{processes.world_size} processes cannot look for {kind} targets together. Find them "
             f"first with python -m amd_seg.training.{module}, and give their folder by {flag}."
         )
-
-
-def _open_pairs(
-    clips: Sequence[Clip], config: TrainingConfig, processes: Processes
-) -> PairSampler | PairLoader:
-    # The same pairs in the same order either way.
-    draws: dict[str, Any] = {
-        "batch_size": config.batch_size // config.accumulate,
-        "crop": Crop(size=config.crop, scale=config.scale, flip=config.flip),
-        "sampling": config.sampling,
-        "max_gap": config.max_gap,
-        "seed": config.seed,
-        "rank": processes.rank,
-        "world_size": processes.world_size,
-    }
-    decoding: dict[str, Any] = {
-        "short_edge": config.short_edge,
-        "frame_step": config.frame_step,
-        "transpose_portrait": config.transpose_portrait,
-        "device": processes.device,
-    }
-    if config.frames == "loader":
-        return PairLoader(clips, workers=config.workers, **draws, **decoding)
-    tell = _progress_of("Decoded", len(clips))
-    store = FrameStore.decode(clips, on_clip=tell, **decoding)
-    logger.info(
-        *("%d frames of %d clips take %.2f GiB on %s.", store.frame_count, len(store.clips)),
-        *(store.gib, store.device),
-    )
-    return PairSampler(store, **draws)
-
-
-def _progress_of(what: str, total: int) -> Callable[..., None]:
-    """Return a callback for each clip that is done, which logs every tenth of them."""
-    done = itertools.count(1)
-
-    def tell(*_: object) -> None:
-        count = next(done)
-        if count * 10 // total > (count - 1) * 10 // total:
-            logger.info("%s: %d of %d.", what, count, total)
-
-    return tell
 
 
 def _own_share(config: TrainingConfig, processes: Processes) -> TrainingConfig:

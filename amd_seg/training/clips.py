@@ -1,14 +1,26 @@
-"""Where training clips come from: video files, folders of frames, data sets, split files."""
+"""Where clips lie: videos, folders of frames, data sets, split files; if they fit in memory."""
 
+import itertools
+import logging
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from amd_seg.errors import InputError, MediaError
 from amd_seg.media.files import natural_key
-from amd_seg.media.frames import EVERY_FRAME, FrameFolder, Span, list_frames
+from amd_seg.media.frames import FrameFolder, FrameReader, list_frames
 from amd_seg.media.video import VideoReader
+
+if TYPE_CHECKING:
+    import torch
+
+logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 VIDEO_SUFFIXES = frozenset(
     ".3gp .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .webm .wmv".split()  # noqa: SIM905
@@ -21,6 +33,10 @@ _LAYOUT = ("train_all_frames", "JPEGImages", "480p")
 # Above this share of clips that cannot be read, the data is not what its owner thinks it is.
 MAX_BROKEN = 0.01
 
+GIB = 2**30
+# Decoding holds a clip or two a thread beside what is kept.
+_SHARE_OF_FREE = 0.9
+
 
 @dataclass(frozen=True)
 class Clip:
@@ -30,26 +46,22 @@ class Clip:
         name: how messages and batches name it, relative to its root.
         path: the video file, or the folder of its frames.
         frames: file names in `path`, in order; empty for a video file.
-        weight: how often it is drawn, relative to the other clips.
     """
 
     name: str
     path: Path
     frames: tuple[str, ...] = ()
-    weight: float = 1.0
 
-    def open(
-        self, *, short_edge: int | None = None, span: Span = EVERY_FRAME
-    ) -> VideoReader | FrameFolder:
+    def open(self, *, short_edge: int | None = None) -> VideoReader | FrameFolder:
         """Return a reader of its frames, for one thread: clips are read in parallel.
 
         Raises:
             MediaError: it cannot be read.
         """
         if not self.frames:
-            return VideoReader(self.path, span=span, short_edge=short_edge, threads=1)
+            return VideoReader(self.path, short_edge=short_edge, threads=1)
         images = [self.path / frame for frame in self.frames]
-        return FrameFolder(images, source=str(self.path), span=span, short_edge=short_edge)
+        return FrameFolder(images, source=str(self.path), short_edge=short_edge)
 
     def timestamps(self) -> list[float]:
         """Return the time of each frame in seconds, without decoding any.
@@ -65,20 +77,13 @@ class Clip:
         What is a single file is told by its size: not every container tells its frames, and
         another encoding of a clip is another clip.
         """
-        name = self.name if self.weight == 1 else f"{self.name}@{self.weight:g}"
-        return f"{name} ({self._content()})"
-
-    def unweighted_identity(self) -> str:
-        """Tell the clip from another one, however often either is drawn."""
-        return f"{self.name} ({self._content()})"
-
-    def _content(self) -> str:
         if len(self.frames) > 1:
-            first, last = self.frames[0], self.frames[-1]
-            return f"{len(self.frames)} frames, {first} to {last}"
-        file = self.path.joinpath(*self.frames)
-        # What cannot be read is said where clips are opened.
-        return f"{file.stat().st_size if file.is_file() else 0} bytes"
+            content = f"{len(self.frames)} frames, {self.frames[0]} to {self.frames[-1]}"
+        else:
+            file = self.path.joinpath(*self.frames)
+            # What cannot be read is said where clips are opened.
+            content = f"{file.stat().st_size if file.is_file() else 0} bytes"
+        return f"{self.name} ({content})"
 
 
 def find_clips(roots: Sequence[str]) -> list[Clip]:
@@ -87,21 +92,22 @@ def find_clips(roots: Sequence[str]) -> list[Clip]:
     A root is a video file; a folder of frames; a folder of such files and folders, at any depth;
     a data set in the layout of YouTube-VOS or DAVIS, of which only the frames are taken; or a
     `.txt` file with one line a clip, `folder frame frame ...`, folders relative to the file or to
-    a folder above it. `ROOT@2` draws the clips of that root twice as often.
+    a folder above it.
 
     Raises:
-        InputError: a root does not exist, its weight is not above 0, or it holds no clip.
+        InputError: a root does not exist, or holds no clip.
     """
     clips = []
-    for root in roots:
-        path, weight = _split_weight(root)
+    for path in map(Path, roots):
+        if not path.exists():
+            raise InputError(f"No such file or folder: {path}. Check the path.")
         found = list(_clips_of(path))
         if not found:
             raise InputError(
                 f"No clip in {path}: neither a video file nor a folder of frames. "
                 "Give a folder that holds some."
             )
-        clips += [replace(clip, weight=weight) for clip in found]
+        clips += found
     return clips
 
 
@@ -140,24 +146,104 @@ def require_mostly_intact(broken: dict[str, str], total: int) -> None:
         )
 
 
-def _split_weight(root: str) -> tuple[Path, float]:
-    path = Path(root)
-    head, at, tail = root.rpartition("@")
-    if path.exists() or not at:
-        weight = 1.0
-    else:
-        path = Path(head)
+def of_each_clip(
+    clips: Sequence[Clip], work: Callable[[Clip], Result]
+) -> Iterator[tuple[Clip, Result]]:
+    """Yield what `work` gives for each clip, in order, done by one thread a core.
+
+    Clips that cannot be read are named and left out.
+
+    Raises:
+        MediaError: more than one in a hundred is broken.
+    """
+    broken: dict[str, str] = {}
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        pending = deque((clip, pool.submit(work, clip)) for clip in clips)
         try:
-            weight = float(tail)
-        except ValueError:
-            weight = 0.0
-        if not 0 < weight < float("inf"):
-            raise InputError(
-                f"Root {root!r}: {tail!r} is no weight. Give PATH@2, a number above 0."
-            )
-    if not path.exists():
-        raise InputError(f"No such file or folder: {path}. Check the path.")
-    return path, weight
+            while pending:
+                # Popped, so that a result does not stay in memory after it was used.
+                clip, future = pending.popleft()
+                try:
+                    result = future.result()
+                except MediaError as error:
+                    logger.warning("Clip %s is left out: %s", clip.name, error)
+                    broken[clip.name] = str(error)
+                else:
+                    yield clip, result
+        finally:
+            pool.shutdown(cancel_futures=True)
+    require_mostly_intact(broken, len(clips))
+
+
+def log_progress(what: str, total: int) -> Callable[..., None]:
+    """Return what is called after each clip that is done; it logs every tenth of them."""
+    done = itertools.count(1)
+
+    def tell(*_: object) -> None:
+        count = next(done)
+        if count * 10 // total > (count - 1) * 10 // total:
+            logger.info("%s: %d of %d.", what, count, total)
+
+    return tell
+
+
+def estimated_frames(clip: FrameReader) -> float:
+    """Return how many frames a clip gives, as far as its file tells; nothing is decoded."""
+    if clip.frame_count is not None:
+        return clip.frame_count
+    # A clip that tells nothing counts as a short one.
+    return (clip.duration or 10) * float(clip.frame_rate or 25) / clip.span.every
+
+
+def require_memory(
+    needed: float,
+    device: "torch.device",
+    *,
+    is_bound: bool = False,
+    advice: str = "fewer clips, or --frames loader, which decodes as it goes",
+) -> None:
+    """Raise where frames of `needed` bytes do not fit the memory of a device.
+
+    The processes that torchrun starts on a machine without GPUs keep a copy each.
+
+    Args:
+        is_bound: they may turn out to need less.
+        advice: what helps beside a smaller short edge.
+
+    Raises:
+        InputError: they do not fit, with the numbers.
+    """
+    free = free_bytes(device)
+    copies = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if device.type == "cpu" else 1
+    if free is None or needed <= _SHARE_OF_FREE * free / copies:
+        return
+    whose = f"can be used of {free / GIB:.3g} GiB free"
+    if copies > 1:
+        whose, advice = f"{whose} by each of {copies} processes", f"fewer processes, {advice}"
+    raise InputError(
+        f"The frames do not fit the memory of {device}: they need "
+        f"{'up to ' if is_bound else ''}{needed / GIB:.3g} GiB, "
+        f"{_SHARE_OF_FREE * free / copies / GIB:.3g} GiB {whose}. "
+        f"Use a smaller short edge, {advice}."
+    )
+
+
+def free_bytes(device: "torch.device") -> int | None:
+    """Return the memory that is free on `device`, or None where nothing tells."""
+    if device.type == "cuda":
+        import torch  # Processes that look for targets need none.
+
+        return torch.cuda.mem_get_info(device)[0]
+    meminfo = Path("/proc/meminfo")
+    if not meminfo.is_file():
+        return None
+    lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+    free = int(lines["MemAvailable"].split()[0]) * 1024
+    limit, used = (Path("/sys/fs/cgroup", name) for name in ("memory.max", "memory.current"))
+    if limit.is_file() and limit.read_text().strip().isdecimal():
+        # A container may have less than the machine.
+        free = min(free, int(limit.read_text()) - int(used.read_text()))
+    return free
 
 
 def _clips_of(root: Path) -> Iterator[Clip]:

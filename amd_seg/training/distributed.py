@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from amd_seg.device import resolve_device, say_which
-from amd_seg.errors import DeviceError
+from amd_seg.errors import ConfigError, DeviceError
 from amd_seg.model.segment_flow import full_precision
 
 
@@ -44,6 +44,20 @@ class Processes:
     def is_alone(self) -> bool:
         """Whether there is no other."""
         return self.world_size == 1
+
+    def share_of(self, batch_size: int) -> slice:
+        """Which items of a step are this process's.
+
+        Raises:
+            ConfigError: they cannot be shared equally.
+        """
+        share, rest = divmod(batch_size, self.world_size)
+        if share < 1 or rest:
+            raise ConfigError(
+                f"batch_size is {batch_size} for {self.world_size} process(es). "
+                "Give a multiple of the number of processes."
+            )
+        return slice(self.rank * share, (self.rank + 1) * share)
 
     def mean(self, values: Tensor) -> Tensor:
         """Mean over the processes, without a gradient; each process gets the same numbers."""

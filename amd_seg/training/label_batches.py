@@ -17,8 +17,7 @@ from amd_seg.errors import AmdSegError, ConfigError
 from amd_seg.media.images import read_image
 from amd_seg.media.labels import read_labels
 from amd_seg.model.appearance import MEAN
-from amd_seg.training.augment import blur, jitter_colours
-from amd_seg.training.data import share_of_step
+from amd_seg.training.crops import blur, jitter_colours
 from amd_seg.training.distributed import Processes
 from amd_seg.training.finetune_config import FinetuneConfig
 from amd_seg.training.labelled import LabelledPhotos
@@ -65,7 +64,7 @@ class LabelBatches(Iterator[LabelBatch]):
     ) -> None:
         self._count, self._seed = len(labelled.photos), config.seed
         self._step = config.batch_size // config.accumulate
-        self._mine = share_of_step(self._step, processes.rank, processes.world_size)
+        self._mine = processes.share_of(self._step)
         self._device = processes.device
         self._drawn = 0
         self._loader: DataLoader[_Fetched] = DataLoader(

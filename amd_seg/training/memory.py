@@ -16,8 +16,8 @@ from amd_seg.device import resolve_precision
 from amd_seg.errors import DeviceError
 from amd_seg.model.amd import AMD
 from amd_seg.model.config import AMDConfig
+from amd_seg.training.clips import GIB, free_bytes
 from amd_seg.training.presets import TrainingConfig
-from amd_seg.training.room import GIB, free_bytes
 
 MakeObjective = Callable[[AMD], nn.Module]
 MakeBatch = Callable[[int], Any]

@@ -115,7 +115,7 @@ def write_targets_of_clips(
         clip = named[name]
         settings = config.at_rate(_frame_rate(clip))
         find = partial(_find, partial(clip_frames, clip, config.work_height), settings, flow)
-        jobs[name] = TargetJob(find, settings, clip.unweighted_identity())
+        jobs[name] = TargetJob(find, settings, clip.identity())
     return write_targets(jobs, folder, workers=workers, on_file=on_clip)
 
 

@@ -11,6 +11,7 @@ from amd_seg.model.amd import AMD
 from amd_seg.model.config import WeightsConfig
 from amd_seg.training.adaptation_config import AdaptationConfig
 from amd_seg.training.channel import ChannelChoice, choose_object_channel
+from amd_seg.training.crops import Chances, Crop
 from amd_seg.training.lessons import (
     CHECKS,
     HELD_OUT_EVERY,
@@ -19,7 +20,7 @@ from amd_seg.training.lessons import (
     plan,
 )
 from amd_seg.training.objectives import make_objective
-from amd_seg.training.pairs import Crop, PairBatch, PairDraw
+from amd_seg.training.pairs import PairBatch, PairDraw
 from amd_seg.training.presets import TrainingConfig
 from amd_seg.training.stretches import ClipFrames, Stretch
 
@@ -113,8 +114,13 @@ class ClipPairs(Iterator[PairBatch]):
         size = (self._batch_size,)
         chosen = torch.randint(len(self._pairs), size, generator=self._generator).tolist()
         chances = torch.rand(*size, 4, generator=self._generator).tolist()
-        draws = [PairDraw(*self._pairs[i], *row) for i, row in zip(chosen, chances, strict=True)]
-        pairs = self._crop([self._frames(draw).to(self._device) for draw in draws], draws)
+        items = [self._pairs[place] for place in chosen]
+        draws = [
+            PairDraw(clip, first, second, Chances(*row))
+            for (clip, first, second), row in zip(items, chances, strict=True)
+        ]
+        frames = [self._frames(draw).to(self._device) for draw in draws]
+        pairs = self._crop(frames, [draw.chances for draw in draws])
         return PairBatch(pairs[:, 0], pairs[:, 1], tuple(self._name(draw) for draw in draws))
 
     def _frames(self, draw: PairDraw) -> Tensor:

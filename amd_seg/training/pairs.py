@@ -1,25 +1,69 @@
-"""Which pairs of frames a run sees, in which order, and which part of them: no pixel is read here.
+"""Pairs of frames to learn from: which, in what order, kept in memory or decoded as drawn.
 
 Every draw depends on the seed and on its own number alone, whatever the batch, so a run resumes
-from four numbers and all ranks agree without talking.
+from four numbers and all processes agree without talking.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+import logging
+import zlib
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, NamedTuple, Self
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
-from amd_seg.errors import ConfigError
-from amd_seg.training.crops import resize_parts
+from amd_seg.errors import ConfigError, InputError, MediaError
+from amd_seg.media.frames import Frame, FrameFolder, Pixels, Span
+from amd_seg.media.video import VideoReader
+from amd_seg.training.clips import (
+    GIB,
+    Clip,
+    estimated_frames,
+    log_progress,
+    of_each_clip,
+    require_memory,
+    require_mostly_intact,
+)
+from amd_seg.training.crops import Chances, Crop
+from amd_seg.training.distributed import Processes
+from amd_seg.training.presets import Sampling, TrainingConfig
+from amd_seg.workers import start_worker
 
-Sampling = Literal["video", "pair"]
-Box = tuple[int, int, int, int]
+logger = logging.getLogger(__name__)
 
 # Uniform numbers kept for each draw: gap, start, zoom, top, left, flip, two spare. A multiple of
 # four, which is what one step of the counter-based generator gives.
 _NUMBERS = 8
+
+# Two ways of reading one timestamp differ by rounding only; frames are farther apart than this.
+_SAME_TIME = 1e-4
+
+Times = NDArray[np.float64]
+
+
+class PairDraw(NamedTuple):
+    """One draw: two frames of a clip, and the chances of their crop."""
+
+    clip: int
+    first: int
+    second: int
+    chances: Chances
+
+
+class Fetched(NamedTuple):
+    """What a source of pairs gives for some draws."""
+
+    pairs: Tensor
+    """(pair, 2, 3, height, width), uint8, RGB."""
+    names: tuple[str, ...]
+    broken: dict[str, str]
+    """Clips that turned out to be broken so far, with the reasons."""
 
 
 @dataclass(frozen=True)
@@ -37,108 +81,26 @@ class PairBatch:
     names: tuple[str, ...]
 
 
-class PairDraw(NamedTuple):
-    """One draw: a pair of stored frames of a clip, and the chances of its crop, in [0, 1)."""
-
-    clip: int
-    first: int
-    second: int
-    zoom: float
-    top: float
-    left: float
-    flip: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Crop:
-    """Which part of a pair is seen, at which size.
-
-    Attributes:
-        size: (height, width) of what the network sees, in pixels.
-        scale: least and largest side of the box, as a share of the largest box of this aspect
-            that fits the frame. The size that the frame is resized to before the crop is uniform:
-            (0.96, 1.0) is the published crop of 384 from a short edge uniform in 384..400.
-        flip: mirror half of the pairs left to right.
-
-    Source: the released pipeline draws one ratio and one box for both frames.
-    """
-
-    size: tuple[int, int] = (384, 384)
-    scale: tuple[float, float] = (0.96, 1.0)
-    flip: bool = False
-
-    def __post_init__(self) -> None:
-        if min(self.size) < 1:
-            raise ConfigError(f"crop size is {self.size}. Give a height and a width above 0.")
-        if not 0 < self.scale[0] <= self.scale[1] <= 1:
-            raise ConfigError(
-                f"crop scale is {self.scale}. Give a least and a largest share in (0, 1]."
-            )
-
-    def box(self, draw: PairDraw, height: int, width: int) -> Box:
-        """Return (top, left, height, width) of the drawn box in a frame of the given size."""
-        low, high = self.scale
-        scale = 1 / (1 / high + draw.zoom * (1 / low - 1 / high))
-        factor = scale * min(height / self.size[0], width / self.size[1])
-        box_height = min(height, max(1, round(self.size[0] * factor)))
-        box_width = min(width, max(1, round(self.size[1] * factor)))
-        top = int(draw.top * (height - box_height + 1))
-        left = int(draw.left * (width - box_width + 1))
-        return top, left, box_height, box_width
-
-    def __call__(self, pairs: Sequence[Tensor], draws: Sequence[PairDraw]) -> Tensor:
-        """Return the drawn part of each pair at `size`, antialiased, mirrored where that is drawn.
-
-        Args:
-            pairs: each (2, 3, height, width), uint8, on one device.
-            draws: whose chances place the boxes and decide the flips.
-
-        Returns:
-            (pair, 2, 3, *size), uint8.
-        """
-        boxes = [self.box(draw, *pair.shape[-2:]) for pair, draw in zip(pairs, draws, strict=True)]
-        parts = [
-            pair[..., top : top + height, left : left + width]
-            for pair, (top, left, height, width) in zip(pairs, boxes, strict=True)
-        ]
-        return resize_parts(parts, self.size, [self.flip and draw.flip < 0.5 for draw in draws])
-
-
 class PairSchedule:
     """An endless, seeded sequence of pairs, the same for every batch size and rank.
 
     Args:
         lengths: frames of each clip, at least 2.
-        weights: how often each clip is drawn, relative to the others.
         sampling: "video": an epoch draws one random pair of each clip, as published; "pair": an
             epoch draws a pair at every frame of every clip.
         max_gap: the second frame comes 1..max_gap frames after the first, uniformly.
         seed: what all draws follow from.
-
-    Raises:
-        ConfigError: there is no clip, one is too short, or an argument is not a possible value.
     """
 
     def __init__(
         self,
         lengths: Sequence[int],
-        weights: Sequence[float] | None = None,
         *,
         sampling: Sampling = "video",
         max_gap: int = 1,
         seed: int = 0,
     ) -> None:
-        if not lengths or min(lengths) < 2:
-            raise ConfigError(f"Pairs need clips of 2 frames or more, not of {list(lengths)[:9]}.")
-        if sampling not in ("video", "pair"):
-            raise ConfigError(f"sampling is {sampling!r}. Use video or pair.")
-        if max_gap < 1:
-            raise ConfigError(f"max_gap is {max_gap}. Give 1 for adjacent frames, or more.")
         self._lengths = np.asarray(lengths, np.int64)
-        self._weights = np.ones(len(lengths)) if weights is None else np.asarray(weights, float)
-        # The least weight is drawn once an epoch.
-        self._weights = self._weights / self._weights.min()
-        self._phases = np.random.default_rng(seed).random(len(lengths))
         self._sampling, self._max_gap, self._seed = sampling, max_gap, seed
         self._drawn = self._epoch = self._offset = 0
         self._items = self._order(0)
@@ -153,11 +115,10 @@ class PairSchedule:
             taken = self._items[self._offset : self._offset + count - len(items)]
             items += [(int(clip), int(start)) for clip, start in taken]
             self._offset += len(taken)
-        blocks = _NUMBERS // 4
-        philox = np.random.Philox(key=self._seed, counter=self._drawn * blocks)
-        chances = np.random.Generator(philox).random((count, _NUMBERS))
+        philox = np.random.Philox(key=self._seed, counter=self._drawn * _NUMBERS // 4)
+        numbers = np.random.Generator(philox).random((count, _NUMBERS))
         self._drawn += count
-        return [self._pair(*item, *row) for item, row in zip(items, chances.tolist(), strict=True)]
+        return [self._pair(*item, *row) for item, row in zip(items, numbers.tolist(), strict=True)]
 
     def state_dict(self) -> dict[str, int]:
         """Return what `load_state_dict` needs to go on from here."""
@@ -186,19 +147,13 @@ class PairSchedule:
         self._items = self._order(self._epoch)
         self._offset = int(state["offset"])
 
-    def _order(self, epoch: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    def _order(self, epoch: int) -> NDArray[np.int64]:
         """Return the epoch's items, (item, 2): clip and first frame, -1 where chance decides."""
-        # A weight of 1.5 is once in one epoch and twice in the next, in its own rhythm per clip.
-        turns = np.floor((epoch + 1) * self._weights + self._phases)
-        copies = (turns - np.floor(epoch * self._weights + self._phases)).astype(np.int64)
-        clips = np.repeat(np.arange(len(copies)), copies)
         if self._sampling == "pair":
-            starts = [np.arange(self._lengths[clip] - 1) for clip in clips]
-            clips = np.repeat(clips, self._lengths[clips] - 1)
-            items = np.stack((clips, np.concatenate(starts)), axis=1)
+            items = [(clip, at) for clip, end in enumerate(self._lengths) for at in range(end - 1)]
         else:
-            items = np.stack((clips, np.full_like(clips, -1)), axis=1)
-        return np.random.default_rng((self._seed, epoch)).permutation(items)
+            items = [(clip, -1) for clip in range(len(self._lengths))]
+        return np.random.default_rng((self._seed, epoch)).permutation(np.array(items, np.int64))
 
     def _pair(self, clip: int, first: int, gap: float, start: float, *crop: float) -> PairDraw:
         last = int(self._lengths[clip]) - 1
@@ -206,4 +161,293 @@ class PairSchedule:
         step = 1 + int(gap * min(self._max_gap, reach))
         if first < 0:
             first = int(start * (last - step + 1))
-        return PairDraw(clip, first, first + step, *crop[:4])
+        return PairDraw(clip, first, first + step, Chances(*crop[:4]))
+
+
+@dataclass(frozen=True)
+class StoredClip:
+    """The frames of one clip.
+
+    Attributes:
+        name: how batches name it.
+        frames: (frame, 3, height, width), uint8, RGB.
+        numbers: of each frame in its clip.
+        digests: of each frame, alike where the frames are; empty where they are not known.
+    """
+
+    name: str
+    frames: Tensor
+    numbers: tuple[int, ...]
+    digests: tuple[int, ...] = ()
+
+
+class StoredPairs:
+    """Clips whose frames are all in the memory of one device, where their pairs are cropped."""
+
+    def __init__(self, clips: Sequence[StoredClip], crop: Crop) -> None:
+        if not clips:
+            raise InputError("No clip has two different frames. Give clips in which things move.")
+        self.clips, self.crop = tuple(clips), crop
+        self.lengths = [len(clip.frames) for clip in clips]
+
+    @classmethod
+    def decode(
+        cls,
+        clips: Sequence[Clip],
+        crop: Crop,
+        *,
+        short_edge: int,
+        transpose_portrait: bool = True,
+        device: torch.device | str = "cpu",
+    ) -> Self:
+        """Decode all clips in parallel; frames that repeat the one before are left out.
+
+        Args:
+            clips: what find_clips gave.
+            crop: which part of a pair is seen.
+            short_edge: shrink frames to this shorter side, in pixels; never enlarges.
+            transpose_portrait: swap the axes of frames that are higher than wide, as published.
+            device: where the frames are kept.
+
+        Raises:
+            MediaError: more than one in a hundred clips cannot be read.
+            InputError: the frames do not fit the memory, found before they are decoded; or there
+                is no pair in them.
+        """
+        device = torch.device(device)
+
+        def size(clip: Clip) -> float:
+            reader = clip.open(short_edge=short_edge)
+            return estimated_frames(reader) * reader.height * reader.width * 3
+
+        sizes = list(of_each_clip(clips, size))
+        require_memory(sum(needed for _, needed in sizes), device)
+        stored: list[StoredClip] = []
+        tell = log_progress("Decoded", len(sizes))
+        decode = partial(_decoded, short_edge=short_edge, transpose_portrait=transpose_portrait)
+        for clip, decoded in of_each_clip([clip for clip, _ in sizes], decode):
+            tell()
+            if len(decoded.numbers) > 1:
+                stored.append(replace(decoded, frames=decoded.frames.to(device)))
+            else:
+                logger.warning("Clip %s is left out: it has no two different frames.", clip.name)
+        return cls(stored, crop)
+
+    def __getitem__(self, draws: Sequence[PairDraw]) -> Fetched:
+        pairs, names = [], []
+        for draw in draws:
+            clip, first, second = self.clips[draw.clip], draw.first, draw.second
+            if clip.digests and clip.digests[first] == clip.digests[second]:
+                second = first + 1  # Where something blinks, the adjacent two differ.
+            pairs.append(clip.frames[first : second + 1 : second - first])
+            names.append(f"{clip.name}:{clip.numbers[first]}-{clip.numbers[second]}")
+        return Fetched(self.crop(pairs, [draw.chances for draw in draws]), tuple(names), {})
+
+
+def _decoded(clip: Clip, *, short_edge: int, transpose_portrait: bool) -> StoredClip:
+    frames: list[Pixels] = []
+    numbers: list[int] = []
+    for frame in clip.open(short_edge=short_edge):
+        # A raised frame rate repeats frames; a pair of equal ones teaches nothing.
+        if not frames or not np.array_equal(frame.pixels, frames[-1]):
+            frames.append(frame.pixels)
+            numbers.append(frame.index)
+    digests = tuple(zlib.crc32(pixels.data) for pixels in frames)
+    pixels = _channels_first(frames, transpose_portrait).contiguous()
+    return StoredClip(clip.name, pixels, tuple(numbers), digests)
+
+
+def _channels_first(frames: Sequence[Pixels], transpose_portrait: bool) -> Tensor:
+    pixels = torch.from_numpy(np.stack(frames))
+    # Swapped axes, not a turn: what the published pipeline does with portrait frames.
+    swaps = transpose_portrait and pixels.shape[1] > pixels.shape[2]
+    return pixels.permute((0, 3, 2, 1) if swaps else (0, 3, 1, 2))
+
+
+class DecodedPairs(Dataset[Fetched]):
+    """Clips whose pairs are decoded as they are drawn: for those that do not fit in memory.
+
+    It gives what StoredPairs gives. A clip that turns out to be broken, or in which nothing moves,
+    gives its place to the next one. It lives in worker processes.
+
+    Args:
+        clips, crop, short_edge, transpose_portrait: as in StoredPairs.decode.
+
+    Raises:
+        MediaError: more than one in a hundred clips cannot be read; also while pairs are drawn.
+        InputError: no clip has two frames.
+    """
+
+    def __init__(
+        self, clips: Sequence[Clip], crop: Crop, *, short_edge: int, transpose_portrait: bool = True
+    ) -> None:
+        self.crop, self._short_edge, self._transpose = crop, short_edge, transpose_portrait
+        self._clips: list[tuple[Clip, Times]] = []
+        for clip, times in of_each_clip(clips, lambda clip: np.asarray(clip.timestamps())):
+            if len(times) > 1:
+                self._clips.append((clip, times))
+            else:
+                logger.warning("Clip %s is left out: it has no two frames.", clip.name)
+        if not self._clips:
+            raise InputError("No clip has two frames. Give clips in which things move.")
+        self.lengths = [len(times) for _, times in self._clips]
+        self._broken: dict[str, str] = {}
+        self._readers: dict[int, FrameFolder | VideoReader] = {}
+
+    def __getitem__(self, draws: Sequence[PairDraw]) -> Fetched:
+        crops, names = zip(*map(self._fetch, draws), strict=True)
+        return Fetched(torch.cat(crops), names, dict(self._broken))
+
+    def _fetch(self, draw: PairDraw) -> tuple[Tensor, str]:
+        for number in range(draw.clip, draw.clip + len(self._clips)):
+            place = number % len(self._clips)
+            clip, times = self._clips[place]
+            if clip.name in self._broken:
+                continue
+            try:
+                if place not in self._readers:
+                    self._readers[place] = clip.open(short_edge=self._short_edge)
+                start, frames = _differing(self._readers[place], times, draw)
+            except MediaError as error:
+                self._broken[clip.name] = str(error)
+            else:
+                pair = _channels_first([frame.pixels for frame in frames], self._transpose)
+                name = f"{clip.name}:{start}-{start + frames[1].index}"
+                return self.crop([pair], [draw.chances]), name
+        raise MediaError(f"No clip can be read any more: {self._broken}. Give intact clips.")
+
+
+def _differing(
+    reader: FrameFolder | VideoReader, times: Times, draw: PairDraw
+) -> tuple[int, tuple[Frame, Frame]]:
+    """Return the number of a draw's first frame, with it and a later one that differs from it."""
+    gap = draw.second - draw.first
+    # The second try is for a clip that stands still at its end; the bounds are for a clip that
+    # stands in for another.
+    for start in (min(draw.first, max(0, len(times) - 1 - gap)), 0):
+        end = times[min(start + gap, len(times) - 1)]
+        first: Frame | None = None
+        for frame in reader.read(Span(start=max(0.0, times[start] - _SAME_TIME))):
+            if first is None:
+                first = frame
+            elif frame.time > end - _SAME_TIME and not np.array_equal(frame.pixels, first.pixels):
+                return start, (first, frame)
+    raise MediaError(f"Cannot use {reader.source}: no two frames differ. Leave it out.")
+
+
+class PairStream(Iterator[PairBatch]):
+    """An endless iterator over this process's batches of pairs.
+
+    Args:
+        source: the clips; decoded pairs are made by worker processes, ahead of the steps.
+        processes: those that share a step.
+        batch_size: pairs of a step, over all processes.
+        sampling, max_gap, seed: as in PairSchedule; the same in all processes.
+        workers: processes that decode; 0 decodes in this one.
+
+    Raises:
+        ConfigError: batch_size cannot be shared equally.
+        MediaError: while iterating, when more than one in a hundred clips turned out to be broken.
+    """
+
+    def __init__(
+        self,
+        source: StoredPairs | DecodedPairs,
+        processes: Processes,
+        *,
+        batch_size: int,
+        sampling: Sampling = "video",
+        max_gap: int = 1,
+        seed: int = 0,
+        workers: int = 2,
+    ) -> None:
+        self._source, self._device, self._workers = source, processes.device, workers
+        self._batch_size, self._mine = batch_size, processes.share_of(batch_size)
+        self._schedule = PairSchedule(source.lengths, sampling=sampling, max_gap=max_gap, seed=seed)
+        self._state = self._schedule.state_dict()
+        self._drawn: deque[dict[str, int]] = deque()
+        self._fetched: Iterator[Fetched] | None = None
+        self._broken: dict[str, str] = {}
+
+    def __next__(self) -> PairBatch:
+        if self._fetched is None:
+            self._fetched = self._fetch()
+        pairs, names, broken = next(self._fetched)
+        self._state = self._drawn.popleft()
+        for name in broken.keys() - self._broken.keys():
+            logger.warning("Clip %s is left out: %s", name, broken[name])
+        self._broken |= broken
+        require_mostly_intact(self._broken, len(self._source.lengths))
+        pairs = pairs.to(self._device, non_blocking=True)
+        return PairBatch(pairs[:, 0], pairs[:, 1], names)
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the position after the batch given last; the same in all processes."""
+        return self._state
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on from the position in `state`; what was decoded ahead is dropped.
+
+        Raises:
+            ConfigError: it was written with other clips or another seed.
+        """
+        self._schedule.load_state_dict(state)
+        self._state = self._schedule.state_dict()
+        self._fetched = None
+        self._drawn.clear()
+
+    def _steps(self) -> Iterator[list[PairDraw]]:
+        # Workers run ahead: the position belongs to a batch, not to the schedule.
+        while True:
+            draws = self._schedule.draw(self._batch_size)[self._mine]
+            self._drawn.append(self._schedule.state_dict())
+            yield draws
+
+    def _fetch(self) -> Iterator[Fetched]:
+        if isinstance(self._source, StoredPairs):
+            return map(self._source.__getitem__, self._steps())
+        return iter(
+            DataLoader(
+                self._source,
+                sampler=self._steps(),
+                batch_size=None,  # An item is a batch already.
+                collate_fn=_as_it_is,
+                num_workers=self._workers,
+                pin_memory=self._device.type == "cuda",
+                # Its own, so that starting the workers does not move the generator of the run.
+                generator=torch.Generator(),
+                worker_init_fn=start_worker,
+            )
+        )
+
+
+def _as_it_is(fetched: Any) -> Any:
+    return fetched
+
+
+def open_pairs(clips: Sequence[Clip], config: TrainingConfig, processes: Processes) -> PairStream:
+    """Return the pairs of clips as the settings say: the same from memory and decoded as drawn."""
+    crop = Crop(size=config.crop, scale=config.scale, flip=config.flip)
+    size, transpose = config.short_edge, config.transpose_portrait
+    source: StoredPairs | DecodedPairs
+    if config.frames == "loader":
+        source = DecodedPairs(clips, crop, short_edge=size, transpose_portrait=transpose)
+    else:
+        device = processes.device
+        source = StoredPairs.decode(
+            clips, crop, short_edge=size, transpose_portrait=transpose, device=device
+        )
+        gib = sum(clip.frames.nbytes for clip in source.clips) / GIB
+        logger.info(
+            *("%d frames of %d clips take %.2f GiB on %s.", sum(source.lengths)),
+            *(len(source.clips), gib, device),
+        )
+    return PairStream(
+        source,
+        processes,
+        batch_size=config.batch_size // config.accumulate,
+        sampling=config.sampling,
+        max_gap=config.max_gap,
+        seed=config.seed,
+        workers=config.workers,
+    )

@@ -42,7 +42,7 @@ def write_photo_targets(
     """
     config = config or PhotoConfig()
     jobs = {
-        name: TargetJob(partial(_find, photo, config), config, photo.unweighted_identity())
+        name: TargetJob(partial(_find, photo, config), config, photo.identity())
         for name, photo in by_target_name(photos).items()
     }
     return write_targets(jobs, folder, workers=workers, on_file=on_photo)

@@ -63,8 +63,6 @@ class TrainingConfig(RunConfig):
     are drawn, for clips that do not fit."""
     workers: int = 2
     """Processes a rank that decode for --frames loader; 0 decodes between the steps."""
-    frame_step: int = 1
-    """Use every n-th frame of a clip: where adjacent ones hardly differ."""
     transpose_portrait: bool = True
     """Swap the axes of frames that are higher than wide, as published."""
     alarms: bool = True
@@ -90,7 +88,7 @@ class TrainingConfig(RunConfig):
 
     def _faults(self) -> Iterator[tuple[str, str]]:
         yield from super()._faults()
-        yield from self._below(1, "max_gap", "frame_step")
+        yield from self._below(1, "max_gap")
         yield from self._below(0, "entropy_weight", "workers")
         yield from self._unknown(**_CHOICES)
         for name in ("ssim_weight", "photo_share"):
@@ -114,7 +112,7 @@ _ON_TARGETS = ("mover",)
 # what a run records it has done.
 _READERS = {
     **dict.fromkeys(("motion_init", "ssim_weight", "shared_visibility", "sampling"), _ON_PAIRS),
-    **dict.fromkeys(("max_gap", "frames", "workers", "frame_step"), _ON_PAIRS),
+    **dict.fromkeys(("max_gap", "frames", "workers"), _ON_PAIRS),
     "transpose_portrait": _ON_PAIRS,
     "entropy_weight": _ON_MASKS,
     **dict.fromkeys(("colour", "photo_share"), _ON_TARGETS),

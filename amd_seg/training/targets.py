@@ -16,9 +16,8 @@ from torch import Tensor
 
 from amd_seg.errors import MediaError
 from amd_seg.media.frames import CLIP_IMAGE_SUFFIXES
-from amd_seg.training.augment import jitter_colours, random_box
-from amd_seg.training.clips import VIDEO_SUFFIXES, Clip
-from amd_seg.training.crops import resize_parts
+from amd_seg.training.clips import VIDEO_SUFFIXES, Clip, estimated_frames
+from amd_seg.training.crops import jitter_colours, random_box, resize_parts
 from amd_seg.training.movers import (
     REFERENCE_RATE,
     MoverConfig,
@@ -27,7 +26,6 @@ from amd_seg.training.movers import (
     read_target_identity,
 )
 from amd_seg.training.presets import TrainingConfig
-from amd_seg.training.room import estimated_frames
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +51,7 @@ class TargetClip:
     confidence: Tensor
     """(target,), float, 0..1: how much to trust each target."""
     identity: str | None = None
-    """Of the clip, see `Clip.unweighted_identity`; None where the frames are of no file."""
+    """Of the clip, see `Clip.identity`; None where the frames are of no file."""
 
     @property
     def weight(self) -> float:
@@ -141,7 +139,7 @@ def target_name(clip: "Clip | TargetClip") -> str:
 
 
 def _load(clip: Clip, path: Path, short_edge: int) -> TargetClip | None:
-    identity, known = clip.unweighted_identity(), read_target_identity(path)
+    identity, known = clip.identity(), read_target_identity(path)
     if known not in (None, identity):
         raise MediaError(
             f"{path} holds the targets of {known}, not of {identity}. Give the clips that the "
