@@ -1,0 +1,518 @@
+"""Masks for the tools that people label with: COCO, YOLO and Label Studio files; COCO files back.
+
+Runs of pixels are pycocotools', outlines are OpenCV's. An outline runs along the edges of pixels,
+so that its coordinates are 0 and width at the borders of the photo, as all three formats have it.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as runs
+
+from amd_seg.classes import Classes
+from amd_seg.errors import InputError
+from amd_seg.media.files import find_images, make_folder, some, unwritable, write_atomically
+from amd_seg.media.images import read_photo_size
+from amd_seg.media.labels import save_labels
+
+Mask = NDArray[np.bool_]
+Ring = NDArray[np.float64]
+
+
+class Thing(NamedTuple):
+    """What is marked in a photo."""
+
+    category: int
+    """Counted from 1, as COCO does."""
+    mask: Mask
+    """(height, width), bool."""
+    score: float | None = None
+    """How sure the network is, 0..1."""
+
+
+# One photo.
+
+
+def coco_annotations(
+    things: Iterable[Thing], mask_format: str = "rle", *, split: bool = False
+) -> list[dict[str, Any]]:
+    """Return annotations without ids.
+
+    Args:
+        things: of one photo.
+        mask_format: "rle" is exact; "polygon" can be edited, and is right to a pixel.
+        split: each connected part is an annotation of its own.
+    """
+    found = []
+    for thing in _parts(things, split):
+        encoded = encode_runs(thing.mask)
+        segmentation: Any = encoded
+        if mask_format == "polygon":
+            segmentation = [ring.ravel().tolist() for ring in outlines(thing.mask)]
+        if not segmentation:
+            continue
+        found.append(
+            {
+                "category_id": thing.category,
+                "segmentation": segmentation,
+                "area": float(runs.area(encoded)),
+                "bbox": runs.toBbox(encoded).tolist(),
+                "iscrowd": 0,
+                **({} if thing.score is None else {"score": round(thing.score, 4)}),
+            }
+        )
+    return found
+
+
+def encode_runs(mask: Mask) -> dict[str, Any]:
+    """Return a mask as COCO's compressed runs, as JSON takes them."""
+    encoded: dict[str, Any] = runs.encode(np.asfortranarray(mask.view(np.uint8)))
+    return {"size": list(encoded["size"]), "counts": encoded["counts"].decode()}
+
+
+def yolo_lines(things: Iterable[Thing], *, split: bool = False) -> str:
+    """Return the text of a YOLO segmentation file: class from 0, then x and y as shares.
+
+    A line holds one ring: parts of one thing are joined by a line without width.
+    """
+    lines = []
+    for thing in _parts(things, split):
+        rings = outlines(thing.mask)
+        if rings:
+            shares = _joined(rings) / thing.mask.shape[::-1]
+            numbers = " ".join(f"{value:.6g}" for value in shares.ravel().tolist())
+            lines.append(f"{thing.category - 1} {numbers}\n")
+    return "".join(lines)
+
+
+def labelstudio_result(things: Iterable[Thing], names: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the regions of a Label Studio prediction: a polygon for each part, in percent."""
+    found: list[dict[str, Any]] = []
+    for thing in things:
+        height, width = thing.mask.shape
+        for ring in outlines(thing.mask):
+            points = (100 * ring / (width, height)).round(3).tolist()
+            found.append(
+                {
+                    "id": f"{thing.category}-{len(found)}",
+                    "type": "polygonlabels",
+                    "from_name": "label",
+                    "to_name": "image",
+                    "original_width": width,
+                    "original_height": height,
+                    "image_rotation": 0,
+                    "value": {
+                        "points": points,
+                        "closed": True,
+                        "polygonlabels": [names[thing.category - 1]],
+                    },
+                }
+            )
+    return found
+
+
+def outlines(mask: Mask) -> list[Ring]:
+    """Return a ring (point, 2), x first, in pixels, for each connected part of a mask.
+
+    A hole is joined to the ring around it by a line without width. Rings are simplified by less
+    than a pixel, of photos above 1,500 pixels by less than 1/2000 of the longer edge.
+    """
+    # Twice the size, and one pixel more to the right and down: outlines through the centres of
+    # these pixels are the outlines around those of the mask, and gaps of one pixel stay open.
+    padded = np.pad(mask.view(np.uint8), ((0, 1), (0, 1)))
+    doubled = padded.repeat(2, axis=0).repeat(2, axis=1)
+    grown = cv2.dilate(doubled, np.ones((2, 2), np.uint8), anchor=(1, 1))
+    contours, tree = cv2.findContours(grown, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    tolerance = 2 * max(0.75, max(mask.shape) / 2000)
+    rings: dict[int, list[Ring]] = {}
+    for number, contour in enumerate(contours):
+        parent = int(tree[0][number][3])
+        ring = cv2.approxPolyDP(contour, tolerance, True)[:, 0] / 2
+        if len(ring) > 2:
+            rings.setdefault(number if parent < 0 else parent, []).append(ring)
+    return [_joined(group) for group in rings.values()]
+
+
+def _joined(rings: Sequence[Ring]) -> Ring:
+    """Return rings as one: each next one is reached from the nearest point, and left there."""
+    whole, *others = rings
+    for other in others:
+        squared = ((whole[:, None] - other[None]) ** 2).sum(axis=-1)
+        here, there = np.unravel_index(squared.argmin(), squared.shape)
+        whole = np.concatenate([whole[: here + 1], other[there:], other[: there + 1], whole[here:]])
+    return whole
+
+
+def _parts(things: Iterable[Thing], split: bool) -> Iterator[Thing]:
+    for thing in things:
+        if not split:
+            if thing.mask.any():
+                yield thing
+            continue
+        count, parts = cv2.connectedComponents(thing.mask.view(np.uint8))
+        for number in range(1, count):
+            yield thing._replace(mask=parts == number)
+
+
+# Many photos in one file.
+
+
+class AnnotationFile:
+    """One JSON file of many photos, in its place when it is finished.
+
+    Until then the photos are in FILE.part, one a line, so that memory stays flat and a run that
+    was killed can be resumed. The file at its place is the old one or the whole new one.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        layout: str,
+        *,
+        info: dict[str, Any],
+        categories: Sequence[str] = ("object",),
+        resume: bool = False,
+        overwrite: bool = False,
+    ) -> None:
+        """Open it.
+
+        Args:
+            path: the JSON file.
+            layout: "coco" or "labelstudio".
+            info: who made it: "version", "weights" and what else the masks depend on.
+            categories: names; the first is category 1.
+            resume: keep the photos in it, or in its .part, and go on.
+            overwrite: start anew.
+
+        Raises:
+            InputError: it is there and is neither to be resumed nor overwritten, or it was made
+                by other weights or settings.
+            MediaError: it cannot be written.
+        """
+        self.path, self.layout, self.info = path, layout, info
+        self.categories = list(categories)
+        self.done: set[str] = set()
+        """Names of the photos in it."""
+        self._part = path.with_name(f"{path.name}.part")
+        there = next((p for p in (self._part, path) if p.exists()), None)
+        if there is not None and not resume and not overwrite:
+            raise InputError(f"{there} exists. Use --overwrite to replace it, or --resume.")
+        kept: Iterable[bytes] = ()
+        if resume and there == self._part:
+            kept = _whole_lines(self._part)
+        elif resume and there == path:
+            kept = map(_line, self._read_finished())
+        make_folder(path.parent)
+        self._rewrite_part(kept)
+        try:
+            self._stream = open(self._part, "ab")  # noqa: SIM115 - open until it is finished
+        except OSError as cause:
+            raise unwritable(self._part, cause) from cause
+
+    def add(self, name: str, width: int, height: int, found: list[dict[str, Any]]) -> None:
+        """Add a photo with its annotations, or with its regions for Label Studio.
+
+        Args:
+            name: of the file, relative to the folder of photos.
+            width: of the photo, upright, in pixels.
+            height: likewise.
+            found: what `coco_annotations` or `labelstudio_result` gave.
+
+        Raises:
+            MediaError: the disk is full.
+        """
+        record = {"file_name": name, "width": width, "height": height, "found": found}
+        try:
+            self._stream.write(_line(record))
+            self._stream.flush()
+        except OSError as cause:
+            raise unwritable(self._part, cause) from cause
+        self.done.add(name)
+
+    def close(self) -> None:
+        """Stop here: what was added stays in FILE.part, for another run to resume."""
+        self._stream.close()
+
+    def finish(self) -> None:
+        """Write the file.
+
+        Raises:
+            MediaError: it cannot be written.
+        """
+        self._stream.close()
+        write_atomically(
+            self.path, self._write_coco if self.layout == "coco" else self._write_tasks
+        )
+        self._part.unlink()
+
+    def _write_coco(self, stream: BinaryIO) -> None:
+        categories = [{"id": k, "name": name} for k, name in enumerate(self.categories, 1)]
+        head = f'"info": {json.dumps(self.info)},\n"licenses": [],\n'
+        stream.write(f'{{{head}"categories": {json.dumps(categories)},\n"images": ['.encode())
+        for number, record in enumerate(self._records(), 1):
+            image = {"id": number, **{key: record[key] for key in ("file_name", "width", "height")}}
+            stream.write((",\n" if number > 1 else "\n").encode() + json.dumps(image).encode())
+        stream.write(b'\n],\n"annotations": [')
+        count = 0
+        for number, record in enumerate(self._records(), 1):
+            for found in record["found"]:
+                stream.write(b",\n" if count else b"\n")
+                count += 1
+                stream.write(json.dumps({"id": count, "image_id": number, **found}).encode())
+        stream.write(b"\n]}\n")
+
+    def _write_tasks(self, stream: BinaryIO) -> None:
+        version = f"{self.info['weights']}, {self.info['version']}"
+        for number, record in enumerate(self._records()):
+            task = {
+                "data": {"image": f"/data/local-files/?d={record['file_name']}"},
+                "meta": {key: record[key] for key in ("file_name", "width", "height")},
+                "predictions": [{"model_version": version, "result": record["found"]}],
+            }
+            stream.write((b",\n" if number else b"[\n") + json.dumps(task).encode())
+        stream.write(b"\n]\n" if self.done else b"[]\n")
+
+    def _records(self) -> Iterator[dict[str, Any]]:
+        with open(self._part, "rb") as lines:
+            next(lines)
+            yield from map(json.loads, lines)
+
+    def _rewrite_part(self, kept: Iterable[bytes]) -> None:
+        """Write FILE.part anew: a line about the run, then the photos that are kept."""
+
+        def write(stream: BinaryIO) -> None:
+            stream.write(_line({"info": self.info, "categories": self.categories}))
+            for line in kept:
+                record = json.loads(line)
+                if "info" in record:
+                    self._check(record["info"], record["categories"])
+                elif record["file_name"] not in self.done:
+                    self.done.add(record["file_name"])
+                    stream.write(line)
+
+        write_atomically(self._part, write)
+
+    def _read_finished(self) -> Iterator[dict[str, Any]]:
+        """Yield what the finished file holds, also where a tool has rewritten it since."""
+        content = _read_json(self.path)
+        try:
+            if self.layout == "labelstudio":
+                for task in content:
+                    yield {**task["meta"], "found": task["predictions"][0]["result"]}
+                return
+            info = content.get("info", {})
+            names = [category["name"] for category in content["categories"]]
+            yield {"info": info if "weights" in info else self.info, "categories": names}
+            by_image: dict[int, list[dict[str, Any]]] = {}
+            for found in content["annotations"]:
+                plain = {key: found[key] for key in found if key not in ("id", "image_id")}
+                by_image.setdefault(found["image_id"], []).append(plain)
+            for image in content["images"]:
+                size = {key: image[key] for key in ("file_name", "width", "height")}
+                yield {**size, "found": by_image.get(image["id"], [])}
+        except (KeyError, TypeError, IndexError, AttributeError) as cause:
+            raise InputError(
+                f"Cannot go on with {self.path}: it is no {self.layout} file. Give another name."
+            ) from cause
+
+    def _check(self, info: dict[str, Any], categories: list[str]) -> None:
+        mine = {**self.info, "categories": self.categories}
+        theirs = {**info, "categories": categories}
+        differing = [
+            f"{key} {theirs.get(key, 'unset')} there, {mine.get(key, 'unset')} now"
+            for key in {**mine, **theirs}
+            if key != "date_created" and theirs.get(key) != mine.get(key)
+        ]
+        if differing:
+            raise InputError(
+                f"The masks in {self.path} were made by other settings: {some(differing, 3)}. "
+                "Give the same ones, or another file."
+            )
+
+
+def _line(record: dict[str, Any]) -> bytes:
+    return json.dumps(record).encode() + b"\n"
+
+
+def _whole_lines(path: Path) -> Iterator[bytes]:
+    """Yield the lines of a file up to the one that a kill cut short."""
+    with open(path, "rb") as lines:
+        for line in lines:
+            with suppress(ValueError):
+                json.loads(line)
+                if line.endswith(b"\n"):
+                    yield line
+                    continue
+            return
+
+
+def write_youtube_vis(
+    path: Path, name: str, frames: Sequence[tuple[dict[str, Any], float]], info: dict[str, Any]
+) -> None:
+    """Write the object of a clip in the manner of YouTube-VIS: one annotation, its runs by frame.
+
+    Args:
+        path: the JSON file.
+        name: of the clip; its frames are called NAME/00000.jpg and on.
+        frames: runs and confidence of each; a frame without an object has null for its runs.
+        info: who made it.
+
+    Raises:
+        MediaError: it cannot be written.
+    """
+    height, width = frames[0][0]["size"]
+    areas = [float(runs.area(encoded)) for encoded, _ in frames]
+    scores = [score for (_, score), area in zip(frames, areas, strict=True) if area]
+    size = {"width": width, "height": height, "length": len(frames)}
+    files = [f"{name}/{index:05}.jpg" for index in range(len(frames))]
+    boxes = [runs.toBbox(encoded).tolist() for encoded, _ in frames]
+    annotation = {
+        "id": 1,
+        "video_id": 1,
+        "category_id": 1,
+        "iscrowd": 0,
+        **size,
+        "score": round(float(np.mean(scores)), 4) if scores else 0.0,
+        "segmentations": [f if area else None for (f, _), area in zip(frames, areas, strict=True)],
+        "areas": [area or None for area in areas],
+        "bboxes": [box if area else None for box, area in zip(boxes, areas, strict=True)],
+    }
+    content = {
+        "info": info,
+        "categories": [{"id": 1, "name": "object"}],
+        "videos": [{"id": 1, "name": name, **size, "file_names": files}],
+        "annotations": [annotation] if scores else [],
+    }
+    write_atomically(path, lambda stream: _dump(content, stream))
+
+
+def _dump(content: dict[str, Any], stream: BinaryIO) -> None:
+    stream.write(json.dumps(content).encode() + b"\n")
+
+
+# COCO files back.
+
+
+def write_label_maps(
+    annotations: Path, images: Path, folder: Path
+) -> tuple[list[tuple[str, Path, Path]], Classes]:
+    """Draw what a COCO file says of photos, as label maps: indexed PNGs.
+
+    Label 0 is the background, the categories follow in the order of their ids. Where annotations
+    overlap, the later one counts.
+
+    Args:
+        annotations: a file of polygons or runs, as labelling tools export it.
+        images: the folder of the photos; found by their path below it, or by their name alone.
+        folder: where the label maps go; made where it is missing.
+
+    Returns:
+        Name, photo and label map of each, and the classes.
+
+    Raises:
+        InputError: the file is no COCO file of masks, photos are missing (all are named), or have
+            another size than it says.
+        MediaError: a file cannot be read or written.
+    """
+    content = _read_json(annotations)
+    try:
+        ids = {category["id"]: category["name"] for category in content["categories"]}
+        ordered = sorted(ids)
+        classes = Classes.of(["background", *(str(ids[number]) for number in ordered)])
+        label_of = {number: label for label, number in enumerate(ordered, 1)}
+        names = [str(image["file_name"]) for image in content["images"]]
+        if not names:
+            raise InputError(_no_coco(annotations, "it lists no photo"))
+        by_image: dict[Any, list[Any]] = {image["id"]: [] for image in content["images"]}
+        for annotation in content["annotations"]:
+            by_image[annotation["image_id"]].append(annotation)
+    except (KeyError, TypeError) as cause:
+        raise InputError(_no_coco(annotations, f"it lacks {cause}")) from cause
+    photos = _find_photos(names, images)
+    make_folder(folder)
+    found = []
+    for number, (image, path) in enumerate(zip(content["images"], photos, strict=True)):
+        height, width = read_photo_size(path)
+        if (image.get("height"), image.get("width")) != (height, width):
+            raise InputError(
+                f"{path} is {width}x{height}, but {annotations} says {image.get('width')}x"
+                f"{image.get('height')}. Give the photos that were labelled."
+            )
+        labels = np.zeros((height, width), np.uint8)
+        for annotation in by_image[image["id"]]:
+            try:
+                labels[_mask_of(annotation, height, width)] = label_of[annotation["category_id"]]
+            except (KeyError, TypeError, ValueError, IndexError) as cause:
+                raise InputError(
+                    _no_coco(annotations, f"annotation {annotation.get('id')} is no mask: {cause}")
+                ) from cause
+        mask = folder / f"{number:06}-{path.stem}.png"
+        save_labels(labels, mask, classes)
+        found.append((image["file_name"], path, mask))
+    return found, classes
+
+
+def _mask_of(annotation: dict[str, Any], height: int, width: int) -> Mask:
+    segmentation = annotation["segmentation"]
+    if isinstance(segmentation, list):
+        rings = [[float(value) for value in ring] for ring in segmentation if len(ring) >= 6]
+        if not rings:
+            return np.zeros((height, width), np.bool_)
+        encoded = runs.merge(runs.frPyObjects(rings, height, width))
+    else:
+        if list(segmentation["size"]) != [height, width]:
+            raise ValueError(f"its size is {segmentation['size']}")
+        encoded = dict(segmentation)
+        if isinstance(encoded["counts"], list):
+            encoded = runs.frPyObjects(encoded, height, width)
+    mask: Mask = runs.decode(encoded).astype(np.bool_)
+    return mask
+
+
+def _find_photos(names: Sequence[str], folder: Path) -> list[Path]:
+    """Return the photo of each name: below the folder, or the only one called so."""
+    below = {path.relative_to(folder).as_posix(): path for path in _photos_in(folder)}
+    by_name: dict[str, list[Path]] = {}
+    for path in below.values():
+        by_name.setdefault(path.name, []).append(path)
+    found, missing = [], []
+    for name in names:
+        alike = by_name.get(name.replace("\\", "/").rpartition("/")[2], [])
+        if name in below:
+            found.append(below[name])
+        elif len(alike) == 1:
+            found.append(alike[0])
+        else:
+            missing.append(name)
+    if missing:
+        raise InputError(
+            f"{len(missing)} of {len(names)} photos are not in {folder}: {some(missing)}. "
+            "Give the folder that was labelled."
+        )
+    return found
+
+
+def _photos_in(folder: Path) -> list[Path]:
+    if not os.path.isdir(folder):
+        raise InputError(f"Cannot take the photos of {folder}: no such folder. Check the name.")
+    return find_images([str(folder)], recursive=True)
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as cause:
+        raise InputError(f"Cannot read {path}: {cause.strerror}. Check the name.") from cause
+    except (ValueError, RecursionError) as cause:
+        raise InputError(_no_coco(path, f"it is no JSON ({cause})")) from cause
+
+
+def _no_coco(path: Path, reason: str) -> str:
+    return f"Cannot use {path}: {reason}. Give a COCO file with polygons or runs for each photo."

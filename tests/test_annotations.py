@@ -1,0 +1,272 @@
+"""COCO, YOLO and Label Studio files, held to what the tools that read them draw."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from PIL import Image
+from pycocotools import mask as runs
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from amd_seg.annotations import (
+    AnnotationFile,
+    Thing,
+    coco_annotations,
+    encode_runs,
+    labelstudio_result,
+    outlines,
+    write_label_maps,
+    write_youtube_vis,
+    yolo_lines,
+)
+from amd_seg.errors import InputError
+
+INFO = {"version": "amd-seg 1", "weights": "w", "refine": "colour"}
+SIZE = (60, 80)
+
+masks = st.tuples(st.integers(1, 12), st.integers(1, 12)).flatmap(
+    lambda size: arrays(np.bool_, size)
+)
+
+
+def two_parts() -> np.ndarray:
+    """A ring with a hole, and a square apart from it."""
+    mask = np.zeros(SIZE, bool)
+    mask[10:40, 10:50], mask[20:30, 20:40] = True, False
+    mask[45:55, 60:75] = True
+    return mask
+
+
+def iou(first: np.ndarray, second: np.ndarray) -> float:
+    return float((first & second).sum() / (first | second).sum())
+
+
+def filled(rings: list[np.ndarray]) -> np.ndarray:
+    return runs.decode(runs.merge(runs.frPyObjects([r.ravel().tolist() for r in rings], *SIZE))) > 0
+
+
+@settings(deadline=None, max_examples=50)
+@given(masks)
+def test_runs_give_the_mask_back(mask: np.ndarray) -> None:
+    assert (runs.decode(encode_runs(mask)) == mask).all()
+
+
+@settings(deadline=None, max_examples=50)
+@given(masks)
+def test_any_mask_has_outlines_on_the_edges_of_pixels(mask: np.ndarray) -> None:
+    height, width = mask.shape
+    for ring in outlines(mask):
+        assert ((ring >= 0) & (ring <= (width, height))).all()
+
+
+def test_an_outline_runs_around_the_pixels() -> None:
+    mask = np.zeros(SIZE, bool)
+    mask[10:20, 30:50] = True
+    (ring,) = outlines(mask)
+    assert {tuple(point) for point in ring.tolist()} == {(30, 10), (50, 10), (50, 20), (30, 20)}
+    whole = outlines(np.ones(SIZE, bool))[0]
+    assert whole.max(axis=0).tolist() == [80, 60]
+
+
+def test_holes_and_parts_stay() -> None:
+    mask = two_parts()
+    rings = outlines(mask)
+    assert len(rings) == 2
+    assert iou(filled(rings), mask) > 0.97
+    (line,) = yolo_lines([Thing(1, mask)]).splitlines()
+    label, *numbers = line.split()
+    points = np.array(numbers, float).reshape(-1, 2)
+    assert label == "0"
+    assert ((points >= 0) & (points <= 1)).all()
+    assert iou(filled([points * (80, 60)]), mask) > 0.95
+    assert len(yolo_lines([Thing(2, mask)], split=True).splitlines()) == 2
+    assert yolo_lines([Thing(1, np.zeros(SIZE, bool))]) == ""
+
+
+def test_label_studio_gets_percent() -> None:
+    first, second = labelstudio_result([Thing(2, two_parts(), 0.7)], ["cat", "dog"])
+    assert first["value"]["polygonlabels"] == ["dog"]
+    assert (first["original_width"], first["original_height"]) == (80, 60)
+    points = np.array([*first["value"]["points"], *second["value"]["points"]])
+    assert points.min() >= 0
+    assert points.max() <= 100
+
+
+def written(path: Path, things: dict[str, list[Thing]], mask_format: str = "rle") -> Any:
+    file = AnnotationFile(path, "coco", info=INFO, overwrite=True)
+    for name, found in things.items():
+        file.add(name, SIZE[1], SIZE[0], coco_annotations(found, mask_format))
+    file.finish()
+    return json.loads(path.read_text())
+
+
+@pytest.mark.parametrize(("mask_format", "least"), [("rle", 1.0), ("polygon", 0.95)])
+def test_the_tools_of_coco_score_what_was_written(
+    tmp_path: Path, mask_format: str, least: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    things = {
+        f"{k}.jpg": [Thing(1, np.roll(two_parts(), 2 * k, axis=1), 0.9 - k / 10)] for k in range(3)
+    }
+    content = written(tmp_path / "masks.json", things, mask_format)
+    assert content["info"]["weights"] == "w"
+    truth, found = COCO(str(tmp_path / "masks.json")), COCO(str(tmp_path / "masks.json"))
+    for number, name in enumerate(things, 1):
+        assert truth.loadImgs(number)[0]["file_name"] == name
+        (annotation,) = truth.loadAnns(truth.getAnnIds(number))
+        mask = things[name][0].mask
+        assert iou(truth.annToMask(annotation) > 0, mask) >= least
+        assert annotation["area"] == mask.sum()
+        rows, columns = np.nonzero(mask)
+        box = [columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1]
+        assert annotation["bbox"] == box
+    results = found.loadRes([{**a, "id": 0} for a in content["annotations"]])
+    evaluation = COCOeval(truth, results, "segm")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    capsys.readouterr()
+    assert evaluation.stats[0] == pytest.approx(1.0)
+
+
+def test_parts_can_be_annotations_of_their_own() -> None:
+    whole = coco_annotations([Thing(1, two_parts(), 0.8)])
+    parts = coco_annotations([Thing(1, two_parts(), 0.8)], split=True)
+    assert (len(whole), len(parts)) == (1, 2)
+    assert sum(part["area"] for part in parts) == whole[0]["area"]
+    assert coco_annotations([Thing(1, np.zeros(SIZE, bool), 0.8)]) == []
+
+
+def test_a_killed_run_goes_on_and_ends_alike(tmp_path: Path) -> None:
+    names = [f"{k}.jpg" for k in range(4)]
+    things = {name: [Thing(1, two_parts(), 0.5)] for name in names}
+    written(tmp_path / "whole.json", things)
+    path = tmp_path / "masks.json"
+    path.write_text("old")
+    killed = AnnotationFile(path, "coco", info=INFO, overwrite=True)
+    for name in names[:2]:
+        killed.add(name, 80, 60, coco_annotations(things[name]))
+    killed.close()
+    with open(tmp_path / "masks.json.part", "ab") as part:
+        part.write(b'{"file_name": "2.jpg", "wid')
+    assert path.read_text() == "old"
+    with pytest.raises(InputError, match=r"masks\.json\.part exists"):
+        AnnotationFile(path, "coco", info=INFO)
+    with pytest.raises(InputError, match="refine colour there, none now"):
+        AnnotationFile(path, "coco", info={**INFO, "refine": "none"}, resume=True)
+    resumed = AnnotationFile(path, "coco", info=INFO, resume=True)
+    assert resumed.done == set(names[:2])
+    for name in names[2:]:
+        resumed.add(name, 80, 60, coco_annotations(things[name]))
+    resumed.finish()
+    assert path.read_bytes() == (tmp_path / "whole.json").read_bytes()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["masks.json", "whole.json"]
+
+
+@pytest.mark.parametrize("layout", ["coco", "labelstudio"])
+def test_a_finished_file_takes_more_photos(tmp_path: Path, layout: str) -> None:
+    path = tmp_path / "masks.json"
+    for names in (["a.jpg"], ["b.jpg", "c.jpg"]):
+        file = AnnotationFile(path, layout, info=INFO, resume=True)
+        for name in names:
+            assert name not in file.done
+            file.add(name, 80, 60, [])
+        file.finish()
+    content = json.loads(path.read_text())
+    rows = content["images"] if layout == "coco" else [task["meta"] for task in content]
+    assert [row["file_name"] for row in rows] == ["a.jpg", "b.jpg", "c.jpg"]
+    path.write_text("[1]")
+    with pytest.raises(InputError, match=f"it is no {layout} file"):
+        AnnotationFile(path, layout, info=INFO, resume=True)
+
+
+def test_a_clip_is_one_annotation_with_runs_by_frame(tmp_path: Path) -> None:
+    frames = [(encode_runs(two_parts()), 0.8), (encode_runs(np.zeros(SIZE, bool)), 0.1)]
+    write_youtube_vis(tmp_path / "clip.json", "clip", frames, INFO)
+    content = json.loads((tmp_path / "clip.json").read_text())
+    (video,), (annotation,) = content["videos"], content["annotations"]
+    assert video["file_names"] == ["clip/00000.jpg", "clip/00001.jpg"]
+    assert annotation["video_id"] == video["id"]
+    assert annotation["score"] == 0.8
+    assert annotation["segmentations"][1] is annotation["bboxes"][1] is None
+    assert (runs.decode(annotation["segmentations"][0]) == two_parts()).all()
+
+
+# Back.
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    for name in ("deep/a.jpg", "b.jpg"):
+        path = tmp_path / "photos" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((*SIZE, 3), 90, np.uint8)).save(path)
+    return tmp_path / "photos"
+
+
+@pytest.mark.parametrize("mask_format", ["rle", "polygon"])
+def test_label_maps_hold_what_was_labelled(tmp_path: Path, photos: Path, mask_format: str) -> None:
+    path = tmp_path / "masks.json"
+    content = written(path, {"deep/a.jpg": [Thing(1, two_parts())], "b.jpg": []}, mask_format)
+    content["images"][0]["file_name"] = "images\\other\\a.jpg"
+    content["categories"].insert(0, {"id": 7, "name": "cup"})
+    content["annotations"].append(
+        {
+            "id": 2,
+            "image_id": 2,
+            "category_id": 7,
+            "area": 50,
+            "bbox": [0, 0, 5, 10],
+            "segmentation": {"size": [60, 80], "counts": [0, 10, 50, 10, 4730]},
+        }
+    )
+    path.write_text(json.dumps(content))
+    found, classes = write_label_maps(path, photos, tmp_path / "labels")
+    assert classes.names == ("background", "object", "cup")
+    first, second = (np.asarray(Image.open(mask)) for _, _, mask in found)
+    assert [photo.name for _, photo, _ in found] == ["a.jpg", "b.jpg"]
+    assert iou(first == 1, two_parts()) > 0.95
+    assert (second[:10, :2] == 2).all()
+    assert np.count_nonzero(second) == 20
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"images": None}, "Give a COCO file"),
+        ({"images": []}, "it lists no photo"),
+        ({"categories": [{"name": "x"}]}, "it lacks 'id'"),
+        ({"images": [{"id": 1, "file_name": "c.jpg"}]}, "1 of 1 photos are not in"),
+        ({"images": [{"id": 1, "file_name": "b.jpg", "width": 8, "height": 8}]}, "80x60, but"),
+        ({"annotations": [{"image_id": 1, "category_id": 1, "segmentation": 5}]}, "is no mask"),
+        (
+            {"annotations": [{"image_id": 1, "category_id": 1, "segmentation": [["a"] * 8]}]},
+            "is no mask",
+        ),
+    ],
+)
+def test_a_file_that_is_no_coco_is_told(
+    tmp_path: Path, photos: Path, change: dict[str, Any], message: str
+) -> None:
+    content = written(tmp_path / "masks.json", {"b.jpg": [Thing(1, two_parts())]})
+    (tmp_path / "masks.json").write_text(json.dumps({**content, **change}))
+    with pytest.raises(InputError, match=message):
+        write_label_maps(tmp_path / "masks.json", photos, tmp_path / "labels")
+    (tmp_path / "masks.json").write_text("{")
+    with pytest.raises(InputError, match="it is no JSON"):
+        write_label_maps(tmp_path / "masks.json", photos, tmp_path / "labels")
+
+
+def test_supervision_draws_the_same_mask(tmp_path: Path, photos: Path) -> None:
+    supervision = pytest.importorskip("supervision")
+    written(tmp_path / "masks.json", {"b.jpg": [Thing(1, two_parts(), 0.5)]})
+    dataset = supervision.DetectionDataset.from_coco(
+        str(photos), str(tmp_path / "masks.json"), force_masks=True
+    )
+    ((_, _, detections),) = list(dataset)
+    assert (detections.mask[0] == two_parts()).all()
