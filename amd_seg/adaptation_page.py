@@ -9,7 +9,6 @@ from typing import Any
 from amd_seg import __version__
 from amd_seg.errors import raising
 from amd_seg.media.curve import Mark, draw_curve
-from amd_seg.media.frames import Frame, FrameReader
 from amd_seg.media.images import Photo
 from amd_seg.media.page import (
     check_page,
@@ -21,6 +20,7 @@ from amd_seg.media.page import (
     write_page,
 )
 from amd_seg.media.render import Tile
+from amd_seg.media.video import Frame, FrameReader
 from amd_seg.segmentation import Segmentation
 from amd_seg.segmenter import Segmenter
 from amd_seg.training.adaptation import AdaptationReport

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from amd_seg.choices import OUTPUTS
 from amd_seg.errors import InputError, MediaError
-from amd_seg.media.frames import FrameReader
 from amd_seg.media.render import open_background, render_on
+from amd_seg.media.video import FrameReader
 from amd_seg.media.writers import ARRAYS, FrameWriter, check_target, open_writer
 from amd_seg.prefetch import map_ahead
 from amd_seg.segmentation import FrameSegmentation

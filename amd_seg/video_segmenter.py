@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 
 from amd_seg.choices import DEFAULT_REFINEMENT
 from amd_seg.errors import raising
-from amd_seg.media.frames import FrameReader
 from amd_seg.media.images import Photo
-from amd_seg.media.video import open_video
+from amd_seg.media.video import FrameReader, open_video
 from amd_seg.network_input import resize_for_network
 from amd_seg.prefetch import read_ahead
 from amd_seg.segmentation import FrameSegmentation, Segmentation

@@ -21,8 +21,7 @@ import torch
 from adaptation import GIB, WEIGHTS, peak
 
 from amd_seg.device import resolve_device
-from amd_seg.media.frames import FrameReader
-from amd_seg.media.video import open_video
+from amd_seg.media.video import FrameReader, open_video
 from amd_seg.model.amd import AMD
 from amd_seg.network_input import resize_for_network
 from amd_seg.segmentation import FrameSegmentation

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from amd_seg.media.frames import Frame
+from amd_seg.media.video import Frame
 from amd_seg.model.amd import AMD
 from amd_seg.model.config import AMDConfig
 from amd_seg.training.clip_targets import (

@@ -335,6 +335,14 @@ def test_the_one_clear_colour_of_a_png_is_in_the_depth_of_the_file(depth: int) -
         assert (found[:, 1::2] == (near if depth == 8 else (0x40,) * 3)).all()
 
 
+def test_clear_pixels_of_other_depths_are_grey() -> None:
+    cases = Path(__file__).parent / "cases"
+    for name, white in (("rgb16_trns.png", (4, 50)), ("grey2_trns.png", (50, 50))):
+        pixels = read_image(cases / name).pixels
+        assert pixels[32, 8].tolist() == [128, 128, 128]
+        assert pixels[white].tolist() == [255, 255, 255]
+
+
 def test_a_stream_is_read_from_its_beginning(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     stream = io.BytesIO()

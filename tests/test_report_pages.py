@@ -18,9 +18,9 @@ from amd_seg.adaptation_page import spread
 from amd_seg.cli import cli
 from amd_seg.errors import InputError, MediaError
 from amd_seg.media.curve import MOST_POINTS, Mark, draw_curve
-from amd_seg.media.frames import Frame
 from amd_seg.media.page import check_page, pictures, table, write_page
 from amd_seg.media.render import Tile
+from amd_seg.media.video import Frame
 from amd_seg.model.amd import AMD
 from amd_seg.model.config import AMDConfig, WeightsConfig
 from amd_seg.training.presets import TrainingConfig

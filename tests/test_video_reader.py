@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from amd_seg.errors import InputError, MediaError
-from amd_seg.media.video import Frame, VideoReader, open_video
+from amd_seg.media.video import Frame, VideoReader, open_video, to_bt709
 from tests.clips import (
     Pixels,
     moving_square,
@@ -20,6 +20,8 @@ from tests.clips import (
     write_folder,
     write_lossless,
 )
+
+CASES = Path(__file__).parent / "cases"
 
 
 def noisy(count: int) -> list[Pixels]:
@@ -347,8 +349,7 @@ def test_frames_that_claim_too_much_are_refused(
     large = write_clip(tmp_path / "large.h264", moving_square(4, height=96), rate=24)
     growing = tmp_path / "growing.h264"
     growing.write_bytes(small.read_bytes() + large.read_bytes())
-    for module in ("containers", "frames"):
-        monkeypatch.setattr(f"amd_seg.media.{module}.MAX_FRAME_PIXELS", 64 * 48)
+    monkeypatch.setattr("amd_seg.media.video.MAX_FRAME_PIXELS", 64 * 48)
     with pytest.raises(MediaError, match=r"claims 64x96 .* Make it smaller first"):
         open_video(large)
     clip = open_video(growing)
@@ -396,3 +397,199 @@ def test_memory_does_not_grow_with_the_clip(tmp_path: Path) -> None:
             pages.append(int(status.read_text().split()[1]))
     # 500 frames held would be 115 MB.
     assert (pages[-1] - pages[0]) * 4096 < 20e6
+
+
+# Files of people
+
+
+RED, GREEN, BLUE, WHITE = (200, 30, 30), (30, 180, 30), (30, 30, 200), (230, 230, 230)
+STORED = ((RED, GREEN), (BLUE, WHITE))  # the corners of hflip.mp4, row by row
+
+# From a stored point to a shown one, (a, b, c, d) of FFmpeg's display matrix, and what is shown.
+ORIENTATIONS = {
+    1: ((1, 0, 0, 1), STORED),
+    2: ((-1, 0, 0, 1), ((GREEN, RED), (WHITE, BLUE))),
+    3: ((-1, 0, 0, -1), ((WHITE, BLUE), (GREEN, RED))),
+    4: ((1, 0, 0, -1), ((BLUE, WHITE), (RED, GREEN))),
+    5: ((0, 1, 1, 0), ((RED, BLUE), (GREEN, WHITE))),
+    6: ((0, 1, -1, 0), ((BLUE, RED), (WHITE, GREEN))),
+    7: ((0, -1, -1, 0), ((WHITE, GREEN), (BLUE, RED))),
+    8: ((0, -1, 1, 0), ((GREEN, WHITE), (RED, BLUE))),
+}
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+def test_a_display_matrix_may_turn_and_mirror(tmp_path: Path, orientation: int) -> None:
+    (a, b, c, d), expected = ORIENTATIONS[orientation]
+    data = (CASES / "hflip.mp4").read_bytes()
+    matrix = struct.pack(">9i", -(1 << 16), 0, 0, 0, 1 << 16, 0, 192 << 16, 0, 1 << 30)
+    assert data.count(matrix) == 1
+    other = struct.pack(">9i", a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30)
+    (tmp_path / "phone.mp4").write_bytes(data.replace(matrix, other))
+    clip = VideoReader(tmp_path / "phone.mp4")
+    pixels = next(iter(clip)).pixels.astype(int)
+    assert clip.orientation == orientation
+    assert (clip.height, clip.width) == pixels.shape[:2]
+    assert pixels.shape[:2] == ((192, 128) if orientation > 4 else (128, 192))
+    corners = pixels[[[16], [-16]], [16, -16]]
+    assert np.abs(corners - np.array(expected)).max() < 10
+
+
+@pytest.mark.parametrize("name", ["joined.ts", "silent.ts", "hour.ts", "back.ts"])
+def test_times_go_on_where_a_clock_begins_anew_or_jumps(tmp_path: Path, name: str) -> None:
+    frames = moving_square(25)
+    early = [number / 25 for number in range(25)]
+    write_clip(tmp_path / "one.ts", frames, rate=25)
+    write_clip(tmp_path / "late.ts", frames, rate=25, times=[time + 3600 for time in early])
+    one, late = (tmp_path / "one.ts").read_bytes(), (tmp_path / "late.ts").read_bytes()
+    path = tmp_path / name
+    whole = (CASES / "joined.ts").read_bytes()
+    parts = {"joined.ts": whole, "silent.ts": one * 2, "hour.ts": one + late}
+    path.write_bytes(parts.get(name, late + one))
+    clip = VideoReader(path)
+    stamps = np.array(times(list(clip)))
+    assert len(stamps) == 50
+    np.testing.assert_allclose(np.diff(stamps), 0.04, atol=0.002)
+    np.testing.assert_allclose(clip.timestamps(), stamps, atol=0.001)
+    assert (clip.can_seek, clip.is_truncated) == (False, False)
+    part = times(list(open_video(path, start=1.5, end=1.7)))
+    assert part == [time for time in stamps if 1.5 <= time < 1.7]
+
+
+def test_stamps_that_repeat_are_frames_that_follow_each_other(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "clip.mkv", moving_square(6), rate=10, options={"bf": "0"})
+    data = path.read_bytes()
+    # The block of the second frame of a cluster, its time and its flags: now it has the first's.
+    assert data.count(b"\x81\x00\x64") == 1
+    path.write_bytes(data.replace(b"\x81\x00\x64", b"\x81\x00\x00"))
+    stamps = times(list(open_video(path)))
+    assert len(stamps) == 6
+    assert (np.diff(stamps) > 0).all()
+    assert stamps[2:] == [0.2, 0.3, 0.4, 0.5]
+
+
+PATCHES = np.array(
+    [(200, 60, 50), (60, 160, 70), (50, 80, 190), (128,) * 3, (235,) * 3, (220, 180, 140)]
+)
+
+
+def patches(path: Path) -> Pixels:
+    clip = open_video(path)
+    return next(iter(clip)).pixels[64, 16::32].astype(int)
+
+
+def pq_clip(path: Path) -> Path:
+    """The patches as PQ, BT.2020, 10 bits, white at 203 nits."""
+    to_2020 = np.array(
+        [[0.6274, 0.3293, 0.0433], [0.0691, 0.9195, 0.0114], [0.0164, 0.0880, 0.8956]]
+    )
+    light = (PATCHES / 255) ** 2.4 @ to_2020.T * 203 / 10_000
+    power = light ** (2610 / 16384)
+    code = ((3424 / 4096 + 2413 / 128 * power) / (1 + 2392 / 128 * power)) ** (2523 / 32)
+    row = np.repeat(np.rint(code * 65535).astype(np.uint16), 32, axis=0)
+    frame = av.VideoFrame.from_ndarray(np.tile(row, (128, 1, 1)), format="rgb48le")
+    with av.open(path, "w") as out:
+        stream = out.add_stream("ffv1", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 192, 128, "yuv420p10le"
+        context = stream.codec_context
+        context.colorspace, context.color_primaries, context.color_trc = 9, 9, 16
+        context.color_range = 1
+        for pts in range(2):
+            picture = frame.reformat(
+                format="yuv420p10le", dst_colorspace="bt2020", dst_color_range=1
+            )
+            picture.pts = pts
+            out.mux(stream.encode(picture))
+        out.mux(stream.encode())
+    return path
+
+
+def test_hdr_is_shown_as_bt709(tmp_path: Path) -> None:
+    for path, kind in (
+        (CASES / "hdr_arib-std-b67.mp4", "HLG"),
+        (pq_clip(tmp_path / "a.mkv"), "PQ"),
+    ):
+        assert np.abs(patches(path) - PATCHES).max() <= 8
+        assert open_video(path).hdr == kind
+    assert open_video(CASES / "hflip.mp4").hdr is None
+
+
+@pytest.mark.parametrize("hdr", ["HLG", "PQ"])
+def test_tone_mapping_rises_and_keeps_highlights_apart(hdr: str) -> None:
+    grey = np.repeat(np.arange(0, 65536, 64, dtype=np.uint16), 3).reshape(1, -1, 3)
+    shown = to_bt709(grey, hdr, True)[0].astype(int)
+    assert (np.diff(shown[:, 1]) >= 0).all()
+    assert np.ptp(shown, axis=1).max() <= 1  # Grey stays grey.
+    assert (shown[0, 0], shown[-1, 0]) == (0, pytest.approx(255, abs=3))
+    assert len(np.unique(shown[:, 1])) > 200
+
+
+@pytest.mark.parametrize("pixel_format", ["yuv420p10le", "yuv444p10le"])
+@pytest.mark.parametrize("full", [False, True])
+def test_colours_of_10_bits(tmp_path: Path, pixel_format: str, full: bool) -> None:
+    picture = np.tile(np.repeat(PATCHES.astype(np.uint8), 32, axis=0), (128, 1, 1))
+    frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+    colours = {"dst_colorspace": "itu709", "dst_color_range": 2 if full else 1}
+    with av.open(tmp_path / "a.mkv", "w") as out:
+        stream = out.add_stream("ffv1", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 192, 128, pixel_format
+        stream.codec_context.colorspace, stream.codec_context.color_range = 1, 1 + full
+        out.mux(stream.encode(frame.reformat(format=pixel_format, **colours)))
+        out.mux(stream.encode())
+    assert np.abs(patches(tmp_path / "a.mkv") - PATCHES).max() <= 4
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "pixel_format"),
+    [
+        ("a.mov", "prores_ks", "yuva444p10le"),
+        ("a.mov", "png", "rgba"),
+        ("a.mov", "qtrle", "argb"),
+        ("a.webm", "libvpx-vp9", "yuva420p"),
+        ("a.webm", "libvpx", "yuva420p"),
+        ("a.apng", "apng", "rgba"),
+        ("a.gif", None, ""),
+        ("a.webp", None, ""),
+        ("a.avif", None, ""),
+    ],
+)
+def test_clear_pixels_are_grey_in_clips_and_animations_as_in_photos(
+    tmp_path: Path, name: str, codec: str | None, pixel_format: str
+) -> None:
+    picture = np.zeros((48, 64, 4), np.uint8)
+    picture[:] = 200, 60, 50, 255
+    picture[:, :32, 3] = 0
+    other = picture.copy()
+    other[40:, 40:, :3] = 90
+    path = tmp_path / name
+    if codec is None:
+        first, last = Image.fromarray(picture), Image.fromarray(other)
+        options = {"lossless": True} if name.endswith("webp") else {}
+        first.save(path, save_all=True, append_images=[last], duration=100, **options)
+    else:
+        with av.open(path, "w") as out:
+            options = {"auto-alt-ref": "0"} if codec == "libvpx" else {}
+            stream = out.add_stream(codec, rate=10, options=options)
+            stream.width, stream.height, stream.pix_fmt = 64, 48, pixel_format
+            for values in (picture, other):
+                out.mux(stream.encode(av.VideoFrame.from_ndarray(values, format="rgba")))
+            out.mux(stream.encode())
+    first, last = (frame.pixels.astype(int) for frame in open_video(path))
+    for pixels in (first, last):
+        assert np.abs(pixels[:, 2:26] - 128).max() <= 2
+    assert np.abs(first[10:30, 40:60].mean(axis=(0, 1)) - (200, 60, 50)).max() < 6
+
+
+def test_the_best_video_stream_is_taken() -> None:
+    for clip in (VideoReader(CASES / "animated.avif"), open_video(CASES / "animated.avif")):
+        assert times(list(clip)) == [0, 0.04, 0.12, 0.24, 0.28]
+
+
+@pytest.mark.parametrize("name", ["a.flv", "a.wmv", "a.ts", "a.mpg", "a.ogv"])
+def test_old_formats(tmp_path: Path, name: str) -> None:
+    codec = {"a.wmv": "wmv2", "a.mpg": "mpeg2video", "a.ogv": "libvpx"}.get(name, "libx264")
+    clip = open_video(write_clip(tmp_path / name, moving_square(25), rate=25, codec=codec))
+    stamps = times(list(clip))
+    assert len(stamps) == 25
+    np.testing.assert_allclose(np.diff(stamps), 0.04, atol=0.002)
+    assert not clip.is_truncated

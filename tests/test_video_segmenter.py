@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from amd_seg import InputError, MediaError, Segmenter, VideoSegmenter, open_video
-from amd_seg.media.frames import FrameReader
+from amd_seg.media.video import FrameReader
 from amd_seg.model.amd import AMD, View
 from amd_seg.model.config import AMDConfig
 from amd_seg.temporal import LIKENESS, PAST_SHARE, TemporalSmoother

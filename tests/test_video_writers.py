@@ -12,8 +12,7 @@ import pytest
 from PIL import Image
 
 from amd_seg.errors import InputError, MediaError
-from amd_seg.media.frames import FrameReader
-from amd_seg.media.video import VideoReader, open_video
+from amd_seg.media.video import FrameReader, VideoReader, open_video
 from amd_seg.media.writers import check_target, open_writer
 from tests.clips import Pixels, moving_square, write_clip, write_folder, write_lossless
 
@@ -264,7 +263,7 @@ def test_a_turned_phones_clip_becomes_an_upright_one(tmp_path: Path) -> None:
     source = write_clip(tmp_path / "phone.mp4", frames, rotation=90)
     twin = open_video(copy(open_video(source), tmp_path / "twin.mp4"))
     assert isinstance(twin, VideoReader)
-    assert (twin.rotation, twin.width, twin.height) == (0, 48, 64)
+    assert (twin.orientation, twin.width, twin.height) == (1, 48, 64)
     upright = np.rot90(frames[2])
     assert np.abs(list(twin)[2].pixels.astype(int) - upright).mean() < 4
 

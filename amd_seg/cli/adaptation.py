@@ -13,7 +13,7 @@ from amd_seg.errors import InputError
 from amd_seg.training.adaptation_config import ADAPTATIONS, AdaptationConfig
 
 if TYPE_CHECKING:
-    from amd_seg.media.frames import FrameReader
+    from amd_seg.media.video import FrameReader
     from amd_seg.training.adaptation import AdaptationReport
     from amd_seg.training.loop import StepReport
     from amd_seg.video_segmenter import VideoSegmenter

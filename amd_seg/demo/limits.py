@@ -4,8 +4,7 @@ from pathlib import Path
 
 from amd_seg.errors import InputError
 from amd_seg.media.files import IMAGE_SUFFIXES
-from amd_seg.media.frames import FrameReader, count_frames
-from amd_seg.media.video import open_video
+from amd_seg.media.video import FrameReader, count_frames, open_video
 
 MAX_BYTES = 100_000_000
 """Of an upload."""

@@ -9,9 +9,8 @@ from amd_seg.adaptation_page import loss_curve, verdict, write_adaptation_page
 from amd_seg.choices import OUTPUTS
 from amd_seg.demo.limits import MAX_PHOTO_PIXELS, MAX_SECONDS, check_clip, is_clip
 from amd_seg.errors import InputError, MediaError
-from amd_seg.media.frames import FrameReader
 from amd_seg.media.images import Photo, read_image
-from amd_seg.media.video import open_video
+from amd_seg.media.video import FrameReader, open_video
 from amd_seg.segmentation import Segmentation
 from amd_seg.segmenter import Segmenter
 from amd_seg.training.adaptation import OnStep

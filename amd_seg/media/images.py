@@ -477,11 +477,12 @@ def _rgb_block(block: Image.Image, stored: _Stored) -> Pixels:
     if stored.clear is not None:
         block.info["transparency"] = stored.clear
     if block.has_transparency_data:
-        return _composite(block.convert("RGBA"))
+        return composite(block.convert("RGBA"))
     return np.asarray(block.convert("RGB"))
 
 
-def _composite(rgba: Image.Image) -> Pixels:
+def composite(rgba: Image.Image) -> Pixels:
+    """Return an image of mode "RGBA" laid over `BACKDROP`."""
     ground = Image.new("RGB", rgba.size, (BACKDROP, BACKDROP, BACKDROP))
     ground.paste(rgba, mask=rgba)
     return np.asarray(ground)
@@ -539,7 +540,7 @@ def _rgb_from_array(array: NDArray[Any]) -> Pixels:
         if block.dtype != np.uint8:
             block = _bytes_from_unit(block)
         # One grey channel is broadcast into three.
-        pixels[rows] = _composite(Image.fromarray(block)) if channels == 4 else block
+        pixels[rows] = composite(Image.fromarray(block)) if channels == 4 else block
     return pixels
 
 

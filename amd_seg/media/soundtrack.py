@@ -14,8 +14,7 @@ from av.packet import Packet
 from av.stream import Stream
 from av.subtitles.stream import SubtitleStream
 
-from amd_seg.media.containers import open_container, seek
-from amd_seg.media.video import VideoReader
+from amd_seg.media.video import VideoReader, open_container, seek
 
 if TYPE_CHECKING:
     from av.audio.codeccontext import AudioCodecContext

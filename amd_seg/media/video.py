@@ -1,4 +1,4 @@
-"""Clips in: video files, folders of frames, animated GIF and WebP, as one stream of frames.
+"""Clips in: video files, folders of frames and animated images, as one stream of upright frames.
 
     with open_video("clip.mp4", start=1.0, every=2) as clip:
         for frame in clip:
@@ -10,43 +10,144 @@ with the length of a clip.
 
 import glob
 import logging
-from collections.abc import Generator, Iterator
+import os
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
+from dataclasses import dataclass
 from fractions import Fraction
-from functools import partial
+from functools import cache, cached_property, partial
 from itertools import chain
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Self
+from typing import Any, Protocol, Self, TypeAlias, cast
 
 import av
 import numpy as np
 from av.container import InputContainer
 from av.error import FFmpegError
+from av.packet import Packet
+from av.sidedata.sidedata import SideData
+from av.stream import Disposition, Stream
+from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
-from av.video.reformatter import VideoReformatter
+from av.video.reformatter import ColorRange, VideoReformatter
 from av.video.stream import VideoStream
+from numpy.typing import NDArray
+from PIL import Image
 
-from amd_seg.errors import MediaError
-from amd_seg.media.containers import fault, is_cut_short, open_container, seek, video_stream
+from amd_seg.errors import InputError, MediaError
 from amd_seg.media.files import natural_key
-from amd_seg.media.frames import (
-    CLIP_IMAGE_SUFFIXES,
-    EVERY_FRAME,
-    AnimatedImage,
-    Frame,
-    FrameFolder,
-    FrameReader,
-    Moment,
+from amd_seg.media.images import (
+    MAX_FRAME_PIXELS,
+    TURNED,
     Pixels,
-    Span,
-    list_frames,
-    shrunk_size,
+    composite,
+    damaged,
+    decode_upright,
+    opened,
+    require_at_most,
+    row_blocks,
+    turned,
+    upright_size,
 )
 
-__all__ = ["Frame", "FrameReader", "VideoReader", "open_video"]
-
 logger = logging.getLogger(__name__)
+
+AnyPacket: TypeAlias = "Packet[Stream]"
+
+FRAME_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+CLIP_IMAGE_SUFFIXES = FRAME_SUFFIXES | {".apng", ".avif", ".gif"}
+"""Endings of images that are a clip or, by a glob, a frame of one; not all that are photos."""
+
+# When a frame is shown, in seconds, and how to make its pixels, which is not always wanted.
+Moment = tuple[float, Callable[[], Pixels]]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One frame of a clip."""
+
+    index: int
+    """Number of the frame, counted from the first frame at or after `start`."""
+    time: float
+    """When it is shown, in seconds from the beginning of the clip; rises from frame to frame."""
+    pixels: Pixels
+    """(height, width, 3), uint8, RGB, upright."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Span:
+    """Which frames of a clip are wanted: `start <= time < end`, in seconds, every n-th of them."""
+
+    start: float | None = None
+    end: float | None = None
+    every: int = 1
+
+    def __post_init__(self) -> None:
+        if self.start is not None and not self.start >= 0:
+            raise InputError(f"start is {self.start} s. Give a time of 0 or more.")
+        if self.end is not None and not self.end > (self.start or 0):
+            raise InputError(
+                f"end is {self.end} s, start {self.start or 0} s. End after the start."
+            )
+        if self.every < 1:
+            raise InputError(f"every is {self.every}. Give 1 for all frames, 2 for every second.")
+
+    def pick(self, moments: Iterable[Moment]) -> Iterator[Frame]:
+        """Yield the wanted ones of `moments`; the pixels of others are never made."""
+        index = -1
+        for time, pixels in moments:
+            if self.start is not None and time < self.start:
+                continue
+            if self.end is not None and time >= self.end:
+                return
+            index += 1
+            if index % self.every == 0:
+                yield Frame(index, time, pixels())
+
+    def count(self, frames: int | None) -> int | None:
+        """Return how many of a clip's `frames` are wanted, or None where times decide that."""
+        if frames is None or self.start or self.end is not None:
+            return None
+        return -(-frames // self.every)
+
+
+EVERY_FRAME = Span()
+
+
+class FrameReader(Protocol):
+    """What every reader of a clip offers.
+
+    Attributes:
+        source: how messages name the clip.
+        width, height: of the frames as they are given, upright, in pixels.
+        frame_rate: frames per second, on average where the rate varies; None when unknown.
+        time_base: times of frames are whole multiples of it, in seconds.
+        frame_count: frames that iteration gives; None when only reading tells.
+        duration: of the whole clip, in seconds, as the file tells it; None when it does not.
+        span: the frames that iteration gives.
+        pixel_aspect: width of a pixel, in its heights: 1 unless the clip is anamorphic.
+        hdr: "HLG" or "PQ" where frames were tone-mapped from it to BT.709; else None.
+        is_truncated: True once a pass has found that the end of the clip is missing.
+    """
+
+    source: str
+    width: int
+    height: int
+    frame_rate: Fraction | None
+    time_base: Fraction
+    frame_count: int | None
+    duration: float | None
+    span: Span
+    pixel_aspect: Fraction
+    hdr: str | None
+    is_truncated: bool
+
+    def __iter__(self) -> Iterator[Frame]: ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...
 
 
 def open_video(
@@ -61,7 +162,8 @@ def open_video(
     """Return a reader of the clip at `source`, whatever form it has.
 
     Args:
-        source: a video file, a folder of frames, an animated GIF, WebP or PNG, or a glob of frames.
+        source: a video file, a folder of frames, an animated GIF, WebP, PNG or AVIF, or a glob of
+            frames.
         start: leave out frames before this time, in seconds from the beginning of the clip.
         end: leave out frames at or after this time, in seconds.
         every: keep every n-th of those.
@@ -72,21 +174,223 @@ def open_video(
         MediaError: there is no such clip, or nothing in it can be decoded.
         InputError: start, end, every or frame_rate is not a possible value.
     """
-    span = Span(start=start, end=end, every=every)
-    path = Path(source)
-    if not path.exists():
-        return _open_glob(fspath(source), span, frame_rate, short_edge)
-    if path.is_dir():
-        return FrameFolder(
-            list_frames(path),
-            source=fspath(source),
-            frame_rate=frame_rate,
-            span=span,
-            short_edge=short_edge,
-        )
-    if path.suffix.lower() in CLIP_IMAGE_SUFFIXES:
+    span, path, name = Span(start=start, end=end, every=every), Path(source), fspath(source)
+    if os.path.isfile(path) and path.suffix.lower() in CLIP_IMAGE_SUFFIXES:
         return AnimatedImage(path, span=span, short_edge=short_edge)
-    return VideoReader(path, span=span, short_edge=short_edge)
+    if os.path.isfile(path):
+        return VideoReader(path, span=span, short_edge=short_edge)
+    images = list_frames(path) if os.path.isdir(path) else _matching_frames(name)
+    return FrameFolder(images, source=name, frame_rate=frame_rate, span=span, short_edge=short_edge)
+
+
+def list_frames(folder: Path) -> list[Path]:
+    """Return the images directly in `folder`, in natural order."""
+    images = (p for p in folder.iterdir() if p.suffix.lower() in FRAME_SUFFIXES)
+    return sorted((p for p in images if not p.name.startswith(".")), key=natural_key)
+
+
+def _matching_frames(pattern: str) -> list[Path]:
+    matches = sorted(map(Path, glob.glob(pattern)), key=natural_key)
+    if not matches:
+        raise MediaError(f"Cannot read {pattern}: no such file. Check the path.")
+    others = [path for path in matches if path.suffix.lower() not in CLIP_IMAGE_SUFFIXES]
+    if others:
+        raise MediaError(
+            f"Cannot read {pattern} as one clip: {others[0]} among its {len(matches)} matches is "
+            "no image. Give a glob of frames, or one video at a time."
+        )
+    return matches
+
+
+def shrunk_size(width: int, height: int, short_edge: int | None) -> tuple[int, int]:
+    """Return (width, height) with the shorter side at most `short_edge`, the aspect kept."""
+    if short_edge is None or min(width, height) <= short_edge:
+        return width, height
+    factor = short_edge / min(width, height)
+    return round(width * factor), round(height * factor)
+
+
+# Clips that are images
+
+
+class _ImageReader:
+    """A clip whose files are open only while they are read, so leaving it closes nothing."""
+
+    pixel_aspect = Fraction(1)
+    hdr: str | None = None
+    is_truncated = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+
+class FrameFolder(_ImageReader):
+    """A clip kept as one image a frame.
+
+    Args:
+        images: the frames in their order, all of one size.
+        source: how messages name the clip.
+        frame_rate: frames per second, which gives each frame its time.
+        span: which frames are wanted.
+        short_edge: shrink frames to this shorter side, in pixels, antialiased; never enlarges.
+
+    Raises:
+        MediaError: there is no image, or the first cannot be read. While iterating: another
+            cannot be read or has another size.
+    """
+
+    def __init__(
+        self,
+        images: Sequence[Path],
+        *,
+        source: str,
+        frame_rate: Fraction | float = 24,
+        span: Span = EVERY_FRAME,
+        short_edge: int | None = None,
+    ) -> None:
+        if not images:
+            raise MediaError(f"Cannot read {source}: no image in it. Give a folder of frames.")
+        if not frame_rate > 0:
+            raise InputError(f"frame_rate is {frame_rate}. Give the frames per second, above 0.")
+        self.source = source
+        self.frame_rate: Fraction | None = Fraction(frame_rate).limit_denominator(100_000)
+        self.frame_count = span.count(len(images))
+        self.duration: float | None = float(len(images) / self.frame_rate)
+        self.time_base = 1 / self.frame_rate
+        self.span, self._images, self._short_edge = span, images, short_edge
+        with opened(images[0], max_pixels=MAX_FRAME_PIXELS) as first:
+            self._stored_size = first.size
+            self.width, self.height = shrunk_size(*upright_size(first), short_edge)
+
+    def __iter__(self) -> Iterator[Frame]:
+        return self.read(self.span)
+
+    def read(self, span: Span) -> Iterator[Frame]:
+        """Yield the frames of `span`, whatever span the reader was made for."""
+        moments = zip(self.timestamps(), self._images, strict=True)
+        return span.pick((time, partial(self._pixels, path)) for time, path in moments)
+
+    def timestamps(self) -> list[float]:
+        """Return the time of each frame of the clip, in seconds."""
+        assert self.frame_rate is not None
+        return [float(number / self.frame_rate) for number in range(len(self._images))]
+
+    def _pixels(self, path: Path) -> Pixels:
+        with opened(path, max_pixels=MAX_FRAME_PIXELS) as image:
+            if image.size != self._stored_size:
+                first = "x".join(map(str, self._stored_size))
+                raise MediaError(
+                    f"Cannot read {self.source}: {path.name} is {image.width}x{image.height}, "
+                    f"its first frame {first}. Give frames of one size."
+                )
+            if self._short_edge is not None:
+                # A JPEG decoder halves on its way, in a fraction of the time.
+                image.draft("RGB", (2 * self._short_edge, 2 * self._short_edge))
+            return _shrink(_decoded(image, str(path)), self.width, self.height)
+
+
+class AnimatedImage(_ImageReader):
+    """A clip kept as an animated GIF, WebP, PNG or AVIF.
+
+    Args:
+        path: the file.
+        span: which frames are wanted.
+        short_edge: shrink frames to this shorter side, in pixels, antialiased; never enlarges.
+
+    Raises:
+        MediaError: the file cannot be read or holds a single image.
+    """
+
+    def __init__(
+        self, path: Path, *, span: Span = EVERY_FRAME, short_edge: int | None = None
+    ) -> None:
+        self._frames = count_frames(path)
+        if self._frames < 2:
+            raise MediaError(
+                f"Cannot read {path} as a clip: it is a single image. "
+                "Give a video, a folder of frames or an animated image."
+            )
+        self.source, self._path, self.span = str(path), path, span
+        self.frame_rate: Fraction | None = None
+        self.frame_count = span.count(self._frames)
+        self.duration: float | None = None
+        self.time_base = Fraction(1, 1000)
+        with opened(path, max_pixels=MAX_FRAME_PIXELS) as image:
+            self.width, self.height = shrunk_size(*upright_size(image), short_edge)
+
+    def __iter__(self) -> Iterator[Frame]:
+        with opened(self._path, max_pixels=MAX_FRAME_PIXELS) as image:
+            yield from self.span.pick(self._moments(image))
+
+    def _moments(self, image: Image.Image) -> Iterator[Moment]:
+        milliseconds = 0.0
+        for number in range(self._frames):
+            try:
+                image.seek(number)
+                image.load()
+            except Exception as cause:
+                if number == 0:
+                    raise damaged(self.source, cause) from cause
+                self.is_truncated = True
+                logger.warning(
+                    "%s ends after %d of %d frames: %s. The frames before are used.",
+                    self.source, number, self._frames, cause,
+                )  # fmt: skip
+                return
+            yield milliseconds / 1000, partial(self._pixels, image)
+            duration = image.info.get("duration") or 0
+            # Browsers and FFmpeg show one that asks for 10 ms or less for a tenth of a second.
+            milliseconds += duration if duration > 10 else 100
+
+    def _pixels(self, image: Image.Image) -> Pixels:
+        return _shrink(_decoded(image, self.source), self.width, self.height)
+
+
+def count_frames(path: Path) -> int:
+    """Return how many frames an image holds, none of them decoded: 1 unless it is animated.
+
+    Raises:
+        MediaError: the file cannot be read.
+    """
+    with opened(path) as image:
+        try:
+            return int(getattr(image, "n_frames", 1))
+        except Exception as cause:  # To tell, a reader may parse what is damaged.
+            raise damaged(str(path), cause) from cause
+
+
+def _decoded(image: Image.Image, name: str) -> Image.Image:
+    try:
+        return Image.fromarray(decode_upright(image, name))
+    except InputError as cause:
+        raise MediaError(f"Cannot read {name}: {cause}") from cause
+
+
+def _shrink(image: Image.Image, width: int, height: int) -> Pixels:
+    if image.size != (width, height):
+        # Pillow widens the bilinear kernel by the factor, so nothing aliases.
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(image)
+
+
+# Video files
+
+DEMUXERS = (
+    *("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "mpegts", "mpeg", "mpegvideo", "m4v"),
+    *("flv", "ogg", "asf", "mxf", "nut", "ivf", "dv", "rm", "wtv", "gxf", "nsv", "swf"),
+    *("h264", "hevc", "vvc", "av1", "obu", "mjpeg", "yuv4mpegpipe", "gif", "apng"),
+)
+"""FFmpeg's readers that are used. Others follow what a file says to further files and addresses
+(playlists, lists of parts), whatever its ending, or show a text as a terminal does."""
+
+# Formats of broadcasts and recorders, whose clock may begin anew or jump in the midst of a file.
+_RESTARTING = frozenset({"mpegts", "mpeg", "ogg", "nsv", "wtv"})
+
+# FFmpeg's own decoders of these leave out the alpha.
+_ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 
 
 class VideoReader:
@@ -100,10 +404,10 @@ class VideoReader:
 
     Attributes:
         start_time: what the file's own clock shows at the beginning of the clip, in seconds:
-            `frame.time + start_time` is the timestamp in the file.
+            `frame.time + start_time` is the timestamp in the file, as `Clock` continues it.
         end: when its last frame is over, in seconds; None until a pass has come to it, and where
             the file does not tell.
-        rotation: how far frames were turned to stand upright, in degrees, counter-clockwise.
+        orientation: how frames are stored, as EXIF counts it: 1 is upright.
 
     Raises:
         MediaError: there is no such file, no video stream in it, or no frame can be decoded.
@@ -128,13 +432,16 @@ class VideoReader:
             self.time_base = stream.time_base or Fraction(1, av.time_base)
             self.frame_count = span.count(stream.frames or None)
             self.duration = _duration(container, stream)
+            self._may_restart = container.format.name in _RESTARTING
             self._tells_a_loss = _tells_a_loss(container, stream, self.source)
             first = self._first_frame(container, stream)
-            self.rotation = round(first.rotation / 90) * 90 % 360
-            upright = (first.width, first.height)
-            if self.rotation % 180:
-                upright = upright[::-1]
-            self.pixel_aspect = _pixel_aspect(stream, self.rotation)
+        self.orientation = _orientation(first)
+        is_turned = self.orientation in TURNED
+        upright = (first.height, first.width) if is_turned else (first.width, first.height)
+        # A file that does not know its aspect says 0.
+        aspect = stream.sample_aspect_ratio or Fraction(1)
+        self.pixel_aspect = 1 / aspect if is_turned else aspect
+        self.hdr = _HDR.get(first.color_trc)
         self.width, self.height = shrunk_size(*upright, short_edge)
 
     def __enter__(self) -> Self:
@@ -149,11 +456,12 @@ class VideoReader:
 
     def read(self, span: Span) -> Iterator[Frame]:
         """Yield the frames of `span`, whatever span the reader was made for."""
-        with closing(self._moments(seek_to=span.start or 0.0)) as moments:
-            first = next(moments, None)
-            if not span.start or (first is not None and first[0] <= span.start):
-                yield from span.pick(chain([first] if first else [], moments))
-                return
+        if span.start and self.can_seek:
+            with closing(self._moments(seek_to=span.start)) as moments:
+                first = next(moments, None)
+                if first is not None and first[0] <= span.start:
+                    yield from span.pick(chain([first], moments))
+                    return
         # Some formats land behind the time that was sought: then all is read.
         with closing(self._moments()) as moments:
             yield from span.pick(moments)
@@ -170,8 +478,8 @@ class VideoReader:
         with open_container(self.source) as container, suppress(FFmpegError):
             stream = video_stream(container, self.source)
             base = float(stream.time_base or 0)
-            for packet in container.demux(stream):
-                if not packet.size or packet.is_discard:
+            for packet in Clock(container).packets():
+                if packet.stream.index != stream.index or not packet.size or packet.is_discard:
                     continue
                 if packet.pts is None:
                     raise MediaError(
@@ -180,14 +488,26 @@ class VideoReader:
                 times.append(packet.pts * base - self.start_time)
         return sorted(times)
 
+    @cached_property
+    def can_seek(self) -> bool:
+        """Whether a time stands for one place in the file; to tell, some files are read through."""
+        if not self._may_restart:
+            return True
+        with open_container(self.source) as container:
+            clock = Clock(container)
+            with suppress(FFmpegError):
+                for _ in clock.packets():
+                    pass
+        return not clock.steps
+
     def _first_frame(self, container: InputContainer, stream: VideoStream) -> VideoFrame:
         # One thread: the others would decode frames that nobody looks at.
-        stream.thread_type = "NONE"
+        decoder = _decoder(stream, threads=1)
         damage: FFmpegError | None = None
         try:
             for packet in container.demux(stream):
                 try:
-                    for frame in packet.decode():
+                    for frame in decoder.decode(packet):
                         return frame
                 except FFmpegError as cause:
                     damage = damage or cause
@@ -201,31 +521,42 @@ class VideoReader:
     def _moments(self, seek_to: float = 0.0) -> Generator[Moment]:
         with open_container(self.source) as container:
             stream = video_stream(container, self.source)
-            stream.thread_type = "NONE" if self._threads == 1 else "AUTO"
-            stream.codec_context.thread_count = self._threads or 0
             if seek_to:
                 seek(container, seek_to + self.start_time, stream)
             period = float(1 / self.frame_rate) if self.frame_rate else 0.0
             time, shown, reformatter = -period, period, VideoReformatter()
-            for frame in self._decode(container, stream):
+            clock, is_first = Clock(container), True
+            for frame in self._decode(clock, stream):
                 # Some old files have no timestamps: then frames follow each other at the rate.
                 timed = frame.pts is not None and frame.time_base is not None
-                time = frame.time - self.start_time if timed else time + period
+                stamp = frame.time - self.start_time if timed else time + period
+                # Where stamps repeat, the frames that share one are shown one after the other.
+                time = stamp if stamp > time or is_first else time + (period or 0.04) / 2
+                is_first = False
                 # The last picture of a slide show stays for longer than a frame does on average.
                 shown = float((frame.duration or 0) * (frame.time_base or 0)) or period
                 yield time, partial(self._pixels, frame, reformatter)
+        if clock.steps:  # Then its duration means nothing.
+            steps = ", ".join(f"{step:+.1f} s" for step in clock.steps)
+            logger.info("%s: its clock steps by %s. Times go on over that.", self.source, steps)
+            self.end = time + shown
+            return
         # Of a file with B-frames, what a frame shows of its own duration may be that of another.
         self.end = None if self.duration is None else min(time + shown, self.duration)
-        if self.duration is not None and self._tells_a_loss and time >= 0:
-            missing = self.duration - (time + max(shown, period))
-            if missing > max(2 * period, 0.1):
-                self._truncate(f"{missing:.2f} s of {self.duration:.2f} s are missing")
+        if self.duration is None:
+            return
+        missing = self.duration - (time + max(shown, period))
+        if self._tells_a_loss and time >= 0 and missing > max(2 * period, 0.1):
+            self._truncate(f"{missing:.2f} s of {self.duration:.2f} s are missing")
 
-    def _decode(self, container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
+    def _decode(self, clock: "Clock", stream: VideoStream) -> Iterator[VideoFrame]:
+        decoder = _decoder(stream, self._threads)
         try:
-            for packet in container.demux(stream):
+            for packet in clock.packets():
+                if packet.stream.index != stream.index:
+                    continue
                 try:
-                    yield from packet.decode()
+                    yield from decoder.decode(packet)
                 except FFmpegError as cause:
                     # What follows a broken packet can often be decoded again.
                     self._truncate(fault(cause))
@@ -239,50 +570,261 @@ class VideoReader:
 
     def _pixels(self, frame: VideoFrame, reformatter: VideoReformatter) -> Pixels:
         width, height = self.width, self.height
-        if self.rotation % 180:
+        if self.orientation in TURNED:
             width, height = height, width
+        is_wide = frame.color_trc in _HDR or frame.color_primaries == _BT2020
+        layout = "rgb48le" if is_wide else "rgba" if _has_alpha(frame) else "rgb24"
         # FFmpeg widens this kernel when it shrinks: stripes of one pixel come out even, as they do
         # not with its AREA. One thread: more of them cost three times what they save.
-        rgb = reformatter.reformat(
-            frame, width, height, "rgb24", interpolation="BILINEAR", threads=1
-        )
-        pixels = rgb.to_ndarray().astype(np.uint8, copy=False)
-        return np.ascontiguousarray(np.rot90(pixels, self.rotation // 90))
+        pixels: NDArray[Any] = reformatter.reformat(
+            frame,
+            width,
+            height,
+            layout,
+            interpolation="BILINEAR",
+            src_color_range=ColorRange.JPEG if frame.color_range == ColorRange.JPEG else None,
+            threads=1,
+        ).to_ndarray()
+        if is_wide:
+            pixels = to_bt709(pixels, _HDR.get(frame.color_trc), frame.color_primaries == _BT2020)
+        elif layout == "rgba":
+            pixels = composite(Image.fromarray(pixels))
+        return np.ascontiguousarray(turned(pixels.astype(np.uint8, copy=False), self.orientation))
 
 
-def _open_glob(
-    pattern: str, span: Span, frame_rate: Fraction | float, short_edge: int | None
-) -> FrameReader:
-    matches = sorted(map(Path, glob.glob(pattern)), key=natural_key)
-    if not matches:
-        raise MediaError(f"Cannot read {pattern}: no such file. Check the path.")
-    others = [path for path in matches if path.suffix.lower() not in CLIP_IMAGE_SUFFIXES]
-    if others:
+class Clock:
+    """Gives a file's packets times that go on where its own clock begins anew or jumps.
+
+    Recordings that were joined, and recorders that were restarted, repeat times. A step of one
+    stream moves all that follow, as FFmpeg's command does.
+
+    Attributes:
+        steps: by how much the clock stepped, in seconds; below 0 where it went back.
+    """
+
+    def __init__(self, container: InputContainer) -> None:
+        self.steps: list[float] = []
+        self._container = container
+        # Others may rest for as long as they like, and come in any order.
+        is_restarting = container.format.name in _RESTARTING
+        self._most_ahead = 10.0 if is_restarting else float("inf")
+        self._most_behind = 0.05 if is_restarting else 1.0
+        self._offset = 0.0
+        # Of each stream, its last time and how long a packet lasts.
+        self._last: dict[int, tuple[float, float]] = {}
+
+    def packets(self) -> Iterator[AnyPacket]:
+        """Yield the packets of all streams, in the order of the file."""
+        for packet in self._container.demux():
+            base = packet.time_base
+            if packet.dts is not None and packet.stream.type in ("video", "audio"):
+                self._follow(packet.stream.index, float(packet.dts * base), packet)
+            if self._offset:
+                ticks = round(self._offset / base)
+                packet.pts = None if packet.pts is None else packet.pts + ticks
+                packet.dts = None if packet.dts is None else packet.dts + ticks
+            yield packet
+
+    def _follow(self, stream: int, stamp: float, packet: AnyPacket) -> None:
+        time = stamp + self._offset
+        duration = float((packet.duration or 0) * packet.time_base)
+        last, lasts = self._last.get(stream, (time, duration))
+        if time < last - self._most_behind or time > last + lasts + self._most_ahead:
+            self.steps.append(time - (last + lasts))
+            self._offset -= self.steps[-1]
+            time = last + lasts
+        # What a packet tells of its duration is often missing or wrong.
+        passed = time - last
+        self._last[stream] = time, passed if 0 < passed < 1 else duration
+
+
+def open_container(source: str | PathLike[str]) -> InputContainer:
+    """Open a file of FFmpeg's.
+
+    Raises:
+        MediaError: there is no such file, it is empty, or of no format that FFmpeg knows.
+    """
+    path = Path(source)
+    if not os.path.isfile(path):
+        raise MediaError(f"Cannot read {path}: no such file. Check the path.")
+    if path.stat().st_size == 0:
+        raise MediaError(f"Cannot read {path}: the file is empty. Give a video file.")
+    try:
+        allowed = {"format_whitelist": ",".join(DEMUXERS)}
+        # Whole, for FFmpeg takes what stands before a colon, as in 12:30.mp4, for a protocol.
+        return av.open(os.path.abspath(source), mode="r", options=allowed)
+    except (FFmpegError, UnicodeDecodeError) as cause:
         raise MediaError(
-            f"Cannot read {pattern} as one clip: {others[0]} among its {len(matches)} matches is "
-            "no image. Give a glob of frames, or one video at a time."
+            f"Cannot read {path}: it is not a video that FFmpeg knows ({fault(cause)}). "
+            "Give a video file or a folder of frames."
+        ) from cause
+
+
+def video_stream(container: InputContainer, source: str) -> VideoStream:
+    """Return the video stream that FFmpeg thinks best; cover pictures and thumbnails do not count.
+
+    Raises:
+        MediaError: there is none, or its frames are larger than `MAX_FRAME_PIXELS`.
+    """
+    pictures = Disposition.attached_pic | Disposition.timed_thumbnails
+    streams = [s for s in container.streams.video if not s.disposition & pictures]
+    if not streams:
+        raise MediaError(
+            f"Cannot read {source}: no video stream. Give a video file or a folder of frames."
         )
-    return FrameFolder(
-        matches, source=pattern, frame_rate=frame_rate, span=span, short_edge=short_edge
-    )
+    best = container.streams.best("video")
+    stream = next((s for s in streams if best is not None and s.index == best.index), streams[0])
+    # PyAV's types say otherwise, but of a codec that FFmpeg does not know there is no context.
+    context = cast("VideoCodecContext | None", stream.codec_context)
+    if context is not None:
+        require_at_most(MAX_FRAME_PIXELS, (context.width, context.height), source)
+        # Frames may grow on the way, whatever the header says.
+        context.options = {"max_pixels": str(MAX_FRAME_PIXELS)}
+    return stream
 
 
-def _pixel_aspect(stream: VideoStream, rotation: int) -> Fraction:
-    # A file that does not know its aspect says 0.
-    aspect = stream.sample_aspect_ratio or Fraction(1)
-    return 1 / aspect if rotation % 180 else aspect
+def _decoder(stream: VideoStream, threads: int | None) -> VideoCodecContext:
+    """Return what decodes a stream, with its alpha."""
+    decoder = stream.codec_context
+    if stream.metadata.get("alpha_mode") == "1" and decoder.name in _ALPHA_DECODERS:
+        name = _ALPHA_DECODERS[decoder.name]
+        decoder = cast(VideoCodecContext, av.CodecContext.create(name, "r"))
+        decoder.options = {"max_pixels": str(MAX_FRAME_PIXELS)}
+    decoder.thread_type = "NONE" if threads == 1 else "AUTO"
+    decoder.thread_count = threads or 0
+    return decoder
 
 
-def _tells_a_loss(container: InputContainer, stream: VideoStream, source: str) -> bool:
-    """Tell whether frames that end before the clip's duration mean that some are lost."""
-    if container.format.name in ("matroska,webm", "avi"):
-        # Their frames need not tell how long they stay; in Matroska sound may outlast them too.
-        return is_cut_short(source)
-    # Else the longest stream sets the duration, and sound may outlast the picture.
-    return stream.duration is not None or len(container.streams) == 1
+def seek(container: InputContainer, timestamp: float, stream: VideoStream | None = None) -> None:
+    """Go to a packet before a timestamp, in seconds of the file's own clock.
+
+    A file that cannot be sought in stays where it is, at its beginning.
+    """
+    base = 1 / av.time_base if stream is None else stream.time_base
+    assert base is not None
+    with suppress(FFmpegError):
+        container.seek(int(timestamp / base), stream=stream)
+
+
+def fault(error: Exception) -> str:
+    """Return what FFmpeg says of an error, in its own words."""
+    return str(getattr(error, "strerror", None) or error)
 
 
 def _duration(container: InputContainer, stream: VideoStream) -> float | None:
     if stream.duration is not None and stream.time_base is not None:
         return float(stream.duration * stream.time_base)
     return container.duration / av.time_base if container.duration is not None else None
+
+
+def _tells_a_loss(container: InputContainer, stream: VideoStream, source: str) -> bool:
+    """Tell whether frames that end before the clip's duration mean that some are lost."""
+    if container.format.name in ("matroska,webm", "avi"):
+        # Their frames need not tell how long they stay; in Matroska sound may outlast them too.
+        return _is_cut_short(source)
+    # Else the longest stream sets the duration, and sound may outlast the picture.
+    return stream.duration is not None or len(container.streams) == 1
+
+
+def _is_cut_short(source: str) -> bool:
+    """Tell whether a Matroska, WebM or AVI file ends before it says; False where it does not say.
+
+    Source: RFC 9559, section 5.1 (Segment), and RFC 8794, section 4 (sizes of variable length);
+    of an AVI, the size of its first RIFF chunk.
+    """
+    with open(source, "rb") as file:
+        head = file.read(1024)
+        total = file.seek(0, os.SEEK_END)
+    if head.startswith(b"RIFF"):
+        size = int.from_bytes(head[4:8], "little")
+        return size < 0xFFFFFFFF and 8 + size > total
+    segment = b"\x18\x53\x80\x67"  # It holds all but the header before it.
+    start = head.find(segment) + len(segment)
+    length = 9 - head[start].bit_length() if start < len(head) else 9
+    if start < len(segment) or length > 8:
+        return False
+    unknown = (1 << 7 * length) - 1
+    size = int.from_bytes(head[start : start + length]) & unknown
+    return size != unknown and start + length + size > total
+
+
+def _orientation(frame: VideoFrame) -> int:
+    """Return how a frame is stored, 1 to 8 as EXIF counts it, by its display matrix.
+
+    Source: FFmpeg, libavutil/display.h: a point (x, y) is shown at (a x + c y, b x + d y).
+    """
+    matrix = cast("SideData | None", frame.side_data.get("DISPLAYMATRIX"))
+    if matrix is None:
+        return 1
+    a, b, _, c, d = (int(value) for value in np.frombuffer(bytes(matrix), np.int32)[:5])
+    if abs(a) + abs(d) >= abs(b) + abs(c):
+        return (1, 2, 4, 3)[(a < 0) + 2 * (d < 0)]
+    return (5, 6, 8, 7)[(c < 0) + 2 * (b < 0)]
+
+
+# Colours
+
+_BT2020 = 9
+_HDR: dict[int, str] = {16: "PQ", 18: "HLG"}
+"""FFmpeg's number of a transfer function -> its name."""
+
+WHITE = 203.0
+"""Nits of HDR's reference white, which becomes white in BT.709. Source: BT.2408."""
+
+KNEE = 0.75
+"""Light, as a share of `WHITE`, up to which nothing is compressed."""
+
+
+def to_bt709(pixels: NDArray[np.uint16], hdr: str | None, is_bt2020: bool) -> Pixels:
+    """Tone-map RGB of 16 bits to what a BT.709 screen shows.
+
+    Light is brought to BT.709's primaries and divided by `WHITE`. Up to `KNEE` it stays, and above
+    that it is x = KNEE + (1 - KNEE) u / (1 + u) with u = (x - KNEE) / (1 - KNEE), which comes
+    near 1 without reaching it. It is encoded by the power 1 / 2.4 (BT.1886).
+
+    Args:
+        pixels: (height, width, 3), in the clip's own transfer function.
+        hdr: "HLG" (shown at 1000 nits), "PQ", or None for a power of 2.4.
+        is_bt2020: the primaries are BT.2020's; else they are taken for BT.709's.
+
+    Source: BT.2100 (HLG, PQ), BT.2087 (primaries).
+    """
+    shown = np.empty(pixels.shape, np.uint8)
+    light_of = _light_table(hdr)
+    for rows in row_blocks(*pixels.shape[:2]):
+        light = light_of[pixels[rows]]
+        if is_bt2020:
+            light = light @ _BT2020_TO_BT709.T
+        if hdr is not None:
+            above = np.maximum(light - KNEE, 0) / (1 - KNEE)
+            light = np.where(light > KNEE, KNEE + (1 - KNEE) * above / (1 + above), light)
+        shown[rows] = np.rint(255 * np.clip(light, 0, 1) ** np.float32(1 / 2.4))
+    return shown
+
+
+_BT2020_TO_BT709 = np.array(
+    [[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]], np.float32
+)
+
+
+@cache
+def _light_table(hdr: str | None) -> NDArray[np.float32]:
+    """Return the light of each value of 16 bits, in shares of `WHITE`."""
+    value = np.arange(65536) / 65535
+    if hdr == "HLG":
+        a, b, c = 0.17883277, 0.28466892, 0.55991073
+        scene = np.where(value <= 0.5, value**2 / 3, (np.exp((value - c) / a) + b) / 12)
+        # BT.2100 takes the power of the luminance; of each channel it keeps more of the colour.
+        light = 1000 / WHITE * scene**1.2
+    elif hdr == "PQ":
+        m1, m2 = 2610 / 16384, 2523 / 32
+        c1, c2, c3 = 3424 / 4096, 2413 / 128, 2392 / 128
+        power = value ** (1 / m2)
+        light = 10_000 / WHITE * (np.maximum(power - c1, 0) / (c2 - c3 * power)) ** (1 / m1)
+    else:
+        light = value**2.4
+    return light.astype(np.float32)
+
+
+def _has_alpha(frame: VideoFrame) -> bool:
+    return frame.format.has_palette or any(c.is_alpha for c in frame.format.components)

@@ -16,10 +16,9 @@ from av.video.stream import VideoStream
 from amd_seg.errors import MediaError
 from amd_seg.media.encodings import Encoding
 from amd_seg.media.files import unwritable
-from amd_seg.media.frames import FrameReader
 from amd_seg.media.images import Pixels
 from amd_seg.media.soundtrack import Soundtrack
-from amd_seg.media.video import VideoReader
+from amd_seg.media.video import FrameReader, VideoReader
 
 # What `Encoding.frame_of` converts to, in FFmpeg's numbers.
 _BT709, _LIMITED_RANGE = 1, 1

@@ -29,8 +29,8 @@ from PIL import Image
 from amd_seg.errors import AmdSegError, InputError
 from amd_seg.media.encodings import OPAQUE, WITH_ALPHA
 from amd_seg.media.files import name_beside, replacing, unwritable
-from amd_seg.media.frames import FrameReader
 from amd_seg.media.images import WRITERS
+from amd_seg.media.video import FrameReader
 from amd_seg.media.video_writer import VideoWriter
 
 ARRAYS = ".npz"

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from amd_seg.device import resolve_precision
-from amd_seg.media.frames import FrameReader
+from amd_seg.media.video import FrameReader
 from amd_seg.model.amd import AMD
 from amd_seg.model.config import WeightsConfig
 from amd_seg.training import loop

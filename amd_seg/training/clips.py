@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from amd_seg.errors import InputError, MediaError
 from amd_seg.media.files import natural_key
-from amd_seg.media.frames import FrameFolder, FrameReader, list_frames
-from amd_seg.media.video import VideoReader
+from amd_seg.media.video import FrameFolder, FrameReader, VideoReader, list_frames
 
 if TYPE_CHECKING:
     import torch

@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from amd_seg.errors import ConfigError, InputError, MediaError
-from amd_seg.media.frames import Frame, FrameFolder, Pixels, Span
-from amd_seg.media.video import VideoReader
+from amd_seg.media.images import Pixels
+from amd_seg.media.video import Frame, FrameFolder, Span, VideoReader
 from amd_seg.training.clips import (
     GIB,
     Clip,

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from amd_seg.errors import InputError
-from amd_seg.media.frames import Frame, FrameReader, shrunk_size
+from amd_seg.media.video import Frame, FrameReader, shrunk_size
 from amd_seg.training.adaptation_config import AdaptationConfig
 
 FEWEST_STRETCHES = 4

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from amd_seg.errors import MediaError
-from amd_seg.media.frames import CLIP_IMAGE_SUFFIXES
+from amd_seg.media.video import CLIP_IMAGE_SUFFIXES
 from amd_seg.training.clips import VIDEO_SUFFIXES, Clip, estimated_frames
 from amd_seg.training.crops import jitter_colours, random_box, resize_parts
 from amd_seg.training.movers import (
