@@ -61,7 +61,7 @@ def write_adaptation_page(
         released: `VideoSegmenter.segmenter` before it.
         adapted: and after it.
         overwrite: replace a file that is there.
-        **call: size, threshold, refine and tta, as for a call of a `Segmenter`.
+        **call: size, threshold and refine, as for a call of a `Segmenter`.
 
     Raises:
         InputError: `path` is no page's name, has no folder, or exists.

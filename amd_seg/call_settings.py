@@ -20,7 +20,6 @@ class CallSettings:
     size: int
     threshold: float | str
     refine: str
-    tta: bool
     min_confidence: float
     batch_size: int
     max_pixels: int

@@ -31,14 +31,14 @@ class NetworkInput(NamedTuple):
     """A photo, and what the network sees of it."""
 
     photo: Photo
-    frames: tuple[Tensor, ...]
-    """(3, h, w), RGB, uint8, at the `network_size` of each size asked for."""
+    frame: Tensor
+    """(3, h, w), RGB, uint8, at the `network_size` of the size asked for."""
 
 
 Prepared: TypeAlias = NetworkInput | AmdSegError
 
 
-def prepare(image: ImageLike, sizes: Iterable[int], max_pixels: int) -> NetworkInput:
+def prepare(image: ImageLike, size: int, max_pixels: int) -> NetworkInput:
     """Read one image and resize it for the network, antialiased where it is reduced.
 
     The released code resizes without antialiasing: the same where a photo is enlarged, but a
@@ -46,7 +46,7 @@ def prepare(image: ImageLike, sizes: Iterable[int], max_pixels: int) -> NetworkI
 
     Args:
         image: what `Segmenter` takes as one image.
-        sizes: short edges, in pixels, that the network sees.
+        size: the short edge, in pixels, that the network sees.
         max_pixels: a file that claims more is refused before it is decoded.
 
     Raises:
@@ -54,8 +54,7 @@ def prepare(image: ImageLike, sizes: Iterable[int], max_pixels: int) -> NetworkI
         MediaError: a file cannot be read.
     """
     photo = _read(image, max_pixels)
-    frames = tuple(resize_for_network(photo.pixels, size) for size in sizes)
-    return NetworkInput(photo, frames)
+    return NetworkInput(photo, resize_for_network(photo.pixels, size))
 
 
 def batches(items: Iterable[Prepared], batch_size: int) -> Iterator[list[Prepared]]:

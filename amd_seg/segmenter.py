@@ -1,6 +1,7 @@
 """Segmenter: photos in, segmentations out."""
 
 import os
+from collections import defaultdict
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from typing import cast, overload
@@ -29,7 +30,6 @@ from amd_seg.network_input import (
 )
 from amd_seg.prefetch import map_ahead
 from amd_seg.segmentation import Segmentation
-from amd_seg.views import masks_of, view_sizes
 from amd_seg.weights import load_weights
 
 __all__ = ["ImageLike", "Segmentation", "Segmenter"]
@@ -91,7 +91,6 @@ class Segmenter:
         size: int | None = ...,
         threshold: float | str | None = ...,
         refine: str = ...,
-        tta: bool = ...,
         min_confidence: float = ...,
         batch_size: int = ...,
         max_pixels: int = ...,
@@ -105,7 +104,6 @@ class Segmenter:
         size: int | None = ...,
         threshold: float | str | None = ...,
         refine: str = ...,
-        tta: bool = ...,
         min_confidence: float = ...,
         batch_size: int = ...,
         max_pixels: int = ...,
@@ -118,7 +116,6 @@ class Segmenter:
         size: int | None = None,
         threshold: float | str | None = None,
         refine: str = DEFAULT_REFINEMENT,
-        tta: bool = False,
         min_confidence: float = 0.0,
         batch_size: int = 8,
         max_pixels: int = MAX_PIXELS,
@@ -137,8 +134,6 @@ class Segmenter:
                 edges: "none" (enlarged, as published), "guided" (a guided filter), "colour" (which
                 colours are the object's, and which the ground's) or "grabcut" (the same with a
                 cut). See `refinement`.
-            tta: show the network each photo at three sizes, each mirrored too, and take the
-                mean: six times the work.
             min_confidence: `Segmentation.confidence`, 0 to 1, below which the photo counts as one
                 without an object.
             batch_size: images that share a pass of the network where their sizes allow it.
@@ -163,7 +158,6 @@ class Segmenter:
                 size=size,
                 threshold=threshold,
                 refine=refine,
-                tta=tta,
                 min_confidence=min_confidence,
                 batch_size=batch_size,
                 max_pixels=max_pixels,
@@ -178,7 +172,6 @@ class Segmenter:
         size: int | None = None,
         threshold: float | str | None = None,
         refine: str = DEFAULT_REFINEMENT,
-        tta: bool = False,
         min_confidence: float = 0.0,
         batch_size: int = 8,
         max_pixels: int = MAX_PIXELS,
@@ -193,16 +186,14 @@ class Segmenter:
             size=self.config.input_size if size is None else size,
             threshold=self.config.threshold if threshold is None else threshold,
             refine=refine,
-            tta=tta,
             min_confidence=min_confidence,
             batch_size=batch_size,
             max_pixels=max_pixels,
         )
-        sizes = view_sizes(settings.size, tta)
 
         def prepare_or_error(image: ImageLike) -> Prepared:
             try:
-                return prepare(image, sizes, max_pixels)
+                return prepare(image, settings.size, max_pixels)
             except AmdSegError as error:
                 return error
 
@@ -242,12 +233,24 @@ class Segmenter:
     ) -> Generator[Segmentation | AmdSegError, None, None]:
         with closing(prepared):
             for batch in batches(prepared, settings.batch_size):
-                masks = masks_of(batch, self.region_masks, with_mirrored=settings.tta)
+                masks = self._masks_of(batch)
                 for index, item in enumerate(batch):
                     if isinstance(item, NetworkInput):
                         yield self._result(item.photo, masks[index], settings)
                     else:
                         yield item
+
+    def _masks_of(self, batch: list[Prepared]) -> dict[int, NDArray[np.float32]]:
+        """Run the network once for each size of frame: place in the batch -> (region, h, w)."""
+        by_size: dict[torch.Size, list[tuple[int, Tensor]]] = defaultdict(list)
+        for index, item in enumerate(batch):
+            if isinstance(item, NetworkInput):
+                by_size[item.frame.shape].append((index, item.frame))
+        masks: dict[int, NDArray[np.float32]] = {}
+        for group in by_size.values():
+            indices, frames = zip(*group, strict=True)
+            masks.update(zip(indices, self.region_masks(torch.stack(frames)), strict=True))
+        return masks
 
     def _result(
         self, photo: Photo, region_masks: NDArray[np.float32], settings: CallSettings

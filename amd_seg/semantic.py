@@ -142,7 +142,7 @@ class SemanticSegmenter:
 
         def prepare_or_error(image: ImageLike) -> NetworkInput | AmdSegError:
             try:
-                return prepare(image, (size,), max_pixels)
+                return prepare(image, size, max_pixels)
             except AmdSegError as error:
                 return error
 
@@ -164,7 +164,7 @@ class SemanticSegmenter:
                 if isinstance(item, AmdSegError):
                     yield item
                     continue
-                frame = item.frames[0].to(self.device)
+                frame = item.frame.to(self.device)
                 with torch.autocast(
                     self.device.type, self._dtype, enabled=self._dtype is not torch.float32
                 ):

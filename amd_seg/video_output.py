@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain
-from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +15,7 @@ from amd_seg.choices import OUTPUTS
 from amd_seg.errors import InputError, MediaError
 from amd_seg.media.render import open_background, render_on
 from amd_seg.media.video import FrameReader
-from amd_seg.media.writers import ARRAYS, FrameWriter, check_target, open_writer
+from amd_seg.media.writers import FrameWriter, check_target, open_writer
 from amd_seg.prefetch import map_ahead
 from amd_seg.segmentation import FrameSegmentation
 
@@ -97,7 +96,7 @@ def write_twin(
         segmentations: of the frames of the clip's span, in order; one is held at a time.
         clip: whose twin it is.
         target: as `check_output` allows it.
-        output: what to draw, one of `OUTPUTS`; an .npz gets masks as bool, saliency as float32.
+        output: what to draw, one of `OUTPUTS`.
         background: behind a cutout, as `open_background` takes it; None leaves it transparent.
         on_frame: called after each frame.
 
@@ -116,11 +115,11 @@ def write_twin(
             f"No frame of {clip.source} is shown from {clip.span.start or 0} s to "
             f"{'the end' if clip.span.end is None else f'{clip.span.end} s'}. Choose other times."
         )
-    picture_of = _picture_maker(clip, target, output, background)
+    picture_of = _picture_maker(clip, output, background)
     has_alpha = output == "cutout" and background is None
     origin = 0.0 if clip.span.start is None else first.time
     totals = np.zeros(2)
-    with open_writer(target, clip, key=output, has_alpha=has_alpha, origin=origin) as writer:
+    with open_writer(target, clip, has_alpha=has_alpha, origin=origin) as writer:
         drawn = map_ahead(
             lambda frame: _draw(frame, writer, picture_of),
             chain([first], segmentations),
@@ -146,10 +145,8 @@ def _draw(
 
 
 def _picture_maker(
-    clip: FrameReader, target: Path, output: str, background: str | os.PathLike[str] | None
+    clip: FrameReader, output: str, background: str | os.PathLike[str] | None
 ) -> Callable[[FrameSegmentation], NDArray[Any]]:
-    if target.suffix.lower() == ARRAYS and output in ("mask", "saliency"):
-        return attrgetter(output)
     if background is None:
         return lambda frame: np.asarray(frame.render(output))
     behind = open_background(background, clip.width, clip.height)

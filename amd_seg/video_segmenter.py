@@ -7,19 +7,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from amd_seg.choices import DEFAULT_REFINEMENT
 from amd_seg.errors import raising
 from amd_seg.media.images import Photo
 from amd_seg.media.video import FrameReader, open_video
-from amd_seg.network_input import resize_for_network
 from amd_seg.prefetch import read_ahead
 from amd_seg.segmentation import FrameSegmentation, Segmentation
 from amd_seg.segmenter import Segmenter
-from amd_seg.temporal import TemporalSmoother
 from amd_seg.training.adaptation import AdaptationReport, OnStep, adapt
 from amd_seg.training.adaptation_config import AdaptationConfig
 from amd_seg.video_output import (
@@ -80,9 +76,7 @@ class VideoSegmenter:
         size: int | None = None,
         threshold: float | str | None = None,
         refine: str = DEFAULT_REFINEMENT,
-        tta: bool = False,
         min_confidence: float = 0.0,
-        smooth: bool = False,
         batch_size: int = 8,
     ) -> Iterator[FrameSegmentation]:
         """Segment the frames of a clip, one after the other.
@@ -92,9 +86,7 @@ class VideoSegmenter:
         Args:
             source: the clip. Of a file that is cut short the frames that it has are given, and a
                 warning is logged.
-            size, threshold, refine, tta, min_confidence: as for `Segmenter`.
-            smooth: mix each mask with the one before, moved along the model's segment flow: they
-                flicker less, in about three times the time (see `TemporalSmoother`).
+            size, threshold, refine, min_confidence: as for `Segmenter`.
             batch_size: frames that share a pass of the network.
 
         Raises:
@@ -104,11 +96,9 @@ class VideoSegmenter:
         """
         return self._segment(
             _opened(source),
-            smooth,
             size=size,
             threshold=threshold,
             refine=refine,
-            tta=tta,
             min_confidence=min_confidence,
             batch_size=batch_size,
         )
@@ -124,9 +114,7 @@ class VideoSegmenter:
         size: int | None = None,
         threshold: float | str | None = None,
         refine: str = DEFAULT_REFINEMENT,
-        tta: bool = False,
         min_confidence: float = 0.0,
-        smooth: bool = False,
         batch_size: int = 8,
         on_frame: OnFrame | None = None,
     ) -> VideoReport:
@@ -137,12 +125,12 @@ class VideoSegmenter:
 
         Args:
             source: the clip. Of a file that is cut short the frames that it has are written.
-            target: a .mp4, .mov, .mkv, .webm, .gif or .npz file, or a folder for PNG frames.
+            target: a .mp4, .mov, .mkv, .webm or .gif file, or a folder for PNG frames.
             output: "mask", "saliency", "cutout", "overlay" or "regions".
             background: behind a cutout: "blur", a colour, or the path of a picture. None leaves
-                it transparent, which .webm, .mov, .gif, .npz and folders can hold.
+                it transparent, which .webm, .mov, .gif and folders can hold.
             overwrite: replace a file, or a folder of frames, that is there.
-            size, threshold, refine, tta, min_confidence, smooth, batch_size: as for a call.
+            size, threshold, refine, min_confidence, batch_size: as for a call.
             on_frame: called after each frame.
 
         Raises:
@@ -154,11 +142,9 @@ class VideoSegmenter:
         check_output(clip, target, output=output, background=background, overwrite=overwrite)
         frames = self._segment(
             clip,
-            smooth,
             size=size,
             threshold=threshold,
             refine=refine,
-            tta=tta,
             min_confidence=min_confidence,
             batch_size=batch_size,
         )
@@ -231,7 +217,7 @@ class VideoSegmenter:
         return save_weights(folder, self.segmenter.model, self.segmenter.config)
 
     def _segment(
-        self, clip: FrameReader, smooth: bool, **settings: Any
+        self, clip: FrameReader, **settings: Any
     ) -> Generator[FrameSegmentation, None, None]:
         frames = read_ahead(clip, ahead=frames_waiting(clip))
         photos = (
@@ -241,16 +227,11 @@ class VideoSegmenter:
             for f in frames
         )
         results = self.segmenter.stream(photos, **settings)
-        smoother = TemporalSmoother(self.segmenter.model) if smooth else None
-        size = settings["size"] or self.segmenter.config.input_size
 
         def segmentations() -> Generator[FrameSegmentation, None, None]:
             with closing(frames), closing(results):
                 for result in raising(results):
-                    masks = result.region_masks
-                    if smoother is not None:
-                        masks = smoother(resize_for_network(result.photo.pixels, size), masks)
-                    yield _of_frame(result, masks)
+                    yield _of_frame(result)
 
         return segmentations()
 
@@ -263,12 +244,12 @@ class _FramePhoto(Photo):
     time: float
 
 
-def _of_frame(result: Segmentation, masks: NDArray[np.float32]) -> FrameSegmentation:
+def _of_frame(result: Segmentation) -> FrameSegmentation:
     photo = result.photo
     assert isinstance(photo, _FramePhoto)
     return FrameSegmentation(
         photo,
-        masks,
+        result.region_masks,
         result.object_channel,
         result.threshold_rule,
         refine=result.refine,

@@ -1,4 +1,4 @@
-"""python benchmarks/edges.py DATA [--weights W]: what --refine and --tta bring, and what they cost.
+"""python benchmarks/edges.py DATA [--weights W]: what --refine brings, and what it costs.
 
 DATA holds the folders ecssd, duts-tr, pascal-s and davis2016; those that are missing are left
 out, and of the videos every n-th frame is scored. A row's time is processor time of one thread for
@@ -27,7 +27,6 @@ SCORES = {
     "saliency": {"f_max": "max F", "mae": "MAE", "iou_half": "IoU", "boundary_f": "bound. F"},
     "video": {"j_mean": "J", "f_mean": "bound. F"},
 }
-SETTINGS = [(refine, tta) for tta in (False, True) for refine in REFINEMENTS]
 
 
 def main() -> None:
@@ -49,10 +48,10 @@ def main() -> None:
         f"weights {options.weights or 'bundled'}; " + ", ".join(data.title for data in datasets)
     )
     print(heading(datasets), flush=True)
-    for setting in SETTINGS:
-        cells = [score for data in datasets for score in scores(data, setting, options.weights)]
-        cost = f"{1000 * costs[setting]:.0f} | {costs[setting] / costs['none', False]:.2f}"
-        print(f"| {name(setting)} | {' | '.join(cells)} | {cost} |", flush=True)
+    for refine in REFINEMENTS:
+        cells = [score for data in datasets for score in scores(data, refine, options.weights)]
+        cost = f"{1000 * costs[refine]:.0f} | {costs[refine] / costs['none']:.2f}"
+        print(f"| {refine} | {' | '.join(cells)} | {cost} |", flush=True)
 
 
 def find(folder: Path, every: int) -> Iterator[Dataset]:
@@ -73,20 +72,14 @@ def heading(datasets: list[Dataset]) -> str:
     return f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}"
 
 
-def name(setting: tuple[str, bool]) -> str:
-    refine, tta = setting
-    return f"{refine}, --tta" if tta else refine
-
-
-def scores(data: Dataset, setting: tuple[str, bool], weights: str | None) -> list[str]:
-    refine, tta = setting
-    origin = from_network(weights, {"device": "cpu"}, {"refine": refine, "tta": tta})
-    found = evaluate(data, origin, method=name(setting)).scores
+def scores(data: Dataset, refine: str, weights: str | None) -> list[str]:
+    origin = from_network(weights, {"device": "cpu"}, {"refine": refine})
+    found = evaluate(data, origin, method=refine).scores
     kind = data.benchmark.kind
     return [shown(key, found[key], kind) for key in SCORES[kind]]
 
 
-def times(folder: Path, options: argparse.Namespace) -> dict[tuple[str, bool], float]:
+def times(folder: Path, options: argparse.Namespace) -> dict[str, float]:
     """Return the seconds of processor time that each setting takes for a photo.
 
     The settings take turns, so that a busy machine slows all of them alike.
@@ -94,18 +87,17 @@ def times(folder: Path, options: argparse.Namespace) -> dict[tuple[str, bool], f
     samples = open_dataset("ecssd", folder).subset(every=1, limit=options.photos).samples
     photos = [sample.image for sample in samples if sample.image is not None]
     segmenter = Segmenter.from_pretrained(options.weights, device="cpu")
-    seconds: dict[tuple[str, bool], list[float]] = {setting: [] for setting in SETTINGS}
+    seconds: dict[str, list[float]] = {refine: [] for refine in REFINEMENTS}
     for _ in range(options.repeats + 1):
-        for setting, taken in seconds.items():
-            taken.append(time_of(segmenter, photos, setting) / len(photos))
+        for refine, taken in seconds.items():
+            taken.append(time_of(segmenter, photos, refine) / len(photos))
     # The first turn warms up.
-    return {setting: median(taken[1:]) for setting, taken in seconds.items()}
+    return {refine: median(taken[1:]) for refine, taken in seconds.items()}
 
 
-def time_of(segmenter: Segmenter, photos: list[Path], setting: tuple[str, bool]) -> float:
-    refine, tta = setting
+def time_of(segmenter: Segmenter, photos: list[Path], refine: str) -> float:
     start = process_time()
-    with closing(segmenter.stream(photos, refine=refine, tta=tta)) as results:
+    with closing(segmenter.stream(photos, refine=refine)) as results:
         for result in results:
             assert result.mask is not None
     return process_time() - start

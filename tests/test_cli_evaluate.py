@@ -291,7 +291,7 @@ def test_origins_of_masks_do_not_mix(photos: Path) -> None:
     ("options", "message"),
     [
         (["--method", "centre-prior", "--refine", "guided"], "--refine is for a network. Drop it."),
-        (["--predictions", "masks", "--tta"], "--tta is for a network. Drop it."),
+        (["--predictions", "masks", "--refine", "none"], "--refine is for a network. Drop it."),
         (
             ["--predictions", "masks", "--size", "96", "--device", "cpu"],
             "--device and --size are for a network. Drop them.",

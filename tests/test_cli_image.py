@@ -309,7 +309,7 @@ def test_settings_reach_the_network(run: Run, folder: Path) -> None:
     run("a.jpg", "--output", "saliency", "-o", "small.png")
     run("a.jpg", "--output", "saliency", "-o", "large.png", "--size", "96")
     run("a.jpg", "--output", "saliency", "-o", "bf16.png", "--precision", "bfloat16")
-    for option in ("--refine none", "--refine grabcut", "--tta"):
+    for option in ("--refine none", "--refine grabcut"):
         name = f"{option.split('-')[-1]}.png"
         result = run("a.jpg", "--output", "saliency", "-o", name, *option.split())
         assert result.exit_code == 0, result.stderr

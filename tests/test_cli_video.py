@@ -91,7 +91,6 @@ def test_a_clip_gives_masks_beside_it(run: Run, folder: Path, weights: Path) -> 
         (["clip.mp4", "--output", "cutout", "--background", "blur"], "clip.cutout.mp4"),
         (["clip.mp4", "-o", "out.mov", "--output", "cutout"], "out.mov"),
         (["clip.mp4", "-o", "out.gif", "--output", "overlay", "--every", "4"], "out.gif"),
-        (["clip.mp4", "-o", "out.npz", "--smooth"], "out.npz"),
         (["clip.mp4", "-o", "out.mkv", "--output", "regions"], "out.mkv"),
         (["frames", "--output", "saliency", "--frame-rate", "30000/1001"], "frames.saliency.mp4"),
         (["frames/", "-o", "masks/"], "masks"),

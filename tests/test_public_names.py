@@ -69,9 +69,9 @@ ATTRIBUTES = {
 SIGNATURES = {
     "Segmenter": "(model, config, *, device='auto', precision='float32')",
     "Segmenter.from_pretrained": "(source=None, *, device='auto', precision='float32')",
-    "Segmenter.__call__": "(self, image, *, size=None, threshold=None, refine='colour', tta=False, "
+    "Segmenter.__call__": "(self, image, *, size=None, threshold=None, refine='colour', "
     "min_confidence=0.0, batch_size=8, max_pixels=200000000)",
-    "Segmenter.stream": "(self, images, *, size=None, threshold=None, refine='colour', tta=False, "
+    "Segmenter.stream": "(self, images, *, size=None, threshold=None, refine='colour', "
     "min_confidence=0.0, batch_size=8, max_pixels=200000000)",
     "Segmenter.region_masks": "(self, frames)",
     "SemanticSegmenter": "(model, config, *, device='auto', precision='float32')",
@@ -92,10 +92,10 @@ SIGNATURES = {
     "VideoSegmenter": "(segmenter)",
     "VideoSegmenter.from_pretrained": "(source=None, *, device='auto', precision='float32')",
     "VideoSegmenter.__call__": "(self, source, *, size=None, threshold=None, refine='colour', "
-    "tta=False, min_confidence=0.0, smooth=False, batch_size=8)",
+    "min_confidence=0.0, batch_size=8)",
     "VideoSegmenter.write": "(self, source, target, *, output='mask', background=None, "
-    "overwrite=False, size=None, threshold=None, refine='colour', tta=False, min_confidence=0.0, "
-    "smooth=False, batch_size=8, on_frame=None)",
+    "overwrite=False, size=None, threshold=None, refine='colour', min_confidence=0.0, "
+    "batch_size=8, on_frame=None)",
     "VideoSegmenter.adapt": "(self, source, config=None, *, steps=None, channel=None, "
     "on_step=None)",
     "VideoSegmenter.reset": "(self)",
@@ -108,7 +108,7 @@ SIGNATURES = {
 
 OPTIONS = {
     "image": "INPUT... --out --output --threshold --weights --size --device --precision "
-    "--batch-size --refine --tta --min-confidence --max-pixels --recursive --shard "
+    "--batch-size --refine --min-confidence --max-pixels --recursive --shard "
     "--overwrite --resume --json --quiet --debug --help",
     "train": "VIDEOS... --out --preset --init --init-backbone --targets --photos --photo-targets "
     "--device --resume --steps --minutes --batch-size "
@@ -131,16 +131,16 @@ OPTIONS = {
     "--workers --backbone --layout --stage-widths --dilations --head-channels --head-dilation "
     "--decoder-channels --dropout --padding --quiet --debug --help",
     "video": "INPUT --out --output --background --start --end --every --frame-rate --adapt "
-    "--steps --objective --share --seed --memory --channel --save-adapted --report --threshold "
-    "--refine --tta --min-confidence --smooth --weights --size --device --precision "
+    "--steps --objective --share --seed --channel --save-adapted --report --threshold "
+    "--refine --min-confidence --weights --size --device --precision "
     "--batch-size --overwrite --json --quiet --debug --help",
     "weights convert": "FILE --out --overwrite --help",
     "weights download": "REPO --help",
     "weights info": "NAME --json --help",
     "weights list": "--json --help",
     "evaluate": "[DATASET DIR] --images --masks --predictions --method --weights "
-    "--size --device --precision --batch-size --refine --tta --adapt --steps --objective --share "
-    "--seed --memory --threshold --resize-masks --classes --coloured-masks --slide --flip --every "
+    "--size --device --precision --batch-size --refine --adapt --steps --objective --share "
+    "--seed --threshold --resize-masks --classes --coloured-masks --slide --flip --every "
     "--limit --workers --per-sequence --json --sheet --overwrite --quiet --debug --help",
     "demo": "--port --no-browser --weights --device --precision --quiet --debug --help",
     "export onnx": "--out --weights --overwrite --quiet --debug --help",

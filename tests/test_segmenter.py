@@ -31,7 +31,6 @@ from amd_seg.network_input import network_size, prepare, resize_for_network
 from amd_seg.refinement import refine_map
 from amd_seg.segmentation import otsu_threshold
 from amd_seg.upsampling import upsample
-from amd_seg.views import SCALES, mean_of_views
 from amd_seg.weights import bundled_names, save_weights
 from tests.scenes import scenes
 
@@ -172,7 +171,7 @@ def test_reducing_makes_no_patterns() -> None:
 def test_size_changes_what_the_network_sees(segmenter: Segmenter) -> None:
     assert segmenter(photo(), size=96).region_masks.shape == (5, 12, 18)
     assert segmenter(photo()).region_masks.shape == (5, 6, 9)
-    assert prepare(photo(), [96], 10**6).frames[0].shape == (3, 96, 144)
+    assert prepare(photo(), 96, 10**6).frame.shape == (3, 96, 144)
 
 
 @pytest.mark.parametrize("shape", [(8, 4000), (4000, 8), (8, 8), (9, 700)])
@@ -359,7 +358,7 @@ def test_an_unknown_output_is_told_the_known_ones(segmenter: Segmenter) -> None:
         segmenter(photo()).render("video")
 
 
-# Edges, and several views
+# Edges
 
 
 @pytest.mark.parametrize("refine", REFINEMENTS)
@@ -368,28 +367,6 @@ def test_every_way_to_refine_goes_through_a_call(segmenter: Segmenter, refine: s
     assert result.refine == refine
     assert result.saliency.shape == (40, 60)
     np.testing.assert_array_equal(result.region_masks, segmenter(photo()).region_masks)
-
-
-def test_views_are_averaged(segmenter: Segmenter) -> None:
-    pixels = photo(44, 66)
-    result = segmenter(pixels, tta=True, refine="none")
-    views = [
-        segmenter(image, size=round(48 * scale)).region_masks[..., ::step]
-        for scale in SCALES
-        for image, step in ((pixels, 1), (pixels[:, ::-1], -1))
-    ]
-    assert result.region_masks.shape == (5, 8, 12)
-    np.testing.assert_allclose(result.region_masks.sum(axis=0), 1, atol=1e-5)
-    expected = sum(upsample(view, (8, 12)) for view in views) / len(views)
-    np.testing.assert_allclose(result.region_masks, expected, atol=1e-5)
-    np.testing.assert_array_equal(mean_of_views(views[:1]), views[0])
-
-
-def test_mirrored_views_make_it_see_a_mirrored_photo_alike(segmenter: Segmenter) -> None:
-    images = [photo(40, 60), photo(40, 60)[:, ::-1], photo(9, 200)]
-    results = [result.saliency for result in segmenter(images, tta=True)]
-    np.testing.assert_allclose(results[1], results[0][:, ::-1], atol=1e-4)
-    assert np.abs(segmenter(images[1]).saliency - segmenter(images[0]).saliency[:, ::-1]).max() > 0
 
 
 # Many images

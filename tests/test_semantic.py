@@ -377,7 +377,7 @@ def test_coloured_truths_score_alike(voc: Path, tmp_path: Path) -> None:
             "2007_000006.png: The label 255 is predicted",
         ),
         (["voc2012", "VOC", "--predictions", "SMALL"], "Give --resize-masks"),
-        (["voc2012", "VOC", "--weights", "FOUR", "--tta"], "--tta is for masks of one object"),
+        (["voc2012", "VOC", "--weights", "FOUR", "--refine", "none"], "for masks of one object"),
         (["voc2012", "VOC", "--weights", "FOUR", "--refine", "guided"], "--refine is for masks of"),
         (["voc2012", "VOC", "--weights", "FOUR", "--threshold", "0.5"], "--threshold is for vid"),
         (["voc2012", "VOC", "--predictions", "WRONG", "--flip"], "--flip is for a network. Drop"),

@@ -8,14 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from amd_seg import InputError, MediaError, Segmenter, VideoSegmenter, open_video
 from amd_seg.media.video import FrameReader
-from amd_seg.model.amd import AMD, View
-from amd_seg.model.config import AMDConfig
-from amd_seg.temporal import LIKENESS, PAST_SHARE, TemporalSmoother
 from amd_seg.training.adaptation_config import AdaptationConfig
 from amd_seg.training.loop import StepReport, StopTraining
 from tests.clips import moving_square, truncate, write_clip, write_folder
@@ -81,16 +77,15 @@ def test_errors_reach_the_caller_in_their_place(video: VideoSegmenter, clip: Pat
 def test_the_twin_shows_what_iteration_gives(video: VideoSegmenter, tmp_path: Path) -> None:
     source = write_clip(tmp_path / "clip.mp4", moving_square(11), audio=True)
     frames = list(video(source))
-    report = video.write(source, tmp_path / "twin.npz")
-    with np.load(report.path) as arrays:
-        np.testing.assert_array_equal(arrays["mask"], [frame.mask for frame in frames])
-        np.testing.assert_allclose(arrays["time"], [frame.time for frame in frames])
+    report = video.write(source, tmp_path / "twin.mp4")
+    twin = list(open_video(report.path))
+    for shown, frame in zip(twin, frames, strict=True):
+        assert shown.time == pytest.approx(frame.time)
+        np.testing.assert_array_equal(shown.pixels[..., 0] > 127, frame.mask)
     assert (report.frames, report.width, report.height) == (11, 64, 48)
     assert report.mask_share == pytest.approx(np.mean([frame.mask for frame in frames]))
     assert report.confidence == pytest.approx(np.mean([frame.confidence for frame in frames]))
     assert not report.is_truncated
-    with np.load(video.write(source, tmp_path / "soft.npz", output="saliency").path) as arrays:
-        np.testing.assert_array_equal(arrays["saliency"], [frame.saliency for frame in frames])
 
 
 @pytest.mark.parametrize("output", ["mask", "saliency", "cutout", "overlay", "regions"])
@@ -170,82 +165,6 @@ print(peaks[500] - peaks[100])
     )
     # In KiB; the 400 frames in between are 92 MB as pixels, and twice that as saliency.
     assert int(result.stdout) < 20_000
-
-
-# Steadier masks
-
-
-def test_smoothing_follows_its_definition(tiny_config: AMDConfig) -> None:
-    torch.manual_seed(1)
-    model = AMD(tiny_config).eval()
-    with torch.no_grad():  # Else the flow of random weights is next to nothing.
-        model.motion.region_flow[1].bias.copy_(torch.tensor([0.5, 0.25]))
-    frames = [torch.from_numpy(f).permute(2, 0, 1) for f in moving_square(3)]
-    smoother = TemporalSmoother(model)
-    masks = [torch.rand(5, 6, 8).softmax(dim=0) for _ in frames]
-    smoothed = [smoother(f, m.numpy()) for f, m in zip(frames, masks, strict=True)]
-
-    past = masks[0]
-    np.testing.assert_array_equal(smoothed[0], past)
-    for number in (1, 2):
-        view = model(frames[number][None], frames[number - 1][None]).view_i
-        flow = view.flows[0][0].detach()  # (2, 32, 48): the motion size of the tiny model
-        assert flow.abs().max() > 1
-        moved, share = by_hand(past, flow, view)
-        past = masks[number] + share * (moved - masks[number])
-        np.testing.assert_allclose(smoothed[number], past, atol=1e-4)
-        np.testing.assert_allclose(smoothed[number].sum(axis=0), 1, atol=1e-5)
-
-
-def by_hand(
-    past: torch.Tensor, flow: torch.Tensor, view: View
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Each cell looks up where it came from, and how alike the two places look."""
-    rows, columns = past.shape[1:]
-    height, width = flow.shape[1:]
-    moved, share = np.zeros(past.shape, np.float32), np.zeros((rows, columns), np.float32)
-    source, target = (np.asarray(t[0].detach()) for t in (view.source, view.target))
-    difference = np.zeros((height, width))
-    for y in range(height):
-        for x in range(width):
-            seen = read(source, y + float(flow[1, y, x]), x + float(flow[0, y, x]))
-            difference[y, x] = np.abs(target[:, y, x] - seen).mean()
-    likeness = np.exp(-difference / LIKENESS)[None]
-    for row in range(rows):
-        for column in range(columns):
-            y, x = row * (height - 1) / (rows - 1), column * (width - 1) / (columns - 1)
-            dx = read(flow.numpy(), y, x)[0] * (columns - 1) / (width - 1)
-            dy = read(flow.numpy(), y, x)[1] * (rows - 1) / (height - 1)
-            moved[:, row, column] = read(past.numpy(), row + dy, column + dx)
-            share[row, column] = PAST_SHARE * read(likeness, y, x)[0]
-    return torch.from_numpy(moved), torch.from_numpy(share)
-
-
-def read(values: np.ndarray, y: float, x: float) -> np.ndarray:
-    """Bilinear, stopping at the border."""
-    height, width = values.shape[1:]
-    y, x = min(max(y, 0), height - 1), min(max(x, 0), width - 1)
-    top, left = min(int(y), height - 2), min(int(x), width - 2)
-    y, x = y - top, x - left
-    square = values[:, top : top + 2, left : left + 2]
-    return np.einsum("cyx,y,x->c", square, [1 - y, y], [1 - x, x])
-
-
-def test_smoothing_calms_a_still_scene_and_stops_at_a_cut(
-    video: VideoSegmenter, tmp_path: Path
-) -> None:
-    chance = np.random.default_rng(0)
-    still = moving_square(1)[0].astype(int)
-    noisy = [np.clip(still + chance.normal(0, 12, still.shape), 0, 255) for _ in range(8)]
-    clip = write_folder(tmp_path / "clip", [f.astype(np.uint8) for f in [*noisy, 255 - still]])
-    plain, calm = ([f.region_masks for f in video(clip, smooth=s)] for s in (False, True))
-
-    def unrest(masks: list[np.ndarray]) -> float:
-        return float(np.abs(np.diff(np.stack(masks[:8]), axis=0)).mean())
-
-    assert unrest(calm) < 0.8 * unrest(plain)
-    gap = np.abs(calm[8] - plain[8]).max()
-    assert gap < 0.1 * np.abs(calm[7] - plain[8]).max() + 1e-3
 
 
 # Adaptation

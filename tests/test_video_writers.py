@@ -356,23 +356,10 @@ def test_a_folder_has_the_names_of_davis(tmp_path: Path) -> None:
         np.testing.assert_array_equal(np.asarray(image), frames[4])
 
 
-@pytest.mark.parametrize("dtype", [bool, np.uint8, np.float32])
-def test_arrays_come_back_with_index_and_time(tmp_path: Path, dtype: type) -> None:
-    chance = np.random.default_rng(0)
-    pictures = [(chance.random((7, 9)) * 3).astype(dtype) for _ in range(5)]
-    twin = draw(pictures, tmp_path / "twin.npz", key="saliency")
-    with np.load(twin) as arrays:
-        assert set(arrays) == {"saliency", "index", "time"}
-        assert arrays["saliency"].dtype == dtype
-        np.testing.assert_array_equal(arrays["saliency"], pictures)
-        np.testing.assert_array_equal(arrays["index"], range(5))
-        np.testing.assert_allclose(arrays["time"], np.arange(5) / 10)
-
-
 # Whole or not at all
 
 
-TARGETS = ("twin.mp4", "twin.webm", "twin.gif", "twin.npz", "twin")
+TARGETS = ("twin.mp4", "twin.webm", "twin.gif", "twin")
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -426,7 +413,7 @@ def test_a_full_disk_is_told_in_one_line(tmp_path: Path) -> None:
 
 def test_a_missing_folder_is_told(tmp_path: Path) -> None:
     clip = open_video(write_folder(tmp_path / "clip", moving_square(3)))
-    for name in ("twin.mp4", "twin.npz"):
+    for name in ("twin.mp4", "twin.gif"):
         with pytest.raises(MediaError, match="Make its folder first"):
             copy(clip, tmp_path / "none" / name)
 

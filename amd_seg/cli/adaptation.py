@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from amd_seg.training.loop import StepReport
     from amd_seg.video_segmenter import VideoSegmenter
 
-_FLAGS = ("steps", "objective", "share", "seed", "memory", "channel", "save_adapted", "report")
+_FLAGS = ("steps", "objective", "share", "seed", "channel", "save_adapted", "report")
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -74,12 +74,6 @@ def learning_options(command: Command) -> Command:
             "[default: 1; photometric: 0.5]",
         ),
         click.option("--seed", type=int, help="Of what is drawn at random. [default: 0]"),
-        click.option(
-            "--memory",
-            type=click.FloatRange(0, min_open=True),
-            metavar="GIB",
-            help="Memory that learning may take. [default: what is free]",
-        ),
     )
     for option in reversed(options):
         command = option(command)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from amd_seg.training.adaptation import AdaptationReport
 
 _LOAD = ("device", "precision")
-_CALL = ("size", "batch_size", "refine", "tta")
+_CALL = ("size", "batch_size", "refine")
 
 
 @click.command(context_settings={"show_default": True})
@@ -170,7 +170,7 @@ def _origin(data: "Dataset", options: dict[str, Any]) -> "tuple[Origin, str]":
     if is_semantic:
         if weights is None:
             raise click.UsageError("Classes need --weights of amd-seg finetune, or --predictions.")
-        _refuse("masks of one object", "refine", "tta")
+        _refuse("masks of one object", "refine")
         call = {key: options[key] for key in ("size", "batch_size", "slide", "flip")}
         name += "".join(f", {key}" for key in ("slide", "flip") if call[key])
         return predictions.from_semantic_network(weights, load, call), name

@@ -158,7 +158,6 @@ def _without_options_of_masks(call: dict[str, Any]) -> dict[str, Any]:
     unused: dict[str, Any] = {
         "threshold": None,
         "refine": DEFAULT_REFINEMENT,
-        "tta": False,
         "min_confidence": 0.0,
     }
     for name, default in unused.items():

@@ -59,10 +59,7 @@ def refinement_options(command: Command) -> Command:
         default=DEFAULT_REFINEMENT,
         help="How masks find the edges of the photo.",
     )
-    tta = click.option(
-        "--tta", is_flag=True, help="Mean of three sizes, each mirrored too: six times the work."
-    )
-    return refine(tta(command))
+    return refine(command)
 
 
 def min_confidence_option(what: str) -> Callable[[Command], Command]:

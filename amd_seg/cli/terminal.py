@@ -34,6 +34,9 @@ EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
 )
 
 REMOVED_OPTIONS = {
+    "--memory": "a step that does not fit is taken in smaller pieces by itself.",
+    "--smooth": "it changed no score, for three times the time.",
+    "--tta": "it changed no score with the default --refine, for six times the time.",
     "--keep-rgb": "the colours under alpha 0 are always zeroed.",
     "--revision": "write it behind the name, --weights org/name@revision.",
     "download --revision": "write it behind the name, org/name@revision.",

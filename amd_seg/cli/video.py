@@ -56,7 +56,6 @@ if TYPE_CHECKING:
 @threshold_option
 @refinement_options
 @min_confidence_option("a frame")
-@click.option("--smooth", is_flag=True, help="Let masks flicker less, in more time.")
 @network_options("Frames that share a pass of the network.")
 @click.option("--overwrite", is_flag=True, help="Replace an output that exists.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
@@ -66,10 +65,9 @@ def video(source: str, as_json: bool, **settings: Any) -> None:
     """Segment the object in a clip.
 
     INPUT is a video file, a folder of frames, an animated GIF, WebP or PNG, or a glob of frames.
-    OUT ends in .mp4, .mov, .mkv, .webm, .gif or .npz; without an ending it is a folder of PNG
+    OUT ends in .mp4, .mov, .mkv, .webm or .gif; without an ending it is a folder of PNG
     frames. Without -o, clip.mask.mp4 is written beside clip.mp4. Video files keep the clip's
-    timestamps, sound and subtitles. A transparent cutout needs .webm, .mov, .gif, .npz or a
-    folder.
+    timestamps, sound and subtitles. A transparent cutout needs .webm, .mov, .gif or a folder.
 
     \b
     amd-seg video clip.mp4
@@ -130,7 +128,7 @@ def _segment(
     if asked is not None:
         size = asked.config.frame_size(segmenter.segmenter.config.input_size)
         small = open_video(source, start=start, end=end, frame_rate=frame_rate, short_edge=size)
-        drawn = {name: call[name] for name in ("size", "threshold", "refine", "tta")}
+        drawn = {name: call[name] for name in ("size", "threshold", "refine")}
         learned = adapt_to(segmenter, small, asked, shown=clip, overwrite=overwrite, **drawn)
     with terminal.progress(clip.frame_count, "frame") as bar:
         report = segmenter.write(

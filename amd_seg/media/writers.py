@@ -1,4 +1,4 @@
-"""A clip's twin in any form: a video file, a folder of PNG frames, a GIF, an .npz of arrays.
+"""A clip's twin in any form: a video file, a folder of PNG frames, a GIF.
 
     with open_writer(Path("clip.mask.mp4"), clip) as writer:
         for frame in clip:
@@ -9,20 +9,16 @@ between leaves what was there before.
 """
 
 import glob
-import gzip
 import os
 import re
 import shutil
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from tempfile import TemporaryFile
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 import numpy as np
-from numpy.lib import format as npy
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -33,9 +29,7 @@ from amd_seg.media.images import WRITERS
 from amd_seg.media.video import FrameReader
 from amd_seg.media.video_writer import VideoWriter
 
-ARRAYS = ".npz"
-
-SUFFIXES = (*OPAQUE, ARRAYS)
+SUFFIXES = tuple(OPAQUE)
 """Endings of the files that can be written; a name without an ending is a folder's."""
 
 # As DAVIS calls its frames.
@@ -93,7 +87,6 @@ def open_writer(
     target: Path,
     clip: FrameReader,
     *,
-    key: str = "mask",
     has_alpha: bool = False,
     origin: float = 0.0,
 ) -> Iterator[FrameWriter]:
@@ -102,7 +95,6 @@ def open_writer(
     Args:
         target: as `check_target` allows it; what is there is replaced.
         clip: whose twin it is: a video file gets its timestamps, sound and subtitles.
-        key: the name of the pictures in an .npz.
         has_alpha: pictures are (height, width, 4), RGBA.
         origin: the time in the clip, in seconds, at which a video file begins.
 
@@ -115,13 +107,9 @@ def open_writer(
             yield FolderWriter(folder)
         return
     with replacing(target) as path:
-        if suffix == ARRAYS:
-            with ArrayWriter(path, key) as arrays:
-                yield arrays
-        else:
-            encoding = (WITH_ALPHA if has_alpha else OPAQUE)[suffix]
-            with VideoWriter(path, target, clip, encoding, origin=origin) as video:
-                yield video
+        encoding = (WITH_ALPHA if has_alpha else OPAQUE)[suffix]
+        with VideoWriter(path, target, clip, encoding, origin=origin) as video:
+            yield video
 
 
 class FolderWriter:
@@ -140,55 +128,6 @@ class FolderWriter:
     def write(self, prepared: bytes, index: int, time: float) -> None:
         """Write the file of the frame `index`."""
         (self._folder / _FRAME_NAME.format(index)).write_bytes(prepared)
-
-
-class ArrayWriter:
-    """Writes all pictures as one array of an .npz, with the arrays `index` and `time` beside it.
-
-    How many there are is known at the end only, and an array's header tells it first: until then
-    they wait in a compressed file without a name.
-    """
-
-    def __init__(self, path: Path, key: str) -> None:
-        self._path, self._key = path, key
-        self._file = TemporaryFile(dir=path.parent)  # noqa: SIM115 -- closed in __exit__
-        self._waiting = gzip.GzipFile(fileobj=self._file, mode="wb", compresslevel=1)
-        self._example: NDArray[Any] | None = None
-        self._frames: list[tuple[int, float]] = []
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        with self._file, self._waiting:
-            if kind is None:
-                self._finish()
-
-    def prepare(self, picture: NDArray[Any]) -> NDArray[Any]:
-        """Return a picture of any dtype, its memory in order."""
-        return np.ascontiguousarray(picture)
-
-    def write(self, prepared: NDArray[Any], index: int, time: float) -> None:
-        """Append a picture to the array."""
-        self._waiting.write(prepared.data)
-        self._example = prepared
-        self._frames.append((index, time))
-
-    def _finish(self) -> None:
-        assert self._example is not None
-        self._waiting.close()
-        self._file.seek(0)
-        shape = (len(self._frames), *self._example.shape)
-        with zipfile.ZipFile(self._path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-            with archive.open(f"{self._key}.npy", "w", force_zip64=True) as entry:
-                descr = npy.dtype_to_descr(self._example.dtype)
-                header = {"descr": descr, "fortran_order": False, "shape": shape}
-                npy.write_array_header_2_0(entry, header)
-                shutil.copyfileobj(gzip.GzipFile(fileobj=self._file), entry)
-            indices, times = zip(*self._frames, strict=True)
-            for name, values in (("index", np.array(indices)), ("time", np.array(times))):
-                with archive.open(f"{name}.npy", "w") as entry:
-                    npy.write_array(entry, values)
 
 
 def _is_folder(target: Path) -> bool:
