@@ -6,8 +6,7 @@ so that its coordinates are 0 and width at the borders of the photo, as all thre
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -164,12 +163,143 @@ def _parts(things: Iterable[Thing], split: bool) -> Iterator[Thing]:
 # Many photos in one file.
 
 
-class AnnotationFile:
-    """One JSON file of many photos, in its place when it is finished.
+class PartFile:
+    """What a run has made so far, one JSON object a line in FILE.part, until FILE is written.
 
-    Until then the photos are in FILE.part, one a line, so that memory stays flat and a run that
-    was killed can be resumed. The file at its place is the old one or the whole new one.
+    So memory stays flat, a run that was killed can be resumed, and FILE is the old one or the
+    whole new one.
     """
+
+    def __init__(
+        self, path: Path, settings: dict[str, Any], kept: Iterable[dict[str, Any]]
+    ) -> None:
+        """Open it, with the records that are kept, see `begun`.
+
+        Raises:
+            InputError: what is kept was made by other settings.
+            MediaError: it cannot be written.
+        """
+        self.path, self.part = path, _part_of(path)
+        self.names: set[str] = set()
+        """The "file_name" of each record."""
+
+        def write(stream: BinaryIO) -> None:
+            stream.write(_line({"settings": settings}))
+            for record in kept:
+                if "settings" in record:
+                    _require_same(record["settings"], settings, path)
+                elif record["file_name"] not in self.names:
+                    self.names.add(record["file_name"])
+                    stream.write(_line(record))
+
+        make_folder(path.parent)
+        write_atomically(self.part, write)
+        try:
+            self._stream = open(self.part, "ab")  # noqa: SIM115 - open until FILE is written
+        except OSError as cause:
+            raise unwritable(self.part, cause) from cause
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Add a record, which has a "file_name".
+
+        Raises:
+            MediaError: the disk is full.
+        """
+        try:
+            self._stream.write(_line(record))
+            self._stream.flush()
+        except OSError as cause:
+            raise unwritable(self.part, cause) from cause
+        self.names.add(record["file_name"])
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """Yield all records in their order."""
+        return (record for _, record in self.items())
+
+    def items(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yield where in FILE.part each record is, and the record."""
+        place = 0
+        with open(self.part, "rb") as lines:
+            for number, line in enumerate(lines):
+                if number:
+                    yield place, json.loads(line)
+                place += len(line)
+
+    def at(self, places: Iterable[int]) -> Iterator[dict[str, Any]]:
+        """Yield the records at these places."""
+        with open(self.part, "rb") as lines:
+            for place in places:
+                lines.seek(place)
+                yield json.loads(lines.readline())
+
+    def close(self, *, remove: bool = False) -> None:
+        """Close it: once FILE is written it is removed, else another run can go on."""
+        self._stream.close()
+        if remove:
+            self.part.unlink()
+
+
+def begun(
+    path: Path,
+    finished: Callable[[Path], Iterable[dict[str, Any]]],
+    *,
+    resume: bool,
+    overwrite: bool,
+) -> Iterable[dict[str, Any]]:
+    """Return the records that a run begins with: of FILE.part, else of FILE, else none.
+
+    Args:
+        path: of FILE.
+        finished: reads the records of FILE.
+        resume: keep them; without it they are an error or, to `overwrite`, nothing.
+        overwrite: see there.
+
+    Raises:
+        InputError: there are some, and they are neither to be kept nor overwritten.
+    """
+    part = _part_of(path)
+    there = next((p for p in (part, path) if p.exists()), None)
+    if there is None or overwrite:
+        return ()
+    if not resume:
+        raise InputError(f"{there} exists. Use --overwrite to replace it, or --resume to go on.")
+    return _whole_lines(part) if there == part else finished(path)
+
+
+def _part_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.part")
+
+
+def _line(record: dict[str, Any]) -> bytes:
+    return json.dumps(record).encode() + b"\n"
+
+
+def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the records of a file up to the one that a kill cut short."""
+    with open(path, "rb") as lines:
+        for line in lines:
+            try:
+                record = json.loads(line)
+            except ValueError:
+                return
+            yield record
+
+
+def _require_same(theirs: dict[str, Any], mine: dict[str, Any], path: Path) -> None:
+    differing = [
+        f"{key} {theirs.get(key, 'unset')} there, {mine.get(key, 'unset')} now"
+        for key in {**mine, **theirs}
+        if key != "date_created" and theirs.get(key) != mine.get(key)
+    ]
+    if differing:
+        raise InputError(
+            f"The masks in {path} were made by other settings: {some(differing, 3)}. "
+            "Give the same ones, or another file."
+        )
+
+
+class AnnotationFile:
+    """One JSON file of many photos, in its place when it is finished; see `PartFile`."""
 
     def __init__(
         self,
@@ -188,7 +318,7 @@ class AnnotationFile:
             layout: "coco" or "labelstudio".
             info: who made it: "version", "weights" and what else the masks depend on.
             categories: names; the first is category 1.
-            resume: keep the photos in it, or in its .part, and go on.
+            resume: keep the photos in it, and go on.
             overwrite: start anew.
 
         Raises:
@@ -196,25 +326,15 @@ class AnnotationFile:
                 by other weights or settings.
             MediaError: it cannot be written.
         """
-        self.path, self.layout, self.info = path, layout, info
-        self.categories = list(categories)
-        self.done: set[str] = set()
+        self.layout, self.info, self.categories = layout, info, list(categories)
+        settings = {**info, "categories": self.categories}
+        kept = begun(path, self._read_finished, resume=resume, overwrite=overwrite)
+        self._file = PartFile(path, settings, kept)
+
+    @property
+    def done(self) -> set[str]:
         """Names of the photos in it."""
-        self._part = path.with_name(f"{path.name}.part")
-        there = next((p for p in (self._part, path) if p.exists()), None)
-        if there is not None and not resume and not overwrite:
-            raise InputError(f"{there} exists. Use --overwrite to replace it, or --resume.")
-        kept: Iterable[bytes] = ()
-        if resume and there == self._part:
-            kept = _whole_lines(self._part)
-        elif resume and there == path:
-            kept = map(_line, self._read_finished())
-        make_folder(path.parent)
-        self._rewrite_part(kept)
-        try:
-            self._stream = open(self._part, "ab")  # noqa: SIM115 - open until it is finished
-        except OSError as cause:
-            raise unwritable(self._part, cause) from cause
+        return self._file.names
 
     def add(self, name: str, width: int, height: int, found: list[dict[str, Any]]) -> None:
         """Add a photo with its annotations, or with its regions for Label Studio.
@@ -228,17 +348,11 @@ class AnnotationFile:
         Raises:
             MediaError: the disk is full.
         """
-        record = {"file_name": name, "width": width, "height": height, "found": found}
-        try:
-            self._stream.write(_line(record))
-            self._stream.flush()
-        except OSError as cause:
-            raise unwritable(self._part, cause) from cause
-        self.done.add(name)
+        self._file.add({"file_name": name, "width": width, "height": height, "found": found})
 
     def close(self) -> None:
         """Stop here: what was added stays in FILE.part, for another run to resume."""
-        self._stream.close()
+        self._file.close()
 
     def finish(self) -> None:
         """Write the file.
@@ -246,22 +360,20 @@ class AnnotationFile:
         Raises:
             MediaError: it cannot be written.
         """
-        self._stream.close()
-        write_atomically(
-            self.path, self._write_coco if self.layout == "coco" else self._write_tasks
-        )
-        self._part.unlink()
+        write = self._write_coco if self.layout == "coco" else self._write_tasks
+        write_atomically(self._file.path, write)
+        self._file.close(remove=True)
 
     def _write_coco(self, stream: BinaryIO) -> None:
         categories = [{"id": k, "name": name} for k, name in enumerate(self.categories, 1)]
         head = f'"info": {json.dumps(self.info)},\n"licenses": [],\n'
         stream.write(f'{{{head}"categories": {json.dumps(categories)},\n"images": ['.encode())
-        for number, record in enumerate(self._records(), 1):
+        for number, record in enumerate(self._file.records(), 1):
             image = {"id": number, **{key: record[key] for key in ("file_name", "width", "height")}}
             stream.write((",\n" if number > 1 else "\n").encode() + json.dumps(image).encode())
         stream.write(b'\n],\n"annotations": [')
         count = 0
-        for number, record in enumerate(self._records(), 1):
+        for number, record in enumerate(self._file.records(), 1):
             for found in record["found"]:
                 stream.write(b",\n" if count else b"\n")
                 count += 1
@@ -270,38 +382,19 @@ class AnnotationFile:
 
     def _write_tasks(self, stream: BinaryIO) -> None:
         version = f"{self.info['weights']}, {self.info['version']}"
-        for number, record in enumerate(self._records()):
+        stream.write(b"[")
+        for number, record in enumerate(self._file.records()):
             task = {
                 "data": {"image": f"/data/local-files/?d={record['file_name']}"},
                 "meta": {key: record[key] for key in ("file_name", "width", "height")},
                 "predictions": [{"model_version": version, "result": record["found"]}],
             }
-            stream.write((b",\n" if number else b"[\n") + json.dumps(task).encode())
-        stream.write(b"\n]\n" if self.done else b"[]\n")
+            stream.write((b",\n" if number else b"\n") + json.dumps(task).encode())
+        stream.write(b"\n]\n")
 
-    def _records(self) -> Iterator[dict[str, Any]]:
-        with open(self._part, "rb") as lines:
-            next(lines)
-            yield from map(json.loads, lines)
-
-    def _rewrite_part(self, kept: Iterable[bytes]) -> None:
-        """Write FILE.part anew: a line about the run, then the photos that are kept."""
-
-        def write(stream: BinaryIO) -> None:
-            stream.write(_line({"info": self.info, "categories": self.categories}))
-            for line in kept:
-                record = json.loads(line)
-                if "info" in record:
-                    self._check(record["info"], record["categories"])
-                elif record["file_name"] not in self.done:
-                    self.done.add(record["file_name"])
-                    stream.write(line)
-
-        write_atomically(self._part, write)
-
-    def _read_finished(self) -> Iterator[dict[str, Any]]:
+    def _read_finished(self, path: Path) -> Iterator[dict[str, Any]]:
         """Yield what the finished file holds, also where a tool has rewritten it since."""
-        content = _read_json(self.path)
+        content = _read_json(path)
         try:
             if self.layout == "labelstudio":
                 for task in content:
@@ -309,7 +402,8 @@ class AnnotationFile:
                 return
             info = content.get("info", {})
             names = [category["name"] for category in content["categories"]]
-            yield {"info": info if "weights" in info else self.info, "categories": names}
+            known = info if "weights" in info else self.info
+            yield {"settings": {**known, "categories": names}}
             by_image: dict[int, list[dict[str, Any]]] = {}
             for found in content["annotations"]:
                 plain = {key: found[key] for key in found if key not in ("id", "image_id")}
@@ -319,38 +413,8 @@ class AnnotationFile:
                 yield {**size, "found": by_image.get(image["id"], [])}
         except (KeyError, TypeError, IndexError, AttributeError) as cause:
             raise InputError(
-                f"Cannot go on with {self.path}: it is no {self.layout} file. Give another name."
+                f"Cannot go on with {path}: it is no {self.layout} file. Give another name."
             ) from cause
-
-    def _check(self, info: dict[str, Any], categories: list[str]) -> None:
-        mine = {**self.info, "categories": self.categories}
-        theirs = {**info, "categories": categories}
-        differing = [
-            f"{key} {theirs.get(key, 'unset')} there, {mine.get(key, 'unset')} now"
-            for key in {**mine, **theirs}
-            if key != "date_created" and theirs.get(key) != mine.get(key)
-        ]
-        if differing:
-            raise InputError(
-                f"The masks in {self.path} were made by other settings: {some(differing, 3)}. "
-                "Give the same ones, or another file."
-            )
-
-
-def _line(record: dict[str, Any]) -> bytes:
-    return json.dumps(record).encode() + b"\n"
-
-
-def _whole_lines(path: Path) -> Iterator[bytes]:
-    """Yield the lines of a file up to the one that a kill cut short."""
-    with open(path, "rb") as lines:
-        for line in lines:
-            with suppress(ValueError):
-                json.loads(line)
-                if line.endswith(b"\n"):
-                    yield line
-                    continue
-            return
 
 
 def write_youtube_vis(

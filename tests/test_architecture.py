@@ -30,6 +30,7 @@ LAYERS = {
     "amd_seg.semantic_segmentation": 4,
     "amd_seg.training": 3,
     "amd_seg.annotations": 2,
+    "amd_seg.review_page": 3,
     "amd_seg.weights": 2,
     "amd_seg.weights_files": 2,
     "amd_seg.weights_import": 2,

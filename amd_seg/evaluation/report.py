@@ -15,7 +15,7 @@ from amd_seg.evaluation.datasets import truth_of
 from amd_seg.evaluation.scoring import Evaluation, Row, Scores
 from amd_seg.media.images import read_image, save_image
 from amd_seg.media.labels import read_labels, render_labels_overlay
-from amd_seg.media.render import render_overlay
+from amd_seg.review_page import small_overlay
 
 
 class Definition(NamedTuple):
@@ -237,4 +237,4 @@ def _overlays(row: Row, evaluation: Evaluation) -> list[Image.Image]:
     if (classes := dataset.benchmark.classes) is not None:
         truth = read_labels(row.sample.masks[0], classes, by_colour=dataset.by_colour)
         return [render_labels_overlay(pixels, shown, classes) for shown in (truth, scored)]
-    return [render_overlay(pixels, mask) for mask in (truth_of(row.sample)[0], scored)]
+    return [small_overlay(pixels, mask, _CELL) for mask in (truth_of(row.sample)[0], scored)]

@@ -1,0 +1,157 @@
+"""The page on which a person looks through masks: doubtful ones first, accept or reject by key.
+
+It is one HTML file that holds its pictures and asks for nothing else; of more than 5,000 photos,
+several that link to each other.
+"""
+
+import base64
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from html import escape
+from importlib.resources import files
+from io import BytesIO
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from amd_seg.annotations import PartFile, begun
+from amd_seg.errors import InputError
+from amd_seg.media.files import write_atomically
+from amd_seg.media.render import render_overlay
+
+PHOTOS_A_PAGE = 5000
+_DATA = re.compile(rb'<script type="application/json" id="(\w+)">(.*?)</script>', re.DOTALL)
+
+
+def small_overlay(
+    pixels: NDArray[np.uint8], mask: NDArray[np.bool_], cell: tuple[int, int]
+) -> Image.Image:
+    """Return the photo with its mask drawn over it, no larger than `cell` (width, height).
+
+    It is made small first: so the outline keeps its width, and a large photo costs no more.
+    """
+    picture = Image.fromarray(pixels)
+    picture.thumbnail(cell, reducing_gap=2)
+    outline = Image.fromarray(mask).convert("L").resize(picture.size, Image.Resampling.BOX)
+    return render_overlay(np.asarray(picture), np.asarray(outline) >= 128)
+
+
+def picture_of(pixels: NDArray[np.uint8], mask: NDArray[np.bool_]) -> str:
+    """Return the photo with its mask as a JPEG of about ten kilobytes, in base64."""
+    file = BytesIO()
+    small_overlay(pixels, mask, (320, 240)).save(file, "JPEG", quality=70, optimize=True)
+    return base64.b64encode(file.getvalue()).decode()
+
+
+class ReviewPage:
+    """The page, written photo by photo; in its place when it is finished, see `PartFile`."""
+
+    def __init__(
+        self, path: Path, settings: dict[str, Any], *, resume: bool = False, overwrite: bool = False
+    ) -> None:
+        """Open it.
+
+        Args:
+            path: ends in .html.
+            settings: what the masks depend on; a page made by others is not gone on with.
+            resume: keep the photos in it, and go on.
+            overwrite: start anew.
+
+        Raises:
+            InputError: the ending is another, it is there and is neither to be resumed nor
+                overwritten, or it was made by other settings.
+            MediaError: it cannot be written.
+        """
+        if path.suffix.lower() not in (".html", ".htm"):
+            raise InputError(f"{path} is no name of a page. End it in .html.")
+        kept = begun(path, _read_pages, resume=resume, overwrite=overwrite)
+        self._settings = settings
+        self._file = PartFile(path, settings, kept)
+
+    @property
+    def done(self) -> set[str]:
+        """Names of the photos in it."""
+        return self._file.names
+
+    def add(self, name: str, facts: dict[str, Any], picture: str) -> None:
+        """Add a photo.
+
+        Args:
+            name: its path, as the saved lists shall have it.
+            facts: "width", "height", "confidence" and "mask_share".
+            picture: see `picture_of`.
+
+        Raises:
+            MediaError: the disk is full.
+        """
+        shown = {key: facts[key] for key in ("width", "height", "confidence", "mask_share")}
+        self._file.add({"file_name": name, **shown, "picture": picture})
+
+    def close(self) -> None:
+        """Stop here: what was added stays in FILE.part, for another run to resume."""
+        self._file.close()
+
+    def finish(self) -> list[Path]:
+        """Write the page, or the pages, and return their paths.
+
+        Raises:
+            MediaError: one cannot be written.
+        """
+        order = sorted((record["confidence"], place) for place, record in self._file.items())
+        count = max(1, -(-len(order) // PHOTOS_A_PAGE))
+        paths = [_page(self._file.path, number) for number in range(count)]
+        # The first page last: until it is there, the old ones or FILE.part hold everything.
+        for number in reversed(range(count)):
+            chosen = order[number * PHOTOS_A_PAGE : (number + 1) * PHOTOS_A_PAGE]
+            records = self._file.at(place for _, place in chosen)
+            write_atomically(paths[number], self._writer(records, paths, number))
+        self._file.close(remove=True)
+        return paths
+
+    def _writer(
+        self, records: Iterable[dict[str, Any]], paths: Sequence[Path], page: int
+    ) -> Callable[[BinaryIO], None]:
+        links = [
+            f"<b>{number + 1}</b>"
+            if number == page
+            else f'<a href="{escape(path.name)}">{number + 1}</a>'
+            for number, path in enumerate(paths)
+        ]
+        template = files("amd_seg").joinpath("review_page.html").read_text("utf-8")
+        template = template.replace("<!--pages-->", " ".join(links) if len(links) > 1 else "")
+        template = template.replace("<!--settings-->", _in_script(self._settings))
+        head, tail = template.split("<!--photos-->")
+
+        def write(stream: BinaryIO) -> None:
+            stream.write(head.encode() + b"[")
+            for number, record in enumerate(records):
+                stream.write((b",\n" if number else b"\n") + _in_script(record).encode())
+            stream.write(b"\n]" + tail.encode())
+
+        return write
+
+
+def _in_script(value: Any) -> str:
+    # A file's name may hold </script>, at which a browser would stop reading the data.
+    return json.dumps(value).replace("<", "\\u003c")
+
+
+def _page(path: Path, number: int) -> Path:
+    return path if number == 0 else path.with_stem(f"{path.stem}-{number + 1}")
+
+
+def _read_pages(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the photos of finished pages."""
+    number = 0
+    while (page := _page(path, number)).exists():
+        try:
+            data = {name: json.loads(text) for name, text in _DATA.findall(page.read_bytes())}
+            yield {"settings": data[b"settings"]}
+            yield from data[b"photos"]
+        except (OSError, ValueError, KeyError) as cause:
+            raise InputError(f"{page} is no page of this command. Give another name.") from cause
+        number += 1
