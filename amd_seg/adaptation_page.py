@@ -34,7 +34,7 @@ EDGE = 440
 
 _TIMES = {
     "frames": "reading the clip",
-    "lessons": "finding what moves",
+    "examples": "finding what moves",
     "steps": "learning",
     "checks": "checking on frames held out",
 }
@@ -149,8 +149,7 @@ def _chosen(report: AdaptationReport) -> dict[str, str]:
         chosen["Evidence"] = f"{report.evidence:.2f} of 1: how clear the clip's motion is"
     return {
         **chosen,
-        "Learned from": f"{report.lessons} frames or pairs, {report.held_out} held out",
-        "Memory of a step": f"{report.memory.gib:.2f} GiB",
+        "Learned from": f"{report.examples} frames or pairs, {report.held_out} held out",
     }
 
 

@@ -1,9 +1,9 @@
 """python benchmarks/adaptation.py CLIP [--device cuda]: seconds and memory of adapting to a clip.
 
 A row for each backbone and objective, each in a process of its own: seconds to read the clip, to
-make the lessons (motion targets, or pairs), for 100 steps (from the median step), and to compare
-before and after; the peak of memory, and what was planned for a step. Weights are random: they
-change nothing about the time.
+make the examples (masks of what moves, or pairs), for 100 steps (from the median step), and to
+compare before and after; the peak of memory. Weights are random: they change nothing about the
+time.
 """
 
 import argparse
@@ -51,8 +51,8 @@ def main() -> None:
         f"{name}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, torch {torch.__version__} "
         f"({options.threads} threads), {options.precision}; {options.clip}; a step is the median "
         f"of {options.steps - 1}\n\n"
-        "| weights | objective | read | lessons | 100 steps | checks | peak GiB | planned GiB |\n"
-        "| --- | --- | --- | --- | --- | --- | --- | --- |"
+        "| weights | objective | read | examples | 100 steps | checks | peak GiB |\n"
+        "| --- | --- | --- | --- | --- | --- | --- |"
     )
     context = get_context("spawn")
     for backbone in options.weights:
@@ -71,7 +71,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--steps", type=int, default=6)
-    parser.add_argument("--memory", type=float, default=0.0, help="GiB that a step may take")
     return parser.parse_args()
 
 
@@ -87,11 +86,10 @@ def row(options: argparse.Namespace, backbone: str, objective: str) -> str:
         backbone,
         objective,
         f"{seconds['frames']:.1f} s",
-        f"{seconds['lessons']:.1f} s",
+        f"{seconds['examples']:.1f} s",
         f"{100 * step:.0f} s",
         f"{seconds['checks']:.1f} s",
         f"{(peak(device) - held) / GIB:.2f}",
-        f"{report.memory.gib:.2f}",
     )
     return f"| {' | '.join(cells)} |"
 
@@ -104,7 +102,6 @@ def adapted(
         ADAPTATIONS[objective](),
         steps=options.steps,
         guard=False,
-        memory=options.memory,
         precision=options.precision,
     )
     clip = open_video(options.clip, short_edge=config.frame_size(weights.input_size))

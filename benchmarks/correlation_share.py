@@ -2,7 +2,7 @@
 
 Of the time that torch's profiler counts in the operators of training steps on the CPU: the operator
 forward and backward, and the LeakyReLU that follows it. Frames and weights are random: they change
-nothing about the time. (The objective mover has no motion pathway, and so no cost volume.)
+nothing about the time. (The objective motion-masks has no motion pathway, and so no cost volume.)
 """
 
 import argparse

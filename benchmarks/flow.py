@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from amd_seg.model.amd import AMD
-from amd_seg.training.background import dis_flow
 from amd_seg.training.clips import find_clips
+from amd_seg.training.motion_masks import dis_flow
 from amd_seg.training.objectives import area_resize
 from amd_seg.weights import load_weights
 

@@ -32,7 +32,7 @@ from amd_seg.training.presets import PRESETS, TrainingConfig
 OBJECTIVES: dict[str, dict[str, object]] = {
     "photometric": {},
     "dense": {"objective": "dense"},
-    "mover": {"objective": "mover"},
+    "motion-masks": {"objective": "motion-masks"},
 }
 LAYOUTS = {"channels-first": False, "channels-last": True}
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
@@ -60,7 +60,7 @@ def main() -> None:
         "| what | precision | layout | frames | pairs/s |\n| --- | --- | --- | --- | --- |"
     )
     with tempfile.TemporaryDirectory() as folder:
-        # The targets of the objective mover are found there, once.
+        # The masks of the objective motion-masks are found there, once.
         run = RunFolder(Path(folder))
         for frames in ("memory", "loader"):
             settings = dataclasses.replace(config, frames=frames)

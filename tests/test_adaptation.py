@@ -14,13 +14,14 @@ from amd_seg.model.amd import AMD
 from amd_seg.model.config import AMDConfig, WeightsConfig
 from amd_seg.training.adaptation import Adaptation, adapt
 from amd_seg.training.adaptation_config import ADAPTATIONS, AdaptationConfig
-from amd_seg.training.channel import ChannelChoice
-from amd_seg.training.consent import flip_averaged_regions
+from amd_seg.training.clip_masks import flip_averaged_regions
+from amd_seg.training.loop import StepReport
+from amd_seg.training.object_channel import ChannelChoice
 from tests.clips import moving_patch, texture, write_folder
 
 FRAMES, MASKS = moving_patch(10, height=96, width=128, side=40)
 
-MOVER = AdaptationConfig(steps=60, learning_rate=1e-2, batch_size=2, size=96, scale=(0.8, 1.0))
+MOTION = AdaptationConfig(steps=60, learning_rate=1e-2, batch_size=2, size=96, scale=(0.8, 1.0))
 PHOTOMETRIC = AdaptationConfig(
     objective="photometric", steps=8, learning_rate=3e-3, batch_size=2, size=0, scale=(0.9, 1.0)
 )
@@ -65,19 +66,19 @@ def assert_same(one: Adaptation, other: Adaptation) -> None:
 
 def test_a_model_learns_what_moves(model: AMD, weights: WeightsConfig, clip: Path) -> None:
     assert objects_iou(model, 96, 1) < 0.1
-    adapted = adapt(model, weights, open_video(clip), MOVER)
+    adapted = adapt(model, weights, open_video(clip), MOTION)
     report, settings = adapted.report, adapted.weights
     # Measured 0.86 and 0.87 for two seeds.
     assert objects_iou(adapted.model, settings.input_size, settings.object_channel) > 0.7
     assert (report.is_adapted, report.steps, report.channel) == (True, 60, 1)
-    assert (report.lessons, report.held_out) == (8, 2)
+    assert (report.examples, report.held_out) == (8, 2)
     assert report.loss_after < report.loss_before
     assert report.margin > 0.5
     assert report.evidence is not None
     assert report.evidence > 0.5
     # Crops are enlarged by 1 / 0.9 on average.
     assert (settings.name, settings.input_size) == ("tiny-adapted", 104)
-    assert settings.training["adapted"]["objective"] == "mover"
+    assert settings.training["adapted"]["objective"] == "motion-masks"
 
 
 def test_pairs_lower_the_loss_on_pairs_held_out(
@@ -85,7 +86,7 @@ def test_pairs_lower_the_loss_on_pairs_held_out(
 ) -> None:
     config = dataclasses.replace(PHOTOMETRIC, max_gap=2)
     report = adapt(model, weights, open_video(clip), config).report
-    assert (report.lessons, report.held_out) == (13, 4)
+    assert (report.examples, report.held_out) == (13, 4)
     assert report.loss_after < 0.8 * report.loss_before
     assert report.losses[-1] < report.losses[0]
 
@@ -99,7 +100,7 @@ def test_both_pathways_are_trained_by_eq_7(model: AMD, weights: WeightsConfig, c
         assert any(not torch.equal(before[name], after[name]) for name in names)
 
 
-@pytest.mark.parametrize("config", [MOVER, PHOTOMETRIC], ids=["mover", "photometric"])
+@pytest.mark.parametrize("config", [MOTION, PHOTOMETRIC], ids=["motion-masks", "photometric"])
 def test_nothing_leaks(
     model: AMD, weights: WeightsConfig, clip: Path, config: AdaptationConfig
 ) -> None:
@@ -133,13 +134,13 @@ def test_statistics_stay_as_released_unless_asked(
         )
 
 
-@pytest.mark.parametrize("config", [MOVER, PHOTOMETRIC], ids=["mover", "photometric"])
-def test_a_share_is_the_mean_of_before_and_after(
+@pytest.mark.parametrize("config", [MOTION, PHOTOMETRIC], ids=["motion-masks", "photometric"])
+def test_a_blend_is_the_mean_of_before_and_after(
     model: AMD, weights: WeightsConfig, clip: Path, config: AdaptationConfig
 ) -> None:
     config = dataclasses.replace(config, steps=3, guard=False)
     whole = adapt(model, weights, open_video(clip), config)
-    part = adapt(model, weights, open_video(clip), dataclasses.replace(config, share=0.25))
+    part = adapt(model, weights, open_video(clip), dataclasses.replace(config, blend=0.25))
     assert part.report.losses == whole.report.losses
     assert part.report.loss_after != whole.report.loss_after  # That of the mean.
     expected = 0.25 * values_of(whole.model) + 0.75 * values_of(model)
@@ -164,7 +165,7 @@ def test_nothing_is_learned_where_nothing_moves_on_its_own(
 ) -> None:
     wide = texture(96, 168, 0)
     pan = write_folder(tmp_path / "pan", [wide[:, time : time + 128] for time in range(6)])
-    report = adapt(model, weights, open_video(pan), MOVER).report
+    report = adapt(model, weights, open_video(pan), MOTION).report
     assert (report.steps, report.is_adapted, report.evidence) == (0, False, 0.0)
     assert "moves on its own" in report.reason
     still = write_folder(tmp_path / "still", [wide[:, :128]] * 4)
@@ -174,7 +175,7 @@ def test_nothing_is_learned_where_nothing_moves_on_its_own(
 
 def test_two_frames_are_enough(model: AMD, weights: WeightsConfig, tmp_path: Path) -> None:
     clip = write_folder(tmp_path / "two", FRAMES[:2])
-    for config in (MOVER, PHOTOMETRIC):
+    for config in (MOTION, PHOTOMETRIC):
         config = dataclasses.replace(config, steps=2, guard=False)
         report = adapt(model, weights, open_video(clip), config).report
         assert (report.steps, report.held_out) == (2, 0)
@@ -183,12 +184,12 @@ def test_two_frames_are_enough(model: AMD, weights: WeightsConfig, tmp_path: Pat
 def test_portrait_clips_stay_upright(model: AMD, weights: WeightsConfig, tmp_path: Path) -> None:
     frames, masks = FRAMES.transpose(0, 2, 1, 3), MASKS.transpose(0, 2, 1)
     clip = write_folder(tmp_path / "tall", list(frames))
-    adapted = adapt(model, weights, open_video(clip), dataclasses.replace(MOVER, steps=30))
+    adapted = adapt(model, weights, open_video(clip), dataclasses.replace(MOTION, steps=30))
     assert objects_iou(adapted.model, adapted.weights.input_size, 1, frames, masks) > 0.5
 
 
 def test_the_object_channel(model: AMD, weights: WeightsConfig, clip: Path) -> None:
-    config = dataclasses.replace(MOVER, steps=30)
+    config = dataclasses.replace(MOTION, steps=30)
     taught = adapt(model, weights, open_video(clip), config, channel=3)
     assert (taught.report.channel, taught.weights.object_channel) == (3, 3)
     assert objects_iou(taught.model, taught.weights.input_size, 3) > 0.5
@@ -208,17 +209,24 @@ def test_a_known_channel_gives_way_to_a_clearly_faster_one() -> None:
     assert ChannelChoice(0, (0.0, 0.0)).margin == 0
 
 
-def test_steps_fit_the_memory_that_they_may_take(
+def test_steps_that_do_not_fit_the_memory_are_taken_in_smaller_pieces(
     model: AMD, weights: WeightsConfig, clip: Path
 ) -> None:
-    plain = adapt(model, weights, open_video(clip), dataclasses.replace(MOVER, steps=2))
-    tight = dataclasses.replace(MOVER, steps=2, memory=0.8 * plain.report.memory.gib)
-    pieces = adapt(model, weights, open_video(clip), tight)
-    assert (plain.report.memory.accumulate, pieces.report.memory.accumulate) == (1, 2)
-    assert pieces.report.memory.gib < plain.report.memory.gib
-    assert pieces.report.steps == 2
-    with pytest.raises(DeviceError, match=r"needs .* GiB at least"):
-        adapt(model, weights, open_video(clip), dataclasses.replace(MOVER, memory=1e-6))
+    tried: list[int] = []
+
+    def run_out_once(report: StepReport) -> None:
+        tried.append(report.step)
+        if len(tried) == 1:
+            raise torch.OutOfMemoryError
+
+    def run_out(_: StepReport) -> None:
+        raise torch.OutOfMemoryError
+
+    config = dataclasses.replace(MOTION, steps=2)
+    report = adapt(model, weights, open_video(clip), config, on_step=run_out_once).report
+    assert (tried, report.steps) == ([1, 1, 2], 2)
+    with pytest.raises(DeviceError, match="not even with one crop"):
+        adapt(model, weights, open_video(clip), config, on_step=run_out)
 
 
 def test_presets_are_legal_and_faults_are_all_named() -> None:
@@ -230,8 +238,7 @@ def test_presets_are_legal_and_faults_are_all_named() -> None:
     for fault in (
         {"objective": "dense"},
         {"size": -1},
-        {"memory": -1.0},
-        {"share": 0},
+        {"blend": 0},
         {"scale": (0, 1)},
     ):
         with pytest.raises(ConfigError, match=next(iter(fault))):

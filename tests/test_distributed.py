@@ -19,7 +19,7 @@ from amd_seg.training.checkpoints import list_checkpoints, load_checkpoint
 from amd_seg.training.clips import find_clips
 from amd_seg.training.distributed import Processes, SyncedBatchNorm2d
 from amd_seg.training.folder import RunFolder
-from amd_seg.training.mover_files import write_targets_of_clips
+from amd_seg.training.motion_masks import write_motion_masks
 from amd_seg.training.presets import TrainingConfig
 from amd_seg.weights import load_weights
 from tests.clips import moving_patch, moving_square, write_clip
@@ -58,8 +58,9 @@ def launcher(processes: int) -> list[str]:
     return [*torchrun, "--nproc-per-node", str(processes), "-m", "amd_seg.cli"]
 
 
-def train(clips: str, out: Path, processes: int, *flags: str) -> str:
-    command = [*launcher(processes), "train", clips, "--out", str(out), *SETTINGS, *flags]
+def train(clips: str | None, out: Path, processes: int, *flags: str) -> str:
+    videos = [] if clips is None else [clips]
+    command = [*launcher(processes), "train", *videos, "--out", str(out), *SETTINGS, *flags]
     result = subprocess.run(
         command, env=environment(), capture_output=True, text=True, check=False, timeout=300
     )
@@ -120,10 +121,11 @@ def test_two_processes_go_on_where_they_were_stopped(clips: str, tmp_path: Path)
 
 def test_a_process_that_joins_a_run_draws_its_own_crops(tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "clip.mp4", list(moving_patch(12)[0]), rate=24)
-    write_targets_of_clips(find_clips([str(clip)]), tmp_path / "targets", workers=1)
-    run, flags = tmp_path / "run", ("--objective", "mover", "--max-gap", "1", "--short-edge", "72")
-    train(str(clip), run, 1, *flags, "--targets", str(tmp_path / "targets"), "--steps", "2")
-    train(str(clip), run, 2, *flags, "--resume", "--steps", "3")
+    write_motion_masks(find_clips([str(clip)]), tmp_path / "targets", workers=1)
+    run = tmp_path / "run"
+    flags = ("--objective", "motion-masks", "--max-gap", "1", "--short-edge", "72")
+    train(None, run, 1, *flags, "--targets", str(tmp_path / "targets"), "--steps", "2")
+    train(None, run, 2, *flags, "--resume", "--steps", "3")
     saved = load_checkpoint(list_checkpoints(run / "checkpoints")[-1])
     generators = [rank["batches"]["generator"] for rank in (saved, *saved["other_ranks"])]
     assert len(generators) == 2

@@ -61,8 +61,8 @@ ATTRIBUTES = {
         *("confidence", "frames", "height", "is_truncated", "mask_share", "path", "width"),
     ],
     "AdaptationReport": [
-        *("channel", "evidence", "held_out", "is_adapted", "lessons", "loss_after"),
-        *("loss_before", "losses", "margin", "memory", "objective", "reason", "seconds", "steps"),
+        *("channel", "evidence", "examples", "held_out", "is_adapted", "loss_after"),
+        *("loss_before", "losses", "margin", "objective", "reason", "seconds", "steps"),
     ],
 }
 
@@ -110,13 +110,13 @@ OPTIONS = {
     "image": "INPUT... --out --output --threshold --weights --size --device --precision "
     "--batch-size --refine --min-confidence --max-pixels --recursive --shard "
     "--overwrite --resume --json --quiet --debug --help",
-    "train": "VIDEOS... --out --preset --init --init-backbone --targets --photos --photo-targets "
+    "train": "[VIDEOS...] --out --preset --init --init-backbone --targets "
     "--device --resume --steps --minutes --batch-size "
     "--accumulate --optimizer --momentum --learning-rate --final-learning-rate "
     "--poly-power --warmup-steps --weight-decay --gradient-clip --ema-decay --precision "
     "--channels-last --seed --log-every --sheet-every --checkpoint-every --keep "
     "--objective --motion-init --ssim-weight --shared-visibility --entropy-weight --short-edge "
-    "--scale --crop --flip --colour --sampling --max-gap --photo-share "
+    "--scale --crop --flip --colour --sampling --max-gap "
     "--frames --workers --transpose-portrait "
     "--alarms --backbone --layout --stage-widths --dilations --head-channels "
     "--head-dilation --decoder-channels --dropout --padding --regions --pyramid-channels "
@@ -131,7 +131,7 @@ OPTIONS = {
     "--workers --backbone --layout --stage-widths --dilations --head-channels --head-dilation "
     "--decoder-channels --dropout --padding --quiet --debug --help",
     "video": "INPUT --out --output --background --start --end --every --frame-rate --adapt "
-    "--steps --objective --share --seed --channel --save-adapted --report --threshold "
+    "--steps --objective --blend --seed --channel --save-adapted --report --threshold "
     "--refine --min-confidence --weights --size --device --precision "
     "--batch-size --overwrite --json --quiet --debug --help",
     "weights convert": "FILE --out --overwrite --help",
@@ -139,7 +139,7 @@ OPTIONS = {
     "weights info": "NAME --json --help",
     "weights list": "--json --help",
     "evaluate": "[DATASET DIR] --images --masks --predictions --method --weights "
-    "--size --device --precision --batch-size --refine --adapt --steps --objective --share "
+    "--size --device --precision --batch-size --refine --adapt --steps --objective --blend "
     "--seed --threshold --resize-masks --classes --coloured-masks --slide --flip --every "
     "--limit --workers --per-sequence --json --sheet --overwrite --quiet --debug --help",
     "demo": "--port --no-browser --weights --device --precision --quiet --debug --help",

@@ -17,11 +17,11 @@ from amd_seg.model.amd import AMD
 from amd_seg.model.config import AMDConfig
 from amd_seg.training.alarms import Alarms
 from amd_seg.training.checkpoints import list_checkpoints, load_checkpoint
+from amd_seg.training.masked_images import MaskBatch
 from amd_seg.training.pairs import PairBatch
 from amd_seg.training.presets import TrainingConfig
 from amd_seg.training.run import train
 from amd_seg.training.sheets import draw_sheet, flow_colours
-from amd_seg.training.targets import TargetBatch
 from amd_seg.training.watch import Board
 from tests.clips import moving_square, write_clip
 
@@ -83,7 +83,7 @@ def test_a_sheet_has_a_row_a_pair_and_a_column_a_thing(tiny_config: AMDConfig) -
 def test_a_sheet_of_targets_shows_the_target(tiny_config: AMDConfig) -> None:
     targets = torch.zeros(1, 1, 32, 48)
     targets[..., :24] = 255
-    batch = TargetBatch(torch.rand(1, 3, 32, 48) * 255, targets, ("a:0",))
+    batch = MaskBatch(torch.rand(1, 3, 32, 48) * 255, targets, ("a:0",))
     sheet = np.asarray(draw_sheet(AMD(tiny_config), batch))
     tile = sheet[LINE + GAP : -GAP - LINE, GAP + 3 * (TILE + GAP) : -GAP]
     assert tile[:, : TILE // 2 - 4].min() == 255
@@ -101,7 +101,7 @@ class Halves(AMD):
 
 @pytest.mark.parametrize("channel", [0, 1])
 def test_a_sheet_shows_the_region_that_is_taught(tiny_config: AMDConfig, channel: int) -> None:
-    batch = TargetBatch(torch.zeros(1, 3, 32, 48), torch.zeros(1, 1, 32, 48), ("a:0",))
+    batch = MaskBatch(torch.zeros(1, 3, 32, 48), torch.zeros(1, 1, 32, 48), ("a:0",))
     model = Halves(dataclasses.replace(tiny_config, regions=2))
     sheet = np.asarray(draw_sheet(model, batch, channel))
     tile = sheet[LINE + GAP : -GAP - LINE, GAP + 2 * (TILE + GAP) :][:, :TILE]
@@ -111,7 +111,7 @@ def test_a_sheet_shows_the_region_that_is_taught(tiny_config: AMDConfig, channel
 
 
 def test_a_sheet_gives_each_region_its_share(tiny_config: AMDConfig) -> None:
-    batch = TargetBatch(torch.zeros(1, 3, 32, 48), torch.zeros(1, 1, 32, 48), ("a:0",))
+    batch = MaskBatch(torch.zeros(1, 3, 32, 48), torch.zeros(1, 1, 32, 48), ("a:0",))
     sheet = np.asarray(draw_sheet(Halves(dataclasses.replace(tiny_config, regions=2)), batch))
     bar = sheet[-GAP - LINE - 2, GAP + TILE + GAP :][:TILE].astype(int)
     colours = region_palette(2).astype(int)

@@ -55,9 +55,9 @@ def test_streamed_frames_give_the_run_that_frames_in_memory_give(
     assert column(tmp_path / "loader-1", "loss") == column(tmp_path / "memory-0", "loss")
 
 
-def test_the_mover_objective_needs_its_frames_in_memory() -> None:
+def test_motion_masks_need_their_frames_in_memory() -> None:
     with pytest.raises(ConfigError, match="frames='loader'"):
-        TrainingConfig(objective="mover", frames="loader")
+        TrainingConfig(objective="motion-masks", frames="loader")
 
 
 @pytest.mark.parametrize("preset", PRESETS)

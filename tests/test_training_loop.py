@@ -9,8 +9,8 @@ from torch import nn
 from amd_seg.errors import TrainingDivergedError
 from amd_seg.training import loop
 from amd_seg.training.loop import StepReport
+from amd_seg.training.masked_images import MaskBatch
 from amd_seg.training.presets import TrainingConfig
-from amd_seg.training.targets import TargetBatch
 
 
 class Cusp(nn.Module):
@@ -21,14 +21,14 @@ class Cusp(nn.Module):
         self.model = nn.Linear(1, 1, bias=False)
         nn.init.zeros_(self.model.weight)
 
-    def forward(self, batch: TargetBatch, progress: float, step: int) -> dict[str, torch.Tensor]:
+    def forward(self, batch: MaskBatch, progress: float, step: int) -> dict[str, torch.Tensor]:
         return {"loss": self.model.weight.abs().sqrt().sum()}
 
 
 def test_a_gradient_that_is_not_finite_stops_before_the_step() -> None:
     config = TrainingConfig(steps=1)
     state = loop.start(Cusp(), config)
-    batch = TargetBatch(torch.empty(0), torch.empty(0), ("walk:3",))
+    batch = MaskBatch(torch.empty(0), torch.empty(0), ("walk:3",))
     with pytest.raises(TrainingDivergedError, match=r"gradient is not finite at step 0.*walk:3"):
         loop.optimize(state, iter([batch]), config)
     assert state.model.weight.item() == 0
@@ -42,7 +42,7 @@ class Slope(nn.Module):
         self.model = nn.Linear(1, 1, bias=False)
         nn.init.zeros_(self.model.weight)
 
-    def forward(self, batch: TargetBatch, progress: float, step: int) -> dict[str, torch.Tensor]:
+    def forward(self, batch: MaskBatch, progress: float, step: int) -> dict[str, torch.Tensor]:
         return {"loss": (batch.frames * self.model.weight).mean()}
 
 
@@ -55,7 +55,7 @@ def descend(*batches: list[float], **settings: Any) -> tuple[loop.TrainState, li
     )
     reports: list[StepReport] = []
     state = loop.start(Slope(), config)
-    stream = (TargetBatch(torch.tensor(b), torch.empty(0), ("walk:3",)) for b in batches)
+    stream = (MaskBatch(torch.tensor(b), torch.empty(0), ("walk:3",)) for b in batches)
     return loop.optimize(state, stream, config, on_step=reports.append), reports
 
 

@@ -31,11 +31,9 @@ from amd_seg.training.checkpoints import list_checkpoints, load_checkpoint
 from amd_seg.training.clips import find_clips
 from amd_seg.training.folder import RunFolder
 from amd_seg.training.loop import StepReport, StopTraining
-from amd_seg.training.mover_files import write_targets_of_clips
-from amd_seg.training.movers import MoverConfig
+from amd_seg.training.motion_masks import MotionMaskConfig, write_motion_masks
 from amd_seg.training.presets import PRESETS, TrainingConfig
 from amd_seg.training.run import train
-from amd_seg.training.targets import load_target_clips, target_bytes
 from amd_seg.weights import load_weights, save_weights
 from tests.clips import moving_square, write_clip, write_folder
 
@@ -141,7 +139,7 @@ def test_a_signal_before_the_first_step_ends_the_run_at_once(tmp_path: Path, nam
         text=True,
         start_new_session=True,
     )
-    while not list((tmp_path / "run" / "targets").glob("*.npz")) and run.poll() is None:
+    while not list((tmp_path / "run" / "targets").glob("masks/*")) and run.poll() is None:
         time.sleep(0.02)
     # A terminal sends Ctrl-C to those that help, too.
     kill = os.killpg if name == "SIGINT" else os.kill
@@ -151,7 +149,7 @@ def test_a_signal_before_the_first_step_ends_the_run_at_once(tmp_path: Path, nam
     assert "Stopped before the first step" in errors
     # A helper that has not begun yet has its own word for Ctrl-C.
     assert name == "SIGINT" or "Traceback" not in errors
-    assert len(list((tmp_path / "run" / "targets").iterdir())) < 40
+    assert len(list((tmp_path / "run" / "targets" / "masks").iterdir())) < 40
 
 
 def test_a_run_writes_weights_that_load_and_settings_that_can_be_read(
@@ -210,34 +208,34 @@ def test_a_resumed_run_knows_what_it_started_from(
         assert (origin["init"], origin["init_channel"]) == (str(first), 2)
 
 
-def test_a_resumed_run_learns_from_its_own_targets_by_its_own_seed(
+def test_a_resumed_run_learns_from_its_own_masks_by_its_own_seed(
     tiny_config: AMDConfig, tmp_path: Path
 ) -> None:
     clip, run, whole = (tmp_path / name for name in ("0.mp4", "run", "whole"))
     clips = find_clips([str(mover_clip(clip))])
     targets, others = tmp_path / "targets", tmp_path / "others"
-    write_targets_of_clips(clips, targets, workers=1)
-    write_targets_of_clips(clips, others, MoverConfig(every=1), workers=1)
-    config = dataclasses.replace(SETTINGS, objective="mover", short_edge=96)
+    write_motion_masks(clips, targets, workers=1)
+    write_motion_masks(clips, others, MotionMaskConfig(every=1), workers=1)
+    config = dataclasses.replace(SETTINGS, objective="motion-masks", short_edge=96)
     options = {"model": tiny_config, "device": "cpu"}
-    train([str(clip)], whole, config=config, targets=targets, **options)
+    # Images with masks are enough: no clip is given.
+    train([], whole, config=config, targets=[targets], **options)
     with pytest.raises(StopTraining):
-        train([str(clip)], run, config=config, targets=targets, on_step=stop_after(3), **options)
+        train([], run, config=config, targets=[targets], on_step=stop_after(3), **options)
     before = contents(run)
-    with pytest.raises(InputError, match=r"learns from those in .*targets\. Leave out --targets"):
-        train([str(clip)], run, config=config, targets=others, resume=True, **options)
+    with pytest.raises(InputError, match=r"images without 0 \(\d+ masks\) and with 0 \("):
+        train([], run, config=config, targets=[others], resume=True, **options)
     reseeded = dataclasses.replace(config, seed=7)
     with pytest.raises(ConfigError, match=r"begun with seed=0, now seed=7\. Leave out"):
-        train([str(clip)], run, config=reseeded, resume=True, **options)
+        train([], run, config=reseeded, resume=True, **options)
     assert contents(run) == before
-    (targets / "more.npz").write_bytes(b"of a clip that is not here")
-    train([str(clip)], run, config=config, resume=True, **options)
+    train([], run, config=config, resume=True, **options)
     assert losses(run) == losses(whole)
     # They lie elsewhere now.
     targets = targets.rename(tmp_path / "moved")
     longer = dataclasses.replace(config, steps=7)
-    train([str(clip)], run, config=longer, targets=targets, resume=True, **options)
-    assert json.loads((run / "config.json").read_text())["targets"] == str(targets)
+    train([], run, config=longer, targets=[targets], resume=True, **options)
+    assert json.loads((run / "config.json").read_text())["targets"] == [str(targets)]
 
 
 @pytest.mark.parametrize(
@@ -245,7 +243,7 @@ def test_a_resumed_run_learns_from_its_own_targets_by_its_own_seed(
     [
         ({"regions": 4}, {}, r"another model \(.*\(3, 4, 1, 1\), now \(4, 4, 1, 1\)"),
         ({}, {"optimizer": "sgd"}, "another optimiser"),
-        ({}, {"objective": "mover"}, "another objective"),
+        ({}, {"objective": "motion-masks"}, "another objective"),
         ({}, {"seed": 1}, "seed=0, now seed=1"),
     ],
 )
@@ -274,7 +272,7 @@ def contents(folder: Path) -> dict[Path, bytes]:
 OBJECTIVES = {
     "pairs in memory": {},
     "pairs as they are drawn": {"frames": "loader", "workers": 0},
-    "movers": {"objective": "mover", "short_edge": 96},
+    "motion masks": {"objective": "motion-masks", "short_edge": 96},
 }
 
 
@@ -396,7 +394,7 @@ def test_the_channel_of_the_weights_is_kept_unless_another_moves_clearly_more(
     assert "The object is region 3." in caplog.text
 
 
-def test_the_mover_objective_teaches_the_object_of_the_weights(
+def test_motion_masks_teach_the_object_of_the_weights(
     tiny_config: AMDConfig, tmp_path: Path
 ) -> None:
     model = AMD(tiny_config)
@@ -404,7 +402,9 @@ def test_the_mover_objective_teaches_the_object_of_the_weights(
         model.appearance.classifier.bias[3] += 9  # region 3 has nearly every pixel
     start = save_weights(tmp_path / "w", model, WeightsConfig(model=tiny_config, object_channel=3))
     clip, run = str(mover_clip(tmp_path / "mover.mp4")), tmp_path / "run"
-    config = dataclasses.replace(SETTINGS, objective="mover", short_edge=96, learning_rate=1e-5)
+    config = dataclasses.replace(
+        SETTINGS, objective="motion-masks", short_edge=96, learning_rate=1e-5
+    )
     options = {"model": tiny_config, "config": config, "device": "cpu"}
     with pytest.raises(StopTraining):
         train([clip], run, init=str(start), on_step=stop_after(3), **options)
@@ -413,17 +413,6 @@ def test_the_mover_objective_teaches_the_object_of_the_weights(
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     assert min(line["area"] for line in lines) > 0.9
     assert load_weights(folder).config.object_channel == 3
-
-
-def test_a_run_with_photos_is_not_resumed_without_them(
-    clips: str, tiny_config: AMDConfig, tmp_path: Path
-) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({"photos": "stills"}))
-    with pytest.raises(InputError, match="photos in stills too"):
-        train([clips], tmp_path, model=tiny_config, config=SETTINGS, resume=True)
-    (tmp_path / "config.json").write_text("[1")
-    with pytest.raises(InputError, match=r"config\.json cannot be read"):
-        train([clips], tmp_path, model=tiny_config, config=SETTINGS, resume=True)
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_step(
@@ -452,9 +441,9 @@ def test_a_run_folder_in_use_is_not_written_over(
     ("flags", "message"),
     [
         (["--targets", "nowhere"], "No such folder: nowhere"),
-        (["--photos", "nowhere"], "No such folder: nowhere"),
-        (["--photo-targets", "nowhere"], "Give --photos too"),
-        (["--objective", "photometric", "--targets", "nowhere"], "--objective mover only"),
+        (["--photos", "nowhere"], "--photos is gone: "),
+        (["--objective", "mover"], "mover is called motion-masks now"),
+        (["--objective", "photometric", "--targets", "."], "--objective motion-masks only"),
         (["--out", "notes.txt"], "notes.txt is a file. Give another --out"),
         (["--out", "notes.txt/run"], "notes.txt is a file. Give another --out"),
     ],
@@ -509,17 +498,14 @@ def test_old_checkpoints_make_room(clips: str, tiny_config: AMDConfig, tmp_path:
     assert kept == ["step-000000006.pt"]
 
 
-def test_the_mover_objective_finds_its_targets_first(
-    tiny_config: AMDConfig, tmp_path: Path
-) -> None:
+def test_a_run_by_motion_masks_finds_them_first(tiny_config: AMDConfig, tmp_path: Path) -> None:
     clip = mover_clip(tmp_path / "mover.mp4")
-    config = dataclasses.replace(SETTINGS, objective="mover", short_edge=96)
+    config = dataclasses.replace(SETTINGS, objective="motion-masks", short_edge=96)
     out = tmp_path / "run"
     folder = train([str(clip)], out, model=tiny_config, config=config, device="cpu")
-    with np.load(out / "targets" / "mover.npz") as found:
-        assert len(found["indices"]) > 0
-        inside = found["masks"][0, 25:55, 15:45].mean()
-        assert inside > 2 * found["masks"][0, 70:, 100:].mean()
+    found = sorted((out / "targets" / "masks" / "mover").glob("*.png"))
+    mask = np.asarray(Image.open(found[0]))
+    assert mask[25:55, 15:45].mean() > 2 * mask[70:, 100:].mean()
     assert load_weights(folder).config.object_channel == 0
 
 
@@ -534,38 +520,13 @@ def vast(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "list.txt"
 
 
-def write_targets(folder: Path, count: int) -> Path:
-    """Write the file of that many targets, as far as counting goes, for the vast clip."""
-    folder.mkdir()
-    arrays = {"indices": np.arange(count), "confidence": np.ones(count, np.float32)}
-    np.savez_compressed(folder / "clip.npz", masks=np.zeros((count, 1, 1), np.uint8), **arrays)
-    return folder
-
-
-@pytest.mark.parametrize(
-    ("objective", "targets", "needed"),
-    [
-        # Three bytes a pixel of 100,000 frames of 4096x4096.
-        ("photometric", None, r"need 4\.69e\+03 GiB, .*--frames loader"),
-        # Four of every third one.
-        ("mover", None, r"need up to 2\.08e\+03 GiB, .*fewer targets: "),
-        ("mover", 50_000, r"need 3\.12e\+03 GiB, .*fewer targets: "),
-    ],
-)
 def test_frames_that_do_not_fit_are_refused_before_any_is_decoded_or_written(
-    vast: Path,
-    tiny_config: AMDConfig,
-    tmp_path: Path,
-    objective: str,
-    targets: int | None,
-    needed: str,
+    vast: Path, tiny_config: AMDConfig, tmp_path: Path
 ) -> None:
-    options: dict[str, Any] = {"model": tiny_config, "device": "cpu"}
-    if targets is not None:
-        options["targets"] = write_targets(tmp_path / "targets", targets)
-    config = dataclasses.replace(SETTINGS, objective=objective, short_edge=4096)
-    with pytest.raises(InputError, match=needed):
-        train([str(vast)], tmp_path / "run", config=config, **options)
+    config = dataclasses.replace(SETTINGS, objective="photometric", short_edge=4096)
+    # Three bytes a pixel of 100,000 frames of 4096x4096.
+    with pytest.raises(InputError, match=r"need 4\.69e\+03 GiB, .*--frames loader"):
+        train([str(vast)], tmp_path / "run", model=tiny_config, config=config, device="cpu")
     assert not (tmp_path / "run").exists()
 
 
@@ -579,19 +540,6 @@ def test_the_paper_s_recipe_takes_clips_that_do_not_fit_the_memory(
     assert result.exit_code == 1
     assert "GiB" not in result.stderr
     assert ".png: no such file" in result.stderr
-
-
-@pytest.mark.parametrize("is_due", [False, True])
-def test_the_room_of_targets_is_known_before_they_are_loaded(tmp_path: Path, is_due: bool) -> None:
-    clips = find_clips([str(mover_clip(tmp_path / f"{number}.mp4", number)) for number in range(2)])
-    folder = tmp_path / "targets"
-    write_targets_of_clips(clips if not is_due else clips[:1], folder, workers=1)
-    loaded = load_target_clips(clips, folder, short_edge=48)
-    taken = sum(clip.frames.nbytes + clip.targets.nbytes for clip in loaded)
-    assert taken > 0
-    finding = MoverConfig() if is_due else None
-    due = 4 * 48 * 64 * 4 if is_due else 0  # twelve frames, every third
-    assert target_bytes(clips, folder, short_edge=48, finding=finding) == taken + due
 
 
 def test_a_schedule_that_would_rise_is_refused() -> None:

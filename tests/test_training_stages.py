@@ -93,9 +93,12 @@ def test_the_motion_pathway_of_weights_is_begun_anew_where_asked(
 @pytest.mark.parametrize(
     ("objective", "settings"),
     [
-        ("mover", {"transpose_portrait": False, "workers": 4, "ssim_weight": 1}),
-        ("mover", {"shared_visibility": True, "entropy_weight": 0.1}),
-        ("photometric", {"colour": True, "photo_share": 0.2}),
+        (
+            "motion-masks",
+            {"transpose_portrait": False, "workers": 4, "ssim_weight": 1},
+        ),
+        ("motion-masks", {"shared_visibility": True, "entropy_weight": 0.1}),
+        ("photometric", {"colour": True}),
         ("dense", {"colour": True}),
         ("dense", {"entropy_weight": 0.1}),
     ],
@@ -110,11 +113,11 @@ def test_what_an_objective_does_not_read_is_refused(
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize("objective", ["photometric", "dense", "mover"])
+@pytest.mark.parametrize("objective", ["photometric", "dense", "motion-masks"])
 def test_a_preset_takes_any_objective_and_keeps_what_it_reads(preset: str, objective: str) -> None:
     before = PRESETS[preset]().training
     after = before.with_changes(objective=objective, steps=9)
-    reads_targets = objective == "mover"
+    reads_targets = objective == "motion-masks"
     assert (after.objective, after.steps, after.crop) == (objective, 9, before.crop)
     assert after.colour == (before.colour and reads_targets)
     assert after.frames == ("memory" if reads_targets else before.frames)
@@ -122,4 +125,4 @@ def test_a_preset_takes_any_objective_and_keeps_what_it_reads(preset: str, objec
 
 def test_what_works_on_pairs_is_refused_for_targets() -> None:
     with pytest.raises(ConfigError, match=r"sampling='?pair.*max_gap=2"):
-        TrainingConfig(objective="mover", sampling="pair", max_gap=2)
+        TrainingConfig(objective="motion-masks", sampling="pair", max_gap=2)

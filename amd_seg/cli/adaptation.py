@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from amd_seg.training.loop import StepReport
     from amd_seg.video_segmenter import VideoSegmenter
 
-_FLAGS = ("steps", "objective", "share", "seed", "channel", "save_adapted", "report")
+_FLAGS = ("steps", "objective", "blend", "seed", "channel", "save_adapted", "report")
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -65,10 +65,10 @@ def learning_options(command: Command) -> Command:
         click.option(
             "--objective",
             type=click.Choice(list(ADAPTATIONS)),
-            help="What is learned: what moves, or eq. 7 as published. [default: mover]",
+            help="What is learned: what moves, or eq. 7 as published. [default: motion-masks]",
         ),
         click.option(
-            "--share",
+            "--blend",
             type=click.FloatRange(0, 1, min_open=True),
             help="Of what was learned in the result, beside the weights before. "
             "[default: 1; photometric: 0.5]",
@@ -93,7 +93,7 @@ def asked_for(settings: dict[str, Any], *, precision: str) -> Adapting | None:
         for name in given:
             raise click.UsageError(f"--{name.replace('_', '-')} is of use with --adapt only.")
         return None
-    objective = given.pop("objective", "mover")
+    objective = given.pop("objective", "motion-masks")
     channel, save_to = given.pop("channel", None), given.pop("save_adapted", None)
     page = given.pop("report", None)
     if page is not None:

@@ -49,6 +49,10 @@ REMOVED_OPTIONS = {
     "train --evaluate": "score the run's weights by `amd-seg evaluate DATASET DIR --weights OUT`.",
     "--ablate-regions": "train once for each number of regions, by recipes/ablate_regions.sh.",
     "--frame-step": "every frame counts; --max-gap pairs frames that are further apart.",
+    "--share": "it is called --blend now.",
+    "--photos": "find their masks by recipes/released_weights, and give --targets DIR.",
+    "--photo-targets": "give --targets DIR, with DIR/images and DIR/masks.",
+    "--photo-share": "all folders of --targets are drawn equally often.",
     **dict.fromkeys(("--compile", "--no-compile"), "steps are taken as they are."),
     **dict.fromkeys(
         (
@@ -61,6 +65,9 @@ REMOVED_OPTIONS = {
 }
 """Options of earlier versions, of all commands or ("evaluate --resume") of one, and what to do
 instead."""
+
+RENAMED_VALUES = {"mover": "motion-masks"}
+"""Choices of earlier versions, and their names now."""
 
 _DEBUG = "amd_seg.debug"
 _QUIET = "amd_seg.quiet"
@@ -80,6 +87,11 @@ def errors_as_messages(ctx: click.Context) -> Iterator[None]:
         if successor is None:
             raise
         raise click.UsageError(f"{name} is gone: {successor}", error.ctx) from error
+    except click.BadParameter as error:
+        for old, new in RENAMED_VALUES.items():
+            if error.message.startswith(f"'{old}' is not"):
+                raise click.UsageError(f"{old} is called {new} now.", error.ctx) from error
+        raise
     except tuple(kind for kind, _ in EXIT_CODES) as error:
         if ctx.meta.get(_DEBUG):
             traceback.print_exc(file=sys.stderr)

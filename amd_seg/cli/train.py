@@ -14,7 +14,7 @@ from amd_seg.training.presets import PRESETS, Preset, TrainingConfig
 
 
 @click.command()
-@click.argument("videos", nargs=-1, required=True, metavar="VIDEOS...")
+@click.argument("videos", nargs=-1, metavar="[VIDEOS...]")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The run folder.")
 @click.option("--preset", type=click.Choice(list(PRESETS)), default="cpu", show_default=True)
 @click.option("--init", metavar="W", help="Weights to start from: a name, folder or file.")
@@ -26,19 +26,11 @@ from amd_seg.training.presets import PRESETS, Preset, TrainingConfig
 )
 @click.option(
     "--targets",
-    type=click.Path(path_type=Path),
-    help="Motion masks that are there for --objective mover; else they are found, in OUT/targets.",
-)
-@click.option(
-    "--photos",
+    multiple=True,
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Stills that --objective mover learns from beside the clips.",
-)
-@click.option(
-    "--photo-targets",
-    type=click.Path(path_type=Path),
-    help="Masks of --photos that are there; else they are found, in OUT/photo_targets.",
+    help="Images with masks (DIR/images, DIR/masks) to learn from, beside VIDEOS or without; "
+    "may be given several times.",
 )
 @click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps.")
 @click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in OUT.")
@@ -52,9 +44,7 @@ def train(
     preset: str,
     init: str | None,
     init_backbone: Path | None,
-    targets: Path | None,
-    photos: Path | None,
-    photo_targets: Path | None,
+    targets: tuple[Path, ...],
     device: str,
     resume: bool,
     **overrides: Any,
@@ -87,8 +77,6 @@ def train(
             init=init,
             init_backbone=init_backbone,
             targets=targets,
-            photos=photos,
-            photo_targets=photo_targets,
             device=device,
             resume=resume,
             on_step=on_step,

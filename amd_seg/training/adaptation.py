@@ -1,30 +1,44 @@
-"""Adaptation of a model to one clip: some steps of training on the clip alone (section 4.3)."""
+"""Adaptation of a model to one clip: some steps of training on the clip alone (section 4.3).
+
+Two objectives: masks of what moves in the clip, or eq. 7 on pairs of its frames.
+"""
 
 import copy
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from amd_seg.device import resolve_precision
+from amd_seg.errors import DeviceError, InputError
 from amd_seg.media.video import FrameReader
 from amd_seg.model.amd import AMD
 from amd_seg.model.config import WeightsConfig
 from amd_seg.training import loop
 from amd_seg.training.adaptation_config import AdaptationConfig
-from amd_seg.training.channel import ChannelChoice
-from amd_seg.training.lessons import Lessons, check_channel
-from amd_seg.training.memory import MemoryPlan
-from amd_seg.training.pair_lessons import pair_lessons
-from amd_seg.training.soup import mean_state
-from amd_seg.training.stretches import ClipFrames, gather_frames
-from amd_seg.training.target_lessons import target_lessons
+from amd_seg.training.clip_masks import (
+    ClipFrames,
+    FrameChunk,
+    MotionEvidence,
+    agreed_masks,
+    find_motion,
+    flip_averaged_regions,
+    gather_frames,
+)
+from amd_seg.training.crops import Chances, Crop
+from amd_seg.training.masked_images import MaskBatches
+from amd_seg.training.object_channel import ChannelChoice, choose_object_channel
+from amd_seg.training.objectives import MotionMaskObjective, PhotometricObjective
+from amd_seg.training.pairs import PairBatch
+from amd_seg.training.presets import TrainingConfig
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +46,13 @@ OnStep = Callable[[loop.StepReport], None]
 
 LEAST_EVIDENCE = 0.05
 """Clearness of a clip's motion below which there is nothing to adapt to."""
+CHECKS = 4
+"""Batches whose loss is compared before and after."""
+HELD_OUT_EVERY = 5
+"""Each n-th frame, or pair's first frame, is held out."""
+CLEAR_LEAD = 4.0
+"""How much faster than the known object another region must move to take its place: one clip says
+less of what is an object than the many that the weights have seen."""
 
 
 @dataclass(frozen=True)
@@ -42,18 +63,17 @@ class AdaptationReport:
         objective: which one was minimised.
         losses: of each step taken.
         loss_before, loss_after: the mean loss of the released and of the adapted weights on
-            `held_out` pairs (or frames) that were not learned from; where that number is 0 the
+            `held_out` pairs, or frames, that were not learned from. Where that number is 0 the
             clip is too short, and the loss is that of what was learned from.
         held_out: how many.
-        lessons: pairs, or frames with a target, that were learned from.
+        examples: pairs, or frames with a mask, that were learned from.
         is_adapted: whether the adapted weights are kept.
         reason: why the released weights are kept, in words; empty where they are not.
         channel: the object channel.
         margin: how much more the object moves than any other region, as a share of that one's
             motion; below 0 where another one moves more and the known channel was trusted.
-        evidence: how clear the clip's motion is, 0..1 (objective mover, else None).
-        memory: how steps were made to fit.
-        seconds: "frames", "lessons", "steps" and "checks": wall-clock time of each part.
+        evidence: how clear the clip's motion is, 0..1 (objective motion-masks, else None).
+        seconds: "frames", "examples", "steps" and "checks": wall-clock time of each part.
     """
 
     objective: str
@@ -61,13 +81,12 @@ class AdaptationReport:
     loss_before: float
     loss_after: float
     held_out: int
-    lessons: int
+    examples: int
     is_adapted: bool
     reason: str
     channel: int
     margin: float
     evidence: float | None
-    memory: MemoryPlan
     seconds: dict[str, float]
 
     @property
@@ -85,6 +104,22 @@ class Adaptation:
     weights: WeightsConfig
     """Its settings: object channel and input size are the clip's."""
     report: AdaptationReport
+
+
+@dataclass(frozen=True)
+class _Examples:
+    """What a model learns from one clip."""
+
+    objective: Callable[[AMD], nn.Module]
+    batches: Callable[[TrainingConfig], Iterator[Any]]
+    """The stream of micro-batches for these settings."""
+    checks: Sequence[Any]
+    """Batches whose loss is compared before and after the steps."""
+    count: int
+    held_out: int
+    choose: Callable[[AMD, int], ChannelChoice]
+    """Chooses the object channel of the model that is kept, for an input size."""
+    evidence: float | None = None
 
 
 def adapt(
@@ -114,107 +149,224 @@ def adapt(
         TrainingDivergedError: the loss is not finite.
     """
     config = config or AdaptationConfig()
-    check_channel(channel, weights)
-    clock = _Clock()
+    _check_channel(channel, weights)
+    seconds: dict[str, float] = {}
     with _own_randomness(config.seed, model.mean.device):
-        frames = gather_frames(clip, config, short_edge=config.frame_size(weights.input_size))
-        clock.lap("frames")
-        lessons = _lessons(model, weights, frames, config, channel)
-        clock.lap("lessons")
-        student = _student(model, lessons.memory)
-        outcome = _learn(student, model, lessons, config, on_step, clock)
-        reason = outcome.reason if config.guard else ""
-        kept = copy.deepcopy(model).eval() if reason else _finished(student, model)
-        size = weights.input_size if reason else config.adapted_size(weights.input_size)
-        choice = lessons.choose(kept, size)
-        clock.lap("checks")
+        with _timed(seconds, "frames"):
+            frames = gather_frames(clip, config, short_edge=config.frame_size(weights.input_size))
+        training = config.training(frames.crop_size(config.learning_size(weights.input_size)))
+        with _timed(seconds, "examples"):
+            make = _masks if config.objective == "motion-masks" else _pairs
+            examples = make(model, weights, frames, config, training, channel)
+        with _timed(seconds, "checks"):
+            student, losses = copy.deepcopy(model), tuple[float, ...]()
+            before = _mean_loss(_objective(student, examples, config), examples.checks, config)
+        with _timed(seconds, "steps"):
+            is_moving = examples.evidence is None or examples.evidence >= LEAST_EVIDENCE
+            if is_moving or not config.guard:
+                student, losses = _learn(model, examples, config, training, on_step)
+        with _timed(seconds, "checks"):
+            after = _mean_loss(_objective(student, examples, config), examples.checks, config)
+            reason = _fault(examples, losses, before, after) if config.guard else ""
+            kept = copy.deepcopy(model).eval() if reason else student
+            size = weights.input_size if reason else config.adapted_size(weights.input_size)
+            choice = examples.choose(kept, size)
     if reason:
         logger.warning("%s: %s The released weights are kept.", clip.source, reason)
-    report = _report(outcome, lessons, choice, reason, clock.seconds)
-    settings = replace(weights, object_channel=choice.channel, input_size=size, sha256="")
-    if report.is_adapted:
-        settings = _named(settings, config, report, clip.source)
-    return Adaptation(kept, settings, report)
-
-
-def _report(
-    outcome: "_Outcome",
-    lessons: Lessons,
-    choice: ChannelChoice,
-    reason: str,
-    seconds: dict[str, float],
-) -> AdaptationReport:
-    return AdaptationReport(
-        objective=lessons.training.objective,
-        losses=outcome.losses,
-        loss_before=outcome.before,
-        loss_after=outcome.after,
-        held_out=lessons.held_out,
-        lessons=lessons.count,
+    report = AdaptationReport(
+        objective=config.objective,
+        losses=losses,
+        loss_before=before,
+        loss_after=after,
+        held_out=examples.held_out,
+        examples=examples.count,
         is_adapted=not reason,
         reason=reason,
         channel=choice.channel,
         margin=choice.margin,
-        evidence=lessons.evidence,
-        memory=lessons.memory,
+        evidence=examples.evidence,
         seconds=seconds,
+    )
+    settings = replace(weights, object_channel=choice.channel, input_size=size, sha256="")
+    if report.is_adapted:
+        about = {"to": clip.source, **dataclasses.asdict(config), "steps": report.steps}
+        learned = {**weights.training, "adapted": about}
+        settings = replace(settings, name=f"{weights.name}-adapted", training=learned)
+    return Adaptation(kept, settings, report)
+
+
+def _masks(
+    model: AMD,
+    weights: WeightsConfig,
+    clip: ClipFrames,
+    config: AdaptationConfig,
+    training: TrainingConfig,
+    channel: int | None,
+) -> _Examples:
+    """Find masks of what moves on at most `config.targets` frames."""
+    taught = weights.object_channel if channel is None else channel
+    device = model.mean.device
+    motion = find_motion(clip, most=config.targets)
+    pixels = torch.from_numpy(motion.frames).permute(0, 3, 1, 2).contiguous()
+
+    def regions_by(seeing: AMD, size: int) -> NDArray[np.float32]:
+        return flip_averaged_regions(seeing, pixels, size=size, precision=config.precision).numpy()
+
+    masks = agreed_masks(motion, regions_by(model, weights.input_size)[:, taught], clip.source)
+    rows = range(len(masks.labels))
+    held_out = [row for row in rows if row % HELD_OUT_EVERY == HELD_OUT_EVERY // 2]
+    learned = masks.part([row for row in rows if row not in held_out])
+    aside = replace(training, seed=config.seed + 1)
+    checks = MaskBatches([[masks.part(held_out) if held_out else learned]], aside, device)
+
+    def choose(kept: AMD, input_size: int) -> ChannelChoice:
+        return ChannelChoice(taught, moving_share(regions_by(kept, input_size), motion))
+
+    return _Examples(
+        objective=lambda student: MotionMaskObjective(student, taught),
+        batches=lambda settings: MaskBatches([[learned]], settings, device),
+        checks=[next(checks) for _ in range(CHECKS)],
+        count=len(learned.labels),
+        held_out=len(held_out),
+        choose=choose,
+        evidence=float(motion.confidence.mean()),
     )
 
 
-def _lessons(
+def moving_share(regions: NDArray[np.float32], motion: MotionEvidence) -> tuple[float, ...]:
+    """Give how likely the pixels of each region move on their own, weighed by confidence.
+
+    Args:
+        regions: (frame, region, height, width), of the frames of `motion`.
+        motion: what moves in them.
+    """
+    trust = motion.confidence[:, None, None, None]
+    moving = (regions * motion.maps[:, None] * trust).sum(axis=(0, 2, 3))
+    total = (regions * trust).sum(axis=(0, 2, 3))
+    return tuple((moving / np.maximum(total, 1e-9)).tolist())
+
+
+Pair = tuple[int, int, int]
+"""Which chunk, first and second frame in it."""
+
+
+def _pairs(
     model: AMD,
     weights: WeightsConfig,
-    frames: ClipFrames,
+    clip: ClipFrames,
     config: AdaptationConfig,
+    training: TrainingConfig,
     channel: int | None,
-) -> Lessons:
-    training = config.training(frames.crop_size(config.learning_size(weights.input_size)))
-    make = target_lessons if config.objective == "mover" else pair_lessons
-    return make(model, weights, frames, config, training, channel=channel)
+) -> _Examples:
+    """Make pairs of the clip's frames, at most `config.max_gap` apart."""
+    learned, held_out = pairs_of(clip.chunks, config.gap_at(clip.frame_rate))
+
+    def stream(pairs: Sequence[Pair], settings: TrainingConfig, seed: int) -> Iterator[PairBatch]:
+        return _pair_batches(clip.chunks, pairs, settings, model.mean.device, seed)
+
+    checks = stream(held_out or learned, training, config.seed + 1)
+    looked_at = stream(learned + held_out, training, config.seed + 2)
+
+    def choose(kept: AMD, input_size: int) -> ChannelChoice:
+        choice = choose_object_channel(kept, looked_at, count=CHECKS)
+        if channel is not None:
+            return replace(choice, channel=channel)
+        return choice.unless_clear(weights.object_channel, lead=CLEAR_LEAD)
+
+    return _Examples(
+        objective=lambda student: PhotometricObjective(student, training),
+        batches=lambda settings: stream(learned, settings, config.seed),
+        checks=[next(checks) for _ in range(CHECKS)],
+        count=len(learned),
+        held_out=len(held_out),
+        choose=choose,
+    )
 
 
-@dataclass(frozen=True)
-class _Outcome:
-    """What the steps brought."""
+def pairs_of(chunks: Sequence[FrameChunk], max_gap: int) -> tuple[list[Pair], list[Pair]]:
+    """Return the pairs to learn from and those that are held out, 1 to `max_gap` frames apart.
 
-    losses: tuple[float, ...]
-    before: float
-    after: float
-    reason: str
-    """Why the adapted weights are not to be used, in words; empty where they are."""
+    Of a clip with so few pairs that none would be left to learn from, or none is due, nothing is
+    held out.
+    """
+    pairs = [
+        (place, first, first + gap)
+        for place, chunk in enumerate(chunks)
+        for first in range(len(chunk.numbers) - 1)
+        for gap in range(1, max_gap + 1)
+        if first + gap < len(chunk.numbers)
+    ]
+    starts = {start: order for order, start in enumerate(dict.fromkeys(pair[:2] for pair in pairs))}
+    is_held = [starts[pair[:2]] % HELD_OUT_EVERY == HELD_OUT_EVERY // 2 for pair in pairs]
+    held_out = [pair for pair, held in zip(pairs, is_held, strict=True) if held]
+    learned = [pair for pair, held in zip(pairs, is_held, strict=True) if not held]
+    return (learned, held_out) if learned else (pairs, [])
+
+
+def _pair_batches(
+    chunks: Sequence[FrameChunk],
+    pairs: Sequence[Pair],
+    settings: TrainingConfig,
+    device: torch.device,
+    seed: int,
+) -> Iterator[PairBatch]:
+    """Yield batches of pairs without end; all draws follow from the seed."""
+    crop = Crop(size=settings.crop, scale=settings.scale, flip=settings.flip)
+    count = settings.batch_size // settings.accumulate
+    generator = torch.Generator().manual_seed(seed)
+    while True:
+        chosen = torch.randint(len(pairs), (count,), generator=generator).tolist()
+        chances = torch.rand(count, 4, generator=generator).tolist()
+        frames, names = [], []
+        for item in chosen:
+            place, *both = pairs[item]
+            chunk = chunks[place]
+            frames.append(torch.from_numpy(chunk.frames[both]).permute(0, 3, 1, 2).to(device))
+            names.append("frames {}-{}".format(*(chunk.numbers[row] for row in both)))
+        cut = crop(frames, [Chances(*row) for row in chances])
+        yield PairBatch(cut[:, 0], cut[:, 1], tuple(names))
 
 
 def _learn(
-    student: AMD,
     model: AMD,
-    lessons: Lessons,
+    examples: _Examples,
     config: AdaptationConfig,
+    training: TrainingConfig,
     on_step: OnStep | None,
-    clock: "_Clock",
-) -> _Outcome:
-    """Take the steps, unless there is nothing to learn; compare the model before and the result."""
-    objective = lessons.objective(student)
-    before = _mean_loss(objective, lessons.checks, config.precision)
-    clock.lap("checks")
-    if config.guard and lessons.evidence is not None and lessons.evidence < LEAST_EVIDENCE:
-        reason = f"Hardly anything in it moves on its own (evidence {lessons.evidence:.2f})."
-        return _Outcome((), before, before, reason)
-    losses = _steps(objective, lessons, on_step)
-    if config.share < 1:
-        states = student.state_dict(), model.state_dict()
-        student.load_state_dict(mean_state(states, (config.share, 1 - config.share)))
-    clock.lap("steps")
-    after = _mean_loss(objective, lessons.checks, config.precision)
-    reason = ""
-    # Not "after >= before": a loss that is no number is no progress either.
-    if not after < before:
-        where = "frames that it did not learn from" if lessons.held_out else "its frames"
-        reason = f"The loss on {where} did not fall ({before:.4f} before, {after:.4f} after)."
-    return _Outcome(losses, before, after, reason)
+) -> tuple[AMD, tuple[float, ...]]:
+    """Take the steps on a copy of the model, and return it with the loss of each step.
+
+    Where the device runs out of memory, all begins anew in micro-batches half as large.
+
+    Raises:
+        DeviceError: a micro-batch of one does not fit.
+    """
+    shares = [n for n in range(1, training.batch_size + 1) if training.batch_size % n == 0]
+    for accumulate in shares:
+        student = copy.deepcopy(model).requires_grad_(True)
+        settings = replace(training, accumulate=accumulate)
+        try:
+            losses = _steps(student, examples, config, settings, on_step)
+        except torch.OutOfMemoryError:
+            logger.info("A step does not fit the memory in %d micro-batch(es).", accumulate)
+            continue
+        if config.blend < 1:
+            states = student.state_dict(), model.state_dict()
+            student.load_state_dict(mean_state(states, (config.blend, 1 - config.blend)))
+        return student.eval().requires_grad_(False), losses
+    raise DeviceError(
+        f"A step does not fit the memory of {model.mean.device}, not even with one crop of "
+        f"{training.crop[0]}x{training.crop[1]} at a time. Free memory, or take smaller weights."
+    )
 
 
-def _steps(objective: nn.Module, lessons: Lessons, on_step: OnStep | None) -> tuple[float, ...]:
-    """Take the steps, and return the loss of each."""
+def _steps(
+    student: AMD,
+    examples: _Examples,
+    config: AdaptationConfig,
+    settings: TrainingConfig,
+    on_step: OnStep | None,
+) -> tuple[float, ...]:
     losses: list[float] = []
 
     def after_step(report: loop.StepReport) -> None:
@@ -222,52 +374,97 @@ def _steps(objective: nn.Module, lessons: Lessons, on_step: OnStep | None) -> tu
         if on_step is not None:
             on_step(report)
 
-    state = loop.start(objective, lessons.training)
+    state = loop.start(_objective(student, examples, config), settings)
     try:
-        loop.optimize(state, lessons.batches, lessons.training, on_step=after_step)
+        loop.optimize(state, examples.batches(settings), settings, on_step=after_step)
     except loop.StopTraining:
-        logger.info("Stopped after %d of %d steps.", state.step, lessons.training.steps)
+        logger.info("Stopped after %d of %d steps.", state.step, settings.steps)
     return tuple(losses)
 
 
-def _student(model: AMD, plan: MemoryPlan) -> AMD:
-    """A copy whose steps fit the memory."""
-    student = copy.deepcopy(model).requires_grad_(True)
-    student.config = replace(model.config, motion_size=plan.motion_size)
-    student.appearance.backbone.is_checkpointed = plan.is_checkpointed
-    return student
+def _fault(examples: _Examples, losses: tuple[float, ...], before: float, after: float) -> str:
+    """Say why the adapted weights are not to be used; empty where they are."""
+    if not losses:
+        return f"Hardly anything in it moves on its own (evidence {examples.evidence:.2f})."
+    # Not "after >= before": a loss that is no number is no progress either.
+    if not after < before:
+        where = "frames that it did not learn from" if examples.held_out else "its frames"
+        return f"The loss on {where} did not fall ({before:.4f} before, {after:.4f} after)."
+    return ""
 
 
-def _finished(student: AMD, model: AMD) -> AMD:
-    """The student as a model like any other."""
-    student.config = model.config
-    student.appearance.backbone.is_checkpointed = False
-    return student.eval().requires_grad_(False)
+def mean_state(
+    states: Sequence[Mapping[str, Tensor]], shares: Sequence[float]
+) -> dict[str, Tensor]:
+    """Average state dicts of one model.
+
+    Whole numbers, by which BatchNorm counts its batches, are the first's.
+
+    Args:
+        states: with the same names and shapes.
+        shares: how much each counts, in any unit.
+    """
+
+    def mean(name: str, first: Tensor) -> Tensor:
+        if not first.is_floating_point():
+            return first
+        parts = [state[name] * share for state, share in zip(states, shares, strict=True)]
+        return torch.stack(parts).sum(dim=0) / sum(shares)
+
+    return {name: mean(name, first) for name, first in states[0].items()}
+
+
+class FrozenBatchNorm(nn.Module):
+    """An objective whose BatchNorm and dropout stay as in use while the rest is trained."""
+
+    def __init__(self, objective: nn.Module) -> None:
+        super().__init__()
+        self.objective = objective
+
+    @property
+    def model(self) -> nn.Module:
+        """The model that the steps change."""
+        model = self.objective.model
+        assert isinstance(model, nn.Module)
+        return model
+
+    def forward(self, batch: Any, progress: float = 0.0, step: int = 0) -> dict[str, Tensor]:
+        """Score a batch."""
+        parts: dict[str, Tensor] = self.objective(batch, progress, step)
+        return parts
+
+    def train(self, mode: bool = True) -> "FrozenBatchNorm":
+        """Set the mode of all other parts."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d | nn.Dropout2d):
+                module.eval()
+        return self
+
+
+def _objective(model: AMD, examples: _Examples, config: AdaptationConfig) -> nn.Module:
+    objective = examples.objective(model)
+    return FrozenBatchNorm(objective) if config.frozen_statistics else objective
 
 
 @torch.no_grad()
-def _mean_loss(objective: nn.Module, batches: Sequence[Any], precision: str) -> float:
-    """The mean loss over batches, BatchNorm and dropout as in use."""
-    was_training = objective.training
+def _mean_loss(objective: nn.Module, batches: Sequence[Any], config: AdaptationConfig) -> float:
+    """The mean loss over batches; the model is left in eval mode."""
     objective.eval()
     device = next(objective.parameters()).device
-    dtype = resolve_precision(precision, device)
+    dtype = resolve_precision(config.precision, device)
     with torch.autocast(device.type, dtype=dtype, enabled=dtype is not torch.float32):
         losses: list[float] = [objective(batch, 1.0, 0)["loss"].item() for batch in batches]
-    objective.train(was_training)
     return sum(losses) / len(losses)
 
 
-def _named(
-    weights: WeightsConfig, config: AdaptationConfig, report: AdaptationReport, source: str
-) -> WeightsConfig:
-    """Say in the settings what the weights have learned from."""
-    about = {"to": source, **dataclasses.asdict(config), "steps": report.steps}
-    return replace(
-        weights,
-        name=f"{weights.name}-adapted",
-        training={**weights.training, "adapted": about},
-    )
+def _check_channel(channel: int | None, weights: WeightsConfig) -> None:
+    regions = weights.model.regions
+    if channel is not None and not 0 <= channel < regions:
+        raise InputError(
+            f"channel is {channel}, but {weights.name or 'the model'} has {regions} regions. "
+            f"Give 0 to {regions - 1}."
+        )
 
 
 @contextmanager
@@ -279,15 +476,9 @@ def _own_randomness(seed: int, device: torch.device) -> Iterator[None]:
         yield
 
 
-class _Clock:
-    """Wall-clock seconds of named parts."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._since = time.perf_counter()
-
-    def lap(self, part: str) -> None:
-        """Count the time since the last call as that of a part."""
-        now = time.perf_counter()
-        self.seconds[part] = self.seconds.get(part, 0.0) + now - self._since
-        self._since = now
+@contextmanager
+def _timed(seconds: dict[str, float], part: str) -> Iterator[None]:
+    """Add the wall-clock time spent inside to that of a part."""
+    began = time.perf_counter()
+    yield
+    seconds[part] = seconds.get(part, 0.0) + time.perf_counter() - began

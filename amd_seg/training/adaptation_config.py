@@ -12,9 +12,9 @@ REFERENCE_RATE = 24.0
 """Frames a second for which `max_gap` is given."""
 
 MOTION_SIZE = 240
-"""Short edge, in pixels, at which motion is looked for (objective mover)."""
+"""Short edge, in pixels, at which motion is looked for (objective motion-masks)."""
 
-AdaptationObjective = Literal["mover", "photometric"]
+AdaptationObjective = Literal["motion-masks", "photometric"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,13 +27,13 @@ class AdaptationConfig:
 
     steps: int = 100
     """Optimiser steps, as published."""
-    objective: AdaptationObjective = "mover"
-    """mover: the object channel learns what moves against the background, weighed by the model's
-    own opinion; the best masks, needs OpenCV. photometric: eq. 7, as published."""
+    objective: AdaptationObjective = "motion-masks"
+    """motion-masks: the object channel learns what moves against the background, joined with what
+    the model sees; the best masks. photometric: eq. 7, as published."""
     learning_rate: float = 2e-3
     """Of the first step; it falls to a hundredth of that."""
     batch_size: int = 4
-    """Pairs of frames, or frames with a target, per step."""
+    """Pairs of frames, or frames with a mask, per step."""
     size: int = 192
     """Short edge, in pixels, of what the network sees while it learns, at least: where the input
     size of the weights is larger, it is that."""
@@ -41,7 +41,7 @@ class AdaptationConfig:
     """Range of the crop's side, as a share of the frame; crops are enlarged to --size."""
     max_gap: int = 4
     """Largest distance, in frames at 24 a second, between the two of a pair."""
-    share: float = 1.0
+    blend: float = 1.0
     """How much of what was learned counts: the result is the mean of the weights before and after,
     weighed so. 1 is what was learned alone."""
     frozen_statistics: bool = True
@@ -49,13 +49,10 @@ class AdaptationConfig:
     frames: int = 240
     """Frames of the clip that are held in memory at most, spread over all of it."""
     targets: int = 32
-    """Frames that motion targets are found for at most (objective mover)."""
+    """Frames that motion targets are found for at most (objective motion-masks)."""
     guard: bool = True
     """Keep the released weights where adaptation did not lower the loss on held-out frames, or
     where next to nothing moves on its own."""
-    memory: float = 0.0
-    """GiB that a step may take; 0 takes what is free. Where it is short, steps are taken in
-    smaller pieces, at last with a smaller motion size."""
     precision: Precision = "float32"
     """Of autocast. bfloat16 is two to three times as fast on GPUs and on CPUs with AVX-512 BF16,
     and many times slower on others."""
@@ -78,10 +75,8 @@ class AdaptationConfig:
             yield "size", "0 or more"
         if self.learning_rate <= 0:
             yield "learning_rate", "above 0"
-        if not 0 < self.share <= 1:
-            yield "share", "above 0, up to 1"
-        if self.memory < 0:
-            yield "memory", "0 or more"
+        if not 0 < self.blend <= 1:
+            yield "blend", "above 0, up to 1"
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
             yield "scale", "0 < low <= high <= 1"
 
@@ -91,7 +86,7 @@ class AdaptationConfig:
 
     def frame_size(self, input_size: int) -> int:
         """The short edge, in pixels, of the frames in memory: crops and motion are made of them."""
-        least = MOTION_SIZE if self.objective == "mover" else 0
+        least = MOTION_SIZE if self.objective == "motion-masks" else 0
         return max(self.learning_size(input_size), least)
 
     def adapted_size(self, input_size: int) -> int:
@@ -107,10 +102,10 @@ class AdaptationConfig:
         return TrainingConfig(
             steps=self.steps,
             objective=self.objective,
-            optimizer="adamw" if self.objective == "mover" else "adam",
+            optimizer="adamw" if self.objective == "motion-masks" else "adam",
             learning_rate=self.learning_rate,
             final_learning_rate=self.learning_rate / 100,
-            weight_decay=0.01 if self.objective == "mover" else 1e-6,
+            weight_decay=0.01 if self.objective == "motion-masks" else 1e-6,
             warmup_steps=min(5, self.steps // 10),
             gradient_clip=1.0,
             batch_size=self.batch_size,
@@ -121,7 +116,7 @@ class AdaptationConfig:
         )
 
 
-def mover() -> AdaptationConfig:
+def motion_masks() -> AdaptationConfig:
     """What moves against the background, agreed on over the clip and with the model."""
     return AdaptationConfig()
 
@@ -129,7 +124,7 @@ def mover() -> AdaptationConfig:
 def published() -> AdaptationConfig:
     """Section 4.3: eq. 7 on pairs of the clip, both pathways; what it leaves open is ours.
 
-    So is the mean with the weights before, which it knows nothing of: `share` 1 is as published.
+    So is the mean with the weights before, which it knows nothing of: `blend` 1 is as published.
     """
     return AdaptationConfig(
         objective="photometric",
@@ -137,8 +132,8 @@ def published() -> AdaptationConfig:
         size=0,
         scale=(0.96, 1.0),
         max_gap=1,
-        share=0.5,
+        blend=0.5,
     )
 
 
-ADAPTATIONS = {"mover": mover, "photometric": published}
+ADAPTATIONS = {"motion-masks": motion_masks, "photometric": published}

@@ -64,11 +64,6 @@ class RunFolder:
         return self.path / "targets"
 
     @property
-    def photo_targets(self) -> Path:
-        """The masks of stills that the object channel learns from."""
-        return self.path / "photo_targets"
-
-    @property
     def weights(self) -> Path:
         """The trained model, as `from_pretrained` reads it."""
         return self.path / "weights"
@@ -105,7 +100,7 @@ class RunFolder:
         checkpoint, from which nothing goes on: it is written anew. A run's first file is its
         config.json, and what lies beside another one is not ours to replace.
         """
-        found = {self.targets, self.photo_targets, *self.path.glob(".*.tmp")}
+        found = {self.targets, *self.path.glob(".*.tmp")}
         if self._has_settings() and not list_checkpoints(self.checkpoints):
             found |= {self.config, self.data, self.log, self.checkpoints, self.sheets}
             found |= {self.board, self.page}

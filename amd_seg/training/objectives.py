@@ -26,10 +26,10 @@ def make_objective(model: AMD, config: TrainingConfig, object_channel: int = 0) 
     Args:
         model: what learns.
         config: the settings.
-        object_channel: the region that the objective "mover" teaches.
+        object_channel: the region that the objective "motion-masks" teaches.
     """
-    if config.objective == "mover":
-        return MoverObjective(model, config, object_channel)
+    if config.objective == "motion-masks":
+        return MotionMaskObjective(model, object_channel)
     kinds = {"photometric": PhotometricObjective, "dense": DenseFlowObjective}
     return kinds[config.objective](model, config)
 
@@ -81,18 +81,18 @@ class DenseFlowObjective(nn.Module):
         return {**parts, **monitors(reconstruction)}
 
 
-class MoverObjective(nn.Module):
-    """The object channel is taught what moves against the background (a `TargetBatch`)."""
+class MotionMaskObjective(nn.Module):
+    """The object channel is taught the masks of a `MaskBatch`."""
 
-    def __init__(self, model: AMD, config: TrainingConfig, object_channel: int = 0) -> None:
+    def __init__(self, model: AMD, object_channel: int = 0) -> None:
         super().__init__()
         self.model = model
         self.object_channel = object_channel
 
     def forward(self, batch: Any, progress: float = 0.0, step: int = 0) -> dict[str, Tensor]:
-        """Score a `TargetBatch`: cross-entropy and half of the Dice loss, on the 1/8 grid."""
+        """Score a `MaskBatch`: cross-entropy and half of the Dice loss, on the 1/8 grid."""
         logits = self.model.region_logits(batch.frames)
-        target = area_resize(batch.targets.to(logits.dtype) / 255, logits)
+        target = area_resize(batch.masks.to(logits.dtype) / 255, logits)
         score = object_logit(logits, self.object_channel)
         cross_entropy = F.binary_cross_entropy_with_logits(score, target)
         saliency = score.sigmoid()

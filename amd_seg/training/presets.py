@@ -8,7 +8,7 @@ from typing import Any, Literal, Self, get_args
 from amd_seg.model.config import AMDConfig
 from amd_seg.training.run_config import Optimizer, RunConfig
 
-Objective = Literal["photometric", "dense", "mover"]
+Objective = Literal["photometric", "dense", "motion-masks"]
 Sampling = Literal["video", "pair"]
 Frames = Literal["memory", "loader"]
 MotionInit = Literal["released", "kaiming"]
@@ -29,7 +29,7 @@ class TrainingConfig(RunConfig):
     weight_decay: float = 1e-6
     objective: Objective = "photometric"
     """photometric: eq. 7, end to end. dense: the motion pathway alone, by its dense flow.
-    mover: the object channel alone, by what moves against the background."""
+    motion-masks: the object channel alone, by masks of what moves, or those of --targets."""
     motion_init: MotionInit = "released"
     """How the motion pathway begins. released: as the released code leaves it, or as the weights of
     --init have it; its cost volume then says nothing for long. kaiming: anew, by Kaiming's rule,
@@ -51,13 +51,11 @@ class TrainingConfig(RunConfig):
     flip: bool = True
     """Mirror half of the crops (the paper does, the released code does not)."""
     colour: bool = False
-    """Change brightness, contrast, saturation and tint at random (objective mover)."""
+    """Change brightness, contrast, saturation and tint at random (objective motion-masks)."""
     sampling: Sampling = "video"
     """video: one random pair a clip and epoch, as published; pair: every pair is an item."""
     max_gap: int = 1
     """Largest distance, in frames, between the two of a pair."""
-    photo_share: float = 0.5
-    """Share of the crops that come from --photos, where there are any (objective mover)."""
     frames: Frames = "memory"
     """memory: all clips are decoded once and kept on the training device; loader: decoded as they
     are drawn, for clips that do not fit."""
@@ -91,9 +89,8 @@ class TrainingConfig(RunConfig):
         yield from self._below(1, "max_gap")
         yield from self._below(0, "entropy_weight", "workers")
         yield from self._unknown(**_CHOICES)
-        for name in ("ssim_weight", "photo_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                yield name, "0 to 1"
+        if not 0 <= self.ssim_weight <= 1:
+            yield "ssim_weight", "0 to 1"
         if min(self.crop) < 16:
             yield "crop", "two sizes of 16 or more"
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
@@ -107,7 +104,7 @@ class TrainingConfig(RunConfig):
 
 _ON_PAIRS = ("photometric", "dense")
 _ON_MASKS = ("photometric",)
-_ON_TARGETS = ("mover",)
+_ON_TARGETS = ("motion-masks",)
 # Settings that not every objective reads, and the objectives that do. Others refuse to be told:
 # what a run records it has done.
 _READERS = {
@@ -115,7 +112,7 @@ _READERS = {
     **dict.fromkeys(("max_gap", "frames", "workers"), _ON_PAIRS),
     "transpose_portrait": _ON_PAIRS,
     "entropy_weight": _ON_MASKS,
-    **dict.fromkeys(("colour", "photo_share"), _ON_TARGETS),
+    "colour": _ON_TARGETS,
 }
 
 
@@ -160,7 +157,7 @@ def paper() -> Preset:
 # The object channel, taught by what moves: eq. 7 from scratch needs more steps than either preset
 # below has, and at that scale it splits frames by place (notes/experiments.md).
 _BY_MOTION = TrainingConfig(
-    objective="mover",
+    objective="motion-masks",
     optimizer="adamw",
     learning_rate=1e-3,
     weight_decay=0.01,

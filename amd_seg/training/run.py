@@ -11,17 +11,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from amd_seg.errors import ConfigError, InputError
+from amd_seg.errors import ConfigError
 from amd_seg.model.amd import AMD
 from amd_seg.model.config import AMDConfig, WeightsConfig
 from amd_seg.training.alarms import Alarms
 from amd_seg.training.batches import Batches, open_batches
-from amd_seg.training.channel import choose_object_channel
-from amd_seg.training.clips import find_clips, find_photos
+from amd_seg.training.clips import find_clips
 from amd_seg.training.distributed import Processes
 from amd_seg.training.engine import OnStep, Run, carry_out
 from amd_seg.training.folder import RunFolder
 from amd_seg.training.loop import StepReport
+from amd_seg.training.masked_images import find_masked_images
+from amd_seg.training.object_channel import choose_object_channel
 from amd_seg.training.objectives import make_objective
 from amd_seg.training.presets import TrainingConfig
 from amd_seg.training.watch import Watch
@@ -39,26 +40,24 @@ def train(
     config: TrainingConfig,
     init: str | None = None,
     init_backbone: str | os.PathLike[str] | None = None,
-    targets: str | os.PathLike[str] | None = None,
-    photos: str | os.PathLike[str] | None = None,
-    photo_targets: str | os.PathLike[str] | None = None,
+    targets: Sequence[str | os.PathLike[str]] = (),
     device: str = "auto",
     resume: bool = False,
     on_step: OnStep | None = None,
 ) -> Path:
-    """Train a model on clips.
+    """Train a model on clips, or on images with masks.
 
     Args:
-        roots: files, folders and data sets of clips, see `find_clips`.
+        roots: files, folders and data sets of clips, see `find_clips`; the objective
+            "motion-masks" needs none where it has `targets`.
         out: the run folder; it must be empty or new, unless `resume` is set.
         model: the architecture; the tensors of `init` must fit it.
         config: how to train.
         init: weights to start from, as `load_weights` takes them.
         init_backbone: a ResNet's weights for the backbone, see `load_backbone`.
-        targets: folder of motion masks that are there, for the objective "mover"; None finds
-            them first and keeps them in the run folder. A resumed run knows its own.
-        photos: a folder of stills that the objective "mover" learns from beside the clips.
-        photo_targets: folder of their masks that are there; None finds them first likewise.
+        targets: folders of images with masks, see `masked_images`, for the objective
+            "motion-masks"; all are drawn equally often. The masks of the clips are found first
+            and kept in the run folder. A resumed run knows its own.
         device: see `resolve_device`.
         resume: go on from the newest checkpoint in `out`.
         on_step: called after each step; it may raise `StopTraining`.
@@ -72,11 +71,8 @@ def train(
         StopTraining: from `on_step`, after a checkpoint.
     """
     folder = RunFolder(Path(out))
-    if resume and photos is None:
-        _require_no_photos(folder)
-    if resume and config.objective == "mover":
-        targets = _same_targets(folder, "targets", targets)
-        photo_targets = _same_targets(folder, "photo_targets", photo_targets)
+    if resume and not targets:
+        targets = folder.read_settings().get("targets") or ()
     task = _ClipTask(
         roots=tuple(roots),
         model=model,
@@ -84,9 +80,7 @@ def train(
         init=init,
         init_channel=_channel_before(folder) if resume else _channel_of(init),
         init_backbone=init_backbone,
-        targets=targets,
-        photos=photos,
-        photo_targets=photo_targets,
+        targets=tuple(os.fspath(each) for each in targets),
     )
     return carry_out(task, out, device=device, resume=resume, on_step=on_step)
 
@@ -102,9 +96,7 @@ class _ClipTask:
     init_channel: int | None
     """The object's region in the weights that the run began with."""
     init_backbone: str | os.PathLike[str] | None
-    targets: str | os.PathLike[str] | None
-    photos: str | os.PathLike[str] | None
-    photo_targets: str | os.PathLike[str] | None
+    targets: tuple[str, ...]
     alarms: Alarms = field(default_factory=Alarms)
 
     @property
@@ -116,20 +108,20 @@ class _ClipTask:
             "roots": list(self.roots),
             "init": self.init,
             "init_channel": self.init_channel,
-            "photos": _as_text(self.photos),
-            "targets": _as_text(self.targets),
-            "photo_targets": _as_text(self.photo_targets),
-            "init_backbone": _as_text(self.init_backbone),
+            "targets": list(self.targets),
+            "init_backbone": None if self.init_backbone is None else os.fspath(self.init_backbone),
             "model": dataclasses.asdict(self.model),
             "training": dataclasses.asdict(self.config),
         }
 
     def data(self) -> dict[str, list[str]]:
-        photos = [] if self.photos is None else find_photos(self.photos)
-        return {
-            "clips": [clip.identity() for clip in find_clips(self.roots)],
-            "photos": [photo.identity() for photo in photos],
-        }
+        images = [
+            f"{clip} ({len(found)} masks)"
+            for folder in self.targets
+            for clip, found in find_masked_images(folder).items()
+        ]
+        clips = find_clips(self.roots) if self.roots else []
+        return {"clips": [clip.identity() for clip in clips], "images": images}
 
     def start_model(self, *, resume: bool) -> AMD:
         if resume:
@@ -148,8 +140,6 @@ class _ClipTask:
             processes,
             folder,
             targets=self.targets,
-            photos=self.photos,
-            photo_targets=self.photo_targets,
         )
 
     def make_objective(self, model: Network) -> nn.Module:
@@ -167,7 +157,7 @@ class _ClipTask:
     def release(self, run: Run, training: dict[str, Any]) -> None:
         # The object channel is chosen without labels.
         channel = self.init_channel or 0
-        if self.config.objective != "mover":
+        if self.config.objective != "motion-masks":
             channel = self._moving_channel(run)
         card = WeightsConfig(
             model=self.model,
@@ -189,42 +179,6 @@ class _ClipTask:
             *(choice.channel, motion),
         )
         return choice.channel
-
-
-def _require_no_photos(folder: RunFolder) -> None:
-    photos = folder.read_settings().get("photos")
-    if photos is not None:
-        raise InputError(
-            f"Cannot resume {folder.path} on clips alone: it learns from the photos in {photos} "
-            "too. Give --photos again."
-        )
-
-
-def _same_targets(
-    folder: RunFolder, name: str, given: str | os.PathLike[str] | None
-) -> str | os.PathLike[str] | None:
-    """Return the folder of targets that a run goes on with: the one that it was begun with.
-
-    It may have grown since, or lie elsewhere now.
-
-    Raises:
-        InputError: another one is given, and that one is still there.
-    """
-    settings = folder.read_settings()
-    before = settings.get(name)
-    if given is None or name not in settings:
-        return given or before
-    known = Path(before or getattr(folder, name))
-    if known.is_dir() and known.resolve() != Path(given).resolve():
-        raise InputError(
-            f"Cannot resume {folder.path} with the targets in {os.fspath(given)}: it learns from "
-            f"those in {known}. Leave out --{name.replace('_', '-')}."
-        )
-    return given
-
-
-def _as_text(path: str | os.PathLike[str] | None) -> str | None:
-    return None if path is None else os.fspath(path)
 
 
 def _channel_of(init: str | None) -> int | None:

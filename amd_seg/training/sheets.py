@@ -16,25 +16,25 @@ from amd_seg.model.appearance import SemanticNetwork
 from amd_seg.model.objective import splat_visibility
 from amd_seg.model.segment_flow import synthesize_view
 from amd_seg.training.label_batches import LabelBatch
+from amd_seg.training.masked_images import MaskBatch
 from amd_seg.training.pairs import PairBatch
-from amd_seg.training.targets import TargetBatch
 from amd_seg.weights import Network
 
 ROWS = 4
 ERROR_GAIN = 3
 """An absolute difference of 1/3 is drawn white: errors that matter are far below 1."""
 PAIR_COLUMNS = ("frame i", "frame j", "regions of i", "flow", "j from i", "error x 3")
-TARGET_COLUMNS = ("frame", "regions", "object", "target")
+MASK_COLUMNS = ("frame", "regions", "object", "mask")
 LABEL_COLUMNS = ("frame", "classes", "labels")
 
 
 @torch.no_grad()
 def draw_sheet(
-    model: Network, batch: PairBatch | TargetBatch | LabelBatch, object_channel: int = 0
+    model: Network, batch: PairBatch | MaskBatch | LabelBatch, object_channel: int = 0
 ) -> Image.Image:
     """Draw what a model makes of the first pairs of a batch.
 
-    For a `PairBatch` the columns are PAIR_COLUMNS, for a `TargetBatch` TARGET_COLUMNS, for a
+    For a `PairBatch` the columns are PAIR_COLUMNS, for a `MaskBatch` MASK_COLUMNS, for a
     `LabelBatch` LABEL_COLUMNS. The flow is a colour wheel: hue is its direction (red to the right,
     then yellow, green, blue clockwise), white stands still, full colour is the longest of its
     tile, whose length is written below. The bar under regions gives each its share of the frame,
@@ -43,7 +43,7 @@ def draw_sheet(
     Args:
         model: its mode is kept.
         batch: on the model's device.
-        object_channel: the region that is the object of a `TargetBatch`.
+        object_channel: the region that is the object of a `MaskBatch`.
 
     Returns:
         An image of mode "RGB".
@@ -56,7 +56,7 @@ def draw_sheet(
 
 
 def _drawn(
-    model: Network, batch: PairBatch | TargetBatch | LabelBatch, object_channel: int
+    model: Network, batch: PairBatch | MaskBatch | LabelBatch, object_channel: int
 ) -> tuple[tuple[str, ...], list[list[Tile]]]:
     if isinstance(model, SemanticNetwork):
         assert isinstance(batch, LabelBatch)
@@ -64,7 +64,7 @@ def _drawn(
     assert not isinstance(batch, LabelBatch)
     if isinstance(batch, PairBatch):
         return PAIR_COLUMNS, _pair_rows(model, batch)
-    return TARGET_COLUMNS, _target_rows(model, batch, object_channel)
+    return MASK_COLUMNS, _mask_rows(model, batch, object_channel)
 
 
 def flow_colours(flow: NDArray[np.float32]) -> Pixels:
@@ -113,13 +113,11 @@ def _pair_rows(model: AMD, batch: PairBatch) -> list[list[Tile]]:
     ]
 
 
-def _target_rows(model: AMD, batch: TargetBatch, channel: int) -> list[list[Tile]]:
+def _mask_rows(model: AMD, batch: MaskBatch, channel: int) -> list[list[Tile]]:
     frames = batch.frames[:ROWS]
     masks = F.interpolate(model.segment(frames), frames.shape[-2:], mode="bilinear").cpu().numpy()
     rows = []
-    for frame, regions, target, name in zip(
-        frames, masks, batch.targets, batch.names, strict=False
-    ):
+    for frame, regions, target, name in zip(frames, masks, batch.masks, batch.names, strict=False):
         pixels = _bytes(frame / 255)
         rows.append(
             [

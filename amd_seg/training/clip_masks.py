@@ -1,0 +1,293 @@
+"""The masks of one clip that `--adapt` learns from: what moves, and what the network sees of it.
+
+`gather_frames` keeps a few chunks of the clip in memory, `find_motion` looks for what moves in
+some of their frames, `agreed_masks` joins that with the network's opinion.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from amd_seg.colour_model import iou, redrawn_where_agreed
+from amd_seg.device import resolve_precision
+from amd_seg.errors import InputError
+from amd_seg.media.video import Frame, FrameReader, shrunk_size
+from amd_seg.model.amd import AMD
+from amd_seg.training.adaptation_config import AdaptationConfig
+from amd_seg.training.consensus import vote
+from amd_seg.training.masked_images import MaskedClip
+from amd_seg.training.motion_masks import MotionMaskConfig, find_motion_masks
+
+FEWEST_CHUNKS = 4
+"""Places of a long clip that are looked at, whatever the number of frames in memory."""
+LONGEST_ASPECT = 4
+"""The long edge of a crop, in its short edges, at most."""
+LEAST_CONFIDENCE = 0.05
+"""Confidence below which the motion of a frame says nothing."""
+LEAST_TRUST = 0.1
+"""What such a frame still counts in the vote."""
+FULL_TRUST_SHARE = 0.5
+"""Share of the network's object that moves from which its opinion counts in full: it often sees
+more than moves at a time, but where next to none of it moves it looks at another thing."""
+MOTION_RANGE = (0.15, 0.85)
+"""Clamp of what the motion says: it is over-confident when wrong."""
+NETWORK_RANGE = (0.02, 0.98)
+"""Clamp of what the network says."""
+BATCH = 16
+
+
+class FrameChunk(NamedTuple):
+    """Frames of a clip that follow each other."""
+
+    numbers: tuple[int, ...]
+    """Of each frame in its clip."""
+    frames: NDArray[np.uint8]
+    """(frame, height, width, 3), RGB."""
+
+
+@dataclass(frozen=True)
+class ClipFrames:
+    """A clip as far as it is in memory."""
+
+    source: str
+    """How messages name it."""
+    chunks: Sequence[FrameChunk]
+    frame_rate: float | None
+    """Frames a second, as far as the clip tells."""
+
+    def crop_size(self, short_edge: int) -> tuple[int, int]:
+        """Height and width of the clip's aspect, in multiples of the grid of the masks."""
+        height, width = self.chunks[0].frames.shape[1:3]
+        factor = short_edge / min(height, width)
+        rows, columns = (min(LONGEST_ASPECT * short_edge, n * factor) for n in (height, width))
+        return max(16, round(rows / 8) * 8), max(16, round(columns / 8) * 8)
+
+
+def gather_frames(clip: FrameReader, config: AdaptationConfig, *, short_edge: int) -> ClipFrames:
+    """Read a clip once and keep what the settings allow, in chunks long enough for its pairs.
+
+    Raises:
+        InputError: the clip has no two different frames.
+        MediaError: it cannot be read.
+    """
+    rate = None if clip.frame_rate is None else float(clip.frame_rate)
+    length = 2 * config.gap_at(rate) + 1
+    most = max(FEWEST_CHUNKS, config.frames // length)
+    chunks = gather_chunks(
+        clip, source=clip.source, short_edge=short_edge, length=length, most=most
+    )
+    return ClipFrames(clip.source, chunks, rate)
+
+
+def gather_chunks(
+    clip: Iterable[Frame], *, source: str, short_edge: int, length: int, most: int
+) -> list[FrameChunk]:
+    """Read a clip once and keep chunks of it, evenly spread.
+
+    A clip of at most `most` chunks is kept whole, as a single one. Of a longer one every second
+    chunk is dropped as often as there are too many: memory is bounded whatever the length. Frames
+    that repeat the one before are left out, for a pair of equal ones teaches nothing.
+
+    Args:
+        clip: its frames.
+        source: how a message names the clip.
+        short_edge: shrink frames to this shorter side, in pixels; never enlarges.
+        length: frames of a chunk, 2 or more.
+        most: chunks that are kept, 2 or more.
+
+    Raises:
+        InputError: the clip has no two different frames.
+        MediaError: it cannot be read.
+    """
+    kept: list[FrameChunk] = []
+    stride = 1
+    for number, chunk in enumerate(_chunks_of(_distinct(clip, short_edge), length)):
+        if number % stride == 0:
+            kept.append(chunk)
+        if len(kept) > most:
+            kept, stride = kept[::2], 2 * stride
+    if stride == 1 and kept:
+        numbers = tuple(number for chunk in kept for number in chunk.numbers)
+        kept = [FrameChunk(numbers, np.concatenate([chunk.frames for chunk in kept]))]
+    kept = [chunk for chunk in kept if len(chunk.numbers) > 1]
+    if not kept:
+        raise InputError(
+            f"Cannot adapt to {source}: it has no two different frames, so nothing moves in it. "
+            "Give a clip, or segment it without adaptation."
+        )
+    return kept
+
+
+def _distinct(clip: Iterable[Frame], short_edge: int) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    """Yield the number and the small pixels of each frame that differs from the one before."""
+    before: NDArray[np.uint8] | None = None
+    for frame in clip:
+        pixels = _shrunk(frame.pixels, short_edge)
+        if before is None or not np.array_equal(pixels, before):
+            yield frame.index, pixels
+        before = pixels
+
+
+def _shrunk(pixels: NDArray[np.uint8], short_edge: int) -> NDArray[np.uint8]:
+    height, width = pixels.shape[:2]
+    small_width, small_height = shrunk_size(width, height, short_edge)
+    if (small_height, small_width) == (height, width):
+        return pixels
+    # torch warns of memory that numpy may not write to.
+    writeable = pixels if pixels.flags.writeable else pixels.copy()
+    whole = torch.from_numpy(writeable).permute(2, 0, 1)[None]
+    size = (small_height, small_width)
+    small = F.interpolate(whole, size, mode="bilinear", antialias=True)[0]
+    shrunk: NDArray[np.uint8] = small.permute(1, 2, 0).contiguous().numpy()
+    return shrunk
+
+
+def _chunks_of(
+    frames: Iterable[tuple[int, NDArray[np.uint8]]], length: int
+) -> Iterator[FrameChunk]:
+    """Yield the frames in chunks of `length`; the last one may be shorter."""
+    waiting: list[tuple[int, NDArray[np.uint8]]] = []
+    for frame in frames:
+        waiting.append(frame)
+        if len(waiting) == length:
+            numbers, pixels = zip(*waiting, strict=True)
+            yield FrameChunk(numbers, np.stack(pixels))
+            waiting = []
+    if waiting:
+        numbers, pixels = zip(*waiting, strict=True)
+        yield FrameChunk(numbers, np.stack(pixels))
+
+
+@dataclass(frozen=True)
+class MotionEvidence:
+    """What moves on its own in some frames of a clip.
+
+    Attributes:
+        numbers: of the frames in their clip.
+        frames: (frame, height, width, 3), RGB uint8.
+        maps: (frame, height, width), float32, 0..1: probability that a pixel moves on its own;
+            0.5 throughout where the motion says nothing.
+        confidence: (frame,), float32, 0..1; 0 where the motion says nothing.
+    """
+
+    numbers: tuple[int, ...]
+    frames: NDArray[np.uint8]
+    maps: NDArray[np.float32]
+    confidence: NDArray[np.float32]
+
+
+def find_motion(clip: ClipFrames, *, most: int) -> MotionEvidence:
+    """Look for what moves on at most `most` frames, spread evenly over the chunks."""
+    config = MotionMaskConfig(grabcut=False, min_confidence=LEAST_CONFIDENCE)
+    config = config if clip.frame_rate is None else config.at_rate(clip.frame_rate)
+    total = sum(len(chunk.numbers) for chunk in clip.chunks)
+    wanted = np.unique(np.linspace(0, total - 1, min(most, total)).round().astype(int))
+    numbers: list[int] = []
+    frames, maps, confidence = [], [], []
+    begin = 0
+    for chunk in clip.chunks:
+        end = begin + len(chunk.numbers)
+        places = (wanted[(wanted >= begin) & (wanted < end)] - begin).tolist()
+        begin = end
+        found = {f.number: f for f in find_motion_masks(chunk.frames, config, among=places)}
+        for place in places:
+            numbers.append(chunk.numbers[place])
+            frames.append(chunk.frames[place])
+            moving = found.get(place)
+            confidence.append(0.0 if moving is None else moving.confidence)
+            maps.append(
+                np.full(chunk.frames.shape[1:3], 0.5, np.float32)
+                if moving is None
+                else moving.mask.astype(np.float32) / np.float32(255)
+            )
+    trust = np.array(confidence, np.float32)
+    return MotionEvidence(tuple(numbers), np.stack(frames), np.stack(maps), trust)
+
+
+def agreed_masks(motion: MotionEvidence, saliency: NDArray[np.float32], name: str) -> MaskedClip:
+    """Join what moves with what the network sees.
+
+    A colour model redraws the outlines where it agrees; how far it does is the confidence.
+
+    Args:
+        motion: what moves.
+        saliency: (frame, height, width), float32, 0..1: the object as the network sees it.
+        name: of the clip.
+    """
+    trust = trust_in_network(motion, saliency)
+    joined = [combine_odds(s, m, trust=trust) for s, m in zip(saliency, motion.maps, strict=True)]
+    voted = vote(motion.frames, joined, (LEAST_TRUST + motion.confidence).tolist())
+    masks = [redrawn_where_agreed(f, m) for f, m in zip(motion.frames, voted, strict=True)]
+    agreement = [iou(a > 0.5, b > 0.5) for a, b in zip(joined, masks, strict=True)]
+    pixels = torch.from_numpy(np.rint(np.stack(masks) * 255).astype(np.uint8))
+    return MaskedClip(
+        name,
+        frames=torch.from_numpy(motion.frames).permute(0, 3, 1, 2).contiguous().unbind(),
+        masks=pixels.unsqueeze(1).unbind(),
+        confidence=torch.tensor(agreement).clamp_min(0.05),
+        labels=tuple(f"{name}:{number}" for number in motion.numbers),
+    )
+
+
+def trust_in_network(motion: MotionEvidence, saliency: NDArray[np.float32]) -> float:
+    """How far the network's object is among what moves, 0..1; 0 also where it sees no object."""
+    certain = motion.confidence > 0
+    inside = saliency[certain] > 0.5
+    moving = inside & (motion.maps[certain] > 0.5)
+    return min(1.0, int(moving.sum()) / int(inside.sum()) / FULL_TRUST_SHARE) if inside.any() else 0
+
+
+def combine_odds(
+    saliency: NDArray[np.float32], motion: NDArray[np.float32], *, trust: float = 1.0
+) -> NDArray[np.float32]:
+    """Join two probabilities of the object, (height, width), 0..1: the product of their odds.
+
+    Args:
+        saliency: the network's.
+        motion: the teacher's.
+        trust: in the network, 0..1: the power of its odds.
+    """
+    odds = np.ones_like(saliency)
+    for word, limits, power in ((saliency, NETWORK_RANGE, trust), (motion, MOTION_RANGE, 1.0)):
+        bounded = np.clip(word, *limits)
+        odds *= (bounded / (1 - bounded)) ** np.float32(power)
+    return odds / (1 + odds)
+
+
+@torch.no_grad()
+def flip_averaged_regions(
+    model: AMD, frames: Tensor, *, size: int | None = None, precision: str = "float32"
+) -> Tensor:
+    """Regions at the frames' size, averaged over the frames and their mirror images.
+
+    Args:
+        model: in evaluation mode.
+        frames: (frame, 3, height, width), uint8, RGB.
+        size: short edge, in pixels, that the network sees; None shows it the frames as they are.
+        precision: "float32", or "bfloat16" where the device has it.
+
+    Returns:
+        (frame, region, height, width), float32, 0..1, on the CPU.
+    """
+    device = model.mean.device
+    dtype = resolve_precision(precision, device)
+    factor = 1.0 if size is None else size / min(frames.shape[-2:])
+    seen = [round(edge * factor) for edge in frames.shape[-2:]]
+    found = []
+    for part in torch.split(frames, BATCH):
+        batch = part.to(device)
+        if size is not None:
+            batch = F.interpolate(batch.float(), seen, mode="bilinear", antialias=True)
+        with torch.autocast(device.type, dtype, enabled=dtype is not torch.float32):
+            masks = model.segment(batch)
+            mirrored = model.segment(batch.flip(-1)).flip(-1)
+        mean = (masks + mirrored).float() / 2
+        whole = F.interpolate(mean, frames.shape[-2:], mode="bilinear", align_corners=True)
+        found.append(whole.cpu())
+    return torch.cat(found)

@@ -1,0 +1,458 @@
+"""Folders of images with masks: what the object channel learns from, in random crops.
+
+    DIR/images/CLIP/000012.jpg
+    DIR/masks/CLIP/000012.png
+    DIR/confidence.json            {"CLIP/000012": 0.7}, optional
+
+A mask is grey: 0 is background, 255 the object, values between are its probability. 0 and 1, or an
+indexed picture, work too. Images of a folder are drawn as one clip; those in `images/` itself are
+stills. Where there is a confidence.json, only the images that it names count.
+"""
+
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, Self
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from amd_seg.errors import AmdSegError, InputError, MediaError
+from amd_seg.media.files import make_folder, natural_key, some, write_atomically
+from amd_seg.media.images import load, opened, read_image, read_photo_size, save_image
+from amd_seg.media.video import list_frames, shrunk_size
+from amd_seg.training.clips import VIDEO_SUFFIXES, Clip, require_memory, require_mostly_intact
+from amd_seg.training.crops import jitter_colours, random_box, resize_parts
+from amd_seg.training.presets import TrainingConfig
+from amd_seg.workers import worker_pool
+
+logger = logging.getLogger(__name__)
+
+CLIP_POWER = 0.3
+"""A clip of n masks is drawn with weight n^0.3: long clips must not crowd out short ones."""
+CONFIDENCE_POWER = 2.0
+"""A mask is drawn with weight confidence^2: where pairs of frames disagree it is noise."""
+
+
+@dataclass(frozen=True)
+class MaskedClip:
+    """Images with masks that are drawn together: frames of one clip, or one still."""
+
+    name: str
+    frames: Sequence[Tensor]
+    """Each (3, height, width), uint8, RGB."""
+    masks: Sequence[Tensor]
+    """Each (1, height, width), uint8: probability of the object in 0..255."""
+    confidence: Tensor
+    """(mask,), float, 0..1: how far to trust each mask."""
+    labels: tuple[str, ...]
+    """How messages name each frame."""
+
+    @property
+    def weight(self) -> float:
+        """How often the clip is drawn, relative to others."""
+        trust = float(self.confidence.pow(CONFIDENCE_POWER).mean())
+        return float(trust * len(self.labels) ** CLIP_POWER)
+
+    def to(self, device: torch.device) -> Self:
+        """Return the clip with its pictures on a device; what chance needs stays on the CPU."""
+        frames, masks = ([image.to(device) for image in part] for part in (self.frames, self.masks))
+        return replace(self, frames=frames, masks=masks)
+
+    def part(self, rows: Sequence[int]) -> Self:
+        """Return some of the clip's images."""
+        return replace(
+            self,
+            frames=[self.frames[row] for row in rows],
+            masks=[self.masks[row] for row in rows],
+            confidence=self.confidence[list(rows)],
+            labels=tuple(self.labels[row] for row in rows),
+        )
+
+
+class MaskedImage(NamedTuple):
+    """Where an image and its mask lie."""
+
+    name: str
+    image: Path
+    mask: Path
+    confidence: float
+
+
+def find_masked_images(folder: str | os.PathLike[str]) -> dict[str, list[MaskedImage]]:
+    """Return the images of a folder that have a mask, by clip; a still is a clip of its own.
+
+    Raises:
+        InputError: the folder is laid out otherwise, or holds no image with a mask.
+    """
+    top = Path(folder)
+    if not top.is_dir():
+        raise InputError(f"No such folder: {top}. Check the path.")
+    if not all((top / part).is_dir() for part in ("images", "masks")):
+        raise InputError(f"{top} holds no folders images/ and masks/. Give a folder with both.")
+    images, masks = (_by_name(top / part) for part in ("images", "masks"))
+    confidence = _read_confidence(top / "confidence.json")
+    found: dict[str, list[MaskedImage]] = {}
+    for name, image in images.items():
+        trust = 1.0 if confidence is None else confidence.get(name, 0.0)
+        if name in masks and trust > 0:
+            parent = Path(name).parent
+            clip = name if parent == Path() else parent.as_posix()
+            found.setdefault(clip, []).append(MaskedImage(name, image, masks[name], trust))
+    left = len(images) - sum(map(len, found.values()))
+    if left == len(images):
+        raise InputError(
+            f"No image in {top} has a mask to learn from. Give the mask of images/NAME.jpg the "
+            "name masks/NAME.png; where there is a confidence.json it names each that counts."
+        )
+    if left:
+        logger.info(
+            "%d of %d images in %s have no mask, or none that counts.", *(left, len(images), top)
+        )
+    return found
+
+
+def _by_name(top: Path) -> dict[str, Path]:
+    folders = [top, *sorted((path for path in top.rglob("*") if path.is_dir()), key=natural_key)]
+    paths = [path for folder in folders for path in list_frames(folder)]
+    named = {path.relative_to(top).with_suffix("").as_posix(): path for path in paths}
+    if len(named) < len(paths):
+        twice = [path for path in paths if path not in named.values()]
+        raise InputError(f"{top} holds two files of one name: {some(twice)}. Keep one of them.")
+    return named
+
+
+def _read_confidence(path: Path) -> dict[str, float] | None:
+    if not path.is_file():
+        return None
+    try:
+        values = json.loads(path.read_text("utf-8"))
+        return {str(name): min(1.0, max(0.0, float(value))) for name, value in values.items()}
+    except (OSError, ValueError, TypeError, AttributeError) as cause:
+        raise InputError(
+            f"Cannot read {path}: {cause}. It maps the names of images to numbers from 0 to 1."
+        ) from cause
+
+
+def load_masked_images(
+    folder: str | os.PathLike[str],
+    *,
+    short_edge: int,
+    device: torch.device | str = "cpu",
+    threads: int | None = None,
+) -> list[MaskedClip]:
+    """Read the images of a folder that have a mask, and their masks.
+
+    Args:
+        folder: see the top of this module.
+        short_edge: larger images are shrunk to it, in pixels.
+        device: where images and masks are kept.
+        threads: images read at a time; None takes one a core.
+
+    Raises:
+        InputError: the folder is laid out otherwise, or does not fit the memory.
+        MediaError: a file cannot be read, or a mask has another size than its image.
+    """
+    found, device = find_masked_images(folder), torch.device(device)
+    clips = []
+    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+        firsts = pool.map(lambda images: read_photo_size(images[0].image), found.values())
+        needed = sum(
+            len(images) * 4 * size[0] * size[1] * min(1, short_edge / min(size)) ** 2
+            for images, size in zip(found.values(), firsts, strict=True)
+        )
+        require_memory(needed, device, advice="or fewer images")
+        read = partial(_read_pair, short_edge=short_edge)
+        for clip, images in found.items():
+            frames, masks = zip(*pool.map(read, images), strict=True)
+            confidence = torch.tensor([image.confidence for image in images])
+            labels = tuple(image.name for image in images)
+            clips.append(MaskedClip(clip, frames, masks, confidence, labels).to(device))
+    return clips
+
+
+def _read_pair(found: MaskedImage, short_edge: int) -> tuple[Tensor, Tensor]:
+    image = torch.tensor(read_image(found.image).pixels).permute(2, 0, 1)
+    mask = torch.tensor(_read_mask(found.mask))[None]
+    if mask.shape[1:] != image.shape[1:]:
+        raise MediaError(
+            f"{found.mask} is {mask.shape[2]}x{mask.shape[1]}, but its image {found.image} is "
+            f"{image.shape[2]}x{image.shape[1]}. Give both at one size."
+        )
+    return _shrunk(image, short_edge), _shrunk(mask, short_edge)
+
+
+def _read_mask(path: Path) -> NDArray[np.uint8]:
+    """Read a mask, (height, width), 0..255."""
+    with opened(path) as image:
+        load(image, str(path))
+    if image.mode not in ("1", "L", "P", "LA", "RGB", "RGBA"):
+        raise MediaError(f"{path} is no mask of 8 bits (Pillow calls it {image.mode}).")
+    if image.mode == "P":
+        return np.where(np.asarray(image) > 0, 255, 0).astype(np.uint8)
+    grey = np.asarray(image.convert("L"))
+    return grey * np.uint8(255) if grey.max(initial=0) == 1 else grey
+
+
+def _shrunk(image: Tensor, short_edge: int) -> Tensor:
+    height, width = image.shape[1:]
+    size = shrunk_size(width, height, short_edge)[::-1]
+    if size == (height, width):
+        return image.contiguous()
+    return F.interpolate(image[None].contiguous(), size, mode="bilinear", antialias=True)[0]
+
+
+@dataclass(frozen=True)
+class MaskBatch:
+    """Crops of images and what their object channel should say."""
+
+    frames: Tensor
+    """(batch, 3, height, width), float, RGB in 0..255."""
+    masks: Tensor
+    """(batch, 1, height, width), float, 0..255."""
+    names: tuple[str, ...]
+
+
+class MaskBatches(Iterator[MaskBatch]):
+    """An endless, seeded stream of batches; its state is one generator's.
+
+    Args:
+        folders: the clips of each folder; all folders are drawn equally often.
+        config: the settings.
+        device: where the images are kept, and cropped.
+
+    Raises:
+        MediaError: there is no mask.
+    """
+
+    def __init__(
+        self,
+        folders: Sequence[Sequence[MaskedClip]],
+        config: TrainingConfig,
+        device: torch.device,
+    ) -> None:
+        folders = [folder for folder in folders if folder]
+        if not folders:
+            raise MediaError("There is no mask to learn from. Give clips in which things move.")
+        self.clips = [clip.to(device) for folder in folders for clip in folder]
+        self.config = config
+        shares = [torch.tensor([clip.weight for clip in folder]) for folder in folders]
+        self.weights = torch.cat([share / share.sum() / len(shares) for share in shares])
+        self.generator = torch.Generator().manual_seed(config.seed)
+
+    def __next__(self) -> MaskBatch:
+        count = self.config.batch_size // self.config.accumulate
+        chosen = torch.multinomial(self.weights, count, True, generator=self.generator)
+        drawn = [self._draw(self.clips[index]) for index in chosen.tolist()]
+        frames, masks, mirrored, names = zip(*drawn, strict=True)
+        images, maps = (
+            resize_parts(parts, self.config.crop, mirrored)[:, 0].float()
+            for parts in (frames, masks)
+        )
+        if self.config.colour:
+            images = jitter_colours(images, self.generator)
+        return MaskBatch(images, maps, names)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the stream stands."""
+        return {"generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken."""
+        self.generator.set_state(state["generator"])
+
+    def begin_at(self, step: int) -> None:
+        """Draw, from here on, what depends on the seed and this step: no process drew it before."""
+        seed = np.random.SeedSequence((self.config.seed, step)).generate_state(1, np.uint64)
+        self.generator.manual_seed(int(seed[0]))
+
+    def _draw(self, clip: MaskedClip) -> tuple[Tensor, Tensor, bool, str]:
+        """Draw a part of an image and of its mask, (1, channel, h, w) each, and its mirroring."""
+        trust = clip.confidence.pow(CONFIDENCE_POWER)
+        item = int(torch.multinomial(trust, 1, generator=self.generator))
+        height, width = clip.frames[item].shape[-2:]
+        config = self.config
+        box = random_box(
+            (height, width), config.crop, config.scale, self.generator, flip=config.flip
+        )
+        frame, mask = (box.part_of(maps[item][None]) for maps in (clip.frames, clip.masks))
+        return frame, mask, box.is_mirrored, clip.labels[item]
+
+
+# Writing such folders, in parallel.
+
+
+class FoundMask(NamedTuple):
+    """One image and its mask, as a job finds them; see `write_mask_folder`."""
+
+    name: str
+    """Within the job's folder; empty for a still, which lies in no folder of its own."""
+    image: NDArray[np.uint8]
+    mask: NDArray[np.uint8]
+    confidence: float
+
+
+class MaskJob(NamedTuple):
+    """How the masks of one clip, or of one still, are found."""
+
+    find: Callable[[], Iterable[FoundMask]]
+    """Finds them; picklable where several processes share the work."""
+    made_of: str
+    """What they follow from: masks of something else are not taken for done."""
+
+
+def clips_by_name(clips: Iterable[Clip]) -> dict[str, Clip]:
+    """Return clips, or photos, by the names of their masks.
+
+    Raises:
+        InputError: two have one name, so that one would be taught by the other's masks.
+    """
+    named: dict[str, Clip] = {}
+    for clip in clips:
+        name = Path(clip.name)
+        # The name of a folder of frames may hold dots that end nothing.
+        is_file = len(clip.frames) == 1 or name.suffix.lower() in VIDEO_SUFFIXES
+        stem = (name.with_suffix("") if is_file else name).as_posix().replace("/", "_")
+        other = named.setdefault(stem, clip)
+        if (other.path, other.frames) != (clip.path, clip.frames):
+            paths = " and ".join(str(c.path.joinpath(*c.frames[:1])) for c in (other, clip))
+            raise InputError(
+                f"The masks of {paths} would share the name {stem}. "
+                "Rename one, or give the folder above both."
+            )
+    return named
+
+
+def write_mask_folder(
+    jobs: Mapping[str, MaskJob],
+    folder: str | os.PathLike[str],
+    *,
+    workers: int = 1,
+    on_done: Callable[[str, int], None] | None = None,
+) -> None:
+    """Write the masks that jobs find to a folder that `load_masked_images` reads.
+
+    What is done already is skipped, so that a run that was ended goes on. A mask counts once it is
+    in confidence.json, which is written whole.
+
+    Args:
+        jobs: by the name of the folder that their masks lie in.
+        folder: made when missing.
+        workers: processes; with 1 all is done in this one.
+        on_done: called with the name and the number of masks after each job that was done.
+
+    Raises:
+        MediaError: more than one in a hundred cannot be read; the others are done.
+        DeviceError: a process was killed, as happens where memory runs out, or could not begin.
+    """
+    record = _Record(Path(folder))
+    waiting = {
+        name: partial(_write, job, Path(folder), name, record.masks_of(name))
+        for name, job in jobs.items()
+        if record.made_of.get(name) != job.made_of
+    }
+    broken: dict[str, str] = {}
+    try:
+        for name, found in _carry_out(waiting, workers):
+            if isinstance(found, AmdSegError):
+                logger.warning("%s is left out: %s", name, found)
+                broken[name] = str(found)
+                continue
+            record.add(name, jobs[name].made_of, found)
+            if on_done is not None:
+                on_done(name, len(found))
+    finally:
+        record.save()
+    require_mostly_intact(broken, len(jobs))
+
+
+class _Record:
+    """What is done in a folder: confidence.json, and made_of.json with what it was made of."""
+
+    def __init__(self, folder: Path) -> None:
+        make_folder(folder)
+        self._folder, self._saved = folder, time.monotonic()
+        self.confidence: dict[str, float] = self._read("confidence.json")
+        self.made_of: dict[str, str] = self._read("made_of.json")
+
+    def masks_of(self, job: str) -> list[str]:
+        """Names of the masks that a job left before."""
+        return [name for name in self.confidence if name == job or name.startswith(f"{job}/")]
+
+    def add(self, job: str, made_of: str, found: Mapping[str, float]) -> None:
+        """Count a job as done; the files are written once a second, and by `save`."""
+        for name in self.masks_of(job):
+            del self.confidence[name]
+        self.confidence |= found
+        self.made_of[job] = made_of
+        if time.monotonic() - self._saved > 1:
+            self.save()
+
+    def save(self) -> None:
+        """Write both files, each whole or not at all."""
+        for name, values in (("confidence", self.confidence), ("made_of", self.made_of)):
+            text = json.dumps(values, indent=0, sort_keys=True)
+            write_atomically(self._folder / f"{name}.json", partial(_put, text))
+        self._saved = time.monotonic()
+
+    def _read(self, name: str) -> dict[str, Any]:
+        try:
+            return dict(json.loads((self._folder / name).read_text("utf-8")))
+        except (OSError, ValueError, TypeError):
+            return {}
+
+
+def _put(text: str, file: BinaryIO) -> None:
+    file.write(text.encode())
+
+
+def _carry_out(
+    jobs: Mapping[str, Callable[[], dict[str, float] | AmdSegError]], workers: int
+) -> Iterator[tuple[str, dict[str, float] | AmdSegError]]:
+    if workers <= 1:
+        yield from ((name, job()) for name, job in jobs.items())
+        return
+    with worker_pool(workers, job="look for masks") as pool:
+        names = {pool.submit(_on_one_core, job): name for name, job in jobs.items()}
+        yield from ((names[done], done.result()) for done in as_completed(names))
+
+
+def _on_one_core(
+    job: Callable[[], dict[str, float] | AmdSegError],
+) -> dict[str, float] | AmdSegError:
+    import cv2
+
+    cv2.setNumThreads(1)  # the processes share the cores already
+    torch.set_num_threads(1)
+    return job()
+
+
+def _write(
+    job: MaskJob, folder: Path, name: str, before: Iterable[str]
+) -> dict[str, float] | AmdSegError:
+    """Write the images and masks of a job, and give the confidence of each, or the error."""
+    for old in before:
+        (folder / "images" / f"{old}.jpg").unlink(missing_ok=True)
+        (folder / "masks" / f"{old}.png").unlink(missing_ok=True)
+    confidence = {}
+    try:
+        for found in job.find():
+            key = f"{name}/{found.name}" if found.name else name
+            for kind, pixels in (("images", found.image), ("masks", found.mask)):
+                path = folder / kind / f"{key}{'.jpg' if kind == 'images' else '.png'}"
+                make_folder(path.parent)
+                save_image(Image.fromarray(pixels), path)
+            confidence[key] = round(float(found.confidence), 4)
+    except MediaError as error:
+        return error
+    return confidence
