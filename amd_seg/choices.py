@@ -15,5 +15,8 @@ DEFAULT_REFINEMENT = "colour"
 MAX_PIXELS = 200_000_000
 """Pixels of the largest picture that is read by default: 600 MB as RGB."""
 
+SIZES = (16, 8192)
+"""Smallest and largest short edge, in pixels, that the network may be asked to see."""
+
 PRECISIONS = ("float32", "bfloat16")
 """Of the network's numbers."""

@@ -2,6 +2,8 @@
 
 import logging
 import random
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from functools import cache
 
 import numpy as np
@@ -76,6 +78,33 @@ def place_for_inference(network: nn.Module, name: str | torch.device) -> torch.d
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     say_which(name, device)
     return device
+
+
+@contextmanager
+def own_numerics(
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    *,
+    learning: bool = False,
+) -> Iterator[None]:
+    """Compute as amd_seg does, whatever the caller has set.
+
+    Outside may be autocast, `no_grad` or `inference_mode`, or another default device: within,
+    there is autocast to `dtype` alone, no gradient unless `learning`, and new tensors lie on the
+    CPU where nothing else is said.
+    """
+    device = torch.device(device)
+    with ExitStack() as stack:
+        stack.enter_context(torch.device("cpu"))
+        for kind in {"cpu", device.type}:
+            is_reduced = kind == device.type and dtype is not torch.float32
+            stack.enter_context(
+                torch.autocast(kind, dtype if is_reduced else None, enabled=is_reduced)
+            )
+        stack.enter_context(torch.inference_mode(not learning))
+        if learning:
+            stack.enter_context(torch.enable_grad())
+        yield
 
 
 def seed_everything(seed: int) -> None:

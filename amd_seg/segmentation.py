@@ -22,7 +22,7 @@ from amd_seg.media.render import (
     render_regions,
     render_saliency,
 )
-from amd_seg.upsampling import upsample, upsampled_strips
+from amd_seg.refine import refine_map, upsample, upsampled_strips
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,9 +58,6 @@ class Segmentation:
     @cached_property
     def saliency(self) -> NDArray[np.float32]:
         """(height, width), float32, 0..1: the object's region, never stretched to fill 0..1."""
-        # It loads torch, which whoever scores files has no need of.
-        from amd_seg.refinement import refine_map
-
         return refine_map(self.photo.pixels, self._cells, self.refine)
 
     def thresholded(self, rule: float | str) -> Self:

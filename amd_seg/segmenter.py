@@ -1,42 +1,81 @@
-"""Segmenter: photos in, segmentations out."""
+"""Segmenter: photos in, segmentations out.
+
+The way of a photo: `prepare` reads it and makes the frame that the network sees, `read_batches`
+does so ahead in threads, `Segmenter.region_masks` runs the network, and `Segmentation` holds what
+came of it.
+"""
 
 import os
 from collections import defaultdict
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
-from typing import cast, overload
+from math import floor
+from typing import Any, BinaryIO, NamedTuple, TypeAlias, TypeVar, cast, overload
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
-from amd_seg.call_settings import CallSettings
-from amd_seg.choices import DEFAULT_REFINEMENT, MAX_PIXELS
-from amd_seg.device import place_for_inference, resolve_device, resolve_precision
+from amd_seg.choices import DEFAULT_REFINEMENT, MAX_PIXELS, REFINEMENTS, SIZES
+from amd_seg.device import own_numerics, place_for_inference, resolve_device, resolve_precision
 from amd_seg.errors import AmdSegError, DeviceError, InputError, WeightsError, raising
-from amd_seg.media.images import Photo
+from amd_seg.media.images import Photo, photo_from_array, read_image
 from amd_seg.model.amd import AMD
 from amd_seg.model.config import WeightsConfig
-from amd_seg.network_input import (
-    PIXELS_HELD,
-    SINGLE_IMAGES,
-    ImageLike,
-    NetworkInput,
-    Prepared,
-    batches,
-    pixel_count,
-    prepare,
-)
 from amd_seg.prefetch import map_ahead
+from amd_seg.refine import resize_pixels
 from amd_seg.segmentation import Segmentation
 from amd_seg.weights import load_weights
 
 __all__ = ["ImageLike", "Segmentation", "Segmenter"]
 
+ImageLike: TypeAlias = (
+    str
+    | os.PathLike[str]
+    | bytes
+    | memoryview
+    | BinaryIO
+    | Image.Image
+    | NDArray[np.generic]
+    | Tensor
+    | Photo
+)
+
+Result = TypeVar("Result")
+
+LONGEST_ASPECT = 4
+"""The long edge, in short edges, that the network sees at most: its cost stays bounded."""
+
+PIXELS_HELD = 64_000_000
+"""Pixels of photos that one batch, or the photos read ahead, may hold: 192 MB."""
+
+_SINGLE_IMAGES = (
+    *(str, os.PathLike, bytes, bytearray, memoryview),
+    *(Image.Image, np.ndarray, Tensor, Photo),
+)
+
+# What an argument of a call may be, and how to say so.
+_LIMITS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "size": (
+        lambda size: SIZES[0] <= size <= SIZES[1],
+        f"the short edge that the network sees must be {SIZES[0]} to {SIZES[1]} pixels",
+    ),
+    "batch_size": (lambda count: count >= 1, "it must be 1 or more"),
+    "threshold": (
+        lambda level: level == "otsu" or (isinstance(level, int | float) and 0 < level < 1),
+        "give a number between 0 and 1, or otsu",
+    ),
+    "refine": (lambda way: way in REFINEMENTS, f"give one of {', '.join(REFINEMENTS)}"),
+    "min_confidence": (lambda level: 0 <= level <= 1, "it must be 0 to 1"),
+}
+
 
 class Segmenter:
     """Finds the object in photos: it holds a model, its weights' settings, and a device.
+
+    Threads may share one.
 
     Example:
         segmenter = Segmenter.from_pretrained()
@@ -123,17 +162,17 @@ class Segmenter:
         """Segment one image, or an iterable of images: an iterator in its order.
 
         Args:
-            image: a path, the bytes of a file, a PIL image, a numpy array (height, width) or
-                (height, width, 1|3|4), uint8 or float in 0..1, or a torch tensor
-                (3, height, width) likewise; or an iterable of any of these, of any sizes.
+            image: a path, the bytes of a file, a file open for reading bytes, a PIL image, a numpy
+                array (height, width) or (height, width, 1|3|4), uint8 or float in 0..1, or a torch
+                tensor (3, height, width) likewise; or an iterable of any of these, of any sizes.
             size: short edge, in pixels, that the network sees; None takes that of the weights.
-                The long edge is at most 4 times it. See `network_input` for the resizing.
+                The long edge is at most 4 times it, see `network_size`.
             threshold: saliency above which a pixel is in the mask, between 0 and 1, or "otsu";
                 None takes that of the weights.
             refine: how the network's coarse map, an eighth of what it sees, gets the photo's
                 edges: "none" (enlarged, as published), "guided" (a guided filter), "colour" (which
                 colours are the object's, and which the ground's) or "grabcut" (the same with a
-                cut). See `refinement`.
+                cut). See the module `refine`.
             min_confidence: `Segmentation.confidence`, 0 to 1, below which the photo counts as one
                 without an object.
             batch_size: images that share a pass of the network where their sizes allow it.
@@ -145,15 +184,9 @@ class Segmenter:
             MediaError: an image cannot be read; an iterator raises it in that image's place.
             DeviceError: the device ran out of memory.
         """
-        is_single = isinstance(image, SINGLE_IMAGES)
-        if not is_single and not isinstance(image, Iterable):
-            raise InputError(
-                f"A {type(image).__name__} is no image. Give a path, bytes, a PIL image, a numpy "
-                "array, a torch tensor, or an iterable of these."
-            )
-        images = [cast(ImageLike, image)] if is_single else cast(Iterable[ImageLike], image)
-        results = raising(
-            self.stream(
+
+        def stream(images: Iterable[ImageLike]) -> Iterator[Segmentation | AmdSegError]:
+            return self.stream(
                 images,
                 size=size,
                 threshold=threshold,
@@ -162,8 +195,8 @@ class Segmenter:
                 batch_size=batch_size,
                 max_pixels=max_pixels,
             )
-        )
-        return next(results) if is_single else results
+
+        return one_or_all(image, stream)
 
     def stream(
         self,
@@ -182,25 +215,37 @@ class Segmenter:
             InputError: an argument, not an image, cannot be used.
             DeviceError: the device ran out of memory.
         """
-        settings = CallSettings(
-            size=self.config.input_size if size is None else size,
-            threshold=self.config.threshold if threshold is None else threshold,
+        size = self.config.input_size if size is None else size
+        threshold = self.config.threshold if threshold is None else threshold
+        check_arguments(
+            size=size,
+            batch_size=batch_size,
+            threshold=threshold,
             refine=refine,
             min_confidence=min_confidence,
-            batch_size=batch_size,
-            max_pixels=max_pixels,
         )
+        batches = read_batches(images, size, batch_size, max_pixels)
 
-        def prepare_or_error(image: ImageLike) -> Prepared:
-            try:
-                return prepare(image, settings.size, max_pixels)
-            except AmdSegError as error:
-                return error
+        def results() -> Generator[Segmentation | AmdSegError, None, None]:
+            with closing(batches):
+                for batch in batches:
+                    masks = self._masks_of(batch)
+                    for index, item in enumerate(batch):
+                        if isinstance(item, AmdSegError):
+                            yield item
+                        elif not np.isfinite(masks[index]).all():
+                            yield damaged_weights(self, item.photo)
+                        else:
+                            yield Segmentation(
+                                item.photo,
+                                masks[index],
+                                self.config.object_channel,
+                                threshold,
+                                refine=refine,
+                                min_confidence=min_confidence,
+                            )
 
-        prepared = map_ahead(
-            prepare_or_error, images, ahead=batch_size, weigh=pixel_count, budget=PIXELS_HELD
-        )
-        return self._stream(prepared, settings)
+        return results()
 
     def region_masks(self, frames: Tensor) -> NDArray[np.float32]:
         """Run the network on frames that are resized for it already.
@@ -214,12 +259,8 @@ class Segmenter:
         Raises:
             DeviceError: the device ran out of memory.
         """
-        is_reduced = self._dtype is not torch.float32
         try:
-            with (
-                torch.inference_mode(),
-                torch.autocast(self.device.type, self._dtype, enabled=is_reduced),
-            ):
+            with own_numerics(self.device, self._dtype):
                 masks = self.model.segment(frames.to(self.device))
                 return cast(NDArray[np.float32], masks.float().cpu().numpy())
         except torch.cuda.OutOfMemoryError as cause:
@@ -228,19 +269,7 @@ class Segmenter:
                 f"{frames.shape[3]}x{frames.shape[2]} pixels. Use a smaller batch size or size."
             ) from cause
 
-    def _stream(
-        self, prepared: Generator[Prepared, None, None], settings: CallSettings
-    ) -> Generator[Segmentation | AmdSegError, None, None]:
-        with closing(prepared):
-            for batch in batches(prepared, settings.batch_size):
-                masks = self._masks_of(batch)
-                for index, item in enumerate(batch):
-                    if isinstance(item, NetworkInput):
-                        yield self._result(item.photo, masks[index], settings)
-                    else:
-                        yield item
-
-    def _masks_of(self, batch: list[Prepared]) -> dict[int, NDArray[np.float32]]:
+    def _masks_of(self, batch: "list[Prepared]") -> dict[int, NDArray[np.float32]]:
         """Run the network once for each size of frame: place in the batch -> (region, h, w)."""
         by_size: dict[torch.Size, list[tuple[int, Tensor]]] = defaultdict(list)
         for index, item in enumerate(batch):
@@ -252,19 +281,131 @@ class Segmenter:
             masks.update(zip(indices, self.region_masks(torch.stack(frames)), strict=True))
         return masks
 
-    def _result(
-        self, photo: Photo, region_masks: NDArray[np.float32], settings: CallSettings
-    ) -> Segmentation | WeightsError:
-        if not np.isfinite(region_masks).all():
-            return WeightsError(
-                f"The network gave no finite numbers for {photo.source} in {self.precision}: the "
-                f"weights {self.config.name!r} are damaged. Take others."
-            )
-        return Segmentation(
-            photo,
-            region_masks,
-            self.config.object_channel,
-            settings.threshold,
-            refine=settings.refine,
-            min_confidence=settings.min_confidence,
+
+# What every segmenter of photos does
+
+
+class NetworkInput(NamedTuple):
+    """A photo, and what the network sees of it."""
+
+    photo: Photo
+    frame: Tensor
+    """(3, h, w), RGB, uint8, at the `network_size` of the size asked for."""
+
+
+Prepared: TypeAlias = NetworkInput | AmdSegError
+
+
+def one_or_all(
+    image: ImageLike | Iterable[ImageLike],
+    stream: Callable[[Iterable[ImageLike]], Iterator[Result | AmdSegError]],
+) -> Result | Iterator[Result]:
+    """Return the result of one image, or an iterator over those of several; errors are raised."""
+    # A file is an iterable too, of its lines.
+    if isinstance(image, _SINGLE_IMAGES) or hasattr(image, "read"):
+        return next(raising(stream([cast(ImageLike, image)])))
+    if not isinstance(image, Iterable):
+        raise InputError(
+            f"A {type(image).__name__} is no image. Give a path, bytes, a file, a PIL image, a "
+            "numpy array, a torch tensor, or an iterable of these."
         )
+    return raising(stream(cast(Iterable[ImageLike], image)))
+
+
+def check_arguments(**arguments: Any) -> None:
+    """Raise an InputError for the first argument of a call that cannot be used."""
+    for name, value in arguments.items():
+        holds, allowed = _LIMITS[name]
+        if not holds(value):
+            raise InputError(f"{name}={value!r} cannot be used: {allowed}.")
+
+
+def read_batches(
+    images: Iterable[ImageLike], size: int, batch_size: int, max_pixels: int
+) -> Generator[list[Prepared], None, None]:
+    """Read images ahead, in threads, and yield them in lists of up to `batch_size`, in order.
+
+    Large photos fill a batch sooner. An image that cannot be read is its error.
+    """
+
+    def prepare_or_error(image: ImageLike) -> Prepared:
+        try:
+            return prepare(image, size, max_pixels)
+        except AmdSegError as error:
+            return error
+
+    def pixel_count(item: Prepared) -> int:
+        return item.photo.pixels.size // 3 if isinstance(item, NetworkInput) else 1
+
+    items = map_ahead(
+        prepare_or_error, images, ahead=batch_size, weigh=pixel_count, budget=PIXELS_HELD
+    )
+    batch: list[Prepared] = []
+    held = 0
+    with closing(items):
+        for item in items:
+            batch.append(item)
+            held += pixel_count(item)
+            if len(batch) == batch_size or held >= PIXELS_HELD:
+                yield batch
+                batch, held = [], 0
+    if batch:
+        yield batch
+
+
+def prepare(image: ImageLike, size: int, max_pixels: int) -> NetworkInput:
+    """Read one image and resize it for the network, antialiased where it is reduced.
+
+    The released code resizes without antialiasing: the same where a photo is enlarged, but a
+    reduced one gets patterns that are not in the scene.
+
+    Raises:
+        InputError: an array or a tensor cannot be an image.
+        MediaError: a file cannot be read, or claims more than `max_pixels`.
+    """
+    if isinstance(image, Photo):
+        photo = image
+    elif isinstance(image, Tensor):
+        photo = _photo_from_tensor(image)
+    elif isinstance(image, np.ndarray):
+        photo = photo_from_array(image)
+    else:
+        photo = read_image(image, max_pixels=max_pixels)
+    return NetworkInput(photo, resize_for_network(photo.pixels, size))
+
+
+def resize_for_network(pixels: NDArray[np.uint8], size: int) -> Tensor:
+    """Return pixels (height, width, 3) as the frame (3, h, w), uint8, that the network sees."""
+    return resize_pixels(pixels, network_size(pixels.shape[0], pixels.shape[1], size))
+
+
+def network_size(height: int, width: int, size: int) -> tuple[int, int]:
+    """Return the height and width, in pixels, at which the network sees a photo.
+
+    The short edge becomes `size` and the aspect is kept, rounded as published, floor(x f + 0.5).
+    The long edge is at most 4 `size`, however long the photo; then the short edge gets smaller,
+    down to a quarter of `size`, where a photo beyond 1:16 is squeezed.
+    """
+    factor = min(size / min(height, width), LONGEST_ASPECT * size / max(height, width))
+    least = size // LONGEST_ASPECT
+    return max(floor(height * factor + 0.5), least), max(floor(width * factor + 0.5), least)
+
+
+def damaged_weights(segmenter: Any, photo: Photo) -> WeightsError:
+    """Return the error of a network that gives no finite numbers."""
+    return WeightsError(
+        f"The network gave no finite numbers for {photo.source} in {segmenter.precision}: the "
+        f"weights {segmenter.config.name!r} are damaged. Take others."
+    )
+
+
+def _photo_from_tensor(image: Tensor) -> Photo:
+    if image.ndim != 3 or image.shape[0] not in (1, 3, 4):
+        raise InputError(
+            f"Cannot use a tensor of shape {tuple(image.shape)} as an image. Give (3, height, "
+            "width), uint8 or float in 0..1; a batch as a list of such tensors."
+        )
+    values = image.detach().cpu()
+    # numpy knows no bfloat16.
+    values = values.float() if values.is_floating_point() else values
+    return photo_from_array(values.permute(1, 2, 0).numpy(), source="tensor")

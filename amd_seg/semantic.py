@@ -1,35 +1,135 @@
 """SemanticSegmenter: photos in, label maps out, with a network that was fine-tuned on classes."""
 
+import io
 import os
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
-from typing import Any, cast, overload
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, overload
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import interpolate
 
-from amd_seg.call_settings import SIZES
 from amd_seg.choices import MAX_PIXELS, OUTPUTS, SEMANTIC_OUTPUTS
-from amd_seg.device import place_for_inference, resolve_device, resolve_precision
-from amd_seg.errors import AmdSegError, InputError, WeightsError, raising
-from amd_seg.media.images import Photo
+from amd_seg.classes import Classes
+from amd_seg.device import own_numerics, place_for_inference, resolve_device, resolve_precision
+from amd_seg.errors import AmdSegError, DeviceError, InputError
+from amd_seg.media.images import Photo, save_image, write_image
+from amd_seg.media.labels import (
+    Labels,
+    indexed_image,
+    png_options,
+    render_labels_overlay,
+    save_labels,
+)
 from amd_seg.model.amd import AMD
 from amd_seg.model.appearance import SemanticNetwork
 from amd_seg.model.config import SemanticWeightsConfig, WeightsConfig
-from amd_seg.network_input import (
-    PIXELS_HELD,
-    SINGLE_IMAGES,
+from amd_seg.segmenter import (
     ImageLike,
-    NetworkInput,
-    pixel_count,
-    prepare,
+    Segmenter,
+    check_arguments,
+    damaged_weights,
+    one_or_all,
+    read_batches,
 )
-from amd_seg.prefetch import map_ahead
-from amd_seg.segmenter import Segmenter
-from amd_seg.semantic_maps import class_probabilities, strongest_classes
-from amd_seg.semantic_segmentation import SemanticSegmentation
 from amd_seg.weights import load_any_weights, load_semantic_weights
 
 __all__ = ["SemanticSegmentation", "SemanticSegmenter", "open_segmenter"]
+
+# Rows that are brought to the photo's size at a time: all classes of a large photo at once take
+# gigabytes.
+_STRIP_ROWS = 64
+
+
+@dataclass(frozen=True, eq=False)
+class SemanticSegmentation:
+    """The classes of one photo."""
+
+    photo: Photo = field(repr=False)
+    """The photo as it was read: RGB pixels, upright."""
+    labels: Labels = field(repr=False)
+    """(height, width), uint8, the photo's own size: label k is the k-th class."""
+    classes: Classes = field(repr=False)
+    """Names and colours."""
+
+    @property
+    def source(self) -> str:
+        """How messages name the photo: its path, or what it was given as."""
+        return self.photo.source
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Share of the photo that each class covers, 0..1, the largest first; no zeros."""
+        counts = np.bincount(self.labels.ravel(), minlength=len(self.classes))
+        order = np.argsort(-counts, kind="stable")
+        return {
+            self.classes.names[label]: float(counts[label] / self.labels.size)
+            for label in order.tolist()
+            if counts[label]
+        }
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What `amd-seg image --json` tells of a photo, as JSON-able values."""
+        height, width = self.labels.shape
+        shares = {name: round(share, 4) for name, share in self.shares.items()}
+        return {"width": width, "height": height, "classes": shares}
+
+    def overlay(self) -> Image.Image:
+        """Return the photo as RGB, tinted in the classes' colours, with a legend of their names."""
+        return render_labels_overlay(self.photo.pixels, self.labels, self.classes)
+
+    def render(self, output: str = "labels") -> Image.Image:
+        """Return a picture: "labels" (indexed, in the classes' colours) or "overlay" (RGB).
+
+        Raises:
+            InputError: `output` is neither.
+        """
+        if output == "labels":
+            return indexed_image(self.labels, self.classes)
+        if output == "overlay":
+            return self.overlay()
+        raise InputError(f"Unknown output {output!r}. Use one of {', '.join(SEMANTIC_OUTPUTS)}.")
+
+    def encode(self, output: str = "labels") -> bytes:
+        """Return the bytes of a PNG of what `render` gives.
+
+        Raises:
+            InputError: `output` is unknown.
+        """
+        file, picture = io.BytesIO(), self.render(output)
+        if output == "labels":
+            picture.save(file, "PNG", **png_options(self.classes))
+        else:
+            write_image(picture, file, ".png", **self._metadata)
+        return file.getvalue()
+
+    def save(self, path: str | os.PathLike[str], output: str = "labels") -> Path:
+        """Write a picture and return the path; labels as .png, the overlay as its suffix says.
+
+        The file is there whole or not at all.
+
+        Raises:
+            InputError: `output` is unknown.
+            MediaError: the suffix cannot hold it, or the file cannot be written.
+        """
+        path = Path(path)
+        if output == "labels":
+            save_labels(self.labels, path, self.classes)
+        else:
+            save_image(self.render(output), path, **self._metadata)
+        return path
+
+    @property
+    def _metadata(self) -> dict[str, Any]:
+        """What of the photo goes with an overlay."""
+        return {"icc_profile": self.photo.icc_profile, "resolution": self.photo.resolution}
 
 
 class SemanticSegmenter:
@@ -67,7 +167,7 @@ class SemanticSegmenter:
 
         Args:
             source: the folder of a run of `amd-seg finetune`, a folder of weights, a .safetensors
-                file, or "org/name" on the Hub.
+                file, or "org/name" or "org/name@revision" on the Hub.
             device: as `Segmenter.from_pretrained` takes it, like `precision`.
             precision: "float32" or "bfloat16", of the network only.
 
@@ -101,12 +201,7 @@ class SemanticSegmenter:
             MediaError: an image cannot be read; an iterator raises it in that image's place.
             DeviceError: the device ran out of memory.
         """
-        is_single = isinstance(image, SINGLE_IMAGES)
-        if not is_single and not isinstance(image, Iterable):
-            raise InputError(f"A {type(image).__name__} is no image. Give a path, or several.")
-        images = [cast(ImageLike, image)] if is_single else cast(Iterable[ImageLike], image)
-        results = raising(self.stream(images, **options))
-        return next(results) if is_single else results
+        return one_or_all(image, lambda images: self.stream(images, **options))
 
     def stream(
         self,
@@ -134,54 +229,39 @@ class SemanticSegmenter:
             DeviceError: the device ran out of memory.
         """
         size = self.config.input_size if size is None else size
-        if not SIZES[0] <= size <= SIZES[1] or batch_size < 1:
-            raise InputError(
-                f"size={size}, batch_size={batch_size} cannot be used: the short edge must be "
-                f"{SIZES[0]} to {SIZES[1]} pixels, the batch 1 or more."
-            )
-
-        def prepare_or_error(image: ImageLike) -> NetworkInput | AmdSegError:
-            try:
-                return prepare(image, size, max_pixels)
-            except AmdSegError as error:
-                return error
-
-        prepared = map_ahead(
-            prepare_or_error, images, ahead=batch_size, weigh=pixel_count, budget=PIXELS_HELD
-        )
+        check_arguments(size=size, batch_size=batch_size)
+        batches = read_batches(images, size, batch_size, max_pixels)
         window = self.config.input_size if slide else None
-        return self._stream(prepared, window, flip, batch_size)
 
-    def _stream(
-        self,
-        prepared: Generator[NetworkInput | AmdSegError, None, None],
-        window: int | None,
-        flip: bool,
-        batch_size: int,
-    ) -> Generator[SemanticSegmentation | AmdSegError, None, None]:
-        with closing(prepared):
-            for item in prepared:
-                if isinstance(item, AmdSegError):
-                    yield item
-                    continue
-                frame = item.frame.to(self.device)
-                with torch.autocast(
-                    self.device.type, self._dtype, enabled=self._dtype is not torch.float32
-                ):
-                    scores = class_probabilities(
-                        self.model, frame, window=window, flip=flip, batch_size=batch_size
-                    )
-                yield self._result(item.photo, scores.cpu())
+        def results() -> Generator[SemanticSegmentation | AmdSegError, None, None]:
+            with closing(batches):
+                for item in (item for batch in batches for item in batch):
+                    if isinstance(item, AmdSegError):
+                        yield item
+                        continue
+                    scores = self._probabilities(item.frame, window, flip, batch_size)
+                    if torch.isfinite(scores).all():
+                        labels = strongest_classes(scores, item.photo.pixels.shape[:2])
+                        yield SemanticSegmentation(item.photo, labels, self.classes)
+                    else:
+                        yield damaged_weights(self, item.photo)
 
-    def _result(self, photo: Photo, scores: torch.Tensor) -> SemanticSegmentation | WeightsError:
-        if not torch.isfinite(scores).all():
-            return WeightsError(
-                f"The network gave no finite numbers for {photo.source} in {self.precision}: the "
-                f"weights {self.config.name!r} are damaged. Take others."
-            )
-        height, width = photo.pixels.shape[:2]
-        labels = strongest_classes(scores, (height, width))
-        return SemanticSegmentation(photo, labels, self.classes)
+        return results()
+
+    def _probabilities(
+        self, frame: Tensor, window: int | None, flip: bool, batch_size: int
+    ) -> Tensor:
+        try:
+            with own_numerics(self.device, self._dtype):
+                scores = class_probabilities(
+                    self.model, frame.to(self.device), window, flip, batch_size
+                )
+                return scores.cpu()
+        except torch.cuda.OutOfMemoryError as cause:
+            raise DeviceError(
+                f"{self.device} has not enough memory for a frame of {frame.shape[2]}x"
+                f"{frame.shape[1]} pixels. Use a smaller size or batch size, or --slide."
+            ) from cause
 
 
 def open_segmenter(
@@ -205,7 +285,13 @@ def open_segmenter(
     resolve_precision(precision, resolve_device(device))  # Before a download, not after it.
     found = load_any_weights(source)
     is_semantic = isinstance(found.config, SemanticWeightsConfig)
-    _require_output(output, SEMANTIC_OUTPUTS if is_semantic else OUTPUTS, found.source)
+    outputs = SEMANTIC_OUTPUTS if is_semantic else OUTPUTS
+    if output not in outputs:
+        what = "tell classes" if is_semantic else "find the object and know no classes"
+        raise InputError(
+            f"The weights {found.source} {what}: they give no {output}. "
+            f"Use --output {' or '.join(outputs)}, or other --weights."
+        )
     if isinstance(found.model, SemanticNetwork) and isinstance(found.config, SemanticWeightsConfig):
         return SemanticSegmenter(found.model, found.config, device=device, precision=precision)
     assert isinstance(found.model, AMD)
@@ -213,12 +299,89 @@ def open_segmenter(
     return Segmenter(found.model, found.config, device=device, precision=precision)
 
 
-def _require_output(output: str, outputs: tuple[str, ...], weights: str) -> None:
-    if output not in outputs:
-        what = (
-            "tell classes" if outputs == SEMANTIC_OUTPUTS else "find the object and know no classes"
-        )
-        raise InputError(
-            f"The weights {weights} {what}: they give no {output}. "
-            f"Use --output {' or '.join(outputs)}, or other --weights."
-        )
+# From a frame to its classes
+
+
+@torch.inference_mode()
+def class_probabilities(
+    model: SemanticNetwork,
+    frame: Tensor,
+    window: int | None = None,
+    flip: bool = False,
+    batch_size: int = 8,
+) -> Tensor:
+    """Return the probability of each class at each pixel of a frame.
+
+    Args:
+        model: in eval mode.
+        frame: (3, height, width), RGB, uint8 or float in 0..255, on the model's device.
+        window: side of a square window, in pixels, that slides by two thirds of it; the logits of
+            overlapping windows are averaged. None shows the network the whole frame.
+        flip: average with the probabilities of the mirrored frame.
+        batch_size: windows in a pass of the network.
+
+    Returns:
+        (class, height, width), float32, sums to 1 over class.
+
+    Source: the practice of the published toolbox (mmsegmentation: whole and slide inference).
+    """
+    scores = _logits(model, frame, window, batch_size).softmax(dim=0)
+    if not flip:
+        return scores
+    mirrored = _logits(model, frame.flip(-1), window, batch_size).softmax(dim=0)
+    return (scores + mirrored.flip(-1)) / 2
+
+
+def strongest_classes(scores: Tensor, size: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Return the class with the highest score at each pixel of a map of another size.
+
+    Args:
+        scores: (class, h, w), float32, on the CPU; resized bilinearly, strip by strip.
+        size: height and width of the result.
+
+    Returns:
+        (height, width), uint8; the lower label where scores are equal.
+    """
+    height, width = size
+    labels = np.empty((height, width), np.uint8)
+    with own_numerics():
+        wide = _resized(scores, (scores.shape[1], width))
+        # Centres of the rows in rows of the scores; beyond the outer ones nothing changes.
+        places = (torch.arange(height) + 0.5) * (scores.shape[1] / height) - 0.5
+        places = places.clamp(0, scores.shape[1] - 1)
+        above = places.floor().long()
+        below = (above + 1).clamp(max=scores.shape[1] - 1)
+        share = (places - above)[:, None]
+        for start in range(0, height, _STRIP_ROWS):
+            rows = slice(start, start + _STRIP_ROWS)
+            strip = torch.lerp(wide[:, above[rows]], wide[:, below[rows]], share[rows])
+            labels[rows] = strip.argmax(dim=0).byte().numpy()
+    return labels
+
+
+def _logits(model: SemanticNetwork, frame: Tensor, window: int | None, batch_size: int) -> Tensor:
+    """Return logits (class, height, width) of a frame, whole or from windows."""
+    height, width = frame.shape[-2:]
+    if window is None:
+        return _resized(model.class_logits(frame[None])[0], (height, width))
+    side = (min(window, height), min(window, width))
+    corners = [(top, left) for top in _starts(height, window) for left in _starts(width, window)]
+    total = torch.zeros(model.config.classes, height, width, device=frame.device)
+    count = torch.zeros(height, width, device=frame.device)
+    for first in range(0, len(corners), batch_size):
+        group = corners[first : first + batch_size]
+        parts = torch.stack([frame[:, y : y + side[0], x : x + side[1]] for y, x in group])
+        for (y, x), logits in zip(group, model.class_logits(parts), strict=True):
+            total[:, y : y + side[0], x : x + side[1]] += _resized(logits, side)
+            count[y : y + side[0], x : x + side[1]] += 1
+    return total / count
+
+
+def _starts(length: int, window: int) -> list[int]:
+    """Return where windows begin along an edge; the last one ends with it."""
+    last = max(length - window, 0)
+    return [*range(0, last, max(1, 2 * window // 3)), last]
+
+
+def _resized(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    return interpolate(maps[None], size, mode="bilinear", align_corners=False)[0]

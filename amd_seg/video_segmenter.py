@@ -1,30 +1,29 @@
-"""VideoSegmenter: a clip in, its object out, frame by frame."""
+"""VideoSegmenter: a clip in, its object out, frame by frame, and the output video that shows it."""
 
 import os
-from collections.abc import Generator, Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 
-from amd_seg.choices import DEFAULT_REFINEMENT
-from amd_seg.errors import raising
+from amd_seg.choices import DEFAULT_REFINEMENT, OUTPUTS
+from amd_seg.device import own_numerics
+from amd_seg.errors import InputError, MediaError, raising
 from amd_seg.media.images import Photo
+from amd_seg.media.render import open_background, render_on
 from amd_seg.media.video import FrameReader, open_video
-from amd_seg.prefetch import read_ahead
-from amd_seg.segmentation import FrameSegmentation, Segmentation
+from amd_seg.media.writers import check_target, open_writer
+from amd_seg.prefetch import map_ahead, read_ahead
+from amd_seg.segmentation import FrameSegmentation
 from amd_seg.segmenter import Segmenter
 from amd_seg.training.adaptation import AdaptationReport, OnStep, adapt
 from amd_seg.training.adaptation_config import AdaptationConfig
-from amd_seg.video_output import (
-    OnFrame,
-    VideoReport,
-    check_output,
-    frames_waiting,
-    write_twin,
-)
 from amd_seg.weights import save_weights
 
 __all__ = [
@@ -39,6 +38,30 @@ __all__ = [
 ClipLike: TypeAlias = str | os.PathLike[str] | FrameReader
 """A video file, a folder of frames, an animated image, a glob; or what `open_video` made of one,
 which takes a part of it."""
+
+OnFrame = Callable[[int, int | None], None]
+"""Called with the number of frames done and of all; None where only reading tells."""
+
+# Frames that may wait for the next stage, and their pixels: at 1080p seven, some 100 MB.
+_FRAMES_WAITING = 8
+_PIXELS_WAITING = 16_000_000
+
+
+@dataclass(frozen=True)
+class VideoReport:
+    """What was written of a clip."""
+
+    path: Path
+    frames: int
+    width: int
+    """Of the clip's frames, upright, in pixels."""
+    height: int
+    mask_share: float
+    """Share of the pixels that are in the mask, 0..1, mean over the frames."""
+    confidence: float
+    """`Segmentation.confidence`, 0..1, mean over the frames."""
+    is_truncated: bool
+    """The clip's end is missing; what it has was written."""
 
 
 class VideoSegmenter:
@@ -118,10 +141,9 @@ class VideoSegmenter:
         batch_size: int = 8,
         on_frame: OnFrame | None = None,
     ) -> VideoReport:
-        """Segment a clip and draw its twin, with the clip's timestamps, sound and subtitles.
+        """Segment a clip and write the output video, with the clip's times, sound and subtitles.
 
-        Decoding, network, drawing and encoding overlap. The twin is written beside its place and
-        moved there at the end: it is there whole or not at all.
+        Decoding, network, drawing and encoding overlap. The output is there whole or not at all.
 
         Args:
             source: the clip. Of a file that is cut short the frames that it has are written.
@@ -135,7 +157,7 @@ class VideoSegmenter:
 
         Raises:
             InputError: an argument cannot be used, `target` exists, or no frame is in the span.
-            MediaError: the clip cannot be read, or the twin cannot be written.
+            MediaError: the clip cannot be read, or the output cannot be written.
             DeviceError: the device ran out of memory.
         """
         target, clip = Path(target), _opened(source)
@@ -148,8 +170,8 @@ class VideoSegmenter:
             min_confidence=min_confidence,
             batch_size=batch_size,
         )
-        with closing(read_ahead(frames, ahead=frames_waiting(clip))) as segmentations:
-            return write_twin(
+        with closing(read_ahead(frames, ahead=_frames_waiting(clip))) as segmentations:
+            return write_video(
                 segmentations,
                 clip,
                 target,
@@ -191,17 +213,14 @@ class VideoSegmenter:
         if steps is not None:
             config = replace(config, steps=steps)
         released = self._released
-        adapted = adapt(
-            released.model,
-            released.config,
-            _opened(source, short_edge=config.frame_size(released.config.input_size)),
-            config,
-            channel=channel,
-            on_step=on_step,
-        )
-        self.segmenter = Segmenter(
-            adapted.model, adapted.weights, device=released.device, precision=released.precision
-        )
+        clip = _opened(source, short_edge=config.frame_size(released.config.input_size))
+        with own_numerics(released.device, learning=True):
+            adapted = adapt(
+                released.model, released.config, clip, config, channel=channel, on_step=on_step
+            )
+            self.segmenter = Segmenter(
+                adapted.model, adapted.weights, device=released.device, precision=released.precision
+            )
         return adapted.report
 
     def reset(self) -> None:
@@ -219,44 +238,108 @@ class VideoSegmenter:
     def _segment(
         self, clip: FrameReader, **settings: Any
     ) -> Generator[FrameSegmentation, None, None]:
-        frames = read_ahead(clip, ahead=frames_waiting(clip))
-        photos = (
-            _FramePhoto(
-                f.pixels, None, f"{clip.source}, frame {f.index}", index=f.index, time=f.time
-            )
-            for f in frames
-        )
-        results = self.segmenter.stream(photos, **settings)
+        frames = read_ahead(clip, ahead=_frames_waiting(clip))
+        under_way: deque[tuple[int, float]] = deque()
+
+        def photos() -> Iterator[Photo]:
+            for frame in frames:
+                under_way.append((frame.index, frame.time))
+                yield Photo(frame.pixels, None, f"{clip.source}, frame {frame.index}")
+
+        # Its arguments are checked now, not at the first frame.
+        results = self.segmenter.stream(photos(), **settings)
 
         def segmentations() -> Generator[FrameSegmentation, None, None]:
             with closing(frames), closing(results):
                 for result in raising(results):
-                    yield _of_frame(result)
+                    index, time = under_way.popleft()
+                    yield FrameSegmentation(**vars(result), index=index, time=time)
 
         return segmentations()
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class _FramePhoto(Photo):
-    """A frame on its way through the network, which knows whose it is."""
+def check_output(
+    clip: FrameReader,
+    target: Path,
+    *,
+    output: str,
+    background: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Raise where `write_video` could not do what is asked for, before any work is done.
 
-    index: int
-    time: float
+    Raises:
+        InputError: an argument cannot be used, or `target` exists and `overwrite` is not set.
+        MediaError: the background's picture cannot be read.
+    """
+    if output not in OUTPUTS:
+        raise InputError(f"Unknown output {output!r}. Use one of {', '.join(OUTPUTS)}.")
+    if background is not None and output != "cutout":
+        raise InputError(f"A background goes behind a cutout, not behind {output!r}. Drop one.")
+    has_alpha = output == "cutout" and background is None
+    check_target(target, clip.source, has_alpha=has_alpha, overwrite=overwrite)
+    if background is not None:
+        open_background(background, clip.width, clip.height)
 
 
-def _of_frame(result: Segmentation) -> FrameSegmentation:
-    photo = result.photo
-    assert isinstance(photo, _FramePhoto)
-    return FrameSegmentation(
-        photo,
-        result.region_masks,
-        result.object_channel,
-        result.threshold_rule,
-        refine=result.refine,
-        min_confidence=result.min_confidence,
-        index=photo.index,
-        time=photo.time,
+def write_video(
+    segmentations: Iterator[FrameSegmentation],
+    clip: FrameReader,
+    target: Path,
+    *,
+    output: str,
+    background: str | os.PathLike[str] | None,
+    on_frame: OnFrame | None,
+) -> VideoReport:
+    """Draw the segmentations of a clip's frames, in order, into `target`; see `check_output`.
+
+    Raises:
+        InputError: the span has no frame.
+        MediaError: the output cannot be written, or no frame of a damaged clip can be read.
+    """
+    first = next(segmentations, None)
+    if first is None:
+        raise _no_frame(clip)
+    behind = None if background is None else open_background(background, clip.width, clip.height)
+    has_alpha = output == "cutout" and background is None
+    origin = 0.0 if clip.span.start is None else first.time
+    totals = np.zeros(2)
+    with open_writer(target, clip, has_alpha=has_alpha, origin=origin) as writer:
+
+        def draw(frame: FrameSegmentation) -> tuple[Any, int, float, tuple[float, float]]:
+            if behind is None:
+                picture = np.asarray(frame.render(output))
+            else:
+                picture = np.asarray(render_on(frame.photo.pixels, frame.cutout(), behind))
+            facts = float(frame.mask.mean()), frame.confidence
+            return writer.prepare(picture), frame.index, frame.time, facts
+
+        frames = chain([first], segmentations)
+        with closing(map_ahead(draw, frames, ahead=_frames_waiting(clip))) as drawn:
+            for count, (prepared, index, time, facts) in enumerate(drawn, start=1):
+                writer.write(prepared, index, time)
+                totals += facts
+                if on_frame is not None:
+                    on_frame(count, clip.frame_count)
+    share, confidence = (totals / count).tolist()
+    return VideoReport(target, count, clip.width, clip.height, share, confidence, clip.is_truncated)
+
+
+def _no_frame(clip: FrameReader) -> InputError | MediaError:
+    if clip.is_truncated:
+        return MediaError(
+            f"Cannot read {clip.source}: it is damaged, and none of its frames can be decoded. "
+            "Give an intact file."
+        )
+    return InputError(
+        f"No frame of {clip.source} is shown from {clip.span.start or 0} s to "
+        f"{'the end' if clip.span.end is None else f'{clip.span.end} s'}. Choose other times."
     )
+
+
+def _frames_waiting(clip: FrameReader) -> int:
+    """Return how many of a clip's frames may wait between two stages, 1 or more."""
+    return max(1, min(_FRAMES_WAITING, _PIXELS_WAITING // (clip.width * clip.height)))
 
 
 def _opened(source: ClipLike, short_edge: int | None = None) -> FrameReader:

@@ -22,10 +22,9 @@ from PIL import Image
 
 from amd_seg.model.amd import AMD
 from amd_seg.model.config import AMDConfig, WeightsConfig
-from amd_seg.network_input import prepare
 from amd_seg.prefetch import map_ahead
 from amd_seg.segmentation import Segmentation
-from amd_seg.segmenter import Segmenter
+from amd_seg.segmenter import Segmenter, prepare
 
 LAYOUTS = ("channels-first", "channels-last")
 CLOCKS = {"wall": perf_counter, "cpu": process_time}

@@ -23,11 +23,9 @@ from adaptation import GIB, WEIGHTS, peak
 from amd_seg.device import resolve_device
 from amd_seg.media.video import FrameReader, open_video
 from amd_seg.model.amd import AMD
-from amd_seg.network_input import resize_for_network
 from amd_seg.segmentation import FrameSegmentation
-from amd_seg.segmenter import Segmenter
-from amd_seg.video_output import write_twin
-from amd_seg.video_segmenter import VideoSegmenter
+from amd_seg.segmenter import Segmenter, resize_for_network
+from amd_seg.video_segmenter import VideoSegmenter, write_video
 
 
 def main() -> None:
@@ -96,7 +94,7 @@ def stages(
     def encode() -> None:
         # New objects: those of the last round hold refined maps.
         fresh = map(replace, found)
-        write_twin(fresh, clip, target, output="overlay", background=None, on_frame=None)
+        write_video(fresh, clip, target, output="overlay", background=None, on_frame=None)
 
     return decode, network, encode
 

@@ -27,10 +27,9 @@ from amd_seg.errors import AmdSegError
 from amd_seg.media.images import Photo
 from amd_seg.model.amd import AMD
 from amd_seg.model.config import AMDConfig, WeightsConfig
-from amd_seg.network_input import network_size, prepare, resize_for_network
-from amd_seg.refinement import refine_map
+from amd_seg.refine import refine_map, upsample
 from amd_seg.segmentation import otsu_threshold
-from amd_seg.upsampling import upsample
+from amd_seg.segmenter import network_size, prepare, resize_for_network
 from amd_seg.weights import bundled_names, save_weights
 from tests.scenes import scenes
 

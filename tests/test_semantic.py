@@ -26,7 +26,7 @@ from amd_seg.model.config import (
     WeightsConfig,
     stored_config,
 )
-from amd_seg.semantic_maps import class_probabilities, strongest_classes
+from amd_seg.semantic import class_probabilities, strongest_classes
 from amd_seg.weights import load_semantic_weights, load_weights, save_weights
 from tests.labelled import HEIGHT, WIDTH, make_voc2012, scene
 

@@ -22,7 +22,7 @@ from amd_seg.errors import AmdSegError
 
 if TYPE_CHECKING:
     from amd_seg.segmentation import Segmentation
-    from amd_seg.semantic_segmentation import SemanticSegmentation
+    from amd_seg.semantic import SemanticSegmentation
 
     Result = Segmentation | SemanticSegmentation | AmdSegError
 

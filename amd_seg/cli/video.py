@@ -28,7 +28,7 @@ from amd_seg.errors import AmdSegError
 
 if TYPE_CHECKING:
     from amd_seg.training.adaptation import AdaptationReport
-    from amd_seg.video_output import VideoReport
+    from amd_seg.video_segmenter import VideoReport
 
 
 @click.command(context_settings={"show_default": True})
@@ -114,7 +114,7 @@ def _segment(
     **call: Any,
 ) -> "tuple[VideoReport, AdaptationReport | None]":
     from amd_seg.media.video import open_video
-    from amd_seg.video_output import check_output
+    from amd_seg.video_segmenter import check_output
 
     clip = open_video(source, start=start, end=end, every=every, frame_rate=frame_rate)
     target = Path(out) if out is not None else _beside(source, output, background)

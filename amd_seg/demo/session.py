@@ -16,8 +16,7 @@ from amd_seg.segmenter import Segmenter
 from amd_seg.training.adaptation import OnStep
 from amd_seg.training.adaptation_config import AdaptationConfig
 from amd_seg.training.loop import StepReport, StopTraining
-from amd_seg.video_output import OnFrame
-from amd_seg.video_segmenter import VideoSegmenter
+from amd_seg.video_segmenter import OnFrame, VideoSegmenter
 
 CLIP_ENDINGS = {"cutout": ".webm"}
 """Outputs whose twin is no .mp4: only this one is transparent."""

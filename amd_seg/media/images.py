@@ -35,7 +35,7 @@ from amd_seg.media.files import write_atomically
 logger = logging.getLogger(__name__)
 
 Pixels: TypeAlias = NDArray[np.uint8]
-ImageSource: TypeAlias = str | os.PathLike[str] | bytes | BinaryIO | Image.Image
+ImageSource: TypeAlias = str | os.PathLike[str] | bytes | memoryview | BinaryIO | Image.Image
 
 MAX_FRAME_PIXELS = 36_000_000
 """Pixels of the largest frame of a clip, just above 8192x4320: a decoder holds several of them."""

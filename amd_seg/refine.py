@@ -1,0 +1,354 @@
+"""From the network's coarse map of the object to one of the photo's size, with the photo's edges.
+
+`refine_map` is the entry; below it stand the ways, each with what it needs, then the resizing.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import avg_pool2d, interpolate
+
+from amd_seg.choices import REFINEMENTS
+from amd_seg.colour_model import iou, redraw_by_colour
+from amd_seg.device import own_numerics
+from amd_seg.errors import InputError
+
+Map = NDArray[np.float32]
+Pixels = NDArray[np.uint8]
+
+# guided
+CELL = 4
+"""Pixels for each of the map's cells, which were 8 in the network's input, where the guided filter
+is fitted; its windows reach as far."""
+EPSILON = 1e-4
+"""Variance of colours in 0..1 below which the guided filter takes a window for flat."""
+FEATHER = 2
+"""Reach, in pixels of a redrawn map, of the guided filter that brings it to the photo's size."""
+
+# colour
+COLOUR_CELL = 2
+"""Pixels for each of the map's cells where the densities of colours redraw it."""
+COLOUR_SPREAD = 0.025
+"""Standard deviation of the kernel in colour, of channels in 0..1: how alike is the same colour."""
+PLACE_SPREAD = 0.5
+"""Standard deviation of the kernel in place, in short edges of the picture."""
+SAMPLES = 1024
+"""Pixels, at most and spread evenly, that the densities are estimated from."""
+DENSITY_WEIGHT = 0.5
+"""Weight of the densities' log-ratio beside the map's log-odds. It is below 1 because the map tells
+the densities which colours are whose: they are no independent witness."""
+DECISION = 2.0
+"""Factor of the first round's log-odds: it draws the two sides apart."""
+SUREST = 1e-5
+"""Distance from 0 and 1 within which a given map counts as no surer than that."""
+FLOOR = 1e-3
+"""Density, as a share of the picture's mean, that both sides have everywhere, so that a colour that
+neither knows decides nothing."""
+
+# grabcut
+GRABCUT_EDGES = (240, 960)
+"""Longest short and long edge, in pixels, at which GrabCut redraws the mask."""
+SURE_BACKGROUND = 0.05
+"""Saliency below which GrabCut may not find the object."""
+AGREEMENT = 0.2
+"""IoU of GrabCut's mask with the network's below which it has found something else."""
+GRABCUT_SHARE = 0.75
+"""Share of GrabCut's mask in its saliency; the rest is the network's: what it doubted stays so."""
+
+_STRIP_ROWS = 16  # Rows that are resized at a time: a strip of a wide photo fits a CPU's cache.
+_BLOCK = 128  # Rows of the kernel that are made at a time, likewise.
+_LEAST_EXPONENT = -30.0  # Below it a kernel is nothing; subnormal float32 numbers would be slow.
+# Pairs of colour channels of a symmetric 3x3 matrix, row by row.
+_PAIRS = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))
+
+
+def refine_map(pixels: Pixels, cells: Map, how: str) -> Map:
+    """Bring the network's map of the object to the size of its photo.
+
+    Every way but "none" works at a size of its own, so that a large photo needs no more memory.
+
+    Args:
+        pixels: (height, width, 3), RGB.
+        cells: (h, w), float32, 0..1.
+        how: one of `choices.REFINEMENTS`. "grabcut" gives what "none" does where its mask and the
+            network's have an IoU under `AGREEMENT`, or one of its two sides is all but empty.
+
+    Returns:
+        (height, width), float32, 0..1.
+
+    Raises:
+        InputError: `how` is unknown.
+    """
+    with own_numerics():
+        return _refined(pixels, cells, how)
+
+
+def _refined(pixels: Pixels, cells: Map, how: str) -> Map:
+    if how == "guided":
+        guide, enlarged = _at(CELL, pixels, cells)
+        return _along_edges(pixels, guide, enlarged, CELL)
+    if how == "colour":
+        guide, enlarged = _at(COLOUR_CELL, pixels, cells)
+        return _along_edges(pixels, guide, redraw_by_densities(guide, enlarged), FEATHER)
+    redrawn = _by_grabcut(pixels, cells) if how == "grabcut" else None
+    if redrawn is not None:
+        return _along_edges(pixels, *redrawn, FEATHER)
+    if how in REFINEMENTS:
+        plain: Map = upsample(cells[np.newaxis], pixels.shape[:2])[0]
+        return plain
+    raise InputError(f"refine={how!r} cannot be used: give one of {', '.join(REFINEMENTS)}.")
+
+
+def _at(cell: int, pixels: Pixels, cells: Map) -> tuple[Tensor, Tensor]:
+    """Give the photo (3, h, w), 0..1, and the map (h, w) with so many pixels a cell and edge."""
+    height, width = pixels.shape[:2]
+    size = min(cell * cells.shape[0], height), min(cell * cells.shape[1], width)
+    enlarged = torch.from_numpy(upsample(cells[np.newaxis], size)[0])
+    return resize_pixels(pixels, size).float() / 255, enlarged
+
+
+# "grabcut"
+
+
+def _by_grabcut(pixels: Pixels, cells: Map) -> tuple[Tensor, Tensor] | None:
+    """Give a small photo (3, h, w), 0..1, and the map (h, w) that GrabCut makes there of another.
+
+    None where it does not count.
+
+    Source: Rother et al., GrabCut, SIGGRAPH 2004.
+    """
+    height, width = pixels.shape[:2]
+    short, long = GRABCUT_EDGES
+    factor = min(1.0, short / min(height, width), long / max(height, width))
+    size = max(1, round(height * factor)), max(1, round(width * factor))
+    frame = resize_pixels(pixels, size)
+    saliency = upsample(cells[np.newaxis], size)[0]
+    mask, background = saliency > 0.5, saliency < SURE_BACKGROUND
+    colours = frame.permute(1, 2, 0).contiguous().numpy()
+    redrawn = redraw_by_colour(colours, mask, background, rounds=1)
+    # The mask itself comes back where one side was too small for a colour model.
+    if redrawn is mask or iou(redrawn, mask) < AGREEMENT:
+        return None
+    mixed = saliency + np.float32(GRABCUT_SHARE) * (redrawn - saliency)
+    return frame.float() / 255, torch.from_numpy(mixed)
+
+
+# "colour"
+
+
+def redraw_by_densities(guide: Tensor, probability: Tensor) -> Tensor:
+    """Give each pixel to the side whose colours, near its place, are its own.
+
+    With q the belief that a pixel is the object's, and K a Gaussian in colour and place, the
+    object's density at pixel i is sum_j q_j K_ij / sum_j q_j, and the ground's that of 1 - q. The
+    result has the log-odds of the given map plus half of the log-ratio of the two densities. It is
+    found twice: from the map itself, and from what came of that. Each side's density sums to 1,
+    so that a small object is not outvoted by a large ground.
+
+    Args:
+        guide: (3, height, width), float, 0..1, the picture at the map's size.
+        probability: (height, width), float, 0..1, of the object.
+
+    Returns:
+        (height, width), float, 0..1.
+
+    Source: ours; Bayes' rule on kernel densities (Parzen, 1962), in place of the mixtures of
+    Gaussians and the cut of GrabCut.
+    """
+    height, width = probability.shape
+    factor = min(1.0, (SAMPLES / (height * width)) ** 0.5)
+    size = max(1, int(height * factor)), max(1, int(width * factor))
+    samples = _features(interpolate(guide[None], size, mode="area")[0])
+    few = interpolate(probability[None, None], size, mode="area").flatten()
+    prior = torch.logit(few, eps=SUREST)
+    first = prior + DENSITY_WEIGHT * _log_ratio(samples, samples, prior)
+    ratio = _log_ratio(_features(guide), samples, DECISION * first).reshape(height, width)
+    return torch.sigmoid(torch.logit(probability, eps=SUREST) + DENSITY_WEIGHT * ratio)
+
+
+def _features(guide: Tensor) -> Tensor:
+    """Give (pixel, 5): colours and place of a guide (3, h, w) in units of the kernel's spreads."""
+    height, width = guide.shape[1:]
+    unit = PLACE_SPREAD * min(height, width)
+    y, x = ((torch.arange(side).to(guide) + 0.5) / unit for side in (height, width))
+    places = torch.stack(torch.meshgrid(y, x, indexing="ij"))
+    return torch.cat((guide / COLOUR_SPREAD, places)).flatten(1).T
+
+
+def _log_ratio(points: Tensor, samples: Tensor, log_odds: Tensor) -> Tensor:
+    """Give the log of the object's density over the ground's at each point.
+
+    Args:
+        points: (point, 5), features.
+        samples: (sample, 5), features of the pixels that the densities are estimated from.
+        log_odds: (sample), that each of them is the object's.
+    """
+    # 1 minus the one would round to no pixel at all.
+    sides = torch.sigmoid(torch.stack((log_odds, -log_odds), dim=1))
+    sides /= sides.sum(dim=0)
+    lengths = samples.square().sum(dim=1) / 2
+    densities = points.new_empty(len(points), 2)
+    for rows, out in zip(torch.split(points, _BLOCK), torch.split(densities, _BLOCK), strict=True):
+        exponents = torch.addmm(lengths, rows, samples.T, beta=-1)
+        exponents -= rows.square().sum(dim=1, keepdim=True) / 2
+        torch.mm(exponents.clamp_(min=_LEAST_EXPONENT).exp_(), sides, out=out)
+    densities += FLOOR * densities.sum(dim=1).mean()
+    return densities[:, 0].log() - densities[:, 1].log()
+
+
+# "guided", which the two ways above end with
+
+
+def _along_edges(pixels: Pixels, guide: Tensor, small: Tensor, reach: int) -> Map:
+    """Bring a map (h, w) to the photo's size by the guided filter, fitted at the map's own size.
+
+    The linear functions of the guide's colours that it finds vary slowly and hold at any size.
+
+    Source: He and Sun, Fast Guided Filter, arXiv 1505.00996.
+    """
+    coefficients = guided_coefficients(guide, small, reach, EPSILON)
+    coefficients[:3] /= 255
+    refined = np.empty(pixels.shape[:2], np.float32)
+    for start, strip in upsampled_strips(coefficients.numpy(), refined.shape):
+        rows = slice(start, start + strip.shape[1])
+        values = strip[3]
+        for slope, plane in zip(strip, np.moveaxis(pixels[rows], 2, 0), strict=False):
+            slope *= plane.astype(np.float32)
+            values += slope
+        np.clip(values, 0.0, 1.0, out=refined[rows])
+    return refined
+
+
+def guided_coefficients(guide: Tensor, values: Tensor, radius: int, epsilon: float) -> Tensor:
+    """Give, for each pixel, the linear function of the colour that its surroundings agree on.
+
+    In every window a linear function of the colour is fitted to the values; a pixel takes the
+    mean of the functions of all windows that hold it.
+
+    Args:
+        guide: (3, height, width), float, 0..1: the picture whose edges count.
+        values: (height, width), float: the map to redraw, on the same device.
+        radius: windows are squares of 2 * radius + 1 pixels, cut off at the border.
+        epsilon: variance of the colour, in its squared unit, below which a window counts as flat
+            and its values are only averaged.
+
+    Returns:
+        (4, height, width): the slope for each colour, then the offset. The redrawn map is the
+        offset plus the sum of the slopes times the colours.
+
+    Source: He, Sun, Tang, Guided Image Filtering, PAMI 2013, eqs. 14 and 15: eqs. 5, 6 and 8 for
+    a guide of colours.
+    """
+    mean_guide = box_filter(guide, radius)  # (3, height, width)
+    mean_values = box_filter(values[None], radius)  # (1, height, width)
+    covariance = box_filter(guide * values, radius) - mean_guide * mean_values
+    products = torch.stack([guide[i] * guide[j] for i, j in _PAIRS])
+    mean_products = torch.stack([mean_guide[i] * mean_guide[j] for i, j in _PAIRS])
+    variances = box_filter(products, radius) - mean_products
+    slope = _solve(variances, epsilon, covariance)
+    offset = mean_values - (slope * mean_guide).sum(dim=0, keepdim=True)
+    return box_filter(torch.cat((slope, offset)), radius)
+
+
+def box_filter(values: Tensor, radius: int) -> Tensor:
+    """Give the mean of values (channel, height, width) over each pixel's window.
+
+    The window is a square of 2 * radius + 1 pixels; what lies beyond the border does not count.
+    """
+    # Running sums would not grow with the radius, but lose the variance of flat windows to
+    # rounding in float32.
+    window = 2 * radius + 1
+    for kernel, padding in (((window, 1), (radius, 0)), ((1, window), (0, radius))):
+        values = avg_pool2d(values, kernel, 1, padding, count_include_pad=False)
+    return values
+
+
+def _solve(variances: Tensor, epsilon: float, covariance: Tensor) -> Tensor:
+    """Solve (variances + epsilon * identity) x = covariance at each pixel, by Cramer's rule.
+
+    Args:
+        variances: (6, height, width), the pairs of `_PAIRS`.
+        epsilon: added to the diagonal.
+        covariance: (3, height, width).
+
+    Returns:
+        (3, height, width).
+    """
+    rr, rg, rb, gg, gb, bb = variances
+    rr, gg, bb = rr + epsilon, gg + epsilon, bb + epsilon
+    # The adjugate of a symmetric matrix is symmetric.
+    a_rr, a_rg, a_rb = gg * bb - gb * gb, gb * rb - rg * bb, rg * gb - gg * rb
+    a_gg, a_gb, a_bb = rr * bb - rb * rb, rg * rb - rr * gb, rr * gg - rg * rg
+    rows = ((a_rr, a_rg, a_rb), (a_rg, a_gg, a_gb), (a_rb, a_gb, a_bb))
+    determinant = rr * a_rr + rg * a_rg + rb * a_rb
+    red, green, blue = covariance
+    solution: Tensor = torch.stack([r * red + g * green + b * blue for r, g, b in rows])
+    return solution.div_(determinant)
+
+
+# Other sizes
+
+
+def resize_pixels(pixels: Pixels, size: tuple[int, int]) -> Tensor:
+    """Resize pixels (height, width, 3) bilinearly to (h, w), antialiased where they are reduced.
+
+    Returns:
+        (3, h, w), uint8.
+    """
+    # torch warns of memory that numpy may not write to.
+    writeable = pixels if pixels.flags.writeable else pixels.copy()
+    whole = torch.from_numpy(writeable).permute(2, 0, 1)[None]
+    return interpolate(whole, size, mode="bilinear", align_corners=False, antialias=True)[0]
+
+
+def upsample(maps: Map, size: tuple[int, ...]) -> Map:
+    """Resize maps bilinearly with aligned corners, as the published evaluation does.
+
+    Args:
+        maps: (map, h, w), float32, 0..1.
+        size: height and width, in pixels, of the result.
+
+    Returns:
+        (map, height, width), float32, 0..1; a sum of 1 over the maps stays 1.
+
+    Source: the released code resizes probabilities with align_corners=True.
+    """
+    resized = np.empty((maps.shape[0], *size), np.float32)
+    for start, strip in upsampled_strips(maps, size):
+        # Rounding may leave 0..1.
+        np.clip(strip, 0.0, 1.0, out=resized[:, start : start + strip.shape[1]])
+    return resized
+
+
+def upsampled_strips(maps: Map, size: tuple[int, ...]) -> Iterator[tuple[int, Map]]:
+    """Resize maps (map, h, w) of any range as `upsample` does, with memory for one strip.
+
+    Yields:
+        A strip's first row, and the maps (map, rows, width) there.
+    """
+    height, width = size
+    left, right, share = _neighbours(maps.shape[2], width)
+    wide = _blend(maps[:, :, left], maps[:, :, right], share)  # (map, h, width)
+    top, bottom, share = _neighbours(maps.shape[1], height)
+    for start in range(0, height, _STRIP_ROWS):
+        rows = slice(start, start + _STRIP_ROWS)
+        yield start, _blend(wide[:, top[rows]], wide[:, bottom[rows]], share[rows, None])
+
+
+def _neighbours(cells: int, pixels: int) -> tuple[NDArray[np.intp], NDArray[np.intp], Map]:
+    """Return, for each pixel, the cells before and after it and the second one's share."""
+    positions = np.linspace(0.0, cells - 1.0, pixels)
+    before = np.minimum(positions.astype(np.intp), max(cells - 2, 0))
+    after = np.minimum(before + 1, cells - 1)
+    return before, after, (positions - before).astype(np.float32)
+
+
+def _blend(first: Map, second: Map, share: Map) -> Map:
+    """Return first + share * (second - first); both arrays are used up."""
+    second -= first
+    second *= share
+    first += second
+    return first
