@@ -1,5 +1,6 @@
 """The command `amd-seg`: a group whose sub-commands load when they are asked for."""
 
+import os
 from importlib import import_module
 
 import click
@@ -65,4 +66,7 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line: the console script's entry point."""
+    # Threads of OpenMP that wait would spin, and on a machine that others use too they wait for
+    # long: up to five times the processor time. It is read when torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     cli(prog_name="amd-seg")

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from amd_seg.classes import VOID, VOID_COLOUR, Classes, rgb, standard_colour
@@ -198,6 +198,8 @@ def _outline(labels: Labels) -> NDArray[np.bool_]:
 
 def _draw_legend(image: Image.Image, entries: list[tuple[str, tuple[int, int, int]]]) -> None:
     """Write the names on a light strip at the top left, each behind a patch of its colour."""
+    from PIL import ImageDraw, ImageFont  # a photo of one object needs no letters
+
     size = max(10, math.ceil(min(image.size) / 28))
     font = ImageFont.load_default(size)
     canvas = ImageDraw.Draw(image)

@@ -2,14 +2,17 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageColor, ImageDraw, ImageFilter, ImageOps
+from PIL import Image, ImageColor, ImageFilter, ImageOps
 
 from amd_seg.errors import InputError
 from amd_seg.media.images import BLOCK_PIXELS, Pixels, read_image, row_blocks
+
+if TYPE_CHECKING:
+    from PIL import ImageDraw
 
 # Masks and saliency
 
@@ -390,6 +393,8 @@ def tiled(headings: Sequence[str], rows: Sequence[Sequence[Tile]]) -> Image.Imag
     Returns:
         An image of mode "RGB".
     """
+    from PIL import ImageDraw  # a photo needs no letters
+
     first = rows[0][0].picture
     width, height = TILE + GAP, round(TILE * first.height / first.width) + LINE + GAP
     size = (GAP + len(headings) * width, LINE + GAP + len(rows) * height)
@@ -406,7 +411,7 @@ def tiled(headings: Sequence[str], rows: Sequence[Sequence[Tile]]) -> Image.Imag
     return sheet
 
 
-def _fitted(text: str, pen: ImageDraw.ImageDraw) -> str:
+def _fitted(text: str, pen: "ImageDraw.ImageDraw") -> str:
     # The font that comes with Pillow has no more letters than these for sure.
     text = text.encode("ascii", "replace").decode()
     if pen.textlength(text) <= TILE:
