@@ -18,7 +18,7 @@ from amd_seg.errors import InputError, MediaError, raising
 from amd_seg.media.images import Photo
 from amd_seg.media.render import open_background, render_on
 from amd_seg.media.video import FrameReader, open_video
-from amd_seg.media.writers import check_target, open_writer
+from amd_seg.media.video_writer import check_target, open_writer
 from amd_seg.prefetch import map_ahead, read_ahead
 from amd_seg.segmentation import FrameSegmentation
 from amd_seg.segmenter import Segmenter
@@ -53,6 +53,7 @@ class VideoReport:
 
     path: Path
     frames: int
+    """Those that are in the file."""
     width: int
     """Of the clip's frames, upright, in pixels."""
     height: int
@@ -62,6 +63,8 @@ class VideoReport:
     """`Segmentation.confidence`, 0..1, mean over the frames."""
     is_truncated: bool
     """The clip's end is missing; what it has was written."""
+    hdr: str | None = None
+    """"HLG" or "PQ" where the clip was tone-mapped from it to BT.709."""
 
 
 class VideoSegmenter:
@@ -322,7 +325,16 @@ def write_video(
                 if on_frame is not None:
                     on_frame(count, clip.frame_count)
     share, confidence = (totals / count).tolist()
-    return VideoReport(target, count, clip.width, clip.height, share, confidence, clip.is_truncated)
+    return VideoReport(
+        path=target,
+        frames=writer.frames,
+        width=clip.width,
+        height=clip.height,
+        mask_share=share,
+        confidence=confidence,
+        is_truncated=clip.is_truncated,
+        hdr=clip.hdr,
+    )
 
 
 def _no_frame(clip: FrameReader) -> InputError | MediaError:

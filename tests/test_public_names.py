@@ -59,7 +59,8 @@ ATTRIBUTES = {
         "time",
     ],
     "VideoReport": [
-        *("confidence", "frames", "height", "is_truncated", "mask_share", "path", "width"),
+        *("confidence", "frames", "hdr", "height", "is_truncated", "mask_share", "path"),
+        "width",
     ],
     "AdaptationReport": [
         *("channel", "evidence", "examples", "held_out", "is_adapted", "loss_after"),

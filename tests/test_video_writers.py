@@ -9,13 +9,15 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from av.stream import Disposition
 from PIL import Image
 
 from amd_seg.errors import InputError, MediaError
 from amd_seg.media.video import FrameReader, VideoReader, open_video
-from amd_seg.media.writers import check_target, open_writer
+from amd_seg.media.video_writer import check_target, open_writer
 from tests.clips import Pixels, moving_square, write_clip, write_folder, write_lossless
 
+CASES = Path(__file__).parent / "cases"
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm")
 UNEVEN = [0, 0.1, 0.15, 0.4, 0.9, 1.0, 1.3, 2.0]
 
@@ -209,7 +211,7 @@ def test_subtitles_are_copied_where_the_container_takes_them(
         assert packets(twin, "subtitle") == [(Fraction(1, 5), b"Hello")]
     else:
         assert languages == []
-        assert "subtitles of" in caplog.text
+        assert "Subtitles of" in caplog.text
 
 
 # Pictures
@@ -448,3 +450,138 @@ def test_targets_that_cannot_be_are_refused(tmp_path: Path) -> None:
             check_target(tmp_path / name, str(source), **how)
     for name in ("old.mp4", "frames", "twin.MOV", "new"):
         check_target(tmp_path / name, str(clip), overwrite=True)
+
+
+# Files of people
+
+
+def described(path: Path) -> list[tuple[str, int, float]]:
+    """Of each stream its kind, how many packets it has, and when the last one is over."""
+    with av.open(path) as container:
+        kinds = [stream.type for stream in container.streams]
+        counts, ends = [0] * len(kinds), [0.0] * len(kinds)
+        for packet in container.demux():
+            if packet.size:
+                place = packet.stream.index
+                counts[place] += 1
+                end = float((packet.pts + (packet.duration or 0)) * packet.time_base)
+                ends[place] = max(ends[place], end)
+    return list(zip(kinds, counts, ends, strict=True))
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".webm", ".mov", ".gif", ""])
+def test_every_frame_of_joined_recordings_is_in_the_file(tmp_path: Path, suffix: str) -> None:
+    clip = open_video(CASES / "joined.ts")
+    frames = list(clip)
+    target = tmp_path / f"twin{suffix}"
+    with open_writer(target, clip) as writer:
+        for frame in frames:
+            writer.write(writer.prepare(frame.pixels), frame.index, frame.time)
+    assert writer.frames == len(frames) == 50
+    if not suffix:
+        assert len(list(target.iterdir())) == 50
+        return
+    stamps = [time for time, _ in sorted(packets(target, "video"))]
+    assert len(stamps) == 50
+    assert np.diff(np.array(stamps, float)).min() > 0
+    assert 1.9 < float(stamps[-1]) + 0.04 < 2.1
+    if suffix != ".gif":
+        _, (kind, count, end) = described(target)
+        assert (kind, end) == ("audio", pytest.approx(2.0, abs=0.12))
+        assert count > 80
+
+
+@pytest.mark.parametrize("suffix", VIDEO_SUFFIXES)
+def test_packets_of_sound_that_do_not_advance_cost_nothing(tmp_path: Path, suffix: str) -> None:
+    twin = copy(open_video(CASES / "frag_every_frame.mp4"), tmp_path / f"twin{suffix}")
+    (_, count, _), (kind, sounds, end) = described(twin)
+    assert (count, kind, end) == (25, "audio", pytest.approx(1.08, abs=0.05))
+    assert sounds > 20
+
+
+@pytest.mark.parametrize("suffix", VIDEO_SUFFIXES)
+def test_sound_that_cannot_be_copied_costs_no_picture(tmp_path: Path, suffix: str) -> None:
+    data = write_clip(tmp_path / "film.mp4", moving_square(10), audio=True).read_bytes()
+    broken = tmp_path / "broken.mp4"
+    # Its sound does not tell how it is encoded, which Matroska needs to know.
+    broken.write_bytes(data.replace(b"esds", b"free"))
+    (kind, count, _), *_ = described(copy(open_video(broken), tmp_path / f"twin{suffix}"))
+    assert (kind, count) == ("video", 10)
+
+
+def test_dispositions_languages_and_titles_of_tracks_are_kept(tmp_path: Path) -> None:
+    twin = copy(open_video(CASES / "tracks.mp4"), tmp_path / "twin.mp4")
+    with av.open(twin) as container:
+        streams = container.streams
+        default, forced = Disposition.default, Disposition.forced
+        assert [bool(s.disposition & default) for s in streams.audio] == [False, True]
+        assert [bool(s.disposition & forced) for s in streams.subtitles] == [True, False]
+        assert [s.language for s in (*streams.audio, *streams.subtitles)] == [
+            *("eng", "deu", "fra", "spa"),
+        ]
+    with av.open(twin) as source, av.open(tmp_path / "named.mkv", "w") as out:
+        copies = [out.add_stream_from_template(source.streams[place]) for place in (0, 1)]
+        copies[1].metadata["title"], copies[1].metadata["language"] = "Comments", "deu"
+        for packet in source.demux():
+            if packet.dts is not None and packet.stream.index < 2:
+                packet.stream = copies[packet.stream.index]
+                out.mux(packet)
+    for name in ("twin.mkv", "twin.webm"):
+        with av.open(copy(open_video(tmp_path / "named.mkv"), tmp_path / name)) as container:
+            (sound,) = container.streams.audio
+            assert (sound.metadata["title"], sound.language) == ("Comments", "deu")
+
+
+@pytest.mark.parametrize("name", ["twin.mp4", "twin.mkv", "twin.webm", "twin.gif"])
+@pytest.mark.parametrize("aspect", [Fraction(16, 11), Fraction(1, 2)])
+def test_the_shape_of_the_picture_is_kept(tmp_path: Path, name: str, aspect: Fraction) -> None:
+    source = tmp_path / "tv.mp4"
+    with av.open(source, "w") as out:
+        stream = out.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = aspect
+        for frame in (*moving_square(2), None):
+            out.mux(stream.encode(frame if frame is None else av.VideoFrame.from_ndarray(frame)))
+    twin = open_video(copy(open_video(source), tmp_path / name))
+    shape = twin.pixel_aspect * twin.width / twin.height
+    assert float(shape) == pytest.approx(float(aspect) * 64 / 48, rel=0.02)
+    assert (twin.width >= 64, twin.height >= 48) == (True, True)
+
+
+@pytest.mark.parametrize("delay", [-0.5, 0.7])
+@pytest.mark.parametrize("suffix", VIDEO_SUFFIXES)
+def test_sound_that_starts_early_or_late_stays_in_step(
+    tmp_path: Path, suffix: str, delay: float
+) -> None:
+    film = write_clip(tmp_path / "film.mp4", moving_square(20), audio=True)
+    with av.open(film) as source, av.open(tmp_path / "clip.mkv", "w") as out:
+        copies = [out.add_stream_from_template(stream) for stream in source.streams]
+        for packet in source.demux():
+            if packet.dts is not None:
+                # The picture waits for sound that is early.
+                is_late = (packet.stream.type == "audio") == (delay > 0)
+                ticks = round(abs(delay) / packet.time_base) if is_late else 0
+                packet.pts, packet.dts = packet.pts + ticks, packet.dts + ticks
+                packet.stream = copies[packet.stream.index]
+                out.mux(packet)
+    twin = copy(open_video(tmp_path / "clip.mkv"), tmp_path / f"twin{suffix}")
+    picture, sound = (float(packets(twin, kind)[0][0]) for kind in ("video", "audio"))
+    assert sound - picture == pytest.approx(delay, abs=0.14)
+
+
+def test_a_gif_tells_how_many_frames_it_leaves_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    clip = open_video(write_clip(tmp_path / "clip.mp4", moving_square(12), rate=100))
+    with open_writer(tmp_path / "twin.gif", clip) as writer:
+        for frame in clip:
+            writer.write(writer.prepare(frame.pixels), frame.index, frame.time)
+    assert writer.frames == 6
+    assert "leaves out 6 of 12 frames" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["n" * 252 + ".mp4", "n" * 256])
+def test_a_name_that_is_too_long_is_told_before_any_work(tmp_path: Path, name: str) -> None:
+    clip = write_clip(tmp_path / "clip.mp4", moving_square(3))
+    with pytest.raises(MediaError, match=r"too long\. Shorten the name"):
+        check_target(tmp_path / name, str(clip))

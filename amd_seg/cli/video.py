@@ -160,6 +160,7 @@ def _facts(
         "frames": report.frames,
         "width": report.width,
         "height": report.height,
+        "hdr": report.hdr,
         "mask_share": round(report.mask_share, 4),
         "confidence": round(report.confidence, 4),
         "object": report.mask_share > 0,

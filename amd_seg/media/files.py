@@ -27,6 +27,7 @@ _ADVICE = {
     **dict.fromkeys((errno.ENOENT, errno.ENOTDIR), _NO_FOLDER),
     **dict.fromkeys((errno.ENOSPC, errno.EFBIG), _NO_SPACE),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), _NO_RIGHT),
+    errno.EINVAL: "Give another ending, or a folder.",
     errno.ENAMETOOLONG: "Shorten the name, or give another with -o.",
 }
 
@@ -59,6 +60,7 @@ def replacing(path: Path) -> Iterator[Path]:
         MediaError: the file cannot be written. Errors of the body that are no OSError pass
             through.
     """
+    require_possible_name(path)
     target = Path(os.path.realpath(path))
     temporary = name_beside(target)
     try:
@@ -93,6 +95,16 @@ def check_target(path: Path, *, overwrite: bool) -> None:
     if os.path.exists(path) and not overwrite:
         raise InputError(f"{path} exists. Give another name, or overwrite it (--overwrite).")
     _require_replaceable(path)
+
+
+def require_possible_name(path: Path) -> None:
+    """Raise MediaError where no file can have this name, as where it is too long."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except (OSError, ValueError) as cause:  # ValueError: a null byte.
+        raise unwritable(path, cause) from cause
 
 
 def make_folder(path: Path) -> None:

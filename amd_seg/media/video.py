@@ -435,11 +435,12 @@ class VideoReader:
             self._may_restart = container.format.name in _RESTARTING
             self._tells_a_loss = _tells_a_loss(container, stream, self.source)
             first = self._first_frame(container, stream)
+            # A file that does not know its aspect says 0; a damaged one says anything.
+            aspect = stream.sample_aspect_ratio or Fraction(1)
+            aspect = aspect if Fraction(1, 8) <= aspect <= 8 else Fraction(1)
         self.orientation = _orientation(first)
         is_turned = self.orientation in TURNED
         upright = (first.height, first.width) if is_turned else (first.width, first.height)
-        # A file that does not know its aspect says 0.
-        aspect = stream.sample_aspect_ratio or Fraction(1)
         self.pixel_aspect = 1 / aspect if is_turned else aspect
         self.hdr = _HDR.get(first.color_trc)
         self.width, self.height = shrunk_size(*upright, short_edge)
