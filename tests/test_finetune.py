@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 from torch import Tensor, nn
 
+from amd_seg.annotations import AnnotationFile, Thing, coco_annotations
 from amd_seg.classes import VOC2012, VOID
 from amd_seg.cli import cli
 from amd_seg.errors import ConfigError, InputError, MediaError, WeightsError
@@ -438,11 +439,30 @@ def test_any_folders_will_do(
     assert not caplog.messages
 
 
+def test_a_coco_file_will_do(run: Callable[..., Result], voc: Path, tmp_path: Path) -> None:
+    with Image.open(voc / "JPEGImages" / "2007_000001.jpg") as photo:
+        shape = photo.size[::-1]
+    mask = np.zeros(shape, bool)
+    mask[4:20, 4:20] = True
+    file = AnnotationFile(tmp_path / "masks.json", "coco", info={}, categories=["cup", "dog"])
+    for number in (1, 2):
+        marks = coco_annotations([Thing(number, mask)], "polygon")
+        file.add(f"2007_{number:06}.jpg", shape[1], shape[0], marks)
+    file.finish()
+    result = run("coco", str(tmp_path / "masks.json"), str(voc / "JPEGImages"), "--workers", "0")
+    assert result.exit_code == 0, result.stderr
+    assert load_semantic_weights(tmp_path / "run").config.class_names == (
+        *("background", "cup", "dog"),
+    )
+    assert len(list((tmp_path / "run-labels").iterdir())) == 2
+
+
 @pytest.mark.parametrize(
     ("break_it", "args", "message"),
     [
-        (None, ["voc2012"], "Give voc2012 and its folder, or all of --images"),
-        (None, ["VOC", "--classes", "NAMES"], "Give voc2012 and its folder, or all of --images"),
+        (None, ["coco", "masks.json"], "Give coco, its JSON file and the folder"),
+        (None, ["voc2012"], "Give voc2012 and its folder, coco with"),
+        (None, ["VOC", "--classes", "NAMES"], "Give voc2012 and its folder, coco with"),
         (None, ["--images", "x", "--masks", "y"], "or all of --images"),
         (None, ["FOLDERS", "--split", "val"], "--split is the name of a list"),
         (None, ["FOLDERS"], "labels beyond the 3 classes (0 to 2, 255 is void): 3."),

@@ -17,8 +17,11 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("dataset", metavar="[voc2012", required=False, type=click.Choice(["voc2012"]))
-@click.argument("folder", type=click.Path(path_type=Path), metavar="DIR]", required=False)
+@click.argument(
+    "dataset", metavar="[voc2012 DIR |", required=False, type=click.Choice(["voc2012", "coco"])
+)
+@click.argument("folder", type=click.Path(path_type=Path), metavar="coco JSON", required=False)
+@click.argument("photos", type=click.Path(path_type=Path), metavar="IMAGES]", required=False)
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The run folder.")
 @click.option("--images", type=click.Path(path_type=Path), help="Any folder of photos,")
 @click.option("--masks", type=click.Path(path_type=Path), help="their label maps, by name, and")
@@ -54,6 +57,7 @@ if TYPE_CHECKING:
 def finetune(
     dataset: str | None,
     folder: Path | None,
+    photos: Path | None,
     out: Path,
     images: Path | None,
     masks: Path | None,
@@ -68,12 +72,14 @@ def finetune(
 ) -> None:
     """Fine-tune weights on labelled photos, to tell classes apart.
 
-    Label maps are indexed PNGs of the photos' sizes; 255 does not count. The backbone is that of
+    Label maps are indexed PNGs of the photos' sizes; 255 does not count. Those of a COCO file are
+    drawn into OUT-labels. The backbone is that of
     the weights, its head is new. The settings are the preset's (with --resume: those of the run),
     changed by the flags given.
 
     \b
     amd-seg finetune voc2012 VOC2012/ --out run
+    amd-seg finetune coco masks.json photos/ --out run
     amd-seg finetune --images photos/ --masks labels/ --classes names.txt --out run
     amd-seg evaluate voc2012 VOC2012/ --weights run
     amd-seg image photo.jpg --weights run --output overlay
@@ -83,7 +89,10 @@ def finetune(
     """
     config_changes = given(FinetuneConfig, overrides)
     model_changes = given(SemanticConfig, overrides)
-    labelled = _labelled(dataset, folder, images, masks, classes, coloured_masks, split)
+    if dataset == "coco":
+        labelled = _of_coco(folder, photos, Path(f"{out}-labels"), images, masks, classes, split)
+    else:
+        labelled = _labelled(dataset, folder, images, masks, classes, coloured_masks, split)
 
     from amd_seg.training import finetune as tuning
     from amd_seg.training.distributed import is_first_process
@@ -111,6 +120,16 @@ def finetune(
         terminal.put(str(written))
 
 
+def _of_coco(
+    annotations: Path | None, photos: Path | None, labels: Path, *others: object
+) -> "LabelledPhotos":
+    from amd_seg.training.labelled import open_coco
+
+    if annotations is None or photos is None or any(others):
+        raise click.UsageError("Give coco, its JSON file and the folder of the photos, no more.")
+    return open_coco(annotations, photos, labels)
+
+
 def _labelled(
     dataset: str | None,
     folder: Path | None,
@@ -131,5 +150,6 @@ def _labelled(
             raise click.UsageError("--split is the name of a list of voc2012. Drop it.")
         return open_labelled_folders(images, masks, read_classes(classes), by_colour=coloured_masks)
     raise click.UsageError(
-        "Give voc2012 and its folder, or all of --images, --masks and --classes."
+        "Give voc2012 and its folder, coco with its file and the photos, or all of --images, "
+        "--masks and --classes."
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from amd_seg.annotations import write_label_maps
 from amd_seg.classes import VOC2012, VOID, Classes
 from amd_seg.errors import AmdSegError, InputError
 from amd_seg.media.files import by_stem, require_same_names, some
@@ -86,6 +87,20 @@ def open_labelled_folders(
     require_same_names(pictures, labels, images, masks)
     photos = tuple(LabelledPhoto(stem, path, labels[stem]) for stem, path in pictures.items())
     return LabelledPhotos(str(images), photos, classes, by_colour)
+
+
+def open_coco(annotations: Path, images: Path, masks: Path) -> LabelledPhotos:
+    """Return the photos of a COCO file, whose masks are drawn as label maps into a folder.
+
+    Label 0 is the background; the categories follow, by their ids.
+
+    Raises:
+        InputError: the file is no COCO file of masks, or photos are missing; all are named.
+        MediaError: a file cannot be read or written.
+    """
+    found, classes = write_label_maps(annotations, images, masks)
+    photos = tuple(LabelledPhoto(name, photo, mask) for name, photo, mask in found)
+    return LabelledPhotos(str(annotations), photos, classes)
 
 
 def check_labelled(labelled: LabelledPhotos, *, threads: int | None = None) -> None:
