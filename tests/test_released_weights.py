@@ -1,0 +1,164 @@
+"""The recipe of the released weights: its parts on known pictures, and the whole chain."""
+
+import dataclasses
+import heapq
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from average import average_weights
+from contrast import _shortest_paths, boundary_contrast
+from hypothesis import given
+from hypothesis import strategies as st
+from own_flow import OwnFlow
+from photo_masks import photo_mask, write_photo_masks
+from PIL import Image
+from self_training import write_joined_masks
+
+from amd_seg.model.amd import AMD
+from amd_seg.model.config import AMDConfig, WeightsConfig
+from amd_seg.training.masked_images import load_masked_images
+from amd_seg.weights import load_weights, save_weights
+from tests.clips import moving_patch, write_clip
+
+HEIGHT, WIDTH = 60, 80
+MAKE = Path(__file__).parents[1] / "recipes" / "released_weights" / "make.py"
+
+
+def photo_of_a_ball(seed: int = 0, radius: int = 14) -> tuple[np.ndarray, np.ndarray]:
+    """A red ball on grass of two greens, and its mask."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.mgrid[:HEIGHT, :WIDTH]
+    mask = (rows - 24) ** 2 + (columns - 50) ** 2 < radius**2
+    photo = np.where(rows[..., None] > 30, (40, 120, 50), (60, 140, 60))
+    photo = np.where(mask[..., None], (190, 40, 40), photo)
+    return np.clip(photo + rng.normal(0, 4, photo.shape), 0, 255).astype(np.uint8), mask
+
+
+def write_photos(folder: Path, count: int) -> Path:
+    folder.mkdir()
+    for number in range(count):
+        photo, _ = photo_of_a_ball(number, 10 + number)
+        Image.fromarray(photo).save(folder / f"{number}.png")
+    return folder
+
+
+def test_what_stands_out_is_found() -> None:
+    photo, mask = photo_of_a_ball()
+    found, confidence = photo_mask(photo, (60,))
+    assert found.shape == mask.shape
+    assert 0.7 < confidence <= 1
+    is_object = found >= 0.5
+    assert (is_object & mask).sum() / (is_object | mask).sum() > 0.9  # measured 0.97
+    nothing, _ = photo_mask(np.full((HEIGHT, WIDTH, 3), 128, np.uint8), (60,))
+    assert not nothing.any()
+
+
+def test_a_thing_cut_by_the_border_is_background() -> None:
+    photo, mask = photo_of_a_ball()
+    rows = np.mgrid[:HEIGHT, :WIDTH][0]
+    photo[rows >= 40] = (200, 190, 60)  # a table's edge: as striking as the ball
+    contrast = boundary_contrast(photo, 60)
+    assert contrast[mask].mean() > 0.8
+    assert contrast[rows >= 44].mean() < 0.2
+
+
+@given(seed=st.integers(0, 99), nodes=st.integers(2, 9))
+def test_shortest_paths_are_dijkstras(seed: int, nodes: int) -> None:
+    rng = np.random.default_rng(seed)
+    lengths = np.where(rng.random((nodes, nodes)) < 0.5, rng.uniform(1, 9, (nodes, nodes)), np.inf)
+    lengths = np.minimum(lengths, lengths.T)
+    np.fill_diagonal(lengths, 0)
+    expected = [dijkstra(lengths, start) for start in range(nodes)]
+    np.testing.assert_allclose(_shortest_paths(lengths), expected)
+
+
+def dijkstra(lengths: np.ndarray, start: int) -> np.ndarray:
+    distance = np.full(len(lengths), np.inf)
+    queue = [(0.0, start)]
+    while queue:
+        so_far, node = heapq.heappop(queue)
+        if so_far < distance[node]:
+            distance[node] = so_far
+            for other, length in enumerate(lengths[node]):
+                if np.isfinite(length):
+                    heapq.heappush(queue, (so_far + length, other))
+    return distance
+
+
+@pytest.mark.parametrize("redraw", [False, True])
+def test_masks_are_joined_with_what_a_network_sees(
+    weights: Path, tmp_path: Path, redraw: bool
+) -> None:
+    photos = write_photos(tmp_path / "photos", 2)
+    write_photo_masks(photos, tmp_path / "first", short_edge=40)
+    write_joined_masks(weights, tmp_path / "first", tmp_path / "next", short_edge=40, redraw=redraw)
+    first, joined = (load_masked_images(tmp_path / n, short_edge=40) for n in ("first", "next"))
+    for one, two in zip(first, joined, strict=True):
+        assert (one.labels, one.masks[0].shape) == (two.labels, two.masks[0].shape)
+        assert not torch.equal(one.masks[0], two.masks[0])
+        assert 0 < two.confidence[0] < 1
+
+
+def test_a_mean_is_that_of_all_parameters_and_statistics(
+    tiny_config: AMDConfig, tmp_path: Path
+) -> None:
+    sources = []
+    for seed in range(3):
+        torch.manual_seed(seed)
+        config = WeightsConfig(model=tiny_config, object_channel=1, input_size=64)
+        sources.append(save_weights(tmp_path / f"{seed}", AMD(tiny_config), config))
+    average_weights(sources[:2], tmp_path / "mean", motion=sources[2])
+    states = [load_weights(source).model.state_dict() for source in sources]
+    mean = load_weights(tmp_path / "mean")
+    for name, found in mean.model.state_dict().items():
+        expected = states[2][name] if name.startswith("motion.") else states[0][name]
+        if found.is_floating_point() and not name.startswith("motion."):
+            expected = (states[0][name] + states[1][name]) / 2
+        torch.testing.assert_close(found, expected, rtol=2e-3, atol=1e-4)  # stored in halves
+    assert (mean.config.object_channel, mean.config.input_size) == (1, 64)
+    assert mean.config.training["mean_of"] == [load_weights(s).config.sha256 for s in sources[:2]]
+
+
+def test_an_own_flow_is_stretched_to_the_frames(tiny_config: AMDConfig, tmp_path: Path) -> None:
+    folder = save_weights(tmp_path / "w", AMD(tiny_config), WeightsConfig(model=tiny_config))
+    frames = moving_patch(2)[0]
+    flow = OwnFlow(folder, (64, 96))
+    found = flow(*frames)
+    assert found.shape == (*frames.shape[1:3], 2)
+    model = load_weights(folder).model.eval()
+    model.config = dataclasses.replace(model.config, motion_size=(64, 96))
+    pair = [torch.tensor(frame).permute(2, 0, 1)[None] for frame in frames]
+    with torch.inference_mode():
+        own = model.dense_flow(*pair)[0]
+    # Corners lie on corners; lengths grow with the size.
+    stretch = [(frames.shape[2] - 1) / 95, (frames.shape[1] - 1) / 63]
+    np.testing.assert_allclose(found[0, 0], own[:, 0, 0].numpy() * stretch, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_the_chain_runs_and_is_not_run_again(tmp_path: Path) -> None:
+    (tmp_path / "clips").mkdir()
+    for number in range(3):
+        frames, _ = moving_patch(8 + number, height=96, width=128, side=40)
+        write_clip(tmp_path / "clips" / f"{number}.mp4", list(frames), rate=24)
+    photos = write_photos(tmp_path / "photos", 8)
+    command = [sys.executable, "-W", "error", MAKE, tmp_path / "clips", "--photos", photos]
+    command += ["--out", tmp_path / "out", "--minutes", "0.01"]
+    environment = {**os.environ, "PYTHONPATH": str(MAKE.parents[2]), "OMP_NUM_THREADS": "1"}
+
+    def run() -> list[str]:
+        done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+        return done.stdout.splitlines()
+
+    lines = run()
+    assert lines[-1] == str(tmp_path / "out" / "weights")
+    assert load_weights(tmp_path / "out" / "weights").config.model.regions == 5
+    (tmp_path / "out" / "final").rename(tmp_path / "final")
+    again = run()
+    assert sum(line.endswith(": done before") for line in again) == len(lines) // 2 - 1
+    assert again[-3].startswith("final: the mean of both and eq7")
