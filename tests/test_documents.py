@@ -1,40 +1,114 @@
-"""What readers of the Markdown files see: a table whose rows differ in length is shown as text."""
+"""What readers of the Markdown files meet: whole tables, links that lead somewhere, options."""
 
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
+from amd_seg.cli import cli
+
 ROOT = Path(__file__).parents[1]
+SCRIPTS = [
+    path
+    for folder in ("examples", "benchmarks", "recipes")
+    for path in ROOT.glob(f"{folder}/**/*.py")
+]
 DOCUMENTS = sorted(
     [
         *ROOT.glob("*.md"),
-        *ROOT.glob("docs/*.md"),
-        *ROOT.glob("notes/*.md"),
+        *(
+            path
+            for folder in ("docs", "notes", "recipes")
+            for path in ROOT.glob(f"{folder}/**/*.md")
+        ),
         *ROOT.glob("weights/**/*.md"),
     ]
 )
+# The lab book and the changelog name options of their time.
+MANUALS = [path for path in DOCUMENTS if path.name not in ("experiments.md", "CHANGELOG.md")]
 
 
-def tables(text: str) -> Iterator[list[str]]:
-    """Yield the rows of each table; blocks of code hold none."""
-    text = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
-    for block in re.findall(r"(?:^\|.*\n?)+", text, flags=re.MULTILINE):
-        yield block.splitlines()
+def named(paths: list[Path]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("path", paths, ids=lambda path: str(path.relative_to(ROOT)))
+
+
+def without_code(text: str) -> str:
+    return re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
 
 
 def cells(row: str) -> int:
     return len(re.split(r"(?<!\\)\|", row.strip().removeprefix("|").removesuffix("|")))
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+@named(DOCUMENTS)
 def test_tables_have_as_many_cells_in_every_row(path: Path) -> None:
-    for header, delimiter, *rows in tables(path.read_text(encoding="utf-8")):
+    text = without_code(path.read_text(encoding="utf-8"))
+    for block in re.findall(r"(?:^\|.*\n?)+", text, flags=re.MULTILINE):
+        header, delimiter, *rows = block.splitlines()
         assert re.fullmatch(r"\|( ?:?-+:? ?\|)+", delimiter), header
         for row in (delimiter, *rows):
             assert cells(row) == cells(header), row
 
 
-def test_the_documents_are_found() -> None:
-    assert {"README.md", "benchmarks.md"} <= {path.name for path in DOCUMENTS}
+def anchors(path: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@named(DOCUMENTS)
+def test_links_lead_to_files_and_headings(path: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", without_code(path.read_text(encoding="utf-8"))):
+        if link.startswith(("http://", "https://")):
+            continue
+        file, _, anchor = link.partition("#")
+        target = path.parent / file if file else path
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+def commands(command: click.Command, name: str = "amd-seg") -> Iterator[tuple[str, click.Command]]:
+    yield name, command
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for part in command.list_commands(context):
+            inner = command.get_command(context, part)
+            assert inner is not None
+            yield from commands(inner, f"{name} {part}")
+
+
+COMMANDS = dict(commands(cli))
+OPTIONS = {
+    name: {
+        option
+        for parameter in command.params
+        for option in parameter.opts + parameter.secondary_opts
+    }
+    | {"--help", "-h"}
+    for name, command in COMMANDS.items()
+}
+
+
+@named(MANUALS)
+def test_options_exist(path: Path) -> None:
+    """Options of a command are its own; an option alone is one of any command or script."""
+    text = path.read_text(encoding="utf-8")
+    for name, rest in re.findall(r"(amd-seg(?: [a-z]+(?![^\s`]))+)([^`\n#]*)", text):
+        words = name.split()
+        command = " ".join(words[:3]) if " ".join(words[:3]) in OPTIONS else " ".join(words[:2])
+        for option in re.findall(r"(?<!\S)\[?(--?[a-z][a-z-]*)", rest):
+            assert option in OPTIONS[command], f"{command} {option}"
+    scripts = "".join(path.read_text(encoding="utf-8") for path in SCRIPTS)
+    for option in re.findall(r"`(--[a-z][a-z-]*)", text):
+        assert option in set().union(*OPTIONS.values()) or f'"{option}"' in scripts, option
+
+
+def test_the_table_of_results_is_that_of_the_benchmarks() -> None:
+    table = re.search(r"## Results\n(.*?)\n\n", (ROOT / "README.md").read_text(), re.DOTALL)
+    details = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    assert table is not None
+    for row in table[1].splitlines()[2:]:
+        _, _, _, ours, paper, floor, _ = (cell.strip() for cell in row.split("|"))
+        for number in (ours, paper.split(" on ")[0], floor):
+            assert number in details or number == "60.2", row
