@@ -18,6 +18,8 @@ from amd_seg.errors import InputError
 
 Map = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
+Point = tuple[float, float]
+"""A place in a photo as it is shown: pixels from its upper left corner, x first."""
 
 # guided
 CELL = 4
@@ -89,13 +91,13 @@ def refine_map(pixels: Pixels, cells: Map, how: str) -> Map:
 def _refined(pixels: Pixels, cells: Map, how: str) -> Map:
     if how == "guided":
         guide, enlarged = _at(CELL, pixels, cells)
-        return _along_edges(pixels, guide, enlarged, CELL)
+        return along_edges(pixels, guide, enlarged, CELL)
     if how == "colour":
         guide, enlarged = _at(COLOUR_CELL, pixels, cells)
-        return _along_edges(pixels, guide, redraw_by_densities(guide, enlarged), FEATHER)
+        return along_edges(pixels, guide, redraw_by_densities(guide, enlarged), FEATHER)
     redrawn = _by_grabcut(pixels, cells) if how == "grabcut" else None
     if redrawn is not None:
-        return _along_edges(pixels, *redrawn, FEATHER)
+        return along_edges(pixels, *redrawn, FEATHER)
     if how in REFINEMENTS:
         plain: Map = upsample(cells[np.newaxis], pixels.shape[:2])[0]
         return plain
@@ -202,7 +204,7 @@ def _log_ratio(points: Tensor, samples: Tensor, log_odds: Tensor) -> Tensor:
 # "guided", which the two ways above end with
 
 
-def _along_edges(pixels: Pixels, guide: Tensor, small: Tensor, reach: int) -> Map:
+def along_edges(pixels: Pixels, guide: Tensor, small: Tensor, reach: int) -> Map:
     """Bring a map (h, w) to the photo's size by the guided filter, fitted at the map's own size.
 
     The linear functions of the guide's colours that it finds vary slowly and hold at any size.

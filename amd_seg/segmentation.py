@@ -2,6 +2,7 @@
 
 import io
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from amd_seg.annotations import Thing
 from amd_seg.choices import OUTPUTS
 from amd_seg.errors import InputError
 from amd_seg.media.images import Photo, save_image, write_image
@@ -23,7 +23,7 @@ from amd_seg.media.render import (
     render_regions,
     render_saliency,
 )
-from amd_seg.refine import refine_map, upsample, upsampled_strips
+from amd_seg.refine import Point, refine_map, upsample, upsampled_strips
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +45,10 @@ class Segmentation:
     """How the saliency gets its edges: one of `choices.REFINEMENTS`."""
     min_confidence: float = 0.0
     """The confidence, 0..1, below which the photo counts as one without an object."""
+    include: tuple[Point, ...] = ()
+    """Clicks on the object, in pixels of the photo, x first; see `clicked`."""
+    exclude: tuple[Point, ...] = ()
+    """Clicks on what is not the object."""
 
     @property
     def source(self) -> str:
@@ -58,8 +62,41 @@ class Segmentation:
 
     @cached_property
     def saliency(self) -> NDArray[np.float32]:
-        """(height, width), float32, 0..1: the object's region, never stretched to fill 0..1."""
-        return refine_map(self.photo.pixels, self._cells, self.refine)
+        """(height, width), float32, 0..1: the object's region, never stretched to fill 0..1.
+
+        With clicks, the object that they choose.
+        """
+        pixels, clicks = self.photo.pixels, (self.include, self.exclude)
+        if any(clicks):
+            # It loads OpenCV.
+            from amd_seg.clicks import segment_by_clicks
+
+            return segment_by_clicks(pixels, self._cells, self.refine, *clicks)
+        return refine_map(pixels, self._cells, self.refine)
+
+    def clicked(self, include: Iterable[Point] = (), exclude: Iterable[Point] = ()) -> Self:
+        """Return the object that clicks choose, in place of what stands out.
+
+        The network doesn't run again: a click takes a fraction of a second.
+
+        Args:
+            include: points of the object: pixels of the photo as it is shown, x first.
+            exclude: points that are not of it. Both replace earlier clicks.
+
+        Raises:
+            InputError: a point is outside the photo.
+        """
+        clicks = tuple(include), tuple(exclude)
+        height, width = self.photo.pixels.shape[:2]
+        # Not "x < 0 or x >= width": what is no number is outside too.
+        wrong = [(x, y) for x, y in sum(clicks, ()) if not (0 <= x < width and 0 <= y < height)]
+        if wrong:
+            points = " and ".join(f"{x:g},{y:g}" for x, y in wrong)
+            raise InputError(
+                f"Click outside of {self.source}: {points}. As it is shown it has {width}x{height} "
+                f"pixels: give x from 0 to {width - 1} and y from 0 to {height - 1}."
+            )
+        return replace(self, include=clicks[0], exclude=clicks[1])
 
     def thresholded(self, rule: float | str) -> Self:
         """Return the same maps with another threshold; the saliency is not made again.
@@ -99,10 +136,12 @@ class Segmentation:
         its sum inside is right, and its sum outside is missed. Nothing above the threshold is 0;
         a map of pure black and white is 1. It orders photos well, but is no calibrated number:
         docs/benchmarks.md holds it against the true IoU, and against pictures without an object.
+        With clicks it is that of the corrected map.
         """
-        inside = self._cells > self.threshold
-        right = float(self._cells.sum(where=inside, dtype=np.float64))
-        missed = float(self._cells.sum(where=~inside, dtype=np.float64))
+        cells = self.saliency if self.include or self.exclude else self._cells
+        inside = cells > self.threshold
+        right = float(cells.sum(where=inside, dtype=np.float64))
+        missed = float(cells.sum(where=~inside, dtype=np.float64))
         return right / (int(inside.sum()) + missed) if right else 0.0
 
     @property
@@ -117,11 +156,6 @@ class Segmentation:
             "confidence": round(self.confidence, 4),
             "object": bool(self.mask.any()),
         }
-
-    @property
-    def things(self) -> list[Thing]:
-        """The object for an annotation file; none where the mask is empty."""
-        return [Thing(1, self.mask, self.confidence)] if self.mask.any() else []
 
     @property
     def alpha(self) -> NDArray[np.uint8]:

@@ -25,7 +25,7 @@ from amd_seg.media.images import Photo, photo_from_array, read_image
 from amd_seg.model.amd import AMD
 from amd_seg.model.config import WeightsConfig
 from amd_seg.prefetch import map_ahead
-from amd_seg.refine import resize_pixels
+from amd_seg.refine import Point, resize_pixels
 from amd_seg.segmentation import Segmentation
 from amd_seg.weights import load_weights
 
@@ -127,6 +127,8 @@ class Segmenter:
         self,
         image: ImageLike,
         *,
+        include: Iterable[Point] = ...,
+        exclude: Iterable[Point] = ...,
         size: int | None = ...,
         threshold: float | str | None = ...,
         refine: str = ...,
@@ -152,6 +154,8 @@ class Segmenter:
         self,
         image: ImageLike | Iterable[ImageLike],
         *,
+        include: Iterable[Point] = (),
+        exclude: Iterable[Point] = (),
         size: int | None = None,
         threshold: float | str | None = None,
         refine: str = DEFAULT_REFINEMENT,
@@ -165,6 +169,9 @@ class Segmenter:
             image: a path, the bytes of a file, a file open for reading bytes, a PIL image, a numpy
                 array (height, width) or (height, width, 1|3|4), uint8 or float in 0..1, or a torch
                 tensor (3, height, width) likewise; or an iterable of any of these, of any sizes.
+            include: clicks on the object in one photo, in place of what stands out: pixels of the
+                photo as it is shown (after its EXIF rotation), x first.
+            exclude: clicks on what is not the object. See `Segmentation.clicked`.
             size: short edge, in pixels, that the network sees; None takes that of the weights.
                 The long edge is at most 4 times it, see `network_size`.
             threshold: saliency above which a pixel is in the mask, between 0 and 1, or "otsu";
@@ -196,7 +203,13 @@ class Segmenter:
                 max_pixels=max_pixels,
             )
 
-        return one_or_all(image, stream)
+        clicks = tuple(include), tuple(exclude)
+        result = one_or_all(image, stream)
+        if not any(clicks):
+            return result
+        if not isinstance(result, Segmentation):
+            raise InputError("Clicks choose an object in one photo. Give the photos one by one.")
+        return result.clicked(*clicks)
 
     def stream(
         self,

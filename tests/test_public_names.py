@@ -40,23 +40,43 @@ ATTRIBUTES = {
         *("config", "device", "from_pretrained", "model", "precision", "region_masks", "stream"),
     ],
     "Segmentation": [
-        *("alpha", "confidence", "cutout", "encode", "facts", "mask", "min_confidence"),
-        *("object_channel", "overlay", "photo", "refine", "region_masks", "regions", "render"),
-        *("saliency", "save", "source", "things", "threshold", "threshold_rule", "thresholded"),
+        *("alpha", "clicked", "confidence", "cutout", "encode", "exclude", "facts", "include"),
+        *(
+            "mask",
+            "min_confidence",
+            "object_channel",
+            "overlay",
+            "photo",
+            "refine",
+            "region_masks",
+            "regions",
+            "render",
+        ),
+        *("saliency", "save", "source", "threshold", "threshold_rule", "thresholded"),
     ],
     "SemanticSegmenter": [
         *("classes", "config", "device", "from_pretrained", "model", "precision", "stream"),
     ],
     "SemanticSegmentation": [
         *("classes", "encode", "facts", "labels", "overlay", "photo", "render", "save", "shares"),
-        *("source", "things"),
+        "source",
     ],
     "VideoSegmenter": ["adapt", "from_pretrained", "reset", "save", "segmenter", "write"],
     "FrameSegmentation": [
-        *("alpha", "confidence", "cutout", "encode", "facts", "index", "mask", "min_confidence"),
-        *("object_channel", "overlay", "photo", "refine", "region_masks", "regions", "render"),
-        *("saliency", "save", "source", "things", "threshold", "threshold_rule", "thresholded"),
-        "time",
+        *("alpha", "clicked", "confidence", "cutout", "encode", "exclude", "facts", "include"),
+        *(
+            "index",
+            "mask",
+            "min_confidence",
+            "object_channel",
+            "overlay",
+            "photo",
+            "refine",
+            "region_masks",
+            "regions",
+            "render",
+        ),
+        *("saliency", "save", "source", "threshold", "threshold_rule", "thresholded", "time"),
     ],
     "VideoReport": [
         *("confidence", "frames", "hdr", "height", "is_truncated", "mask_share", "path"),
@@ -71,8 +91,8 @@ ATTRIBUTES = {
 SIGNATURES = {
     "Segmenter": "(model, config, *, device='auto', precision='float32')",
     "Segmenter.from_pretrained": "(source=None, *, device='auto', precision='float32')",
-    "Segmenter.__call__": "(self, image, *, size=None, threshold=None, refine='colour', "
-    "min_confidence=0.0, batch_size=8, max_pixels=200000000)",
+    "Segmenter.__call__": "(self, image, *, include=(), exclude=(), size=None, threshold=None, "
+    "refine='colour', min_confidence=0.0, batch_size=8, max_pixels=200000000)",
     "Segmenter.stream": "(self, images, *, size=None, threshold=None, refine='colour', "
     "min_confidence=0.0, batch_size=8, max_pixels=200000000)",
     "Segmenter.region_masks": "(self, frames)",
@@ -84,7 +104,8 @@ SIGNATURES = {
     "SemanticSegmentation": "(photo, labels, classes)",
     "SemanticSegmentation.save": "(self, path, output='labels')",
     "Segmentation": "(photo, region_masks, object_channel, threshold_rule=0.5, refine='none', "
-    "min_confidence=0.0)",
+    "min_confidence=0.0, include=(), exclude=())",
+    "Segmentation.clicked": "(self, include=(), exclude=())",
     "Segmentation.thresholded": "(self, rule)",
     "Segmentation.cutout": "(self)",
     "Segmentation.overlay": "(self)",
@@ -109,9 +130,9 @@ SIGNATURES = {
 }
 
 OPTIONS = {
-    "image": "[INPUT]... --out --output --mask-format --split --report --threshold --weights "
-    "--size --device --precision --batch-size --refine --min-confidence --max-pixels --list "
-    "--recursive --shard --overwrite --resume --json --quiet --debug --help",
+    "image": "INPUT... --out --output --include --exclude --threshold --weights --size "
+    "--device --precision --batch-size --refine --min-confidence --max-pixels --recursive --shard "
+    "--overwrite --resume --json --quiet --debug --help",
     "train": "[VIDEOS...] --out --preset --init --init-backbone --targets "
     "--device --resume --steps --minutes --batch-size "
     "--accumulate --optimizer --momentum --learning-rate --final-learning-rate "

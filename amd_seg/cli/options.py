@@ -11,30 +11,6 @@ from amd_seg.choices import DEFAULT_REFINEMENT, PRECISIONS, REFINEMENTS
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-def under_headings(headings: dict[str, str]) -> type[click.Command]:
-    """Return a kind of command whose help has its options under headings.
-
-    Args:
-        headings: heading -> names of options, "--out --output"; the rest come last.
-    """
-
-    class Sorted(click.Command):
-        def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-            records = {
-                parameter.opts[-1]: record
-                for parameter in self.get_params(ctx)
-                if isinstance(parameter, click.Option)
-                and (record := parameter.get_help_record(ctx)) is not None
-            }
-            for heading, names in headings.items():
-                with formatter.section(heading):
-                    formatter.write_dl([records.pop(name) for name in names.split()], col_max=22)
-            with formatter.section("Other"):
-                formatter.write_dl(list(records.values()), col_max=22)
-
-    return Sorted
-
-
 def weights_option(command: Command) -> Command:
     """Add `--weights`."""
     return click.option(
@@ -81,8 +57,7 @@ def refinement_options(command: Command) -> Command:
         "--refine",
         type=click.Choice(REFINEMENTS),
         default=DEFAULT_REFINEMENT,
-        metavar="HOW",
-        help=f"How masks find the photo's edges: {', '.join(REFINEMENTS)}.",
+        help="How masks find the edges of the photo.",
     )
     return refine(command)
 
@@ -121,6 +96,20 @@ def parse_threshold(
     if not 0 < number < 1:
         raise click.BadParameter(f"{value!r} is neither otsu nor a number between 0 and 1.")
     return number
+
+
+def parse_points(
+    ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
+) -> tuple[tuple[float, float], ...]:
+    """Return points in pixels, x first: the callback of `--include` and `--exclude`."""
+    points = []
+    for value in values:
+        try:
+            x, y = (float(number) for number in value.split(","))
+        except ValueError:
+            raise click.BadParameter(f"{value!r} is no point. Give X,Y such as 320,240.") from None
+        points.append((x, y))
+    return tuple(points)
 
 
 def parse_shard(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, int]:

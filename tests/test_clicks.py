@@ -1,0 +1,156 @@
+"""Clicks on photos: the object that is meant, what is not of it, and where points are."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image, ImageDraw
+
+from amd_seg.cli import cli
+from amd_seg.clicks import segment_by_clicks
+from amd_seg.errors import InputError
+from amd_seg.media.images import photo_from_array
+from amd_seg.segmentation import Segmentation
+from amd_seg.segmenter import Segmenter
+
+SIZE = 320, 240
+BALL, BOX = (40, 70, 120, 150), (210, 90, 280, 170)
+ON_BALL, ON_BOX, ON_GROUND = (80, 110), (245, 130), (160, 30)
+
+
+def inside(shape: str) -> np.ndarray:
+    canvas = Image.new("1", SIZE)
+    draw = ImageDraw.Draw(canvas)
+    draw.ellipse(BALL, 1) if shape == "ball" else draw.rectangle(BOX, 1)
+    return np.asarray(canvas)
+
+
+@pytest.fixture(scope="session")
+def pixels() -> np.ndarray:
+    """A red ball and a blue box before a green ground, with the noise of a camera."""
+    image = np.full((SIZE[1], SIZE[0], 3), (70, 130, 60), float)
+    image[inside("ball")] = 190, 50, 40
+    image[inside("box")] = 50, 70, 180
+    image += np.random.default_rng(0).normal(0, 8, image.shape)
+    return image.clip(0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def photo(pixels: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("photos") / "shapes.jpg"
+    Image.fromarray(pixels).save(path, quality=95)
+    return path
+
+
+@pytest.fixture
+def ball(pixels: np.ndarray) -> Segmentation:
+    """What a network gives that finds the ball alone."""
+    cells = np.asarray(Image.fromarray(inside("ball")).convert("L").resize((27, 20)), np.float32)
+    region_masks = np.stack((cells / 255, 1 - cells / 255))
+    return Segmentation(photo_from_array(pixels), region_masks, 0, refine="colour")
+
+
+def overlap(mask: np.ndarray, shape: np.ndarray) -> float:
+    return float((mask & shape).sum() / (mask | shape).sum())
+
+
+def test_without_clicks_it_is_what_stands_out(ball: Segmentation) -> None:
+    assert overlap(ball.mask, inside("ball")) > 0.9
+
+
+def test_a_click_gives_another_object_of_the_photo(ball: Segmentation) -> None:
+    clicked = ball.clicked(include=[ON_BOX])
+    assert overlap(clicked.mask, inside("box")) > 0.9
+    assert clicked.confidence > 0.8
+    assert overlap(ball.mask, inside("ball")) > 0.9  # The result that was clicked on is as it was.
+
+
+def test_two_clicks_give_two_objects(ball: Segmentation) -> None:
+    both = inside("ball") | inside("box")
+    assert overlap(ball.clicked([ON_BOX, ON_BALL]).mask, both) > 0.9
+
+
+def test_an_excluded_part_goes(ball: Segmentation) -> None:
+    both = ball.clicked([ON_BALL, ON_BOX], [ON_GROUND])
+    assert both.mask[ON_BOX[::-1]]
+    rest = ball.clicked([ON_BALL], [ON_BOX, ON_GROUND]).mask
+    assert overlap(rest, inside("ball")) > 0.9
+    assert not ball.clicked(exclude=[ON_BALL]).mask[ON_BALL[::-1]]
+
+
+def test_the_order_of_clicks_makes_no_difference(ball: Segmentation) -> None:
+    one, other = ball.clicked([ON_BALL, ON_BOX]), ball.clicked([ON_BOX, ON_BALL])
+    np.testing.assert_allclose(one.saliency, other.saliency, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (5, 7), (40, 2000)])
+@pytest.mark.parametrize("cells", [(1, 1), (9, 12), (72, 96)])
+def test_photos_and_maps_of_any_size(size: tuple[int, int], cells: tuple[int, int]) -> None:
+    generator = np.random.default_rng(0)
+    pixels = generator.integers(0, 256, (*size, 3), np.uint8)
+    saliency = generator.random(cells, np.float32)
+    last = size[1] - 1, size[0] - 1
+    result = segment_by_clicks(pixels, saliency, "colour", [last], [(0, 0)])
+    assert result.shape == size
+    assert result.dtype == np.float32
+    assert result.min() >= 0
+    assert result.max() <= 1
+
+
+@pytest.mark.parametrize("point", [(-1, 5), (320, 5), (5, 240), (float("nan"), 5)])
+def test_a_click_outside_names_the_point_and_the_size(
+    ball: Segmentation, point: tuple[float, float]
+) -> None:
+    with pytest.raises(InputError, match=rf"{point[0]:g},{point[1]:g}.*320x240"):
+        ball.clicked([ON_BALL], [point])
+
+
+def test_points_are_those_of_the_photo_as_shown(photo: Path, weights: Path, tmp_path: Path) -> None:
+    upright = Image.open(photo)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # To be turned by a quarter, clockwise, when shown.
+    turned = tmp_path / "turned.png"
+    upright.transpose(Image.Transpose.ROTATE_90).save(turned, exif=exif)
+    plain = tmp_path / "plain.png"
+    upright.save(plain)
+    segmenter = Segmenter.from_pretrained(weights, device="cpu")
+    results = [segmenter(path, include=[ON_BOX], exclude=[ON_GROUND]) for path in (turned, plain)]
+    np.testing.assert_array_equal(results[0].mask, results[1].mask)
+    assert results[0].mask[ON_BOX[::-1]]
+
+
+def test_clicks_are_for_one_photo(photo: Path, weights: Path) -> None:
+    segmenter = Segmenter.from_pretrained(weights, device="cpu")
+    with pytest.raises(InputError, match="one photo"):
+        segmenter([photo], include=[ON_BOX])
+
+
+def command(*arguments: object) -> tuple[int, str]:
+    result = CliRunner().invoke(cli, ["image", *map(str, arguments)])
+    return result.exit_code, result.output
+
+
+def test_the_command_takes_clicks(photo: Path, weights: Path, tmp_path: Path) -> None:
+    options = photo, "--weights", weights, "--device", "cpu", "-o", tmp_path / "mask.png"
+    code, output = command(*options, "--include", "245,130", "--exclude", "80,110")
+    assert code == 0, output
+    mask = np.asarray(Image.open(tmp_path / "mask.png")) > 0
+    assert mask[ON_BOX[::-1]]
+    assert not mask[ON_BALL[::-1]]
+    code, output = command(*options, "--overwrite", "--include", "400,5")
+    assert code == 2
+    assert "400,5" in output
+    assert "320x240" in output
+
+
+def test_the_command_refuses_clicks_that_it_cannot_use(photo: Path, weights: Path) -> None:
+    code, output = command(photo, "--weights", weights, "--include", "12;40")
+    assert code == 2
+    assert "12;40" in output
+    assert "320,240" in output
+    other = photo.with_name("other.jpg")
+    other.write_bytes(photo.read_bytes())
+    code, output = command(photo, other, "--weights", weights, "--include", "5,5")
+    assert code == 2
+    assert "one photo" in output
