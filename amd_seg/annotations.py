@@ -417,48 +417,70 @@ class AnnotationFile:
             ) from cause
 
 
-def write_youtube_vis(
-    path: Path, name: str, frames: Sequence[tuple[dict[str, Any], float]], info: dict[str, Any]
-) -> None:
-    """Write the object of a clip in the manner of YouTube-VIS: one annotation, its runs by frame.
+class ClipFile:
+    """The object of a clip in the manner of YouTube-VIS: one annotation, with runs for each frame.
 
-    Args:
-        path: the JSON file.
-        name: of the clip; its frames are called NAME/00000.jpg and on.
-        frames: runs and confidence of each; a frame without an object has null for its runs.
-        info: who made it.
-
-    Raises:
-        MediaError: it cannot be written.
+    A context manager: the file is written when all went well.
     """
-    height, width = frames[0][0]["size"]
-    areas = [float(runs.area(encoded)) for encoded, _ in frames]
-    scores = [score for (_, score), area in zip(frames, areas, strict=True) if area]
-    size = {"width": width, "height": height, "length": len(frames)}
-    files = [f"{name}/{index:05}.jpg" for index in range(len(frames))]
-    boxes = [runs.toBbox(encoded).tolist() for encoded, _ in frames]
-    annotation = {
-        "id": 1,
-        "video_id": 1,
-        "category_id": 1,
-        "iscrowd": 0,
-        **size,
-        "score": round(float(np.mean(scores)), 4) if scores else 0.0,
-        "segmentations": [f if area else None for (f, _), area in zip(frames, areas, strict=True)],
-        "areas": [area or None for area in areas],
-        "bboxes": [box if area else None for box, area in zip(boxes, areas, strict=True)],
-    }
-    content = {
-        "info": info,
-        "categories": [{"id": 1, "name": "object"}],
-        "videos": [{"id": 1, "name": name, **size, "file_names": files}],
-        "annotations": [annotation] if scores else [],
-    }
-    write_atomically(path, lambda stream: _dump(content, stream))
 
+    def __init__(self, path: Path, name: str, info: dict[str, Any]) -> None:
+        """Begin it.
 
-def _dump(content: dict[str, Any], stream: BinaryIO) -> None:
-    stream.write(json.dumps(content).encode() + b"\n")
+        Args:
+            path: the JSON file.
+            name: of the clip; its frames are called NAME/00000.jpg and on.
+            info: who made it.
+        """
+        self.path, self.name, self.info = path, name, info
+        self._frames: list[tuple[dict[str, Any], float]] = []
+
+    def __enter__(self) -> "ClipFile":
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if kind is None:
+            write_atomically(self.path, self._write)
+
+    @property
+    def frames(self) -> int:
+        """How many there are so far."""
+        return len(self._frames)
+
+    def prepare(self, frame: Any) -> tuple[dict[str, Any], float]:
+        """Return the runs and the confidence of a `FrameSegmentation`; safe in several threads."""
+        return encode_runs(frame.mask), frame.confidence
+
+    def write(self, prepared: tuple[dict[str, Any], float], index: int, time: float) -> None:
+        """Add the next frame."""
+        self._frames.append(prepared)
+
+    def _write(self, stream: BinaryIO) -> None:
+        encoded = [frame for frame, _ in self._frames]
+        height, width = encoded[0]["size"]
+        areas = [float(runs.area(frame)) for frame in encoded]
+        boxes = [runs.toBbox(frame).tolist() for frame in encoded]
+        scores = [score for (_, score), area in zip(self._frames, areas, strict=True) if area]
+        size = {"width": width, "height": height, "length": len(encoded)}
+        annotation = {
+            "id": 1,
+            "video_id": 1,
+            "category_id": 1,
+            "iscrowd": 0,
+            **size,
+            "score": round(float(np.mean(scores)), 4) if scores else 0.0,
+            # A frame without the object is null in all three lists.
+            "segmentations": [f if a else None for f, a in zip(encoded, areas, strict=True)],
+            "areas": [area or None for area in areas],
+            "bboxes": [box if area else None for box, area in zip(boxes, areas, strict=True)],
+        }
+        files = [f"{self.name}/{index:05}.jpg" for index in range(len(encoded))]
+        content = {
+            "info": self.info,
+            "categories": [{"id": 1, "name": "object"}],
+            "videos": [{"id": 1, "name": self.name, **size, "file_names": files}],
+            "annotations": [annotation] if scores else [],
+        }
+        stream.write(_line(content))
 
 
 # COCO files back.

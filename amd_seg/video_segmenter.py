@@ -2,8 +2,8 @@
 
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -12,9 +12,12 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 
+from amd_seg import __version__
+from amd_seg.annotations import ClipFile
 from amd_seg.choices import DEFAULT_REFINEMENT, OUTPUTS
 from amd_seg.device import own_numerics
 from amd_seg.errors import InputError, MediaError, raising
+from amd_seg.media import files
 from amd_seg.media.images import Photo
 from amd_seg.media.render import open_background, render_on
 from amd_seg.media.video import FrameReader, open_video
@@ -143,6 +146,7 @@ class VideoSegmenter:
         min_confidence: float = 0.0,
         batch_size: int = 8,
         on_frame: OnFrame | None = None,
+        info: Mapping[str, Any] | None = None,
     ) -> VideoReport:
         """Segment a clip and write the output video, with the clip's times, sound and subtitles.
 
@@ -150,13 +154,15 @@ class VideoSegmenter:
 
         Args:
             source: the clip. Of a file that is cut short the frames that it has are written.
-            target: a .mp4, .mov, .mkv, .webm or .gif file, or a folder for PNG frames.
+            target: a .mp4, .mov, .mkv, .webm or .gif file, a folder for PNG frames, or a .json
+                file for the masks as COCO annotations in the manner of YouTube-VIS.
             output: "mask", "saliency", "cutout", "overlay" or "regions".
             background: behind a cutout: "blur", a colour, or the path of a picture. None leaves
                 it transparent, which .webm, .mov, .gif and folders can hold.
             overwrite: replace a file, or a folder of frames, that is there.
             size, threshold, refine, min_confidence, batch_size: as for a call.
             on_frame: called after each frame.
+            info: what a .json file says of its masks, such as the weights.
 
         Raises:
             InputError: an argument cannot be used, `target` exists, or no frame is in the span.
@@ -181,6 +187,7 @@ class VideoSegmenter:
                 output=output,
                 background=background,
                 on_frame=on_frame,
+                info=info or {},
             )
 
     def adapt(
@@ -279,6 +286,11 @@ def check_output(
         raise InputError(f"Unknown output {output!r}. Use one of {', '.join(OUTPUTS)}.")
     if background is not None and output != "cutout":
         raise InputError(f"A background goes behind a cutout, not behind {output!r}. Drop one.")
+    if _is_annotation(target):
+        if output != "mask":
+            raise InputError(f"{target} holds masks. Drop the output {output}, or write a video.")
+        files.check_target(target, overwrite=overwrite)
+        return
     has_alpha = output == "cutout" and background is None
     check_target(target, clip.source, has_alpha=has_alpha, overwrite=overwrite)
     if background is not None:
@@ -293,6 +305,7 @@ def write_video(
     output: str,
     background: str | os.PathLike[str] | None,
     on_frame: OnFrame | None,
+    info: Mapping[str, Any],
 ) -> VideoReport:
     """Draw the segmentations of a clip's frames, in order, into `target`; see `check_output`.
 
@@ -307,10 +320,19 @@ def write_video(
     has_alpha = output == "cutout" and background is None
     origin = 0.0 if clip.span.start is None else first.time
     totals = np.zeros(2)
-    with open_writer(target, clip, has_alpha=has_alpha, origin=origin) as writer:
+    opened: AbstractContextManager[Any]
+    if _is_annotation(target):
+        made_by = {"description": "Masks found by amd-seg", "version": f"amd-seg {__version__}"}
+        opened = ClipFile(target, Path(clip.source).stem, {**made_by, **info})
+    else:
+        opened = open_writer(target, clip, has_alpha=has_alpha, origin=origin)
+    with opened as writer:
 
         def draw(frame: FrameSegmentation) -> tuple[Any, int, float, tuple[float, float]]:
-            if behind is None:
+            picture: Any
+            if _is_annotation(target):
+                picture = frame
+            elif behind is None:
                 picture = np.asarray(frame.render(output))
             else:
                 picture = np.asarray(render_on(frame.photo.pixels, frame.cutout(), behind))
@@ -335,6 +357,10 @@ def write_video(
         is_truncated=clip.is_truncated,
         hdr=clip.hdr,
     )
+
+
+def _is_annotation(target: Path) -> bool:
+    return target.suffix.lower() == ".json"
 
 
 def _no_frame(clip: FrameReader) -> InputError | MediaError:

@@ -16,13 +16,13 @@ from pycocotools.cocoeval import COCOeval
 
 from amd_seg.annotations import (
     AnnotationFile,
+    ClipFile,
     Thing,
     coco_annotations,
     encode_runs,
     labelstudio_result,
     outlines,
     write_label_maps,
-    write_youtube_vis,
     yolo_lines,
 )
 from amd_seg.errors import InputError
@@ -186,8 +186,9 @@ def test_a_finished_file_takes_more_photos(tmp_path: Path, layout: str) -> None:
 
 
 def test_a_clip_is_one_annotation_with_runs_by_frame(tmp_path: Path) -> None:
-    frames = [(encode_runs(two_parts()), 0.8), (encode_runs(np.zeros(SIZE, bool)), 0.1)]
-    write_youtube_vis(tmp_path / "clip.json", "clip", frames, INFO)
+    with ClipFile(tmp_path / "clip.json", "clip", INFO) as file:
+        file.write((encode_runs(two_parts()), 0.8), 0, 0.0)
+        file.write((encode_runs(np.zeros(SIZE, bool)), 0.1), 1, 0.04)
     content = json.loads((tmp_path / "clip.json").read_text())
     (video,), (annotation,) = content["videos"], content["annotations"]
     assert video["file_names"] == ["clip/00000.jpg", "clip/00001.jpg"]

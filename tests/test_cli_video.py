@@ -13,6 +13,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 from PIL import Image
+from pycocotools import mask as runs
 
 from amd_seg import VideoSegmenter, open_video
 from amd_seg.cli import cli
@@ -272,6 +273,26 @@ def start(*args: str) -> "subprocess.Popen[bytes]":
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
+
+
+def test_a_json_file_holds_the_masks_of_all_frames(run: Run, folder: Path) -> None:
+    assert run("clip.mp4", "-o", "masks").exit_code == 0
+    result = run("clip.mp4", "-o", "clip.json")
+    assert (result.exit_code, result.stdout) == (0, "clip.json\n")
+    content = json.loads((folder / "clip.json").read_text())
+    (video,) = content["videos"]
+    pictures = sorted((folder / "masks").iterdir())
+    assert video["length"] == len(video["file_names"]) == len(pictures)
+    assert {"version", "weights"} <= content["info"].keys()
+    for annotation in content["annotations"]:
+        for encoded, path in zip(annotation["segmentations"], pictures, strict=True):
+            with Image.open(path) as picture:
+                mask = np.asarray(picture) > 0
+            drawn = np.zeros_like(mask) if encoded is None else runs.decode(encoded) > 0
+            assert (drawn == mask).all()
+    assert "clip.json exists" in run("clip.mp4", "-o", "clip.json").stderr
+    refused = run("clip.mp4", "-o", "cutout.json", "--output", "cutout")
+    assert "holds masks. Drop the output cutout" in refused.stderr
 
 
 @pytest.mark.parametrize("out", ["out.mp4", "out"])

@@ -118,7 +118,7 @@ SIGNATURES = {
     "min_confidence=0.0, batch_size=8)",
     "VideoSegmenter.write": "(self, source, target, *, output='mask', background=None, "
     "overwrite=False, size=None, threshold=None, refine='colour', min_confidence=0.0, "
-    "batch_size=8, on_frame=None)",
+    "batch_size=8, on_frame=None, info=None)",
     "VideoSegmenter.adapt": "(self, source, config=None, *, steps=None, channel=None, "
     "on_step=None)",
     "VideoSegmenter.reset": "(self)",

@@ -65,9 +65,10 @@ def video(source: str, as_json: bool, **settings: Any) -> None:
     """Segment the object in a clip.
 
     INPUT is a video file, a folder of frames, an animated GIF, WebP or PNG, or a glob of frames.
-    OUT ends in .mp4, .mov, .mkv, .webm or .gif; without an ending it is a folder of PNG
-    frames. Without -o, clip.mask.mp4 is written beside clip.mp4. Video files keep the clip's
-    timestamps, sound and subtitles. A transparent cutout needs .webm, .mov, .gif or a folder.
+    OUT ends in .mp4, .mov, .mkv, .webm or .gif, or in .json for masks as COCO annotations; without
+    an ending it is a folder of PNG frames. Without -o, clip.mask.mp4 is written beside clip.mp4.
+    Video files keep the clip's timestamps, sound and subtitles. A transparent cutout needs .webm,
+    .mov, .gif or a folder.
 
     \b
     amd-seg video clip.mp4
@@ -132,7 +133,12 @@ def _segment(
         learned = adapt_to(segmenter, small, asked, shown=clip, overwrite=overwrite, **drawn)
     with terminal.progress(clip.frame_count, "frame") as bar:
         report = segmenter.write(
-            clip, target, **drawing, **call, on_frame=lambda done, total: bar.update()
+            clip,
+            target,
+            **drawing,
+            **call,
+            on_frame=lambda done, total: bar.update(),
+            info={"weights": weights or "bundled", "adapted": asked is not None},
         )
     return report, learned
 
