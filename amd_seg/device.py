@@ -72,10 +72,11 @@ def place_for_inference(network: nn.Module, name: str | torch.device) -> torch.d
         DeviceError: the device cannot be used on this machine.
     """
     device = resolve_device(name)
-    network.eval().to(device)
-    if device.type != "mps":
-        # Convolutions run faster on this layout (benchmarks/image.py); on MPS not known.
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    with one_thread(), own_numerics(learning=True):
+        network.eval().to(device)
+        if device.type != "mps":
+            # Convolutions run faster on this layout (benchmarks/image.py); on MPS not known.
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     say_which(name, device)
     return device
 
@@ -95,7 +96,8 @@ def own_numerics(
     """
     device = torch.device(device)
     with ExitStack() as stack:
-        stack.enter_context(torch.device("cpu"))
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))
         for kind in {"cpu", device.type}:
             is_reduced = kind == device.type and dtype is not torch.float32
             stack.enter_context(
@@ -105,6 +107,17 @@ def own_numerics(
         if learning:
             stack.enter_context(torch.enable_grad())
         yield
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute without torch's thread pool, which would hang in a process forked later."""
+    count = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(count)
 
 
 def seed_everything(seed: int) -> None:

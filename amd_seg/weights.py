@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from amd_seg.device import one_thread, own_numerics
 from amd_seg.errors import WeightsError
 from amd_seg.hub import fetch_snapshot, push_folder
 from amd_seg.model.amd import AMD
@@ -106,7 +107,9 @@ def load_any_weights(
 ) -> Pretrained[Network, NetworkConfig]:
     """Load weights of either kind; see `load_weights`."""
     path, label = _locate(source)
-    model, config = read_weights(path)
+    # A parent may fork when it has loaded, and a caller may have set anything in torch.
+    with one_thread(), own_numerics(learning=True):
+        model, config = read_weights(path)
     return Pretrained(model, config, label)
 
 

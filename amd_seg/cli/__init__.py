@@ -6,7 +6,7 @@ from importlib import import_module
 import click
 
 from amd_seg import __version__
-from amd_seg.cli.terminal import debug_option, errors_as_messages
+from amd_seg.cli.terminal import debug_option, errors_as_messages, open_closed_streams
 
 # Name -> (module, one line of help). With the line kept here, `--help` loads no command.
 COMMANDS = {
@@ -69,4 +69,5 @@ def main() -> None:
     # Threads of OpenMP that wait would spin, and on a machine that others use too they wait for
     # long: up to five times the processor time. It is read when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    open_closed_streams()
     cli(prog_name="amd-seg")

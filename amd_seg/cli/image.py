@@ -227,7 +227,7 @@ def _report(outcome: Outcome, as_json: bool) -> bool:
     if as_json:
         terminal.put({"input": job.source, "output": job.target, "status": "done", **outcome.facts})
     elif job.target == STANDARD_STREAM:
-        sys.stdout.buffer.write(outcome.picture)
+        terminal.put(outcome.picture)
     else:
         terminal.put(job.target)
     return False

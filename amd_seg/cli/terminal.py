@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import signal
 import sys
 import traceback
@@ -16,6 +17,7 @@ from amd_seg.errors import (
     AmdSegError,
     ConfigError,
     InputError,
+    MediaError,
     WeightsError,
 )
 
@@ -133,10 +135,39 @@ def notice(message: str) -> None:
         say(message)
 
 
-def put(line: str | dict[str, Any]) -> None:
-    """Print a line of data on stdout; a dict becomes one JSON object."""
-    with _beside_bars():
-        click.echo(json.dumps(line) if isinstance(line, dict) else line)
+def put(line: str | bytes | dict[str, Any]) -> None:
+    """Print a line of data on stdout; a dict becomes one JSON object, bytes stay as they are.
+
+    Raises:
+        MediaError: stdout takes no more. A pipe that was closed ends the command without a word.
+    """
+    try:
+        with _beside_bars():
+            text = json.dumps(line) if isinstance(line, dict) else line
+            click.echo(text, nl=not isinstance(text, bytes))
+    except BrokenPipeError:
+        raise
+    except OSError as cause:
+        # Else what waits in the stream would be tried again, and fail again, at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        raise MediaError(
+            f"Cannot write to stdout: {cause.strerror}. Free some space, or redirect it."
+        ) from cause
+
+
+def open_closed_streams() -> None:
+    """Put an empty file in the place of each standard stream that the caller has closed.
+
+    Else the next file that is opened would get its number, and what is printed would go there.
+    """
+    modes = (os.O_RDONLY, os.O_RDONLY, os.O_WRONLY)  # A closed stdout fails where it is used.
+    for number, (name, mode) in enumerate(zip(("stdin", "stdout", "stderr"), modes, strict=True)):
+        if getattr(sys, name) is None:
+            opened = os.open(os.devnull, mode)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+            setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115
 
 
 def progress(total: int | None, unit: str) -> "tqdm[Any]":

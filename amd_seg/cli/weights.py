@@ -1,11 +1,12 @@
 """`amd-seg weights`: list, show, fetch and convert weights."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
+
+from amd_seg.cli import terminal
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")
 
@@ -32,7 +33,7 @@ def list_bundled(as_json: bool) -> None:
             "folder": str(bundled_folder(name)),
             "default": name == DEFAULT_WEIGHTS,
         }
-        click.echo(json.dumps(row) if as_json else name)
+        terminal.put(row if as_json else name)
 
 
 @weights.command()
@@ -54,10 +55,10 @@ def info(name: str, as_json: bool) -> None:
         **pretrained.config.to_dict(),
     }
     if as_json:
-        click.echo(json.dumps(values))
+        terminal.put(values)
         return
     for key, value in _flatten(values):
-        click.echo(f"{key}: {value}")
+        terminal.put(f"{key}: {value}")
 
 
 @weights.command()
@@ -70,7 +71,7 @@ def download(repo: str, revision: str | None) -> None:
     """
     from amd_seg.weights import download_weights
 
-    click.echo(download_weights(repo))
+    terminal.put(str(download_weights(repo)))
 
 
 @weights.command()
@@ -89,7 +90,7 @@ def convert(file: Path, out: Path, overwrite: bool) -> None:
     """
     from amd_seg.weights_import import convert_checkpoint
 
-    click.echo(convert_checkpoint(file, out, overwrite=overwrite))
+    terminal.put(str(convert_checkpoint(file, out, overwrite=overwrite)))
 
 
 def _flatten(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
