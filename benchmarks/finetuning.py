@@ -25,7 +25,7 @@ from amd_seg.media.labels import Labels, read_labels, render_labels_overlay
 from amd_seg.model.config import SemanticConfig
 from amd_seg.training.finetune import SCRATCH, finetune, model_for
 from amd_seg.training.finetune_config import FINETUNE_PRESETS, FinetuneConfig
-from amd_seg.training.labelled import open_voc2012
+from amd_seg.training.labelled_photos import open_voc2012
 
 SHEET_PHOTOS, SHEET_SEED = 8, 0
 """How many of the photos scored are drawn, at random: none is chosen for how it came out."""

@@ -28,8 +28,14 @@ from amd_seg.training.distributed import Processes
 from amd_seg.training.engine import StopTraining
 from amd_seg.training.finetune import SegmentationObjective, finetune, model_for
 from amd_seg.training.finetune_config import FINETUNE_PRESETS, FinetuneConfig
-from amd_seg.training.label_batches import LabelBatch, LabelBatches, View, cut_view, draw_view
-from amd_seg.training.labelled import open_voc2012
+from amd_seg.training.labelled_photos import (
+    LabelBatch,
+    LabelBatches,
+    View,
+    cut_view,
+    draw_view,
+    open_voc2012,
+)
 from amd_seg.training.loop import StepReport
 from amd_seg.weights import load_semantic_weights, save_weights
 from tests.clips import truncate

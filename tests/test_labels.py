@@ -17,7 +17,7 @@ from amd_seg.media.labels import (
     render_labels_overlay,
     save_labels,
 )
-from amd_seg.training.labelled import check_labelled, open_labelled_folders, open_voc2012
+from amd_seg.training.labelled_photos import check_labelled, open_labelled_folders, open_voc2012
 from tests.labelled import make_voc2012, scene
 
 THREE = Classes(("background", "cup", "sign"), ("#000000", "#ff0000", "#0000ff"))

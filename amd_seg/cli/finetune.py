@@ -13,7 +13,7 @@ from amd_seg.model.config import SemanticConfig
 from amd_seg.training.finetune_config import FINETUNE_PRESETS, FinetuneConfig
 
 if TYPE_CHECKING:
-    from amd_seg.training.labelled import LabelledPhotos
+    from amd_seg.training.labelled_photos import LabelledPhotos
 
 
 @click.command()
@@ -123,7 +123,7 @@ def finetune(
 def _of_coco(
     annotations: Path | None, photos: Path | None, labels: Path, *others: object
 ) -> "LabelledPhotos":
-    from amd_seg.training.labelled import open_coco
+    from amd_seg.training.labelled_photos import open_coco
 
     if annotations is None or photos is None or any(others):
         raise click.UsageError("Give coco, its JSON file and the folder of the photos, no more.")
@@ -140,7 +140,7 @@ def _labelled(
     split: str | None,
 ) -> "LabelledPhotos":
     from amd_seg.classes import read_classes
-    from amd_seg.training.labelled import open_labelled_folders, open_voc2012
+    from amd_seg.training.labelled_photos import open_labelled_folders, open_voc2012
 
     own = (images, masks, classes)
     if dataset is not None and folder is not None and own == (None, None, None):

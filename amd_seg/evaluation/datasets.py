@@ -17,7 +17,7 @@ from amd_seg.classes import VOC2012, Classes
 from amd_seg.errors import InputError, MediaError
 from amd_seg.media.files import by_stem, images_in, natural_key, require_same_names, some
 from amd_seg.media.images import load, opened
-from amd_seg.training.labelled import VOC_LAYOUT, open_voc2012
+from amd_seg.training.labelled_photos import VOC_LAYOUT, open_voc2012
 
 Bytes = NDArray[np.uint8]
 Mask = NDArray[np.bool_]

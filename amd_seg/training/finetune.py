@@ -21,8 +21,7 @@ from amd_seg.training.distributed import Processes, batch_mean
 from amd_seg.training.engine import OnStep, Run, carry_out
 from amd_seg.training.finetune_config import FinetuneConfig
 from amd_seg.training.folder import RunFolder
-from amd_seg.training.label_batches import LabelBatches
-from amd_seg.training.labelled import LabelledPhotos, check_labelled
+from amd_seg.training.labelled_photos import LabelBatches, LabelledPhotos, check_labelled
 from amd_seg.training.loop import StepReport
 from amd_seg.training.watch import Watch
 from amd_seg.weights import Network, load_any_weights, save_weights

@@ -15,7 +15,7 @@ from amd_seg.model.amd import AMD
 from amd_seg.model.appearance import SemanticNetwork
 from amd_seg.model.objective import splat_visibility
 from amd_seg.model.segment_flow import synthesize_view
-from amd_seg.training.label_batches import LabelBatch
+from amd_seg.training.labelled_photos import LabelBatch
 from amd_seg.training.masked_images import MaskBatch
 from amd_seg.training.pairs import PairBatch
 from amd_seg.weights import Network
