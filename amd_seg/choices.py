@@ -6,6 +6,12 @@ OUTPUTS = ("mask", "saliency", "cutout", "overlay", "regions")
 SEMANTIC_OUTPUTS = ("labels", "overlay")
 """What can be drawn of a photo's classes."""
 
+ANNOTATIONS = ("coco", "yolo", "labelstudio")
+"""Files for labelling tools: one for all photos, but YOLO has one for each."""
+
+MASK_FORMATS = ("rle", "polygon")
+"""How a COCO file holds masks: exact runs of pixels, or outlines that can be edited."""
+
 REFINEMENTS = ("none", "guided", "colour", "grabcut")
 """Ways from the network's coarse map to the photo's size: plain enlarging, the guided filter,
 densities of the colours on its two sides, GrabCut."""

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from amd_seg.annotations import Thing
 from amd_seg.choices import OUTPUTS
 from amd_seg.errors import InputError
 from amd_seg.media.images import Photo, save_image, write_image
@@ -156,6 +157,11 @@ class Segmentation:
             "confidence": round(self.confidence, 4),
             "object": bool(self.mask.any()),
         }
+
+    @property
+    def things(self) -> list[Thing]:
+        """The object for an annotation file; none where the mask is empty."""
+        return [Thing(1, self.mask, self.confidence)] if self.mask.any() else []
 
     @property
     def alpha(self) -> NDArray[np.uint8]:

@@ -15,7 +15,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from amd_seg.choices import MAX_PIXELS, OUTPUTS, SEMANTIC_OUTPUTS
+from amd_seg.annotations import Thing
+from amd_seg.choices import ANNOTATIONS, MAX_PIXELS, OUTPUTS, SEMANTIC_OUTPUTS
 from amd_seg.classes import Classes
 from amd_seg.device import own_numerics, place_for_inference, resolve_device, resolve_precision
 from amd_seg.errors import AmdSegError, DeviceError, InputError
@@ -80,6 +81,12 @@ class SemanticSegmentation:
         height, width = self.labels.shape
         shares = {name: round(share, 4) for name, share in self.shares.items()}
         return {"width": width, "height": height, "classes": shares}
+
+    @property
+    def things(self) -> list[Thing]:
+        """A mask for each class in the photo but the first, the background."""
+        present = np.unique(self.labels).tolist()
+        return [Thing(label, self.labels == label) for label in present if label]
 
     def overlay(self) -> Image.Image:
         """Return the photo as RGB, tinted in the classes' colours, with a legend of their names."""
@@ -275,7 +282,7 @@ def open_segmenter(
 
     Args:
         source: as `Segmenter.from_pretrained` takes it, like the others.
-        output: the picture that is wanted of it.
+        output: the picture or annotation that is wanted of it.
 
     Raises:
         InputError: weights of this kind do not give that output.
@@ -286,7 +293,7 @@ def open_segmenter(
     found = load_any_weights(source)
     is_semantic = isinstance(found.config, SemanticWeightsConfig)
     outputs = SEMANTIC_OUTPUTS if is_semantic else OUTPUTS
-    if output not in outputs:
+    if output not in (*outputs, *ANNOTATIONS):
         what = "tell classes" if is_semantic else "find the object and know no classes"
         raise InputError(
             f"The weights {found.source} {what}: they give no {output}. "

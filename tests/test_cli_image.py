@@ -12,6 +12,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 from PIL import Image
+from pycocotools import mask as runs
 
 from amd_seg import Segmenter
 from amd_seg.cli import COMMANDS, cli
@@ -242,7 +243,7 @@ def test_an_output_that_cannot_be_written_fails_alone(run: Run, folder: Path) ->
 @pytest.mark.parametrize(
     ("args", "advice"),
     [
-        ([], "Missing argument"),
+        ([], "Give a photo, a folder, or --list"),
         (["a.jpg", "--output", "video"], "'video' is not one of"),
         (["a.jpg", "--threshold", "1.5"], "neither otsu nor a number between 0 and 1"),
         (["a.jpg", "--threshold", "high"], "neither otsu nor a number"),
@@ -390,3 +391,87 @@ def test_an_option_that_is_gone_names_its_successor() -> None:
     for command in COMMANDS:
         options = {name for p in cli.get_command(None, command).params for name in p.opts}  # type: ignore
         assert not {*options, *(f"{command} {o}" for o in options)} & REMOVED_OPTIONS.keys()
+
+
+# Files of all photos.
+
+
+def test_one_coco_file_holds_what_the_masks_show(run: Run, folder: Path) -> None:
+    assert run(".", "--recursive", "-o", "masks").exit_code == 0
+    result = run(".", "--recursive", "-o", "masks.json", "--output", "coco")
+    assert (result.exit_code, result.stdout) == (0, "masks.json\n")
+    content = json.loads((folder / "masks.json").read_text())
+    names = {image["id"]: image["file_name"] for image in content["images"]}
+    assert sorted(names.values()) == ["a.jpg", "b.png", "deep/c.png"]
+    assert {"version", "weights", "weights_sha256", "refine"} <= content["info"].keys()
+    drawn = {names[a["image_id"]]: runs.decode(a["segmentation"]) for a in content["annotations"]}
+    for name in names.values():
+        picture = Image.open(folder / "masks" / Path(name).with_suffix(".mask.png"))
+        mask = np.asarray(picture) > 0
+        assert (drawn.get(name, np.zeros_like(mask)) == mask).all()
+
+
+def test_a_coco_file_is_gone_on_with(run: Run, folder: Path) -> None:
+    flags = ("-o", "masks.json", "--output", "coco")
+    assert run(".", *flags).exit_code == 0
+    assert "masks.json exists" in run(".", *flags).stderr
+    Image.new("RGB", (40, 30)).save(folder / "d.png")
+    result = run(".", *flags, "--resume")
+    assert result.exit_code == 0
+    assert "2 of 3 photos were done before" in result.stderr
+    assert len(json.loads((folder / "masks.json").read_text())["images"]) == 3
+    (folder / "e.png").write_bytes(b"no photo")
+    result = run(".", *flags, "--resume", "--json")
+    assert result.exit_code == 1
+    assert [json.loads(line)["status"] for line in result.stdout.splitlines()] == [
+        *["skipped"] * 3,
+        "failed",
+    ]
+    refused = run(".", *flags, "--resume", "--refine", "none")
+    assert refused.exit_code == 2
+    assert "refine colour there, none now" in refused.stderr
+
+
+def test_yolo_and_label_studio(run: Run, folder: Path) -> None:
+    assert run(".", "-o", "labels", "--output", "yolo").exit_code == 0
+    assert sorted(path.name for path in (folder / "labels").iterdir()) == ["a.txt", "b.txt"]
+    assert run(".", "-o", "tasks.json", "--output", "labelstudio").exit_code == 0
+    first, _ = json.loads((folder / "tasks.json").read_text())
+    assert first["data"]["image"] == "/data/local-files/?d=a.jpg"
+
+
+def test_a_list_names_the_photos(run: Run, folder: Path) -> None:
+    result = run(".", "--recursive", "-o", "out", "--report", "report.html")
+    assert result.exit_code == 0
+    assert "open report.html" in result.stderr
+    assert "deep/c.png" in (folder / "report.html").read_text()
+    (folder / "accepted.txt").write_text("deep/c.png\na.jpg\nnowhere.jpg\n")
+    result = run("--list", "accepted.txt", "-o", "chosen", "--output", "cutout")
+    assert result.exit_code == 1
+    assert "nowhere.jpg of the list is no file" in result.stderr
+    assert result.stdout.splitlines() == ["chosen/deep/c.cutout.png", "chosen/a.cutout.png"]
+    (folder / "d.png").write_bytes((folder / "b.png").read_bytes())
+    result = run(".", "--recursive", "-o", "out", "--report", "report.html", "--resume")
+    assert "3 of 4 photos were done before" in result.stderr
+    assert (folder / "report.html").read_text().count('"file_name"') == 4
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ([".", "--output", "coco"], "Name it: -o masks.json"),
+        ([".", "--output", "labelstudio", "-o", "out"], "Name it: -o masks.json"),
+        (["a.jpg", "--output", "yolo", "-o", "a.png"], "Use .txt, or a folder"),
+        ([".", "--mask-format", "polygon"], "--mask-format is for --output coco"),
+        ([".", "--split"], "--split is for --output coco and yolo"),
+        ([".", "--report", "report.pdf"], "End it in .html"),
+        (["--list", "nowhere.txt"], "Cannot read the list nowhere.txt"),
+    ],
+)
+def test_files_of_all_photos_are_asked_for_rightly(
+    run: Run, folder: Path, args: list[str], message: str
+) -> None:
+    result = run(*args)
+    assert result.exit_code == 2
+    assert message in " ".join(result.stderr.split())
+    assert not list(folder.glob("*.part"))

@@ -52,14 +52,14 @@ ATTRIBUTES = {
             "regions",
             "render",
         ),
-        *("saliency", "save", "source", "threshold", "threshold_rule", "thresholded"),
+        *("saliency", "save", "source", "things", "threshold", "threshold_rule", "thresholded"),
     ],
     "SemanticSegmenter": [
         *("classes", "config", "device", "from_pretrained", "model", "precision", "stream"),
     ],
     "SemanticSegmentation": [
         *("classes", "encode", "facts", "labels", "overlay", "photo", "render", "save", "shares"),
-        "source",
+        *("source", "things"),
     ],
     "VideoSegmenter": ["adapt", "from_pretrained", "reset", "save", "segmenter", "write"],
     "FrameSegmentation": [
@@ -76,7 +76,16 @@ ATTRIBUTES = {
             "regions",
             "render",
         ),
-        *("saliency", "save", "source", "threshold", "threshold_rule", "thresholded", "time"),
+        *(
+            "saliency",
+            "save",
+            "source",
+            "things",
+            "threshold",
+            "threshold_rule",
+            "thresholded",
+            "time",
+        ),
     ],
     "VideoReport": [
         *("confidence", "frames", "hdr", "height", "is_truncated", "mask_share", "path"),
@@ -130,9 +139,9 @@ SIGNATURES = {
 }
 
 OPTIONS = {
-    "image": "INPUT... --out --output --include --exclude --threshold --weights --size "
-    "--device --precision --batch-size --refine --min-confidence --max-pixels --recursive --shard "
-    "--overwrite --resume --json --quiet --debug --help",
+    "image": "[INPUT]... --out --output --mask-format --split --report --include --exclude "
+    "--threshold --weights --size --device --precision --batch-size --refine --min-confidence "
+    "--max-pixels --list --recursive --shard --overwrite --resume --json --quiet --debug --help",
     "train": "[VIDEOS...] --out --preset --init --init-backbone --targets "
     "--device --resume --steps --minutes --batch-size "
     "--accumulate --optimizer --momentum --learning-rate --final-learning-rate "

@@ -1,5 +1,6 @@
 """What `amd-seg image` will read and write, settled before the first photo is read."""
 
+import os
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
@@ -13,6 +14,9 @@ from amd_seg.errors import InputError
 
 STANDARD_STREAM = "-"
 
+ONE_FILE = ("coco", "labelstudio")
+"""Outputs that hold all photos in one file."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -20,6 +24,8 @@ class Job:
 
     source: str
     target: str
+    name: str = ""
+    """The photo's place below the folder that all of them are in."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +40,14 @@ def plan_jobs(
     out: str | None,
     output: str,
     *,
+    listed: Sequence[str] = (),
     recursive: bool,
     shard: tuple[int, int],
 ) -> tuple[list[Job], list[tuple[str, InputError]]]:
     """Return the jobs in the order of the inputs, and each input that matches nothing.
 
     Args:
+        listed: more photos, by their names; below OUT they keep their folders.
         shard: of the jobs only those of this part of so many, see `in_shard`.
 
     Raises:
@@ -54,10 +62,26 @@ def plan_jobs(
                 found.setdefault(_identity(item.source), item)
         except InputError as error:
             missing.append((text, error))
-    several = len(inputs) > 1 or not _is_one_file(inputs[0])
-    jobs = [Job(item.source, _target(item, out, output, several)) for item in found.values()]
-    _check_targets(jobs)
-    _check_out(jobs, out, output)
+    home = _common_folder(listed)
+    for text in listed:
+        if Path(text).is_file():
+            folder = Path(os.path.relpath(Path(text).resolve().parent, home))
+            found.setdefault(_identity(text), _Found(text, folder))
+        else:
+            missing.append((text, InputError(f"{text} of the list is no file. Check the name.")))
+    several = bool(listed) or len(inputs) > 1 or not _is_one_file(inputs[0])
+    base = _common_folder([*listed, *(item.source for item in found.values())], inputs)
+    jobs = [
+        Job(
+            item.source,
+            out if out and output in ONE_FILE else _target(item, out, output, several),
+            _name_below(item.source, base),
+        )
+        for item in found.values()
+    ]
+    if output not in ONE_FILE:
+        _check_targets(jobs)
+        _check_out(jobs, out, output)
     if shard != (1, 1):
         from amd_seg.media.files import in_shard
 
@@ -114,6 +138,21 @@ def _find(text: str, recursive: bool) -> list[_Found]:
     return [_Found(str(p), p.parent.relative_to(base) if base else Path()) for p in photos]
 
 
+def _common_folder(files: Sequence[str], inputs: Sequence[str] = ()) -> Path:
+    """Return the folder that all these files, and all folders of the inputs, are in."""
+    homes = [Path(file).resolve().parent for file in files if file != STANDARD_STREAM]
+    homes += [Path(text).resolve() for text in inputs if Path(text).is_dir()]
+    return Path(os.path.commonpath(homes)) if homes else Path.cwd()
+
+
+def _name_below(source: str, base: Path) -> str:
+    if source == STANDARD_STREAM:
+        return "stdin"
+    # The link itself is meant where a photo is one: only its folder is looked up.
+    path = Path(source)
+    return (path.parent.resolve() / path.name).relative_to(base).as_posix()
+
+
 def _is_own_output(path: Path) -> bool:
     return Path(path.stem).suffix.removeprefix(".") in (*OUTPUTS, *SEMANTIC_OUTPUTS)
 
@@ -132,7 +171,8 @@ def _exists(target: str) -> bool:
 
 def _target(item: _Found, out: str | None, output: str, several: bool) -> str:
     source = Path("stdin" if item.source == STANDARD_STREAM else item.source)
-    name = f"{source.stem}.{output}.png"
+    # YOLO finds the labels of a photo by its name.
+    name = f"{source.stem}.txt" if output == "yolo" else f"{source.stem}.{output}.png"
     if out == STANDARD_STREAM:
         return out
     if out is None:
@@ -172,6 +212,10 @@ def _check_out(jobs: Sequence[Job], out: str | None, output: str) -> None:
     from amd_seg.media.images import FORMATS_WITHOUT_ALPHA, WRITERS
 
     suffix = Path(out).suffix.lower()
+    if output == "yolo":
+        if suffix != ".txt":
+            raise click.UsageError(f"-o {out}: YOLO's labels are text. Use .txt, or a folder.")
+        return
     if suffix not in WRITERS:
         raise click.UsageError(f"-o {out} has no known ending. Use one of {', '.join(WRITERS)}.")
     if output == "labels" and suffix != ".png":

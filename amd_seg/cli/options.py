@@ -11,6 +11,30 @@ from amd_seg.choices import DEFAULT_REFINEMENT, PRECISIONS, REFINEMENTS
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
+def under_headings(headings: dict[str, str]) -> type[click.Command]:
+    """Return a kind of command whose help has its options under headings.
+
+    Args:
+        headings: heading -> names of options, "--out --output"; the rest come last.
+    """
+
+    class Sorted(click.Command):
+        def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+            records = {
+                parameter.opts[-1]: record
+                for parameter in self.get_params(ctx)
+                if isinstance(parameter, click.Option)
+                and (record := parameter.get_help_record(ctx)) is not None
+            }
+            for heading, names in headings.items():
+                with formatter.section(heading):
+                    formatter.write_dl([records.pop(name) for name in names.split()], col_max=22)
+            with formatter.section("Other"):
+                formatter.write_dl(list(records.values()), col_max=22)
+
+    return Sorted
+
+
 def weights_option(command: Command) -> Command:
     """Add `--weights`."""
     return click.option(
@@ -57,7 +81,8 @@ def refinement_options(command: Command) -> Command:
         "--refine",
         type=click.Choice(REFINEMENTS),
         default=DEFAULT_REFINEMENT,
-        help="How masks find the edges of the photo.",
+        metavar="HOW",
+        help=f"How masks find the photo's edges: {', '.join(REFINEMENTS)}.",
     )
     return refine(command)
 
