@@ -30,8 +30,35 @@ def make_objective(model: AMD, config: TrainingConfig, object_channel: int = 0) 
     """
     if config.objective == "motion-masks":
         return MotionMaskObjective(model, object_channel)
-    kinds = {"photometric": PhotometricObjective, "dense": DenseFlowObjective}
-    return kinds[config.objective](model, config)
+    return PhotometricObjective(model, config)
+
+
+class PhotometricObjective(nn.Module):
+    """Eq. 7 on pairs of frames, through both pathways.
+
+    With the objective "dense", the same error of the motion pathway's own flow: masks are not used.
+    """
+
+    def __init__(self, model: AMD, config: TrainingConfig) -> None:
+        super().__init__()
+        self.model = model
+        self.config = config
+        self.share = batch_mean if config.shared_visibility else torch.mean
+
+    def forward(self, batch: Any, progress: float = 0.0, step: int = 0) -> dict[str, Tensor]:
+        """Score a `PairBatch`."""
+        is_dense = self.config.objective == "dense"
+        reconstruct = self.model.dense_reconstruction if is_dense else self.model
+        found = reconstruct(batch.frame_i, batch.frame_j)
+        ssim_weight = self.config.ssim_weight
+        parts = photometric_objective(found, ssim_weight=ssim_weight, share=self.share)
+        masks = found.view_j.masks
+        if masks is not None:
+            entropy = mask_entropy(masks)
+            fade = max(0.0, 1 - 2 * progress)
+            parts["loss"] = parts["loss"] - self.config.entropy_weight * fade * entropy
+            parts["entropy"] = entropy.detach()
+        return {**parts, **monitors(found)}
 
 
 def mask_entropy(masks: Tensor) -> Tensor:
@@ -40,45 +67,15 @@ def mask_entropy(masks: Tensor) -> Tensor:
     return entropy / math.log(masks.shape[1])
 
 
-class PhotometricObjective(nn.Module):
-    """Eq. 7 on a pair of frames, end to end through both pathways."""
-
-    def __init__(self, model: AMD, config: TrainingConfig) -> None:
-        super().__init__()
-        self.model = model
-        self.ssim_weight = config.ssim_weight
-        self.share = batch_mean if config.shared_visibility else torch.mean
-        self.entropy_weight = config.entropy_weight
-
-    def forward(self, batch: Any, progress: float = 0.0, step: int = 0) -> dict[str, Tensor]:
-        """Score a `PairBatch`."""
-        reconstruction = self.model(batch.frame_i, batch.frame_j)
-        parts = photometric_objective(
-            reconstruction, ssim_weight=self.ssim_weight, share=self.share
-        )
-        masks = reconstruction.view_j.masks
-        entropy = mask_entropy(masks)
-        fade = max(0.0, 1 - 2 * progress)
-        parts["loss"] = parts["loss"] - self.entropy_weight * fade * entropy
-        return {**parts, **monitors(reconstruction), "entropy": entropy.detach()}
-
-
-class DenseFlowObjective(nn.Module):
-    """The photometric error of the motion pathway's own dense flow: the masks are not used."""
-
-    def __init__(self, model: AMD, config: TrainingConfig) -> None:
-        super().__init__()
-        self.model = model
-        self.ssim_weight = config.ssim_weight
-        self.share = batch_mean if config.shared_visibility else torch.mean
-
-    def forward(self, batch: Any, progress: float = 0.0, step: int = 0) -> dict[str, Tensor]:
-        """Score a `PairBatch`."""
-        reconstruction = self.model.dense_reconstruction(batch.frame_i, batch.frame_j)
-        parts = photometric_objective(
-            reconstruction, ssim_weight=self.ssim_weight, share=self.share
-        )
-        return {**parts, **monitors(reconstruction)}
+@torch.no_grad()
+def monitors(reconstruction: Reconstruction) -> dict[str, Tensor]:
+    """Mean length of the flow, in pixels of the motion size, and the largest region's share."""
+    views = (reconstruction.view_i, reconstruction.view_j)
+    lengths = [view.flows[0].norm(dim=1).mean() for view in views]
+    monitors = {"flow": torch.stack(lengths).mean()}
+    if views[0].masks is not None:
+        monitors["largest_area"] = views[0].masks.mean(dim=(0, 2, 3)).max()
+    return monitors
 
 
 class MotionMaskObjective(nn.Module):
@@ -124,14 +121,3 @@ def _dice(saliency: Tensor, target: Tensor) -> Tensor:
     overlap = (saliency * target).sum(dim=(1, 2, 3))
     total = saliency.sum(dim=(1, 2, 3)) + target.sum(dim=(1, 2, 3))
     return (2 * overlap + 1) / (total + 1)
-
-
-@torch.no_grad()
-def monitors(reconstruction: Reconstruction) -> dict[str, Tensor]:
-    """Mean length of the flow, in pixels of the motion size, and the largest region's share."""
-    views = (reconstruction.view_i, reconstruction.view_j)
-    lengths = [view.flows[0].norm(dim=1).mean() for view in views]
-    monitors = {"flow": torch.stack(lengths).mean()}
-    if views[0].masks is not None:
-        monitors["largest_area"] = views[0].masks.mean(dim=(0, 2, 3)).max()
-    return monitors
