@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from amd_seg.segmenter import Segmentation, Segmenter
     from amd_seg.semantic import SemanticSegmentation, SemanticSegmenter
     from amd_seg.training.adaptation import AdaptationReport
-    from amd_seg.training.adaptation_config import AdaptationConfig
+    from amd_seg.training.config import AdaptationConfig
     from amd_seg.video_segmenter import FrameSegmentation, VideoReport, VideoSegmenter
 
 __version__ = "0.1.0"
@@ -64,7 +64,7 @@ __all__ = [
 _HOMES = {
     "AMD": "amd_seg.model.amd",
     "AMDConfig": "amd_seg.model.config",
-    "AdaptationConfig": "amd_seg.training.adaptation_config",
+    "AdaptationConfig": "amd_seg.training.config",
     "AdaptationReport": "amd_seg.training.adaptation",
     "FrameSegmentation": "amd_seg.video_segmenter",
     "Segmentation": "amd_seg.segmenter",

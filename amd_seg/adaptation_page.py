@@ -24,7 +24,7 @@ from amd_seg.media.video import Frame, FrameReader
 from amd_seg.segmentation import Segmentation
 from amd_seg.segmenter import Segmenter
 from amd_seg.training.adaptation import AdaptationReport
-from amd_seg.training.adaptation_config import AdaptationConfig
+from amd_seg.training.config import AdaptationConfig
 
 FRAMES = 6
 """Frames that are shown, spread over the clip."""

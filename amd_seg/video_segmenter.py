@@ -26,7 +26,7 @@ from amd_seg.prefetch import map_ahead, read_ahead
 from amd_seg.segmentation import FrameSegmentation
 from amd_seg.segmenter import Segmenter
 from amd_seg.training.adaptation import AdaptationReport, OnStep, adapt
-from amd_seg.training.adaptation_config import AdaptationConfig
+from amd_seg.training.config import AdaptationConfig
 from amd_seg.weights import save_weights
 
 __all__ = [

@@ -22,7 +22,7 @@ from amd_seg.media.video import open_video
 from amd_seg.model.amd import AMD
 from amd_seg.model.config import AMDConfig, WeightsConfig
 from amd_seg.training.adaptation import AdaptationReport, adapt
-from amd_seg.training.adaptation_config import ADAPTATIONS
+from amd_seg.training.config import ADAPTATIONS
 
 WEIGHTS = {
     "released (light resnet18)": WeightsConfig(

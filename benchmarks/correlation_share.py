@@ -15,9 +15,9 @@ from torch.profiler import ProfilerActivity, profile
 
 from amd_seg.model.amd import AMD
 from amd_seg.training import loop
+from amd_seg.training.config import PRESETS
 from amd_seg.training.objectives import make_objective
 from amd_seg.training.pairs import PairBatch
-from amd_seg.training.presets import PRESETS
 
 GROUPS = {
     "volume": ("amd_seg::correlation",),
@@ -40,7 +40,7 @@ def main() -> None:
         config = preset.training.with_changes(objective=objective, minutes=0.0, precision="float32")
         amd = AMD(preset.model)
         volume_channels = (2 * preset.model.max_displacement + 1) ** 2
-        if config.channels_last:
+        if config.memory_layout == "channels-last":
             amd.to(memory_format=torch.channels_last)
         frames = torch.randint(256, (2, options.batch_size, 3, *config.crop), dtype=torch.uint8)
         batch = PairBatch(*frames, ("random",) * options.batch_size)

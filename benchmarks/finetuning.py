@@ -1,4 +1,4 @@
-"""python benchmarks/finetuning.py VOC2012 --out runs --set precision=bfloat16 channels_last=True.
+"""python benchmarks/finetuning.py VOC2012 --out runs --set precision=bfloat16.
 
 Fine-tunes on the training list of a folder in VOC's layout, from weights and from scratch, with
 the same steps, crops and first head for each seed, and scores its val list: mean and standard
@@ -23,8 +23,8 @@ from amd_seg.evaluation.scoring import Evaluation, evaluate
 from amd_seg.media.images import save_image
 from amd_seg.media.labels import Labels, read_labels, render_labels_overlay
 from amd_seg.model.config import SemanticConfig
+from amd_seg.training.config import FINETUNE_PRESETS, FinetuneConfig
 from amd_seg.training.finetune import SCRATCH, finetune, model_for
-from amd_seg.training.finetune_config import FINETUNE_PRESETS, FinetuneConfig
 from amd_seg.training.labelled_photos import open_voc2012
 
 SHEET_PHOTOS, SHEET_SEED = 8, 0

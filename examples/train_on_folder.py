@@ -9,8 +9,8 @@ import dataclasses
 import sys
 
 from amd_seg import Segmenter
+from amd_seg.training.config import cpu
 from amd_seg.training.loop import StepReport
-from amd_seg.training.presets import cpu
 from amd_seg.training.run import train
 
 

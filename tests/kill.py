@@ -29,7 +29,7 @@ from PIL import Image
 from amd_seg.cli import main as amd_seg
 from amd_seg.model.amd import AMD
 from amd_seg.model.config import WeightsConfig
-from amd_seg.training.checkpoints import list_checkpoints, load_checkpoint
+from amd_seg.training.run_folder import list_checkpoints, load_checkpoint
 from amd_seg.weights import save_weights
 from tests.clips import moving_square, write_clip
 from tests.tiny import TINY
@@ -91,12 +91,19 @@ def prepare(kind: str, folder: Path) -> Work:
         return Work(["video", str(clips / "clip.mp4"), *network], "out.mp4", "--overwrite")
     for number in range(2):
         write_clip(clips / f"{number}.mp4", frames[number:])
-    sizes = ["--crop", "32x48", "--short-edge", "32", "--motion-size", "32x48"]
-    model = ["--stage-widths", "8,8,8,8", "--head-channels", "4", "--head-dilation", "1"]
+    sizes = ["--crop", "32x48", "--set", "short_edge=32", "--set", "motion_size=32x48"]
+    model = [
+        "--set",
+        "stage_widths=8,8,8,8",
+        "--set",
+        "head_channels=4",
+        "--set",
+        "head_dilation=1",
+    ]
     model += ["--pyramid-channels", "4,4,4"]
     model += ["--objective", "photometric"]
-    pace = ["--steps", "12", "--minutes", "0", "--batch-size", "2", "--warmup-steps", "0"]
-    pace += ["--checkpoint-every", "2", "--log-every", "1", "--device", "cpu", "--quiet"]
+    pace = ["--steps", "12", "--minutes", "0", "--batch-size", "2", "--set", "warmup_steps=0"]
+    pace += ["--checkpoint-every", "2", "--set", "log_every=1", "--device", "cpu", "--quiet"]
     return Work(["train", str(clips), *sizes, *model, *pace], "run", "--resume")
 
 

@@ -13,8 +13,8 @@ from amd_seg.media.video import open_video
 from amd_seg.model.amd import AMD
 from amd_seg.model.config import AMDConfig, WeightsConfig
 from amd_seg.training.adaptation import Adaptation, adapt
-from amd_seg.training.adaptation_config import ADAPTATIONS, AdaptationConfig
 from amd_seg.training.clip_masks import flip_averaged_regions
+from amd_seg.training.config import ADAPTATIONS, AdaptationConfig
 from amd_seg.training.loop import StepReport
 from amd_seg.training.object_channel import ChannelChoice
 from tests.clips import moving_patch, texture, write_folder

@@ -43,10 +43,7 @@ LAYERS = {
     "amd_seg.prefetch": 0,
     "amd_seg.workers": 0,
     "amd_seg.model.config": 0,
-    "amd_seg.training.presets": 0,
-    "amd_seg.training.run_config": 0,
-    "amd_seg.training.finetune_config": 0,
-    "amd_seg.training.adaptation_config": 0,
+    "amd_seg.training.config": 0,
 }
 
 # Within a layer, who may import whom besides a package's own modules.
@@ -67,14 +64,9 @@ WITHIN = {
     ("amd_seg.classes", "amd_seg.errors"),
     ("amd_seg.workers", "amd_seg.errors"),
     ("amd_seg.model.config", "amd_seg.errors"),
+    ("amd_seg.training.config", "amd_seg.errors"),
+    ("amd_seg.training.config", "amd_seg.model.config"),
     ("amd_seg.model.config", "amd_seg.classes"),
-    ("amd_seg.training.presets", "amd_seg.training.run_config"),
-    ("amd_seg.training.finetune_config", "amd_seg.training.run_config"),
-    ("amd_seg.training.run_config", "amd_seg.errors"),
-    ("amd_seg.training.presets", "amd_seg.model.config"),
-    ("amd_seg.training.adaptation_config", "amd_seg.errors"),
-    ("amd_seg.training.adaptation_config", "amd_seg.training.presets"),
-    ("amd_seg.training.adaptation_config", "amd_seg.training.run_config"),
 }
 
 # What a layer may import from outside, where that is limited.

@@ -20,7 +20,7 @@ from amd_seg.demo.server import listen
 from amd_seg.demo.session import Controls, Session
 from amd_seg.errors import InputError, MediaError
 from amd_seg.media.images import read_photo_size
-from amd_seg.training.adaptation_config import AdaptationConfig
+from amd_seg.training.config import AdaptationConfig
 from amd_seg.training.loop import StepReport
 from tests.clips import moving_patch, write_clip, write_lossless
 

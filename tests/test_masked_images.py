@@ -14,6 +14,7 @@ from PIL import Image
 
 from amd_seg.errors import DeviceError, InputError, MediaError
 from amd_seg.training.clips import Clip, find_clips
+from amd_seg.training.config import TrainingConfig
 from amd_seg.training.masked_images import (
     FoundMask,
     MaskBatches,
@@ -25,7 +26,6 @@ from amd_seg.training.masked_images import (
     write_mask_folder,
 )
 from amd_seg.training.motion_masks import MotionMaskConfig, main, write_motion_masks
-from amd_seg.training.presets import TrainingConfig
 from tests.clips import moving_patch, write_clip, write_folder
 
 CPU = torch.device("cpu")
@@ -223,7 +223,8 @@ def test_clips_are_named_after_their_files_and_made_anew_when_they_change(tmp_pa
     write_clip(clip, list(moving_patch(6, speed=3)[0]), rate=24)
     write()
     assert len(seen) == 2
-    main([str(clip.parent), "--out", str(tmp_path / "new"), "--short-edge", "36", "--workers", "1"])
+    arguments = [str(clip.parent), "--out", str(tmp_path / "new")]
+    main([*arguments, "--short-edge", "36", "--workers", "1"])
     (loaded,) = load_masked_images(tmp_path / "new", short_edge=72)
     assert loaded.masks[0].shape == (1, 36, 48)
 

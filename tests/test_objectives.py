@@ -1,5 +1,6 @@
 """Objectives and crops: what they promise, on numbers worked out by hand."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,7 +9,9 @@ from hypothesis import strategies as st
 
 from amd_seg.model.amd import AMD, View
 from amd_seg.model.config import AMDConfig
+from amd_seg.model.correlation import correlation
 from amd_seg.model.objective import photometric_objective
+from amd_seg.training.config import TrainingConfig
 from amd_seg.training.crops import jitter_colours, random_box
 from amd_seg.training.masked_images import MaskBatch
 from amd_seg.training.object_channel import (
@@ -23,7 +26,6 @@ from amd_seg.training.objectives import (
     object_logit,
 )
 from amd_seg.training.pairs import PairBatch
-from amd_seg.training.presets import TrainingConfig
 
 
 def pairs(count: int = 2) -> PairBatch:
@@ -148,3 +150,45 @@ def test_colours_stay_in_range_and_follow_the_seed() -> None:
     assert one.min() >= 0
     assert one.max() <= 255
     assert not torch.equal(one, frames)
+
+
+def test_the_dense_flow_is_that_of_the_reconstruction(tiny_config: AMDConfig) -> None:
+    model = AMD(tiny_config)
+    batch = pairs()
+    whole = model.dense_reconstruction(batch.frame_i, batch.frame_j)
+    for view, pair in (
+        (whole.view_i, (batch.frame_i, batch.frame_j)),
+        (whole.view_j, (batch.frame_j, batch.frame_i)),
+    ):
+        flow = model.dense_flow(*pair)
+        assert flow.shape[-2:] == tiny_config.motion_size
+        torch.testing.assert_close(flow, view.flows[0])
+
+
+def textured(step: int, square_step: int) -> list[np.ndarray]:
+    """Four frames of a pan by `step` pixels a frame over noise, and a square that moves on it."""
+    generator = np.random.default_rng(0)
+    world = np.kron(generator.integers(0, 200, (24, 60)), np.ones((4, 4))).astype(np.uint8)
+    frames = []
+    for number in range(4):
+        frame = np.repeat(world[:, number * step : number * step + 144, None], 3, axis=-1)
+        left = 40 + number * square_step
+        frame[30:70, left : left + 40] = world[:40, 100:140, None] // 2 + 127
+        frames.append(frame.astype(np.uint8))
+    return frames
+
+
+def test_kaiming_gives_a_cost_volume_of_the_size_of_the_frames() -> None:
+    torch.manual_seed(0)
+    model = AMD(AMDConfig(backbone="resnet18", motion_size=(64, 128)))
+    frames = torch.from_numpy(np.stack(textured(3, 3)[:2])).permute(0, 3, 1, 2)
+
+    def finest_volume() -> float:
+        finest = model.motion.features(model.motion_input(frames))[-1]
+        return correlation(*finest.chunk(2), 4).abs().mean().item()
+
+    assert finest_volume() < 0.005
+    model.motion.initialise_by_kaiming()
+    assert 0.05 < finest_volume() < 5
+    flow = model.dense_reconstruction(frames[:1], frames[1:]).view_i.flows[0]
+    assert 0 < flow.norm(dim=1).mean().item() < 3

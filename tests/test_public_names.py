@@ -142,27 +142,13 @@ OPTIONS = {
     "image": "[INPUT]... --out --output --mask-format --split --report --include --exclude "
     "--threshold --weights --size --device --precision --batch-size --refine --min-confidence "
     "--max-pixels --list --recursive --shard --overwrite --resume --json --quiet --debug --help",
-    "train": "[VIDEOS...] --out --preset --init --init-backbone --targets "
-    "--device --resume --steps --minutes --batch-size "
-    "--accumulate --optimizer --momentum --learning-rate --final-learning-rate "
-    "--poly-power --warmup-steps --weight-decay --gradient-clip --ema-decay --precision "
-    "--channels-last --seed --log-every --sheet-every --checkpoint-every --keep "
-    "--objective --motion-init --ssim-weight --shared-visibility --entropy-weight --short-edge "
-    "--scale --crop --flip --colour --sampling --max-gap "
-    "--frames --workers --transpose-portrait "
-    "--alarms --backbone --layout --stage-widths --dilations --head-channels "
-    "--head-dilation --decoder-channels --dropout --padding --regions --pyramid-channels "
-    "--reduced-channels "
-    "--estimator-channels --max-displacement --normalised-volume --motion-size --quiet --debug "
-    "--help",
+    "train": "[VIDEOS...] --out --preset --init --objective --targets --device --resume "
+    "--precision --steps --minutes --batch-size --accumulate --learning-rate --crop --seed "
+    "--workers --checkpoint-every --set --quiet --debug --help",
     "finetune": "[voc2012 DIR | coco JSON IMAGES] --out --images --masks --classes "
-    "--coloured-masks --split --weights --preset --device --resume --steps --minutes "
-    "--batch-size --accumulate --optimizer --momentum --learning-rate "
-    "--final-learning-rate --poly-power --warmup-steps --weight-decay --gradient-clip "
-    "--ema-decay --precision --channels-last --seed --log-every --sheet-every "
-    "--checkpoint-every --keep --short-edge --scale --crop --flip --augment --workers "
-    "--backbone --layout --stage-widths --dilations --head-channels --head-dilation "
-    "--decoder-channels --dropout --padding --quiet --debug --help",
+    "--coloured-masks --split --weights --preset --device --resume --precision --steps --minutes "
+    "--batch-size --accumulate --learning-rate --crop --seed --workers --checkpoint-every --set "
+    "--quiet --debug --help",
     "video": "INPUT --out --output --background --start --end --every --frame-rate --adapt "
     "--steps --objective --blend --seed --channel --save-adapted --report --threshold "
     "--refine --min-confidence --weights --size --device --precision "

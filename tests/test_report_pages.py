@@ -23,8 +23,6 @@ from amd_seg.media.render import Tile
 from amd_seg.media.video import Frame
 from amd_seg.model.amd import AMD
 from amd_seg.model.config import AMDConfig, WeightsConfig
-from amd_seg.training.presets import TrainingConfig
-from amd_seg.training.run import train
 from amd_seg.weights import save_weights
 from tests.clips import moving_square, write_clip
 
@@ -221,26 +219,3 @@ def test_a_page_that_cannot_be_is_refused_at_once(args: list[str], message: str)
     result = CliRunner().invoke(cli, ["video", "clip.mp4", *args])
     assert (result.exit_code, result.stdout) == (2, "")
     assert message in result.stderr
-
-
-def test_a_run_keeps_a_page_of_its_sheets(tiny_config: AMDConfig, tmp_path: Path) -> None:
-    write_clip(tmp_path / "clip.mp4", moving_square(6))
-    config = TrainingConfig(
-        steps=20, batch_size=1, short_edge=32, crop=(32, 48), log_every=1, sheet_every=2
-    )
-    run = tmp_path / "run"
-    train([str(tmp_path / "clip.mp4")], run, model=tiny_config, config=config, device="cpu")
-    page = Page(run / "report.html")
-    page.assert_needs_nothing()
-    steps = [int(step) for step in re.findall(r"<th>Step (\d+)</th>", page.source)]
-    # The newest, the oldest and some between: ten were drawn.
-    assert (steps[0], steps[-1], len(steps)) == (20, 2, 8)
-    assert steps == sorted(set(steps), reverse=True)
-    (newest, *_) = page.pictures
-    sheet = Image.open(run / "sheets" / "step-000000020.png")
-    assert newest.size == sheet.size
-    difference = np.abs(np.asarray(newest, int) - np.asarray(sheet.convert("RGB"), int))
-    assert difference.mean() < 4
-    (svg,) = re.findall(r"<svg.*?</svg>", page.source, re.S)
-    assert len(lines_of(svg)["raw"]) == 20
-    assert "Training run run" in page.text

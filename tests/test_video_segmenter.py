@@ -12,7 +12,7 @@ from PIL import Image
 
 from amd_seg import InputError, MediaError, Segmenter, VideoSegmenter, open_video
 from amd_seg.media.video import FrameReader
-from amd_seg.training.adaptation_config import AdaptationConfig
+from amd_seg.training.config import AdaptationConfig
 from amd_seg.training.loop import StepReport, StopTraining
 from tests.clips import moving_square, truncate, write_clip, write_folder
 

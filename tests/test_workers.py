@@ -17,8 +17,8 @@ from tests.clips import moving_square, write_clip
 
 pytestmark = pytest.mark.skipif(not Path("/proc").is_dir(), reason="counts processes in /proc")
 
-TRAIN = """train --device cpu --steps 100000 --batch-size 2 --short-edge 32 --crop 32x48
---stage-widths 8,8,8,8 --motion-size 64x64 --log-every 1 --warmup-steps 0"""
+TRAIN = """train --device cpu --steps 100000 --batch-size 2 --crop 32x48
+--set short_edge=32 --set stage_widths=8,8,8,8 --set motion_size=64x64 --set log_every=1"""
 
 
 def of_session(session: int) -> list[int]:
@@ -58,7 +58,7 @@ def finding_targets(clips: Path, out: Path) -> tuple[list[object], Callable[[], 
 
 def loading_pairs(clips: Path, out: Path) -> tuple[list[object], Callable[[], object]]:
     command = [*TRAIN.split(), clips, "--out", out, "--objective", "photometric"]
-    return [*command, "--frames", "loader", "--workers", "2"], (out / "log.jsonl").is_file
+    return [*command, "--set", "frames=loader", "--workers", "2"], (out / "log.jsonl").is_file
 
 
 def scoring(_: Path, out: Path) -> tuple[list[object], Callable[[], object]]:
@@ -100,7 +100,7 @@ def test_no_process_is_left(moment, name: str, clips: Path, tmp_path: Path) -> N
 def test_a_script_without_a_guard_is_told_so(clips: Path, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
-        "from amd_seg.training.presets import cpu\n"
+        "from amd_seg.training.config import cpu\n"
         "from amd_seg.training.run import train\n"
         f"train([{str(clips)!r}], {str(tmp_path / 'out')!r}, model=cpu().model, "
         "config=cpu().training, device='cpu')\n"

@@ -16,7 +16,7 @@ COMMANDS = {
     "train": ("amd_seg.cli.train", "Train a model on clips, without any label."),
     "evaluate": ("amd_seg.cli.evaluate", "Score masks on a benchmark's folder: ours, or anyone's."),
     "finetune": (
-        "amd_seg.cli.finetune",
+        "amd_seg.cli.train",
         "Fine-tune weights on labelled photos, to tell classes apart.",
     ),
     "demo": ("amd_seg.cli.demo", "Open a page to try it on a photo or a short clip."),

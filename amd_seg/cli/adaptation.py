@@ -10,7 +10,7 @@ import click
 
 from amd_seg.cli import terminal
 from amd_seg.errors import InputError
-from amd_seg.training.adaptation_config import ADAPTATIONS, AdaptationConfig
+from amd_seg.training.config import ADAPTATIONS, AdaptationConfig
 
 if TYPE_CHECKING:
     from amd_seg.media.video import FrameReader

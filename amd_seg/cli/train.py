@@ -1,99 +1,491 @@
-"""`amd-seg train`: clips in, a run folder with weights out."""
+"""`amd-seg train` and `amd-seg finetune`: data in, a run folder with weights out."""
 
 import dataclasses
+import difflib
+import json
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
 
 import click
 
 from amd_seg.cli import terminal
-from amd_seg.cli.fields import given, options_of
-from amd_seg.cli.runs import announce, saved_settings, watched_run
-from amd_seg.model.config import AMDConfig
-from amd_seg.training.presets import PRESETS, Preset, TrainingConfig
+from amd_seg.errors import InputError
+from amd_seg.model.config import AMDConfig, AppearanceConfig, SemanticConfig
+from amd_seg.training.config import (
+    FINETUNE_PRESETS,
+    PRESETS,
+    FinetuneConfig,
+    RunConfig,
+    TrainingConfig,
+    descriptions,
+)
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+    from amd_seg.training.labelled_photos import LabelledPhotos
+    from amd_seg.training.loop import StepReport
+    from amd_seg.training.run import OnStep
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+Model = TypeVar("Model", bound=AppearanceConfig)
+Training = TypeVar("Training", bound=RunConfig)
+
+# What `--set` of a command changes: how it trains, and the model.
+SETTINGS: dict[str, tuple[type, type]] = {
+    "train": (TrainingConfig, AMDConfig),
+    "finetune": (FinetuneConfig, SemanticConfig),
+}
+
+# Settings that have a flag of their own, and its type.
+FLAGS = {
+    "steps": int,
+    "minutes": float,
+    "batch_size": int,
+    "accumulate": int,
+    "learning_rate": float,
+    "precision": str,
+    "crop": str,
+    "seed": int,
+    "workers": int,
+    "checkpoint_every": int,
+}
 
 
-@click.command()
+class RunCommand(click.Command):
+    """A command that tells who gives a flag of an earlier version how it is written now."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the arguments."""
+        words = list(args)
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            flag = error.option_name
+            name, is_off = flag.removeprefix("--no-").removeprefix("--"), flag.startswith("--no-")
+            name = name.replace("-", "_")
+            field = _fields(*SETTINGS[self.name or ""]).get(name)
+            if field is None:
+                raise
+            place = next(i for i, word in enumerate(words) if word.partition("=")[0] == flag)
+            _, equals, value = words[place].partition("=")
+            if field.type is bool:
+                value = "false" if is_off else "true"
+            elif not equals:
+                value = (*words[place + 1 :], "VALUE")[0]
+            raise click.UsageError(f"{flag} is gone: write --set {name}={value}.", ctx) from error
+
+
+def run_options(command: Command) -> Command:
+    """Add the flags that both kinds of run have."""
+    name = command.__name__
+    options = [
+        click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps."),
+        click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in OUT."),
+        click.option("--precision", type=click.Choice(["float32", "bfloat16"])),
+        click.option("--steps", type=int, help="Of the whole run."),
+        click.option("--minutes", type=float, help="End by the clock."),
+        click.option("--batch-size", type=int, help="Items a step, over all processes."),
+        click.option("--accumulate", type=int, help="Micro-batches a step."),
+        click.option("--learning-rate", type=float),
+        click.option("--crop", metavar="HxW", help="What the network sees, in pixels."),
+        click.option("--seed", type=int),
+        click.option("--workers", type=int, help="Processes that read data."),
+        click.option("--checkpoint-every", type=int, help="Steps between checkpoints."),
+        click.option(
+            "--set",
+            "changes",
+            multiple=True,
+            metavar="KEY=VALUE",
+            is_eager=True,
+            callback=lambda ctx, param, texts: _list_settings(ctx, name, texts),
+            help="Any other setting; may be given several times. --set help lists all.",
+        ),
+        terminal.quiet_option,
+        terminal.debug_option,
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@click.command(cls=RunCommand)
 @click.argument("videos", nargs=-1, metavar="[VIDEOS...]")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The run folder.")
-@click.option("--preset", type=click.Choice(list(PRESETS)), default="cpu", show_default=True)
-@click.option("--init", metavar="W", help="Weights to start from: a name, folder or file.")
 @click.option(
-    "--init-backbone",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="ResNet weights to start the backbone from: a .safetensors or .pth file.",
+    "--preset", type=click.Choice(list(PRESETS)), default="cpu", show_default=True, is_eager=True
 )
+@click.option("--init", metavar="W", help="Weights to start from: a name, folder or file.")
+@click.option("--objective", type=click.Choice(["photometric", "dense", "motion-masks"]))
 @click.option(
     "--targets",
-    multiple=True,
     type=click.Path(path_type=Path),
+    multiple=True,
     metavar="DIR",
-    help="Images with masks (DIR/images, DIR/masks) to learn from, beside VIDEOS or without; "
-    "may be given several times.",
+    help="Images with masks (DIR/images, DIR/masks) to learn from, beside VIDEOS or without.",
 )
-@click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps.")
-@click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in OUT.")
-@options_of(TrainingConfig)
-@options_of(AMDConfig)
-@terminal.quiet_option
-@terminal.debug_option
+@run_options
 def train(
     videos: tuple[str, ...],
     out: Path,
     preset: str,
     init: str | None,
-    init_backbone: Path | None,
     targets: tuple[Path, ...],
     device: str,
     resume: bool,
-    **overrides: Any,
+    changes: tuple[str, ...],
+    **flags: Any,
 ) -> None:
     """Train a model on clips, without any label.
 
     VIDEOS are video files, folders of frames, folders of either, data sets in the layout of
-    YouTube-VOS or DAVIS, or split files.
-    The settings are the preset's (with --resume: those of the run; with --init the model is that
-    of the weights), changed by the flags given.
+    YouTube-VOS or DAVIS, or split files. The settings are the preset's (with --resume: those of
+    the run; with --init the model is that of the weights), changed by the flags given.
 
     \b
     Presets: paper (eq. 7; 8 GPUs, days), single-gpu (25 minutes), cpu (2 hours);
-    the last two are taught by what moves.
+    the last two learn from masks of what moves.
     """
-    start = _saved_settings(out) if resume else _preset(preset, init)
-    config = start.training.with_changes(**given(TrainingConfig, overrides))
-    model = dataclasses.replace(start.model, **given(AMDConfig, overrides))
+    changed = parse_settings(changes, TrainingConfig, AMDConfig, flags=flags)
 
     from amd_seg.training import run
     from amd_seg.training.distributed import is_first_process
+    from amd_seg.weights import load_weights
 
+    if resume:
+        model, config = saved_settings(out, AMDConfig, TrainingConfig)
+    else:
+        chosen = PRESETS[preset]()
+        config = chosen.training
+        model = chosen.model if init is None else load_weights(init).config.model
+    config = dataclasses.replace(config, **changed[TrainingConfig])
+    model = dataclasses.replace(model, **changed[AMDConfig])
     announce(model=model, training=config)
     with watched_run(config, "pairs") as on_step:
-        weights = run.train(
+        written = run.train(
             videos,
             out,
             model=model,
             config=config,
             init=init,
-            init_backbone=init_backbone,
             targets=targets,
             device=device,
             resume=resume,
             on_step=on_step,
         )
     if is_first_process():
-        terminal.put(str(weights))
+        terminal.put(str(written))
 
 
-def _preset(name: str, init: str | None) -> Preset:
-    preset = PRESETS[name]()
-    if init is None:
-        return preset
-    from amd_seg.weights import load_weights
+@click.command(cls=RunCommand)
+@click.argument(
+    "dataset", metavar="[voc2012 DIR |", required=False, type=click.Choice(["voc2012", "coco"])
+)
+@click.argument("folder", type=click.Path(path_type=Path), metavar="coco JSON", required=False)
+@click.argument("photos", type=click.Path(path_type=Path), metavar="IMAGES]", required=False)
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The run folder.")
+@click.option("--images", type=click.Path(path_type=Path), help="Any folder of photos,")
+@click.option("--masks", type=click.Path(path_type=Path), help="their label maps, by name, and")
+@click.option(
+    "--classes",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="the classes, one name a line, from label 0 on; a colour may follow: dog #400080.",
+)
+@click.option(
+    "--coloured-masks", is_flag=True, help="Label maps are RGB, in the colours of the classes."
+)
+@click.option(
+    "--split",
+    metavar="NAME",
+    help="List of voc2012 to learn from. [default: trainaug where it is there, else train]",
+)
+@click.option(
+    "--weights",
+    metavar="W",
+    help="Where the backbone starts: a name, a folder, org/name on the Hub, a ResNet's .pth or "
+    ".safetensors (torchvision, MoCo, TimeCycle), or none. [default: bundled]",
+)
+@click.option(
+    "--preset",
+    type=click.Choice(list(FINETUNE_PRESETS)),
+    default="cpu",
+    show_default=True,
+    is_eager=True,
+)
+@run_options
+def finetune(
+    dataset: str | None,
+    folder: Path | None,
+    photos: Path | None,
+    out: Path,
+    images: Path | None,
+    masks: Path | None,
+    classes: Path | None,
+    coloured_masks: bool,
+    split: str | None,
+    weights: str | None,
+    preset: str,
+    device: str,
+    resume: bool,
+    changes: tuple[str, ...],
+    **flags: Any,
+) -> None:
+    """Fine-tune weights on labelled photos, to tell classes apart.
 
-    return dataclasses.replace(preset, model=load_weights(init).config.model)
+    Label maps are indexed PNGs of the photos' sizes; 255 does not count. Those of a COCO file are
+    drawn into OUT-labels. The backbone is that of the weights, its head is new. The settings are
+    the preset's (with --resume: those of the run), changed by the flags given.
+
+    \b
+    amd-seg finetune voc2012 VOC2012/ --out run
+    amd-seg finetune coco masks.json photos/ --out run
+    amd-seg finetune --images photos/ --masks labels/ --classes names.txt --out run
+    amd-seg evaluate voc2012 VOC2012/ --weights run
+    amd-seg image photo.jpg --weights run --output overlay
+
+    \b
+    Presets: paper (40,000 steps of 16 crops of 512x512), cpu (minutes).
+    """
+    changed = parse_settings(changes, FinetuneConfig, SemanticConfig, flags=flags)
+    if dataset == "coco":
+        labelled = _of_coco(folder, photos, Path(f"{out}-labels"), images, masks, classes, split)
+    else:
+        labelled = _labelled(dataset, folder, images, masks, classes, coloured_masks, split)
+
+    from amd_seg.training import finetune as tuning
+    from amd_seg.training.distributed import is_first_process
+
+    if resume:
+        model, config = saved_settings(out, SemanticConfig, FinetuneConfig)
+        model = dataclasses.replace(model, **changed[SemanticConfig])
+    else:
+        config = FINETUNE_PRESETS[preset]()
+        model = tuning.model_for(weights, len(labelled.classes), **changed[SemanticConfig])
+    config = dataclasses.replace(config, **changed[FinetuneConfig])
+    announce(model=model, training=config)
+    with watched_run(config, "photos") as on_step:
+        written = tuning.finetune(
+            labelled,
+            out,
+            model=model,
+            config=config,
+            weights=weights,
+            device=device,
+            resume=resume,
+            on_step=on_step,
+        )
+    if is_first_process():
+        terminal.put(str(written))
 
 
-def _saved_settings(out: Path) -> Preset:
-    model, training = saved_settings(out, AMDConfig, TrainingConfig)
-    return Preset(model=model, training=training, about="resumed")
+def _of_coco(
+    annotations: Path | None, photos: Path | None, labels: Path, *others: object
+) -> "LabelledPhotos":
+    from amd_seg.training.labelled_photos import open_coco
+
+    if annotations is None or photos is None or any(others):
+        raise click.UsageError("Give coco, its JSON file and the folder of the photos, no more.")
+    return open_coco(annotations, photos, labels)
+
+
+def _labelled(
+    dataset: str | None,
+    folder: Path | None,
+    images: Path | None,
+    masks: Path | None,
+    classes: Path | None,
+    coloured_masks: bool,
+    split: str | None,
+) -> "LabelledPhotos":
+    from amd_seg.classes import read_classes
+    from amd_seg.training.labelled_photos import open_labelled_folders, open_voc2012
+
+    own = (images, masks, classes)
+    if dataset is not None and folder is not None and own == (None, None, None):
+        return open_voc2012(folder, split, by_colour=coloured_masks)
+    if dataset is None and images is not None and masks is not None and classes is not None:
+        if split is not None:
+            raise click.UsageError("--split is the name of a list of voc2012. Drop it.")
+        return open_labelled_folders(images, masks, read_classes(classes), by_colour=coloured_masks)
+    raise click.UsageError(
+        "Give voc2012 and its folder, coco with its file and the photos, or all of --images, "
+        "--masks and --classes."
+    )
+
+
+def parse_settings(
+    changes: Sequence[str], *kinds: type, flags: Mapping[str, Any]
+) -> dict[type, dict[str, Any]]:
+    """Return the settings that a command's user has set, by the dataclass they belong to.
+
+    Args:
+        changes: of `--set`, "key=value" each.
+        kinds: dataclasses with the settings; how it trains comes first.
+        flags: settings of the first one that have flags of their own; None where not given.
+    """
+    texts = [f"{name}={value}" for name, value in flags.items() if value is not None]
+    found: dict[type, dict[str, Any]] = {kind: {} for kind in kinds}
+    for text in (*texts, *changes):
+        key, equals, value = text.partition("=")
+        name = key.strip().replace("-", "_")
+        if not equals:
+            raise click.UsageError(f"--set {text} is no KEY=VALUE, such as ema_decay=0.99.")
+        if name not in _fields(*kinds):
+            near = difflib.get_close_matches(name, _fields(*kinds), n=3)
+            hint = f"Did you mean {' or '.join(near)}? " if near else ""
+            raise click.UsageError(
+                f"There is no setting {key.strip()!r}. {hint}--set help lists all."
+            )
+        kind = next(kind for kind in kinds if name in _fields(kind))
+        found[kind][name] = _value(name, _fields(kind)[name].type, value.strip())
+    return found
+
+
+def _fields(*kinds: type) -> dict[str, "dataclasses.Field[Any]"]:
+    found = {field.name: field for kind in kinds for field in dataclasses.fields(kind)}
+    # Their number follows from the classes that are given.
+    return {name: field for name, field in found.items() if name != "classes"}
+
+
+def _value(name: str, annotation: Any, text: str) -> Any:
+    """Read one setting: a word, true or false, a number, or several as 128x192 or 0.6,1."""
+    words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+    try:
+        if annotation is bool:
+            return words[text.lower()]
+        if get_origin(annotation) is tuple:
+            kinds = get_args(annotation)
+            numbers = tuple(kinds[0](part) for part in text.replace("x", ",").split(","))
+            if kinds[-1] is not Ellipsis and len(numbers) != len(kinds):
+                raise ValueError
+            return numbers
+        return text if get_origin(annotation) is Literal else annotation(text)
+    except (KeyError, ValueError):
+        kind = "true or false" if annotation is bool else _shape_of(annotation)
+        raise click.UsageError(f"{name}={text} cannot be used: give {kind}.") from None
+
+
+def _shape_of(annotation: Any) -> str:
+    if get_origin(annotation) is tuple:
+        kinds = get_args(annotation)
+        count = "some" if kinds[-1] is Ellipsis else len(kinds)
+        return f"{count} numbers, such as {','.join(['1'] * len(kinds))}"
+    return "a whole number" if annotation is int else "a number"
+
+
+def _list_settings(ctx: click.Context, command: str, texts: tuple[str, ...]) -> tuple[str, ...]:
+    """Print all settings where one of them is "help": what --set takes, with its default."""
+    if "help" not in texts:
+        return texts
+    preset = ctx.params.get("preset") or "cpu"
+    training, model = SETTINGS[command]
+    if command == "train":
+        chosen = PRESETS[preset]()
+        values: tuple[Any, ...] = (chosen.training, chosen.model)
+    else:
+        values = (FINETUNE_PRESETS[preset](), SemanticConfig())
+    click.echo(f"Settings, as preset {preset} has them:")
+    for kind, group in zip((training, model), values, strict=True):
+        for name, field in _fields(kind).items():
+            allowed = get_args(field.type) if get_origin(field.type) is Literal else ()
+            choices = f" ({', '.join(allowed)})" if allowed else ""
+            text = f"{descriptions(kind).get(name, '')}{choices}"
+            click.echo(f"\n{name}={_text(getattr(group, name))}")
+            click.echo(textwrap.indent(textwrap.fill(text, 92), "    "))
+    return ctx.exit()
+
+
+def _text(value: Any) -> str:
+    """A setting as --set takes it."""
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+@contextmanager
+def watched_run(config: RunConfig, items: str) -> Iterator["OnStep"]:
+    """Give an observer of a run that moves a bar and ends the run where a signal asks for it.
+
+    Ctrl-C or SIGTERM finishes the step in progress; then the command ends with a line that says
+    how to go on. Before the first step, while clips are decoded or masks found, it ends at once.
+
+    Args:
+        config: of the run.
+        items: what its batches are made of.
+    """
+    from amd_seg.training.distributed import is_launched
+    from amd_seg.training.loop import StopTraining
+
+    has_begun = False
+    with (
+        terminal.progress(config.steps, "step") as bar,
+        terminal.stopped_by_signals(
+            passed_on=is_launched(), has_begun=lambda: has_begun
+        ) as received,
+    ):
+
+        def on_step(report: "StepReport") -> None:
+            nonlocal has_begun
+            has_begun = True
+            show(bar, report, config, items)
+            if received:
+                raise StopTraining(f"{received[0]} after step {report.step}")
+
+        try:
+            yield on_step
+        except StopTraining as stop:
+            message = f"Stopped by {stop}; a checkpoint is saved. Give --resume to go on."
+            terminal.fail(message, terminal.INTERRUPTED)
+        except KeyboardInterrupt:
+            if has_begun:
+                raise
+            message = "Stopped before the first step. Give the same command to start again."
+            terminal.fail(message, terminal.INTERRUPTED)
+
+
+def show(bar: "tqdm[Any]", report: "StepReport", config: RunConfig, items: str) -> None:
+    """Move a run's bar to a step; its end is the run's, by the clock where minutes are set."""
+    if bar.n == 0 or report.step <= bar.n:
+        # The clock of the bar starts with the steps: clips were decoded, or a run is resumed.
+        bar.reset()
+        bar.initial = bar.n = report.step - 1
+    if config.minutes:
+        bar.total = round(report.step / report.done)
+    bar.update(report.step - bar.n)
+    rate = f"{report.step * config.batch_size / report.seconds:.1f} {items}/s"
+    bar.set_postfix_str(f"loss {report.parts['loss']:.4f}, {rate}", refresh=False)
+
+
+def announce(**settings: object) -> None:
+    """Print the settings of a run by the names of their groups, each as --set takes it."""
+    from amd_seg.training.distributed import is_first_process
+
+    if not is_first_process():
+        return
+    for name, group in settings.items():
+        words = (f"{key}={_text(value)}" for key, value in vars(group).items())
+        text = f"{name}: {' '.join(words)}"
+        for line in textwrap.wrap(text, 100, subsequent_indent="  ", break_on_hyphens=False):
+            terminal.notice(line)
+
+
+def saved_settings(
+    out: Path, model: type[Model], training: type[Training]
+) -> tuple[Model, Training]:
+    """Return the settings of a run from its folder.
+
+    Raises:
+        InputError: the folder has none, or those of another kind of run.
+    """
+    try:
+        saved = json.loads((out / "config.json").read_text())
+        return model(**saved["model"]), training.from_record(saved["training"])
+    except (OSError, ValueError, KeyError, TypeError) as cause:
+        raise InputError(
+            f"Cannot resume {out}: its config.json cannot be read ({cause}). "
+            "Give the folder of a run, or start without --resume."
+        ) from cause

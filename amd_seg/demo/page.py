@@ -14,7 +14,7 @@ from amd_seg.demo.pages import Pages
 from amd_seg.demo.session import Controls, Session
 from amd_seg.errors import AmdSegError
 from amd_seg.media.page import CURVE_STYLE, paragraph
-from amd_seg.training.adaptation_config import AdaptationConfig
+from amd_seg.training.config import AdaptationConfig
 from amd_seg.training.loop import StepReport
 
 SHOWN = ("saliency", "mask", "regions", "cutout")

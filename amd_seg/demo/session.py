@@ -14,7 +14,7 @@ from amd_seg.media.video import FrameReader, open_video
 from amd_seg.segmentation import Segmentation
 from amd_seg.segmenter import Segmenter
 from amd_seg.training.adaptation import OnStep
-from amd_seg.training.adaptation_config import AdaptationConfig
+from amd_seg.training.config import AdaptationConfig
 from amd_seg.training.loop import StepReport, StopTraining
 from amd_seg.video_segmenter import OnFrame, VideoSegmenter
 

@@ -25,7 +25,7 @@ from amd_seg.media.labels import read_labels
 
 if TYPE_CHECKING:
     from amd_seg.training.adaptation import AdaptationReport
-    from amd_seg.training.adaptation_config import AdaptationConfig
+    from amd_seg.training.config import AdaptationConfig
 
 
 @dataclass(frozen=True)

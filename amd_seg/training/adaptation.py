@@ -23,7 +23,6 @@ from amd_seg.media.video import FrameReader
 from amd_seg.model.amd import AMD
 from amd_seg.model.config import WeightsConfig
 from amd_seg.training import loop
-from amd_seg.training.adaptation_config import AdaptationConfig
 from amd_seg.training.clip_masks import (
     ClipFrames,
     FrameChunk,
@@ -33,12 +32,12 @@ from amd_seg.training.clip_masks import (
     flip_averaged_regions,
     gather_frames,
 )
+from amd_seg.training.config import AdaptationConfig, TrainingConfig
 from amd_seg.training.crops import Chances, Crop
 from amd_seg.training.masked_images import MaskBatches
 from amd_seg.training.object_channel import ChannelChoice, choose_object_channel
 from amd_seg.training.objectives import MotionMaskObjective, PhotometricObjective
 from amd_seg.training.pairs import PairBatch
-from amd_seg.training.presets import TrainingConfig
 
 logger = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from amd_seg.device import resolve_precision
 from amd_seg.errors import InputError
 from amd_seg.media.video import Frame, FrameReader, shrunk_size
 from amd_seg.model.amd import AMD
-from amd_seg.training.adaptation_config import AdaptationConfig
+from amd_seg.training.config import AdaptationConfig
 from amd_seg.training.consensus import vote
 from amd_seg.training.masked_images import MaskedClip
 from amd_seg.training.motion_masks import MotionMaskConfig, find_motion_masks

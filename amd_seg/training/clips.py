@@ -199,7 +199,7 @@ def require_memory(
     device: "torch.device",
     *,
     is_bound: bool = False,
-    advice: str = "fewer clips, or --frames loader, which decodes as it goes",
+    advice: str = "fewer clips, or --set frames=loader, which decodes as it goes",
 ) -> None:
     """Raise where frames of `needed` bytes do not fit the memory of a device.
 

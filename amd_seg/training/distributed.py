@@ -1,10 +1,10 @@
 """Training in several processes, started by torchrun: who is who, and what they agree on.
 
-What equals what: N processes with a batch of B pairs in all take the steps that one process with
-B pairs takes, up to rounding and dropout (each process draws its own), when the visible share
+What equals what: on GPUs N processes with a batch of B pairs in all take the steps that one process
+with B pairs takes, up to rounding and dropout (each process draws its own), when the visible share
 that divides the photometric error is the batch's (`shared_visibility`). As published it is each
-process's own: then the two differ as far as the visible shares of the processes do.
-Statistics of BatchNorm are always those of the whole batch.
+process's own: then the two differ as far as the visible shares of the processes do. BatchNorm's
+statistics are those of the whole batch on GPUs; on CPUs, each process's own.
 """
 
 import atexit
@@ -24,7 +24,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from amd_seg.device import resolve_device, say_which
 from amd_seg.errors import ConfigError, DeviceError
-from amd_seg.model.segment_flow import full_precision
 
 
 @dataclass(frozen=True)
@@ -128,31 +127,25 @@ def distribute(
     """Make an objective train on the batch of all processes; alone, it is returned as it is.
 
     Args:
-        objective: its weights become those of the first process, its BatchNorms synchronised.
+        objective: its weights become those of the first process; its BatchNorms are synchronised
+            on GPUs.
         processes: from `joined_processes`.
         some_unused: parameters may have no part in a step (costs a walk over the graph).
     """
     if processes.is_alone:
         return objective
-    on_gpu = processes.device.type == "cuda"
-    if on_gpu:
-        objective = nn.SyncBatchNorm.convert_sync_batchnorm(objective)  # type: ignore[no-untyped-call]
-    else:
-        _synchronise_batch_norms(objective)
+    if processes.device.type != "cuda":
+        return DistributedDataParallel(objective, find_unused_parameters=some_unused)
+    # Synchronised statistics are equal everywhere already: no buffers are sent with each step.
+    # The option has another name since torch 2.13, which warns of the old one.
+    new, known = "forward_sync_buffers", signature(DistributedDataParallel).parameters
+    without_buffers: dict[str, Any] = {new if new in known else "broadcast_buffers": False}
     return DistributedDataParallel(
-        objective,
-        device_ids=[processes.device] if on_gpu else None,
+        nn.SyncBatchNorm.convert_sync_batchnorm(objective),  # type: ignore[no-untyped-call]
+        device_ids=[processes.device],
         find_unused_parameters=some_unused,
-        # Synchronised statistics are equal everywhere already.
-        **_without_buffers(),
+        **without_buffers,
     )
-
-
-def _without_buffers() -> dict[str, Any]:
-    """The option of DistributedDataParallel that sends no buffers with each step."""
-    new = "forward_sync_buffers"  # Since torch 2.13, which warns of the old name.
-    known = signature(DistributedDataParallel).parameters
-    return {new if new in known else "broadcast_buffers": False}
 
 
 def batch_mean(values: Tensor) -> Tensor:
@@ -169,67 +162,6 @@ def local_gradients(objective: nn.Module, is_last: bool) -> AbstractContextManag
     if is_last or not isinstance(objective, DistributedDataParallel):
         return nullcontext()
     return objective.no_sync()
-
-
-class SyncedBatchNorm2d(nn.BatchNorm2d):
-    """BatchNorm over the batch of all processes, for devices that torch's own does not run on.
-
-    All processes must have equally many items.
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Normalise (batch, channel, height, width)."""
-        if not self.training:
-            return super().forward(input)
-        processes = dist.get_world_size()
-        # Under autocast too: statistics in half precision would be off by a hundredth.
-        wide = full_precision(input)
-        mean = _sum(wide.mean(dim=(0, 2, 3))) / processes
-        centred = wide - mean.view(1, -1, 1, 1)
-        # Of the centred values: the difference of two large numbers would lose digits.
-        variance = _sum(centred.square().mean(dim=(0, 2, 3))) / processes
-        self._remember(mean, variance, count=processes * input.numel() // input.shape[1])
-        scale = self.weight * (variance + self.eps).rsqrt()
-        normalised: Tensor = centred * scale.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)
-        return normalised.to(input.dtype)
-
-    @torch.no_grad()
-    def _remember(self, mean: Tensor, variance: Tensor, count: int) -> None:
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        assert self.num_batches_tracked is not None
-        assert self.momentum is not None
-        self.num_batches_tracked += 1
-        self.running_mean.lerp_(mean, self.momentum)
-        self.running_var.lerp_(variance * count / max(count - 1, 1), self.momentum)
-
-
-def _sum(values: Tensor) -> Tensor:
-    total: Tensor = _Sum.apply(values)  # type: ignore[no-untyped-call]
-    return total
-
-
-class _Sum(torch.autograd.Function):
-    """Sum over the processes; what each one's loss asks of the sum adds up likewise."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor) -> Tensor:
-        total = values.clone()
-        dist.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        total = gradients[0].clone()
-        dist.all_reduce(total)
-        return total
-
-
-def _synchronise_batch_norms(module: nn.Module) -> None:
-    for child in module.modules():
-        if type(child) is nn.BatchNorm2d:
-            # The class alone differs: weights, statistics and hooks stay where they are.
-            child.__class__ = SyncedBatchNorm2d
 
 
 def _own_device(name: str) -> torch.device:

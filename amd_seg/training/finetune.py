@@ -5,7 +5,6 @@ Source: paper section 4.4 and table 2.
 
 import dataclasses
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +15,12 @@ from amd_seg.classes import VOID
 from amd_seg.errors import ConfigError
 from amd_seg.model.appearance import SemanticNetwork
 from amd_seg.model.config import SemanticConfig, SemanticWeightsConfig
-from amd_seg.training.batches import Batches, require_shareable
+from amd_seg.training.config import FinetuneConfig
 from amd_seg.training.distributed import Processes, batch_mean
-from amd_seg.training.engine import OnStep, Run, carry_out
-from amd_seg.training.finetune_config import FinetuneConfig
-from amd_seg.training.folder import RunFolder
 from amd_seg.training.labelled_photos import LabelBatches, LabelledPhotos, check_labelled
-from amd_seg.training.loop import StepReport
-from amd_seg.training.watch import Watch
-from amd_seg.weights import Network, load_any_weights, save_weights
+from amd_seg.training.run import OnStep, Run, carry_out, require_shareable
+from amd_seg.training.run_folder import RunFolder
+from amd_seg.weights import load_any_weights, save_weights
 from amd_seg.weights_import import load_backbone
 
 SCRATCH = "none"
@@ -67,8 +63,53 @@ def finetune(
         StopTraining: from `on_step`, after a checkpoint.
     """
     name = None if weights is None else os.fspath(weights)
-    task = _FinetuneTask(labelled, model, config, name)
-    return carry_out(task, out, device=device, resume=resume, on_step=on_step)
+    count, classes = len(labelled.classes), labelled.classes
+    if model.classes != count:
+        raise ConfigError(
+            f"The model tells {model.classes} classes apart, {labelled.title} has {count}. Give "
+            "the photos and classes that the run began with."
+        )
+
+    def make_model() -> SemanticNetwork:
+        network = SemanticNetwork(model)
+        if not resume and name != SCRATCH:
+            _start_backbone(network, name)
+        return network
+
+    def open_batches(processes: Processes, folder: RunFolder) -> LabelBatches:
+        require_shareable(config, processes)
+        check_labelled(labelled)
+        return LabelBatches(labelled, config, processes)
+
+    def release(run: Run, training: dict[str, Any]) -> None:
+        card = SemanticWeightsConfig(
+            model=model,
+            class_names=classes.names,
+            class_colours=classes.colours,
+            input_size=config.short_edge,
+            name=run.folder.path.name,
+            training=training,
+        )
+        save_weights(run.folder.weights, run.model, card)
+
+    return carry_out(
+        out,
+        config=config,
+        settings={
+            "data": labelled.title,
+            "photos": len(labelled.photos),
+            "start": name or "bundled weights",
+            "model": dataclasses.asdict(model),
+        },
+        data={"photos": [photo.name for photo in labelled.photos]},
+        make_model=make_model,
+        open_batches=open_batches,
+        make_objective=SegmentationObjective,
+        release=release,
+        device=device,
+        resume=resume,
+        on_step=on_step,
+    )
 
 
 def model_for(
@@ -113,69 +154,6 @@ class SegmentationObjective(nn.Module):
         share = batch_mean(is_judged).clamp_min(1e-6)
         is_right = (logits.argmax(dim=1) == batch.labels).float()
         return {"loss": errors.mean() / share, "accuracy": is_right.mean() / share}
-
-
-@dataclass(frozen=True)
-class _FinetuneTask:
-    """The arguments of `finetune` as a task."""
-
-    labelled: LabelledPhotos
-    model: SemanticConfig
-    config: FinetuneConfig
-    weights: str | None
-    some_unused: bool = False
-
-    def settings(self) -> dict[str, Any]:
-        return {
-            "data": self.labelled.title,
-            "photos": len(self.labelled.photos),
-            "start": self.weights or "bundled weights",
-            "model": dataclasses.asdict(self.model),
-            "training": dataclasses.asdict(self.config),
-        }
-
-    def data(self) -> dict[str, list[str]]:
-        return {"photos": [photo.name for photo in self.labelled.photos]}
-
-    def start_model(self, *, resume: bool) -> SemanticNetwork:
-        count = len(self.labelled.classes)
-        if self.model.classes != count:
-            raise ConfigError(
-                f"The model tells {self.model.classes} classes apart, {self.labelled.title} has "
-                f"{count}. Give the photos and classes that the run began with."
-            )
-        model = SemanticNetwork(self.model)
-        if not resume and self.weights != SCRATCH:
-            _start_backbone(model, self.weights)
-        return model
-
-    def open_batches(self, processes: Processes, folder: RunFolder) -> Batches:
-        require_shareable(self.config, processes)
-        check_labelled(self.labelled)
-        return LabelBatches(self.labelled, self.config, processes)
-
-    def make_objective(self, model: Network) -> nn.Module:
-        assert isinstance(model, SemanticNetwork)
-        return SegmentationObjective(model)
-
-    def open_watch(self, folder: RunFolder, batches: Batches) -> Watch:
-        return Watch.start(folder, self.config, batches)
-
-    def after_step(self, run: Run, watch: Watch | None, report: StepReport) -> None:
-        if watch is not None:
-            watch.after_step(run.model, report)
-
-    def release(self, run: Run, training: dict[str, Any]) -> None:
-        classes = self.labelled.classes
-        card = SemanticWeightsConfig(
-            model=self.model,
-            class_names=classes.names,
-            class_colours=classes.colours,
-            input_size=self.config.short_edge,
-            name=run.folder.path.name,
-            training=training,
-        )
-        save_weights(run.folder.weights, run.model, card)
 
 
 def _is_resnet_file(weights: str | os.PathLike[str] | None) -> bool:

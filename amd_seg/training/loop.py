@@ -6,19 +6,43 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from amd_seg.device import resolve_precision
 from amd_seg.errors import ConfigError, TrainingDivergedError
+from amd_seg.training.config import RunConfig
 from amd_seg.training.distributed import Processes, local_gradients
-from amd_seg.training.run_config import RunConfig
 
 
 class StopTraining(Exception):
     """Raised by `on_step` to end a run between two steps; what was learned is kept."""
+
+
+class Batches(Protocol):
+    """An endless stream of batches that knows where it stands."""
+
+    def __next__(self) -> Any:
+        """The next micro-batch, on the run's device."""
+
+    def __iter__(self) -> Iterator[Any]:
+        """Itself."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the stream stands, as numbers and tensors."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+
+
+@runtime_checkable
+class OwnBatches(Batches, Protocol):
+    """A stream that draws in each process from another seed."""
+
+    def begin_at(self, step: int) -> None:
+        """Draw, from here on, what this process draws that joins a run after a step."""
 
 
 @dataclass
@@ -85,6 +109,8 @@ def _optimizer(objective: nn.Module, config: RunConfig) -> torch.optim.Optimizer
     rates: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
     if config.optimizer == "sgd":
         return torch.optim.SGD(parameters, momentum=config.momentum, **rates)
+    # One kernel for all parameters, where there is one.
+    rates["fused"] = parameters[0].device.type in ("cpu", "cuda")
     if config.optimizer == "adamw":
         return torch.optim.AdamW(parameters, **rates)
     return torch.optim.Adam(parameters, **rates)
@@ -199,10 +225,9 @@ def load_state_dict(state: TrainState, saved: dict[str, Any]) -> None:
     _require_alike(state, saved)
     state.bare_objective.load_state_dict(saved["objective"])
     # The saved groups would bring back the weight decay and momentum of before.
-    settings = state.optimizer.param_groups
-    state.optimizer.load_state_dict(saved["optimizer"])
-    for group, own in zip(state.optimizer.param_groups, settings, strict=True):
-        group.update(own)
+    groups = zip(state.optimizer.param_groups, saved["optimizer"]["param_groups"], strict=True)
+    own = [{**mine, "params": its["params"]} for mine, its in groups]
+    state.optimizer.load_state_dict({**saved["optimizer"], "param_groups": own})
     if state.average is not None:
         # A run that had none begins its average with the model as it is now.
         state.average.load_state_dict(saved["average"] or state.model.state_dict())
@@ -220,12 +245,12 @@ def _require_alike(state: TrainState, saved: dict[str, Any]) -> None:
         more = f"; and {len(differing) - 3} more" if len(differing) > 3 else ""
         raise ConfigError(
             f"Cannot go on from a checkpoint of another model ({'; '.join(shown)}{more}). "
-            "Leave out the flags that change the model."
+            "Leave out the settings that change the model."
         )
     needed = "momentum_buffer" if isinstance(state.optimizer, torch.optim.SGD) else "exp_avg"
     if any(needed not in kept for kept in saved["optimizer"]["state"].values()):
         raise ConfigError(
-            "Cannot go on from a checkpoint of another optimiser. Leave out --optimizer."
+            "Cannot go on from a checkpoint of another optimiser. Leave out --set optimizer."
         )
 
 

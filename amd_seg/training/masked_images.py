@@ -32,8 +32,8 @@ from amd_seg.media.files import make_folder, natural_key, some, write_atomically
 from amd_seg.media.images import load, opened, read_image, read_photo_size, save_image
 from amd_seg.media.video import list_frames, shrunk_size
 from amd_seg.training.clips import VIDEO_SUFFIXES, Clip, require_memory, require_mostly_intact
+from amd_seg.training.config import TrainingConfig
 from amd_seg.training.crops import jitter_colours, random_box, resize_parts
-from amd_seg.training.presets import TrainingConfig
 from amd_seg.workers import worker_pool
 
 logger = logging.getLogger(__name__)

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from amd_seg.model.amd import AMD, Reconstruction
 from amd_seg.model.objective import photometric_objective
+from amd_seg.training.config import TrainingConfig
 from amd_seg.training.distributed import batch_mean
-from amd_seg.training.presets import TrainingConfig
 
 SOFT_EDGE = 1e-6
 

@@ -30,9 +30,9 @@ from amd_seg.training.clips import (
     require_memory,
     require_mostly_intact,
 )
+from amd_seg.training.config import Sampling, TrainingConfig
 from amd_seg.training.crops import Chances, Crop
 from amd_seg.training.distributed import Processes
-from amd_seg.training.presets import Sampling, TrainingConfig
 from amd_seg.workers import start_worker
 
 logger = logging.getLogger(__name__)

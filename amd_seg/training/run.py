@@ -1,35 +1,290 @@
-"""Training on clips: a whole run of the paper's model."""
+"""A run from its first step, or its newest checkpoint, to its last; and a run on clips."""
 
+import copy
 import dataclasses
 import logging
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from amd_seg.errors import ConfigError
+from amd_seg import __version__
+from amd_seg.device import seed_everything
+from amd_seg.errors import ConfigError, InputError, MediaError, TrainingDivergedError
 from amd_seg.model.amd import AMD
 from amd_seg.model.config import AMDConfig, WeightsConfig
-from amd_seg.training.alarms import Alarms
-from amd_seg.training.batches import Batches, open_batches
-from amd_seg.training.clips import find_clips
-from amd_seg.training.distributed import Processes
-from amd_seg.training.engine import OnStep, Run, carry_out
-from amd_seg.training.folder import RunFolder
-from amd_seg.training.loop import StepReport
-from amd_seg.training.masked_images import find_masked_images
+from amd_seg.training import loop
+from amd_seg.training.clips import find_clips, log_progress
+from amd_seg.training.config import SEEDS, RunConfig, TrainingConfig
+from amd_seg.training.distributed import Processes, distribute, joined_processes
+from amd_seg.training.loop import Batches, OwnBatches, StepReport, StopTraining
+from amd_seg.training.masked_images import MaskBatches, find_masked_images, load_masked_images
+from amd_seg.training.motion_masks import MotionMaskConfig, write_motion_masks
 from amd_seg.training.object_channel import choose_object_channel
 from amd_seg.training.objectives import make_objective
-from amd_seg.training.presets import TrainingConfig
-from amd_seg.training.watch import Watch
+from amd_seg.training.pairs import open_pairs
+from amd_seg.training.run_folder import (
+    ORIGIN,
+    RunFolder,
+    list_checkpoints,
+    load_checkpoint,
+    save_checkpoint,
+)
+from amd_seg.training.run_log import CollapseCheck, RunLog
 from amd_seg.weights import Network, load_weights, save_weights
-from amd_seg.weights_import import load_backbone
 
 logger = logging.getLogger(__name__)
+
+OnStep = Callable[[StepReport], None]
+
+STEPS_WORTH_A_TRIAL = 200
+"""Shorter runs are not worth the steps that find the faster memory layout."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """The parts of a run in this process."""
+
+    config: RunConfig
+    folder: RunFolder
+    processes: Processes
+    state: loop.TrainState
+    batches: Batches
+
+    @property
+    def model(self) -> Network:
+        """The model that is released: the average where there is one."""
+        model = self.state.released
+        assert isinstance(model, Network)
+        return model
+
+    def checkpoint(self) -> None:
+        """Save what is needed to go on, with the random state of every process.
+
+        Raises:
+            MediaError: the disk is full.
+        """
+        own = {**loop.random_state(self.processes.device), "batches": self.batches.state_dict()}
+        ranks = self.processes.gather(own)
+        if ranks is not None:
+            saved = {**loop.state_dict(self.state), **ranks[0], "other_ranks": ranks[1:]}
+            folder = self.folder.checkpoints
+            save_checkpoint(folder, self.state.step, saved, keep=self.config.keep)
+
+    def resume(self) -> None:
+        """Go on from the newest checkpoint.
+
+        Raises:
+            WeightsError: it cannot be read.
+            ConfigError: it is of another model, optimiser or stream of batches.
+        """
+        saved = load_checkpoint(list_checkpoints(self.folder.checkpoints)[-1])
+        if saved["batches"].keys() != self.batches.state_dict().keys():
+            raise ConfigError(
+                f"Cannot resume {self.folder.path}: it learned by another objective, from other "
+                "batches. Leave out --objective."
+            )
+        loop.load_state_dict(self.state, saved)
+        ranks = [saved, *saved.get("other_ranks", [])]
+        if self.processes.rank < len(ranks):
+            own = ranks[self.processes.rank]
+            loop.load_random_state(own, self.processes.device)
+            self.batches.load_state_dict(own["batches"])
+        elif isinstance(self.batches, OwnBatches):
+            # The run goes on in more processes than before.
+            self.batches.begin_at(self.state.step)
+        else:
+            self.batches.load_state_dict(saved["batches"])
+
+
+def carry_out(
+    out: str | os.PathLike[str],
+    *,
+    config: RunConfig,
+    settings: Mapping[str, Any],
+    data: Mapping[str, Sequence[str]],
+    make_model: Callable[[], Network],
+    open_batches: Callable[[Processes, RunFolder], Batches],
+    make_objective: Callable[[Any], nn.Module],
+    release: Callable[[Run, dict[str, Any]], None],
+    object_channel: int = 0,
+    some_unused: bool = False,
+    device: str = "auto",
+    resume: bool = False,
+    on_step: OnStep | None = None,
+) -> Path:
+    """Take a run from its first step, or from the newest checkpoint, to its last.
+
+    Args:
+        out: the run folder; it must be new, or without a checkpoint, unless `resume` is set.
+        config: how steps are taken.
+        settings: what config.json of the run says besides, as JSON-able values.
+        data: what it learns from, see `RunFolder.require_same_data`.
+        make_model: the model before the first step.
+        open_batches: what this process learns from.
+        make_objective: model and loss as one module; maps a batch to {"loss": ..., parts}.
+        release: writes the trained weights, with these words about the run; in the first process.
+        object_channel: see `RunLog`.
+        some_unused: parameters may have no part in a step.
+        device: see `resolve_device`.
+        resume: go on from the newest checkpoint in `out`.
+        on_step: called after each step; it may raise `StopTraining`.
+
+    Returns:
+        The folder of the trained weights.
+
+    Raises:
+        ConfigError, InputError, MediaError, WeightsError: the run cannot start.
+        TrainingDivergedError: the loss is not finite.
+        StopTraining: from `on_step`, after a checkpoint.
+    """
+    folder = RunFolder(Path(out))
+    with joined_processes(device) as processes:
+        if processes.is_first:
+            folder.require_usable(resume)
+            if resume:
+                folder.require_same_seed(config.seed)
+                folder.require_same_data(data)
+        seed_everything(config.seed)
+        model = make_model().to(processes.device)
+        batches = open_batches(processes, folder)
+        config = _with_layout(model, config, make_objective, batches, processes)
+        settings = {"amd_seg": __version__, **settings, "training": dataclasses.asdict(config)}
+        objective = distribute(make_objective(model), processes, some_unused=some_unused)
+        if not processes.is_alone:
+            # Dropout must not be the same in all processes.
+            seed_everything(config.seed + processes.rank)
+        run = Run(config, folder, processes, loop.start(objective, config), batches)
+        log = None
+        if processes.is_first:
+            if not resume:
+                folder.write_settings(settings, data)
+            log = RunLog(folder, config, batches, object_channel)
+        if resume:
+            run.resume()
+            if processes.is_first:
+                # Not before: settings that do not fit must not take the place of those that do.
+                before = folder.read_settings()
+                settings |= {name: before[name] for name in ORIGIN if name in before}
+                folder.write_settings(settings, data)
+        if log is not None:
+            log.cut_after(run.state.step)
+        with log or nullcontext():
+            _take_steps(run, log, on_step)
+        if processes.is_first:
+            minutes = round(run.state.seconds / 60, 1)
+            release(run, {**settings, "steps": run.state.step, "minutes": minutes})
+    return folder.weights
+
+
+def _take_steps(run: Run, log: RunLog | None, on_step: OnStep | None) -> None:
+    """Take the run's steps, and write what is due after each."""
+    check = CollapseCheck()
+
+    def after_step(report: StepReport) -> None:
+        if log is not None:
+            log.after_step(run.model, report)
+        if run.config.alarms:
+            check(report.step, report.parts)
+        if report.step % run.config.checkpoint_every == 0:
+            run.checkpoint()
+        asked = None
+        try:
+            if on_step is not None:
+                on_step(report)
+        except StopTraining as stop:
+            asked = stop  # Processes stop together.
+        if run.processes.any(asked is not None):
+            raise asked or StopTraining(f"another process, after step {report.step}")
+
+    try:
+        try:
+            loop.optimize(
+                run.state, run.batches, run.config, on_step=after_step, processes=run.processes
+            )
+        except StopTraining:
+            run.checkpoint()
+            raise
+        run.checkpoint()
+    except (TrainingDivergedError, MediaError) as error:
+        # A lost run, a full disk, or clips that break while they are read.
+        found = list_checkpoints(run.folder.checkpoints)
+        good = (
+            f"The last good checkpoint is {found[-1]}; --resume goes on from it." if found else ""
+        )
+        raise type(error)(f"{error} {good or 'There is no checkpoint yet.'}") from error
+
+
+def _with_layout(
+    model: Network,
+    config: RunConfig,
+    make_objective: Callable[[Any], nn.Module],
+    batches: Batches,
+    processes: Processes,
+) -> RunConfig:
+    """Bring a model to the memory layout of the settings, and name it in them.
+
+    Which of the two is faster depends on the machine: channels-last by a tenth on GPUs and on CPUs
+    with AVX-512, channels-first by a sixth on others.
+    """
+    layout = config.memory_layout
+    # oneDNN's strided 1x1 convolution writes out of bounds there (found with torch 2.13 on AVX2).
+    is_too_narrow = min(model.config.stage_widths) < 8
+    if layout == "channels-last" and is_too_narrow:
+        raise ConfigError(
+            f"stage_widths={model.config.stage_widths!r} cannot be trained in channels-last "
+            "layout: fewer than 8 channels crash there. Give --set memory_layout=channels-first, "
+            "or wider stages."
+        )
+    if layout == "auto":
+        layout = "channels-first"
+        if config.steps >= STEPS_WORTH_A_TRIAL and not is_too_narrow:
+            seconds = _seconds_by_layout(model, config, make_objective, batches, processes.device)
+            # The first process decides for all.
+            is_last = processes.is_first and seconds["channels-last"] < seconds["channels-first"]
+            layout = "channels-last" if processes.any(is_last) else "channels-first"
+            logger.info(
+                "A step takes %.3g s channels-first, %.3g s channels-last: %s is taken.",
+                *(seconds["channels-first"], seconds["channels-last"], layout),
+            )
+    if layout == "channels-last":
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return dataclasses.replace(config, memory_layout=layout)
+
+
+def _seconds_by_layout(
+    model: Network,
+    config: RunConfig,
+    make_objective: Callable[[Any], nn.Module],
+    batches: Batches,
+    device: torch.device,
+) -> dict[str, float]:
+    """Take two steps in each layout with a copy of the model; the second of each counts."""
+    position, random = batches.state_dict(), loop.random_state(device)
+    seconds = {}
+    formats = {
+        "channels-first": torch.contiguous_format,
+        "channels-last": torch.channels_last,
+    }
+    for name, memory_format in formats.items():
+        twin = copy.deepcopy(model).to(memory_format=memory_format)  # type: ignore[call-overload]
+        state = loop.start(make_objective(twin), config)
+        for _ in range(2):
+            began = time.perf_counter()
+            one = dataclasses.replace(config, steps=state.step + 1, minutes=0.0)
+            loop.optimize(state, batches, one)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            seconds[name] = time.perf_counter() - began
+    batches.load_state_dict(position)
+    loop.load_random_state(random, device)
+    return seconds
 
 
 def train(
@@ -39,7 +294,6 @@ def train(
     model: AMDConfig,
     config: TrainingConfig,
     init: str | None = None,
-    init_backbone: str | os.PathLike[str] | None = None,
     targets: Sequence[str | os.PathLike[str]] = (),
     device: str = "auto",
     resume: bool = False,
@@ -54,13 +308,10 @@ def train(
         model: the architecture; the tensors of `init` must fit it.
         config: how to train.
         init: weights to start from, as `load_weights` takes them.
-        init_backbone: a ResNet's weights for the backbone, see `load_backbone`.
         targets: folders of images with masks, see `masked_images`, for the objective
             "motion-masks"; all are drawn equally often. The masks of the clips are found first
             and kept in the run folder. A resumed run knows its own.
-        device: see `resolve_device`.
-        resume: go on from the newest checkpoint in `out`.
-        on_step: called after each step; it may raise `StopTraining`.
+        device, resume, on_step: see `carry_out`.
 
     Returns:
         The folder of the trained weights.
@@ -70,149 +321,171 @@ def train(
         TrainingDivergedError: the loss is not finite.
         StopTraining: from `on_step`, after a checkpoint.
     """
-    folder = RunFolder(Path(out))
-    if resume and not targets:
-        targets = folder.read_settings().get("targets") or ()
-    task = _ClipTask(
-        roots=tuple(roots),
-        model=model,
-        config=config,
-        init=init,
-        init_channel=_channel_before(folder) if resume else _channel_of(init),
-        init_backbone=init_backbone,
-        targets=tuple(os.fspath(each) for each in targets),
-    )
-    return carry_out(task, out, device=device, resume=resume, on_step=on_step)
+    before = RunFolder(Path(out)).read_settings() if resume else {}
+    given = [os.fspath(each) for each in targets] or list(before.get("targets") or ())
+    if given and config.objective != "motion-masks":
+        raise ConfigError(
+            f"The objective {config.objective} learns from pairs of frames alone. "
+            "Give --targets with --objective motion-masks only."
+        )
+    images = [
+        f"{clip} ({len(found)} masks)"
+        for folder in given
+        for clip, found in find_masked_images(folder).items()
+    ]
+    clips = find_clips(roots) if roots else []
+    start = None if init is None or resume else load_weights(init)
+    # The object's region in the weights that the run began with, which may be gone by now.
+    known = before.get("init_channel") if start is None else start.config.object_channel
 
-
-@dataclass(frozen=True, kw_only=True)
-class _ClipTask:
-    """Eq. 7, or what stands in for it, on clips: the arguments of `train` as a task."""
-
-    roots: tuple[str, ...]
-    model: AMDConfig
-    config: TrainingConfig
-    init: str | None
-    init_channel: int | None
-    """The object's region in the weights that the run began with."""
-    init_backbone: str | os.PathLike[str] | None
-    targets: tuple[str, ...]
-    alarms: Alarms = field(default_factory=Alarms)
-
-    @property
-    def some_unused(self) -> bool:
-        return self.config.objective != "photometric"
-
-    def settings(self) -> dict[str, Any]:
-        return {
-            "roots": list(self.roots),
-            "init": self.init,
-            "init_channel": self.init_channel,
-            "targets": list(self.targets),
-            "init_backbone": None if self.init_backbone is None else os.fspath(self.init_backbone),
-            "model": dataclasses.asdict(self.model),
-            "training": dataclasses.asdict(self.config),
-        }
-
-    def data(self) -> dict[str, list[str]]:
-        images = [
-            f"{clip} ({len(found)} masks)"
-            for folder in self.targets
-            for clip, found in find_masked_images(folder).items()
-        ]
-        clips = find_clips(self.roots) if self.roots else []
-        return {"clips": [clip.identity() for clip in clips], "images": images}
-
-    def start_model(self, *, resume: bool) -> AMD:
-        if resume:
-            return AMD(self.model)
-        amd = _start_model(self.model, self.init)
-        if self.config.motion_init == "kaiming":
+    def make_model() -> AMD:
+        amd = AMD(model)
+        if start is not None:
+            _require_same_shapes(start.model, amd, start.source)
+            amd.load_state_dict(start.model.state_dict())
+        if config.motion_init == "kaiming" and not resume:
             amd.motion.initialise_by_kaiming()
-        if self.init_backbone is not None:
-            load_backbone(amd, self.init_backbone)
         return amd
 
-    def open_batches(self, processes: Processes, folder: RunFolder) -> Batches:
-        return open_batches(
-            self.roots,
-            self.config,
-            processes,
-            folder,
-            targets=self.targets,
-        )
-
-    def make_objective(self, model: Network) -> nn.Module:
-        return make_objective(_amd(model), self.config, self.init_channel or 0)
-
-    def open_watch(self, folder: RunFolder, batches: Batches) -> Watch:
-        return Watch.start(folder, self.config, batches, object_channel=self.init_channel or 0)
-
-    def after_step(self, run: Run, watch: Watch | None, report: StepReport) -> None:
-        if watch is not None:
-            watch.after_step(run.model, report)
-        if self.config.alarms:
-            self.alarms.check(report.step, report.parts)
-
-    def release(self, run: Run, training: dict[str, Any]) -> None:
-        # The object channel is chosen without labels.
-        channel = self.init_channel or 0
-        if self.config.objective != "motion-masks":
-            channel = self._moving_channel(run)
+    def release(run: Run, training: dict[str, Any]) -> None:
+        channel = known or 0
+        if config.objective != "motion-masks":
+            channel = _moving_channel(run, known)
         card = WeightsConfig(
-            model=self.model,
+            model=model,
             object_channel=channel,
-            input_size=min(self.config.crop),
+            input_size=min(config.crop),
             name=run.folder.path.name,
             training=training,
         )
         save_weights(run.folder.weights, run.model, card)
 
-    def _moving_channel(self, run: Run) -> int:
-        """Return the region that moves most; that of the weights the run began with if in doubt."""
-        choice = choose_object_channel(_amd(run.model), run.batches)
-        if self.init_channel is not None:
-            choice = choice.unless_clear(self.init_channel)
-        motion = ", ".join(f"{pixels:.2g}" for pixels in choice.motion)
-        logger.info(
-            "The object is region %d. The regions move %s pixels against their frames.",
-            *(choice.channel, motion),
+    return carry_out(
+        out,
+        config=config,
+        settings={
+            "roots": list(roots),
+            "init": init,
+            "init_channel": known,
+            "targets": given,
+            "model": dataclasses.asdict(model),
+        },
+        data={"clips": [clip.identity() for clip in clips], "images": images},
+        make_model=make_model,
+        open_batches=lambda processes, folder: open_batches(
+            roots, config, processes, folder, targets=given
+        ),
+        make_objective=lambda amd: make_objective(amd, config, known or 0),
+        release=release,
+        object_channel=known or 0,
+        some_unused=config.objective != "photometric",
+        device=device,
+        resume=resume,
+        on_step=on_step,
+    )
+
+
+def open_batches(
+    roots: Sequence[str],
+    config: TrainingConfig,
+    processes: Processes,
+    folder: RunFolder,
+    *,
+    targets: Sequence[str] = (),
+) -> Batches:
+    """Open clips, and images with masks, as a stream of this process's micro-batches.
+
+    Args:
+        roots, targets: see `train`.
+        config: the settings.
+        processes: those that share a step.
+        folder: where the masks of the clips are kept (objective motion-masks).
+
+    Raises:
+        ConfigError: the batch cannot be shared by the processes.
+        InputError, MediaError: the clips, or the images, cannot be used.
+    """
+    require_shareable(config, processes)
+    if config.objective == "motion-masks":
+        return _open_masks(roots, targets, config, processes, folder)
+    return open_pairs(find_clips(roots), config, processes)
+
+
+def require_shareable(config: RunConfig, processes: Processes) -> None:
+    """Raise a ConfigError unless all processes get equal shares of a step."""
+    shares = config.accumulate * processes.world_size
+    if config.batch_size % shares:
+        raise ConfigError(
+            f"batch_size={config.batch_size} cannot be shared equally by {processes.world_size} "
+            f"process(es) with {config.accumulate} micro-batch(es) each. "
+            f"Give --batch-size a multiple of {shares}."
         )
-        return choice.channel
 
 
-def _channel_of(init: str | None) -> int | None:
-    return None if init is None else load_weights(init).config.object_channel
+def _open_masks(
+    roots: Sequence[str],
+    targets: Sequence[str],
+    config: TrainingConfig,
+    processes: Processes,
+    folder: RunFolder,
+) -> MaskBatches:
+    """Find the masks of the clips, and load all images with their masks."""
+    for given in targets:
+        find_masked_images(given)  # What is missing is said now, not when masks have been found.
+    if roots:
+        clips = find_clips(roots)
+        if not processes.is_alone:
+            # The others would wait for longer than a collective may take.
+            raise InputError(
+                f"{processes.world_size} processes cannot look for masks together. Find them first "
+                "with python -m amd_seg.training.motion_masks, and give their folder by --targets."
+            )
+        write_motion_masks(
+            clips,
+            folder.targets,
+            MotionMaskConfig(short_edge=config.short_edge),
+            workers=os.cpu_count() or 1,
+            on_clip=log_progress("Motion masks", len(clips)),
+        )
+        targets = [os.fspath(folder.targets), *targets]
+    loaded = [
+        load_masked_images(each, short_edge=config.short_edge, device=processes.device)
+        for each in targets
+    ]
+    own = dataclasses.replace(
+        config,
+        batch_size=config.batch_size // processes.world_size,
+        # Each process draws on its own, from another seed. Far apart, so that neighbouring seeds
+        # of two runs share no stream.
+        seed=(config.seed + 1_000_003 * processes.rank) % SEEDS,
+    )
+    return MaskBatches(loaded, own, processes.device)
 
 
-def _channel_before(folder: RunFolder) -> int | None:
-    """The object channel of the weights that a run began with; they need not be there any more."""
-    channel: int | None = folder.read_settings().get("init_channel")
-    return channel
+def _moving_channel(run: Run, known: int | None) -> int:
+    """Return the region that moves most, without labels; the known one if in doubt."""
+    assert isinstance(run.model, AMD)
+    choice = choose_object_channel(run.model, run.batches)
+    if known is not None:
+        choice = choice.unless_clear(known)
+    logger.info(
+        "The object is region %d. The regions move %s pixels against their frames.",
+        *(choice.channel, ", ".join(f"{pixels:.2g}" for pixels in choice.motion)),
+    )
+    return choice.channel
 
 
-def _amd(model: Network) -> AMD:
-    assert isinstance(model, AMD)
-    return model
-
-
-def _start_model(config: AMDConfig, init: str | None) -> AMD:
-    if init is None:
-        return AMD(config)
-    start, amd = load_weights(init), AMD(config)
-    if _shapes(start.model) != _shapes(amd):
+def _require_same_shapes(start: AMD, model: AMD, source: str) -> None:
+    shapes = [
+        {name: value.shape for name, value in each.state_dict().items()} for each in (start, model)
+    ]
+    if shapes[0] != shapes[1]:
         differing = [
-            f"{name} {value!r} instead of {getattr(config, name)!r}"
-            for name, value in vars(start.config.model).items()
-            if value != getattr(config, name)
+            f"{name} {value!r} instead of {getattr(model.config, name)!r}"
+            for name, value in vars(start.config).items()
+            if value != getattr(model.config, name)
         ]
         raise ConfigError(
-            f"The weights {start.source} are of another model: {', '.join(differing)}. "
+            f"The weights {source} are of another model: {', '.join(differing)}. "
             "Train the same model, or start without --init."
         )
-    amd.load_state_dict(start.model.state_dict())
-    return amd
-
-
-def _shapes(model: nn.Module) -> dict[str, torch.Size]:
-    return {name: value.shape for name, value in model.state_dict().items()}

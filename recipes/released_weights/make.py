@@ -22,8 +22,8 @@ from self_training import write_joined_masks
 
 from amd_seg.model.config import AMDConfig
 from amd_seg.training.clips import find_clips
+from amd_seg.training.config import TrainingConfig
 from amd_seg.training.motion_masks import MotionMaskConfig, write_motion_masks
-from amd_seg.training.presets import TrainingConfig
 from amd_seg.training.run import train
 
 FULL_MINUTES = 360

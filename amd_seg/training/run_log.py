@@ -1,4 +1,14 @@
-"""A picture of what a model makes of some pairs: one row a pair, one column a thing."""
+"""What a run writes for those who look on: log.jsonl, TensorBoard's curves, picture sheets.
+
+And what tells a run that learns from one that is lost.
+"""
+
+import itertools
+import json
+import logging
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -8,24 +18,191 @@ from PIL import Image
 from torch import Tensor
 
 from amd_seg.classes import Classes
-from amd_seg.media.images import Pixels
+from amd_seg.errors import MediaError, TrainingDivergedError
+from amd_seg.media.files import make_folder
+from amd_seg.media.images import Pixels, save_image
 from amd_seg.media.labels import indexed_image
 from amd_seg.media.render import Tile, region_palette, render_regions, render_saliency, tiled
 from amd_seg.model.amd import AMD
 from amd_seg.model.appearance import SemanticNetwork
 from amd_seg.model.objective import splat_visibility
 from amd_seg.model.segment_flow import synthesize_view
+from amd_seg.training.config import RunConfig
 from amd_seg.training.labelled_photos import LabelBatch
+from amd_seg.training.loop import Batches, StepReport
 from amd_seg.training.masked_images import MaskBatch
 from amd_seg.training.pairs import PairBatch
+from amd_seg.training.run_folder import RunFolder, write_text
 from amd_seg.weights import Network
 
+logger = logging.getLogger(__name__)
+
 ROWS = 4
+"""Of a sheet."""
 ERROR_GAIN = 3
 """An absolute difference of 1/3 is drawn white: errors that matter are far below 1."""
 PAIR_COLUMNS = ("frame i", "frame j", "regions of i", "flow", "j from i", "error x 3")
 MASK_COLUMNS = ("frame", "regions", "object", "mask")
 LABEL_COLUMNS = ("frame", "classes", "labels")
+PATIENCE = 200
+"""Steps in a row that a collapse must last: a run passes through bad batches and bad starts."""
+
+
+class RunLog:
+    """Writes what is due after a step.
+
+    Args:
+        folder: of the run.
+        config: its settings.
+        batches: the first one is shown by the sheets; the stream is not moved.
+        object_channel: the region that sheets show as the object, where masks are learned.
+    """
+
+    def __init__(
+        self, folder: RunFolder, config: RunConfig, batches: Batches, object_channel: int = 0
+    ) -> None:
+        self.folder, self.config, self.object_channel = folder, config, object_channel
+        self.shown: Any = None
+        if config.sheet_every:
+            position = batches.state_dict()
+            self.shown = next(batches)
+            batches.load_state_dict(position)
+        self._curves: Any = None
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            logger.debug("TensorBoard is not installed: log.jsonl has the same numbers.")
+        else:
+            self._on_curves(lambda: SummaryWriter(str(folder.curves)))
+
+    def after_step(self, model: Network, report: StepReport) -> None:
+        """Write the line and the sheet that are due.
+
+        Raises:
+            MediaError: the disk is full.
+        """
+        if report.step % self.config.log_every == 0:
+            self._write_line(report)
+        if self.shown is not None and report.step % self.config.sheet_every == 0:
+            make_folder(self.folder.sheets)
+            path = self.folder.sheets / f"step-{report.step:09d}.png"
+            save_image(draw_sheet(model, self.shown, self.object_channel), path)
+
+    def _write_line(self, report: StepReport) -> None:
+        line = {
+            "step": report.step,
+            **{name: round(value, 6) for name, value in report.parts.items()},
+            "learning_rate": report.learning_rate,
+            "gradient_norm": round(report.gradient_norm, 6),
+            "seconds": round(report.seconds, 2),
+        }
+        try:
+            with self.folder.log.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as cause:
+            raise MediaError(
+                f"Cannot write the log {self.folder.log}: {cause.strerror or cause}. "
+                "Free some space."
+            ) from cause
+        self._on_curves(lambda: self._add_to_curves(line))
+
+    def _add_to_curves(self, line: Mapping[str, float]) -> None:
+        for name, value in line.items():
+            if name != "step" and self._curves is not None:
+                self._curves.add_scalar(name, value, line["step"])
+
+    def _on_curves(self, work: Any) -> None:
+        """Use TensorBoard; where it cannot write, curves end, and the run goes on."""
+        try:
+            made = work()
+            self._curves = self._curves or made
+        except OSError as error:
+            self._curves = None
+            logger.warning(
+                "No more curves in %s: %s. log.jsonl has the same numbers.",
+                *(self.folder.curves, error.strerror or error),
+            )
+
+    def cut_after(self, step: int) -> None:
+        """Take back the lines of later steps, which happen again, and one that a kill cut short."""
+        if not self.folder.log.is_file():
+            return
+        lines = []
+        for text in self.folder.log.read_text().splitlines():
+            try:
+                lines.append(json.loads(text))
+            except ValueError:
+                break
+        kept = itertools.takewhile(lambda line: line["step"] <= step, lines)
+        write_text(self.folder.log, "".join(json.dumps(line) + "\n" for line in kept))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # However a run ends, its last numbers are those that tell why.
+        if self._curves is not None:
+            self._on_curves(self._curves.close)
+
+
+class Collapse(NamedTuple):
+    """A state from which a run does not come back."""
+
+    part: str
+    """The monitor that shows it."""
+    low: float
+    high: float
+    """The healthy range; on its ends and beyond the run counts as collapsed."""
+    what: str
+    advice: str
+
+
+# Far outside what a run that learns shows: reasoned, not measured on runs that were lost.
+COLLAPSES = (
+    Collapse(
+        *("largest_area", -1.0, 0.995, "all pixels are in one region"),
+        "Start again with --set entropy_weight=0.1, or more --set regions",
+    ),
+    Collapse(
+        *("visible", 0.05, 2.0, "the flow leaves the frame, so that nothing is visible"),
+        "Start again with a lower --learning-rate, --set gradient_clip=1 or --set warmup_steps=200",
+    ),
+    Collapse(
+        *("entropy", 1e-3, 2.0, "the masks are saturated, so that no gradient reaches them"),
+        "Start again with --set entropy_weight=0.1 or a lower --learning-rate",
+    ),
+    Collapse(
+        *("area", 5e-4, 0.995, "the object is everything or nothing"),
+        "Look at the targets, or start again with a lower --learning-rate",
+    ),
+)
+
+
+class CollapseCheck:
+    """Counts the steps in a row at which a run looks collapsed."""
+
+    def __init__(self, patience: int = PATIENCE) -> None:
+        self.patience = patience
+        self._counts: Counter[str] = Counter()
+
+    def __call__(self, step: int, parts: Mapping[str, float]) -> None:
+        """Look at one step's monitors.
+
+        Raises:
+            TrainingDivergedError: one has been out of its range for `patience` steps.
+        """
+        for collapse in COLLAPSES:
+            value = parts.get(collapse.part)
+            if value is None or collapse.low < value < collapse.high:
+                self._counts[collapse.part] = 0
+                continue
+            self._counts[collapse.part] += 1
+            if self._counts[collapse.part] >= self.patience:
+                raise TrainingDivergedError(
+                    f"Training collapsed: {collapse.what} ({collapse.part} {value:.4g} at step "
+                    f"{step}, for {self.patience} steps). {collapse.advice}; "
+                    "--set alarms=false goes on all the same."
+                )
 
 
 @torch.no_grad()

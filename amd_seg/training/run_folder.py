@@ -1,72 +1,38 @@
-"""Where the parts of a run lie, and its log."""
+"""What a run leaves on disk: settings, the record of its data, checkpoints."""
 
-import itertools
+import io
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from amd_seg.errors import ConfigError, InputError, MediaError
-from amd_seg.media.files import make_folder, some, write_atomically
-from amd_seg.training.checkpoints import list_checkpoints
+import torch
 
-ORIGIN = ("init", "init_channel", "init_backbone", "start")
+from amd_seg.errors import ConfigError, InputError, MediaError, WeightsError
+from amd_seg.media.files import make_folder, some, write_atomically
+
+ORIGIN = ("init", "init_channel", "start")
 """Settings that say what a run started from, which is not asked for again when it is resumed."""
 
+CHECKPOINT = re.compile(r"step-(\d{9})\.pt")
 
-@dataclass(frozen=True)
+
 class RunFolder:
-    """Where the parts of a run lie."""
+    """Where the parts of a run lie, and what may be done with them."""
 
-    path: Path
-
-    @property
-    def config(self) -> Path:
-        """The resolved settings."""
-        return self.path / "config.json"
-
-    @property
-    def data(self) -> Path:
-        """What the run learns from, file by file."""
-        return self.path / "data.json"
-
-    @property
-    def log(self) -> Path:
-        """One JSON object a logged step."""
-        return self.path / "log.jsonl"
-
-    @property
-    def checkpoints(self) -> Path:
-        """What the run goes on from."""
-        return self.path / "checkpoints"
-
-    @property
-    def sheets(self) -> Path:
-        """Pictures of what the model makes of the run's first pairs."""
-        return self.path / "sheets"
-
-    @property
-    def page(self) -> Path:
-        """The loss and the sheets so far, to open in a browser."""
-        return self.path / "report.html"
-
-    @property
-    def board(self) -> Path:
-        """TensorBoard's files, where it is installed."""
-        return self.path / "tensorboard"
-
-    @property
-    def targets(self) -> Path:
-        """The motion masks that the object channel learns from."""
-        return self.path / "targets"
-
-    @property
-    def weights(self) -> Path:
-        """The trained model, as `from_pretrained` reads it."""
-        return self.path / "weights"
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.json"  # the resolved settings
+        self.data = path / "data.json"  # what the run learns from, file by file
+        self.log = path / "log.jsonl"  # one JSON object a logged step
+        self.checkpoints = path / "checkpoints"  # what the run goes on from
+        self.sheets = path / "sheets"  # pictures of what the model makes of its first batch
+        self.curves = path / "tensorboard"  # where TensorBoard is installed
+        self.targets = path / "targets"  # the motion masks that the object channel learns from
+        self.weights = path / "weights"  # the trained model, as `from_pretrained` reads it
 
     def require_usable(self, resume: bool) -> None:
         """Tell a run to go on from one to start.
@@ -96,14 +62,13 @@ class RunFolder:
     def _renewed(self) -> set[Path]:
         """What may lie in the folder of a run that starts.
 
-        Targets are used. The rest is what a run leaves that was killed before its first
-        checkpoint, from which nothing goes on: it is written anew. A run's first file is its
-        config.json, and what lies beside another one is not ours to replace.
+        Masks are used. The rest is what a run leaves that was killed before its first checkpoint,
+        from which nothing goes on: it is written anew. A run's first file is its config.json, and
+        what lies beside another one is not ours to replace.
         """
         found = {self.targets, *self.path.glob(".*.tmp")}
         if self._has_settings() and not list_checkpoints(self.checkpoints):
-            found |= {self.config, self.data, self.log, self.checkpoints, self.sheets}
-            found |= {self.board, self.page}
+            found |= {self.config, self.data, self.log, self.checkpoints, self.sheets, self.curves}
         return found
 
     def _has_settings(self) -> bool:
@@ -120,14 +85,11 @@ class RunFolder:
         """
         return self._read(self.config)
 
-    def write_settings(
-        self, settings: dict[str, Any], data: Mapping[str, Sequence[str]] | None = None
-    ) -> None:
+    def write_settings(self, settings: dict[str, Any], data: Mapping[str, Sequence[str]]) -> None:
         """Write config.json, and data.json, with which `require_same_data` compares."""
         make_folder(self.path)
-        _write(self.config, json.dumps(settings, indent=2) + "\n")
-        if data is not None:
-            _write(self.data, json.dumps(data, indent=1) + "\n")
+        write_text(self.config, json.dumps(settings, indent=2) + "\n")
+        write_text(self.data, json.dumps(data, indent=1) + "\n")
 
     def require_same_seed(self, seed: int) -> None:
         """Raise a ConfigError where a run would go on with another seed than it was begun with."""
@@ -174,38 +136,6 @@ class RunFolder:
                 "Give the folder of a run, or start without --resume."
             ) from cause
 
-    def write_line(self, line: dict[str, Any]) -> None:
-        """Append a line to the log.
-
-        Raises:
-            MediaError: the disk is full, or the file cannot be written.
-        """
-        try:
-            with self.log.open("a") as file:
-                file.write(json.dumps(line) + "\n")
-        except OSError as cause:
-            raise MediaError(
-                f"Cannot write the log {self.log}: {cause.strerror or cause}. Free some space."
-            ) from cause
-
-    def read_lines(self) -> list[dict[str, Any]]:
-        """The lines of the log, up to one that a kill cut short."""
-        lines: list[dict[str, Any]] = []
-        if self.log.is_file():
-            for line in self.log.read_text().splitlines():
-                try:
-                    lines.append(json.loads(line))
-                except ValueError:
-                    break
-        return lines
-
-    def take_back_lines_after(self, step: int) -> Sequence[dict[str, Any]]:
-        """Cut the log at a step: what came after it happens again. Returns what is kept."""
-        kept = [*itertools.takewhile(lambda line: line["step"] <= step, self.read_lines())]
-        if self.log.is_file():
-            _write(self.log, "".join(json.dumps(line) + "\n" for line in kept))
-        return kept
-
 
 def _difference(before: Sequence[str], now: Sequence[str]) -> str:
     """Say how two lists differ that are not equal."""
@@ -218,8 +148,63 @@ def _difference(before: Sequence[str], now: Sequence[str]) -> str:
     return " and ".join(parts) or "in another order"
 
 
-def _write(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Write a file that is whole or not there."""
+
     def write(file: BinaryIO) -> None:
         file.write(text.encode())
 
     write_atomically(path, write)
+
+
+def save_checkpoint(folder: Path, step: int, state: dict[str, Any], *, keep: int) -> Path:
+    """Write `folder/step-<step>.pt` atomically, then delete all but the newest `keep`.
+
+    Args:
+        state: tensors, numbers, strings, and lists and dicts of them: what can be read back
+            without running code.
+
+    Raises:
+        MediaError: the disk is full, or the file cannot be written; older ones are untouched.
+    """
+    # In memory first: torch's own writer turns a full disk into an error without a reason.
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+
+    def write(file: BinaryIO) -> None:
+        file.write(buffer.getbuffer())
+        file.flush()
+        os.fsync(file.fileno())
+
+    make_folder(folder)
+    for left_by_a_kill in folder.glob(".*.tmp"):
+        left_by_a_kill.unlink(missing_ok=True)
+    path = folder / f"step-{step:09d}.pt"
+    write_atomically(path, write)
+    for old in list_checkpoints(folder)[:-keep]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints of a run, oldest first."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if CHECKPOINT.fullmatch(path.name))
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read what `save_checkpoint` wrote; no code in the file is run.
+
+    Raises:
+        WeightsError: the file is missing, cut short or no checkpoint.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as cause:  # torch raises its own, pickle's and zip's errors alike
+        raise WeightsError(
+            f"Cannot read checkpoint {path}: {cause}. Resume from another."
+        ) from cause
+    if not isinstance(state, dict) or "step" not in state:
+        raise WeightsError(f"{path} is no checkpoint of amd-seg train. Resume from another.")
+    return state

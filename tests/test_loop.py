@@ -8,9 +8,9 @@ from torch import nn
 
 from amd_seg.errors import TrainingDivergedError
 from amd_seg.training import loop
+from amd_seg.training.config import TrainingConfig
 from amd_seg.training.loop import StepReport
 from amd_seg.training.masked_images import MaskBatch
-from amd_seg.training.presets import TrainingConfig
 
 
 class Cusp(nn.Module):

@@ -1,8 +1,10 @@
 """`train` on real clips: it goes on to the bit where it was stopped, and says why it stops."""
 
 import dataclasses
+import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,8 +18,10 @@ import pytest
 import torch
 from click.testing import CliRunner
 from PIL import Image
+from tqdm import tqdm
 
 from amd_seg.cli import cli
+from amd_seg.cli.train import show
 from amd_seg.errors import (
     ConfigError,
     InputError,
@@ -27,13 +31,12 @@ from amd_seg.errors import (
 )
 from amd_seg.model.amd import AMD
 from amd_seg.model.config import AMDConfig, WeightsConfig
-from amd_seg.training.checkpoints import list_checkpoints, load_checkpoint
 from amd_seg.training.clips import find_clips
-from amd_seg.training.folder import RunFolder
+from amd_seg.training.config import PRESETS, TrainingConfig
 from amd_seg.training.loop import StepReport, StopTraining
 from amd_seg.training.motion_masks import MotionMaskConfig, write_motion_masks
-from amd_seg.training.presets import PRESETS, TrainingConfig
 from amd_seg.training.run import train
+from amd_seg.training.run_folder import RunFolder, list_checkpoints, load_checkpoint
 from amd_seg.weights import load_weights, save_weights
 from tests.clips import moving_square, write_clip, write_folder
 
@@ -90,11 +93,27 @@ def test_a_killed_run_goes_on_to_the_same_curve(
 ) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     command = [sys.executable, "-m", "amd_seg.cli", "train", clips, "--device", "cpu"]
-    command += ["--objective", "photometric", "--checkpoint-every", "2", "--log-every", "1"]
+    command += ["--objective", "photometric", "--checkpoint-every", "2", "--set", "log_every=1"]
     command += ["--steps", "40", "--batch-size", "2"]
-    command += ["--minutes", "0", "--crop", "32x48", "--short-edge", "32", "--warmup-steps", "0"]
-    command += ["--stage-widths", "8,8,8,8", "--head-channels", "4", "--head-dilation", "1"]
-    command += ["--pyramid-channels", "4,4,4", "--motion-size", "32x48", "--keep", "3"]
+    command += [
+        "--minutes",
+        "0",
+        "--crop",
+        "32x48",
+        "--set",
+        "short_edge=32",
+        "--set",
+        "warmup_steps=0",
+    ]
+    command += [
+        "--set",
+        "stage_widths=8,8,8,8",
+        "--set",
+        "head_channels=4",
+        "--set",
+        "head_dilation=1",
+    ]
+    command += ["--pyramid-channels", "4,4,4", "--set", "motion_size=32x48", "--set", "keep=3"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     run = subprocess.Popen([*command, "--out", killed], env=environment, stderr=subprocess.PIPE)
     while len(list_checkpoints(killed / "checkpoints")) < 2 and run.poll() is None:
@@ -111,8 +130,15 @@ def test_sigterm_ends_with_a_checkpoint_and_a_clear_line(clips: str, tmp_path: P
     command = [sys.executable, "-m", "amd_seg.cli", "train", clips, "--out", tmp_path / "run"]
     command += ["--objective", "photometric"]
     command += ["--steps", "100000", "--minutes", "0", "--batch-size", "2", "--crop", "32x48"]
-    command += ["--stage-widths", "8,8,8,8", "--log-every", "1", "--motion-size", "64x64"]
-    command += ["--device", "cpu", "--short-edge", "32", "--checkpoint-every", "100000"]
+    command += [
+        "--set",
+        "stage_widths=8,8,8,8",
+        "--set",
+        "log_every=1",
+        "--set",
+        "motion_size=64x64",
+    ]
+    command += ["--device", "cpu", "--set", "short_edge=32", "--checkpoint-every", "100000"]
     run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     log = tmp_path / "run" / "log.jsonl"
     while not (log.exists() and len(log.read_text().splitlines()) > 1) and run.poll() is None:
@@ -161,7 +187,8 @@ def test_a_run_writes_weights_that_load_and_settings_that_can_be_read(
     assert weights.config.training["steps"] == SETTINGS.steps
     settings = json.loads((tmp_path / "run" / "config.json").read_text())
     assert settings["training"]["batch_size"] == SETTINGS.batch_size
-    assert TrainingConfig(**settings["training"]) == SETTINGS
+    taken = dataclasses.replace(SETTINGS, memory_layout="channels-first")
+    assert TrainingConfig(**settings["training"]) == taken
 
 
 def test_the_loss_falls_on_a_moving_square(
@@ -334,31 +361,6 @@ def test_a_run_without_a_record_of_its_clips_goes_on_and_has_one_then(
     assert json.loads((tmp_path / "data.json").read_text()) == record
 
 
-def test_a_run_of_a_preset_by_another_objective_records_what_it_does(
-    clips: str, tmp_path: Path
-) -> None:
-    command = ["train", clips, "--out", str(tmp_path / "run"), "--device", "cpu", "--quiet"]
-    command += ["--preset", "cpu", "--objective", "photometric", "--optimizer", "adam"]
-    command += ["--weight-decay", "1e-6", "--max-gap", "3"]
-    command += ["--minutes", "0", "--batch-size", "2", "--crop", "32x48", "--short-edge", "32"]
-    command += ["--stage-widths", "8,8,8,8", "--head-channels", "4", "--head-dilation", "1"]
-    command += ["--pyramid-channels", "4,4,4", "--motion-size", "32x48"]
-    result = CliRunner().invoke(cli, [*command, "--steps", "1"])
-    assert result.exit_code == 0, result.stderr
-    record = tmp_path / "run" / "config.json"
-    settings = json.loads(record.read_text())
-    assert settings["training"]["colour"] is False
-    # Runs of before were let to record what had no part in them.
-    settings["training"]["colour"] = True
-    record.write_text(json.dumps(settings))
-    result = CliRunner().invoke(cli, [*command, "--steps", "2", "--resume"])
-    assert result.exit_code == 0, result.stderr
-    assert json.loads(record.read_text())["training"]["colour"] is False
-    result = CliRunner().invoke(cli, [*command, "--colour", "--resume"])
-    assert result.exit_code == 2
-    assert "colour=True (left out for the objective photometric)" in result.stderr
-
-
 def test_what_is_given_when_a_run_is_resumed_counts(
     clips: str, tiny_config: AMDConfig, tmp_path: Path
 ) -> None:
@@ -462,7 +464,7 @@ def test_what_cannot_be_used_is_said_before_anything_is_made(
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(MediaError, match=r"Cannot write .*file/run: Not a directory\. Make its"):
-        RunFolder(tmp_path / "file" / "run").write_settings({})
+        RunFolder(tmp_path / "file" / "run").write_settings({}, {})
 
 
 def test_a_run_that_was_killed_before_its_first_checkpoint_starts_anew(
@@ -525,7 +527,7 @@ def test_frames_that_do_not_fit_are_refused_before_any_is_decoded_or_written(
 ) -> None:
     config = dataclasses.replace(SETTINGS, objective="photometric", short_edge=4096)
     # Three bytes a pixel of 100,000 frames of 4096x4096.
-    with pytest.raises(InputError, match=r"need 4\.69e\+03 GiB, .*--frames loader"):
+    with pytest.raises(InputError, match=r"need 4\.69e\+03 GiB, .*--set frames=loader"):
         train([str(vast)], tmp_path / "run", model=tiny_config, config=config, device="cpu")
     assert not (tmp_path / "run").exists()
 
@@ -542,36 +544,95 @@ def test_the_paper_s_recipe_takes_clips_that_do_not_fit_the_memory(
     assert ".png: no such file" in result.stderr
 
 
-def test_a_schedule_that_would_rise_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"final_learning_rate=0\.01 \(0 to learning_rate=0\.001"):
-        TrainingConfig(learning_rate=1e-3, final_learning_rate=1e-2)
-
-
-@pytest.mark.parametrize("name", PRESETS)
-def test_every_preset_is_a_valid_run(name: str) -> None:
-    preset = PRESETS[name]()
-    assert preset.training.steps >= 1
-    assert preset.about
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--batch-size", "0"], "batch_size=0 (1 or more)"),
-        (["--crop", "128"], "1 numbers instead of 2"),
-        (["--regions", "1"], "regions=1 cannot be used"),
-        (["--objective", "magic"], "'magic' is not one of"),
-        (["--seed", "-1"], "seed=-1 (0 to 4294967295)"),
-        (["--seed", str(2**70)], f"seed={2**70} (0 to 4294967295)"),
-        (["--weight-decay", "nan"], "weight_decay=nan (a finite number)"),
-        (["--minutes", "inf"], "minutes=inf (a finite number)"),
-        (["--scale", "nan,1"], "scale=(nan, 1.0) (a finite number)"),
-    ],
-)
-def test_wrong_settings_get_one_line_and_exit_code_2(
-    clips: str, tmp_path: Path, flags: list[str], message: str
+def test_streamed_frames_give_the_run_that_frames_in_memory_give(
+    clips: str, tiny_config: AMDConfig, tmp_path: Path
 ) -> None:
-    result = CliRunner().invoke(cli, ["train", clips, "--out", str(tmp_path / "run"), *flags])
+    for frames, workers in (("memory", 0), ("loader", 0), ("loader", 1)):
+        config = dataclasses.replace(SETTINGS, frames=frames, workers=workers)
+        out = tmp_path / f"{frames}-{workers}"
+        train([clips], out, model=tiny_config, config=config, device="cpu")
+    assert losses(tmp_path / "loader-0") == losses(tmp_path / "memory-0")
+    assert losses(tmp_path / "loader-1") == losses(tmp_path / "memory-0")
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_takes_its_first_steps(clips: str, tmp_path: Path, preset: str) -> None:
+    command = ["train", clips, "--preset", preset, "--out", str(tmp_path / "run")]
+    # The recipe is the preset's; only the amount of work is not.
+    command += ["--set", "stage_widths=8,8,16,16", "--set", "head_channels=8"]
+    command += ["--steps", "3", "--minutes", "0", "--batch-size", "2", "--crop", "32x32"]
+    command += ["--set", "short_edge=32", "--set", "motion_size=64x64", "--device", "cpu"]
+    command += ["--set", "log_every=1", "--set", "sheet_every=1"]
+    result = CliRunner().invoke(cli, command)
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout == f"{tmp_path / 'run' / 'weights'}\n"
+    assert max(map(len, result.stderr.splitlines()[:4])) <= 100
+    assert re.search(
+        rf"model: backbone={PRESETS[preset]().model.backbone} .* crop=32,32",
+        " ".join(result.stderr.split()),
+    )
+    assert load_weights(tmp_path / "run" / "weights").config.training["steps"] == 3
+
+
+def test_a_run_takes_the_model_of_the_weights_it_starts_from(
+    clips: str, tiny_config: AMDConfig, tmp_path: Path
+) -> None:
+    first = train([clips], tmp_path / "a", model=tiny_config, config=SETTINGS, device="cpu")
+    command = [
+        "train",
+        clips,
+        "--out",
+        str(tmp_path / "b"),
+        "--init",
+        str(first),
+        "--set",
+        "dropout=0",
+    ]
+    command += ["--steps", "1", "--minutes", "0", "--batch-size", "2", "--crop", "32x32"]
+    command += ["--set", "short_edge=32", "--device", "cpu", "--quiet", "--set", "log_every=1"]
+    result = CliRunner().invoke(cli, command)
+    assert (result.exit_code, result.stderr) == (0, "")
+    trained = load_weights(tmp_path / "b" / "weights").config
+    assert trained.model == dataclasses.replace(tiny_config, dropout=0)
+    assert trained.training["init"] == str(first)
+    result = CliRunner().invoke(
+        cli, [*command[:3], str(tmp_path / "c"), *command[4:6], "--set", "regions=6"]
+    )
     assert result.exit_code == 2
-    assert message in result.stderr
-    assert not (tmp_path / "run").exists()
+    assert "regions 5 instead of 6" in result.stderr
+
+
+def report(step: int, seconds: float, done: float) -> StepReport:
+    return StepReport(step, done, {"loss": 0.5}, 1e-4, 1.0, seconds, ("clip:0-1",))
+
+
+def test_the_bar_of_a_run_by_the_clock_ends_with_the_clock() -> None:
+    config = TrainingConfig(minutes=1)
+    bar = tqdm(total=config.steps, file=io.StringIO())
+    # A resumed run: the first step seen is the eleventh, and a sixth of the minute is over.
+    show(bar, report(11, 11.0, 11 / 60), config, "pairs")
+    assert (bar.initial, bar.n, bar.total) == (10, 11, 60)
+    show(bar, report(12, 10.0, 10 / 60), config, "pairs")
+    assert (bar.initial, bar.n, bar.total) == (10, 12, 72)
+    assert "loss 0.5000, 19.2 pairs/s" in str(bar)
+
+
+def test_the_motion_pathway_of_weights_is_begun_anew_where_asked(
+    tiny_config: AMDConfig, tmp_path: Path
+) -> None:
+    write_clip(tmp_path / "clip.mp4", moving_square(6))
+    clips, runs = [str(tmp_path / "clip.mp4")], {}
+    first = train(clips, tmp_path / "a", model=tiny_config, config=SETTINGS, device="cpu")
+    for init in ("released", "kaiming"):
+        config = dataclasses.replace(SETTINGS, motion_init=init, steps=1, objective="dense")
+        out, rate = tmp_path / init, {"learning_rate": 1e-12, "final_learning_rate": 0}
+        config = dataclasses.replace(config, **rate)
+        folder = train(clips, out, model=tiny_config, config=config, init=str(first), device="cpu")
+        runs[init] = load_weights(folder).model.state_dict()
+    begun = load_weights(first).model.state_dict()
+    for name, value in begun.items():
+        torch.testing.assert_close(runs["released"][name], value, rtol=1e-3, atol=1e-6)
+        if name.startswith("motion."):
+            assert not torch.equal(runs["kaiming"][name], runs["released"][name]), name
+        else:
+            torch.testing.assert_close(runs["kaiming"][name], value, rtol=1e-3, atol=1e-6)

@@ -1,4 +1,4 @@
-"""Picture sheets and alarms: what a run shows, and when it stops."""
+"""What a run shows, and when it stops: picture sheets, curves, the check for a collapse."""
 
 import dataclasses
 import resource
@@ -15,14 +15,13 @@ from amd_seg.errors import TrainingDivergedError
 from amd_seg.media.render import GAP, LINE, TILE, Tile, region_palette, tiled
 from amd_seg.model.amd import AMD
 from amd_seg.model.config import AMDConfig
-from amd_seg.training.alarms import Alarms
-from amd_seg.training.checkpoints import list_checkpoints, load_checkpoint
+from amd_seg.training.config import TrainingConfig
+from amd_seg.training.loop import StepReport
 from amd_seg.training.masked_images import MaskBatch
 from amd_seg.training.pairs import PairBatch
-from amd_seg.training.presets import TrainingConfig
 from amd_seg.training.run import train
-from amd_seg.training.sheets import draw_sheet, flow_colours
-from amd_seg.training.watch import Board
+from amd_seg.training.run_folder import RunFolder, list_checkpoints, load_checkpoint
+from amd_seg.training.run_log import CollapseCheck, RunLog, draw_sheet, flow_colours
 from tests.clips import moving_square, write_clip
 
 SETTINGS = TrainingConfig(
@@ -155,15 +154,18 @@ def test_curves_are_written_for_tensorboard(
 
 
 def test_curves_that_cannot_be_written_do_not_end_a_run(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    clips: str, tiny_config: AMDConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     pytest.importorskip("tensorboard")
-    (tmp_path / "file").write_text("no folder")
-    board = Board(tmp_path / "file")
-    board.write({"step": 1, "loss": 0.5})
-    board.close()
+    folder = RunFolder(tmp_path / "run")
+    folder.path.mkdir()
+    folder.curves.write_text("no folder")
+    config = dataclasses.replace(SETTINGS, sheet_every=0)
+    with RunLog(folder, config, iter(())) as log:
+        log.after_step(AMD(tiny_config), StepReport(1, 0.5, {"loss": 0.5}, 1e-4, 1.0, 1.0, ()))
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "log.jsonl has the same numbers" in caplog.text
+    assert '"loss": 0.5' in folder.log.read_text()
 
 
 @pytest.mark.parametrize(
@@ -177,14 +179,14 @@ def test_curves_that_cannot_be_written_do_not_end_a_run(
 )
 def test_a_collapse_that_lasts_stops_the_run(part: str, value: float, message: str) -> None:
     healthy = {"largest_area": 0.5, "visible": 0.9, "entropy": 0.4, "area": 0.1}
-    alarms = Alarms(patience=3)
+    check = CollapseCheck(patience=3)
     for step in (1, 2):
-        alarms.check(step, {**healthy, part: value})
-    alarms.check(3, healthy)
+        check(step, {**healthy, part: value})
+    check(3, healthy)
     for step in (4, 5):
-        alarms.check(step, {**healthy, part: value})
-    with pytest.raises(TrainingDivergedError, match=f"{message}.*at step 6.*--no-alarms"):
-        alarms.check(6, {**healthy, part: value})
+        check(step, {**healthy, part: value})
+    with pytest.raises(TrainingDivergedError, match=f"{message}.*at step 6.*--set alarms=false"):
+        check(6, {**healthy, part: value})
 
 
 def test_a_diverged_run_names_its_last_good_checkpoint(
@@ -207,8 +209,8 @@ def test_a_full_disk_ends_with_one_line_and_the_older_checkpoints(
 ) -> None:
     command = [sys.executable, "-m", "amd_seg.cli", "train", clips, "--out", str(tmp_path / "run")]
     command += ["--steps", "3", "--minutes", "0", "--batch-size", "2", "--crop", "32x48"]
-    command += ["--stage-widths", "8,8,8,8", "--motion-size", "64x64", "--device", "cpu"]
-    command += ["--short-edge", "32", "--log-every", "1"]
+    command += ["--set", "stage_widths=8,8,8,8", "--set", "motion_size=64x64", "--device", "cpu"]
+    command += ["--set", "short_edge=32", "--set", "log_every=1"]
     first = subprocess.run(command, capture_output=True, text=True, check=False)
     assert first.returncode == 0, first.stderr
     kept = list_checkpoints(tmp_path / "run" / "checkpoints")

@@ -1,0 +1,109 @@
+"""Settings: checked when they are made, changed by --set, taken back from a run's record."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from amd_seg.cli import cli
+from amd_seg.errors import ConfigError
+from amd_seg.model.config import AMDConfig, SemanticConfig
+from amd_seg.training.config import (
+    ADAPTATIONS,
+    FINETUNE_PRESETS,
+    PRESETS,
+    AdaptationConfig,
+    FinetuneConfig,
+    TrainingConfig,
+    descriptions,
+)
+
+
+def run(*words: str) -> Result:
+    return CliRunner().invoke(cli, [*words])
+
+
+def test_every_preset_can_be_used() -> None:
+    assert all(PRESETS[name]().about for name in PRESETS)
+    for presets in (FINETUNE_PRESETS, ADAPTATIONS):
+        assert all(presets[name]().steps >= 1 for name in presets)
+
+
+@pytest.mark.parametrize("kind", [TrainingConfig, FinetuneConfig, AdaptationConfig, AMDConfig])
+def test_every_setting_is_described(kind: type) -> None:
+    undescribed = {field.name for field in dataclasses.fields(kind)} - descriptions(kind).keys()
+    assert undescribed <= {"seed"}
+
+
+def test_all_faults_are_named_at_once() -> None:
+    with pytest.raises(ConfigError, match=r"steps=0 \(1 or more\), .*crop=\(8, 8\) \(two sizes"):
+        TrainingConfig(steps=0, crop=(8, 8))
+    with pytest.raises(ConfigError, match=r"final_learning_rate=0\.01 \(0 to learning_rate=0\.001"):
+        TrainingConfig(learning_rate=1e-3, final_learning_rate=1e-2)
+    with pytest.raises(ConfigError, match=r"batch_size=9 \(a multiple of accumulate=2\)"):
+        TrainingConfig(batch_size=9, accumulate=2)
+    with pytest.raises(ConfigError, match=r"blend=0 \(above 0, up to 1\)"):
+        AdaptationConfig(blend=0)
+    with pytest.raises(ConfigError, match=r"scale=\(0\.5,\) \(2 numbers\)"):
+        FinetuneConfig(scale=(0.5,))
+
+
+def test_a_record_is_read_back_where_this_version_does_what_it_says() -> None:
+    config = PRESETS["cpu"]().training
+    record = {**dataclasses.asdict(config), "scale": [0.45, 1.0], "channels_last": False}
+    assert TrainingConfig.from_record({**record, "flow_fit_weight": 0.0}) == config
+    with pytest.raises(ConfigError, match=r"no flow_fit_weight=0\.5, with which the run was begun"):
+        TrainingConfig.from_record({**record, "flow_fit_weight": 0.5})
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--batch-size 0", "batch_size=0 (1 or more)"),
+        ("--crop 128", "crop=128 cannot be used: give 2 numbers"),
+        ("--set regions=1", "regions=1 cannot be used"),
+        ("--objective magic", "'magic' is not one of"),
+        ("--seed -1", "seed=-1 (0 to 4294967295)"),
+        (f"--seed {2**70}", f"seed={2**70} (0 to 4294967295)"),
+        ("--set weight_decay=nan", "weight_decay=nan (a finite number)"),
+        ("--minutes inf", "minutes=inf (a finite number)"),
+        ("--set scale=nan,1", "scale=(nan, 1.0) (a finite number)"),
+        ("--set optimizer=magic", "optimizer='magic' (one of adam, adamw, sgd)"),
+        ("--set flip=maybe", "flip=maybe cannot be used: give true or false"),
+        ("--set keep=1.5", "keep=1.5 cannot be used: give a whole number"),
+        ("--set keep", "--set keep is no KEY=VALUE"),
+        ("--set ema_decy=0.9", "There is no setting 'ema_decy'. Did you mean ema_decay or "),
+        ("--set zzz=1", "There is no setting 'zzz'. --set help lists all."),
+        ("--ema-decay 0.99", "--ema-decay is gone: write --set ema_decay=0.99."),
+        ("--ema-decay=0.99", "--ema-decay is gone: write --set ema_decay=0.99."),
+        ("--no-flip", "--no-flip is gone: write --set flip=false."),
+        ("--regions 4", "--regions is gone: write --set regions=4."),
+        ("--init-backbone f", "--init-backbone is gone: `amd-seg weights convert"),
+    ],
+)
+def test_wrong_settings_get_one_line_and_exit_code_2(
+    tmp_path: Path, words: str, message: str
+) -> None:
+    result = run("train", str(tmp_path), "--out", str(tmp_path / "run"), *words.split())
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "kinds", "line"),
+    [
+        ("train", (TrainingConfig, AMDConfig), "\nmotion_size=128,192\n    Height and width, in"),
+        ("finetune", (FinetuneConfig, SemanticConfig), "\nflip=true\n    Mirror half of the"),
+    ],
+)
+def test_all_settings_are_listed_with_their_defaults(
+    command: str, kinds: tuple[type, ...], line: str
+) -> None:
+    result = run(command, "--set", "help")
+    assert result.exit_code == 0
+    assert line in result.stdout
+    listed = {line.partition("=")[0] for line in result.stdout.splitlines() if "=" in line}
+    names = {field.name for kind in kinds for field in dataclasses.fields(kind)} - {"classes"}
+    assert names <= listed
