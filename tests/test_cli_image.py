@@ -475,3 +475,34 @@ def test_files_of_all_photos_are_asked_for_rightly(
     assert result.exit_code == 2
     assert message in " ".join(result.stderr.split())
     assert not list(folder.glob("*.part"))
+
+
+@pytest.mark.parametrize("where", [["-o", "out"], []])
+@pytest.mark.parametrize("again", [[], ["--resume"], ["--overwrite"]])
+def test_a_name_too_long_for_its_output_fails_alone(
+    run: Run, folder: Path, where: list[str], again: list[str]
+) -> None:
+    (folder / "out").mkdir()
+    long = "n" * 249 + ".jpg"
+    (folder / "a.jpg").rename(folder / long)
+    result = run(".", *where, *again)
+    assert result.exit_code == 1, result.output
+    assert result.stdout.split("/")[-1] == "b.mask.png\n"
+    line, last = result.stderr.splitlines()
+    assert "File name too long. Shorten the name" in line
+    assert long[:-4] in line
+    assert last == "1 of 2 photos failed."
+    assert run("b.png", "-o", "o" * 256 + ".png").exit_code in (1, 2)
+    assert run("i" * 256 + ".png").exit_code in (1, 2)
+    assert not list(folder.rglob(".*.tmp"))
+
+
+def test_links_to_one_photo_are_photos_of_their_own(run: Run, folder: Path) -> None:
+    for name in ("x.jpg", "y.jpg"):
+        (folder / name).symlink_to("a.jpg")
+    result = run("a.jpg", "x.jpg", "y.jpg", "./a.jpg")
+    assert result.stdout.splitlines() == ["a.mask.png", "x.mask.png", "y.mask.png"]
+    # What is written through a link is the file that it leads to.
+    (folder / "b.mask.png").symlink_to("a.jpg")
+    result = run("b.png", "a.jpg", "--overwrite")
+    assert (result.exit_code, "is an input" in result.stderr) == (2, True)

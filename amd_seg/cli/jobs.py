@@ -59,14 +59,14 @@ def plan_jobs(
         try:
             # A photo that two inputs name is segmented once.
             for item in _find(text, recursive):
-                found.setdefault(_identity(item.source), item)
+                found.setdefault(_place(item.source), item)
         except InputError as error:
             missing.append((text, error))
     home = _common_folder(listed)
     for text in listed:
-        if Path(text).is_file():
+        if os.path.isfile(text):
             folder = Path(os.path.relpath(Path(text).resolve().parent, home))
-            found.setdefault(_identity(text), _Found(text, folder))
+            found.setdefault(_place(text), _Found(text, folder))
         else:
             missing.append((text, InputError(f"{text} of the list is no file. Check the name.")))
     several = bool(listed) or len(inputs) > 1 or not _is_one_file(inputs[0])
@@ -129,19 +129,19 @@ def _find(text: str, recursive: bool) -> list[_Found]:
 
     paths = find_images([text], recursive=recursive)
     given = Path(text)
-    if given.is_file():
+    if os.path.isfile(given):
         return [_Found(str(path), Path()) for path in paths]
     photos = [path for path in paths if not _is_own_output(path)]
     if not photos:
         raise InputError(f"{text} holds only files that amd-seg wrote. Give the photos.")
-    base = given if given.is_dir() else None
+    base = given if os.path.isdir(given) else None
     return [_Found(str(p), p.parent.relative_to(base) if base else Path()) for p in photos]
 
 
 def _common_folder(files: Sequence[str], inputs: Sequence[str] = ()) -> Path:
     """Return the folder that all these files, and all folders of the inputs, are in."""
     homes = [Path(file).resolve().parent for file in files if file != STANDARD_STREAM]
-    homes += [Path(text).resolve() for text in inputs if Path(text).is_dir()]
+    homes += [Path(text).resolve() for text in inputs if os.path.isdir(text)]
     return Path(os.path.commonpath(homes)) if homes else Path.cwd()
 
 
@@ -158,15 +158,24 @@ def _is_own_output(path: Path) -> bool:
 
 
 def _is_one_file(text: str) -> bool:
-    return text == STANDARD_STREAM or Path(text).is_file()
+    return text == STANDARD_STREAM or os.path.isfile(text)
 
 
-def _identity(source: str) -> str:
-    return source if source == STANDARD_STREAM else str(Path(source).resolve())
+def _place(source: str) -> str:
+    """Return one name for all names of a photo; links to one photo are several, each by itself."""
+    if source == STANDARD_STREAM:
+        return source
+    folder, name = os.path.split(source)
+    return os.path.join(os.path.realpath(folder), name)
+
+
+def _file(name: str) -> str:
+    """Return the file that a name leads to."""
+    return name if name == STANDARD_STREAM else os.path.realpath(name)
 
 
 def _exists(target: str) -> bool:
-    return target != STANDARD_STREAM and Path(target).exists()
+    return target != STANDARD_STREAM and os.path.exists(target)
 
 
 def _target(item: _Found, out: str | None, output: str, several: bool) -> str:
@@ -177,7 +186,7 @@ def _target(item: _Found, out: str | None, output: str, several: bool) -> str:
         return out
     if out is None:
         return item.source if item.source == STANDARD_STREAM else str(source.with_name(name))
-    if several or out.endswith(("/", "\\")) or Path(out).is_dir():
+    if several or out.endswith(("/", "\\")) or os.path.isdir(out):
         return str(Path(out) / item.folder / name)
     return out
 
@@ -186,7 +195,7 @@ def _check_targets(jobs: Sequence[Job]) -> None:
     """Raise for two photos with one output, and for an output that is an input."""
     by_target: dict[str, list[str]] = defaultdict(list)
     for job in jobs:
-        by_target[_identity(job.target)].append(job.source)
+        by_target[_file(job.target)].append(job.source)
     on_stdout = len(by_target.get(STANDARD_STREAM, []))
     if on_stdout > 1:
         raise click.UsageError(f"{on_stdout} photos cannot share stdout. Give -o a folder.")
@@ -194,7 +203,7 @@ def _check_targets(jobs: Sequence[Job]) -> None:
     if shared:
         named = "; ".join(f"{' and '.join(sources)} to {to}" for to, sources in shared.items())
         raise click.UsageError(f"Photos would share an output: {named}. Rename or move them.")
-    own = {_identity(job.source) for job in jobs} - {STANDARD_STREAM}
+    own = {_file(job.source) for job in jobs} - {STANDARD_STREAM}
     for target in by_target.keys() & own:
         raise click.UsageError(f"{target} is an input. Give its output another name.")
 
@@ -206,7 +215,7 @@ def _check_out(jobs: Sequence[Job], out: str | None, output: str) -> None:
     if out is None or out == STANDARD_STREAM:
         return
     if all(job.target != out for job in jobs):
-        if Path(out).is_file():
+        if os.path.isfile(out):
             raise click.UsageError(f"-o {out} is a file. With several photos give a folder.")
         return
     from amd_seg.media.images import FORMATS_WITHOUT_ALPHA, WRITERS

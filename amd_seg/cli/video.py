@@ -1,5 +1,6 @@
 """`amd-seg video`: a clip in, its twin out."""
 
+import os
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -146,11 +147,11 @@ def _segment(
 def _beside(source: str, output: str, background: str | None) -> Path:
     """Return where the twin of a clip goes by default: beside it, in the form that can hold it."""
     path = Path(source)
-    if not path.exists():
+    if not os.path.exists(path):
         raise click.UsageError(f"{source} is a glob, which has no place beside it. Give -o.")
     if path.name in ("", ".."):  # "." or "clips/..": a folder whose own name is elsewhere.
         path = path.resolve()
-    stem = path.name if path.is_dir() else path.stem
+    stem = path.name if os.path.isdir(path) else path.stem
     suffix = ".webm" if output == "cutout" and background is None else ".mp4"
     return path.with_name(f"{stem}.{output}{suffix}")
 

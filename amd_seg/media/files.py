@@ -258,7 +258,7 @@ def _is_image_file(path: Path) -> bool:
     return (
         path.suffix.lower() in IMAGE_SUFFIXES
         and not path.name.startswith(".")
-        and (path.is_file() or (path.is_symlink() and not path.exists()))
+        and (os.path.isfile(path) or (os.path.islink(path) and not os.path.exists(path)))
     )
 
 

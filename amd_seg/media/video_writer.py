@@ -248,7 +248,7 @@ def check_target(
             f"Cannot write {target}: {suffix} holds no transparency. Use .webm or .mov, or give a "
             "background."
         )
-    if target.exists() and target.samefile(_place_of(source)):
+    if os.path.exists(target) and target.samefile(_place_of(source)):
         raise InputError(f"Cannot write {target}: it is the clip itself. Give another name.")
     if target.is_file() or (target.is_dir() and any(target.iterdir())):
         if not overwrite:
@@ -310,7 +310,7 @@ def _is_folder(target: Path) -> bool:
 def _place_of(source: str) -> Path:
     """Return where a clip lies: a file, or the folder of its frames."""
     path = Path(source)
-    return path if path.exists() else Path(glob.glob(source)[0]).parent
+    return path if os.path.exists(path) else Path(glob.glob(source)[0]).parent
 
 
 def _require_frames_only(target: Path) -> None:
