@@ -12,7 +12,7 @@ video.write("clip.mp4", "clip.overlay.mp4", output="overlay")
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from amd_seg.adaptation_page import write_adaptation_page
+    from amd_seg.adaptation_report import write_adaptation_page
     from amd_seg.errors import (
         AmdSegError,
         ConfigError,
@@ -75,7 +75,7 @@ _HOMES = {
     "VideoSegmenter": "amd_seg.video_segmenter",
     "export_onnx": "amd_seg.onnx",
     "open_video": "amd_seg.media.video",
-    "write_adaptation_page": "amd_seg.adaptation_page",
+    "write_adaptation_page": "amd_seg.adaptation_report",
     **{name: "amd_seg.errors" for name in __all__ if name.endswith("Error")},
 }
 

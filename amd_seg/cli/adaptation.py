@@ -97,7 +97,7 @@ def asked_for(settings: dict[str, Any], *, precision: str) -> Adapting | None:
     channel, save_to = given.pop("channel", None), given.pop("save_adapted", None)
     page = given.pop("report", None)
     if page is not None:
-        from amd_seg.media.page import check_page
+        from amd_seg.adaptation_report import check_page
 
         check_page(page, overwrite=settings["overwrite"])
     if save_to is not None and not settings["overwrite"] and any(save_to.glob("*.safetensors")):
@@ -152,7 +152,7 @@ def adapt_to(
         )
     terminal.notice(summary(report))
     if wish.page is not None:
-        from amd_seg.adaptation_page import write_adaptation_page
+        from amd_seg.adaptation_report import write_adaptation_page
 
         write_adaptation_page(
             wish.page,

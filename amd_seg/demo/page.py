@@ -3,17 +3,18 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import gradio as gr
 
+from amd_seg.adaptation_report import CURVE_STYLE
 from amd_seg.choices import DEFAULT_REFINEMENT, OUTPUTS, REFINEMENTS
 from amd_seg.demo.limits import MAX_BYTES, MAX_PHOTO_PIXELS, MAX_SECONDS
 from amd_seg.demo.pages import Pages
 from amd_seg.demo.session import Controls, Session
 from amd_seg.errors import AmdSegError
-from amd_seg.media.page import CURVE_STYLE, paragraph
 from amd_seg.training.config import AdaptationConfig
 from amd_seg.training.loop import StepReport
 
@@ -204,7 +205,7 @@ class _Handlers:
             )
         pair = [gr.update(visible=True, value=str(p)) for p in (learned.before, learned.after)]
         page = gr.update(visible=True, value=str(learned.page))
-        return [learned.size, f"{paragraph(learned.verdict)}{learned.curve}", *pair, page]
+        return [learned.size, f"<p>{escape(learned.verdict)}</p>{learned.curve}", *pair, page]
 
     def write(
         self,

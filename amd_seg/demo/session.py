@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from amd_seg.adaptation_page import loss_curve, verdict, write_adaptation_page
+from amd_seg.adaptation_report import loss_curve, verdict, write_adaptation_page
 from amd_seg.choices import OUTPUTS
 from amd_seg.demo.limits import MAX_PHOTO_PIXELS, MAX_SECONDS, check_clip, is_clip
 from amd_seg.errors import InputError, MediaError

@@ -1,0 +1,248 @@
+"""`--report`: an HTML page about one adaptation, which holds its pictures itself."""
+
+import base64
+import dataclasses
+import io
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from amd_seg import __version__
+from amd_seg.errors import InputError, raising
+from amd_seg.media.files import check_target, write_atomically
+from amd_seg.media.images import Photo
+from amd_seg.media.video import Frame, FrameReader
+from amd_seg.segmentation import Segmentation
+from amd_seg.segmenter import Segmenter
+from amd_seg.training.adaptation import AdaptationReport
+from amd_seg.training.config import AdaptationConfig
+
+FRAMES = 6
+"""Frames that are shown, spread over the clip."""
+
+EDGE = 440
+"""Longer side of a picture, in pixels."""
+
+CURVE_STYLE = """
+.curve { width: 100%; max-width: 45rem; height: auto; font: 12px system-ui, sans-serif; }
+.curve path { stroke: #8884; } .curve .axis { fill: #888; } .curve text { fill: currentColor; }
+.curve polyline { fill: none; stroke: #0072b2; stroke-width: 2.5; stroke-linejoin: round; }
+.curve polyline.raw { stroke-width: 1; opacity: .45; } .curve circle { fill: #d55e00; }
+"""
+
+# Whatever a name in it may hold, a browser runs no script here and fetches nothing.
+_HEAD = f"""<!doctype html><html lang="en"><head><meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy"
+ content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<meta name="viewport" content="width=device-width, initial-scale=1"><style>
+:root {{ color-scheme: light dark; }}
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto;
+  padding: 0 1rem; overflow-wrap: anywhere; }}
+h1 {{ font-size: 1.6rem; }} h2 {{ font-size: 1.15rem; margin-top: 2rem; }}
+th, td {{ text-align: left; vertical-align: top; padding: 0 1rem .4rem 0; font-weight: 400; }}
+img {{ display: block; max-width: 100%; height: auto; }}
+{CURVE_STYLE}</style>"""
+
+_TIMES = {
+    "frames": "Reading the clip",
+    "examples": "Finding what moves",
+    "steps": "Learning",
+    "checks": "Checking on frames held out",
+}
+
+# The drawing of the loss, in its own units.
+_WIDTH, _HEIGHT = 720, 260
+_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 12, 40
+
+
+def write_adaptation_page(
+    path: str | os.PathLike[str],
+    clip: FrameReader,
+    report: AdaptationReport,
+    config: AdaptationConfig,
+    *,
+    released: Segmenter,
+    adapted: Segmenter,
+    overwrite: bool = False,
+    **call: Any,
+) -> Path:
+    """Write the page: the loss, frames before and after, what was chosen, times and settings.
+
+    Args:
+        path: ends in .html; it is there whole or not at all.
+        clip: what was adapted to; it is read once, for the frames that are shown.
+        report: of `VideoSegmenter.adapt`.
+        config: the settings that it was given.
+        released: `VideoSegmenter.segmenter` before it.
+        adapted: and after it.
+        overwrite: replace a file that is there.
+        **call: size, threshold and refine, as for a call of a `Segmenter`.
+
+    Returns:
+        `path`.
+
+    Raises:
+        InputError: `path` is no page's name, has no folder, or exists.
+        MediaError: the clip cannot be read, or the page cannot be written.
+    """
+    path = Path(path)
+    check_page(path, overwrite=overwrite)
+    frames = spread(clip, FRAMES)
+    photos = [Photo(f.pixels, None, f"{clip.source}, frame {f.index}") for f in frames]
+    pairs = zip(*(raising(s.stream(photos, **call)) for s in (released, adapted)), strict=True)
+    rows = [
+        "".join(f"<td>{_picture(frame, shown)}</td>" for shown in pair)
+        for frame, pair in zip(frames, pairs, strict=True)
+    ]
+    where = "frames that were not learned from" if report.held_out else "the frames learned from"
+    settings = {
+        "Clip": f"{Path(clip.source).name}, {clip.width}x{clip.height}",
+        "Weights": released.config.name,
+        "Device": released.device,
+        **dataclasses.asdict(config),
+        **{name: value for name, value in call.items() if value is not None},
+        "amd-seg": __version__,
+    }
+    times = {_TIMES[part]: f"{seconds:.1f} s" for part, seconds in report.seconds.items()}
+    title = escape(f"Adaptation to {Path(clip.source).name}")
+    text = (
+        f"{_HEAD}<title>{title}</title></head><body><h1>{title}</h1>"
+        f"<p>{escape(verdict(report))}</p><h2>Loss</h2>{loss_curve(report)}"
+        f"<p>Pale: each step. Bold: the running mean. Dots: before and after, on {where}.</p>"
+        "<h2>Before and after</h2><table><tr><th>Released weights</th><th>Adapted weights</th></tr>"
+        f"{''.join(f'<tr>{row}</tr>' for row in rows)}</table>"
+        f"<h2>What was chosen</h2>{_table(_chosen(report))}"
+        f"<h2>Time</h2>{_table({**times, 'In all': f'{sum(report.seconds.values()):.1f} s'})}"
+        f"<h2>Settings</h2>{_table(settings)}</body></html>\n"
+    )
+
+    def write(stream: BinaryIO) -> None:
+        # A file's name may hold bytes that are no text.
+        stream.write(text.encode(errors="replace"))
+
+    write_atomically(path, write)
+    return path
+
+
+def check_page(path: Path, *, overwrite: bool) -> None:
+    """Raise where a page shall not be written, before there is anything to write.
+
+    Raises:
+        InputError: the ending is not that of a page, its folder is not there, or a file is there
+            and `overwrite` not set.
+        MediaError: it is a folder or a device.
+    """
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise InputError(f"Cannot write {path}: a page ends in .html or .htm.")
+    check_target(path, overwrite=overwrite)
+
+
+def verdict(report: AdaptationReport) -> str:
+    """Say in a sentence or two whether the clip's own weights are used, and why."""
+    if not report.is_adapted:
+        return f"The released weights are kept. {report.reason}"
+    where = f"{report.held_out} held-out frames" if report.held_out else "its own frames"
+    return (
+        f"{report.steps} steps of learning from the clip took the loss on {where} from "
+        f"{report.loss_before:.3f} to {report.loss_after:.3f}: the adapted weights are used."
+    )
+
+
+def loss_curve(report: AdaptationReport) -> str:
+    """Return an SVG of the loss of each step and its running mean, with dots before and after."""
+    ends = (0.0, report.loss_before, "before"), (report.steps, report.loss_after, "after")
+    dots = [(step, value, name) for step, value, name in ends if math.isfinite(value)]
+    values = np.array(report.losses)
+    raw = np.column_stack([np.arange(1, len(values) + 1), values])[np.isfinite(values)]
+    reach = len(raw) // 20
+    means = [raw[max(0, i - reach) : i + reach + 1, 1].mean() for i in range(len(raw))]
+    points = np.concatenate([raw, np.array([dot[:2] for dot in dots]).reshape(-1, 2)])
+    if not len(points):
+        return "<p>The loss is no finite number.</p>"
+    low, high = points[:, 1].min(), points[:, 1].max()
+    room = 0.08 * (high - low) or 0.1 * abs(high) or 1.0
+    low, high, last = low - room, high + room, max(points[:, 0].max(), 1.0)
+
+    def place(step: float, value: float) -> tuple[float, float]:
+        x = _LEFT + step / last * (_WIDTH - _LEFT - _RIGHT)
+        y = _HEIGHT - _BOTTOM - (value - low) / (high - low) * (_HEIGHT - _TOP - _BOTTOM)
+        return round(x, 1), round(y, 1)
+
+    def line(kind: str, steps: NDArray[np.float64], heights: Sequence[float]) -> str:
+        places = " ".join("{},{}".format(*place(*at)) for at in zip(steps, heights, strict=True))
+        return f'<polyline class="{kind}" points="{places}"/>'
+
+    parts = [f'<text class="axis" x="{_LEFT}" y="{_HEIGHT - 4}">step</text>']
+    for value in _ticks(low, high):
+        _, y = place(0, value)
+        parts.append(f'<path d="M{_LEFT} {y}H{_WIDTH - _RIGHT}"/>')
+        parts.append(f'<text class="axis" x="{_LEFT - 56}" y="{y + 4}">{value:g}</text>')
+    for step in _ticks(0, last):
+        x, _ = place(step, low)
+        parts.append(f'<text class="axis" x="{x - 8}" y="{_HEIGHT - _BOTTOM + 18}">{step:g}</text>')
+    parts += [line("raw", raw[:, 0], raw[:, 1]), line("mean", raw[:, 0], means)]
+    for step, value, name in dots:
+        x, y = place(step, value)
+        side = f'x="{x + 9}"' if name == "before" else f'x="{x - 9}" text-anchor="end"'
+        parts.append(f'<circle cx="{x}" cy="{y}" r="5"/>')
+        parts.append(f'<text {side} y="{round(y - 8, 1)}">{name} {value:.3f}</text>')
+    return (
+        f'<svg class="curve" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
+        f'aria-label="loss over steps">{"".join(parts)}</svg>'
+    )
+
+
+def spread(clip: Iterable[Frame], count: int) -> Sequence[Frame]:
+    """Read a clip once and keep `count` frames, about evenly spread; fewer of a shorter one."""
+    kept: list[Frame] = []
+    stride = 1
+    for number, frame in enumerate(clip):
+        if number % stride == 0:
+            kept.append(frame)
+        if len(kept) > 2 * count:
+            kept, stride = kept[::2], 2 * stride
+    if len(kept) <= count:
+        return kept
+    return [kept[round(place * (len(kept) - 1) / (count - 1))] for place in range(count)]
+
+
+def _chosen(report: AdaptationReport) -> dict[str, str]:
+    chosen = {
+        "Objective": report.objective,
+        "Object channel": f"region {report.channel}",
+        "Margin": f"it moves {report.margin:+.0%} against the next region",
+    }
+    if report.evidence is not None:
+        chosen["Evidence"] = f"{report.evidence:.2f} of 1: how clear the clip's motion is"
+    learned_from = f"{report.examples} frames or pairs, {report.held_out} held out"
+    return {**chosen, "Learned from": learned_from}
+
+
+def _picture(frame: Frame, shown: Segmentation) -> str:
+    picture, file = shown.overlay(), io.BytesIO()
+    picture.thumbnail((EDGE, EDGE))
+    picture.save(file, "JPEG", quality=85)
+    data = base64.b64encode(file.getvalue()).decode()
+    share = f"{shown.mask.mean():.0%} of the frame, confidence {shown.confidence:.2f}"
+    return f'<img src="data:image/jpeg;base64,{data}" alt="">{frame.time:.2f} s: {share}'
+
+
+def _table(rows: Mapping[str, object]) -> str:
+    lines = (f"<tr><th>{escape(k)}</th><td>{escape(str(v))}</td></tr>" for k, v in rows.items())
+    return f"<table>{''.join(lines)}</table>"
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Return three to seven round numbers between two others."""
+    rough = (high - low) / 6
+    power = 10.0 ** math.floor(math.log10(rough))
+    width = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough)
+    first, last = math.ceil(low / width), math.floor(high / width)
+    # Rounded, for 3 * 0.1 is no 0.3.
+    return [float(f"{number * width:.12g}") for number in range(first, last + 1)]
