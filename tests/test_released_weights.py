@@ -19,9 +19,10 @@ from photo_masks import photo_mask, write_photo_masks
 from PIL import Image
 from self_training import write_joined_masks
 
+from amd_seg.errors import InputError
 from amd_seg.model.amd import AMD
 from amd_seg.model.config import AMDConfig, WeightsConfig
-from amd_seg.training.masked_images import load_masked_images
+from amd_seg.training.masked_images import find_masked_images, load_masked_images
 from amd_seg.weights import load_weights, save_weights
 from tests.clips import moving_patch, write_clip
 
@@ -56,6 +57,17 @@ def test_what_stands_out_is_found() -> None:
     assert (is_object & mask).sum() / (is_object | mask).sum() > 0.9  # measured 0.97
     nothing, _ = photo_mask(np.full((HEIGHT, WIDTH, 3), 128, np.uint8), (60,))
     assert not nothing.any()
+
+
+def test_photos_of_one_name_do_not_share_a_mask(tmp_path: Path) -> None:
+    photos = write_photos(tmp_path / "photos", 1)
+    (photos / "more").mkdir()
+    Image.new("RGB", (40, 30)).save(photos / "more" / "0.jpg")
+    write_photo_masks(photos, tmp_path / "out", short_edge=30)
+    assert list(find_masked_images(tmp_path / "out")) == ["0", "more_0"]
+    Image.new("RGB", (40, 30)).save(photos / "more_0.jpg")
+    with pytest.raises(InputError, match="Two photos are called more_0"):
+        write_photo_masks(photos, tmp_path / "out", short_edge=30)
 
 
 def test_a_thing_cut_by_the_border_is_background() -> None:

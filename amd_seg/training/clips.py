@@ -110,22 +110,6 @@ def find_clips(roots: Sequence[str]) -> list[Clip]:
     return clips
 
 
-def find_photos(root: str | os.PathLike[str]) -> list[Clip]:
-    """Return the photos in a folder, at any depth, each as a clip of one frame.
-
-    Raises:
-        InputError: the folder does not exist, or holds no photo.
-    """
-    top = Path(root)
-    if not top.is_dir():
-        raise InputError(f"No such folder: {top}. Check the path.")
-    folders = [top, *sorted((path for path in top.rglob("*") if path.is_dir()), key=natural_key)]
-    photos = [photo for folder in folders for photo in list_frames(folder)]
-    if not photos:
-        raise InputError(f"No photo in {top}. Give a folder that holds some.")
-    return [Clip(str(path.relative_to(top)), path.parent, (path.name,)) for path in photos]
-
-
 def require_mostly_intact(broken: dict[str, str], total: int) -> None:
     """Raise when too many clips are broken.
 

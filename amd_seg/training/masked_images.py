@@ -137,8 +137,12 @@ def _read_confidence(path: Path) -> dict[str, float] | None:
         return None
     try:
         values = json.loads(path.read_text("utf-8"))
-        return {str(name): min(1.0, max(0.0, float(value))) for name, value in values.items()}
-    except (OSError, ValueError, TypeError, AttributeError) as cause:
+        confidence = {str(name): float(value) for name, value in values.items()}
+        wrong = [name for name, value in confidence.items() if not 0 <= value <= 1]
+        if wrong:
+            raise ValueError(f"{some(wrong)} not from 0 to 1")
+        return confidence
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as cause:
         raise InputError(
             f"Cannot read {path}: {cause}. It maps the names of images to numbers from 0 to 1."
         ) from cause
@@ -197,7 +201,9 @@ def _read_mask(path: Path) -> NDArray[np.uint8]:
     with opened(path) as image:
         load(image, str(path))
     if image.mode not in ("1", "L", "P", "LA", "RGB", "RGBA"):
-        raise MediaError(f"{path} is no mask of 8 bits (Pillow calls it {image.mode}).")
+        raise MediaError(
+            f"{path} is no mask of 8 bits (Pillow calls it {image.mode}). Save it as grey PNG."
+        )
     if image.mode == "P":
         return np.where(np.asarray(image) > 0, 255, 0).astype(np.uint8)
     grey = np.asarray(image.convert("L"))
@@ -312,7 +318,7 @@ class MaskJob(NamedTuple):
 
 
 def clips_by_name(clips: Iterable[Clip]) -> dict[str, Clip]:
-    """Return clips, or photos, by the names of their masks.
+    """Return clips by the names of their masks.
 
     Raises:
         InputError: two have one name, so that one would be taught by the other's masks.
@@ -321,7 +327,7 @@ def clips_by_name(clips: Iterable[Clip]) -> dict[str, Clip]:
     for clip in clips:
         name = Path(clip.name)
         # The name of a folder of frames may hold dots that end nothing.
-        is_file = len(clip.frames) == 1 or name.suffix.lower() in VIDEO_SUFFIXES
+        is_file = name.suffix.lower() in VIDEO_SUFFIXES
         stem = (name.with_suffix("") if is_file else name).as_posix().replace("/", "_")
         other = named.setdefault(stem, clip)
         if (other.path, other.frames) != (clip.path, clip.frames):
@@ -374,6 +380,11 @@ def write_mask_folder(
     finally:
         record.save()
     require_mostly_intact(broken, len(jobs))
+
+
+def finished_jobs(folder: str | os.PathLike[str]) -> set[str]:
+    """Return the names of the jobs that `write_mask_folder` has done in a folder."""
+    return set(_Record(Path(folder)).made_of)
 
 
 class _Record:

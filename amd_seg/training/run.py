@@ -24,7 +24,13 @@ from amd_seg.training.clips import find_clips, log_progress
 from amd_seg.training.config import SEEDS, RunConfig, TrainingConfig
 from amd_seg.training.distributed import Processes, distribute, joined_processes
 from amd_seg.training.loop import Batches, OwnBatches, StepReport, StopTraining
-from amd_seg.training.masked_images import MaskBatches, find_masked_images, load_masked_images
+from amd_seg.training.masked_images import (
+    MaskBatches,
+    clips_by_name,
+    find_masked_images,
+    finished_jobs,
+    load_masked_images,
+)
 from amd_seg.training.motion_masks import MotionMaskConfig, write_motion_masks
 from amd_seg.training.object_channel import choose_object_channel
 from amd_seg.training.objectives import make_objective
@@ -434,19 +440,20 @@ def _open_masks(
         find_masked_images(given)  # What is missing is said now, not when masks have been found.
     if roots:
         clips = find_clips(roots)
-        if not processes.is_alone:
+        if processes.is_alone:
+            write_motion_masks(
+                clips,
+                folder.targets,
+                MotionMaskConfig(short_edge=config.short_edge),
+                workers=os.cpu_count() or 1,
+                on_clip=log_progress("Motion masks", len(clips)),
+            )
+        elif clips_by_name(clips).keys() - finished_jobs(folder.targets):
             # The others would wait for longer than a collective may take.
             raise InputError(
                 f"{processes.world_size} processes cannot look for masks together. Find them first "
                 "with python -m amd_seg.training.motion_masks, and give their folder by --targets."
             )
-        write_motion_masks(
-            clips,
-            folder.targets,
-            MotionMaskConfig(short_edge=config.short_edge),
-            workers=os.cpu_count() or 1,
-            on_clip=log_progress("Motion masks", len(clips)),
-        )
         targets = [os.fspath(folder.targets), *targets]
     loaded = [
         load_masked_images(each, short_edge=config.short_edge, device=processes.device)

@@ -14,9 +14,10 @@ from contrast import boundary_contrast
 from numpy.typing import NDArray
 
 from amd_seg.colour_model import iou, redraw_by_colour
+from amd_seg.errors import InputError
+from amd_seg.media.files import find_images
 from amd_seg.media.images import read_image
-from amd_seg.training.clips import find_photos
-from amd_seg.training.masked_images import FoundMask, MaskJob, clips_by_name, write_mask_folder
+from amd_seg.training.masked_images import FoundMask, MaskJob, write_mask_folder
 from amd_seg.training.motion_masks import shrink
 
 PATCHES = (100, 220, 400)
@@ -37,13 +38,14 @@ def write_photo_masks(photos: str | os.PathLike[str], folder: Path, *, short_edg
         InputError: the folder holds no photo, or two of one name.
         MediaError: more than one in a hundred cannot be read; the others are done.
     """
-    jobs = {
-        name: MaskJob(
-            partial(_find, photo.path / photo.frames[0], short_edge),
-            f"{photo.identity()}, {PATCHES}, {short_edge}",
-        )
-        for name, photo in clips_by_name(find_photos(photos)).items()
-    }
+    jobs: dict[str, MaskJob] = {}
+    for path in find_images([os.fspath(photos)], recursive=True):
+        # All lie beside each other: images of one folder would be drawn as one clip.
+        name = "_".join(path.relative_to(photos).with_suffix("").parts)
+        if name in jobs:
+            raise InputError(f"Two photos are called {name}, such as {path}. Rename one.")
+        made_of = f"{path.stat().st_size} bytes, {PATCHES}, {short_edge}"
+        jobs[name] = MaskJob(partial(_find, path, short_edge), made_of)
     write_mask_folder(jobs, folder, workers=os.cpu_count() or 1)
 
 
