@@ -43,7 +43,7 @@ def small_overlay(
 def picture_of(pixels: NDArray[np.uint8], mask: NDArray[np.bool_]) -> str:
     """Return the photo with its mask as a JPEG of about ten kilobytes, in base64."""
     file = BytesIO()
-    small_overlay(pixels, mask, (320, 240)).save(file, "JPEG", quality=70, optimize=True)
+    small_overlay(pixels, mask, (320, 240)).save(file, "JPEG", quality=60, optimize=True)
     return base64.b64encode(file.getvalue()).decode()
 
 
@@ -82,13 +82,13 @@ class ReviewPage:
 
         Args:
             name: its path, as the saved lists shall have it.
-            facts: "width", "height", "confidence" and "mask_share".
+            facts: "width", "height" and "confidence"; more is left out.
             picture: see `picture_of`.
 
         Raises:
             MediaError: the disk is full.
         """
-        shown = {key: facts[key] for key in ("width", "height", "confidence", "mask_share")}
+        shown = {key: facts[key] for key in ("width", "height", "confidence")}
         self._file.add({"file_name": name, **shown, "picture": picture})
 
     def close(self) -> None:

@@ -28,7 +28,7 @@ def a_photo(left: int) -> tuple[np.ndarray, np.ndarray]:
 
 def add(page: ReviewPage, name: str, confidence: float) -> None:
     pixels, mask = a_photo(int(100 * confidence))
-    facts = {"width": 160, "height": 120, "confidence": confidence, "mask_share": 0.2}
+    facts = {"width": 160, "height": 120, "confidence": confidence}
     page.add(name, facts, picture_of(pixels, mask))
 
 
