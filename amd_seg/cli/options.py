@@ -51,7 +51,11 @@ def device_options(command: Command) -> Command:
         "--device", metavar="D", default="auto", help="auto, cpu, cuda, cuda:1 or mps."
     )
     precision = click.option(
-        "--precision", type=click.Choice(PRECISIONS), default="float32", help="Of the network."
+        "--precision",
+        type=click.Choice(PRECISIONS),
+        default="float32",
+        metavar="P",
+        help=f"Of the network: {' or '.join(PRECISIONS)}.",
     )
     return device(precision(command))
 
@@ -65,9 +69,12 @@ def network_options(batch_help: str) -> Callable[[Command], Command]:
     size = click.option(
         "--size",
         type=click.IntRange(16, 8192),
-        help="Short edge, in pixels, that the network sees. [default: that of the weights]",
+        metavar="S",
+        help="Short edge that the network sees, in pixels. [default: the weights']",
     )
-    batch_size = click.option("--batch-size", type=click.IntRange(1), default=8, help=batch_help)
+    batch_size = click.option(
+        "--batch-size", type=click.IntRange(1), metavar="N", default=8, help=batch_help
+    )
 
     def decorate(command: Command) -> Command:
         return weights_option(size(device_options(batch_size(command))))
@@ -93,7 +100,8 @@ def min_confidence_option(what: str) -> Callable[[Command], Command]:
         "--min-confidence",
         type=click.FloatRange(0, 1),
         default=0.0,
-        help=f"Confidence below which {what} counts as one without an object: its mask is empty.",
+        metavar="P",
+        help=f"Give {what} of less confidence an empty mask.",
     )
 
 
@@ -103,8 +111,7 @@ def threshold_option(command: Command) -> Command:
         "--threshold",
         metavar="T",
         callback=parse_threshold,
-        help="Saliency above which a pixel is in the mask: between 0 and 1, or otsu. "
-        "[default: that of the weights]",
+        help="Saliency above which a pixel is in the mask, or otsu. [default: the weights']",
     )(command)
 
 
