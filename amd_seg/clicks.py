@@ -25,11 +25,14 @@ Places = list[tuple[int, int]]
 EDGES = (192, 768)
 """Longest short and long edge, in pixels, of the small photo in which clicks are worked out."""
 
-COLOUR_REACH = 0.1
+COLOUR_REACH = 0.15
 """Standard deviation of a click's reach in colour: CIELAB, in hundreds."""
 
 PLACE_REACH = 0.4
 """Standard deviation of a click's reach in place, in short edges of the photo."""
+
+NEAR_SHARE = 0.5
+"""Share of the kernel that reaches half as far: a click says most of what is close to it."""
 
 BLUR = 5
 """Window, in pixels of the small photo, over which colours are averaged: a click means no pixel."""
@@ -46,7 +49,7 @@ NOISE = 0.05
 DISC = 3
 """Radius, in pixels of the small photo, of what a click holds for certain."""
 
-SURE_BACKGROUND, SURE_OBJECT = 0.03, 0.9
+SURE_BACKGROUND, SURE_OBJECT = 0.05, 0.95
 """Probabilities below which the cut may not find the object, and above which it must."""
 
 CUT_SHARE = 0.75
@@ -120,9 +123,8 @@ def correction(small: Pixels, prior: Map, include: Places, exclude: Places) -> M
     features = np.dstack((colours, x, y)).astype(np.float32)
     columns, rows = np.array([*include, *exclude]).T
     # (click, h, w): how much each click says of each pixel.
-    kernel = np.stack(
-        [np.exp(np.square(features - at).sum(2) / -2) for at in features[rows, columns]]
-    )
+    distances = np.stack([np.square(features - at).sum(2) for at in features[rows, columns]])
+    kernel = (1 - NEAR_SHARE) * np.exp(distances / -2) + NEAR_SHARE * np.exp(distances * -2)
     wanted = np.repeat((CERTAINTY, -CERTAINTY), (len(include), len(exclude)))
     among_clicks = kernel[:, rows, columns] + NOISE * np.eye(len(rows))
     weights = np.linalg.solve(among_clicks, wanted - prior[rows, columns])

@@ -2,7 +2,7 @@
 
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -20,13 +20,15 @@ from amd_seg.errors import InputError, MediaError, raising
 from amd_seg.media import files
 from amd_seg.media.images import Photo
 from amd_seg.media.render import open_background, render_on
-from amd_seg.media.video import FrameReader, open_video
+from amd_seg.media.video import Frame, FrameReader, open_video
 from amd_seg.media.video_writer import check_target, open_writer
 from amd_seg.prefetch import map_ahead, read_ahead
+from amd_seg.refine import Point
 from amd_seg.segmentation import FrameSegmentation
 from amd_seg.segmenter import Segmenter
 from amd_seg.training.adaptation import AdaptationReport, OnStep, adapt
 from amd_seg.training.config import AdaptationConfig
+from amd_seg.training.masked_images import MaskedClip
 from amd_seg.weights import save_weights
 
 __all__ = [
@@ -41,6 +43,10 @@ __all__ = [
 ClipLike: TypeAlias = str | os.PathLike[str] | FrameReader
 """A video file, a folder of frames, an animated image, a glob; or what `open_video` made of one,
 which takes a part of it."""
+
+ClipPoint: TypeAlias = tuple[int | float, float, float]
+"""A click in a clip: the frame, as its number (int) or its time in seconds (float), then x and y
+in its pixels."""
 
 OnFrame = Callable[[int, int | None], None]
 """Called with the number of frames done and of all; None where only reading tells."""
@@ -197,6 +203,8 @@ class VideoSegmenter:
         *,
         steps: int | None = None,
         channel: int | None = None,
+        include: Iterable[ClipPoint] = (),
+        exclude: Iterable[ClipPoint] = (),
         on_step: OnStep | None = None,
     ) -> AdaptationReport:
         """Let a copy of the released model learn from a clip, and use it from now on.
@@ -209,11 +217,16 @@ class VideoSegmenter:
             config: how to adapt; None takes the default.
             steps: of the optimiser, in place of those of `config` (100).
             channel: the region that is the object; None chooses it.
+            include: clicks on the object that is meant, in frames of the clip: (frame, x, y), the
+                frame as its number (an int) or its time in seconds (a float); pixels of its
+                frames, x first. The masks of these frames are learned as certain.
+            exclude: clicks on what is not the object.
             on_step: called after each step; where it raises `StopTraining`, what has been learned
                 so far is the result.
 
         Raises:
-            InputError: nothing moves in the clip, or there is no such region.
+            InputError: nothing moves in the clip, there is no such region, or a click is outside
+                of it.
             MediaError: the clip cannot be read.
             ConfigError: a setting cannot be used.
             DeviceError: a step does not fit the memory.
@@ -223,15 +236,44 @@ class VideoSegmenter:
         if steps is not None:
             config = replace(config, steps=steps)
         released = self._released
-        clip = _opened(source, short_edge=config.frame_size(released.config.input_size))
+        clicks = tuple(include), tuple(exclude)
+        small = None if any(clicks) else config.frame_size(released.config.input_size)
+        clip = _opened(source, short_edge=small)
+        certain = self._clicked(clip, *clicks) if any(clicks) else None
         with own_numerics(released.device, learning=True):
             adapted = adapt(
-                released.model, released.config, clip, config, channel=channel, on_step=on_step
+                released.model,
+                released.config,
+                clip,
+                config,
+                channel=channel,
+                certain=certain,
+                on_step=on_step,
             )
             self.segmenter = Segmenter(
                 adapted.model, adapted.weights, device=released.device, precision=released.precision
             )
         return adapted.report
+
+    def _clicked(
+        self, clip: FrameReader, include: Iterable[ClipPoint], exclude: Iterable[ClipPoint]
+    ) -> MaskedClip:
+        """Segment the frames that were clicked in, with the released weights."""
+        points = [(m, (x, y), side) for side in (0, 1) for m, x, y in (include, exclude)[side]]
+        clicks: dict[int, tuple[list[Point], list[Point]]] = {}
+        by_index: dict[int, Frame] = {}
+        shown = frames_at(clip, [moment for moment, _, _ in points])
+        for frame, (_, point, side) in zip(shown, points, strict=True):
+            by_index[frame.index] = frame
+            clicks.setdefault(frame.index, ([], []))[side].append(point)
+        frames, masks, labels = [], [], []
+        for index, frame in by_index.items():
+            photo = Photo(frame.pixels, None, f"{clip.source}, frame {index}")
+            saliency = self._released(photo).clicked(*clicks[index]).saliency
+            frames.append(torch.from_numpy(frame.pixels.copy()).permute(2, 0, 1))
+            masks.append(torch.from_numpy(np.rint(saliency * 255).astype(np.uint8))[None])
+            labels.append(photo.source)
+        return MaskedClip(clip.source, frames, masks, torch.ones(len(frames)), tuple(labels))
 
     def reset(self) -> None:
         """Go back to the released weights."""
@@ -266,6 +308,37 @@ class VideoSegmenter:
                     yield FrameSegmentation(**vars(result), index=index, time=time)
 
         return segmentations()
+
+
+def frames_at(clip: FrameReader, moments: Sequence[float]) -> list[Frame]:
+    """Return the frames of a clip at some moments: numbers (int), or times in seconds (float).
+
+    Raises:
+        InputError: the clip has no such frame; all are named.
+    """
+    found: dict[int, Frame] = {}
+    before: Frame | None = None
+    for frame in clip:
+        for place, moment in enumerate(moments):
+            if place in found:
+                continue
+            if isinstance(moment, int) and moment == frame.index:
+                found[place] = frame
+            # The frame at a time is the last one that begins no later.
+            if isinstance(moment, float) and moment < frame.time:
+                found[place] = before or frame
+        if len(found) == len(moments):
+            break
+        before = frame
+    else:
+        for place, moment in enumerate(moments):
+            if before and isinstance(moment, float) and moment <= (clip.duration or before.time):
+                found.setdefault(place, before)
+    if lost := [moment for place, moment in enumerate(moments) if place not in found]:
+        named = " or ".join(f"{m:g} s" if isinstance(m, float) else f"number {m}" for m in lost)
+        last = f"number {before.index}, at {before.time:g} s" if before else "missing"
+        raise InputError(f"{clip.source} has no frame at {named}. Its last one is {last}.")
+    return [found[place] for place in range(len(moments))]
 
 
 def check_output(

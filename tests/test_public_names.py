@@ -129,7 +129,7 @@ SIGNATURES = {
     "overwrite=False, size=None, threshold=None, refine='colour', min_confidence=0.0, "
     "batch_size=8, on_frame=None, info=None)",
     "VideoSegmenter.adapt": "(self, source, config=None, *, steps=None, channel=None, "
-    "on_step=None)",
+    "include=(), exclude=(), on_step=None)",
     "VideoSegmenter.reset": "(self)",
     "VideoSegmenter.save": "(self, folder)",
     "write_adaptation_page": "(path, clip, report, config, *, released, adapted, overwrite=False, "
@@ -150,8 +150,8 @@ OPTIONS = {
     "--batch-size --accumulate --learning-rate --crop --seed --workers --checkpoint-every --set "
     "--quiet --debug --help",
     "video": "INPUT --out --output --background --start --end --every --frame-rate --adapt "
-    "--steps --objective --blend --seed --channel --save-adapted --report --threshold "
-    "--refine --min-confidence --weights --size --device --precision "
+    "--steps --objective --blend --seed --channel --include --exclude --save-adapted "
+    "--report --threshold --refine --min-confidence --weights --size --device --precision "
     "--batch-size --overwrite --json --quiet --debug --help",
     "weights convert": "FILE --out --overwrite --help",
     "weights download": "REPO --help",

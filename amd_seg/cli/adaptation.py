@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from amd_seg.cli import terminal
+from amd_seg.cli.options import parse_clip_points
 from amd_seg.errors import InputError
 from amd_seg.training.config import ADAPTATIONS, AdaptationConfig
 
@@ -18,7 +19,12 @@ if TYPE_CHECKING:
     from amd_seg.training.loop import StepReport
     from amd_seg.video_segmenter import VideoSegmenter
 
-_FLAGS = ("steps", "objective", "blend", "seed", "channel", "save_adapted", "report")
+ClipPoints = tuple[tuple[float, float, float], ...]
+
+_FLAGS = (
+    *("steps", "objective", "blend", "seed", "channel", "include", "exclude"),
+    *("save_adapted", "report"),
+)
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -29,6 +35,8 @@ class Adapting:
 
     config: AdaptationConfig
     channel: int | None
+    include: ClipPoints
+    exclude: ClipPoints
     save_to: Path | None
     page: Path | None
 
@@ -38,6 +46,21 @@ def adaptation_options(command: Command) -> Command:
     options = (
         click.option(
             "--channel", type=click.IntRange(0), help="The object's region. [default: chosen]"
+        ),
+        click.option(
+            "--include",
+            metavar="T:X,Y",
+            multiple=True,
+            callback=parse_clip_points,
+            help="A pixel of the object that is meant, in the frame at a time (12.5s:320,240) or "
+            "of a number (300:320,240). Give several by repeating it.",
+        ),
+        click.option(
+            "--exclude",
+            metavar="T:X,Y",
+            multiple=True,
+            callback=parse_clip_points,
+            help="A pixel that is not the object's, likewise.",
         ),
         click.option(
             "--save-adapted",
@@ -88,7 +111,7 @@ def asked_for(settings: dict[str, Any], *, precision: str) -> Adapting | None:
         InputError: the folder to save to has weights already, or the page is there.
     """
     values = {name: settings.pop(name, None) for name in _FLAGS}
-    given = {name: value for name, value in values.items() if value is not None}
+    given = {name: value for name, value in values.items() if value not in (None, ())}
     if not settings.pop("adapt"):
         for name in given:
             raise click.UsageError(f"--{name.replace('_', '-')} is of use with --adapt only.")
@@ -96,6 +119,7 @@ def asked_for(settings: dict[str, Any], *, precision: str) -> Adapting | None:
     objective = given.pop("objective", "motion-masks")
     channel, save_to = given.pop("channel", None), given.pop("save_adapted", None)
     page = given.pop("report", None)
+    include, exclude = given.pop("include", ()), given.pop("exclude", ())
     if page is not None:
         from amd_seg.adaptation_report import check_page
 
@@ -105,7 +129,7 @@ def asked_for(settings: dict[str, Any], *, precision: str) -> Adapting | None:
             f"{save_to} has weights. Give another folder, or overwrite them (--overwrite)."
         )
     config = dataclasses.replace(ADAPTATIONS[objective](), **{**given, "precision": precision})
-    return Adapting(config, channel, save_to, page)
+    return Adapting(config, channel, include, exclude, save_to, page)
 
 
 def adapt_to(
@@ -141,7 +165,14 @@ def adapt_to(
             if received:
                 raise StopTraining(received[0])
 
-        report = segmenter.adapt(clip, wish.config, channel=wish.channel, on_step=on_step)
+        report = segmenter.adapt(
+            clip,
+            wish.config,
+            channel=wish.channel,
+            include=wish.include,
+            exclude=wish.exclude,
+            on_step=on_step,
+        )
     if wish.save_to is not None:
         segmenter.save(wish.save_to)
     if received:

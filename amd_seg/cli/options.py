@@ -144,6 +144,25 @@ def parse_points(
     return tuple(points)
 
 
+def parse_clip_points(
+    ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
+) -> tuple[tuple[float, float, float], ...]:
+    """Return points in a clip: a time in seconds (float) or a frame's number (int), then x, y."""
+    points = []
+    for value in values:
+        moment, _, place = value.partition(":")
+        try:
+            at = float(moment[:-1]) if moment.endswith("s") else int(moment)
+            x, y = (float(number) for number in place.split(","))
+        except ValueError:
+            raise click.BadParameter(
+                f"{value!r} is no point in a clip. Give a time, or a frame's number, and X,Y: "
+                "12.5s:320,240 or 300:320,240."
+            ) from None
+        points.append((at, x, y))
+    return tuple(points)
+
+
 def parse_shard(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, int]:
     """Return which part of how many, counted from 1: the callback of `--shard`."""
     index, _, count = value.partition("/")

@@ -128,7 +128,10 @@ def _segment(
     segmenter = VideoSegmenter.from_pretrained(weights, device=device, precision=precision)
     learned = None
     if asked is not None:
-        size = asked.config.frame_size(segmenter.segmenter.config.input_size)
+        # Points are those of the clip's own frames.
+        has_clicks = bool(asked.include or asked.exclude)
+        seen = asked.config.frame_size(segmenter.segmenter.config.input_size)
+        size = None if has_clicks else seen
         small = open_video(source, start=start, end=end, frame_rate=frame_rate, short_edge=size)
         drawn = {name: call[name] for name in ("size", "threshold", "refine")}
         learned = adapt_to(segmenter, small, asked, shown=clip, overwrite=overwrite, **drawn)

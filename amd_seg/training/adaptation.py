@@ -34,7 +34,7 @@ from amd_seg.training.clip_masks import (
 )
 from amd_seg.training.config import AdaptationConfig, TrainingConfig
 from amd_seg.training.crops import Chances, Crop
-from amd_seg.training.masked_images import MaskBatches
+from amd_seg.training.masked_images import MaskBatches, MaskedClip
 from amd_seg.training.object_channel import ChannelChoice, choose_object_channel
 from amd_seg.training.objectives import MotionMaskObjective, PhotometricObjective
 from amd_seg.training.pairs import PairBatch
@@ -49,6 +49,9 @@ CHECKS = 4
 """Batches whose loss is compared before and after."""
 HELD_OUT_EVERY = 5
 """Each n-th frame, or pair's first frame, is held out."""
+SHOWING_SHARE = 0.3
+"""Steps, as a share of all, that teach the object that clicks mean before the other frames are
+looked at."""
 CLEAR_LEAD = 4.0
 """How much faster than the known object another region must move to take its place: one clip says
 less of what is an object than the many that the weights have seen."""
@@ -128,6 +131,7 @@ def adapt(
     config: AdaptationConfig | None = None,
     *,
     channel: int | None = None,
+    certain: MaskedClip | None = None,
     on_step: OnStep | None = None,
 ) -> Adaptation:
     """Adapt a copy of a model to a clip; the model itself stays as it is.
@@ -138,16 +142,26 @@ def adapt(
         clip: is read once; one that shrinks frames to `config.frame_size` itself saves time.
         config: how to adapt; None takes the default.
         channel: the object's region; None chooses it, with that of the weights as prior.
+        certain: frames of the clip whose masks a person has put right (objective motion-masks):
+            half of what is learned. What is learned is then kept without a guard.
         on_step: called after each step; where it raises `StopTraining`, what has been learned so
             far is the result.
 
     Raises:
-        InputError: nothing moves in the clip, or there is no such region.
+        InputError: nothing moves in the clip, there is no such region, or the objective learns
+            from no masks.
         MediaError: the clip cannot be read.
         DeviceError: a step does not fit the memory.
         TrainingDivergedError: the loss is not finite.
     """
     config = config or AdaptationConfig()
+    if certain is not None:
+        if config.objective != "motion-masks":
+            raise InputError(
+                f"Clicks make masks, and the objective {config.objective!r} learns from none. "
+                "Take motion-masks, or drop the clicks."
+            )
+        config = replace(config, guard=False)
     _check_channel(channel, weights)
     seconds: dict[str, float] = {}
     with _own_randomness(config.seed, model.mean.device):
@@ -155,8 +169,10 @@ def adapt(
             frames = gather_frames(clip, config, short_edge=config.frame_size(weights.input_size))
         training = config.training(frames.crop_size(config.learning_size(weights.input_size)))
         with _timed(seconds, "examples"):
-            make = _masks if config.objective == "motion-masks" else _pairs
-            examples = make(model, weights, frames, config, training, channel)
+            if config.objective == "motion-masks":
+                examples = _masks(model, weights, frames, config, training, channel, certain)
+            else:
+                examples = _pairs(model, weights, frames, config, training, channel)
         with _timed(seconds, "checks"):
             student, losses = copy.deepcopy(model), tuple[float, ...]()
             before = _mean_loss(_objective(student, examples, config), examples.checks, config)
@@ -201,6 +217,7 @@ def _masks(
     config: AdaptationConfig,
     training: TrainingConfig,
     channel: int | None,
+    certain: MaskedClip | None,
 ) -> _Examples:
     """Find masks of what moves on at most `config.targets` frames."""
     taught = weights.object_channel if channel is None else channel
@@ -211,7 +228,10 @@ def _masks(
     def regions_by(seeing: AMD, size: int) -> NDArray[np.float32]:
         return flip_averaged_regions(seeing, pixels, size=size, precision=config.precision).numpy()
 
-    masks = agreed_masks(motion, regions_by(model, weights.input_size)[:, taught], clip.source)
+    seeing, size = model, weights.input_size
+    if certain is not None:
+        seeing, size = _shown(model, weights, certain, config, training, taught)
+    masks = agreed_masks(motion, regions_by(seeing, size)[:, taught], clip.source)
     rows = range(len(masks.labels))
     held_out = [row for row in rows if row % HELD_OUT_EVERY == HELD_OUT_EVERY // 2]
     learned = masks.part([row for row in rows if row not in held_out])
@@ -223,13 +243,41 @@ def _masks(
 
     return _Examples(
         objective=lambda student: MotionMaskObjective(student, taught),
-        batches=lambda settings: MaskBatches([[learned]], settings, device),
+        batches=lambda settings: MaskBatches(
+            [[learned], [] if certain is None else [certain]], settings, device
+        ),
         checks=[next(checks) for _ in range(CHECKS)],
         count=len(learned.labels),
         held_out=len(held_out),
         choose=choose,
         evidence=float(motion.confidence.mean()),
     )
+
+
+def _shown(
+    model: AMD,
+    weights: WeightsConfig,
+    certain: MaskedClip,
+    config: AdaptationConfig,
+    training: TrainingConfig,
+    taught: int,
+) -> tuple[AMD, int]:
+    """Teach a copy of the model the object that is meant, from its certain masks alone.
+
+    Returns:
+        The copy and its input size.
+    """
+    settings = replace(training, steps=max(1, round(SHOWING_SHARE * config.steps)))
+    examples = _Examples(
+        objective=lambda student: MotionMaskObjective(student, taught),
+        batches=lambda settings: MaskBatches([[certain]], settings, model.mean.device),
+        checks=(),
+        count=len(certain.labels),
+        held_out=0,
+        choose=lambda kept, size: ChannelChoice(taught, ()),
+    )
+    student, _ = _learn(model, examples, config, settings, None)
+    return student, config.adapted_size(weights.input_size)
 
 
 def moving_share(regions: NDArray[np.float32], motion: MotionEvidence) -> tuple[float, ...]:
