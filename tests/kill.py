@@ -32,7 +32,7 @@ from amd_seg.model.config import WeightsConfig
 from amd_seg.training.run_folder import list_checkpoints, load_checkpoint
 from amd_seg.weights import save_weights
 from tests.clips import moving_square, write_clip
-from tests.tiny import TINY
+from tests.tiny import TINY, TINY_SETTINGS
 
 Digests = dict[str, str]
 
@@ -91,20 +91,9 @@ def prepare(kind: str, folder: Path) -> Work:
         return Work(["video", str(clips / "clip.mp4"), *network], "out.mp4", "--overwrite")
     for number in range(2):
         write_clip(clips / f"{number}.mp4", frames[number:])
-    sizes = ["--crop", "32x48", "--set", "short_edge=32", "--set", "motion_size=32x48"]
-    model = [
-        "--set",
-        "stage_widths=8,8,8,8",
-        "--set",
-        "head_channels=4",
-        "--set",
-        "head_dilation=1",
-    ]
-    model += ["--pyramid-channels", "4,4,4"]
-    model += ["--objective", "photometric"]
-    pace = ["--steps", "12", "--minutes", "0", "--batch-size", "2", "--set", "warmup_steps=0"]
-    pace += ["--checkpoint-every", "2", "--set", "log_every=1", "--device", "cpu", "--quiet"]
-    return Work(["train", str(clips), *sizes, *model, *pace], "run", "--resume")
+    pace = ["--crop", "32x48", "--steps", "12", "--minutes", "0", "--batch-size", "2"]
+    pace += ["--objective", "photometric", "--checkpoint-every", "2", "--device", "cpu", "--quiet"]
+    return Work(["train", str(clips), *pace, *TINY_SETTINGS], "run", "--resume")
 
 
 def kill_and_go_on(work: Work, folder: Path, whole: Digests, after: float) -> str:

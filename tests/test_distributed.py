@@ -21,24 +21,13 @@ from amd_seg.training.run import open_batches
 from amd_seg.training.run_folder import RunFolder, list_checkpoints, load_checkpoint
 from amd_seg.weights import load_weights
 from tests.clips import moving_patch, moving_square, write_clip
+from tests.tiny import TINY_SETTINGS, settings
 
 # Dropout is drawn by each process for itself: without it nothing is random but the pairs.
 SETTINGS = [
-    *("--objective", "photometric", "--set", "optimizer=adam", "--set", "weight_decay=1e-6"),
-    *("--steps", "4", "--minutes", "0", "--batch-size", "4", "--crop", "32x48"),
-    *(
-        "--set",
-        "short_edge=32",
-        "--set",
-        "warmup_steps=0",
-        "--set",
-        "log_every=1",
-        "--set",
-        "max_gap=2",
-    ),
-    *("--set", "stage_widths=8,8,8,8", "--set", "head_channels=4", "--set", "head_dilation=1"),
-    *("--pyramid-channels", "4,4,4", "--set", "motion_size=32x48", "--set", "dropout=0"),
-    *("--estimator-channels", "8,8,8,4,4", "--device", "cpu"),
+    *("--objective", "photometric", "--steps", "4", "--minutes", "0", "--batch-size", "4"),
+    *("--crop", "32x48", "--device", "cpu", *TINY_SETTINGS),
+    *settings("optimizer=adam weight_decay=1e-6 max_gap=2 dropout=0 estimator_channels=8,8,8,4,4"),
 ]
 
 

@@ -39,6 +39,7 @@ from amd_seg.training.run import train
 from amd_seg.training.run_folder import RunFolder, list_checkpoints, load_checkpoint
 from amd_seg.weights import load_weights, save_weights
 from tests.clips import moving_square, write_clip, write_folder
+from tests.tiny import TINY_SETTINGS, settings
 
 SETTINGS = TrainingConfig(
     steps=6, batch_size=2, short_edge=32, crop=(32, 48), checkpoint_every=2, log_every=1, keep=10
@@ -93,27 +94,9 @@ def test_a_killed_run_goes_on_to_the_same_curve(
 ) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     command = [sys.executable, "-m", "amd_seg.cli", "train", clips, "--device", "cpu"]
-    command += ["--objective", "photometric", "--checkpoint-every", "2", "--set", "log_every=1"]
-    command += ["--steps", "40", "--batch-size", "2"]
-    command += [
-        "--minutes",
-        "0",
-        "--crop",
-        "32x48",
-        "--set",
-        "short_edge=32",
-        "--set",
-        "warmup_steps=0",
-    ]
-    command += [
-        "--set",
-        "stage_widths=8,8,8,8",
-        "--set",
-        "head_channels=4",
-        "--set",
-        "head_dilation=1",
-    ]
-    command += ["--pyramid-channels", "4,4,4", "--set", "motion_size=32x48", "--set", "keep=3"]
+    command += ["--objective", "photometric", "--checkpoint-every", "2", "--steps", "40"]
+    command += ["--batch-size", "2", "--minutes", "0", "--crop", "32x48"]
+    command += [*TINY_SETTINGS, *settings("keep=3")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     run = subprocess.Popen([*command, "--out", killed], env=environment, stderr=subprocess.PIPE)
     while len(list_checkpoints(killed / "checkpoints")) < 2 and run.poll() is None:
@@ -128,17 +111,9 @@ def test_a_killed_run_goes_on_to_the_same_curve(
 
 def test_sigterm_ends_with_a_checkpoint_and_a_clear_line(clips: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "amd_seg.cli", "train", clips, "--out", tmp_path / "run"]
-    command += ["--objective", "photometric"]
+    command += ["--objective", "photometric", "--checkpoint-every", "100000", "--device", "cpu"]
     command += ["--steps", "100000", "--minutes", "0", "--batch-size", "2", "--crop", "32x48"]
-    command += [
-        "--set",
-        "stage_widths=8,8,8,8",
-        "--set",
-        "log_every=1",
-        "--set",
-        "motion_size=64x64",
-    ]
-    command += ["--device", "cpu", "--set", "short_edge=32", "--checkpoint-every", "100000"]
+    command += TINY_SETTINGS
     run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     log = tmp_path / "run" / "log.jsonl"
     while not (log.exists() and len(log.read_text().splitlines()) > 1) and run.poll() is None:
@@ -205,6 +180,25 @@ def test_the_loss_falls_on_a_moving_square(
     train([clips], tmp_path / "run", model=tiny_config, config=config, device="cpu")
     curve = losses(tmp_path / "run")
     assert np.mean(curve[-5:]) < 0.9 * np.mean(curve[:5])
+
+
+def test_the_faster_memory_layout_is_found_and_recorded(
+    clips: str, tiny_config: AMDConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    config = dataclasses.replace(SETTINGS, steps=200)
+    options = {"model": tiny_config, "device": "cpu", "on_step": stop_after(2)}
+    with pytest.raises(StopTraining):
+        train([clips], tmp_path / "found", config=config, **options)
+    assert "A step takes" in caplog.text
+    record = json.loads((tmp_path / "found" / "config.json").read_text())
+    taken = record["training"]["memory_layout"]
+    assert taken in ("channels-first", "channels-last")
+    # The trial moves neither the stream of pairs nor the random numbers.
+    asked = dataclasses.replace(config, memory_layout=taken)
+    with pytest.raises(StopTraining):
+        train([clips], tmp_path / "asked", config=asked, **options)
+    assert losses(tmp_path / "found") == losses(tmp_path / "asked")
 
 
 def test_weights_start_a_run(clips: str, tiny_config: AMDConfig, tmp_path: Path) -> None:
@@ -559,10 +553,11 @@ def test_streamed_frames_give_the_run_that_frames_in_memory_give(
 def test_every_preset_takes_its_first_steps(clips: str, tmp_path: Path, preset: str) -> None:
     command = ["train", clips, "--preset", preset, "--out", str(tmp_path / "run")]
     # The recipe is the preset's; only the amount of work is not.
-    command += ["--set", "stage_widths=8,8,16,16", "--set", "head_channels=8"]
+    command += settings("stage_widths=8,8,16,16 head_channels=8")
     command += ["--steps", "3", "--minutes", "0", "--batch-size", "2", "--crop", "32x32"]
-    command += ["--set", "short_edge=32", "--set", "motion_size=64x64", "--device", "cpu"]
-    command += ["--set", "log_every=1", "--set", "sheet_every=1"]
+    command += ["--device", "cpu"]
+    command += settings("short_edge=32 motion_size=64x64")
+    command += settings("log_every=1 sheet_every=1")
     result = CliRunner().invoke(cli, command)
     assert result.exit_code == 0, result.stderr
     assert result.stdout == f"{tmp_path / 'run' / 'weights'}\n"
@@ -589,7 +584,8 @@ def test_a_run_takes_the_model_of_the_weights_it_starts_from(
         "dropout=0",
     ]
     command += ["--steps", "1", "--minutes", "0", "--batch-size", "2", "--crop", "32x32"]
-    command += ["--set", "short_edge=32", "--device", "cpu", "--quiet", "--set", "log_every=1"]
+    command += ["--device", "cpu", "--quiet"]
+    command += settings("short_edge=32 log_every=1")
     result = CliRunner().invoke(cli, command)
     assert (result.exit_code, result.stderr) == (0, "")
     trained = load_weights(tmp_path / "b" / "weights").config

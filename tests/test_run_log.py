@@ -23,6 +23,7 @@ from amd_seg.training.run import train
 from amd_seg.training.run_folder import RunFolder, list_checkpoints, load_checkpoint
 from amd_seg.training.run_log import CollapseCheck, RunLog, draw_sheet, flow_colours
 from tests.clips import moving_square, write_clip
+from tests.tiny import settings
 
 SETTINGS = TrainingConfig(
     steps=4, batch_size=2, short_edge=32, crop=(32, 48), checkpoint_every=2, log_every=1
@@ -209,8 +210,9 @@ def test_a_full_disk_ends_with_one_line_and_the_older_checkpoints(
 ) -> None:
     command = [sys.executable, "-m", "amd_seg.cli", "train", clips, "--out", str(tmp_path / "run")]
     command += ["--steps", "3", "--minutes", "0", "--batch-size", "2", "--crop", "32x48"]
-    command += ["--set", "stage_widths=8,8,8,8", "--set", "motion_size=64x64", "--device", "cpu"]
-    command += ["--set", "short_edge=32", "--set", "log_every=1"]
+    command += ["--device", "cpu"]
+    command += settings("stage_widths=8,8,8,8 motion_size=64x64")
+    command += settings("short_edge=32 log_every=1")
     first = subprocess.run(command, capture_output=True, text=True, check=False)
     assert first.returncode == 0, first.stderr
     kept = list_checkpoints(tmp_path / "run" / "checkpoints")

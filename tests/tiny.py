@@ -13,3 +13,15 @@ TINY = AMDConfig(
     max_displacement=2,
     motion_size=(32, 48),
 )
+
+
+def settings(text: str) -> list[str]:
+    """The words that give "key=value key=value ..." to a command."""
+    return [word for setting in text.split() for word in ("--set", setting)]
+
+
+TINY_SETTINGS = settings(
+    "stage_widths=8,8,8,8 head_channels=4 head_dilation=1 pyramid_channels=4,4,4 "
+    "motion_size=32x48 short_edge=32 warmup_steps=0 log_every=1"
+)
+"""A model about as small, and what goes with it, for `train`."""
