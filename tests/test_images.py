@@ -10,7 +10,7 @@ import subprocess
 import sys
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -116,122 +116,51 @@ LOSSLESS, LOSSY = 0.51, 4.0
 OVER_GREY = [(c * 100 + 128 * 155) / 255 for c in COLOUR]
 HALF_CLEAR = [(c + 128) / 2 for c in COLOUR]
 
-# name: (bytes of the file, mean colour, tolerance)
-FILES: dict[str, tuple[Callable[[], bytes], object, float]] = {
-    "png RGB": (lambda: encoded(plain("RGB", COLOUR), "PNG"), COLOUR, 0),
-    "jpeg RGB": (lambda: encoded(plain("RGB", COLOUR), "JPEG"), COLOUR, LOSSY),
-    "jpeg L": (lambda: encoded(plain("L", 90), "JPEG"), (90,) * 3, LOSSY),
-    "jpeg CMYK": (lambda: encoded(plain("CMYK", (55, 155, 205, 0)), "JPEG"), COLOUR, LOSSY),
-    "jpeg MPO": (lambda: two_frames("MPO"), COLOUR, LOSSY),
-    "webp RGB": (lambda: encoded(plain("RGB", COLOUR), "WEBP"), COLOUR, LOSSY),
-    "webp RGBA": (
-        lambda: encoded(plain("RGBA", (*COLOUR, 100)), "WEBP", lossless=True),
-        OVER_GREY,
-        LOSSLESS,
-    ),
-    "webp animated": (lambda: two_frames("WEBP"), COLOUR, LOSSY),
-    "avif RGB": (lambda: encoded(plain("RGB", COLOUR), "AVIF"), COLOUR, LOSSY),
-    "avif RGBA": (lambda: encoded(plain("RGBA", (*COLOUR, 100)), "AVIF"), OVER_GREY, LOSSY),
-    "gif animated": (lambda: two_frames("GIF"), COLOUR, LOSSLESS),
-    "png animated": (lambda: two_frames("PNG"), COLOUR, 0),
-    "tiff pages": (lambda: two_frames("TIFF"), COLOUR, 0),
-    "bmp RGB": (lambda: encoded(plain("RGB", COLOUR), "BMP"), COLOUR, 0),
-    "bmp 1": (lambda: encoded(plain("1", 1), "BMP"), (255,) * 3, 0),
-    "jp2 RGB": (lambda: encoded(plain("RGB", COLOUR), "JPEG2000"), COLOUR, 1),
-    "ppm RGB": (lambda: encoded(plain("RGB", COLOUR), "PPM"), COLOUR, 0),
-    "pgm 16": (lambda: encoded(plain("I", 25700), "PPM"), (100,) * 3, 0),
-    "pfm F": (lambda: encoded(plain("F", 0.2), "PPM"), (51,) * 3, 0),
-    "png 1": (lambda: encoded(plain("1", 1), "PNG"), (255,) * 3, 0),
-    "png L": (lambda: encoded(plain("L", 90), "PNG"), (90,) * 3, 0),
-    "png LA": (lambda: encoded(plain("LA", (200, 100)), "PNG"), (OVER_GREY[0],) * 3, LOSSLESS),
-    "png RGBA clear": (lambda: encoded(plain("RGBA", (*COLOUR, 0)), "PNG"), (128,) * 3, 0),
-    "png RGBA opaque": (lambda: encoded(plain("RGBA", (*COLOUR, 255)), "PNG"), COLOUR, 0),
-    "png RGBA": (lambda: encoded(plain("RGBA", (*COLOUR, 100)), "PNG"), OVER_GREY, LOSSLESS),
-    "png P": (lambda: encoded(palette_with_clear_half(), "PNG"), [227.5, 177.5, 152.5], 0),
-    "png P one clear": (
-        lambda: encoded(palette_with_clear_half(), "PNG", transparency=1),
-        HALF_CLEAR,
-        LOSSLESS,
-    ),
-    "png P soft": (
-        lambda: encoded(palette_with_clear_half(), "PNG", transparency=bytes([255, 0])),
-        HALF_CLEAR,
-        LOSSLESS,
-    ),
-    "gif P clear": (
-        lambda: encoded(palette_with_clear_half(), "GIF", transparency=1),
-        HALF_CLEAR,
-        LOSSLESS,
-    ),
-    "png RGB one clear": (
-        lambda: encoded(plain("RGB", COLOUR), "PNG", transparency=COLOUR),
-        (128,) * 3,
-        0,
-    ),
-    "png I;16": (lambda: encoded(plain("I;16", 25700), "PNG"), (100,) * 3, 0),
-    "png I;16 one clear": (
-        lambda: encoded(plain("I;16", 25700), "PNG", transparency=25700),
-        (128,) * 3,
-        0,
-    ),
-    "png RGB 16": (
-        lambda: raw_png(16, 2, struct.pack(">HHH", *(c * 257 for c in COLOUR))),
-        COLOUR,
-        0,
-    ),
-    "png RGBA 16": (
-        lambda: raw_png(16, 6, struct.pack(">HHHH", *(c * 257 for c in (*COLOUR, 100)))),
-        OVER_GREY,
-        LOSSLESS,
-    ),
-    "png LA 16": (
-        lambda: raw_png(16, 4, struct.pack(">HH", 200 * 257, 100 * 257)),
-        (OVER_GREY[0],) * 3,
-        LOSSLESS,
-    ),
-    "tiff RGB": (lambda: encoded(plain("RGB", COLOUR), "TIFF"), COLOUR, 0),
-    "tiff RGBA": (lambda: encoded(plain("RGBA", (*COLOUR, 100)), "TIFF"), OVER_GREY, LOSSLESS),
-    "tiff CMYK": (lambda: encoded(plain("CMYK", (55, 155, 205, 0)), "TIFF"), COLOUR, 0),
-    "tiff YCbCr": (lambda: encoded(plain("RGB", COLOUR).convert("YCbCr"), "TIFF"), COLOUR, 1),
-    "tiff LAB": (lambda: encoded(plain("RGB", COLOUR).convert("LAB"), "TIFF"), COLOUR, 2),
-    "tiff I;16": (lambda: encoded(plain("I;16", 25700), "TIFF"), (100,) * 3, 0),
-    "tiff I;16B": (lambda: encoded(plain("I;16B", 25700), "TIFF"), (100,) * 3, 0),
-    "tiff I": (lambda: encoded(plain("I", 25700), "TIFF"), (100,) * 3, 0),
-    "tiff F": (lambda: encoded(plain("F", 0.2), "TIFF"), (51,) * 3, 0),
+
+def grey_tiff(pixels: bytes, depth: int, *, white_is_0: bool = False) -> bytes:
+    return raw_tiff(pixels, bands=1, depth=depth, photometric=0 if white_is_0 else 1)
+
+
+HALF_PALETTE = palette_with_clear_half()
+WIDE = tuple(c * 257 for c in COLOUR)
+
+# What `MODES` below does not make. Name: (bytes of the file, mean colour, tolerance).
+FILES: dict[str, tuple[bytes, object, float]] = {
+    "jpeg MPO": (two_frames("MPO"), COLOUR, LOSSY),
+    "webp animated": (two_frames("WEBP"), COLOUR, LOSSY),
+    "gif animated": (two_frames("GIF"), COLOUR, LOSSLESS),
+    "png animated": (two_frames("PNG"), COLOUR, 0),
+    "tiff pages": (two_frames("TIFF"), COLOUR, 0),
+    "png RGBA clear": (encoded(plain("RGBA", (*COLOUR, 0)), "PNG"), (128,) * 3, 0),
+    "png P": (encoded(HALF_PALETTE, "PNG"), [227.5, 177.5, 152.5], 0),
+    "png P one clear": (encoded(HALF_PALETTE, "PNG", transparency=1), HALF_CLEAR, LOSSLESS),
+    "png P soft": (encoded(HALF_PALETTE, "PNG", transparency=b"\xff\0"), HALF_CLEAR, LOSSLESS),
+    "gif P clear": (encoded(HALF_PALETTE, "GIF", transparency=1), HALF_CLEAR, LOSSLESS),
+    "png RGB 16": (raw_png(16, 2, struct.pack(">3H", *WIDE)), COLOUR, 0),
+    "png RGBA 16": (raw_png(16, 6, struct.pack(">4H", *WIDE, 25700)), OVER_GREY, LOSSLESS),
+    "png LA 16": (raw_png(16, 4, struct.pack(">2H", 51400, 25700)), (OVER_GREY[0],) * 3, LOSSLESS),
+    "tiff I;16B": (encoded(plain("I;16B", 25700), "TIFF"), (100,) * 3, 0),
     "tiff RGB 16": (
-        lambda: raw_tiff(
-            struct.pack("<3H", *(c * 257 for c in COLOUR)), bands=3, depth=16, photometric=2
-        ),
+        raw_tiff(struct.pack("<3H", *WIDE), bands=3, depth=16, photometric=2),
         COLOUR,
         0,
     ),
     # Two pixels of 1606 in 12 bits.
-    "tiff 12 bits": (
-        lambda: raw_tiff(b"\x64\x66\x46", bands=1, depth=12, photometric=1),
-        (100,) * 3,
-        0,
-    ),
-    "tiff L white is 0": (
-        lambda: raw_tiff(bytes([155]), bands=1, depth=8, photometric=0),
-        (100,) * 3,
-        0,
-    ),
-    "tiff I;16 white is 0": (
-        lambda: raw_tiff(struct.pack("<H", 155 * 257), bands=1, depth=16, photometric=0),
-        (100,) * 3,
-        0,
-    ),
-    "tiff lzw": (lambda: encoded(plain("RGB", COLOUR), "TIFF", compression="tiff_lzw"), COLOUR, 0),
+    "tiff 12 bits": (grey_tiff(b"\x64\x66\x46", 12), (100,) * 3, 0),
+    "tiff L white is 0": (grey_tiff(b"\x9b", 8, white_is_0=True), (100,) * 3, 0),
+    "tiff I;16 white is 0": (grey_tiff(b"\x9b\x9b", 16, white_is_0=True), (100,) * 3, 0),
+    "png damaged EXIF": (encoded(plain("RGB", COLOUR), "PNG", exif=b"Exif\0\0no"), COLOUR, 0),
+    "tiff lzw": (encoded(plain("RGB", COLOUR), "TIFF", compression="tiff_lzw"), COLOUR, 0),
 }
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_every_pixel_type_comes_out_with_its_colour(name: str, tmp_path: Path) -> None:
-    make, colour, tolerance = FILES[name]
+    data, colour, tolerance = FILES[name]
     path = tmp_path / "photo"
-    path.write_bytes(make())
+    path.write_bytes(data)
     assert mean_colour(read_image(path)) == pytest.approx(colour, abs=tolerance)
-    assert mean_colour(read_image(make())) == pytest.approx(colour, abs=tolerance)
+    assert mean_colour(read_image(data)) == pytest.approx(colour, abs=tolerance)
     with Image.open(path) as image:
         assert mean_colour(read_image(image)) == pytest.approx(colour, abs=tolerance)
 
@@ -249,7 +178,6 @@ MODES: dict[str, tuple[object, object]] = {
     "CMYK": ((55, 155, 205, 0), COLOUR),
     "YCbCr": ((124, 86, 182), COLOUR),
     "LAB": ((138, 164, 174), COLOUR),
-    "HSV": ((14, 191, 200), COLOUR),
     "I;16": (25700, (100,) * 3),
     "I": (25700, (100,) * 3),
     "F": (0.2, (51,) * 3),
@@ -268,6 +196,14 @@ WRITABLE = {
 }
 
 
+def test_pil_images_of_modes_that_no_file_has() -> None:
+    for mode, value, colour in (
+        ("HSV", (0, 255, 200), (200, 0, 0)),
+        ("RGBa", (100, 50, 25, 128), (164, 114, 89)),
+    ):
+        assert mean_colour(read_image(plain(mode, value))) == pytest.approx(colour, abs=1)
+
+
 @pytest.mark.parametrize("form", WRITABLE)
 def test_every_mode_of_every_format_keeps_its_colour(form: str) -> None:
     for mode in WRITABLE[form].split():
@@ -276,23 +212,11 @@ def test_every_mode_of_every_format_keeps_its_colour(form: str) -> None:
         if mode in ("P", "PA"):
             image.putpalette([*COLOUR, 255, 255, 255])
         options = {"save_all": False, **({"quality": 95} if form in ("JPEG", "WEBP") else {})}
-        photo = read_image(encoded(image, form, **options))
-        assert mean_colour(photo) == pytest.approx(colour, abs=LOSSY), mode
-
-
-@pytest.mark.parametrize(
-    ("mode", "value", "colour"),
-    [
-        ("HSV", (0, 255, 200), (200, 0, 0)),
-        ("RGBX", (*COLOUR, 0), COLOUR),
-        ("RGBa", (100, 50, 25, 128), (164, 114, 89)),
-        ("PA", (0, 255), (0, 0, 0)),
-    ],
-)
-def test_a_pil_image_of_a_mode_that_no_file_has(
-    mode: str, value: object, colour: tuple[int, ...]
-) -> None:
-    assert mean_colour(read_image(plain(mode, value))) == pytest.approx(colour, abs=1)
+        data = encoded(image, form, **options)
+        is_exact = form not in ("JPEG", "WEBP", "AVIF", "JPEG2000") and mode not in ("YCbCr", "LAB")
+        for source in (data, Image.open(io.BytesIO(data))):
+            found = mean_colour(read_image(source))
+            assert found == pytest.approx(colour, abs=LOSSLESS if is_exact else LOSSY), mode
 
 
 def test_16_bit_values_are_scaled_and_not_clipped() -> None:
@@ -321,6 +245,13 @@ def test_the_one_clear_grey_of_a_png_is_in_the_depth_of_the_file(
         assert (found[:, 1::2] == others).all()
 
 
+def test_clear_pixels_of_other_depths_are_grey() -> None:
+    for name, white in (("rgb16_trns.png", (4, 50)), ("grey2_trns.png", (50, 50))):
+        pixels = read_image(Path(__file__).parent / "cases" / name).pixels
+        assert pixels[32, 8].tolist() == [128, 128, 128]
+        assert pixels[white].tolist() == [255, 255, 255]
+
+
 @pytest.mark.parametrize("depth", [8, 16])
 def test_the_one_clear_colour_of_a_png_is_in_the_depth_of_the_file(depth: int) -> None:
     kind = ">3H" if depth == 16 else ">3B"
@@ -333,14 +264,6 @@ def test_the_one_clear_colour_of_a_png_is_in_the_depth_of_the_file(depth: int) -
         found = read_image(source).pixels
         assert (found[:, ::2] == 128).all()
         assert (found[:, 1::2] == (near if depth == 8 else (0x40,) * 3)).all()
-
-
-def test_clear_pixels_of_other_depths_are_grey() -> None:
-    cases = Path(__file__).parent / "cases"
-    for name, white in (("rgb16_trns.png", (4, 50)), ("grey2_trns.png", (50, 50))):
-        pixels = read_image(cases / name).pixels
-        assert pixels[32, 8].tolist() == [128, 128, 128]
-        assert pixels[white].tolist() == [255, 255, 255]
 
 
 def test_a_stream_is_read_from_its_beginning(tmp_path: Path) -> None:
@@ -564,16 +487,11 @@ def test_a_speck_is_refused(size: tuple[int, int]) -> None:
     assert read_image(Image.new("RGB", (8, 8))).pixels.shape == (8, 8, 3)
 
 
-def test_damaged_metadata_does_not_refuse_a_photo() -> None:
-    data = encoded(plain("RGB", COLOUR), "PNG", exif=b"Exif\0\0not a tiff")
-    assert mean_colour(read_image(data)) == pytest.approx(COLOUR)
-
-
 def test_threads_read_alike(tmp_path: Path) -> None:
     paths = []
     for number, name in enumerate(list(FILES) * 2):
         paths.append(tmp_path / str(number))
-        paths[-1].write_bytes(FILES[name][0]())
+        paths[-1].write_bytes(FILES[name][0])
     with ThreadPoolExecutor(8) as pool:
         together = list(pool.map(read_image, paths))
     for path, photo in zip(paths, together, strict=True):
@@ -589,7 +507,7 @@ def test_threads_read_alike(tmp_path: Path) -> None:
 def test_damaged_bytes_give_a_photo_or_one_line(
     name: str, edits: list[tuple[int, int]], length: int
 ) -> None:
-    data = bytearray(FILES[name][0]())
+    data = bytearray(FILES[name][0])
     for place, value in edits:
         data[place % len(data)] = value
     if length < 5 * 10**5:

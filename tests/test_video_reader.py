@@ -59,15 +59,6 @@ def test_a_reader_can_be_read_twice_and_left_early(tmp_path: Path) -> None:
     assert len(list(clip)) == len(list(clip)) == 6
 
 
-@pytest.mark.parametrize("rotation", [90, -90, 180])
-def test_rotation_metadata_is_applied(tmp_path: Path, rotation: int) -> None:
-    frames = moving_square(3)
-    clip = open_video(write_clip(tmp_path / "phone.mp4", frames, rotation=rotation))
-    upright = np.rot90(frames[2], rotation // 90)
-    assert (clip.height, clip.width) == upright.shape[:2]
-    assert error_of(list(clip)[2], upright) < 4
-
-
 def test_variable_frame_rate_keeps_each_timestamp(tmp_path: Path) -> None:
     stamps = [0, 0.1, 0.15, 0.4, 0.9, 1.0, 1.3, 2.0]
     for name in ("clip.mp4", "clip.mkv"):
