@@ -189,14 +189,15 @@ def _log_ratio(points: Tensor, samples: Tensor, log_odds: Tensor) -> Tensor:
         log_odds: (sample), that each of them is the object's.
     """
     # 1 minus the one would round to no pixel at all.
-    sides = torch.sigmoid(torch.stack((log_odds, -log_odds), dim=1))
-    sides /= sides.sum(dim=0)
+    sides = torch.sigmoid(torch.stack((log_odds, -log_odds)))
+    sides /= sides.sum(dim=1, keepdim=True)
     lengths = samples.square().sum(dim=1) / 2
     densities = points.new_empty(len(points), 2)
     for rows, out in zip(torch.split(points, _BLOCK), torch.split(densities, _BLOCK), strict=True):
         exponents = torch.addmm(lengths, rows, samples.T, beta=-1)
         exponents -= rows.square().sum(dim=1, keepdim=True) / 2
-        torch.mm(exponents.clamp_(min=_LEAST_EXPONENT).exp_(), sides, out=out)
+        # Each side lies in one piece: a product with two columns would take five times as long.
+        torch.mm(exponents.clamp_(min=_LEAST_EXPONENT).exp_(), sides.T, out=out)
     densities += FLOOR * densities.sum(dim=1).mean()
     return densities[:, 0].log() - densities[:, 1].log()
 
