@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as runs
@@ -123,6 +122,8 @@ def outlines(mask: Mask) -> list[Ring]:
     A hole is joined to the ring around it by a line without width. Rings are simplified by less
     than a pixel, of photos above 1,500 pixels by less than 1/2000 of the longer edge.
     """
+    import cv2  # which a mask without outlines has no need of
+
     # Twice the size, and one pixel more to the right and down: outlines through the centres of
     # these pixels are the outlines around those of the mask, and gaps of one pixel stay open.
     padded = np.pad(mask.view(np.uint8), ((0, 1), (0, 1)))
@@ -150,6 +151,8 @@ def _joined(rings: Sequence[Ring]) -> Ring:
 
 
 def _parts(things: Iterable[Thing], split: bool) -> Iterator[Thing]:
+    import cv2
+
     for thing in things:
         if not split:
             if thing.mask.any():

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
@@ -26,14 +26,14 @@ from amd_seg.prefetch import map_ahead, read_ahead
 from amd_seg.refine import Point
 from amd_seg.segmentation import FrameSegmentation
 from amd_seg.segmenter import Segmenter
-from amd_seg.training.adaptation import AdaptationReport, OnStep, adapt
-from amd_seg.training.config import AdaptationConfig
-from amd_seg.training.masked_images import MaskedClip
 from amd_seg.weights import save_weights
 
+if TYPE_CHECKING:
+    from amd_seg.training.adaptation import AdaptationReport, OnStep
+    from amd_seg.training.config import AdaptationConfig
+    from amd_seg.training.masked_images import MaskedClip
+
 __all__ = [
-    "AdaptationConfig",
-    "AdaptationReport",
     "ClipLike",
     "FrameSegmentation",
     "VideoReport",
@@ -199,14 +199,14 @@ class VideoSegmenter:
     def adapt(
         self,
         source: ClipLike,
-        config: AdaptationConfig | None = None,
+        config: "AdaptationConfig | None" = None,
         *,
         steps: int | None = None,
         channel: int | None = None,
         include: Iterable[ClipPoint] = (),
         exclude: Iterable[ClipPoint] = (),
-        on_step: OnStep | None = None,
-    ) -> AdaptationReport:
+        on_step: "OnStep | None" = None,
+    ) -> "AdaptationReport":
         """Let a copy of the released model learn from a clip, and use it from now on.
 
         Each call begins with the released weights: nothing of one clip is left in the next. The
@@ -232,6 +232,10 @@ class VideoSegmenter:
             DeviceError: a step does not fit the memory.
             TrainingDivergedError: the loss is not finite.
         """
+        # OpenCV and training load where they are needed only.
+        from amd_seg.training.adaptation import adapt
+        from amd_seg.training.config import AdaptationConfig
+
         config = config or AdaptationConfig()
         if steps is not None:
             config = replace(config, steps=steps)
@@ -257,8 +261,10 @@ class VideoSegmenter:
 
     def _clicked(
         self, clip: FrameReader, include: Iterable[ClipPoint], exclude: Iterable[ClipPoint]
-    ) -> MaskedClip:
+    ) -> "MaskedClip":
         """Segment the frames that were clicked in, with the released weights."""
+        from amd_seg.training.masked_images import MaskedClip
+
         points = [(m, (x, y), side) for side in (0, 1) for m, x, y in (include, exclude)[side]]
         clicks: dict[int, tuple[list[Point], list[Point]]] = {}
         by_index: dict[int, Frame] = {}
