@@ -552,17 +552,55 @@ def _mask_of(annotation: dict[str, Any], height: int, width: int) -> Mask:
     segmentation = annotation["segmentation"]
     if isinstance(segmentation, list):
         rings = [[float(value) for value in ring] for ring in segmentation if len(ring) >= 6]
+        limit = 2 * max(height, width)
+        # Far points would take memory and time without end; NaN is no number below the limit.
+        if not all(abs(value) <= limit for ring in rings for value in ring):
+            raise ValueError("a point is far outside the photo")
         if not rings:
             return np.zeros((height, width), np.bool_)
-        encoded = runs.merge(runs.frPyObjects(rings, height, width))
-    else:
-        if list(segmentation["size"]) != [height, width]:
-            raise ValueError(f"its size is {segmentation['size']}")
-        encoded = dict(segmentation)
-        if isinstance(encoded["counts"], list):
-            encoded = runs.frPyObjects(encoded, height, width)
-    mask: Mask = runs.decode(encoded).astype(np.bool_)
-    return mask
+        segmentation = runs.merge(runs.frPyObjects(rings, height, width))
+    if list(segmentation["size"]) != [height, width]:
+        raise ValueError(f"its size is {segmentation['size']}")
+    return decode_runs(segmentation)
+
+
+def decode_runs(encoded: dict[str, Any]) -> Mask:
+    """Return the mask (height, width) of COCO's runs, compressed or not.
+
+    pycocotools' own decoder leaves what too few runs do not cover as the memory happened to be.
+
+    Raises:
+        ValueError: the runs are not as long as the mask.
+    """
+    height, width = encoded["size"]
+    counts = encoded["counts"]
+    if not isinstance(counts, list):
+        counts = _decompressed(counts.encode() if isinstance(counts, str) else counts)
+    lengths = np.asarray(counts, np.int64)
+    if lengths.ndim != 1 or (lengths < 0).any() or int(lengths.sum()) != height * width:
+        raise ValueError("its runs are not as long as the photo has pixels")
+    # Down the columns, beginning with the background.
+    flat = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)
+    return flat.reshape(width, height).T
+
+
+def _decompressed(text: bytes) -> list[int]:
+    """Return the lengths of compressed runs.
+
+    Each is the difference from the last but one, in digits of five bits, the lowest first; a
+    digit's sixth bit says that more follow, the fifth of the last one is the sign.
+    """
+    counts: list[int] = []
+    value = shift = 0
+    for byte in text:
+        digit = byte - 48
+        value |= (digit & 31) << shift
+        shift += 5
+        if not digit & 32:
+            value -= (digit & 16) << (shift - 4)
+            counts.append(value + (counts[-2] if len(counts) > 2 else 0))
+            value = shift = 0
+    return counts
 
 
 def _find_photos(names: Sequence[str], folder: Path) -> list[Path]:

@@ -19,6 +19,7 @@ from amd_seg.annotations import (
     ClipFile,
     Thing,
     coco_annotations,
+    decode_runs,
     encode_runs,
     labelstudio_result,
     outlines,
@@ -29,6 +30,7 @@ from amd_seg.errors import InputError
 
 INFO = {"version": "amd-seg 1", "weights": "w", "refine": "colour"}
 SIZE = (60, 80)
+MARK = {"image_id": 1, "category_id": 1}
 
 masks = st.tuples(st.integers(1, 12), st.integers(1, 12)).flatmap(
     lambda size: arrays(np.bool_, size)
@@ -54,7 +56,14 @@ def filled(rings: list[np.ndarray]) -> np.ndarray:
 @settings(deadline=None, max_examples=50)
 @given(masks)
 def test_runs_give_the_mask_back(mask: np.ndarray) -> None:
+    assert (decode_runs(encode_runs(mask)) == mask).all()
     assert (runs.decode(encode_runs(mask)) == mask).all()
+
+
+def test_runs_that_do_not_cover_the_mask_are_refused() -> None:
+    for counts in ([5], [0, 10**9], [-4, 4804], "5", "0:", "zz", "", "\x00\x01", ["a"], [[4800]]):
+        with pytest.raises(ValueError):
+            decode_runs({"size": [60, 80], "counts": counts})
 
 
 @settings(deadline=None, max_examples=50)
@@ -244,11 +253,11 @@ def test_label_maps_hold_what_was_labelled(tmp_path: Path, photos: Path, mask_fo
         ({"categories": [{"name": "x"}]}, "it lacks 'id'"),
         ({"images": [{"id": 1, "file_name": "c.jpg"}]}, "1 of 1 photos are not in"),
         ({"images": [{"id": 1, "file_name": "b.jpg", "width": 8, "height": 8}]}, "80x60, but"),
-        ({"annotations": [{"image_id": 1, "category_id": 1, "segmentation": 5}]}, "is no mask"),
-        (
-            {"annotations": [{"image_id": 1, "category_id": 1, "segmentation": [["a"] * 8]}]},
-            "is no mask",
-        ),
+        ({"annotations": [{**MARK, "segmentation": 5}]}, "is no mask"),
+        ({"annotations": [{**MARK, "segmentation": [["a"] * 8]}]}, "is no mask"),
+        ({"annotations": [{**MARK, "segmentation": [[1e9, 0, 5, 5, 9, 0]]}]}, "far outside"),
+        ({"annotations": [{**MARK, "segmentation": {"size": [60, 80], "counts": "5"}}]}, "as long"),
+        ({"annotations": [{**MARK, "image_id": 7, "segmentation": []}]}, "it lacks 7"),
     ],
 )
 def test_a_file_that_is_no_coco_is_told(
