@@ -11,6 +11,6 @@ for regions in $counts; do
     [ -d "$run/checkpoints" ] && resume=--resume
     [ -d "$run/weights" ] || amd-seg train "$clips" --out "$run" --objective photometric \
         --set regions="$regions" $resume "$@" || continue
-    echo "regions $regions"
-    amd-seg evaluate davis2016 "$davis" --weights "$run/weights"
+    score=$(amd-seg evaluate davis2016 "$davis" --weights "$run/weights" --quiet | grep "^J mean")
+    echo "$regions regions: $score"
 done
