@@ -453,6 +453,9 @@ def test_what_cannot_be_used_is_said_before_anything_is_made(
     assert result.exit_code == 2
     assert message in result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    nothing = CliRunner().invoke(cli, ["train", "--out", "run"])
+    assert nothing.exit_code == 2
+    assert "Give VIDEOS, or --targets" in nothing.stderr
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:

@@ -339,6 +339,8 @@ def train(
         for folder in given
         for clip, found in find_masked_images(folder).items()
     ]
+    if not roots and not given:
+        raise InputError("There is nothing to learn from. Give VIDEOS, or --targets.")
     clips = find_clips(roots) if roots else []
     start = None if init is None or resume else load_weights(init)
     # The object's region in the weights that the run began with, which may be gone by now.
