@@ -447,6 +447,22 @@ def test_times_go_on_where_a_clock_begins_anew_or_jumps(tmp_path: Path, name: st
     assert part == [time for time in stamps if 1.5 <= time < 1.7]
 
 
+def test_sound_that_pauses_moves_no_picture(tmp_path: Path) -> None:
+    film = write_clip(tmp_path / "film.mp4", moving_square(20), rate=1, audio=True)
+    path = tmp_path / "pause.ts"
+    with av.open(film) as source, av.open(path, "w") as out:
+        twins = [out.add_stream_from_template(stream) for stream in source.streams]
+        for packet in source.demux():
+            is_sound = packet.stream.type == "audio"
+            if packet.dts is None or (is_sound and 2 < packet.dts * packet.time_base < 17):
+                continue
+            packet.stream = twins[packet.stream.index]
+            out.mux(packet)
+    clip = VideoReader(path)
+    np.testing.assert_allclose(np.diff(times(list(clip))), 1.0, atol=0.002)
+    assert clip.can_seek
+
+
 def test_stamps_that_repeat_are_frames_that_follow_each_other(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "clip.mkv", moving_square(6), rate=10, options={"bf": "0"})
     data = path.read_bytes()

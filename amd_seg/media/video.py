@@ -610,7 +610,7 @@ class Clock:
         is_restarting = container.format.name in _RESTARTING
         self._most_ahead = 10.0 if is_restarting else float("inf")
         self._most_behind = 0.05 if is_restarting else 1.0
-        self._offset = 0.0
+        self._offset, self._latest = 0.0, float("inf")
         # Of each stream, its last time and how long a packet lasts.
         self._last: dict[int, tuple[float, float]] = {}
 
@@ -619,24 +619,27 @@ class Clock:
         for packet in self._container.demux():
             base = packet.time_base
             if packet.dts is not None and packet.stream.type in ("video", "audio"):
-                self._follow(packet.stream.index, float(packet.dts * base), packet)
+                duration = float((packet.duration or 0) * base)
+                self._follow(packet.stream.index, float(packet.dts * base), duration)
             if self._offset:
                 ticks = round(self._offset / base)
                 packet.pts = None if packet.pts is None else packet.pts + ticks
                 packet.dts = None if packet.dts is None else packet.dts + ticks
             yield packet
 
-    def _follow(self, stream: int, stamp: float, packet: AnyPacket) -> None:
+    def _follow(self, stream: int, stamp: float, duration: float) -> None:
         time = stamp + self._offset
-        duration = float((packet.duration or 0) * packet.time_base)
         last, lasts = self._last.get(stream, (time, duration))
-        if time < last - self._most_behind or time > last + lasts + self._most_ahead:
-            self.steps.append(time - (last + lasts))
-            self._offset -= self.steps[-1]
-            time = last + lasts
+        # A stream may pause while others go on, but none goes back.
+        if time < last - self._most_behind or time > self._latest + self._most_ahead:
+            next_time = min(last + lasts, self._latest + lasts)
+            self.steps.append(time - next_time)
+            self._offset -= time - next_time
+            time = next_time
         # What a packet tells of its duration is often missing or wrong.
         passed = time - last
         self._last[stream] = time, passed if 0 < passed < 1 else duration
+        self._latest = max(time for time, _ in self._last.values())
 
 
 def open_container(source: str | PathLike[str]) -> InputContainer:
