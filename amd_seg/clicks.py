@@ -55,9 +55,6 @@ SURE_BACKGROUND, SURE_OBJECT = 0.05, 0.95
 CUT_SHARE = 0.75
 """Share of the cut's mask in the result; the rest is the map before it, with its doubts."""
 
-ALIKE = 0.5
-"""Mean log-odds that clicks add to a part from which it is kept without one of its own."""
-
 GAP = 5
 """Window, in pixels of the small photo, of the closing that joins parts of one object."""
 
@@ -70,8 +67,7 @@ def segment_by_clicks(
     1. The log-odds of the network's map are the mean of a Gaussian process, and the clicks are
        observations of it: they correct the map as far as colour and place are alike.
     2. GrabCut finds the outline, starting from the corrected map, with the clicks as certain.
-    3. Of its parts those are kept that have an included point, or are like one. Where none is
-       included, all are.
+    3. Of its parts those with an included point are kept. Where none is included, all are.
 
     Args:
         pixels: (height, width, 3), RGB.
@@ -98,18 +94,18 @@ def segment_by_clicks(
         for points in (include, exclude)
     )
     prior = log_odds(refine_map(small, cells, how))
-    shift = correction(small, prior, inside, outside)
-    corrected: Map = 1 / (1 + np.exp(-prior - shift))
+    odds = corrected_odds(small, prior, inside, outside)
+    corrected: Map = (1 / (1 + np.exp(-odds))).astype(np.float32)
     mask = cut(small, corrected, inside, outside)
     result = corrected + np.float32(CUT_SHARE) * (mask - corrected)
     if inside:
-        result[mask & ~parts_at(mask, inside, shift)] = 0
+        result[mask & ~parts_at(mask, inside)] = 0
     with own_numerics():
         return along_edges(pixels, guide.float() / 255, torch.from_numpy(result), FEATHER)
 
 
-def correction(small: Pixels, prior: Map, include: Places, exclude: Places) -> Map:
-    """Give what clicks add to a map's log-odds: by the posterior mean of a Gaussian process.
+def corrected_odds(small: Pixels, prior: Map, include: Places, exclude: Places) -> Map:
+    """Put a map's log-odds right at clicks: the posterior mean of a Gaussian process.
 
     Args:
         small: (h, w, 3), RGB.
@@ -128,8 +124,8 @@ def correction(small: Pixels, prior: Map, include: Places, exclude: Places) -> M
     wanted = np.repeat((CERTAINTY, -CERTAINTY), (len(include), len(exclude)))
     among_clicks = kernel[:, rows, columns] + NOISE * np.eye(len(rows))
     weights = np.linalg.solve(among_clicks, wanted - prior[rows, columns])
-    shift: Map = np.tensordot(weights.astype(np.float32), kernel, 1)
-    return shift
+    corrected: Map = prior + np.tensordot(weights.astype(np.float32), kernel, 1)
+    return corrected
 
 
 def log_odds(probability: Map) -> Map:
@@ -163,21 +159,10 @@ def cut(small: Pixels, probability: Map, include: Places, exclude: Places) -> Ma
     return found
 
 
-def parts_at(mask: Mask, points: Places, shift: Map) -> Mask:
-    """Give the connected parts of a mask that are at points, or that the clicks mean too.
-
-    Args:
-        mask: (h, w), bool.
-        points: (x, y).
-        shift: (h, w), float32, what all clicks add to the log-odds.
-    """
+def parts_at(mask: Mask, points: Places) -> Mask:
+    """Give the connected parts of a mask (h, w) that are at points (x, y)."""
     window = np.ones((GAP, GAP), np.uint8)
     closed = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_CLOSE, window)
-    count, parts = cv2.connectedComponents(closed, connectivity=8)
-    labels = parts[mask]
-    sizes = np.bincount(labels, minlength=count)
-    means = np.bincount(labels, shift[mask], count) / np.maximum(sizes, 1)
-    is_kept = means > ALIKE
-    is_kept[[parts[y, x] for x, y in points]] = True
-    kept: Mask = mask & is_kept[parts]
+    _, parts = cv2.connectedComponents(closed, connectivity=8)
+    kept: Mask = mask & np.isin(parts, [parts[y, x] for x, y in points])
     return kept
