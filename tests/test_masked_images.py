@@ -207,7 +207,9 @@ def test_a_process_that_is_killed_is_one_clear_line(tmp_path: Path) -> None:
         write_mask_folder({"a": MaskJob(die, "")}, tmp_path, workers=2)
 
 
-def test_clips_are_named_after_their_files_and_made_anew_when_they_change(tmp_path: Path) -> None:
+def test_clips_are_named_after_their_files_and_made_anew_when_they_change(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     clip, out = tmp_path / "in" / "patch-001.mp4", tmp_path / "out"
     clip.parent.mkdir()
     write_clip(clip, list(moving_patch(4)[0]), rate=24)
@@ -230,6 +232,9 @@ def test_clips_are_named_after_their_files_and_made_anew_when_they_change(tmp_pa
     main([*arguments, "--short-edge", "36", "--workers", "1"])
     (loaded,) = load_masked_images(tmp_path / "new", short_edge=72)
     assert loaded.masks[0].shape == (1, 36, 48)
+    with pytest.raises(SystemExit):
+        main(["nowhere", "--out", str(tmp_path / "new")])
+    assert "Error: No such file or folder: nowhere" in capsys.readouterr().err
 
 
 def test_clips_of_one_name_do_not_share_their_masks(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from amd_seg.colour_model import iou, redraw_by_colour
-from amd_seg.errors import ConfigError, MediaError
+from amd_seg.errors import AmdSegError, ConfigError, MediaError
 from amd_seg.training.clips import Clip, find_clips
 from amd_seg.training.masked_images import FoundMask, MaskJob, clips_by_name, write_mask_folder
 
@@ -360,13 +360,16 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--every", type=int, default=3, help="each n-th frame at 24 a second")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
     options = parser.parse_args(arguments)
-    write_motion_masks(
-        find_clips(options.videos),
-        options.out,
-        MotionMaskConfig(short_edge=options.short_edge, every=options.every),
-        workers=options.workers,
-        on_clip=partial(logger.info, "%s: %d masks"),
-    )
+    try:
+        write_motion_masks(
+            find_clips(options.videos),
+            options.out,
+            MotionMaskConfig(short_edge=options.short_edge, every=options.every),
+            workers=options.workers,
+            on_clip=partial(logger.info, "%s: %d masks"),
+        )
+    except AmdSegError as error:
+        parser.exit(1, f"Error: {error}\n")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from own_flow import OwnFlow
 from photo_masks import write_photo_masks
 from self_training import write_joined_masks
 
+from amd_seg.errors import AmdSegError
 from amd_seg.model.config import AMDConfig
 from amd_seg.training.clips import find_clips
 from amd_seg.training.config import TrainingConfig
@@ -229,14 +230,18 @@ def main() -> None:
     parser.add_argument("--start", type=Path, help="weights in the place of the first student")
     parser.add_argument("--flow", help="find what moves by the motion pathway of these weights")
     options = parser.parse_args()
-    final = make(
-        options.clips,
-        options.photos,
-        options.out,
-        share=options.minutes / FULL_MINUTES,
-        start=options.start,
-        flow=options.flow,
-    )
+    share = options.minutes / FULL_MINUTES
+    try:
+        final = make(
+            options.clips,
+            options.photos,
+            options.out,
+            share=share,
+            start=options.start,
+            flow=options.flow,
+        )
+    except AmdSegError as error:
+        parser.exit(1, f"Error: {error}\n")
     shutil.copytree(final, options.out / "weights", dirs_exist_ok=True)
     print(options.out / "weights")
 
