@@ -34,7 +34,7 @@ def demo(
     amd-seg demo
     amd-seg demo --port 0 --no-browser
     """
-    from amd_seg.demo.server import listen, require_gradio, serve
+    from amd_seg.demo import listen, require_gradio, serve
 
     require_gradio()
     taken = listen(port)

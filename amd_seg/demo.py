@@ -1,0 +1,510 @@
+"""`amd-seg demo`: a page on this machine to try the network on a photo or a short clip."""
+
+import errno
+import os
+import re
+import shutil
+import socket
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from html import escape
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from amd_seg.adaptation_report import CURVE_STYLE, loss_curve, verdict, write_adaptation_page
+from amd_seg.choices import DEFAULT_REFINEMENT, OUTPUTS, REFINEMENTS
+from amd_seg.errors import AmdSegError, ConfigError, InputError, MediaError
+from amd_seg.media.files import IMAGE_SUFFIXES
+from amd_seg.media.images import Photo, read_image
+from amd_seg.media.video import FrameReader, count_frames, open_video
+from amd_seg.segmentation import Segmentation
+from amd_seg.segmenter import Segmenter
+from amd_seg.training.adaptation import OnStep
+from amd_seg.training.config import AdaptationConfig
+from amd_seg.training.loop import StepReport, StopTraining
+from amd_seg.video_segmenter import OnFrame, VideoSegmenter
+
+HOST = "127.0.0.1"
+
+MAX_BYTES = 100_000_000
+"""Of an upload."""
+MAX_PHOTO_PIXELS = 40_000_000
+MAX_FRAME_PIXELS = 9_000_000
+"""Of a clip's frame: 4K."""
+MAX_SECONDS = 30.0
+"""Of a clip."""
+
+SHOWN = ("overlay", "saliency", "mask", "cutout")
+"""Outputs with a picture on the page; all of them can be downloaded."""
+
+# Of images that may hold many frames, or one.
+_ANIMATED = {".gif", ".apng", ".webp"}
+
+_ADVICE = "The command amd-seg video takes any clip."
+
+
+class Page:
+    """One open page: its file, what the network said of it, and the files of that.
+
+    Args:
+        segmenter: shared by all pages; it is not changed.
+        folder: this page's own; it is gone when the page is closed, and work under way ends.
+    """
+
+    def __init__(self, segmenter: Segmenter, folder: Path) -> None:
+        self._folder = folder
+        self._folder.mkdir(parents=True)
+        self._count = 0
+        self._shown: Path | None = None
+        self._video = VideoSegmenter(segmenter)
+        self.source: Path | None = None
+        self.clip: FrameReader | None = None
+        self.clicks: list[tuple[bool, tuple[float, float]]] = []
+        """Points of the picture, x first, and whether they are of the object; the last one last."""
+        self._seen: tuple[tuple[int, float], Segmentation] | None = None
+
+    def open(self, upload: Path) -> float:
+        """Take a photo or a clip, in place of the one before; give a clip's last time, or 0.
+
+        Raises:
+            InputError: it is too large or too long.
+            MediaError: it cannot be read.
+        """
+        self.close()
+        self._folder.mkdir()
+        self._video.reset()
+        self.source = self.clip = self._seen = None
+        self.clicks.clear()
+        source = self._new_file(upload.name)
+        shutil.move(upload, source)
+        ending = source.suffix.lower()
+        if ending in IMAGE_SUFFIXES and (ending not in _ANIMATED or count_frames(source) == 1):
+            read_image(source, max_pixels=MAX_PHOTO_PIXELS)
+            self.source = source
+            return 0.0
+        clip = open_video(source, end=MAX_SECONDS)
+        last = _last_time(clip)
+        self.source, self.clip = source, clip
+        return last
+
+    def show(self, threshold: float, refine: str, size: int, time: float) -> Segmentation:
+        """Segment the photo, or the clip's frame at a time; only another one runs the network.
+
+        Raises:
+            InputError: there is no file.
+            MediaError: it cannot be read.
+        """
+        if self._seen is None or self._seen[0] != (size, time):
+            self._seen = (size, time), self._video.segmenter(self._photo_at(time), size=size)
+        seen = replace(self._seen[1], refine=refine, threshold_rule=threshold)
+        if not self.clicks:
+            return seen
+        include, exclude = ([at for kind, at in self.clicks if kind is k] for k in (True, False))
+        return seen.clicked(include, exclude)
+
+    def adapt(
+        self, config: AdaptationConfig, on_step: OnStep, **call: Any
+    ) -> tuple[str, Path, int]:
+        """Let the weights learn from the clip; they are used until another file comes.
+
+        Returns:
+            What came of it, as HTML; the page about it; the size that the new weights see best.
+
+        Raises:
+            InputError: there is no clip, or nothing moves in it.
+            ConfigError, DeviceError, MediaError, TrainingDivergedError: as `adapt`.
+        """
+        clip, source = self._require_clip()
+        self._video.reset()
+        self._seen = None
+        released = self._video.segmenter
+
+        def after_step(step: StepReport) -> None:
+            on_step(step)
+            if not self._folder.exists():
+                raise StopTraining("the page was closed")
+
+        small = open_video(
+            source, end=MAX_SECONDS, short_edge=config.frame_size(released.config.input_size)
+        )
+        report = self._video.adapt(small, config, on_step=after_step)
+        adapted = self._video.segmenter
+        page = write_adaptation_page(
+            self._new_file(f"{source.stem}.report.html"),
+            clip,
+            report,
+            config,
+            released=released,
+            adapted=adapted,
+            **call,
+        )
+        told = f"<p>{escape(verdict(report))}</p>{loss_curve(report)}"
+        return told, page, adapted.config.input_size
+
+    def write(self, output: str, on_frame: OnFrame, **call: Any) -> Path:
+        """Write the whole clip, by the weights in use.
+
+        Raises:
+            InputError: there is no clip.
+            MediaError: it cannot be read, or the output cannot be written.
+        """
+        clip, source = self._require_clip()
+        ending = ".webm" if output == "cutout" else ".mp4"
+        target = self._new_file(f"{source.stem}.{output}{ending}")
+        self._video.write(clip, target, output=output, on_frame=on_frame, **call)
+        return target
+
+    def save(self, seen: Segmentation) -> dict[str, Path]:
+        """Write each output as `amd-seg image` does, in place of those before."""
+        assert self.source is not None
+        if self._shown is not None:
+            shutil.rmtree(self._shown, ignore_errors=True)
+        stem = self.source.stem
+        self._shown = self._new_file(stem).parent
+        return {
+            output: seen.save(self._shown / f"{stem}.{output}.png", output) for output in OUTPUTS
+        }
+
+    def close(self) -> None:
+        """Remove every file of the page."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _new_file(self, name: str) -> Path:
+        """Return a place for a file of this name that no browser has seen before."""
+        if not self._folder.exists():
+            raise InputError("The page was closed.")
+        self._count += 1
+        folder = self._folder / str(self._count)
+        folder.mkdir()
+        return folder / name
+
+    def _require_clip(self) -> tuple[FrameReader, Path]:
+        if self.clip is None or self.source is None:
+            raise InputError("There is no clip. Drop one first.")
+        return self.clip, self.source
+
+    def _photo_at(self, time: float) -> Photo:
+        """Read the photo, or the frame that is shown at or after a time, in seconds."""
+        if self.source is None:
+            raise InputError("There is no file. Drop a photo or a clip first.")
+        if self.clip is None:
+            return read_image(self.source, max_pixels=MAX_PHOTO_PIXELS)
+        for start in (time, 0.0):  # No frame may follow so late.
+            for frame in open_video(self.source, start=start, end=MAX_SECONDS):
+                return Photo(frame.pixels, None, f"{self.source.name} at {frame.time:.2f} s")
+        raise MediaError(f"Cannot read {self.source.name}: it has no frame. Give an intact file.")
+
+
+def _last_time(clip: FrameReader) -> float:
+    """Refuse a clip that is too long or too large; else tell about when its last frame is shown."""
+    if clip.width * clip.height > MAX_FRAME_PIXELS:
+        raise InputError(
+            f"Cannot take {clip.source}: its frames are {clip.width}x{clip.height}, more than "
+            f"the {MAX_FRAME_PIXELS / 1e6:.0f} million pixels of this page. {_ADVICE}"
+        )
+    if clip.duration is not None:
+        seconds, last = clip.duration, clip.duration - 1 / float(clip.frame_rate or 1)
+    else:
+        seconds = last = 0.0
+        # Animated images and recordings of browsers do not tell: small, frames cost little.
+        for frame in open_video(clip.source, short_edge=16):
+            seconds = last = frame.time
+            if seconds > MAX_SECONDS:
+                break
+    if seconds > MAX_SECONDS:
+        raise InputError(
+            f"Cannot take {clip.source}: it lasts more than the {MAX_SECONDS:.0f} s of this page. "
+            f"{_ADVICE}"
+        )
+    return max(0.0, last)
+
+
+# The page in the browser
+
+
+def build(segmenter: Segmenter, folder: Path) -> Any:
+    """Return the page; each browser tab that opens it has a `Page` with a folder of its own."""
+    import gradio as gr
+
+    pages: dict[str, Page] = {}
+    # All work shares the cores: one thing at a time, whoever asked.
+    queue: dict[str, Any] = {"concurrency_id": "network", "concurrency_limit": 1}
+
+    @contextmanager
+    def page_of(request: gr.Request) -> Iterator[Page]:
+        name = str(request.session_hash)
+        if name not in pages:
+            pages[name] = Page(segmenter, folder / f"page-{len(pages)}-{os.urandom(8).hex()}")
+        try:
+            yield pages[name]
+        except AmdSegError as error:
+            # Where a page's files lie is of no use to whom dropped them.
+            text = re.sub(r"\S*[/\\]page-\w+-\w+[/\\]\d+[/\\]", "", str(error))
+            raise gr.Error(text, print_exception=False) from error
+
+    def close(request: gr.Request) -> None:
+        page = pages.pop(str(request.session_hash), None)
+        if page is not None:
+            page.close()
+
+    def open_file(path: str, request: gr.Request) -> list[Any]:
+        with page_of(request) as page:
+            last = page.open(Path(path))
+            hidden = gr.update(visible=False, value=None)
+            return [
+                gr.update(visible=page.clip is not None),
+                gr.update(value=0, maximum=max(last, 0.01)),
+                segmenter.config.input_size,
+                *("", hidden, hidden),
+            ]
+
+    def show(
+        threshold: float, refine: str, size: int, time: float, request: gr.Request
+    ) -> list[Any]:
+        with page_of(request) as page:
+            if page.source is None:  # A control was moved before anything was dropped.
+                return [gr.skip()] * (1 + len(SHOWN) + len(OUTPUTS))
+            seen = page.show(threshold, refine, size, time)
+            files = {output: str(path) for output, path in page.save(seen).items()}
+        share, confidence = seen.facts["mask_share"], seen.facts["confidence"]
+        facts = f"{share:.0%} of the picture is object, confidence {confidence:.2f}."
+        buttons = [gr.update(value=files[output], interactive=True) for output in OUTPUTS]
+        return [facts, *(files[output] for output in SHOWN), *buttons]
+
+    def click(kind: str, event: gr.SelectData, request: gr.Request) -> None:
+        with page_of(request) as page:
+            x, y = event.index
+            page.clicks.append((kind == "is object", (float(x), float(y))))
+
+    def undo(request: gr.Request) -> None:
+        with page_of(request) as page:
+            del page.clicks[-1:]
+
+    def forget_clicks(request: gr.Request) -> None:
+        with page_of(request) as page:
+            page.clicks.clear()
+
+    def adapt(
+        threshold: float,
+        refine: str,
+        request: gr.Request,
+        progress: Any = gr.Progress(),  # noqa: B008 -- Gradio finds it by this default.
+    ) -> list[Any]:
+        def on_step(step: StepReport) -> None:
+            progress(step.done, desc=f"Step {step.step}, loss {step.parts['loss']:.3f}")
+
+        progress(0, desc="Finding what moves")
+        with page_of(request) as page:
+            told, report, size = page.adapt(
+                AdaptationConfig(), on_step, threshold=threshold, refine=refine
+            )
+        return [size, told, gr.update(visible=True, value=str(report))]
+
+    def write(
+        output: str,
+        threshold: float,
+        refine: str,
+        size: int,
+        request: gr.Request,
+        progress: Any = gr.Progress(),  # noqa: B008
+    ) -> Any:
+        def on_frame(done: int, total: int | None) -> None:
+            progress((done, total), unit="frames", desc="Writing")
+
+        with page_of(request) as page:
+            path = page.write(output, on_frame, threshold=threshold, refine=refine, size=size)
+        return gr.update(visible=True, value=str(path))
+
+    with gr.Blocks(title="amd-seg", analytics_enabled=False, delete_cache=(60, 600)) as blocks:
+        gr.Markdown(
+            "# The object in a photo or a clip\nFound by a network that never saw a label. No file "
+            "leaves this machine, and what you drop is removed when you close the page. Up to "
+            f"{MAX_BYTES / 1e6:.0f} MB, {MAX_PHOTO_PIXELS / 1e6:.0f} million pixels, "
+            f"{MAX_SECONDS:.0f} seconds."
+        )
+        with gr.Row():
+            with gr.Column(scale=1, min_width=260):
+                file = gr.File(label="A photo or a short clip", height=140, elem_id="file")
+                level = segmenter.config.threshold
+                threshold = gr.Slider(
+                    0.02, 0.98, level, step=0.01, label="Threshold", elem_id="threshold"
+                )
+                refine = gr.Radio(list(REFINEMENTS), value=DEFAULT_REFINEMENT, label="Edges")
+                size = gr.Slider(
+                    *(16, 768, segmenter.config.input_size),
+                    step=8,
+                    label="Size that the network sees",
+                )
+                kind = gr.Radio(
+                    ["is object", "is not"],
+                    value="is object",
+                    label="A click on the overlay",
+                    elem_id="kind",
+                )
+                back = gr.Button("Undo the last click", elem_id="undo")
+                facts = gr.Markdown(elem_id="facts")
+            with gr.Column(scale=3):
+                pictures = []
+                for pair in (SHOWN[:2], SHOWN[2:]):
+                    with gr.Row():
+                        pictures += [_picture(gr, output) for output in pair]
+                with gr.Row():
+                    buttons = [
+                        gr.DownloadButton(
+                            f"Download {output}", interactive=False, elem_id=f"download-{output}"
+                        )
+                        for output in OUTPUTS
+                    ]
+        with gr.Column(visible=False, elem_id="clip") as clip:
+            time = gr.Slider(0, 1, 0, step=0.01, label="Frame, in seconds", elem_id="time")
+            learn = gr.Button("Adapt to this clip", variant="primary", elem_id="adapt")
+            learned = gr.HTML(elem_id="learned")
+            report = gr.DownloadButton("Download the report", visible=False, elem_id="report")
+            with gr.Row():
+                output = gr.Dropdown(list(OUTPUTS), value="overlay", label="Output")
+                draw = gr.Button("Write the whole clip", elem_id="write")
+            video = gr.Video(visible=False, label="The clip", buttons=["download"], elem_id="video")
+        controls = [threshold, refine, size, time]
+        shown = [facts, *pictures, *buttons]
+
+        def then_show(event: Any) -> None:
+            event.success(show, controls, shown, **queue)
+
+        then_show(file.upload(open_file, file, [clip, time, size, learned, report, video], **queue))
+        for control in (threshold, refine, size):
+            control.change(show, controls, shown, trigger_mode="always_last", **queue)
+        then_show(time.change(forget_clicks, trigger_mode="always_last", **queue))
+        then_show(pictures[0].select(click, kind, **queue))
+        then_show(back.click(undo, **queue))
+        then_show(learn.click(adapt, [threshold, refine], [size, learned, report], **queue))
+        draw.click(write, [output, threshold, refine, size], video, **queue)
+        blocks.unload(close)
+    return blocks
+
+
+def _picture(gr: Any, output: str) -> Any:
+    # Without Gradio's own buttons, of which one would share the picture on the Hub.
+    return gr.Image(
+        label=output.capitalize(),
+        type="filepath",
+        interactive=False,
+        buttons=["fullscreen"],
+        height=300,
+        elem_id=output,
+        elem_classes="transparent" if output == "cutout" else None,
+    )
+
+
+# The server: this machine only, nothing asked of any other, nothing left behind
+
+
+def require_gradio() -> None:
+    """Raise a ConfigError that says how to get Gradio, where it is not installed."""
+    if find_spec("gradio") is None:
+        raise ConfigError(
+            "The page needs Gradio, which is not installed. "
+            'Install it with: pip install "amd-seg[demo]"'
+        )
+
+
+def listen(port: int) -> socket.socket:
+    """Take a port of this machine, for this machine only; 0 takes any free one.
+
+    Raises:
+        InputError: it is in use, or not to be had.
+    """
+    taken = socket.socket()
+    # Or a port stays in use for a minute after the last page.
+    taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        taken.bind((HOST, port))
+    except OSError as cause:
+        taken.close()
+        is_used = cause.errno == errno.EADDRINUSE
+        reason = "in use" if is_used else f"not to be had ({cause.strerror})"
+        raise InputError(
+            f"Port {port} is {reason}. Give another one with --port; 0 takes any that is free."
+        ) from cause
+    taken.listen()
+    return taken
+
+
+def serve(segmenter: Segmenter, taken: socket.socket, on_ready: Callable[[str], None]) -> None:
+    """Serve the page until SIGINT or SIGTERM; all its files are removed then.
+
+    Args:
+        segmenter: what the page shows.
+        taken: from `listen`; it is closed at the end.
+        on_ready: is told the address once a browser can open it.
+    """
+    with taken, tempfile.TemporaryDirectory(prefix="amd-seg-demo-") as name:
+        # Gradio reads them when it is imported, or when it serves.
+        for key in ("ANALYTICS_ENABLED", "RUN_HISTORY", "MCP_SERVER", "SSR_MODE"):
+            os.environ[f"GRADIO_{key}"] = "False"
+        os.environ |= {"HF_HUB_DISABLE_TELEMETRY": "1", "GRADIO_TEMP_DIR": f"{name}/uploads"}
+        import gradio as gr
+        import uvicorn
+        from fastapi import FastAPI
+        from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+        folder = Path(name, "pages")
+        # What is written there is served from there: a copy would outlive its page.
+        gr.set_static_paths(folder)
+        app = FastAPI(openapi_url=None)
+        checks = "background: repeating-conic-gradient(#bbb 0% 25%, #eee 0% 50%) 0 / 20px 20px"
+        gr.mount_gradio_app(
+            app,
+            build(segmenter, folder),
+            "/",
+            server_name=HOST,
+            footer_links=[],
+            run_history=False,
+            max_file_size=MAX_BYTES,
+            theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
+            # What was dropped is taken out of Gradio's hands: its link to it is of no use.
+            css=f"#file .download {{ display: none; }} .transparent img {{ {checks}; }}"
+            + CURVE_STYLE,
+        )
+        app.add_middleware(_Guard)
+        # Another site's page may reach a port of this machine under a name of its own.
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
+        config = uvicorn.Config(app, log_level="error", ws="none", timeout_graceful_shutdown=3)
+        on_ready(f"http://{HOST}:{taken.getsockname()[1]}/")
+        uvicorn.Server(config).run(sockets=[taken])
+
+
+class _Guard:
+    """Stands before Gradio: a browser may ask no other host, keep nothing, and fetch no address."""
+
+    _HEADERS = (
+        (
+            b"content-security-policy",
+            b"default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
+            b"style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
+            b"media-src 'self' blob:; font-src 'self' data:; worker-src 'self' blob:; "
+            b"frame-ancestors 'none'; form-action 'self'",
+        ),
+        (b"referrer-policy", b"no-referrer"),
+        (b"cache-control", b"no-store"),
+    )
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async def with_headers(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                names = {name for name, _ in self._HEADERS}
+                kept = [pair for pair in message["headers"] if pair[0].lower() not in names]
+                message = {**message, "headers": [*kept, *self._HEADERS]}
+            await send(message)
+
+        if "file=http" in scope.get("path", ""):  # Gradio would fetch it for the browser.
+            start = {"type": "http.response.start", "status": 403, "headers": []}
+            await with_headers(start)
+            await send({"type": "http.response.body", "body": b"Not a file of this page."})
+        else:
+            await self._app(scope, receive, with_headers)
