@@ -28,6 +28,7 @@ DOCUMENTS = sorted(
 )
 # The lab book and the changelog name options of their time.
 MANUALS = [path for path in DOCUMENTS if path.name not in ("experiments.md", "CHANGELOG.md")]
+SOURCE = "".join(path.read_text(encoding="utf-8") for path in ROOT.glob("amd_seg/**/*.py"))
 
 
 def named(paths: list[Path]) -> pytest.MarkDecorator:
@@ -66,6 +67,16 @@ def test_links_lead_to_files_and_headings(path: Path) -> None:
         target = path.parent / file if file else path
         assert target.exists(), link
         assert not anchor or anchor in anchors(target), link
+
+
+@named(MANUALS)
+def test_files_and_functions_of_the_code_exist(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    for name in re.findall(r"`([\w/]+/[\w]+\.(?:py|cu|cpp|sh|json))`", text):
+        assert any((root / name).is_file() for root in (ROOT, ROOT / "amd_seg")), name
+    for row in re.findall(r"^\| (?:eq|section|table).*$", text, flags=re.MULTILINE):
+        for name in re.findall(r"`(?:\w+\.)?(\w+)`", row):
+            assert re.search(rf"^ *(def|class) {name}\b", SOURCE, flags=re.MULTILINE), name
 
 
 def commands(command: click.Command, name: str = "amd-seg") -> Iterator[tuple[str, click.Command]]:
