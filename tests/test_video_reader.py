@@ -1,7 +1,9 @@
 """Reading clips of every kind, from real files that FFmpeg and Pillow encoded."""
 
 import logging
+import shutil
 import struct
+import subprocess
 from fractions import Fraction
 from pathlib import Path
 
@@ -262,6 +264,13 @@ def test_what_is_no_video_is_told_in_one_line(tmp_path: Path) -> None:
             open_video(tmp_path / name)
         assert str(tmp_path / name) in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_codec_is_told_in_one_line(tmp_path: Path) -> None:
+    data = write_clip(tmp_path / "clip.mp4", moving_square(3)).read_bytes()
+    (tmp_path / "clip.mp4").write_bytes(data.replace(b"avc1", b"avcX"))
+    with pytest.raises(MediaError, match=r"unknown codec\)\. Convert it first"):
+        open_video(tmp_path / "clip.mp4")
 
 
 @pytest.mark.parametrize("name", ["12:30:45.mp4", "pipe:0.mp4", "-dash.mp4", "a%03d [1].mp4"])
@@ -600,3 +609,21 @@ def test_old_formats(tmp_path: Path, name: str) -> None:
     assert len(stamps) == 25
     np.testing.assert_allclose(np.diff(stamps), 0.04, atol=0.002)
     assert not clip.is_truncated
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs FFmpeg's command")
+@pytest.mark.parametrize(
+    "name", ["hflip.mp4", "joined.ts", "frag_every_frame.mp4", "tracks.mp4", "turned.mp4"]
+)
+def test_ffmpeg_reads_the_same_frames(tmp_path: Path, name: str) -> None:
+    path = CASES / name
+    if name == "turned.mp4":
+        path = write_clip(tmp_path / name, moving_square(5, height=64, width=96), rotation=90)
+    frames = list(open_video(path))
+    command = ["ffmpeg", "-v", "quiet", "-i", str(path), "-fps_mode", "passthrough"]
+    command += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
+    raw = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
+    theirs = np.frombuffer(raw, np.uint8).reshape(-1, *frames[0].pixels.shape)
+    assert len(theirs) == len(frames)
+    for frame, other in zip(frames, theirs, strict=True):
+        assert error_of(frame, other) < 3
