@@ -6,7 +6,7 @@ so that its coordinates are 0 and width at the borders of the photo, as all thre
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -16,9 +16,10 @@ from pycocotools import mask as runs
 
 from amd_seg.classes import Classes
 from amd_seg.errors import InputError
-from amd_seg.media.files import find_images, make_folder, some, unwritable, write_atomically
+from amd_seg.media.files import find_images, make_folder, some, write_atomically
 from amd_seg.media.images import read_photo_size
 from amd_seg.media.labels import save_labels
+from amd_seg.media.part_file import PartFile, begun
 
 Mask = NDArray[np.bool_]
 Ring = NDArray[np.float64]
@@ -164,141 +165,6 @@ def _parts(things: Iterable[Thing], split: bool) -> Iterator[Thing]:
 
 
 # Many photos in one file.
-
-
-class PartFile:
-    """What a run has made so far, one JSON object a line in FILE.part, until FILE is written.
-
-    So memory stays flat, a run that was killed can be resumed, and FILE is the old one or the
-    whole new one.
-    """
-
-    def __init__(
-        self, path: Path, settings: dict[str, Any], kept: Iterable[dict[str, Any]]
-    ) -> None:
-        """Open it, with the records that are kept, see `begun`.
-
-        Raises:
-            InputError: what is kept was made by other settings.
-            MediaError: it cannot be written.
-        """
-        self.path, self.part = path, _part_of(path)
-        self.names: set[str] = set()
-        """The "file_name" of each record."""
-
-        def write(stream: BinaryIO) -> None:
-            stream.write(_line({"settings": settings}))
-            for record in kept:
-                if "settings" in record:
-                    _require_same(record["settings"], settings, path)
-                elif record["file_name"] not in self.names:
-                    self.names.add(record["file_name"])
-                    stream.write(_line(record))
-
-        make_folder(path.parent)
-        write_atomically(self.part, write)
-        try:
-            self._stream = open(self.part, "ab")  # noqa: SIM115 - open until FILE is written
-        except OSError as cause:
-            raise unwritable(self.part, cause) from cause
-
-    def add(self, record: dict[str, Any]) -> None:
-        """Add a record, which has a "file_name".
-
-        Raises:
-            MediaError: the disk is full.
-        """
-        try:
-            self._stream.write(_line(record))
-            self._stream.flush()
-        except OSError as cause:
-            raise unwritable(self.part, cause) from cause
-        self.names.add(record["file_name"])
-
-    def records(self) -> Iterator[dict[str, Any]]:
-        """Yield all records in their order."""
-        return (record for _, record in self.items())
-
-    def items(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yield where in FILE.part each record is, and the record."""
-        place = 0
-        with open(self.part, "rb") as lines:
-            for number, line in enumerate(lines):
-                if number:
-                    yield place, json.loads(line)
-                place += len(line)
-
-    def at(self, places: Iterable[int]) -> Iterator[dict[str, Any]]:
-        """Yield the records at these places."""
-        with open(self.part, "rb") as lines:
-            for place in places:
-                lines.seek(place)
-                yield json.loads(lines.readline())
-
-    def close(self, *, remove: bool = False) -> None:
-        """Close it: once FILE is written it is removed, else another run can go on."""
-        self._stream.close()
-        if remove:
-            self.part.unlink()
-
-
-def begun(
-    path: Path,
-    finished: Callable[[Path], Iterable[dict[str, Any]]],
-    *,
-    resume: bool,
-    overwrite: bool,
-) -> Iterable[dict[str, Any]]:
-    """Return the records that a run begins with: of FILE.part, else of FILE, else none.
-
-    Args:
-        path: of FILE.
-        finished: reads the records of FILE.
-        resume: keep them; without it they are an error or, to `overwrite`, nothing.
-        overwrite: see there.
-
-    Raises:
-        InputError: there are some, and they are neither to be kept nor overwritten.
-    """
-    part = _part_of(path)
-    there = next((p for p in (part, path) if p.exists()), None)
-    if there is None or overwrite:
-        return ()
-    if not resume:
-        raise InputError(f"{there} exists. Use --overwrite to replace it, or --resume to go on.")
-    return _whole_lines(part) if there == part else finished(path)
-
-
-def _part_of(path: Path) -> Path:
-    return path.with_name(f"{path.name}.part")
-
-
-def _line(record: dict[str, Any]) -> bytes:
-    return json.dumps(record).encode() + b"\n"
-
-
-def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the records of a file up to the one that a kill cut short."""
-    with open(path, "rb") as lines:
-        for line in lines:
-            try:
-                record = json.loads(line)
-            except ValueError:
-                return
-            yield record
-
-
-def _require_same(theirs: dict[str, Any], mine: dict[str, Any], path: Path) -> None:
-    differing = [
-        f"{key} {theirs.get(key, 'unset')} there, {mine.get(key, 'unset')} now"
-        for key in {**mine, **theirs}
-        if key != "date_created" and theirs.get(key) != mine.get(key)
-    ]
-    if differing:
-        raise InputError(
-            f"The masks in {path} were made by other settings: {some(differing, 3)}. "
-            "Give the same ones, or another file."
-        )
 
 
 class AnnotationFile:
@@ -483,7 +349,7 @@ class ClipFile:
             "videos": [{"id": 1, "name": self.name, **size, "file_names": files}],
             "annotations": [annotation] if scores else [],
         }
-        stream.write(_line(content))
+        stream.write(json.dumps(content).encode() + b"\n")
 
 
 # COCO files back.

@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from amd_seg.annotations import PartFile, begun
 from amd_seg.errors import InputError
 from amd_seg.media.files import write_atomically
+from amd_seg.media.part_file import PartFile, begun
 from amd_seg.media.render import render_overlay
 
 PHOTOS_A_PAGE = 5000

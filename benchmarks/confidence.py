@@ -15,7 +15,7 @@ import torch
 
 from amd_seg.evaluation.datasets import open_dataset
 from amd_seg.evaluation.metrics import intersection_over_union
-from amd_seg.evaluation.scoring import truth_of
+from amd_seg.evaluation.predictions import truth_of
 from amd_seg.segmentation import Segmentation
 from amd_seg.segmenter import Segmenter
 from tests.scenes import SCENES, scenes

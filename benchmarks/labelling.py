@@ -25,8 +25,9 @@ from pycocotools.cocoeval import COCOeval
 
 from amd_seg.annotations import AnnotationFile, Thing, coco_annotations
 from amd_seg.cli import cli
-from amd_seg.evaluation.datasets import Dataset, open_dataset, truth_of
+from amd_seg.evaluation.datasets import Dataset, open_dataset
 from amd_seg.evaluation.metrics import intersection_over_union
+from amd_seg.evaluation.predictions import truth_of
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageOps
 from amd_seg import Segmenter
 from amd_seg.evaluation.datasets import Sample, open_dataset
 from amd_seg.evaluation.metrics import intersection_over_union
-from amd_seg.evaluation.scoring import truth_of
+from amd_seg.evaluation.predictions import truth_of
 
 TILE = (200, 150)
 CAPTION = 14

@@ -5,14 +5,8 @@ import pytest
 from PIL import Image
 
 from amd_seg.errors import InputError, MediaError
-from amd_seg.evaluation.datasets import (
-    BENCHMARKS,
-    open_dataset,
-    open_folders,
-    read_truth,
-    truth_of,
-)
-from amd_seg.evaluation.predictions import centre_prior, read_prediction
+from amd_seg.evaluation.datasets import BENCHMARKS, open_dataset, open_folders
+from amd_seg.evaluation.predictions import centre_prior, read_prediction, read_truth, truth_of
 
 SIZE = (12, 16)
 

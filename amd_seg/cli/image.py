@@ -253,7 +253,7 @@ def _read_list(path: Path) -> list[str]:
 
 def _check_files(files: list[Path], report: Path | None, *, overwrite: bool, resume: bool) -> None:
     """Raise for files of all photos that are there already, before torch is loaded."""
-    from amd_seg.annotations import begun
+    from amd_seg.media.part_file import begun
 
     for path in (*files, *([] if report is None else [report])):
         begun(path, lambda path: (), resume=resume, overwrite=overwrite)

@@ -1,4 +1,4 @@
-"""The benchmarks that are known by name, any folder of pictures and masks, and their ground truth.
+"""The benchmarks that are known by name, and any folder of pictures and masks.
 
 A finder turns a folder into samples: one picture or frame each, with the files of its ground truth.
 """
@@ -7,27 +7,16 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
 from amd_seg.classes import VOC2012, Classes
-from amd_seg.errors import InputError, MediaError
+from amd_seg.errors import InputError
 from amd_seg.media.files import by_stem, images_in, natural_key, require_same_names, some
-from amd_seg.media.images import load, opened
+from amd_seg.media.images import opened
 from amd_seg.training.labelled_photos import VOC_LAYOUT, open_voc2012
 
-Bytes = NDArray[np.uint8]
-Mask = NDArray[np.bool_]
 Finder = Callable[[Path], list["Sample"]]
-
-VOID = 255
-"""The label of pixels that do not count, in an indexed PNG."""
-
-FAINT = 32
-"""Grey values that all lie below this one are labels, or nothing that can be told from them."""
 
 
 @dataclass(frozen=True)
@@ -182,100 +171,6 @@ def open_folders(images: Path | None, masks: Path, *, classes: Classes | None = 
     return Dataset(benchmark, masks, tuple(samples), len(samples))
 
 
-# The ground truth's files.
-
-
-def truth_of(sample: Sample) -> tuple[Mask, Mask | None]:
-    """Read a sample's ground truth, its files joined, and its void pixels, None for none."""
-    truth, void = read_truth(sample.masks[0], sample.rule)
-    for path in sample.masks[1:]:
-        other, more = read_truth(path, sample.rule)
-        if other.shape != truth.shape:
-            raise InputError(
-                f"{sample.masks[0]} is {shown_size(truth.shape)}, {path} is "
-                f"{shown_size(other.shape)}: the masks of one frame must have one size. Copy them "
-                "again."
-            )
-        truth = truth | other
-        if more is not None:
-            void = more if void is None else void | more
-    return truth, None if void is None else void & ~truth
-
-
-def read_truth(path: Path, rule: TruthRule = GREY) -> tuple[Mask, Mask | None]:
-    """Read a ground truth: where the object is, and which pixels do not count.
-
-    Of labels (an indexed PNG, or values 0 and 1) all but 0 are the object, and 255 in an indexed
-    PNG is void; grey values are judged by the rule.
-
-    Returns:
-        (height, width), bool; and the void pixels likewise, None where there are none.
-
-    Raises:
-        MediaError: the file cannot be read.
-        InputError: its values are neither grey nor labels.
-    """
-    values, is_indexed = read_grey(path, may_be_coloured=rule.is_white_background)
-    highest = int(values.max())
-    if is_indexed or highest == 1:
-        void = values == VOID
-        return (values > 0) & ~void, void if void.any() else None
-    if rule == GREY and 0 < highest < FAINT:
-        # Labels in a grey file would pass for an empty ground truth.
-        raise InputError(
-            f"Cannot tell what the values of {path} mean: they run from 0 to {highest}. Save "
-            "grey from 0 to 255, 0 and 1, or an indexed PNG."
-        )
-    shares = values / 255.0
-    truth: Mask = shares > rule.level if rule.is_exclusive else shares >= rule.level
-    return (truth & (shares <= 0.99) if rule.is_white_background else truth), None
-
-
-def read_grey(path: Path, *, may_be_coloured: bool = False) -> tuple[Bytes, bool]:
-    """Return (height, width) uint8, and whether these are labels of an indexed PNG, not grey.
-
-    Raises:
-        MediaError: the file cannot be read.
-        InputError: its values are neither grey nor labels.
-    """
-    with opened(path) as image:
-        load(image, str(path))
-    if image.mode == "P" and not _has_grey_palette(image):
-        return np.asarray(image), True
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        return _from_16_bits(np.asarray(image), path), False
-    if image.mode == "F":
-        raise MediaError(f"Cannot read {path} as a mask: it holds floats. Save it with 8 bits.")
-    if not may_be_coloured and image.mode not in ("1", "L", "LA", "P"):
-        channels = np.asarray(image.convert("RGB")).astype(np.int16)
-        # Lossy compression tints grey less than this.
-        if int(np.ptp(channels, axis=2).max()) > 48:
-            raise InputError(
-                f"{path} is coloured, so it cannot be read as a mask. Give a grey image, or "
-                "labels as an indexed PNG."
-            )
-    return np.asarray(image.convert("L")), False
-
-
-def _from_16_bits(values: NDArray[Any], path: Path) -> Bytes:
-    highest = int(values.max())
-    if highest <= 1:
-        return values.astype(np.uint8)
-    if highest < 256 or highest > 65535 or values.min() < 0:
-        raise InputError(
-            f"Cannot tell what the values of {path} mean: its 16 bits hold {values.min()} to "
-            f"{highest}. Save it with 8 bits."
-        )
-    grey: Bytes = (values >> 8).astype(np.uint8)
-    return grey
-
-
-def _has_grey_palette(image: Image.Image) -> bool:
-    colours = np.array(image.getpalette("RGB") or [0, 0, 0]).reshape(-1, 3)
-    used = colours[np.unique(np.asarray(image)).clip(max=len(colours) - 1)]
-    return bool((used == used[:, :1]).all() and used.max() > 1)
-
-
 def read_size(path: Path) -> tuple[int, int]:
     """Return the (width, height) in an image's header.
 
@@ -285,11 +180,6 @@ def read_size(path: Path) -> tuple[int, int]:
     with opened(path) as image:
         size: tuple[int, int] = image.size
     return size
-
-
-def shown_size(shape: tuple[int, ...]) -> str:
-    """Return (height, width) for a message: "640x480"."""
-    return f"{shape[1]}x{shape[0]}"
 
 
 # The layouts in which benchmarks come.

@@ -1,4 +1,4 @@
-"""Where the maps that are scored come from: a network, the centre prior, or a folder of files.
+"""Pictures as ground truth and as predictions, and where predictions come from.
 
 An origin gives one map for each sample of a data set, in its order: an array (height, width),
 uint8, or a `MapFile`, which the process that scores reads. Maps of an object run from 0 to 255,
@@ -14,18 +14,131 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from amd_seg.choices import OUTPUTS, SEMANTIC_OUTPUTS
 from amd_seg.classes import Classes
-from amd_seg.errors import InputError, raising
-from amd_seg.evaluation.datasets import FAINT, Bytes, Dataset, read_grey, read_size
+from amd_seg.errors import InputError, MediaError, raising
+from amd_seg.evaluation.datasets import GREY, Dataset, Sample, TruthRule, read_size
 from amd_seg.media.files import IMAGE_SUFFIXES, some
-from amd_seg.media.images import read_photo_size
+from amd_seg.media.images import load, opened, read_photo_size
 from amd_seg.media.labels import read_labels
 
 if TYPE_CHECKING:
     from amd_seg.training.adaptation import AdaptationReport
     from amd_seg.training.config import AdaptationConfig
+
+
+Bytes = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
+
+VOID = 255
+"""The label of pixels that do not count, in an indexed PNG."""
+
+FAINT = 32
+"""Grey values that all lie below this one are labels, or nothing that can be told from them."""
+
+
+# The ground truth's files.
+
+
+def truth_of(sample: Sample) -> tuple[Mask, Mask | None]:
+    """Read a sample's ground truth, its files joined, and its void pixels, None for none."""
+    truth, void = read_truth(sample.masks[0], sample.rule)
+    for path in sample.masks[1:]:
+        other, more = read_truth(path, sample.rule)
+        if other.shape != truth.shape:
+            raise InputError(
+                f"{sample.masks[0]} is {shown_size(truth.shape)}, {path} is "
+                f"{shown_size(other.shape)}: the masks of one frame must have one size. Copy them "
+                "again."
+            )
+        truth = truth | other
+        if more is not None:
+            void = more if void is None else void | more
+    return truth, None if void is None else void & ~truth
+
+
+def read_truth(path: Path, rule: TruthRule = GREY) -> tuple[Mask, Mask | None]:
+    """Read a ground truth: where the object is, and which pixels do not count.
+
+    Of labels (an indexed PNG, or values 0 and 1) all but 0 are the object, and 255 in an indexed
+    PNG is void; grey values are judged by the rule.
+
+    Returns:
+        (height, width), bool; and the void pixels likewise, None where there are none.
+
+    Raises:
+        MediaError: the file cannot be read.
+        InputError: its values are neither grey nor labels.
+    """
+    values, is_indexed = read_grey(path, may_be_coloured=rule.is_white_background)
+    highest = int(values.max())
+    if is_indexed or highest == 1:
+        void = values == VOID
+        return (values > 0) & ~void, void if void.any() else None
+    if rule == GREY and 0 < highest < FAINT:
+        # Labels in a grey file would pass for an empty ground truth.
+        raise InputError(
+            f"Cannot tell what the values of {path} mean: they run from 0 to {highest}. Save "
+            "grey from 0 to 255, 0 and 1, or an indexed PNG."
+        )
+    shares = values / 255.0
+    truth: Mask = shares > rule.level if rule.is_exclusive else shares >= rule.level
+    return (truth & (shares <= 0.99) if rule.is_white_background else truth), None
+
+
+def read_grey(path: Path, *, may_be_coloured: bool = False) -> tuple[Bytes, bool]:
+    """Return (height, width) uint8, and whether these are labels of an indexed PNG, not grey.
+
+    Raises:
+        MediaError: the file cannot be read.
+        InputError: its values are neither grey nor labels.
+    """
+    with opened(path) as image:
+        load(image, str(path))
+    if image.mode == "P" and not _has_grey_palette(image):
+        return np.asarray(image), True
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        return _from_16_bits(np.asarray(image), path), False
+    if image.mode == "F":
+        raise MediaError(f"Cannot read {path} as a mask: it holds floats. Save it with 8 bits.")
+    if not may_be_coloured and image.mode not in ("1", "L", "LA", "P"):
+        channels = np.asarray(image.convert("RGB")).astype(np.int16)
+        # Lossy compression tints grey less than this.
+        if int(np.ptp(channels, axis=2).max()) > 48:
+            raise InputError(
+                f"{path} is coloured, so it cannot be read as a mask. Give a grey image, or "
+                "labels as an indexed PNG."
+            )
+    return np.asarray(image.convert("L")), False
+
+
+def _from_16_bits(values: NDArray[Any], path: Path) -> Bytes:
+    highest = int(values.max())
+    if highest <= 1:
+        return values.astype(np.uint8)
+    if highest < 256 or highest > 65535 or values.min() < 0:
+        raise InputError(
+            f"Cannot tell what the values of {path} mean: its 16 bits hold {values.min()} to "
+            f"{highest}. Save it with 8 bits."
+        )
+    grey: Bytes = (values >> 8).astype(np.uint8)
+    return grey
+
+
+def _has_grey_palette(image: Image.Image) -> bool:
+    colours = np.array(image.getpalette("RGB") or [0, 0, 0]).reshape(-1, 3)
+    used = colours[np.unique(np.asarray(image)).clip(max=len(colours) - 1)]
+    return bool((used == used[:, :1]).all() and used.max() > 1)
+
+
+def shown_size(shape: tuple[int, ...]) -> str:
+    """Return (height, width) for a message: "640x480"."""
+    return f"{shape[1]}x{shape[0]}"
+
+
+# Where predictions come from.
 
 
 @dataclass(frozen=True)

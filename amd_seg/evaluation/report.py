@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 
-from amd_seg.evaluation.datasets import truth_of
+from amd_seg.evaluation.predictions import truth_of
 from amd_seg.evaluation.scoring import Evaluation, Row, Scores
 from amd_seg.media.images import read_image, save_image
 from amd_seg.media.labels import read_labels, render_labels_overlay

@@ -14,8 +14,8 @@ from PIL import Image
 from amd_seg.classes import VOID, Classes
 from amd_seg.errors import InputError
 from amd_seg.evaluation import metrics
-from amd_seg.evaluation.datasets import Bytes, Dataset, Mask, Sample, shown_size, truth_of
-from amd_seg.evaluation.predictions import MapFile, Origin
+from amd_seg.evaluation.datasets import Dataset, Sample
+from amd_seg.evaluation.predictions import Bytes, MapFile, Mask, Origin, shown_size, truth_of
 from amd_seg.media.labels import read_labels
 from amd_seg.segmentation import otsu_threshold
 from amd_seg.workers import worker_pool
