@@ -18,6 +18,7 @@ from amd_seg.errors import InputError
 from amd_seg.media.images import Photo, save_image, write_image
 from amd_seg.media.render import (
     opacity,
+    otsu_threshold,
     render_cutout,
     render_mask,
     render_overlay,
@@ -251,28 +252,3 @@ class FrameSegmentation(Segmentation):
     """Number of the frame, counted from the first one at or after the start asked for."""
     time: float = field(kw_only=True)
     """When it is shown, in seconds from the beginning of the clip."""
-
-
-def otsu_threshold(saliency: NDArray[np.float32]) -> float:
-    """Return the level that splits the histogram of `saliency` best, by Otsu's rule.
-
-    Args:
-        saliency: any shape, 0..1.
-
-    Returns:
-        An edge between two of 256 equal bins over 0..1; 0.5 where all values share one bin.
-
-    Source: N. Otsu, A threshold selection method from gray-level histograms, 1979.
-    """
-    counts, edges = np.histogram(saliency, bins=256, range=(0.0, 1.0))
-    centres = (edges[:-1] + edges[1:]) / 2
-    below = np.cumsum(counts)[:-1]
-    above = saliency.size - below
-    mass_below = np.cumsum(counts * centres)[:-1]
-    mass_above = (counts * centres).sum() - mass_below
-    gap = mass_below / np.maximum(below, 1) - mass_above / np.maximum(above, 1)
-    # As float64: the product of two counts of a large photo does not fit an int64's square.
-    between = below.astype(np.float64) * above * gap**2
-    best = np.flatnonzero(between == between.max())
-    # Every edge of an empty stretch splits alike: its middle is the fair one.
-    return float(edges[best[len(best) // 2] + 1]) if between.max() > 0 else 0.5

@@ -25,10 +25,10 @@ from amd_seg.choices import DEFAULT_REFINEMENT, OUTPUTS, REFINEMENTS
 from amd_seg.device import _warn_where_emulated
 from amd_seg.errors import AmdSegError
 from amd_seg.media.images import Photo
+from amd_seg.media.render import otsu_threshold
 from amd_seg.model.amd import AMD
 from amd_seg.model.config import AMDConfig, WeightsConfig
 from amd_seg.refine import refine_map, upsample
-from amd_seg.segmentation import otsu_threshold
 from amd_seg.segmenter import network_size, prepare, resize_for_network
 from amd_seg.weights import bundled_names, save_weights
 from tests.scenes import scenes

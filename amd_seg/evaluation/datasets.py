@@ -10,11 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from amd_seg.classes import VOC2012, Classes
+from amd_seg.classes import VOC2012, VOC_LAYOUT, Classes
 from amd_seg.errors import InputError
 from amd_seg.media.files import by_stem, images_in, natural_key, require_same_names, some
 from amd_seg.media.images import opened
-from amd_seg.training.labelled_photos import VOC_LAYOUT, open_voc2012
 
 Finder = Callable[[Path], list["Sample"]]
 
@@ -318,6 +317,8 @@ def _fbms_number(path: Path) -> int:
 
 def _voc2012(folder: Path) -> list[Sample]:
     """Return the photos of the list ImageSets/Segmentation/val.txt."""
+    from amd_seg.training.labelled_photos import open_voc2012  # It loads torch.
+
     photos = open_voc2012(folder, "val").photos
     return [Sample(photo.name, (photo.mask,), photo.image) for photo in photos]
 

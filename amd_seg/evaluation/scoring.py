@@ -17,7 +17,7 @@ from amd_seg.evaluation import metrics
 from amd_seg.evaluation.datasets import Dataset, Sample
 from amd_seg.evaluation.predictions import Bytes, MapFile, Mask, Origin, shown_size, truth_of
 from amd_seg.media.labels import read_labels
-from amd_seg.segmentation import otsu_threshold
+from amd_seg.media.render import otsu_threshold
 from amd_seg.workers import worker_pool
 
 Curves = dict[str, NDArray[np.float64]]

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from amd_seg.annotations import write_label_maps
-from amd_seg.classes import VOC2012, VOID, Classes
+from amd_seg.classes import VOC2012, VOC_LAYOUT, VOID, Classes
 from amd_seg.errors import AmdSegError, ConfigError, InputError
 from amd_seg.media.files import by_stem, require_same_names, some
 from amd_seg.media.images import read_image
@@ -28,9 +28,6 @@ from amd_seg.training.distributed import Processes
 from amd_seg.workers import start_worker
 
 logger = logging.getLogger(__name__)
-
-VOC_LAYOUT = "JPEGImages/, SegmentationClass/ or SegmentationClassAug/, ImageSets/Segmentation/"
-"""What a folder of PASCAL VOC holds."""
 
 
 class LabelledPhoto(NamedTuple):
