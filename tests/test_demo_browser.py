@@ -267,6 +267,8 @@ def test_a_click_chooses_the_object_within_a_second_and_is_undone(
         browser.picture("overlay", after=second)
         assert fetched(browser.picture("mask")) == before
         assert seconds < PATIENCE  # Under a second on a machine that does nothing else.
+        assert browser.asked() == {server.address.rstrip("/")}
+        browser.driver.get("about:blank")
 
 
 def fetched(address: str) -> bytes:
