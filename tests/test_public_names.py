@@ -141,18 +141,18 @@ SIGNATURES = {
 OPTIONS = {
     "image": "[INPUT]... --out --output --mask-format --split --report --include --exclude "
     "--threshold --weights --size --device --precision --batch-size --refine --min-confidence "
-    "--max-pixels --list --recursive --shard --overwrite --resume --json --quiet --debug --help",
+    "--max-pixels --list --recursive --shard --overwrite --resume --json --quiet --help",
     "train": "[VIDEOS...] --out --preset --init --objective --targets --device --resume "
     "--precision --steps --minutes --batch-size --accumulate --learning-rate --crop --seed "
-    "--workers --checkpoint-every --set --quiet --debug --help",
+    "--workers --checkpoint-every --set --quiet --help",
     "finetune": "[voc2012 DIR | coco JSON IMAGES] --out --images --masks --classes "
     "--coloured-masks --split --weights --preset --device --resume --precision --steps --minutes "
     "--batch-size --accumulate --learning-rate --crop --seed --workers --checkpoint-every --set "
-    "--quiet --debug --help",
+    "--quiet --help",
     "video": "INPUT --out --output --background --start --end --every --frame-rate --adapt "
     "--steps --objective --blend --seed --channel --include --exclude --save-adapted "
     "--report --threshold --refine --min-confidence --weights --size --device --precision "
-    "--batch-size --overwrite --json --quiet --debug --help",
+    "--batch-size --overwrite --json --quiet --help",
     "weights convert": "FILE --out --overwrite --help",
     "weights download": "REPO --help",
     "weights info": "NAME --json --help",
@@ -160,10 +160,10 @@ OPTIONS = {
     "evaluate": "[DATASET DIR] --images --masks --predictions --method --weights "
     "--size --device --precision --batch-size --refine --adapt --steps --objective --blend "
     "--seed --threshold --resize-masks --classes --coloured-masks --slide --flip --every "
-    "--limit --workers --per-sequence --json --sheet --overwrite --quiet --debug --help",
-    "demo": "--port --no-browser --weights --device --precision --quiet --debug --help",
-    "export onnx": "--out --weights --overwrite --quiet --debug --help",
-    "env": "--json --quiet --debug --help",
+    "--limit --workers --per-sequence --json --sheet --overwrite --quiet --help",
+    "demo": "--port --no-browser --weights --device --precision --quiet --help",
+    "export onnx": "--out --weights --overwrite --quiet --help",
+    "env": "--json --quiet --help",
 }
 
 

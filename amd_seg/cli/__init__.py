@@ -6,7 +6,7 @@ from importlib import import_module
 import click
 
 from amd_seg import __version__
-from amd_seg.cli.terminal import debug_option, errors_as_messages, open_closed_streams
+from amd_seg.cli.terminal import debug_first, debug_option, errors_as_messages, open_closed_streams
 
 # Name -> (module, one line of help). With the line kept here, `--help` loads no command.
 COMMANDS = {
@@ -27,6 +27,10 @@ COMMANDS = {
 
 class LazyGroup(click.Group):
     """A group that imports a sub-command's module on first use."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Take the options of all commands, then the command."""
+        return super().parse_args(ctx, debug_first(args))
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names in the order of the table."""

@@ -17,7 +17,6 @@ from amd_seg.cli.options import device_options, weights_option
 @weights_option
 @device_options
 @terminal.quiet_option
-@terminal.debug_option
 def demo(
     port: int,
     no_browser: bool,

@@ -20,7 +20,6 @@ EXTRAS = (
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @terminal.quiet_option
-@terminal.debug_option
 def env(as_json: bool) -> None:
     """Print versions, devices and codecs: what a bug report needs."""
     facts = {

@@ -66,7 +66,6 @@ _CALL = ("size", "batch_size", "refine")
 @click.option("--sheet", metavar="FILE", help="A picture of best, median, worst cases.")
 @click.option("--overwrite", is_flag=True, help="Replace files of these names.")
 @terminal.quiet_option
-@terminal.debug_option
 def evaluate(
     dataset: str | None,
     folder: Path | None,

@@ -20,7 +20,6 @@ def export() -> None:
 @weights_option
 @click.option("--overwrite", is_flag=True, help="Replace a file that is there.")
 @terminal.quiet_option
-@terminal.debug_option
 def onnx(out: Path, weights: str | None, overwrite: bool) -> None:
     """Write an .onnx file: frames in, soft regions out.
 

@@ -146,7 +146,6 @@ _HEADINGS = {
 @click.option("--resume", is_flag=True, help="Skip photos whose output exists.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a photo.")
 @terminal.quiet_option
-@terminal.debug_option
 def image(
     inputs: tuple[str, ...],
     out: str | None,

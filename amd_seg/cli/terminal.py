@@ -107,7 +107,16 @@ def errors_as_messages(ctx: click.Context) -> Iterator[None]:
 
 def debug_option(command: Command) -> Command:
     """Add `--debug`, which prints the traceback of an error."""
-    return _flag("--debug", _DEBUG, "Print the traceback of an error.")(command)
+    return _flag("--debug", _DEBUG, "Print the traceback of an error; it may stand anywhere.")(
+        command
+    )
+
+
+def debug_first(args: list[str]) -> list[str]:
+    """Move `--debug` before the command, wherever the user wrote it."""
+    end = args.index("--") if "--" in args else len(args)
+    given = [arg for arg in args[:end] if arg == "--debug"]
+    return given[:1] + [arg for arg in args[:end] if arg != "--debug"] + args[end:]
 
 
 def quiet_option(command: Command) -> Command:

@@ -105,7 +105,6 @@ def run_options(command: Command) -> Command:
             help="Any other setting; may be given several times. --set help lists all.",
         ),
         terminal.quiet_option,
-        terminal.debug_option,
     ]
     for option in reversed(options):
         command = option(command)

@@ -61,7 +61,6 @@ if TYPE_CHECKING:
 @click.option("--overwrite", is_flag=True, help="Replace an output that exists.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
 @terminal.quiet_option
-@terminal.debug_option
 def video(source: str, as_json: bool, **settings: Any) -> None:
     """Segment the object in a clip.
 
