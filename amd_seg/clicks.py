@@ -55,7 +55,7 @@ SURE_BACKGROUND, SURE_OBJECT = 0.05, 0.95
 CUT_SHARE = 0.75
 """Share of the cut's mask in the result; the rest is the map before it, with its doubts."""
 
-GAP = 5
+GAP = 11
 """Window, in pixels of the small photo, of the closing that joins parts of one object."""
 
 
