@@ -1,4 +1,4 @@
-"""Parts of frames at one size: the batched way a GPU takes equals the CPU's, part by part."""
+"""Random crops, mirrors, colours and blur; what a GPU resizes together equals the CPU's parts."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from amd_seg.training.crops import Chances, Crop, resize_each, resize_parts, resize_together
+from amd_seg.training.crops import (
+    BLURRED_SHARE,
+    Chances,
+    Crop,
+    blur,
+    jitter_colours,
+    random_box,
+    resize_each,
+    resize_parts,
+    resize_together,
+)
 from tests.clips import moving_square
 
 SIZE = (16, 24)
@@ -97,3 +107,40 @@ def test_resizing_agrees_with_opencv() -> None:
     expected = cv2.resize(frames[0].permute(1, 2, 0).numpy(), (128, 96))
     difference = larger[0, 0].permute(1, 2, 0).numpy().astype(int) - expected
     assert abs(difference).max() <= 1
+
+
+def test_blur_is_a_gaussian_and_keeps_the_mean() -> None:
+    frames = torch.zeros(40, 3, 21, 21)
+    frames[:, :, 10, 10] = 100.0
+    blurred = blur(frames, torch.Generator().manual_seed(0))
+    changed = (blurred != frames).flatten(1).any(dim=1)
+    assert changed.float().mean().item() == pytest.approx(BLURRED_SHARE, abs=0.2)
+    torch.testing.assert_close(blurred.sum(dim=(2, 3)), frames.sum(dim=(2, 3)))
+    widest = blurred[blurred[:, 0, 10, 10].argmin(), 0]
+    # Of a Gaussian, the values beside the centre's obey g(1)^4 = g(2) g(0)^3.
+    g0, g1, g2 = (widest[10, 10 + step].item() for step in (0, 1, 2))
+    assert g1**4 == pytest.approx(g2 * g0**3, rel=1e-3)
+    torch.testing.assert_close(widest, widest.T)
+
+
+@given(
+    height=st.integers(8, 90),
+    width=st.integers(8, 90),
+    seed=st.integers(0, 1000),
+    low=st.floats(0.1, 1.0),
+)
+def test_a_random_box_lies_inside_its_frame(height: int, width: int, seed: int, low: float) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    box = random_box((height, width), (16, 24), (low, 1.0), generator)
+    assert 0 <= box.top <= height - box.height
+    assert 0 <= box.left <= width - box.width
+    assert min(box.height, box.width) >= 8
+
+
+def test_colours_stay_in_range_and_follow_the_seed() -> None:
+    frames = torch.randint(0, 256, (6, 3, 8, 8)).float()
+    one, two = (jitter_colours(frames, torch.Generator().manual_seed(1)) for _ in range(2))
+    assert torch.equal(one, two)
+    assert one.min() >= 0
+    assert one.max() <= 255
+    assert not torch.equal(one, frames)

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import logging
-import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -18,28 +17,23 @@ from torch import Tensor, nn
 from amd_seg.annotations import AnnotationFile, Thing, coco_annotations
 from amd_seg.classes import VOC2012, VOID
 from amd_seg.cli import cli
-from amd_seg.errors import ConfigError, InputError, MediaError, WeightsError
+from amd_seg.errors import ConfigError, InputError, WeightsError
 from amd_seg.model.amd import AMD
-from amd_seg.model.appearance import MEAN, SemanticNetwork
+from amd_seg.model.appearance import SemanticNetwork
 from amd_seg.model.config import AMDConfig, SemanticConfig, WeightsConfig
 from amd_seg.training import loop
 from amd_seg.training.config import FINETUNE_PRESETS, FinetuneConfig
-from amd_seg.training.crops import BLURRED_SHARE, blur
 from amd_seg.training.distributed import Processes
 from amd_seg.training.finetune import SegmentationObjective, finetune, model_for
 from amd_seg.training.labelled_photos import (
     LabelBatch,
-    LabelBatches,
-    View,
-    cut_view,
-    draw_view,
     open_voc2012,
 )
 from amd_seg.training.loop import StepReport
 from amd_seg.training.run import StopTraining
 from amd_seg.weights import load_semantic_weights, save_weights
 from tests.clips import truncate
-from tests.labelled import make_voc2012, scene
+from tests.labelled import make_voc2012
 from tests.test_distributed import environment, launcher, subprocess
 
 TINY = SemanticConfig(
@@ -59,136 +53,6 @@ def voc(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def column(run: Path, name: str) -> list[float]:
     return [json.loads(line)[name] for line in (run / "log.jsonl").read_text().splitlines()]
-
-
-# What a step sees
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_a_crop_is_that_of_the_whole_photo_resized(seed: int) -> None:
-    pixels, labels = scene(seed)
-    config = dataclasses.replace(SETTINGS, crop=(32, 48), flip=False)
-    view = draw_view(labels.shape, config, np.random.default_rng(seed))
-    frame, truth = cut_view(pixels, labels, view, config.crop)
-    # The published way: all of the photo is resized, then a part of it is cut out.
-    height, width = labels.shape
-    rows, columns = view.size
-    left, top, right, bottom = view.box
-    scaled = (round(width * columns / (right - left)), round(height * rows / (bottom - top)))
-    y, x = round(top / height * scaled[1]), round(left / width * scaled[0])
-    assert 0.5 <= min(scaled) / config.short_edge <= 2
-    for part, whole, resampling, fill in (
-        (frame, pixels, Image.Resampling.BILINEAR, np.rint(MEAN)),
-        (truth, labels, Image.Resampling.NEAREST, VOID),
-    ):
-        resized = np.asarray(Image.fromarray(whole).resize(scaled, resampling)).astype(int)
-        difference = np.abs(part[:rows, :columns] - resized[y : y + rows, x : x + columns])
-        # Sums of rounded kernels; a label's pixel centre may lie on a border of two.
-        assert np.mean(difference > 1) < 0.01
-        np.testing.assert_array_equal(part[rows:], np.broadcast_to(fill, part[rows:].shape))
-        np.testing.assert_array_equal(
-            part[:, columns:], np.broadcast_to(fill, part[:, columns:].shape)
-        )
-
-
-def test_a_mirrored_crop_is_the_crop_mirrored() -> None:
-    pixels, labels = scene(1)
-    view = View((32, 32), (3.5, 2.0, 40.0, 38.5), False)
-    plain = cut_view(pixels, labels, view, (32, 40))
-    mirrored = cut_view(pixels, labels, view._replace(is_mirrored=True), (32, 40))
-    for one, other in zip(plain, mirrored, strict=True):
-        np.testing.assert_array_equal(one[:, ::-1], other)
-
-
-def test_scales_and_places_fill_their_ranges() -> None:
-    random = np.random.default_rng(0)
-    views = [draw_view((100, 150), FinetuneConfig(), random) for _ in range(2000)]
-    scales = np.array([v.size[0] / (v.box[3] - v.box[1]) * 100 / 512 for v in views])
-    assert (scales.min(), scales.max()) == pytest.approx((0.5, 2.0), abs=0.02)
-    # Uniform, as published.
-    assert np.mean(scales < 1.25) == pytest.approx(0.5, abs=0.05)
-    assert np.mean([view.is_mirrored for view in views]) == pytest.approx(0.5, abs=0.05)
-    enlarged = [v for v, scale in zip(views, scales, strict=True) if scale > 1.5]
-    assert min(view.box[0] for view in enlarged) < 2
-    assert max(view.box[2] for view in enlarged) > 148
-    assert all(view.box[3] <= 100 and view.box[2] <= 150 for view in views)
-
-
-def test_draws_are_the_same_whatever_the_processes_and_readers(voc: Path) -> None:
-    labelled = open_voc2012(voc)
-    whole = LabelBatches(labelled, SETTINGS, ALONE)
-    halves = [
-        LabelBatches(
-            labelled,
-            dataclasses.replace(SETTINGS, workers=rank),
-            Processes(torch.device("cpu"), rank, 2),
-        )
-        for rank in (0, 1)
-    ]
-    names: list[str] = []
-    for _ in range(3):
-        batch, parts = next(whole), [next(half) for half in halves]
-        assert torch.equal(batch.frames, torch.cat([part.frames for part in parts]))
-        assert torch.equal(batch.labels, torch.cat([part.labels for part in parts]))
-        names += batch.names
-    assert (batch.frames.dtype, batch.labels.dtype) == (torch.uint8, torch.int64)
-    # Every epoch shows each of the six photos once.
-    assert sorted(names[:6]) == sorted(names[6:12]) == sorted(set(names))
-    assert whole.state_dict() == halves[0].state_dict() == halves[1].state_dict()
-
-
-def test_a_stream_goes_on_where_it_was_left(voc: Path) -> None:
-    labelled = open_voc2012(voc)
-    first = LabelBatches(labelled, SETTINGS, ALONE)
-    next(first)
-    state = first.state_dict()
-    expected = next(first)
-    second = LabelBatches(labelled, SETTINGS, ALONE)
-    next(second)
-    next(second)
-    second.load_state_dict(state)
-    assert torch.equal(next(second).frames, expected.frames)
-    other = LabelBatches(open_voc2012(voc, "val"), SETTINGS, ALONE)
-    with pytest.raises(ConfigError, match="saved with photos=6, now photos=3"):
-        other.load_state_dict(state)
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_photo_that_breaks_during_a_run_is_one_line(
-    voc: Path, tmp_path: Path, workers: int
-) -> None:
-    copy = shutil.copytree(voc, tmp_path / "copy")
-    photo = truncate(copy / "JPEGImages" / "2007_000003.jpg", 0.5)
-    batches = LabelBatches(
-        open_voc2012(copy), dataclasses.replace(SETTINGS, workers=workers), ALONE
-    )
-    with pytest.raises(MediaError, match=r"damaged or cut short") as caught:
-        next(batches), next(batches)
-    assert str(photo) in str(caught.value)
-    assert str(caught.value).isprintable()
-
-
-def test_heavy_changes_colours_and_no_label(voc: Path) -> None:
-    light, heavy = (
-        next(LabelBatches(open_voc2012(voc), dataclasses.replace(SETTINGS, augment=augment), ALONE))
-        for augment in ("light", "heavy")
-    )
-    assert torch.equal(light.labels, heavy.labels)
-    assert all(not torch.equal(*pair) for pair in zip(light.frames, heavy.frames, strict=True))
-
-
-def test_blur_is_a_gaussian_and_keeps_the_mean() -> None:
-    frames = torch.zeros(40, 3, 21, 21)
-    frames[:, :, 10, 10] = 100.0
-    blurred = blur(frames, torch.Generator().manual_seed(0))
-    changed = (blurred != frames).flatten(1).any(dim=1)
-    assert changed.float().mean().item() == pytest.approx(BLURRED_SHARE, abs=0.2)
-    torch.testing.assert_close(blurred.sum(dim=(2, 3)), frames.sum(dim=(2, 3)))
-    widest = blurred[blurred[:, 0, 10, 10].argmin(), 0]
-    # Of a Gaussian, the values beside the centre's obey g(1)^4 = g(2) g(0)^3.
-    g0, g1, g2 = (widest[10, 10 + step].item() for step in (0, 1, 2))
-    assert g1**4 == pytest.approx(g2 * g0**3, rel=1e-3)
-    torch.testing.assert_close(widest, widest.T)
 
 
 # The loss and the step
@@ -511,11 +375,3 @@ def test_bad_input_gets_one_clear_line(
     assert message in " ".join(result.stderr.split())
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "run").exists()
-
-
-def test_the_loss_of_a_fresh_head_is_that_of_a_guess(voc: Path, tmp_path: Path) -> None:
-    finetune(
-        open_voc2012(voc), tmp_path / "run", model=TINY,
-        config=dataclasses.replace(SETTINGS, steps=1), weights="none", device="cpu",
-    )  # fmt: skip
-    assert column(tmp_path / "run", "loss")[0] == pytest.approx(math.log(21), abs=0.5)

@@ -1,7 +1,5 @@
 """Classes and label maps: names, colours, files, and one clear line for what is none."""
 
-import logging
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +15,7 @@ from amd_seg.media.labels import (
     render_labels_overlay,
     save_labels,
 )
-from amd_seg.training.labelled_photos import check_labelled, open_labelled_folders, open_voc2012
-from tests.labelled import make_voc2012, scene
+from tests.labelled import make_voc2012
 
 THREE = Classes(("background", "cup", "sign"), ("#000000", "#ff0000", "#0000ff"))
 
@@ -156,99 +153,3 @@ def test_an_overlay_tints_classes_and_leaves_the_background(tmp_path: Path) -> N
     assert (picture[:30, :30] == THREE.palette[1]).all(axis=2).any()
     with pytest.raises(InputError, match="one size"):
         render_labels_overlay(pixels, labels[:-1], THREE)
-
-
-# Sets of labelled photos
-
-
-def test_the_layout_of_voc_is_read_by_its_lists(voc: Path) -> None:
-    found = open_voc2012(voc)
-    assert (found.title, len(found.photos), found.classes) == ("voc2012 train", 6, VOC2012)
-    assert len(open_voc2012(voc, "val").photos) == 3
-    lists = voc / "ImageSets" / "Segmentation"
-    # Some copies list the paths of photo and mask.
-    (lists / "paths.txt").write_text("/JPEGImages/2007_000001.jpg /Masks/2007_000001.png\n\n")
-    assert [photo.name for photo in open_voc2012(voc, "paths").photos] == ["2007_000001"]
-    shutil.copytree(voc / "SegmentationClass", voc / "SegmentationClassAug")
-    shutil.copy(lists / "val.txt", lists / "trainaug.txt")
-    augmented = open_voc2012(voc)
-    assert augmented.title == "voc2012 trainaug"
-    assert augmented.photos[0].mask.parent.name == "SegmentationClassAug"
-    assert open_voc2012(voc, "train").photos[0].mask.parent.name == "SegmentationClass"
-    shutil.rmtree(voc / "SegmentationClass")
-    assert open_voc2012(voc, "train").photos[0].mask.parent.name == "SegmentationClassAug"
-
-
-def test_files_that_are_missing_are_named(voc: Path) -> None:
-    (voc / "JPEGImages/2007_000001.jpg").unlink()
-    (voc / "SegmentationClass/2007_000002.png").unlink()
-    with pytest.raises(InputError, match=r"2 files .*2007_000001.jpg, .*2007_000002.png"):
-        open_voc2012(voc)
-    with pytest.raises(InputError, match=r"night.txt is missing: it lists the photos"):
-        open_voc2012(voc, "night")
-    with pytest.raises(InputError, match=r"1 files of .*JPEGImages have no mask"):
-        open_labelled_folders(voc / "JPEGImages", voc / "SegmentationClass", VOC2012)
-    shutil.rmtree(voc / "SegmentationClass")
-    with pytest.raises(InputError, match="neither SegmentationClass nor SegmentationClassAug"):
-        open_voc2012(voc)
-
-
-def test_label_maps_are_checked_before_a_run(voc: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING):
-        check_labelled(open_voc2012(voc))
-    assert "labelled boat, bottle, bus, car, cat and 12 more" in caplog.text
-    first, second = (voc / f"SegmentationClass/2007_00000{number}.png" for number in (1, 2))
-    Image.fromarray(scene(1)[1][:-1]).save(first)
-    with pytest.raises(InputError, match=r"2007_000001.png is 56x39, but its photo .* is 56x40"):
-        check_labelled(open_voc2012(voc))
-    Image.new("RGB", (56, 40)).save(second)
-    with pytest.raises(InputError, match=r"56x39.* 1 more cannot be used either"):
-        check_labelled(open_voc2012(voc))
-    few = Classes.of(("background", "one"))
-    first.unlink()
-    (voc / "JPEGImages/2007_000001.jpg").unlink()
-    second.unlink()
-    (voc / "JPEGImages/2007_000002.jpg").unlink()
-    folders = open_labelled_folders(voc / "JPEGImages", voc / "SegmentationClass", few)
-    with pytest.raises(InputError, match="labels beyond the 2 classes"):
-        check_labelled(folders)
-
-
-def test_masks_of_0_and_255_have_one_class(voc: Path) -> None:
-    for path in (voc / "SegmentationClass").iterdir():
-        labels = np.where(read_labels(path, VOC2012) == 0, 0, VOID).astype(np.uint8)
-        Image.fromarray(labels).save(path)
-    with pytest.raises(InputError, match=r"labelled background or 255.* need 1 in the place of"):
-        check_labelled(open_voc2012(voc))
-
-
-def test_a_palette_that_contradicts_the_labels_is_told(
-    voc: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    order = np.arange(256)
-    order[[1, 2]] = 2, 1
-    for path in sorted((voc / "SegmentationClass").iterdir())[:2]:
-        with Image.open(path) as image:
-            before = np.asarray(image.convert("RGB"))
-            # As tools write it that sort a palette: the picture looks the same.
-            image.remap_palette(order.tolist()).save(path)
-        with Image.open(path) as image:
-            np.testing.assert_array_equal(np.asarray(image.convert("RGB")), before)
-    with caplog.at_level(logging.WARNING):
-        check_labelled(open_voc2012(voc))
-    told, _ = caplog.messages
-    assert told.startswith("2 of 6 label maps")
-    assert "give label 1 (aeroplane) the colour of label 2 (bicycle)" in told
-    assert "give --coloured-masks" in told
-    caplog.clear()
-    check_labelled(open_voc2012(voc, by_colour=True))
-    assert all("palette" not in message for message in caplog.messages)
-
-
-def test_a_photo_that_is_turned_upright_fits_its_upright_labels(voc: Path) -> None:
-    pixels, _ = scene(0)
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    sideways = Image.fromarray(np.rot90(pixels))
-    sideways.save(voc / "JPEGImages/2007_000000.jpg", exif=exif)
-    check_labelled(open_voc2012(voc))

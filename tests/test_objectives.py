@@ -4,15 +4,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
-from hypothesis import strategies as st
 
 from amd_seg.model.amd import AMD, View
 from amd_seg.model.config import AMDConfig
 from amd_seg.model.correlation import correlation
 from amd_seg.model.objective import photometric_objective
 from amd_seg.training.config import TrainingConfig
-from amd_seg.training.crops import jitter_colours, random_box
 from amd_seg.training.masked_images import MaskBatch
 from amd_seg.training.object_channel import (
     ChannelChoice,
@@ -127,29 +124,6 @@ def test_the_object_channel_is_the_fastest_and_the_model_s_mode_is_kept(
     assert choice.margin >= 0
     assert model.training
     assert ChannelChoice(1, (1.0, 3.0, 2.0)).margin == pytest.approx(0.5)
-
-
-@given(
-    height=st.integers(8, 90),
-    width=st.integers(8, 90),
-    seed=st.integers(0, 1000),
-    low=st.floats(0.1, 1.0),
-)
-def test_a_random_box_lies_inside_its_frame(height: int, width: int, seed: int, low: float) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    box = random_box((height, width), (16, 24), (low, 1.0), generator)
-    assert 0 <= box.top <= height - box.height
-    assert 0 <= box.left <= width - box.width
-    assert min(box.height, box.width) >= 8
-
-
-def test_colours_stay_in_range_and_follow_the_seed() -> None:
-    frames = torch.randint(0, 256, (6, 3, 8, 8)).float()
-    one, two = (jitter_colours(frames, torch.Generator().manual_seed(1)) for _ in range(2))
-    assert torch.equal(one, two)
-    assert one.min() >= 0
-    assert one.max() <= 255
-    assert not torch.equal(one, frames)
 
 
 def test_the_dense_flow_is_that_of_the_reconstruction(tiny_config: AMDConfig) -> None:

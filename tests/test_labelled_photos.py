@@ -1,0 +1,239 @@
+"""Photos with label maps: where they lie, whether they fit, and the crops that a step sees."""
+
+import dataclasses
+import logging
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from amd_seg.classes import VOC2012, VOID, Classes
+from amd_seg.errors import ConfigError, InputError, MediaError
+from amd_seg.media.labels import read_labels
+from amd_seg.model.appearance import MEAN
+from amd_seg.training.config import FinetuneConfig
+from amd_seg.training.distributed import Processes
+from amd_seg.training.labelled_photos import (
+    LabelBatches,
+    check_labelled,
+    cut_view,
+    draw_view,
+    open_labelled_folders,
+    open_voc2012,
+)
+from tests.clips import truncate
+from tests.labelled import make_voc2012, scene
+
+SETTINGS = FinetuneConfig(batch_size=4, short_edge=40, crop=(40, 40), workers=0)
+ALONE = Processes(torch.device("cpu"))
+
+
+@pytest.fixture
+def voc(tmp_path: Path) -> Path:
+    return make_voc2012(tmp_path / "voc")
+
+
+# Sets of labelled photos
+
+
+def test_the_layout_of_voc_is_read_by_its_lists(voc: Path) -> None:
+    found = open_voc2012(voc)
+    assert (found.title, len(found.photos), found.classes) == ("voc2012 train", 6, VOC2012)
+    assert len(open_voc2012(voc, "val").photos) == 3
+    lists = voc / "ImageSets" / "Segmentation"
+    # Some copies list the paths of photo and mask.
+    (lists / "paths.txt").write_text("/JPEGImages/2007_000001.jpg /Masks/2007_000001.png\n\n")
+    assert [photo.name for photo in open_voc2012(voc, "paths").photos] == ["2007_000001"]
+    shutil.copytree(voc / "SegmentationClass", voc / "SegmentationClassAug")
+    shutil.copy(lists / "val.txt", lists / "trainaug.txt")
+    augmented = open_voc2012(voc)
+    assert augmented.title == "voc2012 trainaug"
+    assert augmented.photos[0].mask.parent.name == "SegmentationClassAug"
+    assert open_voc2012(voc, "train").photos[0].mask.parent.name == "SegmentationClass"
+    shutil.rmtree(voc / "SegmentationClass")
+    assert open_voc2012(voc, "train").photos[0].mask.parent.name == "SegmentationClassAug"
+
+
+def test_files_that_are_missing_are_named(voc: Path) -> None:
+    (voc / "JPEGImages/2007_000001.jpg").unlink()
+    (voc / "SegmentationClass/2007_000002.png").unlink()
+    with pytest.raises(InputError, match=r"2 files .*2007_000001.jpg, .*2007_000002.png"):
+        open_voc2012(voc)
+    with pytest.raises(InputError, match=r"night.txt is missing: it lists the photos"):
+        open_voc2012(voc, "night")
+    with pytest.raises(InputError, match=r"1 files of .*JPEGImages have no mask"):
+        open_labelled_folders(voc / "JPEGImages", voc / "SegmentationClass", VOC2012)
+    shutil.rmtree(voc / "SegmentationClass")
+    with pytest.raises(InputError, match="neither SegmentationClass nor SegmentationClassAug"):
+        open_voc2012(voc)
+
+
+def test_label_maps_are_checked_before_a_run(voc: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        check_labelled(open_voc2012(voc))
+    assert "labelled boat, bottle, bus, car, cat and 12 more" in caplog.text
+    first, second = (voc / f"SegmentationClass/2007_00000{number}.png" for number in (1, 2))
+    Image.fromarray(scene(1)[1][:-1]).save(first)
+    with pytest.raises(InputError, match=r"2007_000001.png is 56x39, but its photo .* is 56x40"):
+        check_labelled(open_voc2012(voc))
+    Image.new("RGB", (56, 40)).save(second)
+    with pytest.raises(InputError, match=r"56x39.* 1 more cannot be used either"):
+        check_labelled(open_voc2012(voc))
+    few = Classes.of(("background", "one"))
+    first.unlink()
+    (voc / "JPEGImages/2007_000001.jpg").unlink()
+    second.unlink()
+    (voc / "JPEGImages/2007_000002.jpg").unlink()
+    folders = open_labelled_folders(voc / "JPEGImages", voc / "SegmentationClass", few)
+    with pytest.raises(InputError, match="labels beyond the 2 classes"):
+        check_labelled(folders)
+
+
+def test_masks_of_0_and_255_have_one_class(voc: Path) -> None:
+    for path in (voc / "SegmentationClass").iterdir():
+        labels = np.where(read_labels(path, VOC2012) == 0, 0, VOID).astype(np.uint8)
+        Image.fromarray(labels).save(path)
+    with pytest.raises(InputError, match=r"labelled background or 255.* need 1 in the place of"):
+        check_labelled(open_voc2012(voc))
+
+
+def test_a_palette_that_contradicts_the_labels_is_told(
+    voc: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    order = np.arange(256)
+    order[[1, 2]] = 2, 1
+    for path in sorted((voc / "SegmentationClass").iterdir())[:2]:
+        with Image.open(path) as image:
+            before = np.asarray(image.convert("RGB"))
+            # As tools write it that sort a palette: the picture looks the same.
+            image.remap_palette(order.tolist()).save(path)
+        with Image.open(path) as image:
+            np.testing.assert_array_equal(np.asarray(image.convert("RGB")), before)
+    with caplog.at_level(logging.WARNING):
+        check_labelled(open_voc2012(voc))
+    told, _ = caplog.messages
+    assert told.startswith("2 of 6 label maps")
+    assert "give label 1 (aeroplane) the colour of label 2 (bicycle)" in told
+    assert "give --coloured-masks" in told
+    caplog.clear()
+    check_labelled(open_voc2012(voc, by_colour=True))
+    assert all("palette" not in message for message in caplog.messages)
+
+
+def test_a_photo_that_is_turned_upright_fits_its_upright_labels(voc: Path) -> None:
+    pixels, _ = scene(0)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    sideways = Image.fromarray(np.rot90(pixels))
+    sideways.save(voc / "JPEGImages/2007_000000.jpg", exif=exif)
+    check_labelled(open_voc2012(voc))
+
+
+# What a step sees of them
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_crop_is_that_of_the_whole_photo_resized(seed: int) -> None:
+    pixels, labels = scene(seed)
+    config = dataclasses.replace(SETTINGS, crop=(32, 48), flip=False)
+    view = draw_view(labels.shape, config, np.random.default_rng(seed))
+    frame, truth = cut_view(pixels, labels, view, config.crop)
+    # The published way: all of the photo is resized, then a part of it is cut out.
+    height, width = labels.shape
+    rows, columns = view.size
+    left, top, right, bottom = view.box
+    scaled = (round(width * columns / (right - left)), round(height * rows / (bottom - top)))
+    y, x = round(top / height * scaled[1]), round(left / width * scaled[0])
+    assert 0.5 <= min(scaled) / config.short_edge <= 2
+    for part, whole, resampling, fill in (
+        (frame, pixels, Image.Resampling.BILINEAR, np.rint(MEAN)),
+        (truth, labels, Image.Resampling.NEAREST, VOID),
+    ):
+        resized = np.asarray(Image.fromarray(whole).resize(scaled, resampling)).astype(int)
+        difference = np.abs(part[:rows, :columns] - resized[y : y + rows, x : x + columns])
+        # Sums of rounded kernels; a label's pixel centre may lie on a border of two.
+        assert np.mean(difference > 1) < 0.01
+        np.testing.assert_array_equal(part[rows:], np.broadcast_to(fill, part[rows:].shape))
+        np.testing.assert_array_equal(
+            part[:, columns:], np.broadcast_to(fill, part[:, columns:].shape)
+        )
+
+
+def test_scales_and_places_fill_their_ranges() -> None:
+    random = np.random.default_rng(0)
+    views = [draw_view((100, 150), FinetuneConfig(), random) for _ in range(2000)]
+    scales = np.array([v.size[0] / (v.box[3] - v.box[1]) * 100 / 512 for v in views])
+    assert (scales.min(), scales.max()) == pytest.approx((0.5, 2.0), abs=0.02)
+    # Uniform, as published.
+    assert np.mean(scales < 1.25) == pytest.approx(0.5, abs=0.05)
+    assert np.mean([view.is_mirrored for view in views]) == pytest.approx(0.5, abs=0.05)
+    enlarged = [v for v, scale in zip(views, scales, strict=True) if scale > 1.5]
+    assert min(view.box[0] for view in enlarged) < 2
+    assert max(view.box[2] for view in enlarged) > 148
+    assert all(view.box[3] <= 100 and view.box[2] <= 150 for view in views)
+
+
+def test_draws_are_the_same_whatever_the_processes_and_readers(voc: Path) -> None:
+    labelled = open_voc2012(voc)
+    whole = LabelBatches(labelled, SETTINGS, ALONE)
+    halves = [
+        LabelBatches(
+            labelled,
+            dataclasses.replace(SETTINGS, workers=rank),
+            Processes(torch.device("cpu"), rank, 2),
+        )
+        for rank in (0, 1)
+    ]
+    names: list[str] = []
+    for _ in range(3):
+        batch, parts = next(whole), [next(half) for half in halves]
+        assert torch.equal(batch.frames, torch.cat([part.frames for part in parts]))
+        assert torch.equal(batch.labels, torch.cat([part.labels for part in parts]))
+        names += batch.names
+    assert (batch.frames.dtype, batch.labels.dtype) == (torch.uint8, torch.int64)
+    # Every epoch shows each of the six photos once.
+    assert sorted(names[:6]) == sorted(names[6:12]) == sorted(set(names))
+    assert whole.state_dict() == halves[0].state_dict() == halves[1].state_dict()
+
+
+def test_a_stream_goes_on_where_it_was_left(voc: Path) -> None:
+    labelled = open_voc2012(voc)
+    first = LabelBatches(labelled, SETTINGS, ALONE)
+    next(first)
+    state = first.state_dict()
+    expected = next(first)
+    second = LabelBatches(labelled, SETTINGS, ALONE)
+    next(second)
+    next(second)
+    second.load_state_dict(state)
+    assert torch.equal(next(second).frames, expected.frames)
+    other = LabelBatches(open_voc2012(voc, "val"), SETTINGS, ALONE)
+    with pytest.raises(ConfigError, match="saved with photos=6, now photos=3"):
+        other.load_state_dict(state)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_photo_that_breaks_during_a_run_is_one_line(
+    voc: Path, tmp_path: Path, workers: int
+) -> None:
+    copy = shutil.copytree(voc, tmp_path / "copy")
+    photo = truncate(copy / "JPEGImages" / "2007_000003.jpg", 0.5)
+    batches = LabelBatches(
+        open_voc2012(copy), dataclasses.replace(SETTINGS, workers=workers), ALONE
+    )
+    with pytest.raises(MediaError, match=r"damaged or cut short") as caught:
+        next(batches), next(batches)
+    assert str(photo) in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
+def test_heavy_changes_colours_and_no_label(voc: Path) -> None:
+    light, heavy = (
+        next(LabelBatches(open_voc2012(voc), dataclasses.replace(SETTINGS, augment=augment), ALONE))
+        for augment in ("light", "heavy")
+    )
+    assert torch.equal(light.labels, heavy.labels)
+    assert all(not torch.equal(*pair) for pair in zip(light.frames, heavy.frames, strict=True))
