@@ -22,7 +22,7 @@ from io import BytesIO
 from itertools import islice
 from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self, cast
+from typing import TYPE_CHECKING, Self, cast
 
 import av
 import numpy as np
@@ -204,22 +204,6 @@ _FRAME_NAME = "{:05d}.png"
 _FRAME_NAMES = re.compile(r"\d{5,}\.png")
 
 
-class FrameWriter(Protocol):
-    """What the writers of all forms offer; it is used in a `with` statement.
-
-    Attributes:
-        frames: how many are in the file, or will be at the end.
-    """
-
-    frames: int
-
-    def prepare(self, picture: Pixels) -> Any:
-        """Do what can be done in any thread and in any order; the result is for `write`."""
-
-    def write(self, prepared: Any, index: int, time: float) -> None:
-        """Append a picture: `index` and `time`, in seconds, are those of its frame."""
-
-
 def check_target(
     target: Path, source: str, *, has_alpha: bool = False, overwrite: bool = False
 ) -> None:
@@ -259,8 +243,12 @@ def check_target(
 @contextmanager
 def open_writer(
     target: Path, clip: FrameReader, *, has_alpha: bool = False, origin: float = 0.0
-) -> Iterator[FrameWriter]:
+) -> Iterator["FolderWriter | VideoWriter"]:
     """Give a writer of an output video; an error within leaves what was there before.
+
+    Pictures go through its `prepare`, in any thread and in any order, and then, in order, to
+    `write` with the index and the time, in seconds, of their frame. Its `frames` counts those that
+    are in the file.
 
     Args:
         target: as `check_target` allows it; what is there is replaced.
