@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from math import floor
-from typing import Any, BinaryIO, NamedTuple, TypeAlias, TypeVar, cast, overload
+from typing import Any, BinaryIO, NamedTuple, TypeAlias, TypedDict, TypeVar, Unpack, cast, overload
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from amd_seg.media.images import Photo, photo_from_array, read_image
 from amd_seg.model.amd import AMD
 from amd_seg.model.config import WeightsConfig
 from amd_seg.prefetch import map_ahead
-from amd_seg.refine import Point, resize_pixels
+from amd_seg.refine import resize_pixels
 from amd_seg.segmentation import Segmentation
 from amd_seg.weights import load_weights
 
@@ -70,6 +70,28 @@ _LIMITS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "refine": (lambda way: way in REFINEMENTS, f"give one of {', '.join(REFINEMENTS)}"),
     "min_confidence": (lambda level: 0 <= level <= 1, "it must be 0 to 1"),
 }
+
+
+class CallOptions(TypedDict, total=False):
+    """How images are segmented; what is not given has its default."""
+
+    size: int | None
+    """Short edge, in pixels, that the network sees; None takes that of the weights. The long edge
+    is at most 4 times it, see `network_size`."""
+    threshold: float | str | None
+    """Saliency above which a pixel is in the mask, between 0 and 1, or "otsu"; None takes that of
+    the weights."""
+    refine: str
+    """How the network's coarse map, an eighth of what it sees, gets the photo's edges: "none"
+    (enlarged, as published), "guided" (a guided filter), "colour" (the default: which colours are
+    the object's, and which the ground's) or "grabcut" (the same with a cut); see `refine_map`."""
+    min_confidence: float
+    """`Segmentation.confidence`, 0 to 1, below which a photo has no object (0)."""
+    batch_size: int
+    """Images that share a pass of the network where their sizes allow it (8). The next ones are
+    read meanwhile; batches of large photos hold fewer."""
+    max_pixels: int
+    """A file that claims more is refused before it is decoded (200 million)."""
 
 
 class Segmenter:
@@ -124,44 +146,16 @@ class Segmenter:
     # A str is an iterable of str too; the first signature that fits counts.
     @overload
     def __call__(  # type: ignore[overload-overlap]
-        self,
-        image: ImageLike,
-        *,
-        include: Iterable[Point] = ...,
-        exclude: Iterable[Point] = ...,
-        size: int | None = ...,
-        threshold: float | str | None = ...,
-        refine: str = ...,
-        min_confidence: float = ...,
-        batch_size: int = ...,
-        max_pixels: int = ...,
+        self, image: ImageLike, **options: Unpack[CallOptions]
     ) -> Segmentation: ...
 
     @overload
     def __call__(
-        self,
-        image: Iterable[ImageLike],
-        *,
-        size: int | None = ...,
-        threshold: float | str | None = ...,
-        refine: str = ...,
-        min_confidence: float = ...,
-        batch_size: int = ...,
-        max_pixels: int = ...,
+        self, image: Iterable[ImageLike], **options: Unpack[CallOptions]
     ) -> Iterator[Segmentation]: ...
 
     def __call__(
-        self,
-        image: ImageLike | Iterable[ImageLike],
-        *,
-        include: Iterable[Point] = (),
-        exclude: Iterable[Point] = (),
-        size: int | None = None,
-        threshold: float | str | None = None,
-        refine: str = DEFAULT_REFINEMENT,
-        min_confidence: float = 0.0,
-        batch_size: int = 8,
-        max_pixels: int = MAX_PIXELS,
+        self, image: ImageLike | Iterable[ImageLike], **options: Unpack[CallOptions]
     ) -> Segmentation | Iterator[Segmentation]:
         """Segment one image, or an iterable of images: an iterator in its order.
 
@@ -169,47 +163,14 @@ class Segmenter:
             image: a path, the bytes of a file, a file open for reading bytes, a PIL image, a numpy
                 array (height, width) or (height, width, 1|3|4), uint8 or float in 0..1, or a torch
                 tensor (3, height, width) likewise; or an iterable of any of these, of any sizes.
-            include: clicks on the object in one photo, in place of what stands out: pixels of the
-                photo as it is shown (after its EXIF rotation), x first.
-            exclude: clicks on what is not the object. See `Segmentation.clicked`.
-            size: short edge, in pixels, that the network sees; None takes that of the weights.
-                The long edge is at most 4 times it, see `network_size`.
-            threshold: saliency above which a pixel is in the mask, between 0 and 1, or "otsu";
-                None takes that of the weights.
-            refine: how the network's coarse map, an eighth of what it sees, gets the photo's
-                edges: "none" (enlarged, as published), "guided" (a guided filter), "colour" (which
-                colours are the object's, and which the ground's) or "grabcut" (the same with a
-                cut). See the module `refine`.
-            min_confidence: `Segmentation.confidence`, 0 to 1, below which the photo counts as one
-                without an object.
-            batch_size: images that share a pass of the network where their sizes allow it.
-                The next ones are read meanwhile; batches of large photos hold fewer.
-            max_pixels: a file that claims more is refused before it is decoded.
+            options: see `CallOptions`.
 
         Raises:
             InputError: an argument cannot be used.
             MediaError: an image cannot be read; an iterator raises it in that image's place.
             DeviceError: the device ran out of memory.
         """
-
-        def stream(images: Iterable[ImageLike]) -> Iterator[Segmentation | AmdSegError]:
-            return self.stream(
-                images,
-                size=size,
-                threshold=threshold,
-                refine=refine,
-                min_confidence=min_confidence,
-                batch_size=batch_size,
-                max_pixels=max_pixels,
-            )
-
-        clicks = tuple(include), tuple(exclude)
-        result = one_or_all(image, stream)
-        if not any(clicks):
-            return result
-        if not isinstance(result, Segmentation):
-            raise InputError("Clicks choose an object in one photo. Give the photos one by one.")
-        return result.clicked(*clicks)
+        return one_or_all(image, lambda images: self.stream(images, **options))
 
     def stream(
         self,
@@ -223,6 +184,10 @@ class Segmenter:
         max_pixels: int = MAX_PIXELS,
     ) -> Generator[Segmentation | AmdSegError, None, None]:
         """Segment images as a call does, with the error itself in the place of a bad image.
+
+        Args:
+            images: of any sizes.
+            size, threshold, refine, min_confidence, batch_size, max_pixels: see `CallOptions`.
 
         Raises:
             InputError: an argument, not an image, cannot be used.

@@ -7,14 +7,14 @@ from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, Unpack
 
 import numpy as np
 import torch
 
 from amd_seg import __version__
 from amd_seg.annotations import ClipFile
-from amd_seg.choices import DEFAULT_REFINEMENT, OUTPUTS
+from amd_seg.choices import OUTPUTS
 from amd_seg.device import own_numerics
 from amd_seg.errors import InputError, MediaError, raising
 from amd_seg.media import files
@@ -25,7 +25,7 @@ from amd_seg.media.video_writer import check_target, open_writer
 from amd_seg.prefetch import map_ahead, read_ahead
 from amd_seg.refine import Point
 from amd_seg.segmentation import FrameSegmentation
-from amd_seg.segmenter import Segmenter
+from amd_seg.segmenter import CallOptions, Segmenter
 from amd_seg.weights import save_weights
 
 if TYPE_CHECKING:
@@ -107,12 +107,7 @@ class VideoSegmenter:
     def __call__(
         self,
         source: ClipLike,
-        *,
-        size: int | None = None,
-        threshold: float | str | None = None,
-        refine: str = DEFAULT_REFINEMENT,
-        min_confidence: float = 0.0,
-        batch_size: int = 8,
+        **options: Unpack[CallOptions],
     ) -> Iterator[FrameSegmentation]:
         """Segment the frames of a clip, one after the other.
 
@@ -121,22 +116,14 @@ class VideoSegmenter:
         Args:
             source: the clip. Of a file that is cut short the frames that it has are given, and a
                 warning is logged.
-            size, threshold, refine, min_confidence: as for `Segmenter`.
-            batch_size: frames that share a pass of the network.
+            options: as for `Segmenter`.
 
         Raises:
             InputError: an argument cannot be used.
             MediaError: there is no such clip, or it cannot be read.
             DeviceError: the device ran out of memory.
         """
-        return self._segment(
-            _opened(source),
-            size=size,
-            threshold=threshold,
-            refine=refine,
-            min_confidence=min_confidence,
-            batch_size=batch_size,
-        )
+        return self._segment(_opened(source), **options)
 
     def write(
         self,
@@ -146,13 +133,9 @@ class VideoSegmenter:
         output: str = "mask",
         background: str | os.PathLike[str] | None = None,
         overwrite: bool = False,
-        size: int | None = None,
-        threshold: float | str | None = None,
-        refine: str = DEFAULT_REFINEMENT,
-        min_confidence: float = 0.0,
-        batch_size: int = 8,
         on_frame: OnFrame | None = None,
         info: Mapping[str, Any] | None = None,
+        **options: Unpack[CallOptions],
     ) -> VideoReport:
         """Segment a clip and write the output video, with the clip's times, sound and subtitles.
 
@@ -166,9 +149,9 @@ class VideoSegmenter:
             background: behind a cutout: "blur", a colour, or the path of a picture. None leaves
                 it transparent, which .webm, .mov, .gif and folders can hold.
             overwrite: replace a file, or a folder of frames, that is there.
-            size, threshold, refine, min_confidence, batch_size: as for a call.
             on_frame: called after each frame.
             info: what a .json file says of its masks, such as the weights.
+            options: as for a call.
 
         Raises:
             InputError: an argument cannot be used, `target` exists, or no frame is in the span.
@@ -177,14 +160,7 @@ class VideoSegmenter:
         """
         target, clip = Path(target), _opened(source)
         check_output(clip, target, output=output, background=background, overwrite=overwrite)
-        frames = self._segment(
-            clip,
-            size=size,
-            threshold=threshold,
-            refine=refine,
-            min_confidence=min_confidence,
-            batch_size=batch_size,
-        )
+        frames = self._segment(clip, **options)
         with closing(read_ahead(frames, ahead=_frames_waiting(clip))) as segmentations:
             return write_video(
                 segmentations,
@@ -294,7 +270,7 @@ class VideoSegmenter:
         return save_weights(folder, self.segmenter.model, self.segmenter.config)
 
     def _segment(
-        self, clip: FrameReader, **settings: Any
+        self, clip: FrameReader, **options: Unpack[CallOptions]
     ) -> Generator[FrameSegmentation, None, None]:
         frames = read_ahead(clip, ahead=_frames_waiting(clip))
         under_way: deque[tuple[int, float]] = deque()
@@ -305,7 +281,7 @@ class VideoSegmenter:
                 yield Photo(frame.pixels, None, f"{clip.source}, frame {frame.index}")
 
         # Its arguments are checked now, not at the first frame.
-        results = self.segmenter.stream(photos(), **settings)
+        results = self.segmenter.stream(photos(), **options)
 
         def segmentations() -> Generator[FrameSegmentation, None, None]:
             with closing(frames), closing(results):

@@ -100,8 +100,7 @@ ATTRIBUTES = {
 SIGNATURES = {
     "Segmenter": "(model, config, *, device='auto', precision='float32')",
     "Segmenter.from_pretrained": "(source=None, *, device='auto', precision='float32')",
-    "Segmenter.__call__": "(self, image, *, include=(), exclude=(), size=None, threshold=None, "
-    "refine='colour', min_confidence=0.0, batch_size=8, max_pixels=200000000)",
+    "Segmenter.__call__": "(self, image, **options)",
     "Segmenter.stream": "(self, images, *, size=None, threshold=None, refine='colour', "
     "min_confidence=0.0, batch_size=8, max_pixels=200000000)",
     "Segmenter.region_masks": "(self, frames)",
@@ -123,11 +122,9 @@ SIGNATURES = {
     "Segmentation.save": "(self, path, output='mask')",
     "VideoSegmenter": "(segmenter)",
     "VideoSegmenter.from_pretrained": "(source=None, *, device='auto', precision='float32')",
-    "VideoSegmenter.__call__": "(self, source, *, size=None, threshold=None, refine='colour', "
-    "min_confidence=0.0, batch_size=8)",
+    "VideoSegmenter.__call__": "(self, source, **options)",
     "VideoSegmenter.write": "(self, source, target, *, output='mask', background=None, "
-    "overwrite=False, size=None, threshold=None, refine='colour', min_confidence=0.0, "
-    "batch_size=8, on_frame=None, info=None)",
+    "overwrite=False, on_frame=None, info=None, **options)",
     "VideoSegmenter.adapt": "(self, source, config=None, *, steps=None, channel=None, "
     "include=(), exclude=(), on_step=None)",
     "VideoSegmenter.reset": "(self)",

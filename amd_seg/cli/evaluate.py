@@ -8,9 +8,9 @@ import click
 from click.core import ParameterSource
 
 from amd_seg.cli import terminal
-from amd_seg.cli.adaptation import asked_for, learning_options, summary
 from amd_seg.cli.jobs import STANDARD_STREAM
 from amd_seg.cli.options import network_options, parse_threshold, refinement_options
+from amd_seg.cli.video import adaptation_asked_for, learning_options, summary
 
 if TYPE_CHECKING:
     from amd_seg.evaluation.datasets import Dataset
@@ -152,8 +152,8 @@ def _origin(data: "Dataset", options: dict[str, Any]) -> "tuple[Origin, str]":
     if len(chosen) > 1:
         raise click.UsageError(f"{' and '.join(chosen)} are two origins of masks. Give one.")
     is_semantic = data.benchmark.kind == "semantic"
-    wish = asked_for(options, precision=options["precision"])
-    if wish is not None and (method or folder is not None or is_semantic):
+    asked = adaptation_asked_for(options)
+    if asked is not None and (method or folder is not None or is_semantic):
         raise click.UsageError("--adapt is for a network and clips. Drop it.")
     if folder is not None or method:
         _refuse("a network", "weights", *_LOAD, *_CALL, "slide", "flip")
@@ -173,14 +173,14 @@ def _origin(data: "Dataset", options: dict[str, Any]) -> "tuple[Origin, str]":
         call = {key: options[key] for key in ("size", "batch_size", "slide", "flip")}
         name += "".join(f", {key}" for key in ("slide", "flip") if call[key])
         return predictions.from_semantic_network(weights, load, call), name
-    if wish is None:
+    if asked is None:
         return predictions.from_network(weights, load, call), name
 
     def on_clip(sequence: str, report: "AdaptationReport") -> None:
         terminal.notice(f"{sequence}: {summary(report)}")
 
-    origin = predictions.from_adapted_network(wish.config, weights, load, call, on_clip=on_clip)
-    return origin, f"{name}, adapted ({wish.config.objective})"
+    origin = predictions.from_adapted_network(asked[0], weights, load, call, on_clip=on_clip)
+    return origin, f"{name}, adapted ({asked[0].objective})"
 
 
 def _refuse(what_for: str, *names: str) -> None:

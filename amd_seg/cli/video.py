@@ -1,35 +1,84 @@
-"""`amd-seg video`: a clip in, its twin out."""
+"""`amd-seg video`: a clip in, the output video out; `--adapt` learns from the clip first."""
 
 import os
-from fractions import Fraction
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from amd_seg.choices import OUTPUTS
 from amd_seg.cli import terminal
-from amd_seg.cli.adaptation import (
-    Adapting,
-    adapt_to,
-    adaptation_options,
-    asked_for,
-    facts_of,
-)
 from amd_seg.cli.jobs import STANDARD_STREAM
 from amd_seg.cli.options import (
     min_confidence_option,
     network_options,
+    parse_clip_points,
     parse_rate,
     parse_time,
     refinement_options,
     threshold_option,
 )
-from amd_seg.errors import AmdSegError
+from amd_seg.errors import AmdSegError, InputError
+from amd_seg.training.config import ADAPTATIONS, AdaptationConfig
 
 if TYPE_CHECKING:
+    from amd_seg.media.video import FrameReader
     from amd_seg.training.adaptation import AdaptationReport
-    from amd_seg.video_segmenter import VideoReport
+    from amd_seg.training.loop import StepReport
+    from amd_seg.video_segmenter import VideoSegmenter
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_OF_CONFIG = ("steps", "objective", "blend", "seed")
+_OF_CLIP = ("channel", "include", "exclude", "save_adapted", "report")
+
+
+def learning_options(command: Command) -> Command:
+    """Add `--adapt` and how a clip is learned from."""
+    options = (
+        click.option("--adapt", is_flag=True, help="Learn from the clip first: better masks."),
+        click.option("--steps", type=click.IntRange(1), help="Of learning. [default: 100]"),
+        click.option(
+            "--objective",
+            type=click.Choice(list(ADAPTATIONS)),
+            help="What is learned: what moves, or eq. 7 as published. [default: motion-masks]",
+        ),
+        click.option(
+            "--blend",
+            type=click.FloatRange(0, 1, min_open=True),
+            help="Of what was learned in the result, beside the weights before. "
+            "[default: 1; photometric: 0.5]",
+        ),
+        click.option("--seed", type=int, help="Of what is drawn at random. [default: 0]"),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def adaptation_asked_for(
+    settings: dict[str, Any], *flags: str
+) -> tuple[AdaptationConfig, dict[str, Any]] | None:
+    """Take what `learning_options` gave, and further flags, out of a command's settings.
+
+    Returns:
+        The config and the further flags that were given; None without `--adapt`.
+
+    Raises:
+        click.UsageError: one of the others was given without it.
+    """
+    values = {name: settings.pop(name) for name in (*_OF_CONFIG, *flags)}
+    given = {name: value for name, value in values.items() if value not in (None, ())}
+    if not settings.pop("adapt"):
+        for name in given:
+            raise click.UsageError(f"--{name.replace('_', '-')} is of use with --adapt only.")
+        return None
+    others = {name: given.pop(name) for name in flags if name in given}
+    config = ADAPTATIONS[given.pop("objective", "motion-masks")]()
+    return replace(config, **given, precision=settings["precision"]), others
 
 
 @click.command(context_settings={"show_default": True})
@@ -53,7 +102,35 @@ if TYPE_CHECKING:
     default="24",
     help="Frames a second of a folder, which has no times of its own.",
 )
-@adaptation_options
+@learning_options
+@click.option("--channel", type=click.IntRange(0), help="The object's region. [default: chosen]")
+@click.option(
+    "--include",
+    metavar="T:X,Y",
+    multiple=True,
+    callback=parse_clip_points,
+    help="A pixel of the object that is meant, in the frame at a time (12.5s:320,240) or "
+    "of a number (300:320,240). Give several by repeating it.",
+)
+@click.option(
+    "--exclude",
+    metavar="T:X,Y",
+    multiple=True,
+    callback=parse_clip_points,
+    help="A pixel that is not the object's, likewise.",
+)
+@click.option(
+    "--save-adapted",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Keep what was learned, for --weights; after Ctrl-C too.",
+)
+@click.option(
+    "--report",
+    type=click.Path(path_type=Path),
+    metavar="HTML",
+    help="Write a page about what was learned: loss, frames before and after, times.",
+)
 @threshold_option
 @refinement_options
 @min_confidence_option("a frame")
@@ -86,82 +163,57 @@ def video(source: str, as_json: bool, **settings: Any) -> None:
             "Give the names of files; ./- is a file of that name."
         )
     try:
-        asked = asked_for(settings, precision=settings["precision"])
-        report, learned = _segment(source, asked=asked, **settings)
+        facts = _segment(source, **settings)
     except AmdSegError as error:
         if as_json:
             terminal.put({"input": source, "status": "failed", "error": str(error)})
         raise
-    terminal.put(_facts(source, report, learned) if as_json else str(report.path))
-    if report.is_truncated:
-        terminal.fail(f"{source} is cut short: the {report.frames} frames it has were written.")
+    terminal.put(facts if as_json else facts["output"])
+    if facts["status"] == "truncated":
+        terminal.fail(f"{source} is cut short: the {facts['frames']} frames it has were written.")
 
 
 def _segment(
     source: str,
     *,
-    asked: Adapting | None,
     out: str | None,
-    output: str,
-    background: str | None,
-    start: float | None,
-    end: float | None,
-    every: int,
-    frame_rate: Fraction,
-    overwrite: bool,
     weights: str | None,
     device: str,
-    precision: str,
-    **call: Any,
-) -> "tuple[VideoReport, AdaptationReport | None]":
-    from amd_seg.media.video import open_video
-    from amd_seg.video_segmenter import check_output
-
-    clip = open_video(source, start=start, end=end, every=every, frame_rate=frame_rate)
-    target = Path(out) if out is not None else _beside(source, output, background)
-    drawing: dict[str, Any] = {"output": output, "background": background, "overwrite": overwrite}
-    # Before torch is loaded and the clip is adapted to.
-    check_output(clip, target, **drawing)
-    from amd_seg.video_segmenter import VideoSegmenter
-
-    segmenter = VideoSegmenter.from_pretrained(weights, device=device, precision=precision)
-    learned = None
+    **settings: Any,
+) -> dict[str, Any]:
+    """Do what was asked for, and return what `--json` tells of it."""
+    asked = adaptation_asked_for(settings, *_OF_CLIP)
+    drawing = {name: settings.pop(name) for name in ("output", "background", "overwrite")}
+    span = {name: settings.pop(name) for name in ("start", "end", "frame_rate")}
+    precision = settings.pop("precision")
     if asked is not None:
+        _check_files(asked[1], overwrite=drawing["overwrite"])
+    from amd_seg.media.video import open_video
+    from amd_seg.video_segmenter import VideoSegmenter, check_output
+
+    clip = open_video(source, every=settings.pop("every"), **span)
+    target = Path(out) if out is not None else _beside(source, **drawing)
+    check_output(clip, target, **drawing)  # Before the clip is adapted to.
+    segmenter = VideoSegmenter.from_pretrained(weights, device=device, precision=precision)
+    learned = {}
+    if asked is not None:
+        config, flags = asked
         # Points are those of the clip's own frames.
-        has_clicks = bool(asked.include or asked.exclude)
-        seen = asked.config.frame_size(segmenter.segmenter.config.input_size)
-        size = None if has_clicks else seen
-        small = open_video(source, start=start, end=end, frame_rate=frame_rate, short_edge=size)
-        drawn = {name: call[name] for name in ("size", "threshold", "refine")}
-        learned = adapt_to(segmenter, small, asked, shown=clip, overwrite=overwrite, **drawn)
+        has_clicks = not flags.keys().isdisjoint(("include", "exclude"))
+        size = None if has_clicks else config.frame_size(segmenter.segmenter.config.input_size)
+        small = open_video(source, short_edge=size, **span)
+        call = {name: settings[name] for name in ("size", "threshold", "refine")}
+        call["overwrite"] = drawing["overwrite"]
+        learned = {"adaptation": _adapt(segmenter, small, clip, config, call, **flags)}
     with terminal.progress(clip.frame_count, "frame") as bar:
         report = segmenter.write(
             clip,
             target,
             **drawing,
-            **call,
+            **settings,
             on_frame=lambda done, total: bar.update(),
             info={"weights": weights or "bundled", "adapted": asked is not None},
         )
-    return report, learned
-
-
-def _beside(source: str, output: str, background: str | None) -> Path:
-    """Return where the twin of a clip goes by default: beside it, in the form that can hold it."""
-    path = Path(source)
-    if not os.path.exists(path):
-        raise click.UsageError(f"{source} is a glob, which has no place beside it. Give -o.")
-    if path.name in ("", ".."):  # "." or "clips/..": a folder whose own name is elsewhere.
-        path = path.resolve()
-    stem = path.name if os.path.isdir(path) else path.stem
-    suffix = ".webm" if output == "cutout" and background is None else ".mp4"
-    return path.with_name(f"{stem}.{output}{suffix}")
-
-
-def _facts(
-    source: str, report: "VideoReport", learned: "AdaptationReport | None"
-) -> dict[str, Any]:
-    adaptation = {} if learned is None else {"adaptation": facts_of(learned)}
     return {
         "input": source,
         "output": str(report.path),
@@ -173,5 +225,96 @@ def _facts(
         "mask_share": round(report.mask_share, 4),
         "confidence": round(report.confidence, 4),
         "object": report.mask_share > 0,
-        **adaptation,
+        **learned,
     }
+
+
+def _check_files(flags: dict[str, Any], *, overwrite: bool) -> None:
+    """Raise for files of an adaptation that are there already, before it is made."""
+    if "report" in flags:
+        from amd_seg.adaptation_report import check_page
+
+        check_page(flags["report"], overwrite=overwrite)
+    folder = flags.get("save_adapted")
+    if folder is not None and not overwrite and any(folder.glob("*.safetensors")):
+        raise InputError(
+            f"{folder} has weights. Give another folder, or overwrite them (--overwrite)."
+        )
+
+
+def _adapt(
+    segmenter: "VideoSegmenter",
+    small: "FrameReader",
+    clip: "FrameReader",
+    config: AdaptationConfig,
+    call: dict[str, Any],
+    *,
+    save_adapted: Path | None = None,
+    report: Path | None = None,
+    **clicks: Any,
+) -> dict[str, Any]:
+    """Adapt to a clip, with a bar of the steps, and return what `--json` tells of it.
+
+    Ctrl-C saves what was learned, if that was asked for, and ends the command.
+    """
+    from amd_seg.training.loop import StopTraining
+
+    released = segmenter.segmenter
+    noted: AbstractContextManager[list[str]] = nullcontext([])
+    if save_adapted is not None:
+        noted = terminal.stopped_by_signals()
+    with terminal.progress(config.steps, "step") as bar, noted as received:
+        terminal.notice(f"Learning from {clip.source}.")
+
+        def on_step(step: "StepReport") -> None:
+            bar.set_postfix(loss=f"{step.parts['loss']:.4f}", refresh=False)
+            bar.update(step.step - bar.n)
+            if received:
+                raise StopTraining(received[0])
+
+        learned = segmenter.adapt(small, config, on_step=on_step, **clicks)
+    if save_adapted is not None:
+        segmenter.save(save_adapted)
+    if received:
+        terminal.fail(
+            f"Interrupted. What was learned in {learned.steps} of {config.steps} steps is in "
+            f"{save_adapted}: give it to --weights.",
+            terminal.INTERRUPTED,
+        )
+    terminal.notice(summary(learned))
+    if report is not None:
+        from amd_seg.adaptation_report import write_adaptation_page
+
+        adapted = segmenter.segmenter
+        write_adaptation_page(
+            report, clip, learned, config, released=released, adapted=adapted, **call
+        )
+    names = ("objective", "steps", "held_out", "is_adapted", "reason", "channel")
+    numbers = {name: getattr(learned, name) for name in ("loss_before", "loss_after", "margin")}
+    numbers["evidence"] = learned.evidence
+    facts = {name: None if n is None else round(n, 4) for name, n in numbers.items()}
+    facts |= {name: getattr(learned, name) for name in names}
+    return facts | {"seconds": round(sum(learned.seconds.values()), 1)}
+
+
+def summary(report: "AdaptationReport") -> str:
+    """What an adaptation did, in one line."""
+    seconds = sum(report.seconds.values())
+    where = "on held-out frames" if report.held_out else "on its frames"
+    return (
+        f"{report.steps} steps in {seconds:.0f} s: loss {where} {report.loss_before:.3f} before, "
+        f"{report.loss_after:.3f} after; the object is region {report.channel}, which moves "
+        f"{report.margin:+.0%} against the next."
+    )
+
+
+def _beside(source: str, output: str, background: str | None, **_: Any) -> Path:
+    """Return where the output goes by default: beside the clip, in a form that can hold it."""
+    path = Path(source)
+    if not os.path.exists(path):
+        raise click.UsageError(f"{source} is a glob, which has no place beside it. Give -o.")
+    if path.name in ("", ".."):  # "." or "clips/..": a folder whose own name is elsewhere.
+        path = path.resolve()
+    stem = path.name if os.path.isdir(path) else path.stem
+    suffix = ".webm" if output == "cutout" and background is None else ".mp4"
+    return path.with_name(f"{stem}.{output}{suffix}")
