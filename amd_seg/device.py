@@ -5,6 +5,7 @@ import random
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
+from typing import Literal
 
 import numpy as np
 import torch
@@ -53,6 +54,15 @@ def resolve_precision(name: str, device: torch.device) -> torch.dtype:
     if dtype is torch.bfloat16 and device.type == "cpu":
         _warn_where_emulated(torch.backends.cpu.get_cpu_capability())
     return dtype
+
+
+def fastest_precision(device: torch.device) -> Literal["float32", "bfloat16"]:
+    """Return "bfloat16" where a device computes it in hardware, else "float32"."""
+    if device.type == "cuda":
+        return "bfloat16" if _has_bfloat16(device) else "float32"
+    # Torch has no public name for it; a release without this one computes in float32.
+    has_bfloat16 = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    return "bfloat16" if device.type == "cpu" and has_bfloat16() else "float32"
 
 
 def say_which(asked_for: str | torch.device, device: torch.device) -> None:

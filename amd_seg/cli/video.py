@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from amd_seg.choices import OUTPUTS
 from amd_seg.cli import terminal
@@ -78,7 +79,11 @@ def adaptation_asked_for(
         return None
     others = {name: given.pop(name) for name in flags if name in given}
     config = ADAPTATIONS[given.pop("objective", "motion-masks")]()
-    return replace(config, **given, precision=settings["precision"]), others
+    # The default of --precision is that of masks; what is learned takes the fastest.
+    source = click.get_current_context().get_parameter_source("precision")
+    if source is not ParameterSource.DEFAULT:
+        given["precision"] = settings["precision"]
+    return replace(config, **given), others
 
 
 @click.command(context_settings={"show_default": True})
@@ -300,11 +305,12 @@ def _adapt(
 def summary(report: "AdaptationReport") -> str:
     """What an adaptation did, in one line."""
     seconds = sum(report.seconds.values())
+    parts = ", ".join(f"{part} {spent:.0f}" for part, spent in report.seconds.items())
     where = "on held-out frames" if report.held_out else "on its frames"
     return (
-        f"{report.steps} steps in {seconds:.0f} s: loss {where} {report.loss_before:.3f} before, "
-        f"{report.loss_after:.3f} after; the object is region {report.channel}, which moves "
-        f"{report.margin:+.0%} against the next."
+        f"{report.steps} steps in {seconds:.0f} s ({parts}): loss {where} "
+        f"{report.loss_before:.3f} before, {report.loss_after:.3f} after; the object is region "
+        f"{report.channel}, which moves {report.margin:+.0%} against the next."
     )
 
 

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from amd_seg.device import resolve_precision
+from amd_seg.device import fastest_precision, resolve_precision
 from amd_seg.errors import DeviceError, InputError
 from amd_seg.media.video import FrameReader
 from amd_seg.model.amd import AMD
@@ -155,6 +155,8 @@ def adapt(
         TrainingDivergedError: the loss is not finite.
     """
     config = config or AdaptationConfig()
+    if config.precision == "auto":
+        config = replace(config, precision=fastest_precision(model.mean.device))
     if certain is not None:
         if config.objective != "motion-masks":
             raise InputError(

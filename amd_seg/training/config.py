@@ -327,9 +327,9 @@ class AdaptationConfig(Settings):
     guard: bool = True
     """Keep the released weights where adaptation did not lower the loss on held-out frames, or
     where next to nothing moves on its own."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Of autocast. bfloat16 is two to three times as fast on GPUs and on CPUs with AVX-512 BF16,
-    and many times slower on others."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of autocast. auto: bfloat16 where the device computes it in hardware, two to three times as
+    fast, else float32."""
     seed: int = 0
 
     RULES: ClassVar[Mapping[str, Rule]] = {
@@ -375,7 +375,7 @@ class AdaptationConfig(Settings):
             batch_size=self.batch_size,
             crop=crop,
             scale=self.scale,
-            precision=self.precision,
+            precision="float32" if self.precision == "auto" else self.precision,
             seed=self.seed,
         )
 
