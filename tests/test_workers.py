@@ -53,7 +53,7 @@ def clips(tmp_path: Path) -> Path:
 
 def finding_targets(clips: Path, out: Path) -> tuple[list[object], Callable[[], object]]:
     command = [*TRAIN.split(), clips, "--out", out]
-    return command, lambda: list((out / "targets").glob("*.npz"))
+    return command, lambda: list((out / "targets").glob("masks/*"))
 
 
 def loading_pairs(clips: Path, out: Path) -> tuple[list[object], Callable[[], object]]:
