@@ -91,12 +91,7 @@ class Page:
         return last
 
     def show(self, threshold: float, refine: str, size: int, time: float) -> Segmentation:
-        """Segment the photo, or the clip's frame at a time; only another one runs the network.
-
-        Raises:
-            InputError: there is no file.
-            MediaError: it cannot be read.
-        """
+        """Segment the photo, or the clip's frame at a time; only another one runs the network."""
         if self._seen is None or self._seen[0] != (size, time):
             self._seen = (size, time), self._video.segmenter(self._photo_at(time), size=size)
         seen = replace(self._seen[1], refine=refine, threshold_rule=threshold)
@@ -112,10 +107,6 @@ class Page:
 
         Returns:
             What came of it, as HTML; the page about it; the size that the new weights see best.
-
-        Raises:
-            InputError: there is no clip, or nothing moves in it.
-            ConfigError, DeviceError, MediaError, TrainingDivergedError: as `adapt`.
         """
         clip, source = self._require_clip()
         self._video.reset()
@@ -145,12 +136,7 @@ class Page:
         return told, page, adapted.config.input_size
 
     def write(self, output: str, on_frame: OnFrame, **call: Any) -> Path:
-        """Write the whole clip, by the weights in use.
-
-        Raises:
-            InputError: there is no clip.
-            MediaError: it cannot be read, or the output cannot be written.
-        """
+        """Write the whole clip, by the weights in use."""
         clip, source = self._require_clip()
         ending = ".webm" if output == "cutout" else ".mp4"
         target = self._new_file(f"{source.stem}.{output}{ending}")
@@ -411,11 +397,7 @@ def require_gradio() -> None:
 
 
 def listen(port: int) -> socket.socket:
-    """Take a port of this machine, for this machine only; 0 takes any free one.
-
-    Raises:
-        InputError: it is in use, or not to be had.
-    """
+    """Take a port of this machine, for this machine only; 0 takes any free one."""
     taken = socket.socket()
     # Or a port stays in use for a minute after the last page.
     taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -433,12 +415,9 @@ def listen(port: int) -> socket.socket:
 
 
 def serve(segmenter: Segmenter, taken: socket.socket, on_ready: Callable[[str], None]) -> None:
-    """Serve the page until SIGINT or SIGTERM; all its files are removed then.
+    """Serve the page on a port from `listen` until SIGINT or SIGTERM; its files are removed then.
 
-    Args:
-        segmenter: what the page shows.
-        taken: from `listen`; it is closed at the end.
-        on_ready: is told the address once a browser can open it.
+    `on_ready` is told the address once a browser can open it.
     """
     with taken, tempfile.TemporaryDirectory(prefix="amd-seg-demo-") as name:
         # Gradio reads them when it is imported, or when it serves.

@@ -8,9 +8,20 @@ came of it.
 import os
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from math import floor
-from typing import Any, BinaryIO, NamedTuple, TypeAlias, TypedDict, TypeVar, Unpack, cast, overload
+from typing import (
+    Any,
+    BinaryIO,
+    Generic,
+    NamedTuple,
+    TypeAlias,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    cast,
+    overload,
+)
 
 import numpy as np
 import torch
@@ -23,7 +34,8 @@ from amd_seg.device import own_numerics, place_for_inference, resolve_device, re
 from amd_seg.errors import AmdSegError, DeviceError, InputError, WeightsError, raising
 from amd_seg.media.images import Photo, photo_from_array, read_image
 from amd_seg.model.amd import AMD
-from amd_seg.model.config import WeightsConfig
+from amd_seg.model.appearance import SemanticNetwork
+from amd_seg.model.config import SemanticWeightsConfig, WeightsConfig
 from amd_seg.prefetch import map_ahead
 from amd_seg.refine import resize_pixels
 from amd_seg.segmentation import Segmentation
@@ -44,6 +56,8 @@ ImageLike: TypeAlias = (
 )
 
 Result = TypeVar("Result")
+Model = TypeVar("Model", AMD, SemanticNetwork)
+Config = TypeVar("Config", WeightsConfig, SemanticWeightsConfig)
 
 LONGEST_ASPECT = 4
 """The long edge, in short edges, that the network sees at most: its cost stays bounded."""
@@ -94,7 +108,43 @@ class CallOptions(TypedDict, total=False):
     """A file that claims more is refused before it is decoded (200 million)."""
 
 
-class Segmenter:
+class PlacedNetwork(Generic[Model, Config]):
+    """A network on a device, and the settings of its weights: what segmenters of photos share."""
+
+    def __init__(
+        self,
+        model: Model,
+        config: Config,
+        *,
+        device: str | torch.device = "auto",
+        precision: str = "float32",
+    ) -> None:
+        self.device = place_for_inference(model, device)
+        self.precision = precision
+        self._dtype = resolve_precision(precision, self.device)
+        self.config: Config = config
+        self.model: Model = model
+
+    @contextmanager
+    def _computing(self, frames: Tensor) -> Iterator[None]:
+        """Compute with frames (..., height, width) as amd_seg does, whatever surrounds the call."""
+        try:
+            with own_numerics(self.device, self._dtype):
+                yield
+        except torch.cuda.OutOfMemoryError as cause:
+            raise DeviceError(
+                f"{self.device} has not enough memory for frames of {frames.shape[-1]}x"
+                f"{frames.shape[-2]} pixels. Use a smaller size or batch size."
+            ) from cause
+
+    def _damaged(self, photo: Photo) -> WeightsError:
+        return WeightsError(
+            f"The network gave no finite numbers for {photo.source} in {self.precision}: the "
+            f"weights {self.config.name!r} are damaged. Take others."
+        )
+
+
+class Segmenter(PlacedNetwork[AMD, WeightsConfig]):
     """Finds the object in photos: it holds a model, its weights' settings, and a device.
 
     Threads may share one.
@@ -103,20 +153,6 @@ class Segmenter:
         segmenter = Segmenter.from_pretrained()
         segmenter("photo.jpg").save("mask.png")
     """
-
-    def __init__(
-        self,
-        model: AMD,
-        config: WeightsConfig,
-        *,
-        device: str | torch.device = "auto",
-        precision: str = "float32",
-    ) -> None:
-        self.device = place_for_inference(model, device)
-        self.precision = precision
-        self._dtype = resolve_precision(precision, self.device)
-        self.config = config
-        self.model = model
 
     @classmethod
     def from_pretrained(
@@ -212,7 +248,7 @@ class Segmenter:
                         if isinstance(item, AmdSegError):
                             yield item
                         elif not np.isfinite(masks[index]).all():
-                            yield damaged_weights(self, item.photo)
+                            yield self._damaged(item.photo)
                         else:
                             yield Segmentation(
                                 item.photo,
@@ -237,15 +273,9 @@ class Segmenter:
         Raises:
             DeviceError: the device ran out of memory.
         """
-        try:
-            with own_numerics(self.device, self._dtype):
-                masks = self.model.segment(frames.to(self.device))
-                return cast(NDArray[np.float32], masks.float().cpu().numpy())
-        except torch.cuda.OutOfMemoryError as cause:
-            raise DeviceError(
-                f"{self.device} has not enough memory for {len(frames)} images of "
-                f"{frames.shape[3]}x{frames.shape[2]} pixels. Use a smaller batch size or size."
-            ) from cause
+        with self._computing(frames):
+            masks = self.model.segment(frames.to(self.device))
+            return cast(NDArray[np.float32], masks.float().cpu().numpy())
 
     def _masks_of(self, batch: "list[Prepared]") -> dict[int, NDArray[np.float32]]:
         """Run the network once for each size of frame: place in the batch -> (region, h, w)."""
@@ -367,14 +397,6 @@ def network_size(height: int, width: int, size: int) -> tuple[int, int]:
     factor = min(size / min(height, width), LONGEST_ASPECT * size / max(height, width))
     least = size // LONGEST_ASPECT
     return max(floor(height * factor + 0.5), least), max(floor(width * factor + 0.5), least)
-
-
-def damaged_weights(segmenter: Any, photo: Photo) -> WeightsError:
-    """Return the error of a network that gives no finite numbers."""
-    return WeightsError(
-        f"The network gave no finite numbers for {photo.source} in {segmenter.precision}: the "
-        f"weights {segmenter.config.name!r} are damaged. Take others."
-    )
 
 
 def _photo_from_tensor(image: Tensor) -> Photo:

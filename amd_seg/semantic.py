@@ -18,8 +18,8 @@ from torch.nn.functional import interpolate
 from amd_seg.annotations import Thing
 from amd_seg.choices import ANNOTATIONS, MAX_PIXELS, OUTPUTS, SEMANTIC_OUTPUTS
 from amd_seg.classes import Classes
-from amd_seg.device import own_numerics, place_for_inference, resolve_device, resolve_precision
-from amd_seg.errors import AmdSegError, DeviceError, InputError
+from amd_seg.device import own_numerics, resolve_device, resolve_precision
+from amd_seg.errors import AmdSegError, InputError
 from amd_seg.media.images import Photo, save_image, write_image
 from amd_seg.media.labels import (
     Labels,
@@ -33,9 +33,9 @@ from amd_seg.model.appearance import SemanticNetwork
 from amd_seg.model.config import SemanticWeightsConfig, WeightsConfig
 from amd_seg.segmenter import (
     ImageLike,
+    PlacedNetwork,
     Segmenter,
     check_arguments,
-    damaged_weights,
     one_or_all,
     read_batches,
 )
@@ -139,7 +139,7 @@ class SemanticSegmentation:
         return {"icc_profile": self.photo.icc_profile, "resolution": self.photo.resolution}
 
 
-class SemanticSegmenter:
+class SemanticSegmenter(PlacedNetwork[SemanticNetwork, SemanticWeightsConfig]):
     """Tells what is where in photos: it holds a fine-tuned model, its settings, and a device.
 
     Example:
@@ -147,20 +147,10 @@ class SemanticSegmenter:
         segmenter("photo.jpg").save("labels.png")
     """
 
-    def __init__(
-        self,
-        model: SemanticNetwork,
-        config: SemanticWeightsConfig,
-        *,
-        device: str | torch.device = "auto",
-        precision: str = "float32",
-    ) -> None:
-        self.device = place_for_inference(model, device)
-        self.precision = precision
-        self._dtype = resolve_precision(precision, self.device)
-        self.config = config
-        self.classes = config.classes
-        self.model = model
+    @property
+    def classes(self) -> Classes:
+        """Names and colours of what it tells apart."""
+        return self.config.classes
 
     @classmethod
     def from_pretrained(
@@ -170,17 +160,11 @@ class SemanticSegmenter:
         device: str | torch.device = "auto",
         precision: str = "float32",
     ) -> "SemanticSegmenter":
-        """Return a segmenter with fine-tuned weights.
+        """Return a segmenter with fine-tuned weights, as `Segmenter.from_pretrained` does.
 
         Args:
-            source: the folder of a run of `amd-seg finetune`, a folder of weights, a .safetensors
-                file, or "org/name" or "org/name@revision" on the Hub.
-            device: as `Segmenter.from_pretrained` takes it, like `precision`.
-            precision: "float32" or "bfloat16", of the network only.
-
-        Raises:
-            WeightsError: the weights cannot be had, are not valid, or know no classes.
-            DeviceError: the device or the precision cannot be used on this machine.
+            source: the folder of a run of `amd-seg finetune`, or any weights that know classes.
+            device, precision: as there.
         """
         resolve_precision(precision, resolve_device(device))  # Before a download, not after it.
         found = load_semantic_weights(source)
@@ -199,14 +183,7 @@ class SemanticSegmenter:
     ) -> SemanticSegmentation | Iterator[SemanticSegmentation]:
         """Segment one image, or an iterable of images: an iterator in its order.
 
-        Args:
-            image: whatever `Segmenter` takes.
-            options: see `stream`.
-
-        Raises:
-            InputError: an argument cannot be used.
-            MediaError: an image cannot be read; an iterator raises it in that image's place.
-            DeviceError: the device ran out of memory.
+        It takes what `Segmenter` takes, and the options of `stream`; errors are raised.
         """
         return one_or_all(image, lambda images: self.stream(images, **options))
 
@@ -246,29 +223,17 @@ class SemanticSegmenter:
                     if isinstance(item, AmdSegError):
                         yield item
                         continue
-                    scores = self._probabilities(item.frame, window, flip, batch_size)
-                    if torch.isfinite(scores).all():
-                        labels = strongest_classes(scores, item.photo.pixels.shape[:2])
-                        yield SemanticSegmentation(item.photo, labels, self.classes)
-                    else:
-                        yield damaged_weights(self, item.photo)
+                    with self._computing(item.frame):
+                        frame = item.frame.to(self.device)
+                        scores = class_probabilities(self.model, frame, window, flip, batch_size)
+                        scores = scores.cpu()
+                    if not torch.isfinite(scores).all():
+                        yield self._damaged(item.photo)
+                        continue
+                    labels = strongest_classes(scores, item.photo.pixels.shape[:2])
+                    yield SemanticSegmentation(item.photo, labels, self.classes)
 
         return results()
-
-    def _probabilities(
-        self, frame: Tensor, window: int | None, flip: bool, batch_size: int
-    ) -> Tensor:
-        try:
-            with own_numerics(self.device, self._dtype):
-                scores = class_probabilities(
-                    self.model, frame.to(self.device), window, flip, batch_size
-                )
-                return scores.cpu()
-        except torch.cuda.OutOfMemoryError as cause:
-            raise DeviceError(
-                f"{self.device} has not enough memory for a frame of {frame.shape[2]}x"
-                f"{frame.shape[1]} pixels. Use a smaller size or batch size, or --slide."
-            ) from cause
 
 
 def open_segmenter(
