@@ -246,13 +246,6 @@ def test_iou_is_that_of_the_definition(pairs: list[tuple[np.ndarray, np.ndarray]
         assert math.isnan(share) if not own else share == pytest.approx(np.mean(own))
 
 
-def test_the_set_is_one_picture_not_a_mean_of_pictures() -> None:
-    small = (np.ones((1, 1), np.uint8), np.ones((1, 1), np.uint8))
-    large = (np.zeros((3, 3), np.uint8), np.ones((3, 3), np.uint8))
-    total = sum(confusion_matrix(*pair, 2, void=VOID) for pair in (small, large))
-    assert class_iou(total)[1] == pytest.approx(1 / 10)
-
-
 def test_a_class_that_is_nowhere_does_not_count() -> None:
     labels = np.array([[0, 0, 1, 1]], np.uint8)
     truth = np.array([[0, 1, 1, VOID]], np.uint8)
