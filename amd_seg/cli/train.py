@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
 
 import click
 
+from amd_seg.choices import PRECISIONS
 from amd_seg.cli import terminal
 from amd_seg.errors import InputError
 from amd_seg.model.config import AMDConfig, AppearanceConfig, SemanticConfig
@@ -18,6 +19,7 @@ from amd_seg.training.config import (
     FINETUNE_PRESETS,
     PRESETS,
     FinetuneConfig,
+    Objective,
     RunConfig,
     TrainingConfig,
     descriptions,
@@ -85,7 +87,7 @@ def run_options(command: Command) -> Command:
     options = [
         click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps."),
         click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in OUT."),
-        click.option("--precision", type=click.Choice(["float32", "bfloat16"])),
+        click.option("--precision", type=click.Choice(PRECISIONS)),
         click.option("--steps", type=int, help="Of the whole run."),
         click.option("--minutes", type=float, help="End by the clock."),
         click.option("--batch-size", type=int, help="Items a step, over all processes."),
@@ -118,7 +120,7 @@ def run_options(command: Command) -> Command:
     "--preset", type=click.Choice(list(PRESETS)), default="cpu", show_default=True, is_eager=True
 )
 @click.option("--init", metavar="W", help="Weights to start from: a name, folder or file.")
-@click.option("--objective", type=click.Choice(["photometric", "dense", "motion-masks"]))
+@click.option("--objective", type=click.Choice(get_args(Objective)))
 @click.option(
     "--targets",
     type=click.Path(path_type=Path),

@@ -172,6 +172,9 @@ class RunConfig(Settings):
         Raises:
             ConfigError: one cannot be used, or is of an earlier version and was in use.
         """
+        if "channels_last" in record:  # its name before there were three choices
+            layout = "channels-last" if record["channels_last"] else "channels-first"
+            record = {"memory_layout": layout, **record}
         names = {field.name for field in dataclasses.fields(cls)}
         in_use = [
             f"{name}={value!r}"
