@@ -84,15 +84,15 @@ def test_no_process_is_left(moment, name: str, clips: Path, tmp_path: Path) -> N
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    is_at_work = lambda: has_come() and len(of_session(run.pid)) > 2  # noqa: E731
-    until(lambda: is_at_work() or run.poll() is not None, 120)
-    assert run.poll() is None
-    assert is_at_work()
-    run.send_signal(getattr(signal, name))
     try:
+        is_at_work = lambda: has_come() and len(of_session(run.pid)) > 2  # noqa: E731
+        assert until(lambda: is_at_work() or run.poll() is not None, 120)
+        assert run.poll() is None
+        run.send_signal(getattr(signal, name))
         assert until(lambda: not of_session(run.pid), 10), of_session(run.pid)
     finally:
-        run.kill() if run.poll() is None else None
+        for left in of_session(run.pid):
+            os.kill(left, signal.SIGKILL)
         run.wait()
 
 
