@@ -6,12 +6,12 @@ import re
 import stat
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import IO, Any, BinaryIO, NamedTuple, TypeAlias
+from typing import IO, Any, BinaryIO, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -284,14 +284,7 @@ def _printable(path: str | os.PathLike[str]) -> str:
 def require_at_most(
     max_pixels: int, size: tuple[int, int], name: str, advice: str = "Make it smaller first."
 ) -> None:
-    """Raise MediaError for a picture, or a frame of a clip, that claims more pixels.
-
-    Args:
-        max_pixels: how many may be.
-        size: (width, height).
-        name: how messages call the file.
-        advice: what to do about it, one sentence.
-    """
+    """Raise MediaError for a picture, or a frame of a clip, whose (width, height) is too large."""
     width, height = size
     if width * height > max_pixels:
         raise MediaError(
@@ -368,19 +361,6 @@ def turned(stored: Pixels, orientation: int) -> Pixels:
 # Pixels
 
 
-class _Stored(NamedTuple):
-    """What a file's values mean, as far as Pillow does not apply it."""
-
-    highest: int = 65535
-    """Of the grey values of more than 8 bits."""
-    is_negative: bool = False
-    """The highest of those is black."""
-    clear: Any = None
-    """The one value that a PNG declares to be clear, in the range of the decoded values."""
-    opacity: Image.Image | None = None
-    """Where a PNG of 16-bit colours is clear, which its decoded 8 bits do not tell."""
-
-
 def decode_upright(image: Image.Image, name: str) -> Pixels:
     """Decode an image of any Pillow mode as upright RGB.
 
@@ -396,19 +376,25 @@ def decode_upright(image: Image.Image, name: str) -> Pixels:
     """
     clear, opacity = _clear_colour(image, name)
     load(image, name)
+    orientation = exif_orientation(image)
+    width, height = image.size
+    shape = (width, height, 3) if orientation in TURNED else (height, width, 3)
+    upright = np.empty(shape, np.uint8)
+    # All but two orientations undo themselves.
+    in_file_order = turned(upright, {6: 8, 8: 6}.get(orientation, orientation))
     tags = getattr(image, "tag_v2", {})
-    stored = _Stored(
-        highest=4095 if tags.get(TiffImagePlugin.BITSPERSAMPLE) == (12,) else 65535,
-        is_negative=tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0,
-        clear=clear,
-        opacity=opacity,
-    )
-    try:
-        return _rgb_from_image(image, exif_orientation(image), stored)
-    except InputError:
-        raise
-    except ValueError as cause:  # Pillow cannot convert the mode.
-        raise MediaError(f"Cannot read {name}: {cause}") from cause
+    for rows in row_blocks(height, width):
+        box = (0, rows.start, width, rows.stop)
+        block = image.crop(box)
+        if opacity is not None:
+            block.putalpha(opacity.crop(box))
+        try:
+            in_file_order[rows] = _rgb(block, clear, tags)
+        except InputError:
+            raise
+        except ValueError as cause:  # Pillow cannot convert the mode.
+            raise MediaError(f"Cannot read {name}: {cause}") from cause
+    return upright
 
 
 def row_blocks(height: int, width: int) -> Iterator[slice]:
@@ -419,9 +405,10 @@ def row_blocks(height: int, width: int) -> Iterator[slice]:
 
 
 def _clear_colour(image: Image.Image, name: str) -> tuple[Any, Image.Image | None]:
-    """Return `clear` and `opacity` of `_Stored` for an image that is not decoded yet.
+    """Return an image's one clear value, as it is decoded, or where 16-bit colours are clear.
 
-    A PNG's tRNS chunk is in the depth of the file, and Pillow decodes to 8 bits.
+    The tRNS chunk of a PNG is in the depth of the file, and Pillow decodes to 8 bits. To be called
+    before an image is decoded.
     """
     clear = image.info.get("transparency")
     if not isinstance(image, PngImageFile) or not isinstance(clear, int | tuple):
@@ -452,33 +439,28 @@ def _opacity_of_16_bits(stream: IO[bytes], clear: tuple[int, ...], name: str) ->
     return Image.fromarray(np.where(is_clear, np.uint8(0), np.uint8(255)))
 
 
-def _rgb_from_image(image: Image.Image, orientation: int, stored: _Stored) -> Pixels:
-    width, height = image.size
-    upright = np.empty(
-        (width, height, 3) if orientation in TURNED else (height, width, 3), np.uint8
-    )
-    # All but two orientations undo themselves.
-    in_file_order = turned(upright, {6: 8, 8: 6}.get(orientation, orientation))
-    for rows in row_blocks(height, width):
-        box = (0, rows.start, width, rows.stop)
-        block = image.crop(box)
-        if stored.opacity is not None:
-            block.putalpha(stored.opacity.crop(box))
-        in_file_order[rows] = _rgb_block(block, stored)
-    return upright
+def _rgb(block: Image.Image, clear: Any, tags: Mapping[int, Any]) -> Pixels:
+    """Convert some rows of an image; what Pillow would clip or not apply is done here.
 
-
-def _rgb_block(block: Image.Image, stored: _Stored) -> Pixels:
-    """Convert some rows of an image; what Pillow would clip is scaled here."""
+    Args:
+        block: the rows.
+        clear: the value that is clear, or None.
+        tags: of a TIFF.
+    """
     if block.mode == "F":
-        return _rgb_from_grey(_bytes_from_unit(np.asarray(block)), stored)
-    if block.mode == "I" or block.mode.startswith("I;16"):
-        return _rgb_from_16_bits(np.asarray(block), stored)
-    if stored.clear is not None:
-        block.info["transparency"] = stored.clear
-    if block.has_transparency_data:
-        return composite(block.convert("RGBA"))
-    return np.asarray(block.convert("RGB"))
+        grey = _bytes_from_unit(np.asarray(block))
+    elif block.mode == "I" or block.mode.startswith("I;16"):
+        has_12_bits = tags.get(TiffImagePlugin.BITSPERSAMPLE) == (12,)
+        grey = _grey_from_16_bits(np.asarray(block), 4095 if has_12_bits else 65535, clear)
+    else:
+        if clear is not None:
+            block.info["transparency"] = clear
+        if block.has_transparency_data:
+            return composite(block.convert("RGBA"))
+        return np.asarray(block.convert("RGB"))
+    if tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0:  # White is 0.
+        grey = 255 - grey
+    return np.broadcast_to(grey[..., np.newaxis], (*grey.shape, 3))
 
 
 def composite(rgba: Image.Image) -> Pixels:
@@ -488,18 +470,17 @@ def composite(rgba: Image.Image) -> Pixels:
     return np.asarray(ground)
 
 
-def _rgb_from_16_bits(values: NDArray[Any], stored: _Stored) -> Pixels:
+def _grey_from_16_bits(values: NDArray[Any], highest: int, clear: int | None) -> Pixels:
     low, high = values.min(), values.max()
     if low < 0 or high > 65535:
         raise InputError(
             f"its 32-bit values run from {low} to {high}, outside 0..65535. "
             "Scale them to 8 or 16 bits first."
         )
-    highest = stored.highest
     grey = ((values.astype(np.uint32) * 255 + highest // 2) // highest).astype(np.uint8)
-    if stored.clear is not None:
-        grey[values == stored.clear] = BACKDROP
-    return _rgb_from_grey(grey, stored)
+    if clear is not None:
+        grey[values == clear] = BACKDROP
+    return grey
 
 
 def _bytes_from_unit(values: NDArray[Any]) -> Pixels:
@@ -512,12 +493,6 @@ def _bytes_from_unit(values: NDArray[Any]) -> Pixels:
             "Scale them to 0..1 first."
         )
     return np.rint(values * np.float32(255)).astype(np.uint8)
-
-
-def _rgb_from_grey(grey: Pixels, stored: _Stored) -> Pixels:
-    if stored.is_negative:
-        grey = 255 - grey
-    return np.broadcast_to(grey[..., np.newaxis], (*grey.shape, 3))
 
 
 def _rgb_from_array(array: NDArray[Any]) -> Pixels:

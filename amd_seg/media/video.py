@@ -11,6 +11,7 @@ with the length of a clip.
 import glob
 import logging
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from functools import cache, cached_property, partial
 from itertools import chain
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any, Protocol, Self, TypeAlias, cast
+from typing import Any, Self, TypeAlias, cast
 
 import av
 import numpy as np
@@ -114,40 +115,46 @@ class Span:
 
 EVERY_FRAME = Span()
 
+_BILINEAR = Image.Resampling.BILINEAR
 
-class FrameReader(Protocol):
-    """What every reader of a clip offers.
 
-    Attributes:
-        source: how messages name the clip.
-        width, height: of the frames as they are given, upright, in pixels.
-        frame_rate: frames per second, on average where the rate varies; None when unknown.
-        time_base: times of frames are whole multiples of it, in seconds.
-        frame_count: frames that iteration gives; None when only reading tells.
-        duration: of the whole clip, in seconds, as the file tells it; None when it does not.
-        span: the frames that iteration gives.
-        pixel_aspect: width of a pixel, in its heights: 1 unless the clip is anamorphic.
-        hdr: "HLG" or "PQ" where frames were tone-mapped from it to BT.709; else None.
-        is_truncated: True once a pass has found that the end of the clip is missing.
-    """
+class FrameReader(ABC):
+    """A clip, whatever form it has. Its files are open only while they are read."""
 
     source: str
-    width: int
-    height: int
-    frame_rate: Fraction | None
-    time_base: Fraction
-    frame_count: int | None
-    duration: float | None
+    """How messages name the clip."""
     span: Span
-    pixel_aspect: Fraction
-    hdr: str | None
-    is_truncated: bool
+    """The frames that iteration gives."""
+    width: int
+    """Of the frames as they are given, upright, in pixels."""
+    height: int
+    time_base: Fraction
+    """Times of frames are whole multiples of it, in seconds."""
+    frame_rate: Fraction | None = None
+    """Frames per second, on average where the rate varies; None when unknown."""
+    frame_count: int | None = None
+    """Frames that iteration gives; None when only reading tells."""
+    duration: float | None = None
+    """Of the whole clip, in seconds, as the file tells it; None when it does not."""
+    pixel_aspect: Fraction = Fraction(1)
+    """Width of a pixel, in its heights: 1 unless the clip is anamorphic."""
+    hdr: str | None = None
+    """"HLG" or "PQ" where frames were tone-mapped from it to BT.709."""
+    is_truncated: bool = False
+    """True once a pass has found that the end of the clip is missing."""
 
-    def __iter__(self) -> Iterator[Frame]: ...
+    def __iter__(self) -> Iterator[Frame]:
+        return self.read(self.span)
 
-    def __enter__(self) -> Self: ...
+    @abstractmethod
+    def read(self, span: Span) -> Iterator[Frame]:
+        """Yield the frames of `span`, whatever span the reader was made for."""
 
-    def __exit__(self, *_: object) -> None: ...
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
 
 
 def open_video(
@@ -213,29 +220,8 @@ def shrunk_size(width: int, height: int, short_edge: int | None) -> tuple[int, i
 # Clips that are images
 
 
-class _ImageReader:
-    """A clip whose files are open only while they are read, so leaving it closes nothing."""
-
-    pixel_aspect = Fraction(1)
-    hdr: str | None = None
-    is_truncated = False
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return None
-
-
-class FrameFolder(_ImageReader):
-    """A clip kept as one image a frame.
-
-    Args:
-        images: the frames in their order, all of one size.
-        source: how messages name the clip.
-        frame_rate: frames per second, which gives each frame its time.
-        span: which frames are wanted.
-        short_edge: shrink frames to this shorter side, in pixels, antialiased; never enlarges.
+class FrameFolder(FrameReader):
+    """A clip kept as one image a frame, all of one size; arguments as for `open_video`.
 
     Raises:
         MediaError: there is no image, or the first cannot be read. While iterating: another
@@ -255,18 +241,13 @@ class FrameFolder(_ImageReader):
             raise MediaError(f"Cannot read {source}: no image in it. Give a folder of frames.")
         if not frame_rate > 0:
             raise InputError(f"frame_rate is {frame_rate}. Give the frames per second, above 0.")
-        self.source = source
-        self.frame_rate: Fraction | None = Fraction(frame_rate).limit_denominator(100_000)
-        self.frame_count = span.count(len(images))
-        self.duration: float | None = float(len(images) / self.frame_rate)
-        self.time_base = 1 / self.frame_rate
+        self.frame_rate = rate = Fraction(frame_rate).limit_denominator(100_000)
+        self.source, self.time_base = source, 1 / rate
+        self.frame_count, self.duration = span.count(len(images)), float(len(images) / rate)
         self.span, self._images, self._short_edge = span, images, short_edge
         with opened(images[0], max_pixels=MAX_FRAME_PIXELS) as first:
             self._stored_size = first.size
             self.width, self.height = shrunk_size(*upright_size(first), short_edge)
-
-    def __iter__(self) -> Iterator[Frame]:
-        return self.read(self.span)
 
     def read(self, span: Span) -> Iterator[Frame]:
         """Yield the frames of `span`, whatever span the reader was made for."""
@@ -275,8 +256,7 @@ class FrameFolder(_ImageReader):
 
     def timestamps(self) -> list[float]:
         """Return the time of each frame of the clip, in seconds."""
-        assert self.frame_rate is not None
-        return [float(number / self.frame_rate) for number in range(len(self._images))]
+        return [float(number * self.time_base) for number in range(len(self._images))]
 
     def _pixels(self, path: Path) -> Pixels:
         with opened(path, max_pixels=MAX_FRAME_PIXELS) as image:
@@ -289,16 +269,11 @@ class FrameFolder(_ImageReader):
             if self._short_edge is not None:
                 # A JPEG decoder halves on its way, in a fraction of the time.
                 image.draft("RGB", (2 * self._short_edge, 2 * self._short_edge))
-            return _shrink(_decoded(image, str(path)), self.width, self.height)
+            return _pixels_of(image, str(path), self)
 
 
-class AnimatedImage(_ImageReader):
-    """A clip kept as an animated GIF, WebP, PNG or AVIF.
-
-    Args:
-        path: the file.
-        span: which frames are wanted.
-        short_edge: shrink frames to this shorter side, in pixels, antialiased; never enlarges.
+class AnimatedImage(FrameReader):
+    """A clip kept as an animated GIF, WebP, PNG or AVIF; arguments as for `open_video`.
 
     Raises:
         MediaError: the file cannot be read or holds a single image.
@@ -314,16 +289,14 @@ class AnimatedImage(_ImageReader):
                 "Give a video, a folder of frames or an animated image."
             )
         self.source, self._path, self.span = str(path), path, span
-        self.frame_rate: Fraction | None = None
-        self.frame_count = span.count(self._frames)
-        self.duration: float | None = None
-        self.time_base = Fraction(1, 1000)
+        self.frame_count, self.time_base = span.count(self._frames), Fraction(1, 1000)
         with opened(path, max_pixels=MAX_FRAME_PIXELS) as image:
             self.width, self.height = shrunk_size(*upright_size(image), short_edge)
 
-    def __iter__(self) -> Iterator[Frame]:
+    def read(self, span: Span) -> Iterator[Frame]:
+        """Yield the frames of `span`, whatever span the reader was made for."""
         with opened(self._path, max_pixels=MAX_FRAME_PIXELS) as image:
-            yield from self.span.pick(self._moments(image))
+            yield from span.pick(self._moments(image))
 
     def _moments(self, image: Image.Image) -> Iterator[Moment]:
         milliseconds = 0.0
@@ -340,13 +313,10 @@ class AnimatedImage(_ImageReader):
                     self.source, number, self._frames, cause,
                 )  # fmt: skip
                 return
-            yield milliseconds / 1000, partial(self._pixels, image)
+            yield milliseconds / 1000, partial(_pixels_of, image, self.source, self)
             duration = image.info.get("duration") or 0
             # Browsers and FFmpeg show one that asks for 10 ms or less for a tenth of a second.
             milliseconds += duration if duration > 10 else 100
-
-    def _pixels(self, image: Image.Image) -> Pixels:
-        return _shrink(_decoded(image, self.source), self.width, self.height)
 
 
 def count_frames(path: Path) -> int:
@@ -362,18 +332,14 @@ def count_frames(path: Path) -> int:
             raise damaged(str(path), cause) from cause
 
 
-def _decoded(image: Image.Image, name: str) -> Image.Image:
+def _pixels_of(image: Image.Image, name: str, clip: FrameReader) -> Pixels:
     try:
-        return Image.fromarray(decode_upright(image, name))
+        upright = Image.fromarray(decode_upright(image, name))
     except InputError as cause:
         raise MediaError(f"Cannot read {name}: {cause}") from cause
-
-
-def _shrink(image: Image.Image, width: int, height: int) -> Pixels:
-    if image.size != (width, height):
-        # Pillow widens the bilinear kernel by the factor, so nothing aliases.
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
-    return np.asarray(image)
+    size = clip.width, clip.height
+    # Pillow widens the bilinear kernel by the factor, so nothing aliases.
+    return np.asarray(upright if upright.size == size else upright.resize(size, _BILINEAR))
 
 
 # Video files
@@ -393,18 +359,16 @@ _RESTARTING = frozenset({"mpegts", "mpeg", "ogg", "nsv", "wtv"})
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 
 
-class VideoReader:
+class VideoReader(FrameReader):
     """A video file, decoded by FFmpeg: upright frames with their own timestamps.
 
     Args:
         path: any file with a video stream.
-        span: which frames are wanted.
-        short_edge: shrink frames to this shorter side, in pixels, antialiased; never enlarges.
+        span, short_edge: as for `open_video`.
         threads: decoding threads; None lets FFmpeg choose.
 
     Attributes:
-        start_time: what the file's own clock shows at the beginning of the clip, in seconds:
-            `frame.time + start_time` is the timestamp in the file, as `Clock` continues it.
+        start_time: the time, in seconds, of the file's own clock at the beginning of the clip.
         end: when its last frame is over, in seconds; None until a pass has come to it, and where
             the file does not tell.
         orientation: how frames are stored, as EXIF counts it: 1 is upright.
@@ -421,14 +385,12 @@ class VideoReader:
         short_edge: int | None = None,
         threads: int | None = None,
     ) -> None:
-        self.source = fspath(path)
-        self.is_truncated = False
-        self.end: float | None = None
+        self.source, self.end = fspath(path), cast(float | None, None)
         self.span, self._threads = span, threads
         with open_container(self.source) as container:
             stream = video_stream(container, self.source)
             self.start_time = max(0.0, (container.start_time or 0) / av.time_base)
-            self.frame_rate: Fraction | None = stream.average_rate or stream.guessed_rate
+            self.frame_rate = stream.average_rate or stream.guessed_rate
             self.time_base = stream.time_base or Fraction(1, av.time_base)
             self.frame_count = span.count(stream.frames or None)
             self.duration = _duration(container, stream)
@@ -444,16 +406,6 @@ class VideoReader:
         self.pixel_aspect = 1 / aspect if is_turned else aspect
         self.hdr = _HDR.get(first.color_trc)
         self.width, self.height = shrunk_size(*upright, short_edge)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        # Each pass opens the file and closes it, also when it is left early.
-        return None
-
-    def __iter__(self) -> Iterator[Frame]:
-        return self.read(self.span)
 
     def read(self, span: Span) -> Iterator[Frame]:
         """Yield the frames of `span`, whatever span the reader was made for."""

@@ -91,12 +91,6 @@ class Encoding:
     longest_edge: int = 16_384
     """Of a frame, in pixels, that the encoder takes."""
 
-    def size(self, width: int, height: int) -> tuple[int, int]:
-        """Return (width, height) of the frames for pictures of a size."""
-        if not self.needs_even_size:
-            return width, height
-        return width + width % 2, height + height % 2
-
     def frame_of(self, picture: Pixels) -> VideoFrame:
         """Return a picture as the codec takes it; safe to call from several threads.
 
@@ -106,7 +100,9 @@ class Encoding:
         if self.pixel_format == "pal8":
             return _palette_frame(picture)
         if self.needs_even_size:
-            picture = _evened(picture)
+            height, width = picture.shape[:2]
+            margins = [(0, height % 2), (0, width % 2), (0, 0)]
+            picture = np.pad(picture, margins[: picture.ndim], mode="edge")
         frame = VideoFrame.from_ndarray(
             np.ascontiguousarray(picture), format=_LAYOUTS[picture.shape[2:]]
         )
@@ -170,12 +166,6 @@ OPAQUE = {
 
 WITH_ALPHA = {".webm": replace(_VP9, pixel_format="yuva420p"), ".mov": _PRORES, ".gif": _GIF}
 """The same for pictures with alpha; in a GIF a pixel is clear or not, nothing between."""
-
-
-def _evened(picture: Pixels) -> Pixels:
-    height, width = picture.shape[:2]
-    margins = [(0, height % 2), (0, width % 2), (0, 0)]
-    return np.pad(picture, margins[: picture.ndim], mode="edge")
 
 
 def _palette_frame(picture: Pixels) -> VideoFrame:
@@ -474,16 +464,13 @@ def _square_size(clip: FrameReader) -> tuple[int, int]:
 
 
 def _add_stream(
-    out: OutputContainer,
-    clip: FrameReader,
-    encoding: Encoding,
-    rate: Fraction,
-    time_base: Fraction,
+    out: OutputContainer, clip: FrameReader, encoding: Encoding, rate: Fraction, time_base: Fraction
 ) -> VideoStream:
     stream = out.add_stream(encoding.codec, rate=rate, options=encoding.options)
     assert isinstance(stream, VideoStream)
-    size = (clip.width, clip.height) if encoding.has_aspect else _square_size(clip)
-    stream.width, stream.height = encoding.size(*size)
+    width, height = (clip.width, clip.height) if encoding.has_aspect else _square_size(clip)
+    step = 2 if encoding.needs_even_size else 1
+    stream.width, stream.height = width + width % step, height + height % step
     stream.pix_fmt = encoding.pixel_format
     stream.time_base = time_base
     context = stream.codec_context
@@ -552,7 +539,7 @@ class Soundtrack:
         self._is_trimmed = clip.span.start is not None
         self._shift = clip.start_time + origin
         self._end = float("inf") if clip.span.end is None else clip.span.end - origin
-        self._tracks: dict[int, _Copy | _AudioEncoding] = {}
+        self._tracks: dict[int, _Track] = {}
         for stream in self._container.streams:
             track = _track(stream, out, suffix, encoding, clip.source)
             if track is not None:
@@ -613,16 +600,38 @@ class Soundtrack:
                     yield time, packet
 
 
-class _Copy:
-    """A stream whose packets stay what they are."""
+class _Track:
+    """A stream of the output, copied from one of the clip or, by an encoder, encoded anew.
 
-    def __init__(self, stream: Stream, out: OutputContainer) -> None:
-        self._stream = out.add_stream_from_template(stream)
-        _keep_labels(stream, self._stream)
+    Sound is encoded in mono or stereo. The track's language and title are kept, and whether it
+    plays by default or is forced.
+    """
+
+    def __init__(self, stream: Stream, out: OutputContainer, encoder: str | None = None) -> None:
+        self._resampler: AudioResampler | None = None
+        # When the last packet began, in ticks, and when the last sound was over, in seconds.
         self._last: int | None = None
+        self._end = float("-inf")
+        if encoder is None:
+            self._stream = out.add_stream_from_template(stream)
+        else:
+            assert isinstance(stream, AudioStream)
+            layout = "mono" if stream.codec_context.channels == 1 else "stereo"
+            added = out.add_stream(encoder, rate=SAMPLE_RATE, layout=layout)
+            self._stream = added = cast(AudioStream, added)
+            context = added.codec_context
+            context.bit_rate = BIT_RATE
+            context.open()
+            self._resampler = AudioResampler(
+                context.format, context.layout, context.sample_rate, context.frame_size
+            )
+        self._stream.metadata.update(stream.metadata)
+        self._stream.disposition = stream.disposition
 
     def convert(self, packet: AnyPacket, shift: float) -> list[AnyPacket]:
-        """Return the packet for the output, `shift` seconds earlier."""
+        """Return packets for the output, `shift` seconds earlier."""
+        if self._resampler is not None:
+            return self._encoded(packet, shift)
         ticks = round(shift / packet.time_base)
         packet.pts = None if packet.pts is None else packet.pts - ticks
         packet.dts = None if packet.dts is None else packet.dts - ticks
@@ -631,36 +640,18 @@ class _Copy:
                 # No container takes a time twice. What a player would not play is left out.
                 if packet.is_discard:
                     return []
-                packet.dts = self._last + max(
-                    1, ceil((self._stream.time_base or 0) / packet.time_base)
-                )
+                tick = self._stream.time_base or packet.time_base
+                packet.dts = self._last + max(1, ceil(tick / packet.time_base))
                 packet.pts = max(packet.pts or packet.dts, packet.dts)
             self._last = packet.dts
         packet.stream = self._stream
         return [packet]
 
     def flush(self) -> list[AnyPacket]:
-        """Return what is left at the end: nothing."""
-        return []
+        """Return what is left at the end."""
+        return [] if self._resampler is None else self._encode(None)
 
-
-class _AudioEncoding:
-    """An audio stream that the container does not hold, encoded anew in mono or stereo."""
-
-    def __init__(self, stream: AudioStream, out: OutputContainer, encoder: str) -> None:
-        layout = "mono" if stream.codec_context.channels == 1 else "stereo"
-        self._stream = cast(AudioStream, out.add_stream(encoder, rate=SAMPLE_RATE, layout=layout))
-        _keep_labels(stream, self._stream)
-        context = self._stream.codec_context
-        context.bit_rate = BIT_RATE
-        context.open()
-        self._end = float("-inf")
-        self._resampler = AudioResampler(
-            context.format, context.layout, context.sample_rate, context.frame_size
-        )
-
-    def convert(self, packet: AnyPacket, shift: float) -> list[AnyPacket]:
-        """Return packets for the output, `shift` seconds earlier."""
+    def _encoded(self, packet: AnyPacket, shift: float) -> list[AnyPacket]:
         packets: list[AnyPacket] = []
         frames: list[AudioFrame] = []
         with suppress(FFmpegError):  # A damaged packet is a gap.
@@ -671,25 +662,20 @@ class _AudioEncoding:
                 begin = max(float(frame.pts * frame.time_base) - shift, self._end)
                 frame.pts = round(begin / frame.time_base)
                 self._end = begin + frame.samples / frame.sample_rate
-            for part in self._resampler.resample(frame):
-                packets += self._stream.encode(part)
+            packets += self._encode(frame)
         return packets
 
-    def flush(self) -> list[AnyPacket]:
-        """Return what is left at the end."""
-        parts = [*self._resampler.resample(None), None]
+    def _encode(self, frame: AudioFrame | None) -> list[AnyPacket]:
+        """Encode a frame, or what is left at the end."""
+        assert self._resampler is not None
+        assert isinstance(self._stream, AudioStream)
+        parts = [*self._resampler.resample(frame), *([None] if frame is None else [])]
         return [packet for part in parts for packet in self._stream.encode(part)]
-
-
-def _keep_labels(stream: Stream, copy: Stream) -> None:
-    """Keep a track's language and title, and whether it plays by default or is forced."""
-    copy.metadata.update(stream.metadata)
-    copy.disposition = stream.disposition
 
 
 def _track(
     stream: Stream, out: OutputContainer, suffix: str, encoding: Encoding, source: str
-) -> "_Copy | _AudioEncoding | None":
+) -> _Track | None:
     """Make the stream of the output for one of the clip; None where it has no place there."""
     if not isinstance(stream, AudioStream | SubtitleStream):
         return None
@@ -707,12 +693,12 @@ def _track(
     if codec in _HELD[suffix]:
         fault_of_copy = _fault_of_copy(stream, encoding, source)
         if fault_of_copy is None:
-            return _Copy(stream, out)
+            return _Track(stream, out)
         refusal = f"it cannot be copied ({fault_of_copy})"
     if isinstance(stream, AudioStream):
         encoder = _ENCODERS[suffix]
         logger.info("Sound of %s is encoded anew by %s: %s.", source, encoder, refusal)
-        return _AudioEncoding(stream, out, encoder)
+        return _Track(stream, out, encoder)
     logger.warning("Subtitles of %s are left out: %s.", source, refusal)
     return None
 
@@ -728,7 +714,7 @@ def _fault_of_copy(stream: Stream, encoding: Encoding, source: str) -> str | Non
             # Without options, of which "faststart" wants a file on disk.
             _new_file(BytesIO(), replace(encoding, container_options={})) as out,
         ):
-            copy = _Copy(container.streams[stream.index], out)
+            copy = _Track(container.streams[stream.index], out)
             out.start_encoding()
             for packet in islice(container.demux(), _PACKETS_TRIED):
                 if packet.stream.index == stream.index and packet.size:
