@@ -9,7 +9,7 @@ from click.core import ParameterSource
 
 from amd_seg.cli import terminal
 from amd_seg.cli.jobs import STANDARD_STREAM
-from amd_seg.cli.options import network_options, parse_threshold, refinement_options
+from amd_seg.cli.options import network_options, parse_threshold, refinement_options, under_headings
 from amd_seg.cli.video import adaptation_asked_for, learning_options, summary
 
 if TYPE_CHECKING:
@@ -22,7 +22,16 @@ _LOAD = ("device", "precision")
 _CALL = ("size", "batch_size", "refine")
 
 
-@click.command(context_settings={"show_default": True})
+_HEADINGS = {
+    "What is scored": "--images --masks --predictions --method --every --limit",
+    "Network": "--weights --size --device --precision --batch-size --refine",
+    "Adaptation": "--adapt --steps --objective --blend --seed",
+    "Scoring": "--threshold --resize-masks --classes --coloured-masks --slide --flip --workers",
+    "Output": "--per-sequence --json --sheet --overwrite",
+}
+
+
+@click.command(cls=under_headings(_HEADINGS), context_settings={"show_default": True})
 @click.argument("dataset", metavar="[DATASET", required=False)
 @click.argument("folder", type=click.Path(path_type=Path), metavar="DIR]", required=False)
 @click.option("--images", type=click.Path(path_type=Path), help="Any folder of pictures, and")
