@@ -219,8 +219,8 @@ class VideoSegmenter:
         clicks = tuple(include), tuple(exclude)
         small = None if any(clicks) else config.frame_size(released.config.input_size)
         clip = _opened(source, short_edge=small)
-        certain = self._clicked(clip, *clicks) if any(clicks) else None
         with own_numerics(released.device, learning=True):
+            certain = self._clicked(clip, *clicks) if any(clicks) else None
             adapted = adapt(
                 released.model,
                 released.config,

@@ -28,13 +28,6 @@ class Job:
     """The photo's place below the folder that all of them are in."""
 
 
-@dataclass(frozen=True)
-class _Found:
-    source: str
-    folder: Path
-    """The photo's folder below the input folder that it was found in."""
-
-
 def plan_jobs(
     inputs: Sequence[str],
     out: str | None,
@@ -53,31 +46,33 @@ def plan_jobs(
     Raises:
         click.UsageError: `out` cannot take the outputs, or two photos would share one.
     """
-    found: dict[str, _Found] = {}
+    # Each photo, and its folder below the input folder that it was found in.
+    found: dict[str, tuple[str, Path]] = {}
     missing: list[tuple[str, InputError]] = []
     for text in inputs:
         try:
             # A photo that two inputs name is segmented once.
             for item in _find(text, recursive):
-                found.setdefault(_place(item.source), item)
+                found.setdefault(_place(item[0]), item)
         except InputError as error:
             missing.append((text, error))
     home = _common_folder(listed)
     for text in listed:
         if os.path.isfile(text):
             folder = Path(os.path.relpath(Path(text).resolve().parent, home))
-            found.setdefault(_place(text), _Found(text, folder))
+            found.setdefault(_place(text), (text, folder))
         else:
             missing.append((text, InputError(f"{text} of the list is no file. Check the name.")))
-    several = bool(listed) or len(inputs) > 1 or not _is_one_file(inputs[0])
-    base = _common_folder([*listed, *(item.source for item in found.values())], inputs)
+    is_one = len(inputs) == 1 and (inputs[0] == STANDARD_STREAM or os.path.isfile(inputs[0]))
+    several = bool(listed) or not is_one
+    base = _common_folder([*listed, *(source for source, _ in found.values())], inputs)
     jobs = [
         Job(
-            item.source,
-            out if out and output in ONE_FILE else _target(item, out, output, several),
-            _name_below(item.source, base),
+            source,
+            out if out and output in ONE_FILE else _target(source, folder, out, output, several),
+            _name_below(source, base),
         )
-        for item in found.values()
+        for source, folder in found.values()
     ]
     if output not in ONE_FILE:
         _check_targets(jobs)
@@ -97,7 +92,7 @@ def not_yet_written(jobs: Sequence[Job], *, overwrite: bool, resume: bool) -> li
     """
     if overwrite and resume:
         raise click.UsageError("--overwrite replaces outputs, --resume keeps them. Choose one.")
-    written = {job for job in jobs if _exists(job.target)}
+    written = {j for j in jobs if j.target != STANDARD_STREAM and os.path.exists(j.target)}
     if written and not overwrite and not resume:
         first = min(job.target for job in written)
         raise click.UsageError(
@@ -122,20 +117,21 @@ def make_folders(jobs: Sequence[Job], out: str | None) -> None:
         make_folder(folder)
 
 
-def _find(text: str, recursive: bool) -> list[_Found]:
+def _find(text: str, recursive: bool) -> list[tuple[str, Path]]:
     if text == STANDARD_STREAM:
-        return [_Found(text, Path())]
+        return [(text, Path())]
     from amd_seg.media.files import find_images
 
     paths = find_images([text], recursive=recursive)
     given = Path(text)
     if os.path.isfile(given):
-        return [_Found(str(path), Path()) for path in paths]
-    photos = [path for path in paths if not _is_own_output(path)]
+        return [(str(path), Path()) for path in paths]
+    own = {f".{output}" for output in (*OUTPUTS, *SEMANTIC_OUTPUTS)}
+    photos = [path for path in paths if Path(path.stem).suffix not in own]
     if not photos:
         raise InputError(f"{text} holds only files that amd-seg wrote. Give the photos.")
     base = given if os.path.isdir(given) else None
-    return [_Found(str(p), p.parent.relative_to(base) if base else Path()) for p in photos]
+    return [(str(p), p.parent.relative_to(base) if base else Path()) for p in photos]
 
 
 def _common_folder(files: Sequence[str], inputs: Sequence[str] = ()) -> Path:
@@ -153,14 +149,6 @@ def _name_below(source: str, base: Path) -> str:
     return (path.parent.resolve() / path.name).relative_to(base).as_posix()
 
 
-def _is_own_output(path: Path) -> bool:
-    return Path(path.stem).suffix.removeprefix(".") in (*OUTPUTS, *SEMANTIC_OUTPUTS)
-
-
-def _is_one_file(text: str) -> bool:
-    return text == STANDARD_STREAM or os.path.isfile(text)
-
-
 def _place(source: str) -> str:
     """Return one name for all names of a photo; links to one photo are several, each by itself."""
     if source == STANDARD_STREAM:
@@ -174,21 +162,14 @@ def _file(name: str) -> str:
     return name if name == STANDARD_STREAM else os.path.realpath(name)
 
 
-def _exists(target: str) -> bool:
-    return target != STANDARD_STREAM and os.path.exists(target)
-
-
-def _target(item: _Found, out: str | None, output: str, several: bool) -> str:
-    source = Path("stdin" if item.source == STANDARD_STREAM else item.source)
+def _target(source: str, folder: Path, out: str | None, output: str, several: bool) -> str:
+    path = Path("stdin" if source == STANDARD_STREAM else source)
     # YOLO finds the labels of a photo by its name.
-    name = f"{source.stem}.txt" if output == "yolo" else f"{source.stem}.{output}.png"
-    if out == STANDARD_STREAM:
-        return out
+    name = f"{path.stem}.txt" if output == "yolo" else f"{path.stem}.{output}.png"
     if out is None:
-        return item.source if item.source == STANDARD_STREAM else str(source.with_name(name))
-    if several or out.endswith(("/", "\\")) or os.path.isdir(out):
-        return str(Path(out) / item.folder / name)
-    return out
+        return source if source == STANDARD_STREAM else str(path.with_name(name))
+    is_folder = several or out.endswith(("/", "\\")) or os.path.isdir(out)
+    return str(Path(out) / folder / name) if is_folder and out != STANDARD_STREAM else out
 
 
 def _check_targets(jobs: Sequence[Job]) -> None:
