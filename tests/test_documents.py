@@ -72,7 +72,7 @@ def test_links_lead_to_files_and_headings(path: Path) -> None:
 @named(MANUALS)
 def test_files_and_functions_of_the_code_exist(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
-    for name in re.findall(r"`([\w/]+/[\w]+\.(?:py|cu|cpp|sh|json))`", text):
+    for name in re.findall(r"(?<![\w./-])(\w[\w/]*/\w+\.(?:py|cu|cpp|sh|json))\b", text):
         assert any((root / name).is_file() for root in (ROOT, ROOT / "amd_seg")), name
     for row in re.findall(r"^\| (?:eq|section|table).*$", text, flags=re.MULTILINE):
         for name in re.findall(r"`(?:\w+\.)?(\w+)`", row):
