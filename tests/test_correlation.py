@@ -128,6 +128,7 @@ def test_an_input_without_gradient_gets_none() -> None:
 
 
 # torch 2.14's own opcheck looks at gradients that are none.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 @pytest.mark.parametrize("batch", [0, 2])
 def test_operators_keep_the_rules_of_torch_library(batch: int) -> None:
@@ -169,6 +170,7 @@ def test_refuses_what_cannot_be_compared(x1: Tensor, x2: Tensor, reach: int, adv
         correlation(x1, x2, reach)
 
 
+@pytest.mark.slow
 def test_importing_asks_no_device_and_compiles_nothing() -> None:
     code = (
         # torch's CUDA builds load the driver's bindings themselves from 2.14 on.

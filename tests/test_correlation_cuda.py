@@ -126,6 +126,7 @@ SIZES = st.tuples(st.integers(1, 2), st.integers(1, 9), st.integers(1, 9), st.in
 
 
 # Sizes are small as they are: to shrink a failing one would take minutes.
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None, phases=(Phase.reuse, Phase.generate))
 @given(SIZES, st.sampled_from([1, 3, 4, 8]), st.sampled_from(sorted(LAYOUTS)), st.integers(0, 3))
 def test_source_equals_the_plain_path_at_any_size(
@@ -163,11 +164,13 @@ def test_source_rounds_once_to_half(dtype: torch.dtype, layout: str, width: int)
     check_against_plain((1, 7, 6, width), 4, dtype, layout, order=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reach", [2, 5, 6, 7])
 def test_source_serves_every_reach(reach: int) -> None:
     check_against_plain((1, 5, 5, 36), reach, torch.float32, "contiguous", order=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("needed", "instead", "place"),
     [
@@ -221,6 +224,7 @@ def test_half_rounds_as_torch_does(dtype: torch.dtype) -> None:
     torch.testing.assert_close(volume[:, 40:41], x1 * x2, rtol=0, atol=0, equal_nan=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("architecture", "dtype", "reach"),
     [
@@ -349,6 +353,7 @@ def test_compiled_kernels_take_what_is_launched(reach: int) -> None:
     )
 
 
+@pytest.mark.slow
 @needs_nvrtc
 def test_compiles_once_keeps_it_and_replaces_what_was_damaged(
     driver: ctypes.CDLL, cache: Path, tmp_path: Path
@@ -391,6 +396,7 @@ def test_what_does_not_compile_says_why(tmp_path: Path) -> None:
         compile_source(source, {}, (9, 0))
 
 
+@pytest.mark.slow
 @needs_nvrtc
 @pytest.mark.parametrize(
     ("hidden", "advice"),

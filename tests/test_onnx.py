@@ -49,10 +49,12 @@ def test_the_file_gives_the_regions_of_the_model(
     np.testing.assert_allclose(regions, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_released_weights_are_exported(tmp_path: Path) -> None:
     assert export_onnx(tmp_path / "model.onnx") < 1e-5
 
 
+@pytest.mark.slow
 def test_a_model_that_reflects_at_its_border(tmp_path: Path, tiny_config: AMDConfig) -> None:
     config = dataclasses.replace(tiny_config, padding="reflect")
     folder = save_weights(tmp_path / "weights", AMD(config), WeightsConfig(model=config))

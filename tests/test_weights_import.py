@@ -84,6 +84,7 @@ def test_a_released_name_becomes_ours(official: str, ours: str) -> None:
     assert dict(official_names())[official] == ours
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_zip", [True, False])
 def test_the_official_checkpoint_is_converted(
     official_state: dict[str, Tensor],
@@ -151,6 +152,7 @@ def test_a_checkpoint_that_is_damaged_or_absent_is_refused(tmp_path: Path) -> No
 # ResNets.
 
 
+@pytest.mark.slow
 def test_a_resnet_becomes_weights_to_start_from(tmp_path: Path, out: Path) -> None:
     source = AMD(AMDConfig(backbone="resnet18")).appearance.backbone.state_dict()
     state = {f"module.encoder_q.{n}": v for n, v in source.items()}
