@@ -222,15 +222,6 @@ def test_too_little_confidence_is_no_object(run: Run) -> None:
         assert picture("a.mask.png").any() == has_object
 
 
-def test_a_cutout_hides_colours(run: Run) -> None:
-    result = run("a.jpg", "--output", "cutout", "-o", "-")
-    run("a.jpg", "--output", "cutout", "-o", "hidden.png")
-    hidden = picture("hidden.png")
-    with Image.open(io.BytesIO(result.stdout_bytes)) as image:
-        np.testing.assert_array_equal(np.asarray(image), hidden)
-    assert not hidden[hidden[..., 3] == 0].any()
-
-
 def test_an_output_that_cannot_be_written_fails_alone(run: Run, folder: Path) -> None:
     (folder / "a.mask.png").mkdir()
     result = run("a.jpg", "b.png", "--overwrite")

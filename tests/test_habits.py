@@ -104,6 +104,7 @@ def test_a_forked_child_gives_the_numbers_of_its_parent(weights: Path, photo: Pa
     subprocess.run(command, env=environment, cwd=ROOT, check=True, timeout=120)
 
 
+@pytest.mark.slow
 def test_eight_threads_share_a_segmenter(weights: Path) -> None:
     segmenter = Segmenter.from_pretrained(weights, device="cpu")
     photos = [pixels(seed, 40 + seed % 3, 60) for seed in range(24)]

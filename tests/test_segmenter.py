@@ -26,20 +26,10 @@ from amd_seg.device import _warn_where_emulated
 from amd_seg.errors import AmdSegError
 from amd_seg.media.images import Photo
 from amd_seg.media.render import otsu_threshold
-from amd_seg.model.amd import AMD
-from amd_seg.model.config import AMDConfig, WeightsConfig
 from amd_seg.refine import refine_map, upsample
 from amd_seg.segmenter import network_size, prepare, resize_for_network
-from amd_seg.weights import bundled_names, save_weights
+from amd_seg.weights import bundled_names
 from tests.scenes import scenes
-
-
-@pytest.fixture(scope="session")
-def weights(tmp_path_factory: pytest.TempPathFactory, tiny_config: AMDConfig) -> Path:
-    torch.manual_seed(0)
-    model = AMD(tiny_config)
-    config = WeightsConfig(model=tiny_config, object_channel=1, input_size=48, threshold=0.25)
-    return save_weights(tmp_path_factory.mktemp("weights"), model, config)
 
 
 @pytest.fixture(scope="session")
@@ -214,14 +204,6 @@ def test_the_saliency_is_the_object_channel_of_the_model(segmenter: Segmenter) -
     )
 
 
-def test_regions_are_made_once_when_asked_for(segmenter: Segmenter) -> None:
-    result = segmenter(photo())
-    assert "regions" not in vars(result)
-    assert result.regions is result.regions
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        result.object_channel = 2  # type: ignore[misc]
-
-
 @given(
     cells=st.tuples(st.integers(1, 6), st.integers(1, 6)),
     size=st.tuples(st.integers(1, 150), st.integers(1, 20)),
@@ -296,17 +278,6 @@ def test_no_map_is_stretched(segmenter: Segmenter) -> None:
     assert np.ptp(narrow.saliency) < 0.5
 
 
-def test_a_cutout_hides_no_background() -> None:
-    saliency = np.zeros((20, 20), np.float32)
-    saliency[5:9, 5:9] = 1
-    result = result_of(saliency)
-    rgba = np.asarray(result.cutout())
-    assert (rgba[saliency == 0] == 0).all()
-    assert (rgba[saliency == 1] == (90, 90, 90, 255)).all()
-    with Image.open(io.BytesIO(result.encode("cutout"))) as picture:
-        np.testing.assert_array_equal(np.asarray(picture), rgba)
-
-
 @pytest.mark.parametrize(
     ("output", "mode"),
     [("mask", "L"), ("saliency", "L"), ("cutout", "RGBA"), ("overlay", "RGB"), ("regions", "RGB")],
@@ -322,16 +293,6 @@ def test_every_output_is_written_whole(
         assert (written.mode, written.size) == (mode, (100, 150))
         np.testing.assert_array_equal(np.asarray(written), np.asarray(encoded))
     assert [p.name for p in tmp_path.iterdir()] == ["out.png"]
-
-
-def test_region_pictures_show_each_pixel_s_strongest_region(segmenter: Segmenter) -> None:
-    result = segmenter(photo(150, 100))
-    picture = np.asarray(result.render("regions")).reshape(-1, 3)
-    labels = result.regions.argmax(axis=0).ravel()
-    # The photo shows through in grey, which leaves a region's differences between channels.
-    for label in np.unique(labels):
-        tint = picture[labels == label].astype(int)
-        assert np.ptp(tint[:, 0] - tint[:, 2]) <= 2
 
 
 def test_the_colour_profile_and_the_resolution_go_with_the_colours(
@@ -355,17 +316,6 @@ def test_the_colour_profile_and_the_resolution_go_with_the_colours(
 def test_an_unknown_output_is_told_the_known_ones(segmenter: Segmenter) -> None:
     with pytest.raises(InputError, match="mask, saliency, cutout, overlay, regions"):
         segmenter(photo()).render("video")
-
-
-# Edges
-
-
-@pytest.mark.parametrize("refine", REFINEMENTS)
-def test_every_way_to_refine_goes_through_a_call(segmenter: Segmenter, refine: str) -> None:
-    result = segmenter(photo(), refine=refine)
-    assert result.refine == refine
-    assert result.saliency.shape == (40, 60)
-    np.testing.assert_array_equal(result.region_masks, segmenter(photo()).region_masks)
 
 
 # Many images

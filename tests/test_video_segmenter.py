@@ -138,6 +138,7 @@ def test_what_cannot_be_written_is_refused(video: VideoSegmenter, clip: Path) ->
     assert [path.name for path in clip.parent.iterdir()] == ["clip"]
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_clip(weights: Path, tmp_path: Path) -> None:
     if not Path("/proc/self/status").is_file():
         pytest.skip("needs /proc to watch the memory of a process")
