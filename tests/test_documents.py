@@ -1,5 +1,6 @@
 """What readers of the Markdown files meet: whole tables, links that lead somewhere, options."""
 
+import dataclasses
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,8 @@ import click
 import pytest
 
 from amd_seg.cli import cli
+from amd_seg.model.config import AMDConfig
+from amd_seg.training.config import FinetuneConfig, TrainingConfig
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = [
@@ -113,6 +116,14 @@ def test_options_exist(path: Path) -> None:
     scripts = "".join(path.read_text(encoding="utf-8") for path in SCRIPTS)
     for option in re.findall(r"`(--[a-z][a-z-]*)", text):
         assert option in set().union(*OPTIONS.values()) or f'"{option}"' in scripts, option
+
+
+@named(MANUALS)
+def test_settings_exist(path: Path) -> None:
+    settings = (AMDConfig, TrainingConfig, FinetuneConfig)
+    known = {field.name for kind in settings for field in dataclasses.fields(kind)}
+    keys = re.findall(r"--set ([a-z_]+)", path.read_text(encoding="utf-8"))
+    assert set(keys) - {"help"} <= known
 
 
 def test_the_table_of_results_is_that_of_the_benchmarks() -> None:
