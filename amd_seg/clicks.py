@@ -28,7 +28,7 @@ EDGES = (192, 768)
 COLOUR_REACH = 0.15
 """Standard deviation of a click's reach in colour: CIELAB, in hundreds."""
 
-PLACE_REACH = 0.4
+PLACE_REACH = 0.3
 """Standard deviation of a click's reach in place, in short edges of the photo."""
 
 NEAR_SHARE = 0.5
