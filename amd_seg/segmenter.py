@@ -37,7 +37,7 @@ from amd_seg.model.amd import AMD
 from amd_seg.model.appearance import SemanticNetwork
 from amd_seg.model.config import SemanticWeightsConfig, WeightsConfig
 from amd_seg.prefetch import map_ahead
-from amd_seg.refine import resize_pixels
+from amd_seg.refine import Point, resize_pixels
 from amd_seg.segmentation import Segmentation
 from amd_seg.weights import load_weights
 
@@ -182,7 +182,12 @@ class Segmenter(PlacedNetwork[AMD, WeightsConfig]):
     # A str is an iterable of str too; the first signature that fits counts.
     @overload
     def __call__(  # type: ignore[overload-overlap]
-        self, image: ImageLike, **options: Unpack[CallOptions]
+        self,
+        image: ImageLike,
+        *,
+        include: Iterable[Point] = ...,
+        exclude: Iterable[Point] = ...,
+        **options: Unpack[CallOptions],
     ) -> Segmentation: ...
 
     @overload
@@ -191,7 +196,12 @@ class Segmenter(PlacedNetwork[AMD, WeightsConfig]):
     ) -> Iterator[Segmentation]: ...
 
     def __call__(
-        self, image: ImageLike | Iterable[ImageLike], **options: Unpack[CallOptions]
+        self,
+        image: ImageLike | Iterable[ImageLike],
+        *,
+        include: Iterable[Point] = (),
+        exclude: Iterable[Point] = (),
+        **options: Unpack[CallOptions],
     ) -> Segmentation | Iterator[Segmentation]:
         """Segment one image, or an iterable of images: an iterator in its order.
 
@@ -199,6 +209,9 @@ class Segmenter(PlacedNetwork[AMD, WeightsConfig]):
             image: a path, the bytes of a file, a file open for reading bytes, a PIL image, a numpy
                 array (height, width) or (height, width, 1|3|4), uint8 or float in 0..1, or a torch
                 tensor (3, height, width) likewise; or an iterable of any of these, of any sizes.
+            include: clicks on the object in one photo, in place of what stands out: pixels of the
+                photo as it is shown (after its EXIF rotation), x first.
+            exclude: clicks on what is not the object. See `Segmentation.clicked`.
             options: see `CallOptions`.
 
         Raises:
@@ -206,7 +219,13 @@ class Segmenter(PlacedNetwork[AMD, WeightsConfig]):
             MediaError: an image cannot be read; an iterator raises it in that image's place.
             DeviceError: the device ran out of memory.
         """
-        return one_or_all(image, lambda images: self.stream(images, **options))
+        clicks = tuple(include), tuple(exclude)
+        result = one_or_all(image, lambda images: self.stream(images, **options))
+        if not any(clicks):
+            return result
+        if not isinstance(result, Segmentation):
+            raise InputError("Clicks choose an object in one photo. Give the photos one by one.")
+        return result.clicked(*clicks)
 
     def stream(
         self,

@@ -100,7 +100,7 @@ ATTRIBUTES = {
 SIGNATURES = {
     "Segmenter": "(model, config, *, device='auto', precision='float32')",
     "Segmenter.from_pretrained": "(source=None, *, device='auto', precision='float32')",
-    "Segmenter.__call__": "(self, image, **options)",
+    "Segmenter.__call__": "(self, image, *, include=(), exclude=(), **options)",
     "Segmenter.stream": "(self, images, *, size=None, threshold=None, refine='colour', "
     "min_confidence=0.0, batch_size=8, max_pixels=200000000)",
     "Segmenter.region_masks": "(self, frames)",
