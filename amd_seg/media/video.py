@@ -385,7 +385,8 @@ class VideoReader(FrameReader):
         short_edge: int | None = None,
         threads: int | None = None,
     ) -> None:
-        self.source, self.end = fspath(path), cast(float | None, None)
+        self.source = fspath(path)
+        self.end: float | None = None
         self.span, self._threads = span, threads
         with open_container(self.source) as container:
             stream = video_stream(container, self.source)
