@@ -435,6 +435,14 @@ def test_a_truncated_file_is_one_clear_error(form: str, tmp_path: Path) -> None:
         assert "\n" not in str(error.value)
 
 
+def test_a_png_with_damaged_pixels_is_refused() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    data = bytearray(encoded(Image.fromarray(noise), "PNG"))
+    data[len(data) // 2 :: 97] = b"\0" * len(data[len(data) // 2 :: 97])
+    with pytest.raises(MediaError, match="It is damaged"):
+        read_image(bytes(data))
+
+
 def test_what_is_no_image_is_named(tmp_path: Path) -> None:
     (tmp_path / "empty.jpg").touch()
     (tmp_path / "text.png").write_text("Once upon a time there was no picture.")
