@@ -27,7 +27,7 @@ from amd_seg.training.clip_masks import (
     gather_chunks,
     trust_in_network,
 )
-from amd_seg.training.consensus import vote
+from amd_seg.training.superpixel_voting import vote
 from tests.clips import moving_patch, texture
 
 # Frames of a clip in memory

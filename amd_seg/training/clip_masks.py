@@ -20,9 +20,9 @@ from amd_seg.errors import InputError
 from amd_seg.media.video import Frame, FrameReader, shrunk_size
 from amd_seg.model.amd import AMD
 from amd_seg.training.config import AdaptationConfig
-from amd_seg.training.consensus import vote
 from amd_seg.training.masked_images import MaskedClip
 from amd_seg.training.motion_masks import MotionMaskConfig, find_motion_masks
+from amd_seg.training.superpixel_voting import vote
 
 FEWEST_CHUNKS = 4
 """Places of a long clip that are looked at, whatever the number of frames in memory."""

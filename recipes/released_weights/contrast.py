@@ -10,7 +10,7 @@ numbers of its equations are given below.
 import numpy as np
 from numpy.typing import NDArray
 
-from amd_seg.training.superpixels import Superpixels, superpixels
+from amd_seg.training.superpixel_voting import Superpixels, superpixels
 
 REACH = 7.0
 """Lab distance within which patches count as one surface (sigma of eq. 3)."""
