@@ -144,11 +144,15 @@ def test_the_tools_of_coco_score_what_was_written(
 
 
 def test_parts_can_be_annotations_of_their_own() -> None:
-    whole = coco_annotations([Thing(1, two_parts(), 0.8)])
-    parts = coco_annotations([Thing(1, two_parts(), 0.8)], split=True)
+    mask = two_parts()
+    mask[58, 2:6] = True  # A speck, of less than a hundredth of the larger part.
+    whole = coco_annotations([Thing(1, mask, 0.8)])
+    parts = coco_annotations([Thing(1, mask, 0.8)], split=True)
     assert (len(whole), len(parts)) == (1, 2)
-    assert sum(part["area"] for part in parts) == whole[0]["area"]
-    assert coco_annotations([Thing(1, np.zeros(SIZE, bool), 0.8)]) == []
+    assert sum(part["area"] for part in parts) == whole[0]["area"] - 4
+    assert len(yolo_lines([Thing(1, mask)], split=True).splitlines()) == 2
+    for split in (False, True):
+        assert coco_annotations([Thing(1, np.zeros(SIZE, bool), 0.8)], split=split) == []
 
 
 def test_a_killed_run_goes_on_and_ends_alike(tmp_path: Path) -> None:
