@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
+from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -257,8 +258,9 @@ class AnnotationFile:
         version = f"{self.info['weights']}, {self.info['version']}"
         stream.write(b"[")
         for number, record in enumerate(self._file.records()):
+            name = quote(record["file_name"], errors="surrogateescape")
             task = {
-                "data": {"image": f"/data/local-files/?d={record['file_name']}"},
+                "data": {"image": f"/data/local-files/?d={quote(name)}"},
                 "meta": {key: record[key] for key in ("file_name", "width", "height")},
                 "predictions": [{"model_version": version, "result": record["found"]}],
             }

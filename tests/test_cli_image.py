@@ -421,14 +421,20 @@ def test_a_coco_file_is_gone_on_with(run: Run, folder: Path) -> None:
     refused = run(".", *flags, "--resume", "--refine", "none")
     assert refused.exit_code == 2
     assert "refine colour there, none now" in refused.stderr
+    refused = run(".", *flags, "--resume", "--mask-format", "polygon")
+    assert "mask_format rle there, polygon now" in refused.stderr
 
 
 def test_yolo_and_label_studio(run: Run, folder: Path) -> None:
     assert run(".", "-o", "labels", "--output", "yolo").exit_code == 0
     assert sorted(path.name for path in (folder / "labels").iterdir()) == ["a.txt", "b.txt"]
+    (folder / "b.png").rename(folder / "b & #1.png")
     assert run(".", "-o", "tasks.json", "--output", "labelstudio").exit_code == 0
-    first, _ = json.loads((folder / "tasks.json").read_text())
+    first, second = json.loads((folder / "tasks.json").read_text())
     assert first["data"]["image"] == "/data/local-files/?d=a.jpg"
+    # It is part of a URL, in which & and # have meanings of their own.
+    assert second["data"]["image"] == "/data/local-files/?d=b%20%26%20%231.png"
+    assert second["meta"]["file_name"] == "b & #1.png"
 
 
 def test_a_list_names_the_photos(run: Run, folder: Path) -> None:

@@ -197,7 +197,8 @@ def image(
             segmenter = _open_segmenter(output, settings)
             made_by = _made_by(settings)
         if segmenter and is_one_file:
-            file = _annotation_file(jobs[0].target, output, segmenter, made_by, split, kept)
+            how = {"mask_format": mask_format, "split": split}
+            file = _annotation_file(jobs[0].target, output, segmenter, {**made_by, **how}, kept)
             stack.callback(file.close)
             waiting = [job for job in jobs if job.name not in file.done]
         if segmenter and report is not None:
@@ -284,7 +285,6 @@ def _annotation_file(
     output: str,
     segmenter: "Segmenter | SemanticSegmenter",
     made_by: dict[str, Any],
-    split: bool,
     kept: dict[str, bool],
 ) -> "AnnotationFile":
     from datetime import UTC, datetime
@@ -295,7 +295,7 @@ def _annotation_file(
     categories: Sequence[str] = ("object",)
     if isinstance(segmenter, SemanticSegmenter):
         categories = segmenter.classes.names[1:]
-    info = {"description": "Masks found by amd-seg", **made_by, "split": split}
+    info = {"description": "Masks found by amd-seg", **made_by}
     info["date_created"] = datetime.now(UTC).isoformat(timespec="seconds")
     return AnnotationFile(Path(path), output, info=info, categories=categories, **kept)
 
