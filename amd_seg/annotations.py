@@ -260,7 +260,7 @@ class AnnotationFile:
         for number, record in enumerate(self._file.records()):
             name = quote(record["file_name"], errors="surrogateescape")
             task = {
-                "data": {"image": f"/data/local-files/?d={quote(name)}"},
+                "data": {"image": f"/data/local-files/?d={name}"},
                 "meta": {key: record[key] for key in ("file_name", "width", "height")},
                 "predictions": [{"model_version": version, "result": record["found"]}],
             }
