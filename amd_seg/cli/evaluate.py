@@ -8,8 +8,8 @@ import click
 from click.core import ParameterSource
 
 from amd_seg.cli import terminal
-from amd_seg.cli.jobs import STANDARD_STREAM
 from amd_seg.cli.options import network_options, parse_threshold, refinement_options, under_headings
+from amd_seg.cli.terminal import STANDARD_STREAM
 from amd_seg.cli.video import adaptation_asked_for, learning_options, summary
 
 if TYPE_CHECKING:

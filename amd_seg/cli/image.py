@@ -1,11 +1,13 @@
 """`amd-seg image`: photos in, masks and other pictures out."""
 
+import os
 import sys
+from collections import defaultdict
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import click
 
@@ -18,14 +20,6 @@ from amd_seg.choices import (
     SEMANTIC_OUTPUTS,
 )
 from amd_seg.cli import terminal
-from amd_seg.cli.jobs import (
-    ONE_FILE,
-    STANDARD_STREAM,
-    Job,
-    make_folders,
-    not_yet_written,
-    plan_jobs,
-)
 from amd_seg.cli.options import (
     min_confidence_option,
     network_options,
@@ -35,11 +29,11 @@ from amd_seg.cli.options import (
     threshold_option,
     under_headings,
 )
-from amd_seg.errors import AmdSegError
+from amd_seg.cli.terminal import STANDARD_STREAM
+from amd_seg.errors import AmdSegError, InputError
 
 if TYPE_CHECKING:
     from amd_seg.annotations import AnnotationFile
-    from amd_seg.review_page import ReviewPage
     from amd_seg.segmentation import Segmentation
     from amd_seg.segmenter import Segmenter
     from amd_seg.semantic import SemanticSegmentation, SemanticSegmenter
@@ -48,12 +42,24 @@ if TYPE_CHECKING:
 
 Points = tuple[tuple[float, float], ...]
 
+ONE_FILE = ("coco", "labelstudio")
+"""Outputs that hold all photos in one file."""
+
 # Pixels of results that may wait to be written: each takes about 8 bytes.
 _PIXELS_WAITING = 64_000_000
 _WRITERS_AHEAD = 8
 
 
-@dataclass(frozen=True)
+class Job(NamedTuple):
+    """One photo to segment: where it is and where its picture goes; "-" is stdin or stdout."""
+
+    source: str
+    target: str
+    name: str = ""
+    """The photo's place below the folder that all of them are in."""
+
+
+@dataclass
 class Outcome:
     """What became of a job."""
 
@@ -68,6 +74,9 @@ class Outcome:
     shown: str = ""
     """The picture on the page of all photos."""
 
+
+# Options that weights which tell classes have no use for, and their defaults.
+_OF_MASKS = {"threshold": None, "refine": DEFAULT_REFINEMENT, "min_confidence": 0.0}
 
 _HEADINGS = {
     "Output": "--out --output --include --exclude --mask-format --split --report --json",
@@ -172,29 +181,36 @@ def image(
     Exit codes: 0 all done, 1 some photos failed, 2 wrong usage,
     3 the weights cannot be had, 130 interrupted.
     """
-    _check_usage(out, output, mask_format, split)
+    is_one_file = output in ONE_FILE
+    kept = {"overwrite": overwrite, "resume": resume}
+    if is_one_file and (out is None or Path(out).suffix.lower() != ".json"):
+        raise click.UsageError(f"{output} is one file of all photos. Name it: -o masks.json.")
+    if mask_format != "rle" and output != "coco":
+        raise click.UsageError("--mask-format is for --output coco. Drop it.")
+    if split and output not in ("coco", "yolo"):
+        raise click.UsageError("--split is for --output coco and yolo. Drop it.")
+    if overwrite and resume:
+        raise click.UsageError("--overwrite replaces outputs, --resume keeps them. Choose one.")
     listed = [] if list_file is None else _read_list(list_file)
     if not inputs and not listed:
         raise click.UsageError("Give a photo, a folder, or --list with a file that names some.")
-    jobs, missing = plan_jobs(inputs, out, output, listed=listed, recursive=recursive, shard=shard)
+    jobs, missing = _plan_jobs(inputs, out, output, listed, recursive, shard)
     if as_json and any(job.target == STANDARD_STREAM for job in jobs):
         raise click.UsageError("--json and a picture on stdout cannot share it. Drop one of them.")
     if (settings["include"] or settings["exclude"]) and len(jobs) + len(missing) != 1:
         raise click.UsageError(
             f"--include and --exclude choose an object in one photo, not in {len(jobs)}."
         )
-    is_one_file = output in ONE_FILE
-    kept = {"overwrite": overwrite, "resume": resume}
-    if is_one_file and overwrite and resume:
-        raise click.UsageError("--overwrite replaces outputs, --resume keeps them. Choose one.")
-    waiting = jobs if is_one_file else not_yet_written(jobs, **kept)
-    _check_files([Path(jobs[0].target)] if is_one_file and jobs else [], report, **kept)
-    outcomes = [Outcome(Job(text, ""), error=error) for text, error in missing]
-    failed = sum(_report(outcome, as_json) for outcome in outcomes)
+    waiting = jobs if is_one_file else _not_yet_written(jobs, **kept)
+    _check_shared_files(jobs[0].target if is_one_file and jobs else None, report, **kept)
+    failed = sum(_report(outcome, as_json) for outcome in missing)
     with ExitStack() as stack:
         file, page, segmenter = None, None, None
         if waiting or (report and jobs):
-            segmenter = _open_segmenter(output, settings)
+            from amd_seg.semantic import open_segmenter
+
+            load = {name: settings[name] for name in ("device", "precision")}
+            segmenter = open_segmenter(settings["weights"], output, **load)
             made_by = _made_by(settings)
         if segmenter and is_one_file:
             how = {"mask_format": mask_format, "split": split}
@@ -210,17 +226,27 @@ def image(
             stack.callback(page.close)
             todo = set(waiting)
             waiting = [job for job in jobs if job in todo or job.source not in page.done]
-        if as_json:
-            _report_skipped(jobs, waiting)
+        todo = set(waiting)
+        for job in jobs:
+            if as_json and job not in todo:
+                terminal.put({"input": job.source, "output": job.target, "status": "skipped"})
         if len(waiting) < len(jobs):
             terminal.notice(f"{len(jobs) - len(waiting)} of {len(jobs)} photos were done before.")
         if not is_one_file:
-            make_folders(waiting, out)
+            from amd_seg.media.files import make_folder
+
+            below_out = [job for job in waiting if job.target not in (out, STANDARD_STREAM)]
+            for folder in {Path(job.target).parent for job in below_out}:
+                make_folder(folder)
         with terminal.progress(len(waiting), "photo") as bar:
             marking = {"mask_format": mask_format, "split": split, "on_page": page is not None}
             for outcome in _segment(waiting, segmenter, output, marking, **settings):
-                if outcome.error is None:
-                    _keep(outcome, file, page)
+                facts = outcome.facts
+                if outcome.error is None and file is not None:
+                    size = facts["width"], facts["height"]
+                    file.add(outcome.job.name, *size, list(outcome.annotations))
+                if outcome.error is None and page is not None:
+                    page.add(outcome.job.source, facts, outcome.shown)
                 failed += _report(outcome, as_json, is_one_file=is_one_file)
                 bar.update()
         if file is not None:
@@ -234,13 +260,7 @@ def image(
         terminal.fail(f"{failed} of {len(jobs) + len(missing)} photos failed.")
 
 
-def _check_usage(out: str | None, output: str, mask_format: str, split: bool) -> None:
-    if output in ONE_FILE and (out is None or Path(out).suffix.lower() != ".json"):
-        raise click.UsageError(f"{output} is one file of all photos. Name it: -o masks.json.")
-    if mask_format != "rle" and output != "coco":
-        raise click.UsageError("--mask-format is for --output coco. Drop it.")
-    if split and output not in ("coco", "yolo"):
-        raise click.UsageError("--split is for --output coco and yolo. Drop it.")
+# What will be read and written, settled before the first photo is read
 
 
 def _read_list(path: Path) -> list[str]:
@@ -251,19 +271,162 @@ def _read_list(path: Path) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
-def _check_files(files: list[Path], report: Path | None, *, overwrite: bool, resume: bool) -> None:
+def _plan_jobs(
+    inputs: Sequence[str],
+    out: str | None,
+    output: str,
+    listed: Sequence[str],
+    recursive: bool,
+    shard: tuple[int, int],
+) -> tuple[list[Job], list[Outcome]]:
+    """Return the jobs of a shard, in the order of the inputs, and each input that matches nothing.
+
+    Raises:
+        click.UsageError: `out` cannot take the outputs, or two photos would share one.
+    """
+    # Each photo, and its folder below the input folder, or the folder of the list.
+    found: dict[str, tuple[str, Path]] = {}
+    missing: list[Outcome] = []
+    for text in inputs:
+        try:
+            for source, folder in _find(text, recursive):
+                found.setdefault(_identity(source), (source, folder))
+        except InputError as error:
+            missing.append(Outcome(Job(text, ""), error=error))
+    home = _common_folder(listed)
+    for text in listed:
+        if os.path.isfile(text):
+            folder = Path(os.path.relpath(Path(text).resolve().parent, home))
+            found.setdefault(_identity(text), (text, folder))
+        else:
+            lost = InputError(f"{text} of the list is no file. Check the name.")
+            missing.append(Outcome(Job(text, ""), error=lost))
+    base = _common_folder([*listed, *(source for source, _ in found.values())], inputs)
+    is_one = len(inputs) == 1 and (inputs[0] == STANDARD_STREAM or os.path.isfile(inputs[0]))
+    is_folder = out not in (None, STANDARD_STREAM) and output not in ONE_FILE
+    if is_folder and is_one and not listed:
+        is_folder = str(out).endswith(("/", "\\")) or os.path.isdir(str(out))
+    jobs = []
+    for source, folder in found.values():
+        path = Path("stdin" if source == STANDARD_STREAM else source)
+        # YOLO finds the labels of a photo by its name.
+        name = f"{path.stem}.txt" if output == "yolo" else f"{path.stem}.{output}.png"
+        if out is None:
+            target = source if source == STANDARD_STREAM else str(path.with_name(name))
+        else:
+            target = str(Path(out) / folder / name) if is_folder else out
+        if source == STANDARD_STREAM:
+            below = "stdin"
+        else:
+            # The link itself is meant where a photo is one: only its folder is looked up.
+            below = (path.parent.resolve() / path.name).relative_to(base).as_posix()
+        jobs.append(Job(source, target, below))
+    if output not in ONE_FILE:
+        _check_targets(jobs)
+        _check_out(jobs, out, output)
+    if shard != (1, 1):
+        from amd_seg.media.files import in_shard
+
+        jobs = [job for job in jobs if in_shard(job.source, *shard)]
+    return jobs, missing
+
+
+def _find(text: str, recursive: bool) -> list[tuple[str, Path]]:
+    if text == STANDARD_STREAM:
+        return [(text, Path())]
+    from amd_seg.media.files import find_images
+
+    paths = find_images([text], recursive=recursive)
+    if os.path.isfile(text):
+        return [(str(path), Path()) for path in paths]
+    own = {f".{output}" for output in (*OUTPUTS, *SEMANTIC_OUTPUTS)}
+    photos = [path for path in paths if Path(path.stem).suffix not in own]
+    if not photos:
+        raise InputError(f"{text} holds only files that amd-seg wrote. Give the photos.")
+    is_folder = os.path.isdir(text)
+    return [(str(p), p.parent.relative_to(text) if is_folder else Path()) for p in photos]
+
+
+def _identity(source: str) -> str:
+    """Return one name for all names of a photo; links to one photo are several, each by itself."""
+    folder, name = os.path.split(source)
+    return source if source == STANDARD_STREAM else os.path.join(os.path.realpath(folder), name)
+
+
+def _common_folder(files: Sequence[str], inputs: Sequence[str] = ()) -> Path:
+    """Return the folder that all these files, and all folders of the inputs, are in."""
+    homes = [Path(file).resolve().parent for file in files if file != STANDARD_STREAM]
+    homes += [Path(text).resolve() for text in inputs if os.path.isdir(text)]
+    return Path(os.path.commonpath(homes)) if homes else Path.cwd()
+
+
+def _check_targets(jobs: Sequence[Job]) -> None:
+    """Raise for two photos with one output, and for an output that is an input."""
+    by_target: dict[str, list[str]] = defaultdict(list)
+    for job in jobs:
+        if job.target != STANDARD_STREAM:
+            by_target[os.path.realpath(job.target)].append(job.source)
+    on_stdout = sum(job.target == STANDARD_STREAM for job in jobs)
+    if on_stdout > 1:
+        raise click.UsageError(f"{on_stdout} photos cannot share stdout. Give -o a folder.")
+    shared = [item for item in by_target.items() if len(item[1]) > 1]
+    if shared:
+        named = "; ".join(f"{' and '.join(sources)} to {to}" for to, sources in shared)
+        raise click.UsageError(f"Photos would share an output: {named}. Rename or move them.")
+    for job in jobs:
+        if job.source != STANDARD_STREAM and os.path.realpath(job.source) in by_target:
+            target = os.path.realpath(job.source)
+            raise click.UsageError(f"{target} is an input. Give its output another name.")
+
+
+def _check_out(jobs: Sequence[Job], out: str | None, output: str) -> None:
+    """Raise where the outputs could not be written to `out`, before any is made."""
+    if any(job.target == STANDARD_STREAM for job in jobs) and sys.stdout.isatty():
+        raise click.UsageError("A terminal shows no picture. Redirect stdout, or give -o a file.")
+    if out is None or out == STANDARD_STREAM:
+        return
+    if all(job.target != out for job in jobs):
+        if os.path.isfile(out):
+            raise click.UsageError(f"-o {out} is a file. With several photos give a folder.")
+        return
+    from amd_seg.media.images import FORMATS_WITHOUT_ALPHA, WRITERS
+
+    suffix = Path(out).suffix.lower()
+    wrong = None
+    if output == "yolo":
+        wrong = None if suffix == ".txt" else ": YOLO's labels are text. Use .txt, or a folder."
+    elif suffix not in WRITERS:
+        wrong = f" has no known ending. Use one of {', '.join(WRITERS)}."
+    elif output == "labels" and suffix != ".png":
+        wrong = ": labels are an indexed picture. Use .png."
+    elif output == "cutout" and WRITERS[suffix][0] in FORMATS_WITHOUT_ALPHA:
+        wrong = f": {suffix} holds no transparency. Use .png."
+    if wrong:
+        raise click.UsageError(f"-o {out}{wrong}")
+
+
+def _not_yet_written(jobs: Sequence[Job], *, overwrite: bool, resume: bool) -> list[Job]:
+    """Return the jobs to do; raise where outputs exist and the user did not say what to do."""
+    written = {j for j in jobs if j.target != STANDARD_STREAM and os.path.exists(j.target)}
+    if written and not overwrite and not resume:
+        first = min(job.target for job in written)
+        raise click.UsageError(
+            f"{len(written)} of {len(jobs)} outputs exist, such as {first}. Use --overwrite to "
+            "replace them, or --resume to skip them."
+        )
+    return [job for job in jobs if overwrite or job not in written]
+
+
+def _check_shared_files(file: str | None, page: Path | None, **kept: bool) -> None:
     """Raise for files of all photos that are there already, before torch is loaded."""
     from amd_seg.media.part_file import begun
 
-    for path in (*files, *([] if report is None else [report])):
-        begun(path, lambda path: (), resume=resume, overwrite=overwrite)
+    for path in (file, page):
+        if path is not None:
+            begun(Path(path), lambda path: (), **kept)
 
 
-def _open_segmenter(output: str, settings: dict[str, Any]) -> "Segmenter | SemanticSegmenter":
-    from amd_seg.semantic import open_segmenter
-
-    load = {name: settings[name] for name in ("device", "precision")}
-    return open_segmenter(settings["weights"], output, **load)
+# From the network to the files
 
 
 def _made_by(settings: dict[str, Any]) -> dict[str, Any]:
@@ -317,20 +480,33 @@ def _segment(
     if not jobs or segmenter is None:
         return
     from amd_seg.prefetch import map_ahead
+    from amd_seg.segmentation import Segmentation
     from amd_seg.semantic import SemanticSegmenter
 
-    def write(pair: "tuple[Job, Result]") -> Outcome:
-        return _write(*pair, output, **marking)
-
+    has_clicks = bool(include or exclude)
     if isinstance(segmenter, SemanticSegmenter):
-        if include or exclude:
+        if has_clicks:
             raise click.UsageError("Clicks make masks, and these weights tell classes. Drop them.")
-        call = _without_options_of_masks(call)
-    results: Generator[Result] = segmenter.stream((_open(job.source) for job in jobs), **call)
-    chosen = (_at_clicks(result, include, exclude) for result in results)
+        for name, default in _OF_MASKS.items():
+            if call.pop(name) != default:
+                flag = "--" + name.replace("_", "-")
+                raise click.UsageError(
+                    f"{flag} makes masks, and these weights tell classes. Drop it."
+                )
+
+    def write(pair: "tuple[Job, Result]") -> Outcome:
+        job, result = pair
+        if has_clicks and isinstance(result, Segmentation):
+            result = result.clicked(include, exclude)
+        return _write(job, result, output, **marking)
+
+    photos = (
+        sys.stdin.buffer.read() if job.source == STANDARD_STREAM else job.source for job in jobs
+    )
+    results: Generator[Result] = segmenter.stream(photos, **call)
     outcomes = map_ahead(
         write,
-        zip(jobs, chosen, strict=True),
+        zip(jobs, results, strict=True),
         ahead=_WRITERS_AHEAD,
         weigh=lambda outcome: int(outcome.facts.get("width", 0) * outcome.facts.get("height", 0)),
         budget=_PIXELS_WAITING,
@@ -339,90 +515,44 @@ def _segment(
         yield from outcomes
 
 
-def _at_clicks(result: "Result", include: Points, exclude: Points) -> "Result":
-    """Return the object at the clicks, where there are any."""
-    from amd_seg.segmentation import Segmentation
-
-    if isinstance(result, Segmentation) and (include or exclude):
-        return result.clicked(include, exclude)
-    return result
-
-
-def _keep(outcome: Outcome, file: "AnnotationFile | None", page: "ReviewPage | None") -> None:
-    """Add a photo to the files of all photos."""
-    width, height = outcome.facts["width"], outcome.facts["height"]
-    if file is not None:
-        file.add(outcome.job.name, width, height, list(outcome.annotations))
-    if page is not None:
-        page.add(outcome.job.source, outcome.facts, outcome.shown)
-
-
-def _open(source: str) -> str | bytes:
-    return sys.stdin.buffer.read() if source == STANDARD_STREAM else source
-
-
-def _without_options_of_masks(call: dict[str, Any]) -> dict[str, Any]:
-    """Drop what a network that tells classes has no use for; refuse it where it was asked for."""
-    unused: dict[str, Any] = {
-        "threshold": None,
-        "refine": DEFAULT_REFINEMENT,
-        "min_confidence": 0.0,
-    }
-    for name, default in unused.items():
-        if call[name] != default:
-            flag = "--" + name.replace("_", "-")
-            raise click.UsageError(f"{flag} makes masks, and these weights tell classes. Drop it.")
-    return {name: value for name, value in call.items() if name not in unused}
-
-
 def _write(
     job: Job, result: "Result", output: str, *, mask_format: str, split: bool, on_page: bool
 ) -> Outcome:
+    """Write a photo's own file, and make what goes into the files of all photos."""
     if isinstance(result, AmdSegError):
         return Outcome(job, error=result)
-    from amd_seg.semantic import SemanticSegmentation
+    from amd_seg import annotations
+    from amd_seg.media.files import write_atomically
 
-    picture, marks, shown = b"", [], ""
+    made = Outcome(job)
     try:
-        if output in ANNOTATIONS:
-            marks = _marks(job, result, output, mask_format, split)
+        if output == "coco":
+            made.annotations = annotations.coco_annotations(result.things, mask_format, split=split)
+        elif output == "labelstudio":
+            classes = getattr(result, "classes", None)
+            names = ("object",) if classes is None else classes.names[1:]
+            made.annotations = annotations.labelstudio_result(result.things, names)
+        elif output == "yolo":
+            lines = annotations.yolo_lines(result.things, split=split).encode()
+
+            def write(stream: BinaryIO) -> None:
+                stream.write(lines)
+
+            write_atomically(Path(job.target), write)
         elif job.target == STANDARD_STREAM:
-            picture = result.encode(output)
+            made.picture = result.encode(output)
         else:
             result.save(job.target, output)
         if on_page:
             from amd_seg.review_page import picture_of
+            from amd_seg.segmentation import Segmentation
 
-            assert not isinstance(result, SemanticSegmentation)
-            shown = picture_of(result.photo.pixels, result.mask)
+            assert isinstance(result, Segmentation)
+            made.shown = picture_of(result.photo.pixels, result.mask)
+        made.facts = result.facts
     except (AmdSegError, OSError) as error:
         return Outcome(job, error=error)
-    return Outcome(job, result.facts, picture=picture, annotations=marks, shown=shown)
-
-
-def _marks(
-    job: Job,
-    result: "Segmentation | SemanticSegmentation",
-    output: str,
-    mask_format: str,
-    split: bool,
-) -> list[dict[str, Any]]:
-    """Return what the one file holds of a photo; YOLO's file is written at once."""
-    from amd_seg import annotations
-    from amd_seg.media.files import write_atomically
-
-    if output == "coco":
-        return annotations.coco_annotations(result.things, mask_format, split=split)
-    if output == "labelstudio":
-        classes = getattr(result, "classes", None)
-        names = ("object",) if classes is None else classes.names[1:]
-        return annotations.labelstudio_result(result.things, names)
-
-    def write(stream: BinaryIO) -> None:
-        stream.write(annotations.yolo_lines(result.things, split=split).encode())
-
-    write_atomically(Path(job.target), write)
-    return []
+    return made
 
 
 def _report(outcome: Outcome, as_json: bool, *, is_one_file: bool = False) -> bool:
@@ -440,10 +570,3 @@ def _report(outcome: Outcome, as_json: bool, *, is_one_file: bool = False) -> bo
     elif not is_one_file:
         terminal.put(job.target)
     return False
-
-
-def _report_skipped(jobs: list[Job], waiting: list[Job]) -> None:
-    todo = set(waiting)
-    for job in jobs:
-        if job not in todo:
-            terminal.put({"input": job.source, "output": job.target, "status": "skipped"})

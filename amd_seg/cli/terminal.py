@@ -13,16 +13,12 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
-from amd_seg.errors import (
-    AmdSegError,
-    ConfigError,
-    InputError,
-    MediaError,
-    WeightsError,
-)
+from amd_seg.errors import AmdSegError, ConfigError, InputError, MediaError, WeightsError
 
 if TYPE_CHECKING:
     from tqdm import tqdm
+
+STANDARD_STREAM = "-"
 
 FAILED, USAGE, WEIGHTS, INTERRUPTED = 1, 2, 3, 130
 

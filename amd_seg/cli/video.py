@@ -12,7 +12,6 @@ from click.core import ParameterSource
 
 from amd_seg.choices import OUTPUTS
 from amd_seg.cli import terminal
-from amd_seg.cli.jobs import STANDARD_STREAM
 from amd_seg.cli.options import (
     min_confidence_option,
     network_options,
@@ -22,6 +21,7 @@ from amd_seg.cli.options import (
     refinement_options,
     threshold_option,
 )
+from amd_seg.cli.terminal import STANDARD_STREAM
 from amd_seg.errors import AmdSegError, InputError
 from amd_seg.training.config import ADAPTATIONS, AdaptationConfig
 
