@@ -42,20 +42,6 @@ SETTINGS: dict[str, tuple[type, type]] = {
     "finetune": (FinetuneConfig, SemanticConfig),
 }
 
-# Settings that have a flag of their own, and its type.
-FLAGS = {
-    "steps": int,
-    "minutes": float,
-    "batch_size": int,
-    "accumulate": int,
-    "learning_rate": float,
-    "precision": str,
-    "crop": str,
-    "seed": int,
-    "workers": int,
-    "checkpoint_every": int,
-}
-
 
 class RunCommand(click.Command):
     """A command that tells who gives a flag of an earlier version how it is written now."""
@@ -252,10 +238,8 @@ def finetune(
     Presets: paper (40,000 steps of 16 crops of 512x512), cpu (minutes).
     """
     changed = parse_settings(changes, FinetuneConfig, SemanticConfig, flags=flags)
-    if dataset == "coco":
-        labelled = _of_coco(folder, photos, Path(f"{out}-labels"), images, masks, classes, split)
-    else:
-        labelled = _labelled(dataset, folder, images, masks, classes, coloured_masks, split)
+    own, labels = (images, masks, classes), Path(f"{out}-labels")
+    labelled = _labelled(dataset, folder, photos, own, coloured_masks, split, labels)
 
     from amd_seg.training import finetune as tuning
     from amd_seg.training.distributed import is_first_process
@@ -283,30 +267,27 @@ def finetune(
         terminal.put(str(written))
 
 
-def _of_coco(
-    annotations: Path | None, photos: Path | None, labels: Path, *others: object
-) -> "LabelledPhotos":
-    from amd_seg.training.labelled_photos import open_coco
-
-    if annotations is None or photos is None or any(others):
-        raise click.UsageError("Give coco, its JSON file and the folder of the photos, no more.")
-    return open_coco(annotations, photos, labels)
-
-
 def _labelled(
     dataset: str | None,
     folder: Path | None,
-    images: Path | None,
-    masks: Path | None,
-    classes: Path | None,
+    photos: Path | None,
+    own: tuple[Path | None, Path | None, Path | None],
     coloured_masks: bool,
     split: str | None,
+    labels: Path,
 ) -> "LabelledPhotos":
+    """Open what a command line names; the label maps of a COCO file are drawn into `labels`."""
     from amd_seg.classes import read_classes
-    from amd_seg.training.labelled_photos import open_labelled_folders, open_voc2012
+    from amd_seg.training.labelled_photos import open_coco, open_labelled_folders, open_voc2012
 
-    own = (images, masks, classes)
-    if dataset is not None and folder is not None and own == (None, None, None):
+    images, masks, classes = own
+    if dataset == "coco":
+        if folder is None or photos is None or any((*own, split)):
+            raise click.UsageError(
+                "Give coco, its JSON file and the folder of the photos, no more."
+            )
+        return open_coco(folder, photos, labels)
+    if dataset is not None and folder is not None and not any(own):
         return open_voc2012(folder, split, by_colour=coloured_masks)
     if dataset is None and images is not None and masks is not None and classes is not None:
         if split is not None:
@@ -366,16 +347,12 @@ def _value(name: str, annotation: Any, text: str) -> Any:
             return numbers
         return text if get_origin(annotation) is Literal else annotation(text)
     except (KeyError, ValueError):
-        kind = "true or false" if annotation is bool else _shape_of(annotation)
+        kind = {bool: "true or false", int: "a whole number"}.get(annotation, "a number")
+        if get_origin(annotation) is tuple:
+            kinds = get_args(annotation)
+            count = "some" if kinds[-1] is Ellipsis else len(kinds)
+            kind = f"{count} numbers, such as {','.join(['1'] * len(kinds))}"
         raise click.UsageError(f"{name}={text} cannot be used: give {kind}.") from None
-
-
-def _shape_of(annotation: Any) -> str:
-    if get_origin(annotation) is tuple:
-        kinds = get_args(annotation)
-        count = "some" if kinds[-1] is Ellipsis else len(kinds)
-        return f"{count} numbers, such as {','.join(['1'] * len(kinds))}"
-    return "a whole number" if annotation is int else "a number"
 
 
 def _list_settings(ctx: click.Context, command: str, texts: tuple[str, ...]) -> tuple[str, ...]:
@@ -383,14 +360,15 @@ def _list_settings(ctx: click.Context, command: str, texts: tuple[str, ...]) -> 
     if "help" not in texts:
         return texts
     preset = ctx.params.get("preset") or "cpu"
-    training, model = SETTINGS[command]
+    groups: tuple[Any, Any]
     if command == "train":
         chosen = PRESETS[preset]()
-        values: tuple[Any, ...] = (chosen.training, chosen.model)
+        groups = (chosen.training, chosen.model)
     else:
-        values = (FINETUNE_PRESETS[preset](), SemanticConfig())
+        groups = (FINETUNE_PRESETS[preset](), SemanticConfig())
     click.echo(f"Settings, as preset {preset} has them:")
-    for kind, group in zip((training, model), values, strict=True):
+    for group in groups:
+        kind = type(group)
         for name, field in _fields(kind).items():
             allowed = get_args(field.type) if get_origin(field.type) is Literal else ()
             choices = f" ({', '.join(allowed)})" if allowed else ""

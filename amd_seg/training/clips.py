@@ -100,7 +100,12 @@ def find_clips(roots: Sequence[str]) -> list[Clip]:
     for path in map(Path, roots):
         if not path.exists():
             raise InputError(f"No such file or folder: {path}. Check the path.")
-        found = list(_clips_of(path))
+        if path.is_dir():
+            found = list(_walk(path, path))
+        elif path.suffix.lower() == ".txt":
+            found = list(_split_file(path))
+        else:
+            found = [Clip(path.name, path)]
         if not found:
             raise InputError(
                 f"No clip in {path}: neither a video file nor a folder of frames. "
@@ -229,15 +234,6 @@ def free_bytes(device: "torch.device") -> int | None:
     return free
 
 
-def _clips_of(root: Path) -> Iterator[Clip]:
-    if root.is_dir():
-        yield from _walk(root, root)
-    elif root.suffix.lower() == ".txt":
-        yield from _split_file(root)
-    else:
-        yield Clip(root.name, root)
-
-
 def _walk(folder: Path, root: Path) -> Iterator[Clip]:
     for known in _LAYOUT:
         if (folder / known).is_dir():
@@ -279,11 +275,8 @@ def _split_file(path: Path) -> Iterator[Clip]:
             "a folder above it. Put the file into the data set's folder."
         )
     for folder, *frames in lines:
-        yield Clip(folder.rstrip("/"), base / folder, _with_suffixes(base / folder, frames))
-
-
-def _with_suffixes(folder: Path, frames: list[str]) -> tuple[str, ...]:
-    if all(Path(frame).suffix for frame in frames) or not folder.is_dir():
-        return tuple(frames)
-    known = {path.stem: path.name for path in list_frames(folder)}
-    return tuple(known.get(frame, frame) for frame in frames)
+        place = base / folder
+        if place.is_dir() and not all(Path(frame).suffix for frame in frames):
+            known = {file.stem: file.name for file in list_frames(place)}
+            frames = [known.get(frame, frame) for frame in frames]  # noqa: PLW2901
+        yield Clip(folder.rstrip("/"), place, tuple(frames))

@@ -22,21 +22,19 @@ REFERENCE_RATE = 24.0
 MOTION_SIZE = 240
 """Short edge, in pixels, at which an adaptation looks for motion (objective motion-masks)."""
 
+# A check, and what it asks for in words.
 Rule = tuple[Callable[[Any], bool], str]
 
 
-def at_least(low: float) -> Rule:
-    """A number of `low` or more."""
+def _at_least(low: float) -> Rule:
     return lambda value: value >= low, f"{low} or more"
 
 
-def above(low: float) -> Rule:
-    """A number above `low`."""
+def _above(low: float) -> Rule:
     return lambda value: value > low, f"above {low}"
 
 
-def between(low: float, high: float) -> Rule:
-    """A number from `low` to `high`."""
+def _between(low: float, high: float) -> Rule:
     return lambda value: low <= value <= high, f"{low} to {high}"
 
 
@@ -88,12 +86,13 @@ def descriptions(settings: type) -> dict[str, str]:
             continue
         body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
         assert isinstance(body, ast.ClassDef)
-        for statement, below in zip(body.body, body.body[1:], strict=False):
-            is_field = isinstance(statement, ast.AnnAssign) and isinstance(
-                statement.target, ast.Name
-            )
-            if is_field and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
-                found[statement.target.id] = " ".join(str(below.value.value).split())  # type: ignore[attr-defined]
+        for field, below in zip(body.body, body.body[1:], strict=False):
+            match field, below:
+                case (
+                    ast.AnnAssign(target=ast.Name(id=name)),
+                    ast.Expr(value=ast.Constant(value=text)),
+                ):
+                    found[name] = " ".join(str(text).split())
     return found
 
 
@@ -147,14 +146,14 @@ class RunConfig(Settings):
     """Stop a run whose masks or flow have collapsed for 200 steps."""
 
     RULES: ClassVar[Mapping[str, Rule]] = {
-        **dict.fromkeys(("steps", "batch_size", "accumulate", "log_every"), at_least(1)),
-        **dict.fromkeys(("checkpoint_every", "keep"), at_least(1)),
-        **dict.fromkeys(("minutes", "warmup_steps", "weight_decay", "gradient_clip"), at_least(0)),
-        **dict.fromkeys(("sheet_every", "final_learning_rate"), at_least(0)),
-        **dict.fromkeys(("learning_rate", "poly_power"), above(0)),
+        **dict.fromkeys(("steps", "batch_size", "accumulate", "log_every"), _at_least(1)),
+        **dict.fromkeys(("checkpoint_every", "keep"), _at_least(1)),
+        **dict.fromkeys(("minutes", "warmup_steps", "weight_decay", "gradient_clip"), _at_least(0)),
+        **dict.fromkeys(("sheet_every", "final_learning_rate"), _at_least(0)),
+        **dict.fromkeys(("learning_rate", "poly_power"), _above(0)),
         "momentum": (lambda value: 0 <= value < 1, "0 to below 1"),
-        "ema_decay": between(0, 1),
-        "seed": between(0, SEEDS - 1),
+        "ema_decay": _between(0, 1),
+        "seed": _between(0, SEEDS - 1),
     }
 
     def faults(self) -> Iterator[tuple[str, str]]:
@@ -201,8 +200,8 @@ _GONE = {
 
 CROP_RULES: dict[str, Rule] = {
     "crop": (lambda crop: min(crop) >= 16, "two sizes of 16 or more"),
-    "short_edge": at_least(16),
-    "workers": at_least(0),
+    "short_edge": _at_least(16),
+    "workers": _at_least(0),
 }
 SHARES: Rule = (lambda scale: 0 < scale[0] <= scale[1] <= 1, "0 < low <= high <= 1")
 
@@ -256,9 +255,9 @@ class TrainingConfig(RunConfig):
     RULES: ClassVar[Mapping[str, Rule]] = {
         **RunConfig.RULES,
         **CROP_RULES,
-        "ssim_weight": between(0, 1),
-        "entropy_weight": at_least(0),
-        "max_gap": at_least(1),
+        "ssim_weight": _between(0, 1),
+        "entropy_weight": _at_least(0),
+        "max_gap": _at_least(1),
         "scale": SHARES,
     }
 
@@ -267,8 +266,7 @@ class TrainingConfig(RunConfig):
 class FinetuneConfig(RunConfig):
     """How a network learns classes from label maps; the defaults are the paper's (section 4.4).
 
-    What the paper leaves open (momentum, weight decay, the schedule's end) is the published
-    practice of the toolbox that its code is written in (mmsegmentation, VOC, 40K schedule).
+    What the paper leaves open is as in mmsegmentation's 40K schedule for VOC.
     """
 
     steps: int = 40_000
@@ -336,13 +334,13 @@ class AdaptationConfig(Settings):
     seed: int = 0
 
     RULES: ClassVar[Mapping[str, Rule]] = {
-        **dict.fromkeys(("steps", "batch_size", "max_gap"), at_least(1)),
-        "frames": at_least(32),
-        "targets": at_least(2),
-        "size": at_least(0),
-        "learning_rate": above(0),
+        **dict.fromkeys(("steps", "batch_size", "max_gap"), _at_least(1)),
+        "frames": _at_least(32),
+        "targets": _at_least(2),
+        "size": _at_least(0),
+        "learning_rate": _above(0),
         "scale": SHARES,
-        "seed": between(0, SEEDS - 1),
+        "seed": _between(0, SEEDS - 1),
         "blend": (lambda share: 0 < share <= 1, "above 0, up to 1"),
     }
 
@@ -393,19 +391,15 @@ class Preset:
 
 
 def paper() -> Preset:
-    """Section 4.1: ResNet-50, 16 pairs per step over all GPUs, 400,000 steps.
-
-    Its data, YouTube-VOS, takes 382 GiB at this short edge: no GPU holds it.
-    """
+    """Section 4.1: ResNet-50, 16 pairs per step over all GPUs, 400,000 steps."""
     return Preset(
         model=AMDConfig(),
-        training=TrainingConfig(frames="loader"),
+        training=TrainingConfig(frames="loader"),  # YouTube-VOS takes 382 GiB: no GPU holds it.
         about="The paper: ResNet-50, 384x384 crops, 16 pairs a step, 400K steps. 8 GPUs, days.",
     )
 
 
-# The object channel, taught by what moves: eq. 7 from scratch needs more steps than either preset
-# below has, and at that scale it splits frames by place (notes/experiments.md).
+# Eq. 7 from scratch needs more steps than either preset below has (notes/experiments.md).
 _BY_MOTION = TrainingConfig(
     objective="motion-masks",
     optimizer="adamw",
@@ -464,11 +458,7 @@ PRESETS = {"paper": paper, "single-gpu": single_gpu, "cpu": cpu}
 
 
 def finetune_on_a_cpu() -> FinetuneConfig:
-    """What two CPU cores do in minutes, for a few hundred photos.
-
-    So few steps want a higher learning rate: 80 of them on 165 photos of VOC scored 8.3 at 0.05,
-    4.6 at 0.01 (notes/experiments.md).
-    """
+    """What two CPU cores do in minutes, for a few hundred photos; few steps want a high rate."""
     return FinetuneConfig(
         steps=600,
         learning_rate=0.05,
@@ -487,10 +477,7 @@ FINETUNE_PRESETS: dict[str, Callable[[], FinetuneConfig]] = {
 
 
 def published_adaptation() -> AdaptationConfig:
-    """Section 4.3: eq. 7 on pairs of the clip, both pathways; what it leaves open is ours.
-
-    So is the mean with the weights before, which it knows nothing of: `blend` 1 is as published.
-    """
+    """Section 4.3: eq. 7 on pairs of the clip; `blend` is ours, 1 is as published."""
     return AdaptationConfig(
         objective="photometric",
         learning_rate=1e-4,

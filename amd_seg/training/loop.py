@@ -167,17 +167,24 @@ def optimize(
         if state.average is not None:
             update_average(state.average, state.model, config.ema_decay, state.step)
         state.step += 1
-        state.seconds = _agreed(state.seconds + time.perf_counter() - began, processes)
+        state.seconds += time.perf_counter() - began
+        if not processes.is_alone:
+            # The mean of their clocks: the schedule must be the same in all of them.
+            seconds = torch.tensor(state.seconds, dtype=torch.float64, device=device)
+            state.seconds = processes.mean(seconds).item()
         if on_step is not None:
-            totals = dict(
-                zip(
-                    totals,
-                    processes.mean(torch.stack([v.float() for v in totals.values()])),
-                    strict=True,
+            means = processes.mean(torch.stack([v.float() for v in totals.values()])).tolist()
+            on_step(
+                StepReport(
+                    step=state.step,
+                    done=progress(state, config),
+                    parts=dict(zip(totals, means, strict=True)),
+                    learning_rate=learning_rate,
+                    gradient_norm=norm.item(),
+                    seconds=state.seconds,
+                    names=batch.names,
                 )
             )
-            done = progress(state, config)
-            on_step(_report(state, done, totals, learning_rate, norm, batch.names))
     return state
 
 
@@ -222,19 +229,6 @@ def load_state_dict(state: TrainState, saved: dict[str, Any]) -> None:
     Raises:
         ConfigError: it is of another model or optimiser; the state is left as it was.
     """
-    _require_alike(state, saved)
-    state.bare_objective.load_state_dict(saved["objective"])
-    # The saved groups would bring back the weight decay and momentum of before.
-    groups = zip(state.optimizer.param_groups, saved["optimizer"]["param_groups"], strict=True)
-    own = [{**mine, "params": its["params"]} for mine, its in groups]
-    state.optimizer.load_state_dict({**saved["optimizer"], "param_groups": own})
-    if state.average is not None:
-        # A run that had none begins its average with the model as it is now.
-        state.average.load_state_dict(saved["average"] or state.model.state_dict())
-    state.step, state.seconds = saved["step"], saved["seconds"]
-
-
-def _require_alike(state: TrainState, saved: dict[str, Any]) -> None:
     mine, its = (
         {name: tuple(value.shape) for name, value in values.items()}
         for values in (state.bare_objective.state_dict(), saved["objective"])
@@ -252,6 +246,15 @@ def _require_alike(state: TrainState, saved: dict[str, Any]) -> None:
         raise ConfigError(
             "Cannot go on from a checkpoint of another optimiser. Leave out --set optimizer."
         )
+    state.bare_objective.load_state_dict(saved["objective"])
+    # The saved groups would bring back the weight decay and momentum of before.
+    groups = zip(state.optimizer.param_groups, saved["optimizer"]["param_groups"], strict=True)
+    own = [{**mine, "params": its["params"]} for mine, its in groups]
+    state.optimizer.load_state_dict({**saved["optimizer"], "param_groups": own})
+    if state.average is not None:
+        # A run that had none begins its average with the model as it is now.
+        state.average.load_state_dict(saved["average"] or state.model.state_dict())
+    state.step, state.seconds = saved["step"], saved["seconds"]
 
 
 def random_state(device: torch.device) -> dict[str, Any]:
@@ -269,14 +272,6 @@ def load_random_state(saved: dict[str, Any], device: torch.device) -> None:
         torch.cuda.set_rng_state(saved["cuda_rng"][0], device)
 
 
-def _agreed(seconds: float, processes: Processes) -> float:
-    """The mean of the processes' clocks: the schedule must be the same in all of them."""
-    if processes.is_alone:
-        return seconds
-    own = torch.tensor(seconds, dtype=torch.float64, device=processes.device)
-    return processes.mean(own).item()
-
-
 def _require_finite(
     value: Tensor, what: str, parts: dict[str, Tensor], names: tuple[str, ...], step: int
 ) -> None:
@@ -287,15 +282,3 @@ def _require_finite(
         f"The {what} is not finite at step {step} ({values}), on {', '.join(names)}. "
         "Take a lower learning rate, or clip the gradient."
     )
-
-
-def _report(
-    state: TrainState,
-    done: float,
-    totals: dict[str, Tensor],
-    learning_rate: float,
-    norm: Tensor,
-    names: tuple[str, ...],
-) -> StepReport:
-    parts = {name: value.item() for name, value in totals.items()}
-    return StepReport(state.step, done, parts, learning_rate, norm.item(), state.seconds, names)

@@ -56,14 +56,9 @@ class PairDraw(NamedTuple):
     chances: Chances
 
 
-class Fetched(NamedTuple):
-    """What a source of pairs gives for some draws."""
-
-    pairs: Tensor
-    """(pair, 2, 3, height, width), uint8, RGB."""
-    names: tuple[str, ...]
-    broken: dict[str, str]
-    """Clips that turned out to be broken so far, with the reasons."""
+# What a source gives for some draws: pairs (pair, 2, 3, height, width), uint8, RGB; their names; the
+# clips that turned out to be broken so far, with the reasons.
+Fetched = tuple[Tensor, tuple[str, ...], dict[str, str]]
 
 
 @dataclass(frozen=True)
@@ -241,7 +236,7 @@ class StoredPairs:
                 second = first + 1  # Where something blinks, the adjacent two differ.
             pairs.append(clip.frames[first : second + 1 : second - first])
             names.append(f"{clip.name}:{clip.numbers[first]}-{clip.numbers[second]}")
-        return Fetched(self.crop(pairs, [draw.chances for draw in draws]), tuple(names), {})
+        return self.crop(pairs, [draw.chances for draw in draws]), tuple(names), {}
 
 
 def _decoded(clip: Clip, *, short_edge: int, transpose_portrait: bool) -> StoredClip:
@@ -296,7 +291,7 @@ class DecodedPairs(Dataset[Fetched]):
 
     def __getitem__(self, draws: Sequence[PairDraw]) -> Fetched:
         crops, names = zip(*map(self._fetch, draws), strict=True)
-        return Fetched(torch.cat(crops), names, dict(self._broken))
+        return torch.cat(crops), names, dict(self._broken)
 
     def _fetch(self, draw: PairDraw) -> tuple[Tensor, str]:
         for number in range(draw.clip, draw.clip + len(self._clips)):
@@ -428,19 +423,19 @@ def _as_it_is(fetched: Any) -> Any:
 def open_pairs(clips: Sequence[Clip], config: TrainingConfig, processes: Processes) -> PairStream:
     """Return the pairs of clips as the settings say: the same from memory and decoded as drawn."""
     crop = Crop(size=config.crop, scale=config.scale, flip=config.flip)
-    size, transpose = config.short_edge, config.transpose_portrait
+    decoding: Any = {
+        "short_edge": config.short_edge,
+        "transpose_portrait": config.transpose_portrait,
+    }
     source: StoredPairs | DecodedPairs
     if config.frames == "loader":
-        source = DecodedPairs(clips, crop, short_edge=size, transpose_portrait=transpose)
+        source = DecodedPairs(clips, crop, **decoding)
     else:
-        device = processes.device
-        source = StoredPairs.decode(
-            clips, crop, short_edge=size, transpose_portrait=transpose, device=device
-        )
+        source = StoredPairs.decode(clips, crop, device=processes.device, **decoding)
         gib = sum(clip.frames.nbytes for clip in source.clips) / GIB
         logger.info(
             *("%d frames of %d clips take %.2f GiB on %s.", sum(source.lengths)),
-            *(len(source.clips), gib, device),
+            *(len(source.clips), gib, processes.device),
         )
     return PairStream(
         source,

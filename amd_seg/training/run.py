@@ -221,10 +221,10 @@ def _take_steps(run: Run, log: RunLog | None, on_step: OnStep | None) -> None:
     except (TrainingDivergedError, MediaError) as error:
         # A lost run, a full disk, or clips that break while they are read.
         found = list_checkpoints(run.folder.checkpoints)
-        good = (
-            f"The last good checkpoint is {found[-1]}; --resume goes on from it." if found else ""
-        )
-        raise type(error)(f"{error} {good or 'There is no checkpoint yet.'}") from error
+        good = "There is no checkpoint yet."
+        if found:
+            good = f"The last good checkpoint is {found[-1]}; --resume goes on from it."
+        raise type(error)(f"{error} {good}") from error
 
 
 def _with_layout(
@@ -251,46 +251,31 @@ def _with_layout(
     if layout == "auto":
         layout = "channels-first"
         if config.steps >= STEPS_WORTH_A_TRIAL and not is_too_narrow:
-            seconds = _seconds_by_layout(model, config, make_objective, batches, processes.device)
+            device = processes.device
+            position, random = batches.state_dict(), loop.random_state(device)
+            seconds = []
+            for memory_format in (torch.contiguous_format, torch.channels_last):
+                twin = copy.deepcopy(model).to(memory_format=memory_format)  # type: ignore[call-overload]
+                state = loop.start(make_objective(twin), config)
+                for step in (1, 2):
+                    began = time.perf_counter()
+                    one = dataclasses.replace(config, steps=step, minutes=0.0)
+                    loop.optimize(state, batches, one)
+                    if device.type == "cuda":
+                        torch.cuda.synchronize(device)
+                seconds.append(time.perf_counter() - began)  # The first step warms up.
+            batches.load_state_dict(position)
+            loop.load_random_state(random, device)
             # The first process decides for all.
-            is_last = processes.is_first and seconds["channels-last"] < seconds["channels-first"]
-            layout = "channels-last" if processes.any(is_last) else "channels-first"
+            if processes.any(processes.is_first and seconds[1] < seconds[0]):
+                layout = "channels-last"
             logger.info(
                 "A step takes %.3g s channels-first, %.3g s channels-last: %s is taken.",
-                *(seconds["channels-first"], seconds["channels-last"], layout),
+                *(*seconds, layout),
             )
     if layout == "channels-last":
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return dataclasses.replace(config, memory_layout=layout)
-
-
-def _seconds_by_layout(
-    model: Network,
-    config: RunConfig,
-    make_objective: Callable[[Any], nn.Module],
-    batches: Batches,
-    device: torch.device,
-) -> dict[str, float]:
-    """Take two steps in each layout with a copy of the model; the second of each counts."""
-    position, random = batches.state_dict(), loop.random_state(device)
-    seconds = {}
-    formats = {
-        "channels-first": torch.contiguous_format,
-        "channels-last": torch.channels_last,
-    }
-    for name, memory_format in formats.items():
-        twin = copy.deepcopy(model).to(memory_format=memory_format)  # type: ignore[call-overload]
-        state = loop.start(make_objective(twin), config)
-        for _ in range(2):
-            began = time.perf_counter()
-            one = dataclasses.replace(config, steps=state.step + 1, minutes=0.0)
-            loop.optimize(state, batches, one)
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            seconds[name] = time.perf_counter() - began
-    batches.load_state_dict(position)
-    loop.load_random_state(random, device)
-    return seconds
 
 
 def train(
@@ -317,15 +302,7 @@ def train(
         targets: folders of images with masks, see `masked_images`, for the objective
             "motion-masks"; all are drawn equally often. The masks of the clips are found first
             and kept in the run folder. A resumed run knows its own.
-        device, resume, on_step: see `carry_out`.
-
-    Returns:
-        The folder of the trained weights.
-
-    Raises:
-        ConfigError, InputError, MediaError, WeightsError: the run cannot start.
-        TrainingDivergedError: the loss is not finite.
-        StopTraining: from `on_step`, after a checkpoint.
+        device, resume, on_step: see `carry_out`, as for what is returned and raised.
     """
     before = RunFolder(Path(out)).read_settings() if resume else {}
     given = [os.fspath(each) for each in targets] or list(before.get("targets") or ())
@@ -349,7 +326,20 @@ def train(
     def make_model() -> AMD:
         amd = AMD(model)
         if start is not None:
-            _require_same_shapes(start.model, amd, start.source)
+            shapes = [
+                {name: value.shape for name, value in each.state_dict().items()}
+                for each in (start.model, amd)
+            ]
+            if shapes[0] != shapes[1]:
+                differing = [
+                    f"{name} {value!r} instead of {getattr(model, name)!r}"
+                    for name, value in vars(start.model.config).items()
+                    if value != getattr(model, name)
+                ]
+                raise ConfigError(
+                    f"The weights {start.source} are of another model: {', '.join(differing)}. "
+                    "Train the same model, or start without --init."
+                )
             amd.load_state_dict(start.model.state_dict())
         if config.motion_init == "kaiming" and not resume:
             amd.motion.initialise_by_kaiming()
@@ -358,7 +348,16 @@ def train(
     def release(run: Run, training: dict[str, Any]) -> None:
         channel = known or 0
         if config.objective != "motion-masks":
-            channel = _moving_channel(run, known)
+            # The region that moves most, without labels; the known one if in doubt.
+            assert isinstance(run.model, AMD)
+            choice = choose_object_channel(run.model, run.batches)
+            if known is not None:
+                choice = choice.unless_clear(known)
+            logger.info(
+                "The object is region %d. The regions move %s pixels against their frames.",
+                *(choice.channel, ", ".join(f"{pixels:.2g}" for pixels in choice.motion)),
+            )
+            channel = choice.channel
         card = WeightsConfig(
             model=model,
             object_channel=channel,
@@ -414,30 +413,8 @@ def open_batches(
         InputError, MediaError: the clips, or the images, cannot be used.
     """
     require_shareable(config, processes)
-    if config.objective == "motion-masks":
-        return _open_masks(roots, targets, config, processes, folder)
-    return open_pairs(find_clips(roots), config, processes)
-
-
-def require_shareable(config: RunConfig, processes: Processes) -> None:
-    """Raise a ConfigError unless all processes get equal shares of a step."""
-    shares = config.accumulate * processes.world_size
-    if config.batch_size % shares:
-        raise ConfigError(
-            f"batch_size={config.batch_size} cannot be shared equally by {processes.world_size} "
-            f"process(es) with {config.accumulate} micro-batch(es) each. "
-            f"Give --batch-size a multiple of {shares}."
-        )
-
-
-def _open_masks(
-    roots: Sequence[str],
-    targets: Sequence[str],
-    config: TrainingConfig,
-    processes: Processes,
-    folder: RunFolder,
-) -> MaskBatches:
-    """Find the masks of the clips, and load all images with their masks."""
+    if config.objective != "motion-masks":
+        return open_pairs(find_clips(roots), config, processes)
     for given in targets:
         find_masked_images(given)  # What is missing is said now, not when masks have been found.
     if roots:
@@ -457,44 +434,25 @@ def _open_masks(
                 "with python -m amd_seg.training.motion_masks, and give their folder by --targets."
             )
         targets = [os.fspath(folder.targets), *targets]
-    loaded = [
-        load_masked_images(each, short_edge=config.short_edge, device=processes.device)
-        for each in targets
-    ]
     own = dataclasses.replace(
         config,
         batch_size=config.batch_size // processes.world_size,
-        # Each process draws on its own, from another seed. Far apart, so that neighbouring seeds
-        # of two runs share no stream.
+        # Each process draws on its own. Seeds far apart: neighbouring runs share no stream.
         seed=(config.seed + 1_000_003 * processes.rank) % SEEDS,
     )
-    return MaskBatches(loaded, own, processes.device)
-
-
-def _moving_channel(run: Run, known: int | None) -> int:
-    """Return the region that moves most, without labels; the known one if in doubt."""
-    assert isinstance(run.model, AMD)
-    choice = choose_object_channel(run.model, run.batches)
-    if known is not None:
-        choice = choice.unless_clear(known)
-    logger.info(
-        "The object is region %d. The regions move %s pixels against their frames.",
-        *(choice.channel, ", ".join(f"{pixels:.2g}" for pixels in choice.motion)),
-    )
-    return choice.channel
-
-
-def _require_same_shapes(start: AMD, model: AMD, source: str) -> None:
-    shapes = [
-        {name: value.shape for name, value in each.state_dict().items()} for each in (start, model)
+    device = processes.device
+    loaded = [
+        load_masked_images(each, short_edge=config.short_edge, device=device) for each in targets
     ]
-    if shapes[0] != shapes[1]:
-        differing = [
-            f"{name} {value!r} instead of {getattr(model.config, name)!r}"
-            for name, value in vars(start.config).items()
-            if value != getattr(model.config, name)
-        ]
+    return MaskBatches(loaded, own, device)
+
+
+def require_shareable(config: RunConfig, processes: Processes) -> None:
+    """Raise a ConfigError unless all processes get equal shares of a step."""
+    shares = config.accumulate * processes.world_size
+    if config.batch_size % shares:
         raise ConfigError(
-            f"The weights {source} are of another model: {', '.join(differing)}. "
-            "Train the same model, or start without --init."
+            f"batch_size={config.batch_size} cannot be shared equally by {processes.world_size} "
+            f"process(es) with {config.accumulate} micro-batch(es) each. "
+            f"Give --batch-size a multiple of {shares}."
         )

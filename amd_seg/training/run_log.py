@@ -8,7 +8,8 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Self
+from functools import partial
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -41,9 +42,6 @@ ROWS = 4
 """Of a sheet."""
 ERROR_GAIN = 3
 """An absolute difference of 1/3 is drawn white: errors that matter are far below 1."""
-PAIR_COLUMNS = ("frame i", "frame j", "regions of i", "flow", "j from i", "error x 3")
-MASK_COLUMNS = ("frame", "regions", "object", "mask")
-LABEL_COLUMNS = ("frame", "classes", "labels")
 PATIENCE = 200
 """Steps in a row that a collapse must last: a run passes through bad batches and bad starts."""
 
@@ -104,12 +102,9 @@ class RunLog:
                 f"Cannot write the log {self.folder.log}: {cause.strerror or cause}. "
                 "Free some space."
             ) from cause
-        self._on_curves(lambda: self._add_to_curves(line))
-
-    def _add_to_curves(self, line: Mapping[str, float]) -> None:
         for name, value in line.items():
             if name != "step" and self._curves is not None:
-                self._curves.add_scalar(name, value, line["step"])
+                self._on_curves(partial(self._curves.add_scalar, name, value, line["step"]))
 
     def _on_curves(self, work: Any) -> None:
         """Use TensorBoard; where it cannot write, curves end, and the run goes on."""
@@ -145,37 +140,26 @@ class RunLog:
             self._on_curves(self._curves.close)
 
 
-class Collapse(NamedTuple):
-    """A state from which a run does not come back."""
-
-    part: str
-    """The monitor that shows it."""
-    low: float
-    high: float
-    """The healthy range; on its ends and beyond the run counts as collapsed."""
-    what: str
-    advice: str
-
-
-# Far outside what a run that learns shows: reasoned, not measured on runs that were lost.
-COLLAPSES = (
-    Collapse(
-        *("largest_area", -1.0, 0.995, "all pixels are in one region"),
+# Monitor -> the healthy range, without its ends; what lies beyond; what helps. Far outside what a
+# run that learns shows: reasoned, not measured on runs that were lost.
+COLLAPSES = {
+    "largest_area": (
+        *(-1.0, 0.995, "all pixels are in one region"),
         "Start again with --set entropy_weight=0.1, or more --set regions",
     ),
-    Collapse(
-        *("visible", 0.05, 2.0, "the flow leaves the frame, so that nothing is visible"),
+    "visible": (
+        *(0.05, 2.0, "the flow leaves the frame, so that nothing is visible"),
         "Start again with a lower --learning-rate, --set gradient_clip=1 or --set warmup_steps=200",
     ),
-    Collapse(
-        *("entropy", 1e-3, 2.0, "the masks are saturated, so that no gradient reaches them"),
+    "entropy": (
+        *(1e-3, 2.0, "the masks are saturated, so that no gradient reaches them"),
         "Start again with --set entropy_weight=0.1 or a lower --learning-rate",
     ),
-    Collapse(
-        *("area", 5e-4, 0.995, "the object is everything or nothing"),
+    "area": (
+        *(5e-4, 0.995, "the object is everything or nothing"),
         "Look at the targets, or start again with a lower --learning-rate",
     ),
-)
+}
 
 
 class CollapseCheck:
@@ -191,17 +175,16 @@ class CollapseCheck:
         Raises:
             TrainingDivergedError: one has been out of its range for `patience` steps.
         """
-        for collapse in COLLAPSES:
-            value = parts.get(collapse.part)
-            if value is None or collapse.low < value < collapse.high:
-                self._counts[collapse.part] = 0
+        for name, (low, high, what, advice) in COLLAPSES.items():
+            value = parts.get(name)
+            if value is None or low < value < high:
+                self._counts[name] = 0
                 continue
-            self._counts[collapse.part] += 1
-            if self._counts[collapse.part] >= self.patience:
+            self._counts[name] += 1
+            if self._counts[name] >= self.patience:
                 raise TrainingDivergedError(
-                    f"Training collapsed: {collapse.what} ({collapse.part} {value:.4g} at step "
-                    f"{step}, for {self.patience} steps). {collapse.advice}; "
-                    "--set alarms=false goes on all the same."
+                    f"Training collapsed: {what} ({name} {value:.4g} at step {step}, for "
+                    f"{self.patience} steps). {advice}; --set alarms=false goes on all the same."
                 )
 
 
@@ -209,46 +192,39 @@ class CollapseCheck:
 def draw_sheet(
     model: Network, batch: PairBatch | MaskBatch | LabelBatch, object_channel: int = 0
 ) -> Image.Image:
-    """Draw what a model makes of the first pairs of a batch.
+    """Draw what a model makes of the first items of a batch, as an image of mode "RGB".
 
-    For a `PairBatch` the columns are PAIR_COLUMNS, for a `MaskBatch` MASK_COLUMNS, for a
-    `LabelBatch` LABEL_COLUMNS. The flow is a colour wheel: hue is its direction (red to the right,
-    then yellow, green, blue clockwise), white stands still, full colour is the longest of its
-    tile, whose length is written below. The bar under regions gives each its share of the frame,
-    region 0 first.
+    The bar under regions gives each its share of the frame, region 0 first. For the flow see
+    `flow_colours`.
 
     Args:
         model: its mode is kept.
         batch: on the model's device.
         object_channel: the region that is the object of a `MaskBatch`.
-
-    Returns:
-        An image of mode "RGB".
     """
     was_training = model.training
     model.eval()
-    headings, rows = _drawn(model, batch, object_channel)
+    headings: tuple[str, ...]
+    if isinstance(batch, LabelBatch):
+        assert isinstance(model, SemanticNetwork)
+        headings, rows = ("frame", "classes", "labels"), _label_rows(model, batch)
+    else:
+        assert isinstance(model, AMD)
+        if isinstance(batch, PairBatch):
+            headings = ("frame i", "frame j", "regions of i", "flow", "j from i", "error x 3")
+            rows = _pair_rows(model, batch)
+        else:
+            headings = ("frame", "regions", "object", "mask")
+            rows = _mask_rows(model, batch, object_channel)
     model.train(was_training)
     return tiled(headings, rows)
-
-
-def _drawn(
-    model: Network, batch: PairBatch | MaskBatch | LabelBatch, object_channel: int
-) -> tuple[tuple[str, ...], list[list[Tile]]]:
-    if isinstance(model, SemanticNetwork):
-        assert isinstance(batch, LabelBatch)
-        return LABEL_COLUMNS, _label_rows(model, batch)
-    assert not isinstance(batch, LabelBatch)
-    if isinstance(batch, PairBatch):
-        return PAIR_COLUMNS, _pair_rows(model, batch)
-    return MASK_COLUMNS, _mask_rows(model, batch, object_channel)
 
 
 def flow_colours(flow: NDArray[np.float32]) -> Pixels:
     """Return a flow (height, width, 2), in pixels, x first, as a colour wheel (height, width, 3).
 
-    Hue is the direction, saturation the length as a share of the longest; a flow shorter than a
-    hundredth of a pixel is white.
+    Hue is the direction (red to the right, then yellow, green, blue clockwise), saturation the
+    length as a share of the longest; a flow shorter than a hundredth of a pixel is white.
     """
     length = np.linalg.norm(flow, axis=-1)
     share = length / max(float(length.max()), 1e-2)
@@ -273,17 +249,16 @@ def _pair_rows(model: AMD, batch: PairBatch) -> list[list[Tile]]:
     longest = flow.norm(dim=1).amax(dim=(1, 2)).tolist()
     return [
         [
-            Tile(Image.fromarray(_bytes(view.source[row])), batch.names[row]),
-            Tile(Image.fromarray(_bytes(view.target[row]))),
+            _tile(view.source[row], batch.names[row]),
+            _tile(view.target[row]),
             _regions(_bytes(view.source[row]), masks[row]),
             Tile(
                 Image.fromarray(flow_colours(flow[row].float().permute(1, 2, 0).cpu().numpy())),
                 f"longest {longest[row]:.2g} px of {size[1]}",
             ),
-            Tile(Image.fromarray(_bytes(rebuilt[row]))),
-            Tile(
-                Image.fromarray(_bytes(ERROR_GAIN * error[row].expand(3, -1, -1))),
-                f"mean {error[row].mean().item():.3f}",
+            _tile(rebuilt[row]),
+            _tile(
+                ERROR_GAIN * error[row].expand(3, -1, -1), f"mean {error[row].mean().item():.3f}"
             ),
         ]
         for row in range(len(view.target))
@@ -293,24 +268,18 @@ def _pair_rows(model: AMD, batch: PairBatch) -> list[list[Tile]]:
 def _mask_rows(model: AMD, batch: MaskBatch, channel: int) -> list[list[Tile]]:
     frames = batch.frames[:ROWS]
     masks = F.interpolate(model.segment(frames), frames.shape[-2:], mode="bilinear").cpu().numpy()
-    rows = []
-    for frame, regions, target, name in zip(frames, masks, batch.masks, batch.names, strict=False):
-        pixels = _bytes(frame / 255)
-        rows.append(
-            [
-                Tile(Image.fromarray(pixels), name),
-                _regions(pixels, regions),
-                Tile(
-                    render_saliency(regions[channel]),
-                    f"{regions[channel].mean():.0%} of the frame",
-                ),
-                Tile(
-                    Image.fromarray(_bytes(target.expand(3, -1, -1) / 255)),
-                    f"{target.mean().item() / 255:.0%} of the frame",
-                ),
-            ]
+    share = "{:.0%} of the frame".format
+    return [
+        [
+            _tile(frame / 255, name),
+            _regions(_bytes(frame / 255), regions),
+            Tile(render_saliency(regions[channel]), share(regions[channel].mean())),
+            _tile(target.expand(3, -1, -1) / 255, share(target.mean().item() / 255)),
+        ]
+        for frame, regions, target, name in zip(
+            frames, masks, batch.masks, batch.names, strict=False
         )
-    return rows
+    ]
 
 
 def _regions(pixels: Pixels, masks: NDArray[np.float32]) -> Tile:
@@ -332,11 +301,15 @@ def _label_rows(model: SemanticNetwork, batch: LabelBatch) -> list[list[Tile]]:
     plain = Classes.of([str(label) for label in range(model.config.classes)])
     return [
         [
-            Tile(Image.fromarray(_bytes(frame / 255)), name),
+            _tile(frame / 255, name),
             *(Tile(indexed_image(m.byte().cpu().numpy(), plain)) for m in maps),
         ]
         for frame, *maps, name in zip(frames, classes, labels, batch.names, strict=False)
     ]
+
+
+def _tile(image: Tensor, caption: str = "") -> Tile:
+    return Tile(Image.fromarray(_bytes(image)), caption)
 
 
 def _bytes(image: Tensor) -> Pixels:
