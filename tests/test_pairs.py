@@ -290,5 +290,5 @@ def test_progress_is_told(clips: list[Clip], caplog: pytest.LogCaptureFixture) -
 
 def test_draws_name_their_clip_and_frames(stored: StoredPairs) -> None:
     draw: PairDraw = PairSchedule(stored.lengths).draw(1)[0]
-    [name] = stored[[draw]].names
+    _, [name], _ = stored[[draw]]
     assert name == f"{stored.clips[draw.clip].name}:{draw.first}-{draw.second}"

@@ -368,7 +368,7 @@ def _list_settings(ctx: click.Context, command: str, texts: tuple[str, ...]) -> 
         groups = (FINETUNE_PRESETS[preset](), SemanticConfig())
     click.echo(f"Settings, as preset {preset} has them:")
     for group in groups:
-        kind = type(group)
+        kind: type = type(group)
         for name, field in _fields(kind).items():
             allowed = get_args(field.type) if get_origin(field.type) is Literal else ()
             choices = f" ({', '.join(allowed)})" if allowed else ""

@@ -187,7 +187,6 @@ def require_memory(
     needed: float,
     device: "torch.device",
     *,
-    is_bound: bool = False,
     advice: str = "fewer clips, or --set frames=loader, which decodes as it goes",
 ) -> None:
     """Raise where frames of `needed` bytes do not fit the memory of a device.
@@ -195,7 +194,6 @@ def require_memory(
     The processes that torchrun starts on a machine without GPUs keep a copy each.
 
     Args:
-        is_bound: they may turn out to need less.
         advice: what helps beside a smaller short edge.
 
     Raises:
@@ -209,8 +207,7 @@ def require_memory(
     if copies > 1:
         whose, advice = f"{whose} by each of {copies} processes", f"fewer processes, {advice}"
     raise InputError(
-        f"The frames do not fit the memory of {device}: they need "
-        f"{'up to ' if is_bound else ''}{needed / GIB:.3g} GiB, "
+        f"The frames do not fit the memory of {device}: they need {needed / GIB:.3g} GiB, "
         f"{_SHARE_OF_FREE * free / copies / GIB:.3g} GiB {whose}. "
         f"Use a smaller short edge, {advice}."
     )
@@ -278,5 +275,5 @@ def _split_file(path: Path) -> Iterator[Clip]:
         place = base / folder
         if place.is_dir() and not all(Path(frame).suffix for frame in frames):
             known = {file.stem: file.name for file in list_frames(place)}
-            frames = [known.get(frame, frame) for frame in frames]  # noqa: PLW2901
+            frames = [known.get(frame, frame) for frame in frames]
         yield Clip(folder.rstrip("/"), place, tuple(frames))

@@ -47,14 +47,13 @@ class Chances(NamedTuple):
 class Crop:
     """Which part of a pair is seen, at which size.
 
+    Both frames of a pair have the same box, as in the released code.
+
     Attributes:
         size: (height, width) of what the network sees, in pixels.
         scale: least and largest side of the box, as a share of the largest box of this aspect
-            that fits the frame. The size that the frame is resized to before the crop is uniform:
-            (0.96, 1.0) is the published crop of 384 from a short edge uniform in 384..400.
+            in the frame; (0.96, 1.0) is the published crop of 384 from a short edge of 384..400.
         flip: mirror half of the pairs left to right.
-
-    Source: the released pipeline draws one ratio and one box for both frames.
     """
 
     size: tuple[int, int] = (384, 384)
@@ -149,9 +148,8 @@ def resize_together(
 ) -> Tensor:
     """Do what `resize_parts` says by two matrix products for all, on any device.
 
-    Resizing is linear and separable: each part has a matrix for its rows and one for its columns,
-    and mirroring turns the second one over. A GPU gets one copy a part and then ten kernels a
-    batch. Values are within one of `resize_each`'s, which rounds between the two directions.
+    Each part has a matrix for its rows and one for its columns. Values are within one of
+    `resize_each`'s, which rounds between the two directions.
     """
     device = parts[0].device
     heights, widths = ([part.shape[axis] for part in parts] for axis in (-2, -1))
@@ -170,8 +168,7 @@ def resize_together(
 def _weights(lengths: Sequence[int], target: int, device: torch.device) -> Tensor:
     """Return the share of each source pixel in each target pixel, (part, target, longest).
 
-    A triangle over the target pixel's place in the source, as wide as the pixel is there and at
-    least one pixel to each side, cut off at the part's end.
+    A triangle over the target pixel's place, one target or source pixel to each side.
     """
     ends = torch.tensor(lengths, device=device).view(-1, 1, 1)
     scale = ends / target

@@ -1,10 +1,9 @@
 """Training in several processes, started by torchrun: who is who, and what they agree on.
 
-What equals what: on GPUs N processes with a batch of B pairs in all take the steps that one process
-with B pairs takes, up to rounding and dropout (each process draws its own), when the visible share
-that divides the photometric error is the batch's (`shared_visibility`). As published it is each
-process's own: then the two differ as far as the visible shares of the processes do. BatchNorm's
-statistics are those of the whole batch on GPUs; on CPUs, each process's own.
+On GPUs N processes with B pairs in all take the steps of one process with B pairs, up to rounding
+and dropout, if `shared_visibility` is set. As published, each process divides the photometric error
+by its own visible share. BatchNorm's statistics are those of the whole batch on GPUs, and each
+process's own on CPUs.
 """
 
 import atexit
@@ -96,18 +95,34 @@ def joined_processes(device: str = "auto") -> Iterator[Processes]:
         say_which(device, place)
         yield Processes(place)
         return
-    place = _own_device(device)
+    place = resolve_device(device)
     if place.type == "cuda":
+        if device not in ("auto", "cuda"):
+            raise DeviceError(
+                f"Device {device} cannot be shared by {os.environ['WORLD_SIZE']} processes. "
+                "Give --device cuda: each process takes its own GPU."
+            )
+        own, there = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if own >= there:
+            raise DeviceError(
+                f"Process {own} of this node has no GPU: there are {there}. "
+                f"Give --nproc-per-node {there}."
+            )
+        place = torch.device("cuda", own)
         torch.cuda.set_device(place)
     dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
     # DDP's reference cycles keep the group alive after its end, until the interpreter goes down;
     # a thread of gloo's that then lets go of a tensor aborts the process.
     atexit.register(gc.collect)
+    library = logging.getLogger("amd_seg")
+    before = library.level
     try:
-        with _quiet_but_first(dist.get_rank()):
-            say_which(device, place)
-            yield Processes(place, dist.get_rank(), dist.get_world_size())
+        if dist.get_rank():
+            library.setLevel(logging.ERROR)  # What all processes notice is said once.
+        say_which(device, place)
+        yield Processes(place, dist.get_rank(), dist.get_world_size())
     finally:
+        library.setLevel(before)
         dist.destroy_process_group()
 
 
@@ -162,34 +177,3 @@ def local_gradients(objective: nn.Module, is_last: bool) -> AbstractContextManag
     if is_last or not isinstance(objective, DistributedDataParallel):
         return nullcontext()
     return objective.no_sync()
-
-
-def _own_device(name: str) -> torch.device:
-    place = resolve_device(name)
-    if place.type != "cuda":
-        return place
-    if name not in ("auto", "cuda"):
-        raise DeviceError(
-            f"Device {name} cannot be shared by {os.environ['WORLD_SIZE']} processes. "
-            "Give --device cuda: each process takes its own GPU."
-        )
-    own, there = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
-    if own >= there:
-        raise DeviceError(
-            f"Process {own} of this node has no GPU: there are {there}. "
-            f"Give --nproc-per-node {there}."
-        )
-    return torch.device("cuda", own)
-
-
-@contextmanager
-def _quiet_but_first(rank: int) -> Iterator[None]:
-    """Say what all processes notice once."""
-    library = logging.getLogger("amd_seg")
-    before = library.level
-    if rank:
-        library.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        library.setLevel(before)

@@ -56,8 +56,8 @@ class PairDraw(NamedTuple):
     chances: Chances
 
 
-# What a source gives for some draws: pairs (pair, 2, 3, height, width), uint8, RGB; their names; the
-# clips that turned out to be broken so far, with the reasons.
+# Of some draws: pairs (pair, 2, 3, height, width), uint8, RGB; their names; broken clips so far,
+# with the reasons.
 Fetched = tuple[Tensor, tuple[str, ...], dict[str, str]]
 
 
