@@ -495,6 +495,12 @@ def test_dispositions_languages_and_titles_of_tracks_are_kept(tmp_path: Path) ->
         assert [s.language for s in (*streams.audio, *streams.subtitles)] == [
             *("eng", "deu", "fra", "spa"),
         ]
+    with av.open(copy(open_video(CASES / "tracks.mp4"), tmp_path / "twin.mov")) as container:
+        streams = container.streams
+        assert [bool(s.disposition & default) for s in streams.audio] == [False, True]
+        assert [s.language for s in (*streams.audio, *streams.subtitles)] == [
+            *("eng", "ger", "fra", "spa"),  # As QuickTime calls German.
+        ]
     with av.open(twin) as source, av.open(tmp_path / "named.mkv", "w") as out:
         copies = [out.add_stream_from_template(source.streams[place]) for place in (0, 1)]
         copies[1].metadata["title"], copies[1].metadata["language"] = "Comments", "deu"

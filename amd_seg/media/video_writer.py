@@ -503,6 +503,14 @@ _ENCODERS = {".mp4": "aac", ".mov": "aac", ".mkv": "libopus", ".webm": "libopus"
 SAMPLE_RATE = 48_000
 BIT_RATE = 160_000
 
+# Of two codes of ISO 639-2 for a language, QuickTime files know one: else FFmpeg drops it.
+_QUICKTIME_LANGUAGES = {
+    "sqi": "alb", "hye": "arm", "eus": "baq", "mya": "bur", "zho": "chi",
+    "cze": "ces", "nld": "dut", "fre": "fra", "kat": "geo", "deu": "ger",
+    "ell": "gre", "isl": "ice", "mkd": "mac", "msa": "may", "fas": "per",
+    "rum": "ron", "slo": "slk", "bod": "tib", "cym": "wel",
+}  # fmt: skip
+
 # Packets of all streams, from the beginning of the file.
 _PACKETS_TRIED = 100
 
@@ -626,6 +634,9 @@ class _Track:
                 context.format, context.layout, context.sample_rate, context.frame_size
             )
         self._stream.metadata.update(stream.metadata)
+        if out.format.name == "mov" and stream.language is not None:
+            language = _QUICKTIME_LANGUAGES.get(stream.language, stream.language)
+            self._stream.metadata["language"] = language
         self._stream.disposition = stream.disposition
 
     def convert(self, packet: AnyPacket, shift: float) -> list[AnyPacket]:
