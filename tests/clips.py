@@ -13,6 +13,23 @@ from PIL import Image
 Pixels = NDArray[np.uint8]
 
 
+PATCHES = np.array(
+    [(200, 60, 50), (60, 160, 70), (50, 80, 190), (128,) * 3, (235,) * 3, (220, 180, 140)]
+)
+
+
+def pq_patches() -> NDArray[np.uint16]:
+    """A picture of 128x192 of the patches side by side: PQ, BT.2020, 16 bits, white at 203 nits."""
+    to_2020 = np.array(
+        [[0.6274, 0.3293, 0.0433], [0.0691, 0.9195, 0.0114], [0.0164, 0.0880, 0.8956]]
+    )
+    light = (PATCHES / 255) ** 2.4 @ to_2020.T * 203 / 10_000
+    power = light ** (2610 / 16384)
+    code = ((3424 / 4096 + 2413 / 128 * power) / (1 + 2392 / 128 * power)) ** (2523 / 32)
+    row = np.repeat(np.rint(code * 65535).astype(np.uint16), 32, axis=0)
+    return np.tile(row, (128, 1, 1))
+
+
 def moving_square(
     count: int = 8,
     *,

@@ -29,6 +29,7 @@ from amd_seg.media.images import (
     read_image,
     save_image,
 )
+from tests.clips import PATCHES, pq_patches
 
 WIDTH, HEIGHT = 24, 16
 COLOUR = (200, 100, 50)
@@ -377,6 +378,38 @@ def test_of_an_animation_it_is_said_that_the_first_frame_is_taken(
         read_image(two_frames(form))
     (message,) = caplog.messages
     assert "several frames, the first is taken" in message
+
+
+@pytest.mark.parametrize("suffix", [".avif", ".png"])
+@pytest.mark.parametrize("alpha", [False, True])
+def test_hdr_is_shown_as_bt709(suffix: str, alpha: bool, tmp_path: Path) -> None:
+    pixels = np.rint(pq_patches() / 257).astype(np.uint8)
+    clear = np.full((128, 192, 1), 255, np.uint8)
+    clear[:32] = 0
+    image = Image.fromarray(np.dstack((pixels, clear)) if alpha else pixels)
+    path = tmp_path / f"photo{suffix}"
+    options = {"quality": 100, "subsampling": "4:4:4"} if suffix == ".avif" else {}
+    image.save(path, **options)
+    data = path.read_bytes()
+    if suffix == ".avif":
+        # Primaries, transfer: from sRGB's to those of BT.2020 and PQ.
+        written = data.replace(b"colrnclx\0\x01\0\x0d", b"colrnclx\0\x09\0\x10")
+    else:
+        written = data[:33] + png_chunk(b"cICP", b"\x09\x10\0\x01") + data[33:]  # after IHDR
+    assert written != data
+    path.write_bytes(written)
+    for source in (path, written):
+        shown = read_image(source).pixels
+        # An AVIF is a code off here and there: 14 levels of what is dark.
+        far = np.abs(shown[64, 16::32].astype(int) - PATCHES)
+        assert far.max() <= (16 if suffix == ".avif" else 8)
+        assert far.mean() < 3
+        assert (np.abs(shown[16].astype(int) - 128).max() <= 1) == alpha
+    as_it_is = read_image(data).pixels
+    assert np.abs(as_it_is[64, 16::32].astype(int) - PATCHES).max() > 40
+    # With a profile of its own, or a map that makes it HDR, such a picture is none.
+    if suffix == ".avif":
+        np.testing.assert_array_equal(read_image(written + b"tmap").pixels, as_it_is)
 
 
 def test_sources_are_named(tmp_path: Path) -> None:

@@ -13,10 +13,13 @@ import pytest
 from PIL import Image
 
 from amd_seg.errors import InputError, MediaError
-from amd_seg.media.video import Frame, VideoReader, open_video, to_bt709
+from amd_seg.media.images import to_bt709
+from amd_seg.media.video import Frame, VideoReader, open_video
 from tests.clips import (
+    PATCHES,
     Pixels,
     moving_square,
+    pq_patches,
     truncate,
     write_clip,
     write_folder,
@@ -484,26 +487,14 @@ def test_stamps_that_repeat_are_frames_that_follow_each_other(tmp_path: Path) ->
     assert stamps[2:] == [0.2, 0.3, 0.4, 0.5]
 
 
-PATCHES = np.array(
-    [(200, 60, 50), (60, 160, 70), (50, 80, 190), (128,) * 3, (235,) * 3, (220, 180, 140)]
-)
-
-
 def patches(path: Path) -> Pixels:
     clip = open_video(path)
     return next(iter(clip)).pixels[64, 16::32].astype(int)
 
 
 def pq_clip(path: Path) -> Path:
-    """The patches as PQ, BT.2020, 10 bits, white at 203 nits."""
-    to_2020 = np.array(
-        [[0.6274, 0.3293, 0.0433], [0.0691, 0.9195, 0.0114], [0.0164, 0.0880, 0.8956]]
-    )
-    light = (PATCHES / 255) ** 2.4 @ to_2020.T * 203 / 10_000
-    power = light ** (2610 / 16384)
-    code = ((3424 / 4096 + 2413 / 128 * power) / (1 + 2392 / 128 * power)) ** (2523 / 32)
-    row = np.repeat(np.rint(code * 65535).astype(np.uint16), 32, axis=0)
-    frame = av.VideoFrame.from_ndarray(np.tile(row, (128, 1, 1)), format="rgb48le")
+    """The patches as PQ, BT.2020, 10 bits."""
+    frame = av.VideoFrame.from_ndarray(pq_patches(), format="rgb48le")
     with av.open(path, "w") as out:
         stream = out.add_stream("ffv1", rate=10)
         stream.width, stream.height, stream.pix_fmt = 192, 128, "yuv420p10le"

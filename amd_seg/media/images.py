@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import IO, Any, BinaryIO, TypeAlias
@@ -80,8 +81,8 @@ def read_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Photo:
     """Read a photo as upright RGB; safe to call from several threads.
 
     Every pixel type that Pillow reads becomes 8-bit RGB. 16-bit values are scaled, floats must lie
-    in 0..1, and transparent pixels are laid over mid grey (128). Of an animation the first frame
-    is taken, which is logged.
+    in 0..1, and transparent pixels are laid over mid grey (128). HDR of AVIF, HEIC and PNG files is
+    tone-mapped to BT.709. Of an animation the first frame is taken. The last two are logged.
 
     Args:
         source: a path, the bytes of an image file, a file open in binary mode, or a PIL image.
@@ -161,6 +162,10 @@ def _decode(image: Image.Image, name: str) -> Photo:
     profile = image.info.get("icc_profile")
     # A profile for CMYK or grey does not describe the RGB values that came out.
     is_for_rgb = isinstance(profile, bytes) and profile[16:20] == b"RGB "
+    # Nor does one for HDR describe what was tone-mapped.
+    if "hdr" in image.info:
+        logger.info("%s is HDR (%s): it is tone-mapped to BT.709.", name, image.info["hdr"][0])
+        is_for_rgb = False
     is_turned = max(before, exif_orientation(image)) in TURNED
     return Photo(pixels, profile if is_for_rgb else None, name, _resolution(image, is_turned))
 
@@ -201,6 +206,11 @@ _READERS: dict[str, tuple[bytes, type[ImageFile] | None]] = {
     "QOI": (rb"qoif", QoiImageFile),
 }
 
+# Where a file tells its primaries and its transfer function, and how far from its beginning.
+_NCLX = rb"colrnclx(..)(..)"
+_COLOURS = {"AVIF": _NCLX, "HEIC": _NCLX, "PNG": rb"\0\0\0\x04cICP(.)(.)"}
+_HEAD_BYTES = 1 << 16
+
 
 def open_image(stream: BinaryIO, name: str) -> ImageFile:
     """Read the header of an image; its pixels are not decoded yet.
@@ -215,7 +225,7 @@ def open_image(stream: BinaryIO, name: str) -> ImageFile:
     Raises:
         MediaError: empty, of no known format, or its header is damaged.
     """
-    head = stream.read(16)
+    head = stream.read(_HEAD_BYTES)
     if not head:
         raise MediaError(f"Cannot read {name}: it is empty. Copy or download it again.")
     formats = [key for key, (begin, _) in _READERS.items() if re.match(begin, head, re.S)]
@@ -227,10 +237,27 @@ def open_image(stream: BinaryIO, name: str) -> ImageFile:
         stream.seek(0)
         reader = _READERS[key][1] or _heic_reader(name)
         try:
-            return reader(stream)
+            image = reader(stream)
+            hdr = _hdr_of(head, key, image)
+            if hdr is not None:
+                image.info["hdr"] = hdr
+            return image
         except Exception as cause:  # Hostile bytes make a reader raise errors of any kind.
             failure = cause
     raise damaged(name, failure) from failure
+
+
+def _hdr_of(head: bytes, key: str, image: Image.Image) -> tuple[str, bool] | None:
+    """Return whether an image is "PQ" or "HLG", and whether its primaries are BT.2020's.
+
+    Source: ISO/IEC 14496-12, 12.1.5 (nclx), and PNG, third edition, 11.3.2.6 (cICP).
+    """
+    found = re.search(_COLOURS[key], head, re.S) if key in _COLOURS else None
+    # "tmap" tells how a picture that is no HDR itself would become HDR, by colours of its own.
+    if found is None or (key != "PNG" and ("icc_profile" in image.info or b"tmap" in head)):
+        return None
+    primaries, transfer = (int.from_bytes(value) for value in found.groups())
+    return (HDR[transfer], primaries == BT2020) if transfer in HDR else None
 
 
 def _heic_reader(name: str) -> type[ImageFile]:
@@ -383,13 +410,16 @@ def decode_upright(image: Image.Image, name: str) -> Pixels:
     # All but two orientations undo themselves.
     in_file_order = turned(upright, {6: 8, 8: 6}.get(orientation, orientation))
     tags = getattr(image, "tag_v2", {})
+    hdr = image.info.get("hdr")
     for rows in row_blocks(height, width):
         box = (0, rows.start, width, rows.stop)
         block = image.crop(box)
         if opacity is not None:
             block.putalpha(opacity.crop(box))
         try:
-            in_file_order[rows] = _rgb(block, clear, tags)
+            in_file_order[rows] = (
+                _tone_mapped(block, *hdr) if hdr is not None else _rgb(block, clear, tags)
+            )
         except InputError:
             raise
         except ValueError as cause:  # Pillow cannot convert the mode.
@@ -463,6 +493,14 @@ def _rgb(block: Image.Image, clear: Any, tags: Mapping[int, Any]) -> Pixels:
     return np.broadcast_to(grey[..., np.newaxis], (*grey.shape, 3))
 
 
+def _tone_mapped(block: Image.Image, hdr: str, is_bt2020: bool) -> Pixels:
+    rgba = block.convert("RGBA")
+    values = np.asarray(rgba.convert("RGB")).astype(np.uint16) * 257
+    shown = Image.fromarray(to_bt709(values, hdr, is_bt2020))
+    shown.putalpha(rgba.getchannel("A"))
+    return composite(shown)
+
+
 def composite(rgba: Image.Image) -> Pixels:
     """Return an image of mode "RGBA" laid over `BACKDROP`."""
     ground = Image.new("RGB", rgba.size, (BACKDROP, BACKDROP, BACKDROP))
@@ -524,6 +562,83 @@ def _require_edges(height: int, width: int) -> None:
         raise InputError(
             f"it is {width}x{height} pixels. Give an image of at least {MIN_EDGE}x{MIN_EDGE}."
         )
+
+
+# Colours
+
+BT2020 = 9
+HDR: dict[int, str] = {16: "PQ", 18: "HLG"}
+"""FFmpeg's number of a transfer function -> its name."""
+
+WHITE = 203.0
+"""Nits of HDR's reference white, which becomes white in BT.709. Source: BT.2408."""
+
+KNEE = 0.75
+"""Light, as a share of `WHITE`, up to which nothing is compressed."""
+
+
+def to_bt709(pixels: NDArray[np.uint16], hdr: str | None, is_bt2020: bool) -> Pixels:
+    """Tone-map RGB of 16 bits to what a BT.709 screen shows.
+
+    Light is brought to BT.709's primaries and divided by `WHITE`. Up to `KNEE` it stays, and above
+    that it is x = KNEE + (1 - KNEE) u / (1 + u) with u = (x - KNEE) / (1 - KNEE), which comes
+    near 1 without reaching it. It is encoded by the power 1 / 2.4 (BT.1886).
+
+    Args:
+        pixels: (height, width, 3), in the file's own transfer function.
+        hdr: "HLG" (shown at 1000 nits), "PQ", or None for a power of 2.4.
+        is_bt2020: the primaries are BT.2020's; else they are taken for BT.709's.
+
+    Source: BT.2100 (HLG, PQ), BT.2087 (primaries).
+    """
+    shown = np.empty(pixels.shape, np.uint8)
+    light_of, shown_of = _light_table(hdr), _shown_table(hdr)
+    brightest = _BRIGHTEST * light_of[-1]
+    for rows in row_blocks(*pixels.shape[:2]):
+        light = light_of[pixels[rows]]
+        if is_bt2020:
+            light = light @ _BT2020_TO_BT709.T
+        # By the root, for the table to be fine where it is dark; powers take eight times as long.
+        places = 65535 * np.sqrt(np.clip(light / brightest, 0, 1))
+        shown[rows] = shown_of[places.astype(np.uint16)]
+    return shown
+
+
+# Above what the change of primaries makes of the brightest light.
+_BRIGHTEST = 1.7
+
+_BT2020_TO_BT709 = np.array(
+    [[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]], np.float32
+)
+
+
+@cache
+def _light_table(hdr: str | None) -> NDArray[np.float32]:
+    """Return the light of each value of 16 bits, in shares of `WHITE`."""
+    value = np.arange(65536) / 65535
+    if hdr == "HLG":
+        a, b, c = 0.17883277, 0.28466892, 0.55991073
+        scene = np.where(value <= 0.5, value**2 / 3, (np.exp((value - c) / a) + b) / 12)
+        # BT.2100 takes the power of the luminance; of each channel it keeps more of the colour.
+        light = 1000 / WHITE * scene**1.2
+    elif hdr == "PQ":
+        m1, m2 = 2610 / 16384, 2523 / 32
+        c1, c2, c3 = 3424 / 4096, 2413 / 128, 2392 / 128
+        power = value ** (1 / m2)
+        light = 10_000 / WHITE * (np.maximum(power - c1, 0) / (c2 - c3 * power)) ** (1 / m1)
+    else:
+        light = value**2.4
+    return light.astype(np.float32)
+
+
+@cache
+def _shown_table(hdr: str | None) -> Pixels:
+    """Return what is shown of light, by 65536 roots of its share of the brightest."""
+    light = (np.arange(65536) / 65535) ** 2 * _BRIGHTEST * float(_light_table(hdr)[-1])
+    if hdr is not None:
+        above = np.maximum(light - KNEE, 0) / (1 - KNEE)
+        light = np.where(light > KNEE, KNEE + (1 - KNEE) * above / (1 + above), light)
+    return np.rint(255 * np.clip(light, 0, 1) ** (1 / 2.4)).astype(np.uint8)
 
 
 # Files out

@@ -16,7 +16,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cache, cached_property, partial
+from functools import cached_property, partial
 from itertools import chain
 from os import PathLike, fspath
 from pathlib import Path
@@ -39,6 +39,8 @@ from PIL import Image
 from amd_seg.errors import InputError, MediaError
 from amd_seg.media.files import natural_key
 from amd_seg.media.images import (
+    BT2020,
+    HDR,
     MAX_FRAME_PIXELS,
     TURNED,
     Pixels,
@@ -47,7 +49,7 @@ from amd_seg.media.images import (
     decode_upright,
     opened,
     require_at_most,
-    row_blocks,
+    to_bt709,
     turned,
     upright_size,
 )
@@ -292,6 +294,7 @@ class AnimatedImage(FrameReader):
         self.frame_count, self.time_base = span.count(self._frames), Fraction(1, 1000)
         with opened(path, max_pixels=MAX_FRAME_PIXELS) as image:
             self.width, self.height = shrunk_size(*upright_size(image), short_edge)
+            self.hdr = image.info.get("hdr", (None,))[0]
 
     def read(self, span: Span) -> Iterator[Frame]:
         """Yield the frames of `span`, whatever span the reader was made for."""
@@ -405,7 +408,7 @@ class VideoReader(FrameReader):
         is_turned = self.orientation in TURNED
         upright = (first.height, first.width) if is_turned else (first.width, first.height)
         self.pixel_aspect = 1 / aspect if is_turned else aspect
-        self.hdr = _HDR.get(first.color_trc)
+        self.hdr = HDR.get(first.color_trc)
         self.width, self.height = shrunk_size(*upright, short_edge)
 
     def read(self, span: Span) -> Iterator[Frame]:
@@ -526,7 +529,7 @@ class VideoReader(FrameReader):
         width, height = self.width, self.height
         if self.orientation in TURNED:
             width, height = height, width
-        is_wide = frame.color_trc in _HDR or frame.color_primaries == _BT2020
+        is_wide = frame.color_trc in HDR or frame.color_primaries == BT2020
         layout = "rgb48le" if is_wide else "rgba" if _has_alpha(frame) else "rgb24"
         # FFmpeg widens this kernel when it shrinks: stripes of one pixel come out even, as they do
         # not with its AREA. One thread: more of them cost three times what they save.
@@ -540,7 +543,7 @@ class VideoReader(FrameReader):
             threads=1,
         ).to_ndarray()
         if is_wide:
-            pixels = to_bt709(pixels, _HDR.get(frame.color_trc), frame.color_primaries == _BT2020)
+            pixels = to_bt709(pixels, HDR.get(frame.color_trc), frame.color_primaries == BT2020)
         elif layout == "rgba":
             pixels = composite(Image.fromarray(pixels))
         return np.ascontiguousarray(turned(pixels.astype(np.uint8, copy=False), self.orientation))
@@ -722,83 +725,6 @@ def _orientation(frame: VideoFrame) -> int:
     if abs(a) + abs(d) >= abs(b) + abs(c):
         return (1, 2, 4, 3)[(a < 0) + 2 * (d < 0)]
     return (5, 6, 8, 7)[(c < 0) + 2 * (b < 0)]
-
-
-# Colours
-
-_BT2020 = 9
-_HDR: dict[int, str] = {16: "PQ", 18: "HLG"}
-"""FFmpeg's number of a transfer function -> its name."""
-
-WHITE = 203.0
-"""Nits of HDR's reference white, which becomes white in BT.709. Source: BT.2408."""
-
-KNEE = 0.75
-"""Light, as a share of `WHITE`, up to which nothing is compressed."""
-
-
-def to_bt709(pixels: NDArray[np.uint16], hdr: str | None, is_bt2020: bool) -> Pixels:
-    """Tone-map RGB of 16 bits to what a BT.709 screen shows.
-
-    Light is brought to BT.709's primaries and divided by `WHITE`. Up to `KNEE` it stays, and above
-    that it is x = KNEE + (1 - KNEE) u / (1 + u) with u = (x - KNEE) / (1 - KNEE), which comes
-    near 1 without reaching it. It is encoded by the power 1 / 2.4 (BT.1886).
-
-    Args:
-        pixels: (height, width, 3), in the clip's own transfer function.
-        hdr: "HLG" (shown at 1000 nits), "PQ", or None for a power of 2.4.
-        is_bt2020: the primaries are BT.2020's; else they are taken for BT.709's.
-
-    Source: BT.2100 (HLG, PQ), BT.2087 (primaries).
-    """
-    shown = np.empty(pixels.shape, np.uint8)
-    light_of, shown_of = _light_table(hdr), _shown_table(hdr)
-    brightest = _BRIGHTEST * light_of[-1]
-    for rows in row_blocks(*pixels.shape[:2]):
-        light = light_of[pixels[rows]]
-        if is_bt2020:
-            light = light @ _BT2020_TO_BT709.T
-        # By the root, for the table to be fine where it is dark; powers take eight times as long.
-        places = 65535 * np.sqrt(np.clip(light / brightest, 0, 1))
-        shown[rows] = shown_of[places.astype(np.uint16)]
-    return shown
-
-
-# Above what the change of primaries makes of the brightest light.
-_BRIGHTEST = 1.7
-
-_BT2020_TO_BT709 = np.array(
-    [[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]], np.float32
-)
-
-
-@cache
-def _light_table(hdr: str | None) -> NDArray[np.float32]:
-    """Return the light of each value of 16 bits, in shares of `WHITE`."""
-    value = np.arange(65536) / 65535
-    if hdr == "HLG":
-        a, b, c = 0.17883277, 0.28466892, 0.55991073
-        scene = np.where(value <= 0.5, value**2 / 3, (np.exp((value - c) / a) + b) / 12)
-        # BT.2100 takes the power of the luminance; of each channel it keeps more of the colour.
-        light = 1000 / WHITE * scene**1.2
-    elif hdr == "PQ":
-        m1, m2 = 2610 / 16384, 2523 / 32
-        c1, c2, c3 = 3424 / 4096, 2413 / 128, 2392 / 128
-        power = value ** (1 / m2)
-        light = 10_000 / WHITE * (np.maximum(power - c1, 0) / (c2 - c3 * power)) ** (1 / m1)
-    else:
-        light = value**2.4
-    return light.astype(np.float32)
-
-
-@cache
-def _shown_table(hdr: str | None) -> Pixels:
-    """Return what is shown of light, by 65536 roots of its share of the brightest."""
-    light = (np.arange(65536) / 65535) ** 2 * _BRIGHTEST * float(_light_table(hdr)[-1])
-    if hdr is not None:
-        above = np.maximum(light - KNEE, 0) / (1 - KNEE)
-        light = np.where(light > KNEE, KNEE + (1 - KNEE) * above / (1 + above), light)
-    return np.rint(255 * np.clip(light, 0, 1) ** (1 / 2.4)).astype(np.uint8)
 
 
 def _has_alpha(frame: VideoFrame) -> bool:
