@@ -11,7 +11,6 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from amd_seg.errors import InputError
 from amd_seg.model.config import AppearanceConfig, Padding, SemanticConfig
@@ -110,17 +109,10 @@ def shortcut(inputs: int, outputs: int, stride: int, padding: Padding) -> nn.Mod
 
 
 class ResNet(nn.Module):
-    """A ResNet, of output stride 8 with dilated last stages, or of stride 32.
-
-    Attributes:
-        is_checkpointed: compute the insides of stages again in the backward pass instead of
-            keeping them: less memory, a third more time. BatchNorm in training mode then moves
-            its running statistics twice a step.
-    """
+    """A ResNet, of output stride 8 with dilated last stages, or of stride 32."""
 
     def __init__(self, config: AppearanceConfig) -> None:
         super().__init__()
-        self.is_checkpointed = False
         block = Bottleneck if config.backbone == "resnet50" else BasicBlock
         widths, counts = config.stage_widths, BLOCKS[config.backbone]
         self.conv1 = convolution(3, widths[0], 7, stride=2, padding=config.padding)
@@ -150,11 +142,7 @@ class ResNet(nn.Module):
         yield features
         features = F.max_pool2d(features, 3, stride=2, padding=1)
         for name in ("layer1", "layer2", "layer3", "layer4"):
-            stage = self.get_submodule(name)
-            if self.is_checkpointed and torch.is_grad_enabled():
-                features = checkpoint(stage, features, use_reentrant=False)
-            else:
-                features = stage(features)
+            features = self.get_submodule(name)(features)
             yield features
 
     def forward(self, frames: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -65,17 +65,16 @@ class AdaptationReport:
         objective: which one was minimised.
         losses: of each step taken.
         loss_before, loss_after: the mean loss of the released and of the adapted weights on
-            `held_out` pairs, or frames, that were not learned from. Where that number is 0 the
-            clip is too short, and the loss is that of what was learned from.
-        held_out: how many.
+            `held_out` pairs or frames that were not learned from; of a clip too short for that,
+            on those that were.
         examples: pairs, or frames with a mask, that were learned from.
         is_adapted: whether the adapted weights are kept.
-        reason: why the released weights are kept, in words; empty where they are not.
+        reason: why the released weights are kept; empty where they are not.
         channel: the object channel.
         margin: how much more the object moves than any other region, as a share of that one's
             motion; below 0 where another one moves more and the known channel was trusted.
         evidence: how clear the clip's motion is, 0..1 (objective motion-masks, else None).
-        seconds: "frames", "examples", "steps" and "checks": wall-clock time of each part.
+        seconds: wall-clock time of "frames", "examples", "steps" and "checks".
     """
 
     objective: str
@@ -108,13 +107,17 @@ class Adaptation:
     report: AdaptationReport
 
 
+Objective = Callable[[AMD], nn.Module]
+Batches = Callable[[TrainingConfig], Iterator[Any]]
+"""The stream of micro-batches for these settings."""
+
+
 @dataclass(frozen=True)
 class _Examples:
     """What a model learns from one clip."""
 
-    objective: Callable[[AMD], nn.Module]
-    batches: Callable[[TrainingConfig], Iterator[Any]]
-    """The stream of micro-batches for these settings."""
+    objective: Objective
+    batches: Batches
     checks: Sequence[Any]
     """Batches whose loss is compared before and after the steps."""
     count: int
@@ -155,8 +158,9 @@ def adapt(
         TrainingDivergedError: the loss is not finite.
     """
     config = config or AdaptationConfig()
+    device = model.mean.device
     if config.precision == "auto":
-        config = replace(config, precision=fastest_precision(model.mean.device))
+        config = replace(config, precision=fastest_precision(device))
     if certain is not None:
         if config.objective != "motion-masks":
             raise InputError(
@@ -164,9 +168,16 @@ def adapt(
                 "Take motion-masks, or drop the clicks."
             )
         config = replace(config, guard=False)
-    _check_channel(channel, weights)
+    regions = weights.model.regions
+    if channel is not None and not 0 <= channel < regions:
+        raise InputError(
+            f"channel is {channel}, but {weights.name or 'the model'} has {regions} regions. "
+            f"Give 0 to {regions - 1}."
+        )
     seconds: dict[str, float] = {}
-    with _own_randomness(config.seed, model.mean.device):
+    # The generators outside stay as they were.
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(config.seed)
         with _timed(seconds, "frames"):
             frames = gather_frames(clip, config, short_edge=config.frame_size(weights.input_size))
         training = config.training(frames.crop_size(config.learning_size(weights.input_size)))
@@ -177,13 +188,15 @@ def adapt(
                 examples = _pairs(model, weights, frames, config, training, channel)
         with _timed(seconds, "checks"):
             student, losses = copy.deepcopy(model), tuple[float, ...]()
-            before = _mean_loss(_objective(student, examples, config), examples.checks, config)
+            before = _mean_loss(examples.objective(student), examples.checks, config)
         with _timed(seconds, "steps"):
             is_moving = examples.evidence is None or examples.evidence >= LEAST_EVIDENCE
             if is_moving or not config.guard:
-                student, losses = _learn(model, examples, config, training, on_step)
+                student, losses = _learn(
+                    model, examples.objective, examples.batches, config, training, on_step
+                )
         with _timed(seconds, "checks"):
-            after = _mean_loss(_objective(student, examples, config), examples.checks, config)
+            after = _mean_loss(examples.objective(student), examples.checks, config)
             reason = _fault(examples, losses, before, after) if config.guard else ""
             kept = copy.deepcopy(model).eval() if reason else student
             size = weights.input_size if reason else config.adapted_size(weights.input_size)
@@ -227,59 +240,37 @@ def _masks(
     motion = find_motion(clip, most=config.targets)
     pixels = torch.from_numpy(motion.frames).permute(0, 3, 1, 2).contiguous()
 
+    def objective(student: AMD) -> nn.Module:
+        return _with_statistics(MotionMaskObjective(student, taught), config)
+
     def regions_by(seeing: AMD, size: int) -> NDArray[np.float32]:
         return flip_averaged_regions(seeing, pixels, size=size, precision=config.precision).numpy()
 
-    seeing, size = model, weights.input_size
-    if certain is not None:
-        seeing, size = _shown(model, weights, certain, config, training, taught)
+    seeing, size, sure = model, weights.input_size, [] if certain is None else [certain]
+    if sure:
+        # A copy first learns which object is meant, from the certain masks alone.
+        first = replace(training, steps=max(1, round(SHOWING_SHARE * config.steps)))
+        seeing, _ = _learn(
+            model, objective, lambda each: MaskBatches([sure], each, device), config, first, None
+        )
+        size = config.adapted_size(size)
     masks = agreed_masks(motion, regions_by(seeing, size)[:, taught], clip.source)
     rows = range(len(masks.labels))
     held_out = [row for row in rows if row % HELD_OUT_EVERY == HELD_OUT_EVERY // 2]
     learned = masks.part([row for row in rows if row not in held_out])
     aside = replace(training, seed=config.seed + 1)
     checks = MaskBatches([[masks.part(held_out) if held_out else learned]], aside, device)
-
-    def choose(kept: AMD, input_size: int) -> ChannelChoice:
-        return ChannelChoice(taught, moving_share(regions_by(kept, input_size), motion))
-
     return _Examples(
-        objective=lambda student: MotionMaskObjective(student, taught),
-        batches=lambda settings: MaskBatches(
-            [[learned], [] if certain is None else [certain]], settings, device
-        ),
+        objective=objective,
+        batches=lambda settings: MaskBatches([[learned], sure], settings, device),
         checks=[next(checks) for _ in range(CHECKS)],
         count=len(learned.labels),
         held_out=len(held_out),
-        choose=choose,
+        choose=lambda kept, size: ChannelChoice(
+            taught, moving_share(regions_by(kept, size), motion)
+        ),
         evidence=float(motion.confidence.mean()),
     )
-
-
-def _shown(
-    model: AMD,
-    weights: WeightsConfig,
-    certain: MaskedClip,
-    config: AdaptationConfig,
-    training: TrainingConfig,
-    taught: int,
-) -> tuple[AMD, int]:
-    """Teach a copy of the model the object that is meant, from its certain masks alone.
-
-    Returns:
-        The copy and its input size.
-    """
-    settings = replace(training, steps=max(1, round(SHOWING_SHARE * config.steps)))
-    examples = _Examples(
-        objective=lambda student: MotionMaskObjective(student, taught),
-        batches=lambda settings: MaskBatches([[certain]], settings, model.mean.device),
-        checks=(),
-        count=len(certain.labels),
-        held_out=0,
-        choose=lambda kept, size: ChannelChoice(taught, ()),
-    )
-    student, _ = _learn(model, examples, config, settings, None)
-    return student, config.adapted_size(weights.input_size)
 
 
 def moving_share(regions: NDArray[np.float32], motion: MotionEvidence) -> tuple[float, ...]:
@@ -311,7 +302,21 @@ def _pairs(
     learned, held_out = pairs_of(clip.chunks, config.gap_at(clip.frame_rate))
 
     def stream(pairs: Sequence[Pair], settings: TrainingConfig, seed: int) -> Iterator[PairBatch]:
-        return _pair_batches(clip.chunks, pairs, settings, model.mean.device, seed)
+        """Yield batches without end; all draws follow from the seed."""
+        crop = Crop(size=settings.crop, scale=settings.scale, flip=settings.flip)
+        count = settings.batch_size // settings.accumulate
+        generator = torch.Generator().manual_seed(seed)
+        while True:
+            chosen = torch.randint(len(pairs), (count,), generator=generator).tolist()
+            chances = torch.rand(count, 4, generator=generator).tolist()
+            frames, names = [], []
+            for place, *both in (pairs[item] for item in chosen):
+                numbers, pixels = clip.chunks[place]
+                part = torch.from_numpy(pixels[both]).permute(0, 3, 1, 2)
+                frames.append(part.to(model.mean.device))
+                names.append("frames {}-{}".format(*(numbers[row] for row in both)))
+            cut = crop(frames, [Chances(*row) for row in chances])
+            yield PairBatch(cut[:, 0], cut[:, 1], tuple(names))
 
     checks = stream(held_out or learned, training, config.seed + 1)
     looked_at = stream(learned + held_out, training, config.seed + 2)
@@ -323,7 +328,7 @@ def _pairs(
         return choice.unless_clear(weights.object_channel, lead=CLEAR_LEAD)
 
     return _Examples(
-        objective=lambda student: PhotometricObjective(student, training),
+        objective=lambda student: _with_statistics(PhotometricObjective(student, training), config),
         batches=lambda settings: stream(learned, settings, config.seed),
         checks=[next(checks) for _ in range(CHECKS)],
         count=len(learned),
@@ -335,8 +340,7 @@ def _pairs(
 def pairs_of(chunks: Sequence[FrameChunk], max_gap: int) -> tuple[list[Pair], list[Pair]]:
     """Return the pairs to learn from and those that are held out, 1 to `max_gap` frames apart.
 
-    Of a clip with so few pairs that none would be left to learn from, or none is due, nothing is
-    held out.
+    Nothing is held out of a clip so short that none would be left to learn from.
     """
     pairs = [
         (place, first, first + gap)
@@ -352,83 +356,49 @@ def pairs_of(chunks: Sequence[FrameChunk], max_gap: int) -> tuple[list[Pair], li
     return (learned, held_out) if learned else (pairs, [])
 
 
-def _pair_batches(
-    chunks: Sequence[FrameChunk],
-    pairs: Sequence[Pair],
-    settings: TrainingConfig,
-    device: torch.device,
-    seed: int,
-) -> Iterator[PairBatch]:
-    """Yield batches of pairs without end; all draws follow from the seed."""
-    crop = Crop(size=settings.crop, scale=settings.scale, flip=settings.flip)
-    count = settings.batch_size // settings.accumulate
-    generator = torch.Generator().manual_seed(seed)
-    while True:
-        chosen = torch.randint(len(pairs), (count,), generator=generator).tolist()
-        chances = torch.rand(count, 4, generator=generator).tolist()
-        frames, names = [], []
-        for item in chosen:
-            place, *both = pairs[item]
-            chunk = chunks[place]
-            frames.append(torch.from_numpy(chunk.frames[both]).permute(0, 3, 1, 2).to(device))
-            names.append("frames {}-{}".format(*(chunk.numbers[row] for row in both)))
-        cut = crop(frames, [Chances(*row) for row in chances])
-        yield PairBatch(cut[:, 0], cut[:, 1], tuple(names))
-
-
 def _learn(
     model: AMD,
-    examples: _Examples,
+    objective: Objective,
+    batches: Batches,
     config: AdaptationConfig,
     training: TrainingConfig,
     on_step: OnStep | None,
 ) -> tuple[AMD, tuple[float, ...]]:
     """Take the steps on a copy of the model, and return it with the loss of each step.
 
-    Where the device runs out of memory, all begins anew in micro-batches half as large.
+    Where the device runs out of memory, all begins anew in smaller micro-batches.
 
     Raises:
         DeviceError: a micro-batch of one does not fit.
     """
-    shares = [n for n in range(1, training.batch_size + 1) if training.batch_size % n == 0]
-    for accumulate in shares:
+    for accumulate in range(1, training.batch_size + 1):
+        if training.batch_size % accumulate:
+            continue
         student = copy.deepcopy(model).requires_grad_(True)
         settings = replace(training, accumulate=accumulate)
+        losses: list[float] = []
+
+        def after_step(report: loop.StepReport, losses: list[float] = losses) -> None:
+            losses.append(report.parts["loss"])
+            if on_step is not None:
+                on_step(report)
+
         try:
-            losses = _steps(student, examples, config, settings, on_step)
+            state = loop.start(objective(student), settings)
+            loop.optimize(state, batches(settings), settings, on_step=after_step)
+        except loop.StopTraining:
+            logger.info("Stopped after %d of %d steps.", state.step, settings.steps)
         except torch.OutOfMemoryError:
             logger.info("A step does not fit the memory in %d micro-batch(es).", accumulate)
             continue
         if config.blend < 1:
             states = student.state_dict(), model.state_dict()
             student.load_state_dict(mean_state(states, (config.blend, 1 - config.blend)))
-        return student.eval().requires_grad_(False), losses
+        return student.eval().requires_grad_(False), tuple(losses)
     raise DeviceError(
         f"A step does not fit the memory of {model.mean.device}, not even with one crop of "
         f"{training.crop[0]}x{training.crop[1]} at a time. Free memory, or take smaller weights."
     )
-
-
-def _steps(
-    student: AMD,
-    examples: _Examples,
-    config: AdaptationConfig,
-    settings: TrainingConfig,
-    on_step: OnStep | None,
-) -> tuple[float, ...]:
-    losses: list[float] = []
-
-    def after_step(report: loop.StepReport) -> None:
-        losses.append(report.parts["loss"])
-        if on_step is not None:
-            on_step(report)
-
-    state = loop.start(_objective(student, examples, config), settings)
-    try:
-        loop.optimize(state, examples.batches(settings), settings, on_step=after_step)
-    except loop.StopTraining:
-        logger.info("Stopped after %d of %d steps.", state.step, settings.steps)
-    return tuple(losses)
 
 
 def _fault(examples: _Examples, losses: tuple[float, ...], before: float, after: float) -> str:
@@ -445,44 +415,33 @@ def _fault(examples: _Examples, losses: tuple[float, ...], before: float, after:
 def mean_state(
     states: Sequence[Mapping[str, Tensor]], shares: Sequence[float]
 ) -> dict[str, Tensor]:
-    """Average state dicts of one model.
-
-    Whole numbers, by which BatchNorm counts its batches, are the first's.
+    """Average state dicts of one model; whole numbers (BatchNorm's counts) are the first's.
 
     Args:
         states: with the same names and shapes.
         shares: how much each counts, in any unit.
     """
-
-    def mean(name: str, first: Tensor) -> Tensor:
-        if not first.is_floating_point():
-            return first
-        parts = [state[name] * share for state, share in zip(states, shares, strict=True)]
-        return torch.stack(parts).sum(dim=0) / sum(shares)
-
-    return {name: mean(name, first) for name, first in states[0].items()}
+    mean = dict(states[0])
+    for name, first in mean.items():
+        if first.is_floating_point():
+            parts = [state[name] * share for state, share in zip(states, shares, strict=True)]
+            mean[name] = torch.stack(parts).sum(dim=0) / sum(shares)
+    return mean
 
 
 class FrozenBatchNorm(nn.Module):
     """An objective whose BatchNorm and dropout stay as in use while the rest is trained."""
 
-    def __init__(self, objective: nn.Module) -> None:
+    def __init__(self, objective: MotionMaskObjective | PhotometricObjective) -> None:
         super().__init__()
-        self.objective = objective
+        self.objective, self.model = objective, objective.model
 
-    @property
-    def model(self) -> nn.Module:
-        """The model that the steps change."""
-        model = self.objective.model
-        assert isinstance(model, nn.Module)
-        return model
-
-    def forward(self, batch: Any, progress: float = 0.0, step: int = 0) -> dict[str, Tensor]:
+    def forward(self, *arguments: Any) -> dict[str, Tensor]:
         """Score a batch."""
-        parts: dict[str, Tensor] = self.objective(batch, progress, step)
+        parts: dict[str, Tensor] = self.objective(*arguments)
         return parts
 
-    def train(self, mode: bool = True) -> "FrozenBatchNorm":
+    def train(self, mode: bool = True) -> Self:
         """Set the mode of all other parts."""
         super().train(mode)
         for module in self.modules():
@@ -491,8 +450,9 @@ class FrozenBatchNorm(nn.Module):
         return self
 
 
-def _objective(model: AMD, examples: _Examples, config: AdaptationConfig) -> nn.Module:
-    objective = examples.objective(model)
+def _with_statistics(
+    objective: MotionMaskObjective | PhotometricObjective, config: AdaptationConfig
+) -> nn.Module:
     return FrozenBatchNorm(objective) if config.frozen_statistics else objective
 
 
@@ -505,24 +465,6 @@ def _mean_loss(objective: nn.Module, batches: Sequence[Any], config: AdaptationC
     with torch.autocast(device.type, dtype=dtype, enabled=dtype is not torch.float32):
         losses: list[float] = [objective(batch, 1.0, 0)["loss"].item() for batch in batches]
     return sum(losses) / len(losses)
-
-
-def _check_channel(channel: int | None, weights: WeightsConfig) -> None:
-    regions = weights.model.regions
-    if channel is not None and not 0 <= channel < regions:
-        raise InputError(
-            f"channel is {channel}, but {weights.name or 'the model'} has {regions} regions. "
-            f"Give 0 to {regions - 1}."
-        )
-
-
-@contextmanager
-def _own_randomness(seed: int, device: torch.device) -> Iterator[None]:
-    """Draw from generators of a seed inside, and leave those outside as they were."""
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices):
-        torch.manual_seed(seed)
-        yield
 
 
 @contextmanager
