@@ -179,18 +179,10 @@ class Module:
         driver, _ = _bindings()
         # The driver reads the structure before this returns: it need not outlive the call.
         pointers = (ctypes.c_void_p * 1)(ctypes.addressof(arguments))
-        shared_bytes, extra = 0, 0
+        block, shared_bytes, extra = (threads, 1, 1), 0, 0
+        rest = (shared_bytes, stream, ctypes.addressof(pointers), extra)
         with _current(self._context):
-            _call(
-                driver.cuLaunchKernel,
-                self._functions[name],
-                *grid,
-                *(threads, 1, 1),
-                shared_bytes,
-                stream,
-                ctypes.addressof(pointers),
-                extra,
-            )
+            _call(driver.cuLaunchKernel, self._functions[name], *grid, *block, *rest)
 
 
 def load(source: Path, defines: Mapping[str, int], names: Sequence[str], index: int) -> Module:
@@ -202,14 +194,14 @@ def load(source: Path, defines: Mapping[str, int], names: Sequence[str], index: 
     driver, _ = _bindings()
     _call(driver.cuInit, 0)
     device, kinds = _call(driver.cuDeviceGet, index), driver.CUdevice_attribute
-    capability = (
-        _call(
-            driver.cuDeviceGetAttribute, kinds.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, device
-        ),
-        _call(
-            driver.cuDeviceGetAttribute, kinds.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, device
-        ),
+    major, minor = (
+        _call(driver.cuDeviceGetAttribute, kind, device)
+        for kind in (
+            kinds.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR,
+            kinds.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
+        )
     )
+    capability = major, minor
     kept = kept_file(source, defines, capability)
     with contextlib.suppress(OSError, DeviceError):  # absent, damaged, or refused by the driver
         return Module(read_kept(kept), names, index)
@@ -246,10 +238,9 @@ def compile_source(
                 f"NVRTC cannot compile {source.name} for {target} ({status.name}). Please report "
                 f"it, with what `amd-seg env` prints: {text}"
             )
-        if is_native:
-            image = _filled(nvrtc.nvrtcGetCUBINSize, nvrtc.nvrtcGetCUBIN, program)
-        else:
-            image = _filled(nvrtc.nvrtcGetPTXSize, nvrtc.nvrtcGetPTX, program)
+        kind = "CUBIN" if is_native else "PTX"
+        size_of, fill = getattr(nvrtc, f"nvrtcGet{kind}Size"), getattr(nvrtc, f"nvrtcGet{kind}")
+        image = _filled(size_of, fill, program)
     finally:
         _call(nvrtc.nvrtcDestroyProgram, program)
     return image, text

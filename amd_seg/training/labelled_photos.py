@@ -132,7 +132,13 @@ def check_labelled(labelled: LabelledPhotos, *, threads: int | None = None) -> N
         raise type(errors[0])(f"{errors[0]}{more}") from errors[0]
     by_photo = [outcome for outcome in outcomes if not isinstance(outcome, AmdSegError)]
     present = set[int]().union(*by_photo)
-    _require_two_classes(present, labelled)
+    if len(present) <= 1:
+        found = " or ".join([*(labelled.classes.names[label] for label in present), str(VOID)])
+        raise InputError(
+            f"All pixels of {labelled.title} are labelled {found}, which does not count: there is "
+            "nothing to tell apart. Label the first class 0, the second 1, and so on; masks of 0 "
+            f"and {VOID} need 1 in the place of {VOID}."
+        )
     if not labelled.by_colour:
         _warn_of_palettes(labelled, by_photo)
     absent = [name for label, name in enumerate(labelled.classes.names) if label not in present]
@@ -157,17 +163,6 @@ def _labels_of(photo: LabelledPhoto, labelled: LabelledPhotos) -> set[int] | Amd
             f"{width}x{height}. Give both at one size."
         )
     return set(np.unique(labels).tolist()) - {VOID}
-
-
-def _require_two_classes(present: set[int], labelled: LabelledPhotos) -> None:
-    if len(present) > 1:
-        return
-    found = " or ".join([*(labelled.classes.names[label] for label in present), str(VOID)])
-    raise InputError(
-        f"All pixels of {labelled.title} are labelled {found}, which does not count: there is "
-        "nothing to tell apart. Label the first class 0, the second 1, and so on; masks of 0 and "
-        f"{VOID} need 1 in the place of {VOID}."
-    )
 
 
 def _warn_of_palettes(labelled: LabelledPhotos, by_photo: Sequence[set[int]]) -> None:

@@ -427,9 +427,13 @@ def _put(text: str, file: BinaryIO) -> None:
     file.write(text.encode())
 
 
+Found = dict[str, float] | AmdSegError
+"""The confidence of each mask, or why there is none."""
+
+
 def _carry_out(
-    jobs: Mapping[str, Callable[[], dict[str, float] | AmdSegError]], workers: int
-) -> Iterator[tuple[str, dict[str, float] | AmdSegError]]:
+    jobs: Mapping[str, Callable[[], Found]], workers: int
+) -> Iterator[tuple[str, Found]]:
     if workers <= 1:
         yield from ((name, job()) for name, job in jobs.items())
         return
@@ -438,9 +442,7 @@ def _carry_out(
         yield from ((names[done], done.result()) for done in as_completed(names))
 
 
-def _on_one_core(
-    job: Callable[[], dict[str, float] | AmdSegError],
-) -> dict[str, float] | AmdSegError:
+def _on_one_core(job: Callable[[], Found]) -> Found:
     import cv2
 
     cv2.setNumThreads(1)  # the processes share the cores already
@@ -448,9 +450,7 @@ def _on_one_core(
     return job()
 
 
-def _write(
-    job: MaskJob, folder: Path, name: str, before: Iterable[str]
-) -> dict[str, float] | AmdSegError:
+def _write(job: MaskJob, folder: Path, name: str, before: Iterable[str]) -> Found:
     """Write the images and masks of a job, and give the confidence of each, or the error."""
     for old in before:
         (folder / "images" / f"{old}.jpg").unlink(missing_ok=True)
@@ -459,8 +459,8 @@ def _write(
     try:
         for found in job.find():
             key = f"{name}/{found.name}" if found.name else name
-            for kind, pixels in (("images", found.image), ("masks", found.mask)):
-                path = folder / kind / f"{key}{'.jpg' if kind == 'images' else '.png'}"
+            image, mask = folder / "images" / f"{key}.jpg", folder / "masks" / f"{key}.png"
+            for path, pixels in ((image, found.image), (mask, found.mask)):
                 make_folder(path.parent)
                 save_image(Image.fromarray(pixels), path)
             confidence[key] = round(float(found.confidence), 4)
