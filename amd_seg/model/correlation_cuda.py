@@ -432,13 +432,7 @@ def volume_cuda(module: Module, x1: Tensor, x2: Tensor, reach: int) -> Tensor:
 
 
 def gradients_cuda(
-    module: Module,
-    grad: Tensor,
-    x1: Tensor,
-    x2: Tensor,
-    reach: int,
-    needs_x1: bool,
-    needs_x2: bool,
+    module: Module, grad: Tensor, x1: Tensor, x2: Tensor, reach: int, needs_x1: bool, needs_x2: bool
 ) -> tuple[Tensor, Tensor]:
     """Return the gradients of `x1` and `x2`, an empty tensor where one is not needed."""
     first = x1.new_empty(x1.shape if needs_x1 else (0,))

@@ -6,6 +6,7 @@ some of their frames, `agreed_masks` joins that with the network's opinion.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -136,13 +137,12 @@ def _distinct(clip: Iterable[Frame], short_edge: int) -> Iterator[tuple[int, NDA
 
 def _shrunk(pixels: NDArray[np.uint8], short_edge: int) -> NDArray[np.uint8]:
     height, width = pixels.shape[:2]
-    small_width, small_height = shrunk_size(width, height, short_edge)
-    if (small_height, small_width) == (height, width):
+    size = shrunk_size(width, height, short_edge)[::-1]
+    if size == (height, width):
         return pixels
     # torch warns of memory that numpy may not write to.
     writeable = pixels if pixels.flags.writeable else pixels.copy()
     whole = torch.from_numpy(writeable).permute(2, 0, 1)[None]
-    size = (small_height, small_width)
     small = F.interpolate(whole, size, mode="bilinear", antialias=True)[0]
     shrunk: NDArray[np.uint8] = small.permute(1, 2, 0).contiguous().numpy()
     return shrunk
@@ -152,15 +152,9 @@ def _chunks_of(
     frames: Iterable[tuple[int, NDArray[np.uint8]]], length: int
 ) -> Iterator[FrameChunk]:
     """Yield the frames in chunks of `length`; the last one may be shorter."""
-    waiting: list[tuple[int, NDArray[np.uint8]]] = []
-    for frame in frames:
-        waiting.append(frame)
-        if len(waiting) == length:
-            numbers, pixels = zip(*waiting, strict=True)
-            yield FrameChunk(numbers, np.stack(pixels))
-            waiting = []
-    if waiting:
-        numbers, pixels = zip(*waiting, strict=True)
+    left = iter(frames)
+    while chunk := list(islice(left, length)):
+        numbers, pixels = zip(*chunk, strict=True)
         yield FrameChunk(numbers, np.stack(pixels))
 
 
