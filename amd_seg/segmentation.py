@@ -57,24 +57,19 @@ class Segmentation:
         """How messages name the photo: its path, or what it was given as."""
         return self.photo.source
 
-    @property
-    def _cells(self) -> NDArray[np.float32]:
-        cells: NDArray[np.float32] = self.region_masks[self.object_channel]
-        return cells
-
     @cached_property
     def saliency(self) -> NDArray[np.float32]:
         """(height, width), float32, 0..1: the object's region, never stretched to fill 0..1.
 
         With clicks, the object that they choose.
         """
-        pixels, clicks = self.photo.pixels, (self.include, self.exclude)
-        if any(clicks):
-            # It loads OpenCV.
-            from amd_seg.clicks import segment_by_clicks
+        pixels, cells = self.photo.pixels, self.region_masks[self.object_channel]
+        if not self.include and not self.exclude:
+            return refine_map(pixels, cells, self.refine)
+        # It loads OpenCV.
+        from amd_seg.clicks import segment_by_clicks
 
-            return segment_by_clicks(pixels, self._cells, self.refine, *clicks)
-        return refine_map(pixels, self._cells, self.refine)
+        return segment_by_clicks(pixels, cells, self.refine, self.include, self.exclude)
 
     def clicked(self, include: Iterable[Point] = (), exclude: Iterable[Point] = ()) -> Self:
         """Return the object that clicks choose, in place of what stands out.
@@ -101,11 +96,7 @@ class Segmentation:
         return replace(self, include=clicks[0], exclude=clicks[1])
 
     def thresholded(self, rule: float | str) -> Self:
-        """Return the same maps with another threshold; the saliency is not made again.
-
-        Args:
-            rule: as `threshold_rule`.
-        """
+        """Return it with another `threshold_rule`; the saliency is not made again."""
         other = replace(self, threshold_rule=rule)
         if "saliency" in vars(self):
             vars(other)["saliency"] = self.saliency
@@ -132,15 +123,14 @@ class Segmentation:
 
     @cached_property
     def confidence(self) -> float:
-        """The IoU with the true mask that the network's own map lets expect, 0..1.
+        """The IoU of the mask with the true one, 0..1, as the network's own map expects it.
 
-        Taken as the probability that a cell is of the object, the map expects of the mask that
-        its sum inside is right, and its sum outside is missed. Nothing above the threshold is 0;
-        a map of pure black and white is 1. It orders photos well, but is no calibrated number:
-        docs/benchmarks.md holds it against the true IoU, and against pictures without an object.
-        With clicks it is that of the corrected map.
+        The map, or the corrected one with clicks, is taken as a probability: its sum inside the
+        mask is right, and its sum outside is missed. 0 where nothing is above the threshold. It
+        orders photos well, but is not calibrated (docs/benchmarks.md).
         """
-        cells = self.saliency if self.include or self.exclude else self._cells
+        has_clicks = self.include or self.exclude
+        cells = self.saliency if has_clicks else self.region_masks[self.object_channel]
         inside = cells > self.threshold
         right = float(cells.sum(where=inside, dtype=np.float64))
         missed = float(cells.sum(where=~inside, dtype=np.float64))
@@ -168,8 +158,7 @@ class Segmentation:
     def alpha(self) -> NDArray[np.uint8]:
         """(height, width), uint8: how much of each pixel a cutout shows, 0 to 255.
 
-        2 * saliency - threshold, soft along an edge: nothing below half of the threshold, all
-        from halfway between the threshold and 1; nothing at all for too little confidence.
+        2 * saliency - threshold, clipped to 0..1; nothing for too little confidence.
         """
         if self.confidence < self.min_confidence:
             return np.zeros(self.photo.pixels.shape[:2], np.uint8)
@@ -200,41 +189,8 @@ class Segmentation:
             return self.cutout()
         if output == "overlay":
             return self.overlay()
-        if output == "regions":
-            return self._render_regions()
-        raise InputError(f"Unknown output {output!r}. Use one of {', '.join(OUTPUTS)}.")
-
-    def encode(self, output: str = "mask") -> bytes:
-        """Return the bytes of a PNG of what `render` gives.
-
-        Raises:
-            InputError: `output` is unknown.
-        """
-        file, picture = io.BytesIO(), self.render(output)
-        profile, resolution = self._metadata(output)
-        write_image(picture, file, ".png", icc_profile=profile, resolution=resolution)
-        return file.getvalue()
-
-    def save(self, path: str | os.PathLike[str], output: str = "mask") -> Path:
-        """Write a picture, in the format of the suffix of `path`, and return the path.
-
-        The file is written beside its place and moved: it is there whole or not at all.
-
-        Raises:
-            InputError: `output` is unknown.
-            MediaError: the suffix is unknown, or the file cannot be written.
-        """
-        path, picture = Path(path), self.render(output)
-        profile, resolution = self._metadata(output)
-        save_image(picture, path, icc_profile=profile, resolution=resolution)
-        return path
-
-    def _metadata(self, output: str) -> tuple[bytes | None, tuple[float, float] | None]:
-        """Return the colour profile and the resolution that go with a picture of the photo."""
-        is_of_photo = output in ("cutout", "overlay")
-        return (self.photo.icc_profile, self.photo.resolution) if is_of_photo else (None, None)
-
-    def _render_regions(self) -> Image.Image:
+        if output != "regions":
+            raise InputError(f"Unknown output {output!r}. Use one of {', '.join(OUTPUTS)}.")
         # By strips, because all regions of a large photo at once take gigabytes.
         height, width = self.photo.pixels.shape[:2]
         picture = Image.new("RGB", (width, height))
@@ -242,6 +198,33 @@ class Segmentation:
             pixels = self.photo.pixels[start : start + strip.shape[1]]
             picture.paste(render_regions(pixels, strip), (0, start))
         return picture
+
+    def encode(self, output: str = "mask") -> bytes:
+        """Return the bytes of a PNG of what `render` gives.
+
+        Raises:
+            InputError: `output` is unknown.
+        """
+        file = io.BytesIO()
+        write_image(self.render(output), file, ".png", **self._metadata(output))
+        return file.getvalue()
+
+    def save(self, path: str | os.PathLike[str], output: str = "mask") -> Path:
+        """Write a picture, whole or not at all, in the format of the path's suffix.
+
+        Raises:
+            InputError: `output` is unknown.
+            MediaError: the suffix is unknown, or the file cannot be written.
+        """
+        path = Path(path)
+        save_image(self.render(output), path, **self._metadata(output))
+        return path
+
+    def _metadata(self, output: str) -> dict[str, Any]:
+        """Return what of the photo goes with a picture that shows it."""
+        if output not in ("cutout", "overlay"):
+            return {}
+        return {"icc_profile": self.photo.icc_profile, "resolution": self.photo.resolution}
 
 
 @dataclass(frozen=True, eq=False)

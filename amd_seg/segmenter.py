@@ -1,8 +1,7 @@
 """Segmenter: photos in, segmentations out.
 
-The way of a photo: `prepare` reads it and makes the frame that the network sees, `read_batches`
-does so ahead in threads, `Segmenter.region_masks` runs the network, and `Segmentation` holds what
-came of it.
+`read_batches` reads photos ahead and resizes them, `Segmenter.region_masks` runs the network, and
+`Segmentation` holds the result.
 """
 
 import os
@@ -10,18 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
 from math import floor
-from typing import (
-    Any,
-    BinaryIO,
-    Generic,
-    NamedTuple,
-    TypeAlias,
-    TypedDict,
-    TypeVar,
-    Unpack,
-    cast,
-    overload,
-)
+from typing import Any, BinaryIO, Generic, TypeAlias, TypedDict, TypeVar, Unpack, cast, overload
 
 import numpy as np
 import torch
@@ -54,6 +42,9 @@ ImageLike: TypeAlias = (
     | Tensor
     | Photo
 )
+
+Prepared: TypeAlias = tuple[Photo, Tensor] | AmdSegError
+"""A photo and what the network sees of it, (3, h, w), RGB, uint8; or why it cannot be read."""
 
 Result = TypeVar("Result")
 Model = TypeVar("Model", AMD, SemanticNetwork)
@@ -262,15 +253,23 @@ class Segmenter(PlacedNetwork[AMD, WeightsConfig]):
         def results() -> Generator[Segmentation | AmdSegError, None, None]:
             with closing(batches):
                 for batch in batches:
-                    masks = self._masks_of(batch)
+                    # One pass of the network for each size of frame: (3, h, w) -> places.
+                    places: dict[torch.Size, list[int]] = defaultdict(list)
+                    for index, item in enumerate(batch):
+                        if not isinstance(item, AmdSegError):
+                            places[item[1].shape].append(index)
+                    masks: dict[int, NDArray[np.float32]] = {}
+                    for group in places.values():
+                        frames = torch.stack([cast(Any, batch[index])[1] for index in group])
+                        masks.update(zip(group, self.region_masks(frames), strict=True))
                     for index, item in enumerate(batch):
                         if isinstance(item, AmdSegError):
                             yield item
                         elif not np.isfinite(masks[index]).all():
-                            yield self._damaged(item.photo)
+                            yield self._damaged(item[0])
                         else:
                             yield Segmentation(
-                                item.photo,
+                                item[0],
                                 masks[index],
                                 self.config.object_channel,
                                 threshold,
@@ -296,31 +295,8 @@ class Segmenter(PlacedNetwork[AMD, WeightsConfig]):
             masks = self.model.segment(frames.to(self.device))
             return cast(NDArray[np.float32], masks.float().cpu().numpy())
 
-    def _masks_of(self, batch: "list[Prepared]") -> dict[int, NDArray[np.float32]]:
-        """Run the network once for each size of frame: place in the batch -> (region, h, w)."""
-        by_size: dict[torch.Size, list[tuple[int, Tensor]]] = defaultdict(list)
-        for index, item in enumerate(batch):
-            if isinstance(item, NetworkInput):
-                by_size[item.frame.shape].append((index, item.frame))
-        masks: dict[int, NDArray[np.float32]] = {}
-        for group in by_size.values():
-            indices, frames = zip(*group, strict=True)
-            masks.update(zip(indices, self.region_masks(torch.stack(frames)), strict=True))
-        return masks
-
 
 # What every segmenter of photos does
-
-
-class NetworkInput(NamedTuple):
-    """A photo, and what the network sees of it."""
-
-    photo: Photo
-    frame: Tensor
-    """(3, h, w), RGB, uint8, at the `network_size` of the size asked for."""
-
-
-Prepared: TypeAlias = NetworkInput | AmdSegError
 
 
 def one_or_all(
@@ -362,7 +338,7 @@ def read_batches(
             return error
 
     def pixel_count(item: Prepared) -> int:
-        return item.photo.pixels.size // 3 if isinstance(item, NetworkInput) else 1
+        return 1 if isinstance(item, AmdSegError) else item[0].pixels.size // 3
 
     items = map_ahead(
         prepare_or_error, images, ahead=batch_size, weigh=pixel_count, budget=PIXELS_HELD
@@ -380,11 +356,11 @@ def read_batches(
         yield batch
 
 
-def prepare(image: ImageLike, size: int, max_pixels: int) -> NetworkInput:
-    """Read one image and resize it for the network, antialiased where it is reduced.
+def prepare(image: ImageLike, size: int, max_pixels: int) -> tuple[Photo, Tensor]:
+    """Read one image, and resize it for the network: (3, h, w), RGB, uint8.
 
-    The released code resizes without antialiasing: the same where a photo is enlarged, but a
-    reduced one gets patterns that are not in the scene.
+    Unlike the released code it is antialiased: a reduced photo would get patterns that are not in
+    the scene.
 
     Raises:
         InputError: an array or a tensor cannot be an image.
@@ -393,12 +369,20 @@ def prepare(image: ImageLike, size: int, max_pixels: int) -> NetworkInput:
     if isinstance(image, Photo):
         photo = image
     elif isinstance(image, Tensor):
-        photo = _photo_from_tensor(image)
+        if image.ndim != 3 or image.shape[0] not in (1, 3, 4):
+            raise InputError(
+                f"Cannot use a tensor of shape {tuple(image.shape)} as an image. Give (3, height, "
+                "width), uint8 or float in 0..1; a batch as a list of such tensors."
+            )
+        values = image.detach().cpu()
+        # numpy knows no bfloat16.
+        values = values.float() if values.is_floating_point() else values
+        photo = photo_from_array(values.permute(1, 2, 0).numpy(), source="tensor")
     elif isinstance(image, np.ndarray):
         photo = photo_from_array(image)
     else:
         photo = read_image(image, max_pixels=max_pixels)
-    return NetworkInput(photo, resize_for_network(photo.pixels, size))
+    return photo, resize_for_network(photo.pixels, size)
 
 
 def resize_for_network(pixels: NDArray[np.uint8], size: int) -> Tensor:
@@ -416,15 +400,3 @@ def network_size(height: int, width: int, size: int) -> tuple[int, int]:
     factor = min(size / min(height, width), LONGEST_ASPECT * size / max(height, width))
     least = size // LONGEST_ASPECT
     return max(floor(height * factor + 0.5), least), max(floor(width * factor + 0.5), least)
-
-
-def _photo_from_tensor(image: Tensor) -> Photo:
-    if image.ndim != 3 or image.shape[0] not in (1, 3, 4):
-        raise InputError(
-            f"Cannot use a tensor of shape {tuple(image.shape)} as an image. Give (3, height, "
-            "width), uint8 or float in 0..1; a batch as a list of such tensors."
-        )
-    values = image.detach().cpu()
-    # numpy knows no bfloat16.
-    values = values.float() if values.is_floating_point() else values
-    return photo_from_array(values.permute(1, 2, 0).numpy(), source="tensor")

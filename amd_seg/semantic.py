@@ -118,9 +118,7 @@ class SemanticSegmentation:
         return file.getvalue()
 
     def save(self, path: str | os.PathLike[str], output: str = "labels") -> Path:
-        """Write a picture and return the path; labels as .png, the overlay as its suffix says.
-
-        The file is there whole or not at all.
+        """Write a picture, whole or not at all: labels as .png, the overlay as its suffix says.
 
         Raises:
             InputError: `output` is unknown.
@@ -223,15 +221,16 @@ class SemanticSegmenter(PlacedNetwork[SemanticNetwork, SemanticWeightsConfig]):
                     if isinstance(item, AmdSegError):
                         yield item
                         continue
-                    with self._computing(item.frame):
-                        frame = item.frame.to(self.device)
+                    photo, frame = item
+                    with self._computing(frame):
+                        frame = frame.to(self.device)
                         scores = class_probabilities(self.model, frame, window, flip, batch_size)
                         scores = scores.cpu()
                     if not torch.isfinite(scores).all():
-                        yield self._damaged(item.photo)
+                        yield self._damaged(photo)
                         continue
-                    labels = strongest_classes(scores, item.photo.pixels.shape[:2])
-                    yield SemanticSegmentation(item.photo, labels, self.classes)
+                    labels = strongest_classes(scores, photo.pixels.shape[:2])
+                    yield SemanticSegmentation(photo, labels, self.classes)
 
         return results()
 

@@ -33,12 +33,7 @@ if TYPE_CHECKING:
     from amd_seg.training.config import AdaptationConfig
     from amd_seg.training.masked_images import MaskedClip
 
-__all__ = [
-    "ClipLike",
-    "FrameSegmentation",
-    "VideoReport",
-    "VideoSegmenter",
-]
+__all__ = ["ClipLike", "FrameSegmentation", "VideoReport", "VideoSegmenter"]
 
 ClipLike: TypeAlias = str | os.PathLike[str] | FrameReader
 """A video file, a folder of frames, an animated image, a glob; or what `open_video` made of one,
@@ -160,17 +155,63 @@ class VideoSegmenter:
         """
         target, clip = Path(target), _opened(source)
         check_output(clip, target, output=output, background=background, overwrite=overwrite)
-        frames = self._segment(clip, **options)
-        with closing(read_ahead(frames, ahead=_frames_waiting(clip))) as segmentations:
-            return write_video(
-                segmentations,
-                clip,
-                target,
-                output=output,
-                background=background,
-                on_frame=on_frame,
-                info=info or {},
-            )
+        frames = read_ahead(self._segment(clip, **options), ahead=_frames_waiting(clip))
+        with closing(frames):
+            first = next(frames, None)
+            if first is None and clip.is_truncated:
+                raise MediaError(
+                    f"Cannot read {clip.source}: it is damaged, and none of its frames can be "
+                    "decoded. Give an intact file."
+                )
+            if first is None:
+                end = "the end" if clip.span.end is None else f"{clip.span.end} s"
+                raise InputError(
+                    f"No frame of {clip.source} is shown from {clip.span.start or 0} s to {end}. "
+                    "Choose other times."
+                )
+            behind = None
+            if background is not None:
+                behind = open_background(background, clip.width, clip.height)
+            opened: AbstractContextManager[Any]
+            if _is_annotation(target):
+                made_by = {"description": "Masks found by amd-seg"}
+                made_by |= {"version": f"amd-seg {__version__}", **(info or {})}
+                opened = ClipFile(target, Path(clip.source).stem, made_by)
+            else:
+                has_alpha = output == "cutout" and behind is None
+                origin = 0.0 if clip.span.start is None else first.time
+                opened = open_writer(target, clip, has_alpha=has_alpha, origin=origin)
+            totals = np.zeros(2)
+            with opened as writer:
+
+                def draw(frame: FrameSegmentation) -> tuple[Any, int, float, tuple[float, float]]:
+                    picture: Any
+                    if _is_annotation(target):
+                        picture = frame
+                    elif behind is None:
+                        picture = np.asarray(frame.render(output))
+                    else:
+                        picture = np.asarray(render_on(frame.photo.pixels, frame.cutout(), behind))
+                    facts = float(frame.mask.mean()), frame.confidence
+                    return writer.prepare(picture), frame.index, frame.time, facts
+
+                drawn = map_ahead(draw, chain([first], frames), ahead=_frames_waiting(clip))
+                with closing(drawn):
+                    for count, (prepared, index, time, facts) in enumerate(drawn, start=1):
+                        writer.write(prepared, index, time)
+                        totals += facts
+                        if on_frame is not None:
+                            on_frame(count, clip.frame_count)
+        return VideoReport(
+            target,
+            writer.frames,
+            clip.width,
+            clip.height,
+            mask_share=float(totals[0] / count),
+            confidence=float(totals[1] / count),
+            is_truncated=clip.is_truncated,
+            hdr=clip.hdr,
+        )
 
     def adapt(
         self,
@@ -331,7 +372,7 @@ def check_output(
     background: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Raise where `write_video` could not do what is asked for, before any work is done.
+    """Raise where `write` could not do what is asked for, before any work is done.
 
     Raises:
         InputError: an argument cannot be used, or `target` exists and `overwrite` is not set.
@@ -352,82 +393,8 @@ def check_output(
         open_background(background, clip.width, clip.height)
 
 
-def write_video(
-    segmentations: Iterator[FrameSegmentation],
-    clip: FrameReader,
-    target: Path,
-    *,
-    output: str,
-    background: str | os.PathLike[str] | None,
-    on_frame: OnFrame | None,
-    info: Mapping[str, Any],
-) -> VideoReport:
-    """Draw the segmentations of a clip's frames, in order, into `target`; see `check_output`.
-
-    Raises:
-        InputError: the span has no frame.
-        MediaError: the output cannot be written, or no frame of a damaged clip can be read.
-    """
-    first = next(segmentations, None)
-    if first is None:
-        raise _no_frame(clip)
-    behind = None if background is None else open_background(background, clip.width, clip.height)
-    has_alpha = output == "cutout" and background is None
-    origin = 0.0 if clip.span.start is None else first.time
-    totals = np.zeros(2)
-    opened: AbstractContextManager[Any]
-    if _is_annotation(target):
-        made_by = {"description": "Masks found by amd-seg", "version": f"amd-seg {__version__}"}
-        opened = ClipFile(target, Path(clip.source).stem, {**made_by, **info})
-    else:
-        opened = open_writer(target, clip, has_alpha=has_alpha, origin=origin)
-    with opened as writer:
-
-        def draw(frame: FrameSegmentation) -> tuple[Any, int, float, tuple[float, float]]:
-            picture: Any
-            if _is_annotation(target):
-                picture = frame
-            elif behind is None:
-                picture = np.asarray(frame.render(output))
-            else:
-                picture = np.asarray(render_on(frame.photo.pixels, frame.cutout(), behind))
-            facts = float(frame.mask.mean()), frame.confidence
-            return writer.prepare(picture), frame.index, frame.time, facts
-
-        frames = chain([first], segmentations)
-        with closing(map_ahead(draw, frames, ahead=_frames_waiting(clip))) as drawn:
-            for count, (prepared, index, time, facts) in enumerate(drawn, start=1):
-                writer.write(prepared, index, time)
-                totals += facts
-                if on_frame is not None:
-                    on_frame(count, clip.frame_count)
-    share, confidence = (totals / count).tolist()
-    return VideoReport(
-        path=target,
-        frames=writer.frames,
-        width=clip.width,
-        height=clip.height,
-        mask_share=share,
-        confidence=confidence,
-        is_truncated=clip.is_truncated,
-        hdr=clip.hdr,
-    )
-
-
 def _is_annotation(target: Path) -> bool:
     return target.suffix.lower() == ".json"
-
-
-def _no_frame(clip: FrameReader) -> InputError | MediaError:
-    if clip.is_truncated:
-        return MediaError(
-            f"Cannot read {clip.source}: it is damaged, and none of its frames can be decoded. "
-            "Give an intact file."
-        )
-    return InputError(
-        f"No frame of {clip.source} is shown from {clip.span.start or 0} s to "
-        f"{'the end' if clip.span.end is None else f'{clip.span.end} s'}. Choose other times."
-    )
 
 
 def _frames_waiting(clip: FrameReader) -> int:

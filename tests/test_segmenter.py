@@ -160,7 +160,7 @@ def test_reducing_makes_no_patterns() -> None:
 def test_size_changes_what_the_network_sees(segmenter: Segmenter) -> None:
     assert segmenter(photo(), size=96).region_masks.shape == (5, 12, 18)
     assert segmenter(photo()).region_masks.shape == (5, 6, 9)
-    assert prepare(photo(), 96, 10**6).frame.shape == (3, 96, 144)
+    assert prepare(photo(), 96, 10**6)[1].shape == (3, 96, 144)
 
 
 @pytest.mark.parametrize("shape", [(8, 4000), (4000, 8), (8, 8), (9, 700)])
