@@ -99,7 +99,7 @@ def test_a_click_in_a_large_photo_is_answered_within_a_second(
     start = time.process_time()  # Seconds of a core, however busy the machine is.
     clicked = result.clicked([tuple(12 * place for place in ON_BOX)])
     assert clicked.mask[12 * ON_BOX[1], 12 * ON_BOX[0]]
-    assert time.process_time() - start < 1  # Measured 0.2 to 0.3.
+    assert time.process_time() - start < 1  # Measured 0.2 to 0.5.
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (5, 7), (40, 2000)])
