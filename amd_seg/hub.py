@@ -6,12 +6,9 @@ reads them when it is imported: so it is imported by the first call here and not
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from amd_seg.errors import WeightsError
-
-if TYPE_CHECKING:
-    from tqdm import tqdm
 
 
 def fetch_snapshot(source: str, files: Sequence[str]) -> Path:
@@ -26,24 +23,30 @@ def fetch_snapshot(source: str, files: Sequence[str]) -> Path:
             or file.
     """
     from huggingface_hub import snapshot_download
+    from huggingface_hub.utils.tqdm import tqdm
+
+    class TerminalBar(tqdm):
+        """Without this, None as `disable`, huggingface_hub's bar shows elsewhere too."""
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            kwargs["disable"] = kwargs.get("disable") or None
+            super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call]
 
     repo, _, revision = source.partition("@")
     place = f"revision {revision!r}" if revision else "its main branch"
+    failed = f"Cannot fetch weights of {repo!r} from the Hub:"
     try:
         found = snapshot_download(
-            repo, revision=revision or None, allow_patterns=list(files), tqdm_class=_terminal_bar()
+            repo, revision=revision or None, allow_patterns=list(files), tqdm_class=TerminalBar
         )
     except _hub_errors() as cause:
-        reason = _reason(cause, place)
-        raise WeightsError(f"Cannot fetch weights of {repo!r} from the Hub: {reason}") from cause
-    folder = Path(found)
-    missing = [name for name in files if not (folder / name).is_file()]
+        raise WeightsError(f"{failed} {_reason(cause, place)}") from cause
+    missing = [name for name in files if not Path(found, name).is_file()]
     if missing:
         raise WeightsError(
-            f"Cannot fetch weights of {repo!r} from the Hub: {place} has no "
-            f"{' and no '.join(missing)}. Give a repository of AMD weights."
+            f"{failed} {place} has no {' and no '.join(missing)}. Give a repository of AMD weights."
         )
-    return folder
+    return Path(found)
 
 
 def push_folder(folder: Path, repo: str, files: Sequence[str], *, private: bool = False) -> str:
@@ -74,18 +77,6 @@ def push_folder(folder: Path, repo: str, files: Sequence[str], *, private: bool 
             f"Cannot upload {folder} to {repo!r} on the Hub: {_reason(cause, 'its main branch')}"
         ) from cause
     return str(address)
-
-
-def _terminal_bar() -> "type[tqdm[Any]]":
-    """Give huggingface_hub's own bar, which shows on a terminal only."""
-    from huggingface_hub.utils.tqdm import tqdm
-
-    class TerminalBar(tqdm):
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            kwargs["disable"] = kwargs.get("disable") or None
-            super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call]
-
-    return TerminalBar
 
 
 def _hub_errors() -> tuple[type[Exception], ...]:

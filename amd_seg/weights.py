@@ -61,9 +61,7 @@ class Pretrained(Generic[Model, Config]):
     """Where the weights came from, for people: a name, a path, or org/name@commit."""
 
 
-def load_weights(
-    source: str | os.PathLike[str] | None = None,
-) -> Pretrained[AMD, WeightsConfig]:
+def load_weights(source: str | os.PathLike[str] | None = None) -> Pretrained[AMD, WeightsConfig]:
     """Load the weights of a model that finds objects, strictly.
 
     Args:
@@ -114,11 +112,7 @@ def load_any_weights(
 
 
 def digest_of_weights(source: str | os.PathLike[str] | None = None) -> str:
-    """Return the sha256 of the files of some weights, found as by `load_weights` but not loaded.
-
-    Raises:
-        WeightsError: as there.
-    """
+    """Return the sha256 of the files of some weights, found as by `load_weights` but not loaded."""
     path, _ = _locate(source)
     files = [path / name for name in FILES] if path.is_dir() else [path, path.parent / FILES[1]]
     digest = hashlib.sha256()
@@ -163,10 +157,8 @@ def _locate(source: str | os.PathLike[str] | None) -> tuple[Path, str]:
 def bundled_names() -> list[str]:
     """Names of the weights that came with this installation, sorted."""
     root = _bundled_root()
-    if not root.is_dir():
-        return []
-    complete = (f for f in root.iterdir() if all((f / name).is_file() for name in FILES))
-    return sorted(folder.name for folder in complete)
+    folders = root.iterdir() if root.is_dir() else ()
+    return sorted(f.name for f in folders if all((f / name).is_file() for name in FILES))
 
 
 def bundled_folder(name: str) -> Path:

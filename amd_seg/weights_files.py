@@ -66,45 +66,36 @@ def save_weights(
             f"Cannot save weights to {folder}: config.model is not the model's config. "
             "Pass WeightsConfig(model=model.config, ...)."
         )
-    state = model.state_dict()
-    _require_finite(state, f"Cannot save weights to {folder}")
-    tensors = {key: _stored(value.detach().cpu(), dtype) for key, value in state.items()}
+    tensors = {key: value.detach().cpu() for key, value in model.state_dict().items()}
+    _require_finite(tensors, f"Cannot save weights to {folder}")
+    for key, value in tensors.items():
+        # Variances of early layers can pass float16's 65504.
+        if value.is_floating_point() and torch.isfinite(value.to(dtype)).all():
+            value = value.to(dtype)
+        tensors[key] = value.contiguous()
     data = safetensors.torch.save(tensors, metadata={"format": "pt"})
     config = dataclasses.replace(config, sha256=hashlib.sha256(data).hexdigest())
     text = json.dumps(config.to_dict(), indent=2) + "\n"
     try:
-        _replace_files(folder, {WEIGHTS_FILE: data, CONFIG_FILE: text.encode()})
+        exists = folder.is_dir()
+        if not exists:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+        # Inside an existing folder, because its parent may be another file system.
+        with TemporaryDirectory(prefix=".amd-seg-", dir=folder if exists else folder.parent) as at:
+            fresh = Path(at, "weights")
+            fresh.mkdir()
+            (fresh / WEIGHTS_FILE).write_bytes(data)
+            (fresh / CONFIG_FILE).write_text(text, "utf-8")
+            if exists:
+                for name in FILES:
+                    (fresh / name).replace(folder / name)
+            else:
+                fresh.rename(folder)
     except OSError as cause:
         raise WeightsError(
             f"Cannot write weights to {folder}: {cause.strerror or cause}. Give another folder."
         ) from cause
     return folder
-
-
-def _stored(value: Tensor, dtype: torch.dtype) -> Tensor:
-    # Variances of early layers can pass float16's 65504.
-    if value.is_floating_point() and torch.isfinite(cast := value.to(dtype)).all():
-        value = cast
-    return value.contiguous()
-
-
-def _replace_files(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write all files beside their targets, then move them in place."""
-    exists = folder.is_dir()
-    if not exists:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-    # Inside an existing folder, because its parent may be another file system.
-    place = folder if exists else folder.parent
-    with TemporaryDirectory(prefix=".amd-seg-", dir=place) as scratch:
-        fresh = Path(scratch) / "weights"
-        fresh.mkdir()
-        for name, data in files.items():
-            (fresh / name).write_bytes(data)
-        if not exists:
-            fresh.rename(folder)
-            return
-        for name in files:
-            (fresh / name).replace(folder / name)
 
 
 def read_weights(source: Path) -> tuple[Network, NetworkConfig]:
@@ -120,24 +111,39 @@ def read_weights(source: Path) -> tuple[Network, NetworkConfig]:
         WeightsError: a file is missing, damaged, or does not fit the other.
     """
     file = source / WEIGHTS_FILE if source.is_dir() else source
-    _require_safetensors(file)
-    config = read_config(file.parent / CONFIG_FILE)
-    # On the meta device a model takes no memory: a hostile config is found out before it does.
-    with torch.device("meta"), _NoRandomValues():
-        expected = _new_model(config.model).state_dict()
     try:
+        _require_safetensors(file)
+        config = _read_config(file.with_name(CONFIG_FILE))
+        # On the meta device a model takes no memory: a hostile config is found out before it does.
+        with torch.device("meta"), _NoRandomValues():
+            expected = _new_model(config.model).state_dict()
         with safe_open(str(file), framework="pt") as handle:
             _check_header(file, expected, handle)
-            _check_digest(file, config.sha256)
-            stored = {key: handle.get_tensor(key) for key in expected}
+            with file.open("rb") as stream:
+                digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            if config.sha256 and digest != config.sha256:
+                raise WeightsError(
+                    f"Cannot use {file}: its sha256 is {digest}, and {CONFIG_FILE} says "
+                    f"{config.sha256}. Delete both files, then copy or download them again."
+                )
+            tensors = {k: handle.get_tensor(k).to(value.dtype) for k, value in expected.items()}
     except WeightsError:
         raise
-    except (SafetensorError, OSError) as cause:
+    except FileNotFoundError as cause:
+        missing = Path(cause.filename or file).name
+        raise WeightsError(
+            f"Cannot read weights in {file.parent}: {missing} is missing there. "
+            f"Give a folder with {WEIGHTS_FILE} and {CONFIG_FILE}."
+        ) from cause
+    except SafetensorError as cause:
         raise WeightsError(
             f"Cannot read {file}: it is damaged or no safetensors file ({cause}). "
             "Copy or download it again."
         ) from cause
-    tensors = {k: t.float() if t.is_floating_point() else t for k, t in stored.items()}
+    except OSError as cause:
+        raise WeightsError(
+            f"Cannot read {cause.filename or file}: {cause.strerror or cause}. Check the file."
+        ) from cause
     _require_finite(tensors, f"Cannot use {file}")
     with _NoRandomValues():
         model = _new_model(config.model)
@@ -145,60 +151,14 @@ def read_weights(source: Path) -> tuple[Network, NetworkConfig]:
     return model.eval(), config
 
 
-def read_config(path: Path) -> NetworkConfig:
-    """Read and check a config.json.
-
-    Raises:
-        WeightsError: it is missing, no JSON, of another version, or holds wrong values.
-    """
-    advice = f"Take the {CONFIG_FILE} that came with these weights."
-    try:
-        if path.stat().st_size > MAX_CONFIG_BYTES:
-            raise ConfigError(f"it is larger than {MAX_CONFIG_BYTES} bytes.")
-        return stored_config(json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError as cause:
-        raise WeightsError(
-            f"Cannot read weights in {path.parent}: {CONFIG_FILE} is missing there. "
-            f"Put the {CONFIG_FILE} that came with {WEIGHTS_FILE} beside it."
-        ) from cause
-    except OSError as cause:
-        raise WeightsError(
-            f"Cannot read {path}: {cause.strerror or cause}. Check the file."
-        ) from cause
-    # Order matters: a ConfigError is a ValueError, and so is what is wrong with JSON or UTF-8.
-    except ConfigError as cause:
-        raise WeightsError(
-            f"Cannot use {path}: {str(cause).removesuffix('.')}. {advice}"
-        ) from cause
-    except (ValueError, RecursionError) as cause:
-        reason = f"it is not valid JSON ({cause})"
-        raise WeightsError(f"Cannot read {path}: {reason}. {advice}") from cause
-
-
-def listed(faults: Mapping[str, Iterable[str]], *, most: int | None = None) -> str:
-    """Put names of wrong tensors into one text, kind by kind, `most` of each."""
-    kinds = {kind: list(names) for kind, names in faults.items()}
-    return "; ".join(
-        f"{kind}: {', '.join(names[:most])}{', ...' if len(names[:most]) < len(names) else ''}"
-        for kind, names in kinds.items()
-        if names
-    )
+def _new_model(config: AMDConfig | SemanticConfig) -> Network:
+    return SemanticNetwork(config) if isinstance(config, SemanticConfig) else AMD(config)
 
 
 def _require_safetensors(file: Path) -> None:
-    """Give missing files, pickles and others their own sentence, before any parser sees them."""
-    try:
-        with file.open("rb") as stream:
-            head = stream.read(9)
-    except FileNotFoundError as cause:
-        raise WeightsError(
-            f"Cannot read weights in {file.parent}: {file.name} is missing there. "
-            f"Give a folder with {WEIGHTS_FILE} and {CONFIG_FILE}."
-        ) from cause
-    except OSError as cause:
-        raise WeightsError(
-            f"Cannot read {file}: {cause.strerror or cause}. Check the file."
-        ) from cause
+    """Give pickles and other files their own sentence, before any parser sees them."""
+    with file.open("rb") as stream:
+        head = stream.read(9)
     # Safetensors is a length in 8 bytes, then JSON. Pickles are zip files, or begin with 0x80.
     if head[8:9] == b"{":
         return
@@ -212,14 +172,26 @@ def _require_safetensors(file: Path) -> None:
     )
 
 
+def _read_config(path: Path) -> NetworkConfig:
+    try:
+        if path.stat().st_size > MAX_CONFIG_BYTES:
+            raise ConfigError(f"it is larger than {MAX_CONFIG_BYTES} bytes.")
+        return stored_config(json.loads(path.read_text(encoding="utf-8")))
+    # A ConfigError is a ValueError, and so is what is wrong with JSON or UTF-8.
+    except (ValueError, RecursionError) as cause:
+        reason = str(cause).removesuffix(".")
+        if not isinstance(cause, ConfigError):
+            reason = f"it is not valid JSON ({reason})"
+        raise WeightsError(
+            f"Cannot use {path}: {reason}. Take the {CONFIG_FILE} that came with these weights."
+        ) from cause
+
+
 class _NoRandomValues(TorchFunctionMode):
     """Leave out the drawing of first values, which the weights replace anyway.
 
     It would change the global generator, and on the meta device load sympy: 4 seconds.
     """
-
-    # Of torch.nn.init and of Tensor.
-    FUNCTIONS = ("kaiming_normal_", "kaiming_uniform_", "normal_", "uniform_")
 
     def __torch_function__(
         self,
@@ -230,20 +202,17 @@ class _NoRandomValues(TorchFunctionMode):
     ) -> Any:
         """Return the tensor as it is, in place of drawing into it."""
         kwargs = kwargs or {}
-        if getattr(func, "__name__", "") in self.FUNCTIONS:
+        drawing = ("kaiming_normal_", "kaiming_uniform_", "normal_", "uniform_")
+        if getattr(func, "__name__", "") in drawing:
             return args[0] if args else kwargs["tensor"]
         return func(*args, **kwargs)
-
-
-def _new_model(config: AMDConfig | SemanticConfig) -> Network:
-    return SemanticNetwork(config) if isinstance(config, SemanticConfig) else AMD(config)
 
 
 def _check_header(file: Path, expected: Mapping[str, Tensor], handle: Any) -> None:
     """Compare names, shapes and kinds, and name all that differ in one message."""
     found = {key: handle.get_slice(key) for key in handle.keys()}  # noqa: SIM118 -- no mapping
     wrong_shape, wrong_type = [], []
-    for key in expected.keys() & found.keys():
+    for key in sorted(expected.keys() & found.keys()):
         shape, to_be = tuple(found[key].get_shape()), tuple(expected[key].shape)
         if shape != to_be:
             wrong_shape.append(f"{key} {shape} instead of {to_be}")
@@ -253,8 +222,8 @@ def _check_header(file: Path, expected: Mapping[str, Tensor], handle: Any) -> No
     faults = {
         "missing": [key for key in expected if key not in found],
         "unexpected": sorted(found.keys() - expected.keys()),
-        "wrong shape": sorted(wrong_shape),
-        "wrong type": sorted(wrong_type),
+        "wrong shape": wrong_shape,
+        "wrong type": wrong_type,
     }
     if any(faults.values()):
         raise WeightsError(
@@ -263,14 +232,14 @@ def _check_header(file: Path, expected: Mapping[str, Tensor], handle: Any) -> No
         )
 
 
-def _check_digest(file: Path, sha256: str) -> None:
-    with file.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
-    if sha256 and found != sha256:
-        raise WeightsError(
-            f"Cannot use {file}: its sha256 is {found}, and {CONFIG_FILE} says {sha256}. "
-            "Delete both files, then copy or download them again."
-        )
+def listed(faults: Mapping[str, Iterable[str]], *, most: int | None = None) -> str:
+    """Put names of wrong tensors into one text, kind by kind, `most` of each."""
+    kinds = {kind: list(names) for kind, names in faults.items()}
+    return "; ".join(
+        f"{kind}: {', '.join(names[:most])}{', ...' if len(names[:most]) < len(names) else ''}"
+        for kind, names in kinds.items()
+        if names
+    )
 
 
 def _require_finite(tensors: Mapping[str, Tensor], what: str) -> None:

@@ -7,7 +7,8 @@ nothing else in it is run.
 import hashlib
 import logging
 import os
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,20 @@ from amd_seg.weights_files import FILES, Network, listed, save_weights
 
 logger = logging.getLogger(__name__)
 
-BATCH_NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
-AFFINE = ("weight", "bias")
-
+# Our names of tensors, as patterns, and those in the authors' checkpoint (mmcv's format).
+FLOW = "decode_head.flownet"
+OFFICIAL_NAMES = {
+    r"appearance\.backbone\.": "backbone2.",
+    r"appearance\.head\.": "decode_head2.convs.",
+    r"appearance\.classifier\.": "decode_head2.conv_seg.",
+    r"motion\.pyramid\.(\d)\.(\d)\.": rf"{FLOW}.feature_pyramid_extractor.convs.\1.\2.0.",
+    r"motion\.reductions\.(\d)\.": rf"{FLOW}.conv_1x1.\1.0.",
+    **{
+        rf"motion\.{ours}\.{index}\.": f"{FLOW}.flow_estimators.{theirs}{index + 1}.0."
+        for ours, theirs, count in (("estimator", "conv", 5), ("region_flow", "predict_flow", 2))
+        for index in range(count)
+    },
+}
 # Parts of the authors' decode head that their objective never reads; versions differ in them.
 UNUSED_PREFIX = "decode_head."
 
@@ -64,18 +76,27 @@ def convert_checkpoint(
         )
     state = _read_checkpoint(path)
     if _is_official(state):
-        model, name = _official_model(path, state), "amd-official"
+        name, classifier = "amd-official", "decode_head2.conv_seg.weight"
+        shape = next((v.shape for k, v in state.items() if k.endswith(classifier)), ())
+        try:
+            model = AMD(AMDConfig(regions=shape[0]) if shape else AMDConfig())
+            load_official_state_dict(model, state)
+        # ConfigError: a number of regions that no model has. RuntimeError: torch's wrong shapes.
+        except (WeightsError, ValueError, RuntimeError) as cause:
+            reason = " ".join(str(cause).split())
+            raise WeightsError(f"Cannot convert {path}: {reason}") from cause
     else:
-        model, name = _model_with_backbone(path, state), "backbone-only"
+        name = "backbone-only"
+        has_bottlenecks = any(key.endswith("layer1.0.conv3.weight") for key in state)
+        # The rest is the same each time, and the caller's random numbers stay where they are.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = AMD(AMDConfig(backbone="resnet50" if has_bottlenecks else "resnet18"))
+        _fill_backbone(model, path, state)
     with path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    config = WeightsConfig(
-        model=model.config,
-        object_channel=0,
-        input_size=392,
-        name=name,
-        training={"converted_from": path.name, "sha256_of_that": digest},
-    )
+    source = {"converted_from": path.name, "sha256_of_that": digest}
+    config = WeightsConfig(model=model.config, name=name, training=source)
     return save_weights(folder, model, config, dtype=torch.float32)
 
 
@@ -99,7 +120,7 @@ def load_official_state_dict(model: AMD, state: Mapping[str, Tensor]) -> None:
         WeightsError: other keys are missing or unknown, all of them named.
     """
     state = {key.removeprefix("module."): value for key, value in state.items()}
-    names = dict(official_names())
+    names = {official_name(ours): ours for ours in model.state_dict()}
     unknown = [key for key in state if key not in names]
     unused = [key for key in unknown if key.startswith(UNUSED_PREFIX)]
     faults = {
@@ -113,51 +134,17 @@ def load_official_state_dict(model: AMD, state: Mapping[str, Tensor]) -> None:
         )
     if unused:
         logger.warning("Ignored keys that the model does not use: %s", ", ".join(unused))
-    model.load_state_dict({names[key]: state[key] for key in names})
+    model.load_state_dict({ours: state[official] for official, ours in names.items()})
 
 
-def official_names() -> Iterator[tuple[str, str]]:
-    """Yield every tensor's name in the authors' checkpoint (mmcv's format), and ours."""
-    for official, ours, leaves in _official_modules():
-        for leaf in leaves:
-            yield f"{official}.{leaf}", f"{ours}.{leaf}"
+def official_name(ours: str) -> str:
+    """Return the name that a tensor of ours has in the authors' checkpoint."""
+    pattern, theirs = next(item for item in OFFICIAL_NAMES.items() if re.match(item[0], ours))
+    return re.sub(pattern, theirs, ours, count=1)
 
 
-def _official_modules() -> Iterator[tuple[str, str, tuple[str, ...]]]:
-    for module, leaves in _resnet50_modules():
-        yield f"backbone2.{module}", f"appearance.backbone.{module}", leaves
-    for index in range(2):
-        official, ours = f"decode_head2.convs.{index}", f"appearance.head.{index}"
-        yield f"{official}.conv", f"{ours}.conv", ("weight",)
-        yield f"{official}.bn", f"{ours}.bn", BATCH_NORM
-    yield "decode_head2.conv_seg", "appearance.classifier", AFFINE
-
-    flow = "decode_head.flownet"
-    for stage in range(6):
-        for index in range(2):
-            official = f"{flow}.feature_pyramid_extractor.convs.{stage}.{index}.0"
-            yield official, f"motion.pyramid.{stage}.{index}", AFFINE
-    for level in range(5):
-        yield f"{flow}.conv_1x1.{level}.0", f"motion.reductions.{level}", AFFINE
-    for index in range(5):
-        official = f"{flow}.flow_estimators.conv{index + 1}.0"
-        yield official, f"motion.estimator.{index}", AFFINE
-    for index in range(2):
-        official = f"{flow}.flow_estimators.predict_flow{index + 1}.0"
-        yield official, f"motion.region_flow.{index}", AFFINE
-
-
-def _resnet50_modules() -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Yield the modules of ResNet-50, the only backbone that was released."""
-    yield "conv1", ("weight",)
-    yield "bn1", BATCH_NORM
-    for stage, blocks in enumerate((3, 4, 6, 3), start=1):
-        for block in range(blocks):
-            for index in (1, 2, 3):
-                yield f"layer{stage}.{block}.conv{index}", ("weight",)
-                yield f"layer{stage}.{block}.bn{index}", BATCH_NORM
-        yield f"layer{stage}.0.downsample.0", ("weight",)
-        yield f"layer{stage}.0.downsample.1", BATCH_NORM
+def _is_official(state: Mapping[str, Tensor]) -> bool:
+    return any(key.removeprefix("module.").startswith(("backbone2.", "decode_")) for key in state)
 
 
 def _read_checkpoint(path: Path) -> dict[str, Tensor]:
@@ -200,34 +187,6 @@ def _numpy_values() -> list[Any]:
         for function, name in ((scalar, "scalar"), (array, "_reconstruct"))
     ]
     return [*renamed, np.ndarray, np.dtype, *{type(np.dtype(code)) for code in "?bBhHiIlLefd"}]
-
-
-def _is_official(state: Mapping[str, Tensor]) -> bool:
-    return any(key.removeprefix("module.").startswith(("backbone2.", "decode_")) for key in state)
-
-
-def _official_model(path: Path, state: Mapping[str, Tensor]) -> AMD:
-    """Build the authors' model, with as many regions as the checkpoint has."""
-    classifier = [k for k in state if k.removeprefix("module.") == "decode_head2.conv_seg.weight"]
-    shape = state[classifier[0]].shape if classifier else ()
-    try:
-        model = AMD(AMDConfig(regions=shape[0]) if shape else AMDConfig())
-        load_official_state_dict(model, state)
-    # ConfigError: a number of regions that no model has. RuntimeError: torch's wrong shapes.
-    except (WeightsError, ValueError, RuntimeError) as cause:
-        reason = " ".join(str(cause).split())
-        raise WeightsError(f"Cannot convert {path}: {reason}") from cause
-    return model
-
-
-def _model_with_backbone(path: Path, state: Mapping[str, Tensor]) -> AMD:
-    has_bottlenecks = any(key.endswith("layer1.0.conv3.weight") for key in state)
-    # The rest is the same each time, and the caller's random numbers stay where they are.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = AMD(AMDConfig(backbone="resnet50" if has_bottlenecks else "resnet18"))
-    _fill_backbone(model, path, state)
-    return model
 
 
 def _fill_backbone(model: Network, path: Path, state: Mapping[str, Tensor]) -> None:

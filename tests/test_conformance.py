@@ -33,7 +33,7 @@ from amd_seg.model.objective import (
     splat_weights,
 )
 from amd_seg.model.segment_flow import resize_masks, synthesize_view
-from amd_seg.weights_import import load_official_state_dict, official_names
+from amd_seg.weights_import import load_official_state_dict, official_name
 
 pytestmark = pytest.mark.shared
 
@@ -307,7 +307,7 @@ def assert_loss(parts: dict[str, Tensor], mode: str, arrays: Arrays, tolerance: 
 def test_statistics_after_one_forward(
     trained: Run, official_state: State, folder: Path, arrays: Arrays
 ) -> None:
-    ours = our_names(official_state)
+    ours = our_names()
     rows = read_rows(folder / "bn_after.tsv")
     assert len(rows) == 110
     for key, (total, norm) in rows.items():
@@ -322,7 +322,7 @@ def test_statistics_after_one_forward(
 def test_gradients_of_all_parameters(
     trained: Run, official_state: State, folder: Path, arrays: Arrays
 ) -> None:
-    ours = our_names(official_state)
+    ours = our_names()
     rows = read_rows(folder / "grad_norms.tsv")
     assert {ours[key] for key in rows} == set(trained.gradients)
     assert len(rows) == 215
@@ -350,9 +350,9 @@ def total_norm(gradients: Iterable[Tensor]) -> float:
     return float(torch.stack([gradient.double().norm() for gradient in gradients]).norm())
 
 
-def our_names(official_state: State) -> dict[str, str]:
-    """Our name of each released key; renaming keeps their order."""
-    return dict(official_names())
+def our_names() -> dict[str, str]:
+    """Our name of each released key."""
+    return {official_name(ours): ours for ours in AMD(AMDConfig()).state_dict()}
 
 
 def read_rows(path: Path) -> dict[str, list[float]]:
@@ -439,7 +439,7 @@ def test_motion_and_objective_in_float64(
     assert_near(vectors, arrays["train_segflow_cum"], tolerance.vectors)
     for view, direction in zip(views, ("fw", "bw"), strict=True):
         assert_flows(view, direction, "train", arrays, tolerance.flow)
-    ours, rows = our_names(official_state), read_rows(folder / "grad_norms.tsv")
+    ours, rows = our_names(), read_rows(folder / "grad_norms.tsv")
     parameters = dict(motion.named_parameters())
     keys = [key for key in rows if ours[key].startswith("motion.")]
     assert len(keys) == 48
