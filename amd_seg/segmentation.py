@@ -200,17 +200,13 @@ class Segmentation:
         return picture
 
     def encode(self, output: str = "mask") -> bytes:
-        """Return the bytes of a PNG of what `render` gives.
-
-        Raises:
-            InputError: `output` is unknown.
-        """
+        """Return the bytes of a PNG of what `render` gives."""
         file = io.BytesIO()
         write_image(self.render(output), file, ".png", **self._metadata(output))
         return file.getvalue()
 
     def save(self, path: str | os.PathLike[str], output: str = "mask") -> Path:
-        """Write a picture, whole or not at all, in the format of the path's suffix.
+        """Write what `render` gives, whole or not at all, in the format of the path's suffix.
 
         Raises:
             InputError: `output` is unknown.

@@ -1,7 +1,7 @@
 """Segmenter: photos in, segmentations out.
 
-`read_batches` reads photos ahead and resizes them, `Segmenter.region_masks` runs the network, and
-`Segmentation` holds the result.
+Photos are read ahead in threads and resized (`prepare`), `Segmenter.region_masks` runs the network,
+and `Segmentation` holds the result.
 """
 
 import os
@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
 from math import floor
-from typing import Any, BinaryIO, Generic, TypeAlias, TypedDict, TypeVar, Unpack, cast, overload
+from typing import BinaryIO, Generic, TypeAlias, TypedDict, TypeVar, Unpack, cast, overload
 
 import numpy as np
 import torch
@@ -43,8 +43,8 @@ ImageLike: TypeAlias = (
     | Photo
 )
 
-Prepared: TypeAlias = tuple[Photo, Tensor] | AmdSegError
-"""A photo and what the network sees of it, (3, h, w), RGB, uint8; or why it cannot be read."""
+Prepared: TypeAlias = tuple[Photo, Tensor]
+"""A photo and what the network sees of it: (3, h, w), RGB, uint8."""
 
 Result = TypeVar("Result")
 Model = TypeVar("Model", AMD, SemanticNetwork)
@@ -60,21 +60,6 @@ _SINGLE_IMAGES = (
     *(str, os.PathLike, bytes, bytearray, memoryview),
     *(Image.Image, np.ndarray, Tensor, Photo),
 )
-
-# What an argument of a call may be, and how to say so.
-_LIMITS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "size": (
-        lambda size: SIZES[0] <= size <= SIZES[1],
-        f"the short edge that the network sees must be {SIZES[0]} to {SIZES[1]} pixels",
-    ),
-    "batch_size": (lambda count: count >= 1, "it must be 1 or more"),
-    "threshold": (
-        lambda level: level == "otsu" or (isinstance(level, int | float) and 0 < level < 1),
-        "give a number between 0 and 1, or otsu",
-    ),
-    "refine": (lambda way: way in REFINEMENTS, f"give one of {', '.join(REFINEMENTS)}"),
-    "min_confidence": (lambda level: 0 <= level <= 1, "it must be 0 to 1"),
-}
 
 
 class CallOptions(TypedDict, total=False):
@@ -115,6 +100,51 @@ class PlacedNetwork(Generic[Model, Config]):
         self._dtype = resolve_precision(precision, self.device)
         self.config: Config = config
         self.model: Model = model
+
+    def _results(
+        self,
+        images: Iterable[ImageLike],
+        segment: Callable[[list[Prepared]], Iterator[Result | AmdSegError]],
+        size: int | None,
+        batch_size: int,
+        max_pixels: int,
+    ) -> Generator[Result | AmdSegError, None, None]:
+        """Give what `segment` makes of batches of photos, with the errors of bad ones in place."""
+        edge, (least, most) = self.config.input_size if size is None else size, SIZES
+        allowed = f"the short edge that the network sees must be {least} to {most} pixels"
+        require(least <= edge <= most, "size", edge, allowed)
+        require(batch_size >= 1, "batch_size", batch_size, "it must be 1 or more")
+
+        def prepare_or_error(image: ImageLike) -> Prepared | AmdSegError:
+            try:
+                return prepare(image, edge, max_pixels)
+            except AmdSegError as error:
+                return error
+
+        def pixel_count(item: Prepared | AmdSegError) -> int:
+            return 1 if isinstance(item, AmdSegError) else item[0].pixels.size // 3
+
+        def results_of(batch: list[Prepared | AmdSegError]) -> Iterator[Result | AmdSegError]:
+            found = segment([item for item in batch if not isinstance(item, AmdSegError)])
+            for item in batch:
+                yield item if isinstance(item, AmdSegError) else next(found)
+
+        items = map_ahead(
+            prepare_or_error, images, ahead=batch_size, weigh=pixel_count, budget=PIXELS_HELD
+        )
+
+        def results() -> Generator[Result | AmdSegError, None, None]:
+            batch: list[Prepared | AmdSegError] = []
+            with closing(items):
+                for item in items:
+                    batch.append(item)
+                    # Large photos fill a batch sooner.
+                    if len(batch) == batch_size or sum(map(pixel_count, batch)) >= PIXELS_HELD:
+                        yield from results_of(batch)
+                        batch = []
+                yield from results_of(batch)
+
+        return results()
 
     @contextmanager
     def _computing(self, frames: Tensor) -> Iterator[None]:
@@ -231,62 +261,37 @@ class Segmenter(PlacedNetwork[AMD, WeightsConfig]):
     ) -> Generator[Segmentation | AmdSegError, None, None]:
         """Segment images as a call does, with the error itself in the place of a bad image.
 
-        Args:
-            images: of any sizes.
-            size, threshold, refine, min_confidence, batch_size, max_pixels: see `CallOptions`.
-
         Raises:
             InputError: an argument, not an image, cannot be used.
             DeviceError: the device ran out of memory.
         """
-        size = self.config.input_size if size is None else size
-        threshold = self.config.threshold if threshold is None else threshold
-        check_arguments(
-            size=size,
-            batch_size=batch_size,
-            threshold=threshold,
-            refine=refine,
-            min_confidence=min_confidence,
-        )
-        batches = read_batches(images, size, batch_size, max_pixels)
+        rule = self.config.threshold if threshold is None else threshold
+        is_level = isinstance(rule, int | float) and 0 < rule < 1
+        allowed = "give a number between 0 and 1, or otsu"
+        require(is_level or rule == "otsu", "threshold", rule, allowed)
+        require(refine in REFINEMENTS, "refine", refine, f"give one of {', '.join(REFINEMENTS)}")
+        require(0 <= min_confidence <= 1, "min_confidence", min_confidence, "it must be 0 to 1")
 
-        def results() -> Generator[Segmentation | AmdSegError, None, None]:
-            with closing(batches):
-                for batch in batches:
-                    # One pass of the network for each size of frame: (3, h, w) -> places.
-                    places: dict[torch.Size, list[int]] = defaultdict(list)
-                    for index, item in enumerate(batch):
-                        if not isinstance(item, AmdSegError):
-                            places[item[1].shape].append(index)
-                    masks: dict[int, NDArray[np.float32]] = {}
-                    for group in places.values():
-                        frames = torch.stack([cast(Any, batch[index])[1] for index in group])
-                        masks.update(zip(group, self.region_masks(frames), strict=True))
-                    for index, item in enumerate(batch):
-                        if isinstance(item, AmdSegError):
-                            yield item
-                        elif not np.isfinite(masks[index]).all():
-                            yield self._damaged(item[0])
-                        else:
-                            yield Segmentation(
-                                item[0],
-                                masks[index],
-                                self.config.object_channel,
-                                threshold,
-                                refine=refine,
-                                min_confidence=min_confidence,
-                            )
+        def segment(photos: list[Prepared]) -> Iterator[Segmentation | AmdSegError]:
+            # One pass of the network for each size of frame: (3, h, w) -> places.
+            places: dict[torch.Size, list[int]] = defaultdict(list)
+            for index, (_, frame) in enumerate(photos):
+                places[frame.shape].append(index)
+            masks: dict[int, NDArray[np.float32]] = {}
+            for group in places.values():
+                frames = torch.stack([photos[index][1] for index in group])
+                masks.update(zip(group, self.region_masks(frames), strict=True))
+            channel = self.config.object_channel
+            for index, (photo, _) in enumerate(photos):
+                if np.isfinite(masks[index]).all():
+                    yield Segmentation(photo, masks[index], channel, rule, refine, min_confidence)
+                else:
+                    yield self._damaged(photo)
 
-        return results()
+        return self._results(images, segment, size, batch_size, max_pixels)
 
     def region_masks(self, frames: Tensor) -> NDArray[np.float32]:
-        """Run the network on frames that are resized for it already.
-
-        Args:
-            frames: (batch, 3, height, width), RGB, uint8 or float in 0..255, on any device.
-
-        Returns:
-            (batch, region, ceil(height / 8), ceil(width / 8)), float32, sums to 1 over region.
+        """Run the network on frames that are resized for it already: `AMD.segment` as an array.
 
         Raises:
             DeviceError: the device ran out of memory.
@@ -315,48 +320,13 @@ def one_or_all(
     return raising(stream(cast(Iterable[ImageLike], image)))
 
 
-def check_arguments(**arguments: Any) -> None:
-    """Raise an InputError for the first argument of a call that cannot be used."""
-    for name, value in arguments.items():
-        holds, allowed = _LIMITS[name]
-        if not holds(value):
-            raise InputError(f"{name}={value!r} cannot be used: {allowed}.")
+def require(holds: bool, name: str, value: object, allowed: str) -> None:
+    """Raise an InputError that names an argument and what it may be, unless that holds."""
+    if not holds:
+        raise InputError(f"{name}={value!r} cannot be used: {allowed}.")
 
 
-def read_batches(
-    images: Iterable[ImageLike], size: int, batch_size: int, max_pixels: int
-) -> Generator[list[Prepared], None, None]:
-    """Read images ahead, in threads, and yield them in lists of up to `batch_size`, in order.
-
-    Large photos fill a batch sooner. An image that cannot be read is its error.
-    """
-
-    def prepare_or_error(image: ImageLike) -> Prepared:
-        try:
-            return prepare(image, size, max_pixels)
-        except AmdSegError as error:
-            return error
-
-    def pixel_count(item: Prepared) -> int:
-        return 1 if isinstance(item, AmdSegError) else item[0].pixels.size // 3
-
-    items = map_ahead(
-        prepare_or_error, images, ahead=batch_size, weigh=pixel_count, budget=PIXELS_HELD
-    )
-    batch: list[Prepared] = []
-    held = 0
-    with closing(items):
-        for item in items:
-            batch.append(item)
-            held += pixel_count(item)
-            if len(batch) == batch_size or held >= PIXELS_HELD:
-                yield batch
-                batch, held = [], 0
-    if batch:
-        yield batch
-
-
-def prepare(image: ImageLike, size: int, max_pixels: int) -> tuple[Photo, Tensor]:
+def prepare(image: ImageLike, size: int, max_pixels: int) -> Prepared:
     """Read one image, and resize it for the network: (3, h, w), RGB, uint8.
 
     Unlike the released code it is antialiased: a reduced photo would get patterns that are not in

@@ -3,7 +3,6 @@
 import io
 import os
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, overload
@@ -31,14 +30,7 @@ from amd_seg.media.labels import (
 from amd_seg.model.amd import AMD
 from amd_seg.model.appearance import SemanticNetwork
 from amd_seg.model.config import SemanticWeightsConfig, WeightsConfig
-from amd_seg.segmenter import (
-    ImageLike,
-    PlacedNetwork,
-    Segmenter,
-    check_arguments,
-    one_or_all,
-    read_batches,
-)
+from amd_seg.segmenter import ImageLike, PlacedNetwork, Prepared, Segmenter, one_or_all
 from amd_seg.weights import load_any_weights, load_semantic_weights
 
 __all__ = ["SemanticSegmentation", "SemanticSegmenter", "open_segmenter"]
@@ -105,11 +97,7 @@ class SemanticSegmentation:
         raise InputError(f"Unknown output {output!r}. Use one of {', '.join(SEMANTIC_OUTPUTS)}.")
 
     def encode(self, output: str = "labels") -> bytes:
-        """Return the bytes of a PNG of what `render` gives.
-
-        Raises:
-            InputError: `output` is unknown.
-        """
+        """Return the bytes of a PNG of what `render` gives."""
         file, picture = io.BytesIO(), self.render(output)
         if output == "labels":
             picture.save(file, "PNG", **png_options(self.classes))
@@ -118,7 +106,7 @@ class SemanticSegmentation:
         return file.getvalue()
 
     def save(self, path: str | os.PathLike[str], output: str = "labels") -> Path:
-        """Write a picture, whole or not at all: labels as .png, the overlay as its suffix says.
+        """Write what `render` gives, whole or not at all: labels as .png, else as the suffix says.
 
         Raises:
             InputError: `output` is unknown.
@@ -179,10 +167,7 @@ class SemanticSegmenter(PlacedNetwork[SemanticNetwork, SemanticWeightsConfig]):
     def __call__(
         self, image: ImageLike | Iterable[ImageLike], **options: Any
     ) -> SemanticSegmentation | Iterator[SemanticSegmentation]:
-        """Segment one image, or an iterable of images: an iterator in its order.
-
-        It takes what `Segmenter` takes, and the options of `stream`; errors are raised.
-        """
+        """Segment what `Segmenter` takes, with the options of `stream`; errors are raised."""
         return one_or_all(image, lambda images: self.stream(images, **options))
 
     def stream(
@@ -210,29 +195,20 @@ class SemanticSegmenter(PlacedNetwork[SemanticNetwork, SemanticWeightsConfig]):
             InputError: an argument, not an image, cannot be used.
             DeviceError: the device ran out of memory.
         """
-        size = self.config.input_size if size is None else size
-        check_arguments(size=size, batch_size=batch_size)
-        batches = read_batches(images, size, batch_size, max_pixels)
         window = self.config.input_size if slide else None
 
-        def results() -> Generator[SemanticSegmentation | AmdSegError, None, None]:
-            with closing(batches):
-                for item in (item for batch in batches for item in batch):
-                    if isinstance(item, AmdSegError):
-                        yield item
-                        continue
-                    photo, frame = item
-                    with self._computing(frame):
-                        frame = frame.to(self.device)
-                        scores = class_probabilities(self.model, frame, window, flip, batch_size)
-                        scores = scores.cpu()
-                    if not torch.isfinite(scores).all():
-                        yield self._damaged(photo)
-                        continue
+        def segment(photos: list[Prepared]) -> Iterator[SemanticSegmentation | AmdSegError]:
+            for photo, frame in photos:
+                with self._computing(frame):
+                    frame = frame.to(self.device)
+                    scores = class_probabilities(self.model, frame, window, flip, batch_size).cpu()
+                if torch.isfinite(scores).all():
                     labels = strongest_classes(scores, photo.pixels.shape[:2])
                     yield SemanticSegmentation(photo, labels, self.classes)
+                else:
+                    yield self._damaged(photo)
 
-        return results()
+        return self._results(images, segment, size, batch_size, max_pixels)
 
 
 def open_segmenter(
@@ -244,14 +220,9 @@ def open_segmenter(
 ) -> Segmenter | SemanticSegmenter:
     """Return the segmenter that weights are for, whichever it is.
 
-    Args:
-        source: as `Segmenter.from_pretrained` takes it, like the others.
-        output: the picture or annotation that is wanted of it.
-
     Raises:
-        InputError: weights of this kind do not give that output.
-        WeightsError: the weights cannot be had or are not valid.
-        DeviceError: the device or the precision cannot be used on this machine.
+        InputError: weights of this kind do not give the picture or annotation `output`.
+        WeightsError, DeviceError: as `Segmenter.from_pretrained` does.
     """
     resolve_precision(precision, resolve_device(device))  # Before a download, not after it.
     found = load_any_weights(source)
@@ -303,6 +274,30 @@ def class_probabilities(
     return (scores + mirrored.flip(-1)) / 2
 
 
+def _logits(model: SemanticNetwork, frame: Tensor, window: int | None, batch_size: int) -> Tensor:
+    """Return logits (class, height, width) of a frame, whole or from windows."""
+    height, width = frame.shape[-2:]
+    if window is None:
+        return _resized(model.class_logits(frame[None])[0], (height, width))
+    side = (min(window, height), min(window, width))
+    corners = [(top, left) for top in _starts(height, window) for left in _starts(width, window)]
+    total = torch.zeros(model.config.classes, height, width, device=frame.device)
+    count = torch.zeros(height, width, device=frame.device)
+    for first in range(0, len(corners), batch_size):
+        group = corners[first : first + batch_size]
+        parts = torch.stack([frame[:, y : y + side[0], x : x + side[1]] for y, x in group])
+        for (y, x), logits in zip(group, model.class_logits(parts), strict=True):
+            total[:, y : y + side[0], x : x + side[1]] += _resized(logits, side)
+            count[y : y + side[0], x : x + side[1]] += 1
+    return total / count
+
+
+def _starts(length: int, window: int) -> list[int]:
+    """Return where windows begin along an edge; the last one ends with it."""
+    last = max(length - window, 0)
+    return [*range(0, last, max(1, 2 * window // 3)), last]
+
+
 def strongest_classes(scores: Tensor, size: tuple[int, ...]) -> NDArray[np.uint8]:
     """Return the class with the highest score at each pixel of a map of another size.
 
@@ -328,30 +323,6 @@ def strongest_classes(scores: Tensor, size: tuple[int, ...]) -> NDArray[np.uint8
             strip = torch.lerp(wide[:, above[rows]], wide[:, below[rows]], share[rows])
             labels[rows] = strip.argmax(dim=0).byte().numpy()
     return labels
-
-
-def _logits(model: SemanticNetwork, frame: Tensor, window: int | None, batch_size: int) -> Tensor:
-    """Return logits (class, height, width) of a frame, whole or from windows."""
-    height, width = frame.shape[-2:]
-    if window is None:
-        return _resized(model.class_logits(frame[None])[0], (height, width))
-    side = (min(window, height), min(window, width))
-    corners = [(top, left) for top in _starts(height, window) for left in _starts(width, window)]
-    total = torch.zeros(model.config.classes, height, width, device=frame.device)
-    count = torch.zeros(height, width, device=frame.device)
-    for first in range(0, len(corners), batch_size):
-        group = corners[first : first + batch_size]
-        parts = torch.stack([frame[:, y : y + side[0], x : x + side[1]] for y, x in group])
-        for (y, x), logits in zip(group, model.class_logits(parts), strict=True):
-            total[:, y : y + side[0], x : x + side[1]] += _resized(logits, side)
-            count[y : y + side[0], x : x + side[1]] += 1
-    return total / count
-
-
-def _starts(length: int, window: int) -> list[int]:
-    """Return where windows begin along an edge; the last one ends with it."""
-    last = max(length - window, 0)
-    return [*range(0, last, max(1, 2 * window // 3)), last]
 
 
 def _resized(maps: Tensor, size: tuple[int, int]) -> Tensor:
