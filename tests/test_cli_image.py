@@ -370,6 +370,12 @@ def test_an_unknown_command_is_wrong_usage() -> None:
     assert "No such command" in result.stderr
 
 
+def test_a_name_that_is_none_on_the_hub_is_told() -> None:
+    result = CliRunner().invoke(cli, ["weights", "download", "../etc"])
+    assert result.exit_code == 3
+    assert "that is no name of a repository" in result.stderr
+
+
 GROUPS = {"download": ["weights"], "info": ["weights"], "onnx": ["export"]}
 
 

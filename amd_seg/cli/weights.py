@@ -64,7 +64,7 @@ def info(name: str, as_json: bool) -> None:
 
 @weights.command()
 @click.argument("repo")
-def download(repo: str, revision: str | None) -> None:
+def download(repo: str) -> None:
     """Fetch weights from the Hub into its cache.
 
     REPO is org/name or org/name@revision; the folder of the weights is printed.
