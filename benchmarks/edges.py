@@ -73,10 +73,9 @@ def heading(datasets: list[Dataset]) -> str:
 
 
 def scores(data: Dataset, refine: str, weights: str | None) -> list[str]:
-    origin = from_network(weights, {"device": "cpu"}, {"refine": refine})
-    found = evaluate(data, origin, method=refine).scores
-    kind = data.benchmark.kind
-    return [shown(key, found[key], kind) for key in SCORES[kind]]
+    maps = from_network(data, weights, {"device": "cpu"}, {"refine": refine})
+    found = evaluate(data, maps, method=refine).scores
+    return [shown(key, found[key]) for key in SCORES[data.benchmark.kind]]
 
 
 def times(folder: Path, options: argparse.Namespace) -> dict[str, float]:

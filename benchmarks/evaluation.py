@@ -44,13 +44,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         write_files(Path(name), options)
         dataset = open_folders(None, Path(name, "masks"))
-        origin = from_folder(Path(name, "maps"))
         for kind in ("saliency", "video"):
             part = of_kind(dataset, kind)
             for workers in options.workers:
 
                 def work(part: Dataset = part, workers: int = workers) -> None:
-                    evaluate(part, origin, method="benchmark", workers=workers)
+                    maps = from_folder(part, Path(name, "maps"))
+                    evaluate(part, maps, method="benchmark", workers=workers)
 
                 seconds = timed(work, options)
                 print(f"| {kind} | {workers} | {rate(options.images, seconds)} |")

@@ -48,8 +48,9 @@ def main() -> None:
         for start in (SCRATCH, options.weights or "amd-resnet18"):
             run = options.out / f"{Path(start).name}-{seed}"
             train(options.voc, run, start, model, dataclasses.replace(config, seed=seed))
-            origin = from_semantic_network(str(run), {"device": "cpu"}, {"flip": options.flip})
-            results.setdefault(start, []).append(evaluate(dataset, origin, method=start))
+            call = {"flip": options.flip}
+            maps = from_semantic_network(dataset, str(run), {"device": "cpu"}, call)
+            results.setdefault(start, []).append(evaluate(dataset, maps, method=start))
             miou = results[start][-1].scores["miou"]
             print(f"{start}, seed {seed}: mIoU {100 * miou:.1f}", flush=True)
     print(table(results, dataset.title))

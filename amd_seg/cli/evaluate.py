@@ -1,26 +1,22 @@
 """`amd-seg evaluate`: a benchmark's folder in, its table out."""
 
+import dataclasses
 import json
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
-from amd_seg.cli import terminal
-from amd_seg.cli.options import network_options, parse_threshold, refinement_options, under_headings
+from amd_seg.cli import options, terminal
+from amd_seg.cli.options import COUNT, PATH, refuse
 from amd_seg.cli.terminal import STANDARD_STREAM
-from amd_seg.cli.video import adaptation_asked_for, learning_options, summary
+from amd_seg.cli.video import LEARNING, adaptation_config, learning_options, summary
 
 if TYPE_CHECKING:
     from amd_seg.evaluation.datasets import Dataset
-    from amd_seg.evaluation.predictions import Origin
-    from amd_seg.evaluation.scoring import Evaluation, Row
+    from amd_seg.evaluation.predictions import Map
     from amd_seg.training.adaptation import AdaptationReport
-
-_LOAD = ("device", "precision")
-_CALL = ("size", "batch_size", "refine")
-
 
 _HEADINGS = {
     "What is scored": "--images --masks --predictions --method --every --limit",
@@ -31,34 +27,34 @@ _HEADINGS = {
 }
 
 
-@click.command(cls=under_headings(_HEADINGS), context_settings={"show_default": True})
+@click.command(cls=options.under_headings(_HEADINGS), context_settings={"show_default": True})
 @click.argument("dataset", metavar="[DATASET", required=False)
-@click.argument("folder", type=click.Path(path_type=Path), metavar="DIR]", required=False)
-@click.option("--images", type=click.Path(path_type=Path), help="Any folder of pictures, and")
-@click.option("--masks", type=click.Path(path_type=Path), help="its ground truths, by name.")
+@click.argument("folder", type=PATH, metavar="DIR]", required=False)
+@click.option("--images", type=PATH, help="Any folder of pictures, and")
+@click.option("--masks", type=PATH, help="its ground truths, by name.")
 @click.option(
     "--predictions",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="DIR",
     help="Score the masks in DIR, NAME.png or SEQUENCE/FRAME.png; no network is loaded.",
 )
 @click.option(
     "--method", type=click.Choice(["centre-prior"]), help="Score this instead of a network."
 )
-@network_options("Pictures in a pass of the network.")
-@refinement_options
+@options.network_options("Pictures in a pass of the network.")
+@options.refine_option
 @learning_options
 @click.option(
     "--threshold",
     metavar="T",
     default="0.5",
-    callback=parse_threshold,
+    type=options.threshold,
     help="Saliency above which a pixel of a video's frame is in the mask, or otsu.",
 )
 @click.option("--resize-masks", is_flag=True, help="Resize predictions to the ground truth.")
 @click.option(
     "--classes",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="FILE",
     help="Masks hold labels: the classes that they are, one name a line, from 0 on.",
 )
@@ -67,12 +63,12 @@ _HEADINGS = {
 )
 @click.option("--slide", is_flag=True, help="Labels: average windows that slide over the photo.")
 @click.option("--flip", is_flag=True, help="Labels: average with the mirrored photo.")
-@click.option("--every", type=click.IntRange(1), default=1, help="Score every n-th sample only.")
-@click.option("--limit", type=click.IntRange(1), help="Score this many, spread evenly.")
-@click.option("--workers", type=click.IntRange(1), default=1, help="Processes that score.")
+@click.option("--every", type=COUNT, default=1, help="Score every n-th sample only.")
+@click.option("--limit", type=COUNT, help="Score this many, spread evenly.")
+@click.option("--workers", type=COUNT, default=1, help="Processes that score.")
 @click.option("--per-sequence", is_flag=True, help="A line for each sequence of videos.")
 @click.option("--json", "json_file", metavar="FILE", help="Scores as JSON; - is stdout.")
-@click.option("--sheet", metavar="FILE", help="A picture of best, median, worst cases.")
+@click.option("--sheet", type=PATH, metavar="FILE", help="A picture of best, median, worst cases.")
 @click.option("--overwrite", is_flag=True, help="Replace files of these names.")
 @terminal.quiet_option
 def evaluate(
@@ -80,9 +76,16 @@ def evaluate(
     folder: Path | None,
     images: Path | None,
     masks: Path | None,
+    classes: Path | None,
+    coloured_masks: bool,
     every: int,
     limit: int | None,
-    **options: Any,
+    workers: int,
+    per_sequence: bool,
+    json_file: str | None,
+    sheet: Path | None,
+    overwrite: bool,
+    **settings: Any,
 ) -> None:
     """Score masks on a benchmark's folder: ours, or anyone's.
 
@@ -99,158 +102,120 @@ def evaluate(
     amd-seg evaluate --images photos/ --masks truths/
     amd-seg evaluate voc2012 VOC2012/ --weights run/ --flip
     """
-    from amd_seg.evaluation import scoring
+    from amd_seg.evaluation import report, scoring
+    from amd_seg.media.files import write_atomically
 
-    reports = _report_files(options)
-    data = _dataset(dataset, folder, images, masks, options).subset(every=every, limit=limit)
-    kind = data.benchmark.kind
-    if kind != "semantic":
-        _refuse("masks with classes", "slide", "flip")
-    if kind != "video":
-        _refuse("videos", "threshold", "per_sequence")
-    origin, name = _origin(data, options)
-    rules = scoring.Scoring(threshold=options["threshold"], resize_masks=options["resize_masks"])
+    is_json = json_file == STANDARD_STREAM
+    json_path = None if json_file is None or is_json else Path(json_file)
+    _check_reports(json_path, sheet, overwrite=overwrite)
+    data = _dataset(dataset, folder, images, masks, classes, coloured_masks)
+    data = data.subset(every=every, limit=limit)
+    if data.benchmark.kind != "semantic":
+        refuse("masks with classes", "slide", "flip")
+    if data.benchmark.kind != "video":
+        refuse("videos", "threshold", "per_sequence")
+    maps, method = _maps(data, settings)
     with terminal.progress(len(data.samples), data.unit) as bar:
-
-        def on_row(row: "Row") -> None:
-            bar.update()
-
         result = scoring.evaluate(
-            data, origin, method=name, scoring=rules, workers=options["workers"], on_row=on_row
+            data,
+            maps,
+            method=method,
+            threshold=settings["threshold"],
+            resize_masks=settings["resize_masks"],
+            workers=workers,
+            on_row=lambda row: bar.update(),
         )
-    _report(result, options, reports)
+    plain = report.as_json(result)
+    terminal.put(plain if is_json else report.table(result, per_sequence=per_sequence))
+    if json_path is not None:
+        text = json.dumps(plain, indent=2).encode() + b"\n"
+        write_atomically(json_path, lambda stream: stream.write(text))
+    if sheet is not None:
+        report.write_sheet(result, sheet)
+
+
+def _check_reports(json_path: Path | None, sheet: Path | None, *, overwrite: bool) -> None:
+    """Raise where a report could not be written, before a run that may take hours."""
+    from amd_seg.media.files import check_target
+    from amd_seg.media.images import WRITERS
+
+    if sheet is not None and sheet.suffix.lower() not in WRITERS:
+        known = ", ".join(WRITERS)
+        raise click.UsageError(f"--sheet {sheet} has no known ending. Use one of {known}.")
+    if sheet is not None and sheet == json_path:
+        raise click.UsageError(f"Two reports would share {sheet}. Give two names.")
+    for path in (json_path, sheet):
+        if path is not None:
+            check_target(path, overwrite=overwrite)
 
 
 def _dataset(
-    dataset: str | None,
+    name: str | None,
     folder: Path | None,
     images: Path | None,
     masks: Path | None,
-    options: dict[str, Any],
+    classes: Path | None,
+    coloured_masks: bool,
 ) -> "Dataset":
-    from dataclasses import replace
-
     from amd_seg.classes import read_classes
     from amd_seg.evaluation.datasets import open_dataset, open_folders
 
-    file = options["classes"]
-    if dataset is not None and folder is not None and images is None and masks is None:
-        if file is not None:
-            raise click.UsageError(f"{dataset} has its own classes. Drop --classes.")
-        data = open_dataset(dataset, folder)
-    elif dataset is None and masks is not None:
-        data = open_folders(images, masks, classes=None if file is None else read_classes(file))
+    if name is not None and folder is not None and images is None and masks is None:
+        refuse(f"other sets: {name} has its own", "classes")
+        data = open_dataset(name, folder)
+    elif name is None and masks is not None:
+        data = open_folders(images, masks, None if classes is None else read_classes(classes))
     else:
         raise click.UsageError("Give DATASET and its folder, or --images and --masks of any set.")
-    if not options["coloured_masks"]:
-        return data
     if data.benchmark.classes is None:
-        raise click.UsageError(
-            f"{data.title} has masks of one object: there are no colours to read."
-        )
-    return replace(data, by_colour=True)
+        refuse("masks with classes", "coloured_masks")
+    return dataclasses.replace(data, by_colour=coloured_masks)
 
 
-def _origin(data: "Dataset", options: dict[str, Any]) -> "tuple[Origin, str]":
-    """Return the origin of the maps and what to call it."""
+def _maps(data: "Dataset", settings: dict[str, Any]) -> "tuple[Iterable[Map], str]":
+    """Return the maps that are scored and what to call them."""
     from amd_seg.evaluation import predictions
+    from amd_seg.media.files import some
 
-    folder, method, weights = options["predictions"], options["method"], options["weights"]
+    folder, method, weights = settings["predictions"], settings["method"], settings["weights"]
     given = {"--predictions": folder, "--method": method, "--weights": weights}
     chosen = [option for option, value in given.items() if value is not None]
     if len(chosen) > 1:
         raise click.UsageError(f"{' and '.join(chosen)} are two origins of masks. Give one.")
     is_semantic = data.benchmark.kind == "semantic"
-    asked = adaptation_asked_for(options)
-    if asked is not None and (method or folder is not None or is_semantic):
-        raise click.UsageError("--adapt is for a network and clips. Drop it.")
+    if not settings["adapt"]:
+        refuse("--adapt", *LEARNING)
+    elif method or folder is not None or is_semantic:
+        refuse("a network and clips", "adapt")
     if folder is not None or method:
-        _refuse("a network", "weights", *_LOAD, *_CALL, "slide", "flip")
+        of_networks = ("weights", "device", "precision", "size", "batch_size", "refine")
+        refuse("a network", *of_networks, "slide", "flip")
     if folder is not None:
-        if len(data.samples) == data.total:
-            _warn_of_extra(data, folder)
-        return predictions.from_folder(folder), str(folder)
+        known = {sample.name for sample in data.samples}
+        extra = [name for name in predictions.prediction_files(folder) if name not in known]
+        if extra and len(data.samples) == data.total:
+            text = f"{len(extra)} files in {folder} belong to no sample: {some(extra)}."
+            terminal.say(f"Warning: {text}")
+        return predictions.from_folder(data, folder), str(folder)
     if method:
-        return predictions.from_centre_prior, method
-    load = {key: options[key] for key in _LOAD}
-    call = {key: options[key] for key in _CALL}
+        return predictions.from_centre_prior(data), method
+    load = {name: settings[name] for name in ("device", "precision")}
+    call = {name: settings[name] for name in ("size", "batch_size")}
     name = str(weights or "bundled weights")
     if is_semantic:
         if weights is None:
             raise click.UsageError("Classes need --weights of amd-seg finetune, or --predictions.")
-        _refuse("masks of one object", "refine")
-        call = {key: options[key] for key in ("size", "batch_size", "slide", "flip")}
+        refuse("masks of one object", "refine")
+        call |= {name: settings[name] for name in ("slide", "flip")}
         name += "".join(f", {key}" for key in ("slide", "flip") if call[key])
-        return predictions.from_semantic_network(weights, load, call), name
-    if asked is None:
-        return predictions.from_network(weights, load, call), name
+        return predictions.from_semantic_network(data, weights, load, call), name
+    call["refine"] = settings["refine"]
+    if not settings["adapt"]:
+        return predictions.from_network(data, weights, load, call), name
 
     def on_clip(sequence: str, report: "AdaptationReport") -> None:
         terminal.notice(f"{sequence}: {summary(report)}")
 
-    origin = predictions.from_adapted_network(asked[0], weights, load, call, on_clip=on_clip)
-    return origin, f"{name}, adapted ({asked[0].objective})"
-
-
-def _refuse(what_for: str, *names: str) -> None:
-    """Raise for options that were given although they change nothing here."""
-    source = click.get_current_context().get_parameter_source
-    given = [name for name in names if source(name) is not ParameterSource.DEFAULT]
-    if given:
-        flags = " and ".join(f"--{name.replace('_', '-')}" for name in given)
-        them, are = ("it", "is") if len(given) == 1 else ("them", "are")
-        raise click.UsageError(f"{flags} {are} for {what_for}. Drop {them}.")
-
-
-def _warn_of_extra(data: "Dataset", folder: Path) -> None:
-    from amd_seg.evaluation.predictions import prediction_files
-    from amd_seg.media.files import some
-
-    known = {sample.name for sample in data.samples}
-    extra = [name for name in prediction_files(folder) if name not in known]
-    if extra:
-        text = f"{len(extra)} files in {folder} belong to no sample: {some(extra)}."
-        terminal.say(f"Warning: {text}")
-
-
-def _report_files(options: dict[str, Any]) -> dict[str, Path]:
-    """Return the files to write, checked before a run that may take hours.
-
-    Raises:
-        click.UsageError: the sheet has no picture's ending, or two reports share a file.
-        InputError: a folder is not there, or a file is there and is not to be overwritten.
-        MediaError: a name is a folder's.
-    """
-    from amd_seg.media.files import check_target
-    from amd_seg.media.images import WRITERS
-
-    names = {key: options[key] for key in ("json_file", "sheet") if options[key] is not None}
-    if names.get("json_file") == STANDARD_STREAM:
-        del names["json_file"]
-    files = {key: Path(name) for key, name in names.items()}
-    if "sheet" in files and files["sheet"].suffix.lower() not in WRITERS:
-        known = ", ".join(WRITERS)
-        raise click.UsageError(f"--sheet {files['sheet']} has no known ending. Use one of {known}.")
-    if len(set(files.values())) < len(files):
-        raise click.UsageError(f"Two reports would share {files['sheet']}. Give two names.")
-    for path in files.values():
-        check_target(path, overwrite=options["overwrite"])
-    return files
-
-
-def _report(result: "Evaluation", options: dict[str, Any], files: dict[str, Path]) -> None:
-    """Print the table, or JSON where `--json -` asks for it, and write the files."""
-    from amd_seg.evaluation import report
-    from amd_seg.media.files import write_atomically
-
-    plain = report.as_json(result)
-    is_json = options["json_file"] == STANDARD_STREAM
-    terminal.put(plain if is_json else report.table(result, per_sequence=options["per_sequence"]))
-    if "json_file" in files:
-
-        def write(stream: BinaryIO) -> None:
-            stream.write(json.dumps(plain, indent=2).encode() + b"\n")
-
-        write_atomically(files["json_file"], write)
-    if "sheet" in files:
-        report.write_sheet(result, files["sheet"])
+    config = adaptation_config(settings)
+    maps = predictions.from_adapted_network(data, config, weights, load, call, on_clip=on_clip)
+    return maps, f"{name}, adapted ({config.objective})"

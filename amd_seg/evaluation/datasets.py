@@ -4,34 +4,20 @@ A finder turns a folder into samples: one picture or frame each, with the files 
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from amd_seg.classes import VOC2012, VOC_LAYOUT, Classes
 from amd_seg.errors import InputError
 from amd_seg.media.files import by_stem, images_in, natural_key, require_same_names, some
-from amd_seg.media.images import opened
+from amd_seg.media.images import read_photo_size
 
-Finder = Callable[[Path], list["Sample"]]
-
-
-@dataclass(frozen=True)
-class TruthRule:
-    """Which grey values of a ground truth are the object."""
-
-    level: float = 0.5
-    """Share of the range from which on a value counts."""
-    is_exclusive: bool = False
-    """A value must be above the level, not at it."""
-    is_white_background: bool = False
-    """Values above 0.99 are background; colours are read as grey."""
-
-
-GREY = TruthRule()
-"""The usual rule: from half of the range on."""
+HALF = 128
+"""The usual grey value from which on a pixel of a ground truth is the object."""
 
 
 @dataclass(frozen=True)
@@ -47,25 +33,27 @@ class Sample:
     sequence: str | None = None
     is_end: bool = False
     """The first or the last frame of its sequence, which DAVIS 2016 does not count."""
-    rule: TruthRule = GREY
-    """How the values of the masks are read."""
+    level: int = HALF
+    """Grey value of the masks from which on a pixel is the object."""
+    is_white_ground: bool = False
+    """The masks are coloured, and white is the background."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Benchmark:
     """What is known of a data set before its folder is looked at."""
 
     name: str
     title: str
-    find: Finder
+    count: int | None
+    """Pictures, or frames with a ground truth, of the full set; None where any number may be."""
+    source: str
+    """Where to get it."""
     layout: str
     """What a folder must hold, in words for a message."""
-    source: str = ""
-    """Where to get it."""
+    find: Callable[[Path], list[Sample]]
     kind: str = "saliency"
     """"saliency", "video" or "semantic": which metrics it has."""
-    count: int | None = None
-    """Pictures, or frames with a ground truth, of the full set; None where any number may be."""
     size: tuple[int, int] | None = None
     """Width and height of the originals where all have one; copies in another are named so."""
     classes: Classes | None = None
@@ -142,12 +130,14 @@ def open_dataset(name: str, folder: str | Path) -> Dataset:
             f"Cannot open {folder} as {benchmark.title}: its files are not there. Give a folder "
             f"that holds {benchmark.layout}; {benchmark.source} has them."
         )
-    size = None if benchmark.size is None else read_size(samples[0].masks[0])
-    size = None if size == benchmark.size else size
+    size = None
+    if benchmark.size is not None:
+        height, width = read_photo_size(samples[0].masks[0])
+        size = None if (width, height) == benchmark.size else (width, height)
     return Dataset(benchmark, folder, tuple(samples), len(samples), size)
 
 
-def open_folders(images: Path | None, masks: Path, *, classes: Classes | None = None) -> Dataset:
+def open_folders(images: Path | None, masks: Path, classes: Classes | None = None) -> Dataset:
     """Return the masks of any folder with the pictures of the same names.
 
     Args:
@@ -158,67 +148,38 @@ def open_folders(images: Path | None, masks: Path, *, classes: Classes | None = 
     Raises:
         InputError: a folder holds no image, or names differ; all of them are named.
     """
-    samples = _pair_by_name(images, masks)
-    benchmark = Benchmark(
-        name="folders",
-        title=str(masks),
-        kind="saliency" if classes is None else "semantic",
-        find=_pairs_in(),
-        layout="pictures and masks",
-        classes=classes,
-    )
-    return Dataset(benchmark, masks, tuple(samples), len(samples))
-
-
-def read_size(path: Path) -> tuple[int, int]:
-    """Return the (width, height) in an image's header.
-
-    Raises:
-        MediaError: the file cannot be read.
-    """
-    with opened(path) as image:
-        size: tuple[int, int] = image.size
-    return size
+    samples = tuple(_pair_by_name(images, masks))
+    kind = "saliency" if classes is None else "semantic"
+    known = Benchmark("folders", str(masks), None, "", "", lambda folder: [], kind, classes=classes)
+    return Dataset(known, masks, samples, len(samples))
 
 
 # The layouts in which benchmarks come.
 
 # Names under which copies of salient-object sets hold pictures and masks.
 _PAIRS = (
-    ("images", "masks"),
-    ("images", "ground_truth_mask"),
-    ("images", "GT"),
-    ("imgs", "gt"),
-    ("Imgs", "GT"),
-    ("Image", "Mask"),
-    ("Image", "GT"),
+    *(("images", "masks"), ("images", "ground_truth_mask"), ("images", "GT"), ("imgs", "gt")),
+    *(("Imgs", "GT"), ("Image", "Mask"), ("Image", "GT")),
 )
 
 
-def _pairs_in(*folders: tuple[str, str]) -> Finder:
-    """Return a finder for a folder of pictures and one of masks, by the first names that fit."""
-
-    def find(folder: Path) -> list[Sample]:
-        known = (*folders, *_PAIRS)
-        for image, mask in known:
-            if (folder / image).is_dir() and (folder / mask).is_dir():
-                return _pair_by_name(folder / image, folder / mask)
-        for _, mask in known:
-            if (folder / mask).is_dir():
-                return _pair_by_name(None, folder / mask)
-        return []
-
-    return find
+def _pairs(folder: Path, *folders: tuple[str, str]) -> list[Sample]:
+    """Pair a folder of pictures and one of masks, by the first names that fit."""
+    known = (*folders, *_PAIRS)
+    for image, mask in known:
+        if (folder / image).is_dir() and (folder / mask).is_dir():
+            return _pair_by_name(folder / image, folder / mask)
+    masks = next((folder / mask for _, mask in known if (folder / mask).is_dir()), None)
+    return [] if masks is None else _pair_by_name(None, masks)
 
 
 def _pair_by_name(images: Path | None, masks: Path) -> list[Sample]:
     """Return a sample for each mask of a folder, with the picture of the same name."""
     truths = by_stem(masks)
-    if images is None:
-        return [Sample(stem, (path,), None) for stem, path in truths.items()]
-    pictures = by_stem(images)
-    require_same_names(pictures, truths, images, masks)
-    return [Sample(stem, (path,), pictures[stem]) for stem, path in truths.items()]
+    pictures = {} if images is None else by_stem(images)
+    if images is not None:
+        require_same_names(pictures, truths, images, masks)
+    return [Sample(stem, (path,), pictures.get(stem)) for stem, path in truths.items()]
 
 
 def _davis2016(folder: Path) -> list[Sample]:
@@ -249,10 +210,9 @@ def _davis2017(folder: Path) -> list[Sample]:
 def _listed_frames(names: dict[str, list[str]], root: Path, frames: Path) -> list[Sample]:
     samples: list[Sample] = []
     for sequence, stems in names.items():
-        masks: dict[str, tuple[Path, ...]]
         masks = {stem: (root / sequence / f"{stem}.png",) for stem in stems}
         pictures = {stem: frames / sequence / f"{stem}.jpg" for stem in stems}
-        samples += _frames(sequence, masks, pictures if frames.is_dir() else None)
+        samples += _frames(sequence, masks, pictures if frames.is_dir() else {})
     files = [path for s in samples for path in (*s.masks, s.image) if path is not None]
     if missing := [path for path in files if not path.is_file()]:
         raise InputError(
@@ -270,12 +230,11 @@ def _segtrackv2(folder: Path) -> list[Sample]:
         objects = [by_stem(path) for path in places]
         for place, masks in zip(places[1:], objects[1:], strict=True):
             require_same_names(objects[0], masks, places[0], place)
-        pictures = by_stem(frames / home.name) if frames.is_dir() else None
-        if pictures is not None:
+        pictures = by_stem(frames / home.name) if frames.is_dir() else {}
+        if pictures:
             require_same_names(pictures, objects[0], frames / home.name, home)
         joined = {stem: tuple(masks[stem] for masks in objects) for stem in objects[0]}
-        # Whatever is not black belongs to an object.
-        samples += _frames(home.name, joined, pictures, TruthRule(level=1 / 255))
+        samples += _frames(home.name, joined, pictures, level=1)
     return samples
 
 
@@ -299,11 +258,12 @@ def _fbms_sequence(home: Path) -> list[Sample]:
             f"of {home}: it is numbered {min(numbers)} to {max(numbers)}, {len(masks)} files. "
             "Copy the whole sequence."
         )
-    level = {"marple7": 0.05, "marple2": 0.4}.get(home.name, 0.1)
-    rule = TruthRule(level=level, is_exclusive=True, is_white_background=bool(coloured))
-    by_frame = {pictures[number - min(numbers)]: numbers[number] for number in sorted(numbers)}
-    truths: dict[str, tuple[Path, ...]] = {p.stem: (by_frame[p],) for p in by_frame}
-    return _frames(home.name, truths, {picture.stem: picture for picture in by_frame}, rule)
+    # Grey values above 0.1; of two sequences, above 0.05 and 0.4.
+    level = {"marple7": 13, "marple2": 103}.get(home.name, 26)
+    frames = {pictures[number - min(numbers)]: numbers[number] for number in sorted(numbers)}
+    truths = {picture.stem: (mask,) for picture, mask in frames.items()}
+    by_name = {picture.stem: picture for picture in frames}
+    return _frames(home.name, truths, by_name, level=level, is_white_ground=bool(coloured))
 
 
 def _fbms_number(path: Path) -> int:
@@ -324,18 +284,14 @@ def _voc2012(folder: Path) -> list[Sample]:
 
 
 def _frames(
-    sequence: str,
-    masks: dict[str, tuple[Path, ...]],
-    pictures: dict[str, Path] | None,
-    rule: TruthRule = GREY,
+    sequence: str, masks: Mapping[str, tuple[Path, ...]], pictures: dict[str, Path], **how: Any
 ) -> list[Sample]:
-    ends = (next(iter(masks), None), next(reversed(masks), None))
-    samples = []
-    for stem, paths in masks.items():
-        image = None if pictures is None else pictures[stem]
-        name = f"{sequence}/{stem}"
-        samples.append(Sample(name, paths, image, sequence, stem in ends, rule))
-    return samples
+    """Return the samples of a sequence; `how` their masks are to be read."""
+    ends = {*list(masks)[:1], *list(masks)[-1:]}
+    return [
+        Sample(f"{sequence}/{stem}", paths, pictures.get(stem), sequence, stem in ends, **how)
+        for stem, paths in masks.items()
+    ]
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -359,103 +315,70 @@ def _lines(path: Path) -> list[str]:
 def _salient(
     name: str, title: str, count: int, source: str, *folders: tuple[str, str]
 ) -> Benchmark:
-    known = " or ".join(f"{image}/ and {mask}/" for image, mask in (*folders, ("images", "masks")))
-    find = _pairs_in(*folders)
-    return Benchmark(name=name, title=title, count=count, find=find, layout=known, source=source)
-
-
-def _video(
-    name: str,
-    title: str,
-    count: int,
-    source: str,
-    find: Finder,
-    layout: str,
-    size: tuple[int, int] | None = None,
-) -> Benchmark:
-    return Benchmark(
-        name=name,
-        title=title,
-        count=count,
-        source=source,
-        find=find,
-        layout=layout,
-        size=size,
-        kind="video",
-    )
+    layout = " or ".join(f"{image}/ and {mask}/" for image, mask in (*folders, _PAIRS[0]))
+    return Benchmark(name, title, count, source, layout, lambda folder: _pairs(folder, *folders))
 
 
 _DUTS = "http://saliencydetection.net/duts/"
-_OMRON = ("DUT-OMRON-image", "pixelwiseGT-new-PNG")
+_ECSSD = "https://www.cse.cuhk.edu.hk/leojia/projects/hsaliency/dataset.html"
+_PASCAL = ("datasets/imgs/pascal", "datasets/masks/pascal")
+_OMRON = (
+    ("DUT-OMRON-image", "pixelwiseGT-new-PNG"),
+    ("DUT-OMRON-image/DUT-OMRON-image", "pixelwiseGT-new-PNG/pixelwiseGT-new-PNG"),
+)
+_HKU = "https://i.cs.hku.hk/~gbli/deep_saliency.html"
 _BENCHMARKS = (
     _salient("duts-te", "DUTS-TE", 5019, _DUTS, ("DUTS-TE-Image", "DUTS-TE-Mask")),
     _salient("duts-tr", "DUTS-TR", 10553, _DUTS, ("DUTS-TR-Image", "DUTS-TR-Mask")),
-    _salient(
-        "ecssd",
-        "ECSSD",
-        1000,
-        "https://www.cse.cuhk.edu.hk/leojia/projects/hsaliency/dataset.html",
-        ("images", "ground_truth_mask"),
-    ),
-    _salient(
-        "pascal-s",
-        "PASCAL-S",
-        850,
-        "https://cbs.ic.gatech.edu/salobj/",
-        ("datasets/imgs/pascal", "datasets/masks/pascal"),
-    ),
-    _salient(
-        "dut-omron",
-        "DUT-OMRON",
-        5168,
-        "http://saliencydetection.net/dut-omron/",
-        _OMRON,
-        (f"{_OMRON[0]}/{_OMRON[0]}", f"{_OMRON[1]}/{_OMRON[1]}"),
-    ),
-    _salient(
-        "hku-is", "HKU-IS", 4447, "https://i.cs.hku.hk/~gbli/deep_saliency.html", ("imgs", "gt")
-    ),
-    _video(
+    _salient("ecssd", "ECSSD", 1000, _ECSSD, ("images", "ground_truth_mask")),
+    _salient("pascal-s", "PASCAL-S", 850, "https://cbs.ic.gatech.edu/salobj/", _PASCAL),
+    _salient("dut-omron", "DUT-OMRON", 5168, "http://saliencydetection.net/dut-omron/", *_OMRON),
+    _salient("hku-is", "HKU-IS", 4447, _HKU, ("imgs", "gt")),
+    Benchmark(
         "davis2016",
         "DAVIS 2016 val",
         1376,
         "https://davischallenge.org/davis2016/code.html",
-        _davis2016,
         "Annotations/480p/, JPEGImages/480p/ and ImageSets/480p/val.txt",
+        _davis2016,
+        "video",
         size=(854, 480),
     ),
-    _video(
+    Benchmark(
         "davis2017",
         "DAVIS 2017 val, objects merged",
         1999,
         "https://davischallenge.org/davis2017/code.html",
-        _davis2017,
         "Annotations/480p/, JPEGImages/480p/ and ImageSets/2017/val.txt",
+        _davis2017,
+        "video",
     ),
-    _video(
+    Benchmark(
         "segtrackv2",
         "SegTrack v2",
         976,
         "https://web.engr.oregonstate.edu/~lif/SegTrack2/dataset.html",
-        _segtrackv2,
         "GroundTruth/SEQUENCE/ and JPEGImages/SEQUENCE/",
+        _segtrackv2,
+        "video",
     ),
-    _video(
+    Benchmark(
         "fbms59",
         "FBMS-59",
         720,
         "https://lmb.informatik.uni-freiburg.de/resources/datasets/moseg.en.html",
-        _fbms59,
         "Trainingset/SEQUENCE/GroundTruth/ and Testset/SEQUENCE/GroundTruth/",
+        _fbms59,
+        "video",
     ),
     Benchmark(
-        name="voc2012",
-        title="PASCAL VOC 2012 val",
-        kind="semantic",
-        count=1449,
-        find=_voc2012,
-        layout=VOC_LAYOUT,
-        source="http://host.robots.ox.ac.uk/pascal/VOC/voc2012/",
+        "voc2012",
+        "PASCAL VOC 2012 val",
+        1449,
+        "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/",
+        VOC_LAYOUT,
+        _voc2012,
+        "semantic",
         classes=VOC2012,
     ),
 )

@@ -7,7 +7,7 @@ Degenerate ground truths (empty, full) follow the reference implementations.
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import numpy as np
@@ -287,34 +287,26 @@ def boundary(mask: Mask) -> Mask:
     return outline
 
 
-class SequenceStatistics(NamedTuple):
-    """What the DAVIS benchmark reports of the values of a sequence's frames."""
-
-    mean: float
-    recall: float
-    """Share of the frames above 0.5."""
-    decay: float
-    """Mean of the first quarter minus mean of the last: what is lost along the sequence."""
-
-
-def sequence_statistics(values: Sequence[float] | Curve) -> SequenceStatistics:
-    """Return mean, recall and decay over the frames of one sequence; NaN for no frames.
+def sequence_statistics(values: Sequence[float] | Curve) -> tuple[float, float, float]:
+    """Return what the DAVIS benchmark reports of the frames of one sequence; NaN for no frames.
 
     Args:
         values: J or F of its frames, in order. The DAVIS 2016 toolkit leaves out the first and
             the last frame before this, that of 2017 does not.
+
+    Returns:
+        The mean, the recall (share of the frames above 0.5), and the decay: mean of the first
+        quarter minus mean of the last, what is lost along the sequence.
 
     Source: F. Perazzi et al., A benchmark dataset and evaluation methodology for video object
         segmentation, CVPR 2016; the four bins share their end frames, as its toolkit has it.
     """
     frames = np.asarray(values, np.float64)
     if not len(frames):
-        return SequenceStatistics(np.nan, np.nan, np.nan)
+        return np.nan, np.nan, np.nan
     edges = np.round(np.linspace(1, len(frames), 5) + 1e-10).astype(int) - 1
     first, last = frames[edges[0] : edges[1] + 1], frames[edges[3] : edges[4] + 1]
-    return SequenceStatistics(
-        float(frames.mean()), float(np.mean(frames > 0.5)), float(first.mean() - last.mean())
-    )
+    return float(frames.mean()), float(np.mean(frames > 0.5)), float(first.mean() - last.mean())
 
 
 # Classes: a confusion matrix is (class, class): how many pixels of the row's class were called

@@ -1,6 +1,6 @@
 """Pictures as ground truth and as predictions, and where predictions come from.
 
-An origin gives one map for each sample of a data set, in its order: an array (height, width),
+Each `from_...` gives one map for each sample of a data set, in its order: an array (height, width),
 uint8, or a `MapFile`, which the process that scores reads. Maps of an object run from 0 to 255,
 maps of classes hold labels.
 """
@@ -17,14 +17,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from amd_seg.choices import OUTPUTS, SEMANTIC_OUTPUTS
-from amd_seg.classes import Classes
+from amd_seg.classes import VOID, Classes
 from amd_seg.errors import InputError, MediaError, raising
-from amd_seg.evaluation.datasets import GREY, Dataset, Sample, TruthRule, read_size
+from amd_seg.evaluation.datasets import HALF, Dataset, Sample
 from amd_seg.media.files import IMAGE_SUFFIXES, some
 from amd_seg.media.images import load, opened, read_photo_size
 from amd_seg.media.labels import read_labels
 
 if TYPE_CHECKING:
+    from amd_seg.segmenter import Segmenter
     from amd_seg.training.adaptation import AdaptationReport
     from amd_seg.training.config import AdaptationConfig
 
@@ -32,21 +33,19 @@ if TYPE_CHECKING:
 Bytes = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 
-VOID = 255
-"""The label of pixels that do not count, in an indexed PNG."""
-
 FAINT = 32
 """Grey values that all lie below this one are labels, or nothing that can be told from them."""
 
 
-# The ground truth's files.
+# The files of ground truths and of predictions.
 
 
 def truth_of(sample: Sample) -> tuple[Mask, Mask | None]:
     """Read a sample's ground truth, its files joined, and its void pixels, None for none."""
-    truth, void = read_truth(sample.masks[0], sample.rule)
-    for path in sample.masks[1:]:
-        other, more = read_truth(path, sample.rule)
+    read = [read_truth(path, sample.level, sample.is_white_ground) for path in sample.masks]
+    truth = read[0][0]
+    void = None
+    for path, (other, more) in zip(sample.masks, read, strict=True):
         if other.shape != truth.shape:
             raise InputError(
                 f"{sample.masks[0]} is {shown_size(truth.shape)}, {path} is "
@@ -59,11 +58,18 @@ def truth_of(sample: Sample) -> tuple[Mask, Mask | None]:
     return truth, None if void is None else void & ~truth
 
 
-def read_truth(path: Path, rule: TruthRule = GREY) -> tuple[Mask, Mask | None]:
+def read_truth(
+    path: Path, level: int = HALF, is_white_ground: bool = False
+) -> tuple[Mask, Mask | None]:
     """Read a ground truth: where the object is, and which pixels do not count.
 
     Of labels (an indexed PNG, or values 0 and 1) all but 0 are the object, and 255 in an indexed
-    PNG is void; grey values are judged by the rule.
+    PNG is void.
+
+    Args:
+        path: the file.
+        level: grey value from which on a pixel is the object.
+        is_white_ground: the file is coloured, and white is the background.
 
     Returns:
         (height, width), bool; and the void pixels likewise, None where there are none.
@@ -72,20 +78,19 @@ def read_truth(path: Path, rule: TruthRule = GREY) -> tuple[Mask, Mask | None]:
         MediaError: the file cannot be read.
         InputError: its values are neither grey nor labels.
     """
-    values, is_indexed = read_grey(path, may_be_coloured=rule.is_white_background)
+    values, is_indexed = read_grey(path, may_be_coloured=is_white_ground)
     highest = int(values.max())
     if is_indexed or highest == 1:
         void = values == VOID
         return (values > 0) & ~void, void if void.any() else None
-    if rule == GREY and 0 < highest < FAINT:
+    if level == HALF and 0 < highest < FAINT:
         # Labels in a grey file would pass for an empty ground truth.
         raise InputError(
             f"Cannot tell what the values of {path} mean: they run from 0 to {highest}. Save "
             "grey from 0 to 255, 0 and 1, or an indexed PNG."
         )
-    shares = values / 255.0
-    truth: Mask = shares > rule.level if rule.is_exclusive else shares >= rule.level
-    return (truth & (shares <= 0.99) if rule.is_white_background else truth), None
+    truth: Mask = values >= level
+    return (truth & (values < 253) if is_white_ground else truth), None
 
 
 def read_grey(path: Path, *, may_be_coloured: bool = False) -> tuple[Bytes, bool]:
@@ -100,7 +105,14 @@ def read_grey(path: Path, *, may_be_coloured: bool = False) -> tuple[Bytes, bool
     if image.mode == "P" and not _has_grey_palette(image):
         return np.asarray(image), True
     if image.mode == "I" or image.mode.startswith("I;16"):
-        return _from_16_bits(np.asarray(image), path), False
+        deep = np.asarray(image)
+        highest = int(deep.max())
+        if (2 <= highest < 256) or highest > 65535 or deep.min() < 0:
+            raise InputError(
+                f"Cannot tell what the values of {path} mean: its 16 bits hold {deep.min()} to "
+                f"{highest}. Save it with 8 bits."
+            )
+        return (deep if highest < 2 else deep >> 8).astype(np.uint8), False
     if image.mode == "F":
         raise MediaError(f"Cannot read {path} as a mask: it holds floats. Save it with 8 bits.")
     if not may_be_coloured and image.mode not in ("1", "L", "LA", "P"):
@@ -114,19 +126,6 @@ def read_grey(path: Path, *, may_be_coloured: bool = False) -> tuple[Bytes, bool
     return np.asarray(image.convert("L")), False
 
 
-def _from_16_bits(values: NDArray[Any], path: Path) -> Bytes:
-    highest = int(values.max())
-    if highest <= 1:
-        return values.astype(np.uint8)
-    if highest < 256 or highest > 65535 or values.min() < 0:
-        raise InputError(
-            f"Cannot tell what the values of {path} mean: its 16 bits hold {values.min()} to "
-            f"{highest}. Save it with 8 bits."
-        )
-    grey: Bytes = (values >> 8).astype(np.uint8)
-    return grey
-
-
 def _has_grey_palette(image: Image.Image) -> bool:
     colours = np.array(image.getpalette("RGB") or [0, 0, 0]).reshape(-1, 3)
     used = colours[np.unique(np.asarray(image)).clip(max=len(colours) - 1)]
@@ -136,9 +135,6 @@ def _has_grey_palette(image: Image.Image) -> bool:
 def shown_size(shape: tuple[int, ...]) -> str:
     """Return (height, width) for a message: "640x480"."""
     return f"{shape[1]}x{shape[0]}"
-
-
-# Where predictions come from.
 
 
 @dataclass(frozen=True)
@@ -158,7 +154,23 @@ class MapFile:
         return read_prediction(self.path, is_binary=self.is_binary)
 
 
-Origin = Callable[[Dataset], Iterable[Bytes | MapFile]]
+Map = Bytes | MapFile
+
+
+def read_prediction(path: Path, *, is_binary: bool = False) -> Bytes:
+    """Read a predicted map or mask as (height, width), uint8; labels become 0 and 255.
+
+    Args:
+        path: a grey image, or labels as an indexed PNG.
+        is_binary: grey values are labels too, 0 and 1. A file cannot tell by itself: a map that
+            is nowhere above 1 of 255 looks the same.
+
+    Raises:
+        MediaError: the file cannot be read.
+        InputError: its values are neither grey nor labels.
+    """
+    values, is_indexed = read_grey(path)
+    return (values > 0) * np.uint8(255) if is_indexed or is_binary else values
 
 
 # The centre prior.
@@ -167,11 +179,7 @@ Origin = Callable[[Dataset], Iterable[Bytes | MapFile]]
 def from_centre_prior(dataset: Dataset) -> Iterator[Bytes]:
     """Yield the centre prior at the size of each picture, or of the mask where there is none."""
     for sample in dataset.samples:
-        if sample.image is None:
-            width, height = read_size(sample.masks[0])
-        else:
-            height, width = read_photo_size(sample.image)
-        yield to_bytes(centre_prior(height, width))
+        yield to_bytes(centre_prior(*read_photo_size(sample.image or sample.masks[0])))
 
 
 def centre_prior(height: int, width: int) -> NDArray[np.float32]:
@@ -188,41 +196,35 @@ def centre_prior(height: int, width: int) -> NDArray[np.float32]:
 
 def to_bytes(saliency: NDArray[np.floating[Any]]) -> Bytes:
     """Return saliency in 0..1 as 0..255, rounded: what a written map holds."""
-    levels: Bytes = np.rint(np.clip(saliency, 0, 1) * 255).astype(np.uint8)
-    return levels
+    return np.asarray(np.rint(np.clip(saliency, 0, 1) * 255), np.uint8)
 
 
 # A folder of files.
 
 
-def from_folder(folder: Path) -> Origin:
-    """Return the origin that reads a folder of predictions.
+def from_folder(dataset: Dataset, folder: Path) -> list[Map]:
+    """Return the predictions in a folder, to be read when they are scored.
 
     A sample's file is its name with any image's ending; `photo.saliency.png` and
     `photo.mask.png`, as `amd-seg image` writes them, count as `photo`. Grey files are masks of 0
     and 1 where no value of any of them is higher, and run from 0 to 255 otherwise: all are read
-    alike, so that a map that is faint everywhere does not pass for a mask. The origin raises an
-    InputError that names every sample without a file; and, for videos, one for files whose highest
-    value is above 1 but faint: numbers of objects, most likely.
+    alike, so that a map that is faint everywhere does not pass for a mask.
 
     Raises:
-        InputError: there is no such folder, or two files are for one picture.
+        InputError: there is no such folder, two files are for one picture, samples have no file
+            (all are named), or files of a video hold numbers of objects, most likely.
     """
     files = prediction_files(folder)
-
-    def origin(dataset: Dataset) -> list[Bytes | MapFile]:
-        missing = [sample.name for sample in dataset.samples if sample.name not in files]
-        if missing:
-            raise InputError(
-                f"{len(missing)} of {len(dataset.samples)} predictions are missing in {folder}: "
-                f"{some(missing)}. Add them as NAME.png; --limit and --every score a part."
-            )
-        paths = [files[sample.name] for sample in dataset.samples]
-        classes = dataset.benchmark.classes
-        is_binary = classes is None and _are_binary(paths, dataset)
-        return [MapFile(path, is_binary, classes) for path in paths]
-
-    return origin
+    missing = [sample.name for sample in dataset.samples if sample.name not in files]
+    if missing:
+        raise InputError(
+            f"{len(missing)} of {len(dataset.samples)} predictions are missing in {folder}: "
+            f"{some(missing)}. Add them as NAME.png; --limit and --every score a part."
+        )
+    paths = [files[sample.name] for sample in dataset.samples]
+    classes = dataset.benchmark.classes
+    is_binary = classes is None and _are_binary(paths, dataset)
+    return [MapFile(path, is_binary, classes) for path in paths]
 
 
 def prediction_files(folder: Path) -> dict[str, Path]:
@@ -247,22 +249,6 @@ def prediction_files(folder: Path) -> dict[str, Path]:
     return files
 
 
-def read_prediction(path: Path, *, is_binary: bool = False) -> Bytes:
-    """Read a predicted map or mask as (height, width), uint8; labels become 0 and 255.
-
-    Args:
-        path: a grey image, or labels as an indexed PNG.
-        is_binary: grey values are labels too, 0 and 1. A file cannot tell by itself: a map that
-            is nowhere above 1 of 255 looks the same.
-
-    Raises:
-        MediaError: the file cannot be read.
-        InputError: its values are neither grey nor labels.
-    """
-    values, is_indexed = read_grey(path)
-    return (values > 0) * np.uint8(255) if is_indexed or is_binary else values
-
-
 def _are_binary(paths: list[Path], dataset: Dataset) -> bool:
     """Whether grey predictions hold 0 and 1; only such ones are all read to know it."""
     highest, where = 0, None
@@ -284,96 +270,93 @@ def _are_binary(paths: list[Path], dataset: Dataset) -> bool:
 # Networks.
 
 
-def from_network(weights: str | None, load: dict[str, Any], call: dict[str, Any]) -> Origin:
-    """Return the origin that runs a network on each picture.
+def from_network(
+    dataset: Dataset, weights: str | None, load: dict[str, Any], call: dict[str, Any]
+) -> Iterator[Bytes]:
+    """Run a network on each picture.
 
     Args:
+        dataset: with pictures.
         weights: as `Segmenter.from_pretrained` takes them.
         load: `device`, `precision`, likewise.
         call: `size`, `batch_size` and the like, as `Segmenter.stream` takes them.
     """
+    from amd_seg.segmenter import Segmenter
 
-    def origin(dataset: Dataset) -> Iterator[Bytes]:
-        from amd_seg.segmenter import Segmenter
-
-        images = _images(dataset)
-        with closing(Segmenter.from_pretrained(weights, **load).stream(images, **call)) as results:
-            for result in raising(results):
-                yield to_bytes(result.saliency)
-
-    return origin
+    images = _images(dataset)
+    yield from _saliency(Segmenter.from_pretrained(weights, **load), images, call)
 
 
 def from_adapted_network(
+    dataset: Dataset,
     config: "AdaptationConfig",
     weights: str | None,
     load: dict[str, Any],
     call: dict[str, Any],
     *,
     on_clip: "Callable[[str, AdaptationReport], None]",
-) -> Origin:
-    """Return the origin that adapts to each sequence, from the same weights every time.
+) -> Iterator[Bytes]:
+    """Adapt a network to each sequence, from the same weights every time, and run it.
 
     All frames of a sequence are learned from, also where only some of them are scored. The
-    ground truth is not read.
+    ground truth is not read. `on_clip` is called with the name of each sequence and the report of
+    its adaptation.
 
-    Args:
-        config: how to adapt.
-        weights: as for `from_network`, like `load` and `call`.
-        on_clip: called with the name of a sequence and the report of its adaptation.
-
-    The origin raises an InputError where the data set has no sequences of frames.
+    Raises:
+        InputError: the data set has no sequences of frames.
     """
+    from amd_seg.video_segmenter import VideoSegmenter
 
-    def origin(dataset: Dataset) -> Iterator[Bytes]:
-        from amd_seg.video_segmenter import VideoSegmenter
-
-        _images(dataset)
-        video = VideoSegmenter.from_pretrained(weights, **load)
-        for name, group in groupby(dataset.samples, key=lambda sample: sample.sequence):
-            if name is None:
-                raise InputError(
-                    f"{dataset.title} has no clips, so there is nothing to adapt to. "
-                    "Drop --adapt, or give a data set of videos."
-                )
-            images = [sample.image for sample in group if sample.image is not None]
-            on_clip(name, video.adapt(str(images[0].parent), config))
-            with closing(video.segmenter.stream(images, **call)) as results:
-                for result in raising(results):
-                    yield to_bytes(result.saliency)
-
-    return origin
+    _images(dataset)
+    video = VideoSegmenter.from_pretrained(weights, **load)
+    for name, group in groupby(dataset.samples, key=lambda sample: sample.sequence):
+        if name is None:
+            raise InputError(
+                f"{dataset.title} has no clips, so there is nothing to adapt to. "
+                "Drop --adapt, or give a data set of videos."
+            )
+        images = [sample.image for sample in group if sample.image is not None]
+        on_clip(name, video.adapt(str(images[0].parent), config))
+        yield from _saliency(video.segmenter, images, call)
 
 
-def from_semantic_network(weights: str, load: dict[str, Any], call: dict[str, Any]) -> Origin:
-    """Return the origin that tells the classes of each picture by a fine-tuned network.
+def _saliency(
+    segmenter: "Segmenter", images: Iterable[Path], call: dict[str, Any]
+) -> Iterator[Bytes]:
+    with closing(segmenter.stream(images, **call)) as results:
+        for result in raising(results):
+            yield to_bytes(result.saliency)
+
+
+def from_semantic_network(
+    dataset: Dataset, weights: str, load: dict[str, Any], call: dict[str, Any]
+) -> Iterator[Bytes]:
+    """Tell the classes of each picture by a fine-tuned network.
 
     Args:
+        dataset: with pictures and classes.
         weights: as `SemanticSegmenter.from_pretrained` takes them, like `load`.
         load: `device`, `precision`.
         call: `size`, `slide`, `flip` and the like, as `SemanticSegmenter.stream` takes them.
 
-    The origin raises an InputError where the network's classes are not those of the data set.
+    Raises:
+        InputError: the network's classes are not those of the data set.
     """
+    from amd_seg.semantic import SemanticSegmenter
 
-    def origin(dataset: Dataset) -> Iterator[Bytes]:
-        from amd_seg.semantic import SemanticSegmenter
-
-        images, wanted = _images(dataset), dataset.benchmark.classes
-        assert wanted is not None
-        segmenter = SemanticSegmenter.from_pretrained(weights, **load)
-        own = segmenter.classes
-        if own.names != wanted.names:
-            raise InputError(
-                f"The weights {weights} know {len(own)} classes ({some(own.names)}), but "
-                f"{dataset.title} has {len(wanted)} ({some(wanted.names)}). Give weights that were "
-                "fine-tuned on these."
-            )
-        with closing(segmenter.stream(images, **call)) as results:
-            for result in raising(results):
-                yield result.labels
-
-    return origin
+    images, wanted = _images(dataset), dataset.benchmark.classes
+    assert wanted is not None
+    segmenter = SemanticSegmenter.from_pretrained(weights, **load)
+    own = segmenter.classes
+    if own.names != wanted.names:
+        raise InputError(
+            f"The weights {weights} know {len(own)} classes ({some(own.names)}), but "
+            f"{dataset.title} has {len(wanted)} ({some(wanted.names)}). Give weights that were "
+            "fine-tuned on these."
+        )
+    with closing(segmenter.stream(images, **call)) as results:
+        for result in raising(results):
+            yield result.labels
 
 
 def _images(dataset: Dataset) -> list[Path]:

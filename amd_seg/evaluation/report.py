@@ -2,11 +2,10 @@
 
 import json
 import math
-from dataclasses import asdict
 from importlib.resources import files
 from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -17,62 +16,49 @@ from amd_seg.media.images import read_image, save_image
 from amd_seg.media.labels import read_labels, render_labels_overlay
 from amd_seg.review_page import small_overlay
 
-
-class Definition(NamedTuple):
-    """How a number is named, printed and made."""
-
-    label: str
-    is_percent: bool
-    text: str
-
-
 _AT = "of the pixels above"
 _F = "precision and recall averaged over images"
 _ENDS = "first and last frames left out, mean over sequences (DAVIS 2016)"
-_SALIENCY = {
-    "f_max": Definition("max F", True, f"{_F}, best of 256 thresholds"),
-    "f_mean": Definition("mean F", True, f"{_F}, mean over the 256 thresholds"),
-    "f_max_per_image": Definition("max F per image", True, "F averaged, best of 256 thresholds"),
-    "f_mean_per_image": Definition("mean F per image", True, "F averaged, mean over thresholds"),
-    "f_adaptive": Definition("adaptive F", True, "F of each image at twice its mean, averaged"),
-    "f_weighted": Definition("weighted F", True, "Margolin et al. 2014, beta^2 = 1"),
-    "s_measure": Definition("S-measure", True, "Fan et al. 2017: half object, half region"),
-    "e_max": Definition("max E", True, "Fan et al. 2018, averaged, best of 256 thresholds"),
-    "e_mean": Definition("mean E", True, "E averaged, mean over the 256 thresholds"),
-    "e_adaptive": Definition("adaptive E", True, "E of each image at twice its mean, averaged"),
-    "mae": Definition("MAE", False, "mean absolute error of the soft map, lower is better"),
-    "iou_half": Definition("IoU 0.5", True, f"intersection over union {_AT} 0.5"),
-    "accuracy_half": Definition("Acc 0.5", True, f"accuracy {_AT} 0.5"),
-    "boundary_f": Definition("boundary F", True, f"agreement of outlines (DAVIS) {_AT} 0.5"),
-    "iou_otsu": Definition("IoU Otsu", True, f"intersection over union {_AT} Otsu's threshold"),
-    "accuracy_otsu": Definition("Acc Otsu", True, f"accuracy {_AT} Otsu's threshold"),
+DEFINITIONS = {
+    "saliency": {
+        "f_max": ("max F", f"{_F}, best of 256 thresholds"),
+        "f_mean": ("mean F", f"{_F}, mean over the 256 thresholds"),
+        "f_max_per_image": ("max F per image", "F averaged, best of 256 thresholds"),
+        "f_mean_per_image": ("mean F per image", "F averaged, mean over thresholds"),
+        "f_adaptive": ("adaptive F", "F of each image at twice its mean, averaged"),
+        "f_weighted": ("weighted F", "Margolin et al. 2014, beta^2 = 1"),
+        "s_measure": ("S-measure", "Fan et al. 2017: half object, half region"),
+        "e_max": ("max E", "Fan et al. 2018, averaged, best of 256 thresholds"),
+        "e_mean": ("mean E", "E averaged, mean over the 256 thresholds"),
+        "e_adaptive": ("adaptive E", "E of each image at twice its mean, averaged"),
+        "mae": ("MAE", "mean absolute error of the soft map, lower is better"),
+        "iou_half": ("IoU 0.5", f"intersection over union {_AT} 0.5"),
+        "accuracy_half": ("Acc 0.5", f"accuracy {_AT} 0.5"),
+        "boundary_f": ("boundary F", f"agreement of outlines (DAVIS) {_AT} 0.5"),
+        "iou_otsu": ("IoU Otsu", f"intersection over union {_AT} Otsu's threshold"),
+        "accuracy_otsu": ("Acc Otsu", f"accuracy {_AT} Otsu's threshold"),
+    },
+    "video": {
+        "j_mean": ("J mean", f"intersection over union, {_ENDS}"),
+        "j_recall": ("J recall", "share of those frames with J above 0.5"),
+        "j_decay": ("J decay", "first quarter minus last, lower is better"),
+        "f_mean": ("F mean", f"agreement of outlines, {_ENDS}"),
+        "f_recall": ("F recall", "share of those frames with F above 0.5"),
+        "f_decay": ("F decay", "first quarter minus last, lower is better"),
+        "j_all": ("J all", "all frames, mean over sequences (DAVIS 2017)"),
+        "f_all": ("F all", "all frames, mean over sequences (DAVIS 2017)"),
+        "j_frames": ("J frames", "all frames, mean over frames"),
+        "f_frames": ("F frames", "all frames, mean over frames"),
+    },
+    "semantic": {
+        "miou": ("mIoU", "IoU over all pixels of the set, mean over classes (VOC)"),
+        "class_accuracy": ("class accuracy", "pixels of a class that are right, mean"),
+        "pixel_accuracy": ("pixel accuracy", "pixels that are right; void left out"),
+    },
 }
-_VIDEO = {
-    "j_mean": Definition("J mean", True, f"intersection over union, {_ENDS}"),
-    "j_recall": Definition("J recall", True, "share of those frames with J above 0.5"),
-    "j_decay": Definition("J decay", True, "first quarter minus last, lower is better"),
-    "f_mean": Definition("F mean", True, f"agreement of outlines, {_ENDS}"),
-    "f_recall": Definition("F recall", True, "share of those frames with F above 0.5"),
-    "f_decay": Definition("F decay", True, "first quarter minus last, lower is better"),
-    "j_all": Definition("J all", True, "all frames, mean over sequences (DAVIS 2017)"),
-    "f_all": Definition("F all", True, "all frames, mean over sequences (DAVIS 2017)"),
-    "j_frames": Definition("J frames", True, "all frames, mean over frames"),
-    "f_frames": Definition("F frames", True, "all frames, mean over frames"),
-}
-_SEMANTIC = {
-    "miou": Definition("mIoU", True, "IoU over all pixels of the set, mean over classes (VOC)"),
-    "class_accuracy": Definition("class accuracy", True, "pixels of a class that are right, mean"),
-    "pixel_accuracy": Definition("pixel accuracy", True, "pixels that are right; void left out"),
-}
-DEFINITIONS = {"saliency": _SALIENCY, "video": _VIDEO, "semantic": _SEMANTIC}
-"""Kind of a data set -> key of a score -> its definition, in the order of tables.
+"""Kind of a data set -> key of a score -> its name and how it is made, in the order of tables.
 
 F has beta^2 = 0.3 for saliency where not said otherwise."""
-
-
-def definition(key: str, kind: str) -> Definition:
-    """Return the definition of a score in a data set of this kind."""
-    return DEFINITIONS[kind][key]
 
 
 def table(evaluation: Evaluation, *, per_sequence: bool = False) -> str:
@@ -82,14 +68,20 @@ def table(evaluation: Evaluation, *, per_sequence: bool = False) -> str:
         evaluation: what to print.
         per_sequence: add a line for each sequence of a video set.
     """
-    kind = evaluation.dataset.benchmark.kind
     lines = [heading(evaluation), ""]
-    for key, (label, _, text) in DEFINITIONS[kind].items():
-        lines.append(f"{label:20}{shown(key, evaluation.scores[key], kind):>7}  {text}")
+    for key, (label, text) in DEFINITIONS[evaluation.dataset.benchmark.kind].items():
+        lines.append(f"{label:20}{shown(key, evaluation.scores[key]):>7}  {text}")
     if per_sequence and evaluation.sequences:
-        lines += ["", *_aligned(_sequence_cells(evaluation))]
+        keys = ("j_mean", "j_recall", "j_decay", "f_mean", "f_recall", "f_decay", "j_all", "f_all")
+        cells = [["sequence", *(DEFINITIONS["video"][key][0] for key in keys)]]
+        for name, scores in evaluation.sequences.items():
+            cells.append([name, *(shown(key, scores[key]) for key in keys)])
+        lines += ["", *_aligned(cells)]
     if evaluation.classes:
-        lines += ["", *_aligned(_class_cells(evaluation))]
+        cells = [["class", "IoU", "accuracy"]]
+        for name, scores in evaluation.classes.items():
+            cells.append([name, *(shown(key, scores[key]) for key in ("iou", "class_accuracy"))])
+        lines += ["", *_aligned(cells)]
     return "\n".join([*lines, *_published_lines(evaluation.dataset.benchmark.name)])
 
 
@@ -97,52 +89,35 @@ def heading(evaluation: Evaluation) -> str:
     """Return what was scored, whose maps, and how, where that is not the usual way."""
     scoring = evaluation.scoring
     parts = [evaluation.dataset.title, evaluation.method]
-    if evaluation.dataset.benchmark.kind == "video" and scoring.threshold != 0.5:
-        parts.append(f"threshold {scoring.threshold}")
-    parts += ["maps resized to the ground truth"] if scoring.resize_masks else []
+    if evaluation.dataset.benchmark.kind == "video" and scoring["threshold"] != 0.5:
+        parts.append(f"threshold {scoring['threshold']}")
+    parts += ["maps resized to the ground truth"] if scoring["resize_masks"] else []
     return ", ".join(parts)
 
 
-def shown(key: str, value: float, kind: str) -> str:
+def shown(key: str, value: float) -> str:
     """Return a score as tables print it: percent, or three digits; a dash where it is undefined."""
     if math.isnan(value):
         return "-"
-    return f"{100 * value:.1f}" if definition(key, kind).is_percent else f"{value:.3f}"
+    return f"{value:.3f}" if key == "mae" else f"{100 * value:.1f}"
 
 
 def as_json(evaluation: Evaluation) -> dict[str, Any]:
     """Return an evaluation as plain values, scores from 0 to 1, None where undefined."""
     dataset = evaluation.dataset
+    definitions = DEFINITIONS[dataset.benchmark.kind]
     return {
         "dataset": dataset.benchmark.name,
         "title": dataset.title,
         "folder": str(dataset.folder),
         "method": evaluation.method,
         "count": len(dataset.samples),
-        "scoring": asdict(evaluation.scoring),
+        "scoring": evaluation.scoring,
         "scores": _defined(evaluation.scores),
         "sequences": {name: _defined(s) for name, s in evaluation.sequences.items()},
         "classes": {name: _defined(s) for name, s in evaluation.classes.items()},
-        "definitions": {
-            key: definition(key, dataset.benchmark.kind).text for key in evaluation.scores
-        },
+        "definitions": {key: definitions[key][1] for key in evaluation.scores},
     }
-
-
-def _sequence_cells(evaluation: Evaluation) -> list[list[str]]:
-    keys = ("j_mean", "j_recall", "j_decay", "f_mean", "f_recall", "f_decay", "j_all", "f_all")
-    cells = [["sequence", *(definition(key, "video").label for key in keys)]]
-    for name, scores in evaluation.sequences.items():
-        cells.append([name, *(shown(key, scores[key], "video") for key in keys)])
-    return cells
-
-
-def _class_cells(evaluation: Evaluation) -> list[list[str]]:
-    cells = [["class", "IoU", "accuracy"]]
-    for name, scores in evaluation.classes.items():
-        shares = (scores["iou"], scores["class_accuracy"])
-        cells.append([name, *("-" if math.isnan(s) else f"{100 * s:.1f}" for s in shares)])
-    return cells
 
 
 def _published_lines(dataset: str) -> list[str]:

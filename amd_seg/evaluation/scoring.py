@@ -6,6 +6,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import partial
 from io import BytesIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ from amd_seg.classes import VOID, Classes
 from amd_seg.errors import InputError
 from amd_seg.evaluation import metrics
 from amd_seg.evaluation.datasets import Dataset, Sample
-from amd_seg.evaluation.predictions import Bytes, MapFile, Mask, Origin, shown_size, truth_of
+from amd_seg.evaluation.predictions import Bytes, Map, MapFile, Mask, shown_size, truth_of
 from amd_seg.media.labels import read_labels
 from amd_seg.media.render import otsu_threshold
 from amd_seg.workers import worker_pool
@@ -25,16 +26,6 @@ Scores = dict[str, float]
 
 # Samples that wait for each worker process: enough to keep it busy, little memory.
 _AHEAD = 4
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scoring:
-    """How maps are compared with the ground truth."""
-
-    threshold: float | str = 0.5
-    """Saliency above which a pixel is in the mask of a video's frame; a number or "otsu"."""
-    resize_masks: bool = False
-    """Resize a map of another size than its ground truth, instead of raising."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +46,12 @@ class Evaluation:
     dataset: Dataset
     method: str
     """Who made the maps: weights, a method or a folder."""
-    scoring: Scoring
-    scores: Scores
-    """Key of `report.DEFINITIONS` -> value over the whole set."""
+    scoring: dict[str, Any]
+    """The arguments `threshold` and `resize_masks` of `evaluate`."""
     rows: list[Row] = field(repr=False)
     """Value by value for each sample; without curves."""
+    scores: Scores
+    """Key of `report.DEFINITIONS` -> value over the whole set."""
     sequences: dict[str, Scores] = field(default_factory=dict)
     """The same for each sequence of a video set."""
     classes: dict[str, Scores] = field(default_factory=dict)
@@ -68,20 +60,22 @@ class Evaluation:
 
 def evaluate(
     dataset: Dataset,
-    origin: Origin,
+    maps: Iterable[Map],
     *,
     method: str,
-    scoring: Scoring | None = None,
+    threshold: float | str = 0.5,
+    resize_masks: bool = False,
     workers: int = 1,
-    on_row: Callable[[Row], None] = lambda row: None,
+    on_row: Callable[[Row], object] = lambda row: None,
 ) -> Evaluation:
     """Score one map for each sample.
 
     Args:
         dataset: what to score on.
-        origin: where the maps come from, see `predictions`.
-        method: what to call the origin.
-        scoring: None for the defaults.
+        maps: of its samples, in their order, see `predictions`.
+        method: what to call their origin.
+        threshold: saliency above which a pixel is in the mask of a video's frame, or "otsu".
+        resize_masks: resize a map of another size than its ground truth, instead of raising.
         workers: processes that read and compare; with 1 it is done in this one.
         on_row: called with each sample's values as they come, in the order of the samples.
 
@@ -89,38 +83,37 @@ def evaluate(
         InputError: maps are missing, or differ in size from their ground truth.
         MediaError: a file cannot be read.
     """
-    scoring = scoring or Scoring()
+    kind, classes = dataset.benchmark.kind, dataset.benchmark.classes
+    scorer: Callable[[Sample, Map], Row]
+    if classes is not None:
+        scorer = partial(
+            _score_labels, classes=classes, by_colour=dataset.by_colour, resize=resize_masks
+        )
+    elif kind == "video":
+        scorer = partial(_score_frame, threshold=threshold, resize=resize_masks)
+    else:
+        scorer = partial(_score_picture, resize=resize_masks)
     sums: Curves = {}
     rows = []
-    pairs = zip(dataset.samples, origin(dataset), strict=True)
-    kind, classes = dataset.benchmark.kind, dataset.benchmark.classes
-    if classes is None:
-        scorer = partial(_score_mask, kind=kind, scoring=scoring)
-    else:
-        scorer = partial(
-            _score_labels, classes=classes, by_colour=dataset.by_colour, scoring=scoring
-        )
-    for row in _rows(pairs, scorer, workers):
+    for row in _rows(zip(dataset.samples, maps, strict=True), scorer, workers):
         for key, curve in row.curves.items():
             sums[key] = sums.get(key, 0.0) + curve
         # Curves are added up at once: kept, they would be most of the memory.
         rows.append(replace(row, curves={}))
         on_row(row)
-    result = Evaluation(dataset, method, scoring, {}, rows)
+    scoring = {"threshold": threshold, "resize_masks": resize_masks}
+    result = partial(Evaluation, dataset, method, scoring, rows)
     if kind == "video":
         scores, sequences = _video_scores(rows)
-        return replace(result, scores=scores, sequences=sequences)
+        return result(scores, sequences=sequences)
     if classes is not None:
         scores, by_class = _semantic_scores(sums["confusion"], classes)
-        return replace(result, scores=scores, classes=by_class)
-    means = {key: total / len(rows) for key, total in sums.items()}
-    return replace(result, scores=_saliency_scores(rows, means))
+        return result(scores, classes=by_class)
+    return result(_saliency_scores(rows, {key: total / len(rows) for key, total in sums.items()}))
 
 
 def _rows(
-    pairs: Iterable[tuple[Sample, Bytes | MapFile]],
-    scorer: Callable[[Sample, Bytes | MapFile], Row],
-    workers: int,
+    pairs: Iterable[tuple[Sample, Map]], scorer: Callable[[Sample, Map], Row], workers: int
 ) -> Iterator[Row]:
     """Yield the row of each pair, in order."""
     if workers == 1:
@@ -140,17 +133,19 @@ def _rows(
 # One sample.
 
 
-def _score_mask(sample: Sample, source: Bytes | MapFile, *, kind: str, scoring: Scoring) -> Row:
-    """Return the values of one picture or frame, and of a picture the curves over thresholds."""
+def _score_frame(sample: Sample, source: Map, *, threshold: float | str, resize: bool) -> Row:
     truth, void = truth_of(sample)
-    levels = _map_of(sample, source, truth.shape, scoring, Image.Resampling.BILINEAR)
-    saliency: NDArray[np.float64] = levels / 255.0
-    if kind == "video":
-        rule = scoring.threshold
-        mask = saliency > (_otsu(saliency) if rule == "otsu" else float(rule))
-        j = metrics.intersection_over_union(mask, truth, void)
-        values = {"j": j, "f": metrics.boundary_f(mask, truth, void)}
-        return Row(sample, values, _packed(mask))
+    saliency = _map_of(sample, source, truth.shape, resize, Image.Resampling.BILINEAR) / 255.0
+    mask = saliency > (_otsu(saliency) if threshold == "otsu" else float(threshold))
+    j = metrics.intersection_over_union(mask, truth, void)
+    values = {"j": j, "f": metrics.boundary_f(mask, truth, void)}
+    return Row(sample, values, _packed(mask))
+
+
+def _score_picture(sample: Sample, source: Map, *, resize: bool) -> Row:
+    """Return the values of one picture, and its curves over thresholds."""
+    truth, _ = truth_of(sample)
+    saliency = _map_of(sample, source, truth.shape, resize, Image.Resampling.BILINEAR) / 255.0
     precision, recall = metrics.precision_recall(saliency, truth)
     values = {
         "f_adaptive": metrics.adaptive_f(saliency, truth),
@@ -174,16 +169,11 @@ def _score_mask(sample: Sample, source: Bytes | MapFile, *, kind: str, scoring: 
 
 
 def _score_labels(
-    sample: Sample,
-    source: Bytes | MapFile,
-    *,
-    classes: Classes,
-    by_colour: bool,
-    scoring: Scoring,
+    sample: Sample, source: Map, *, classes: Classes, by_colour: bool, resize: bool
 ) -> Row:
     """Return the values of one picture, and its confusion matrix as a curve."""
     truth = read_labels(sample.masks[0], classes, by_colour=by_colour)
-    labels = _map_of(sample, source, truth.shape, scoring, Image.Resampling.NEAREST)
+    labels = _map_of(sample, source, truth.shape, resize, Image.Resampling.NEAREST)
     try:
         counts = metrics.confusion_matrix(labels, truth, len(classes), void=VOID)
     except InputError as cause:
@@ -197,17 +187,13 @@ def _score_labels(
 
 
 def _map_of(
-    sample: Sample,
-    source: Bytes | MapFile,
-    shape: tuple[int, ...],
-    scoring: Scoring,
-    way: Image.Resampling,
+    sample: Sample, source: Map, shape: tuple[int, ...], resize: bool, way: Image.Resampling
 ) -> Bytes:
     """Return the map that is scored, at the shape of the ground truth."""
     values = source.read() if isinstance(source, MapFile) else source
     if values.shape == shape:
         return values
-    if not scoring.resize_masks:
+    if not resize:
         name = source.path if isinstance(source, MapFile) else sample.image
         raise InputError(
             f"{name} is {shown_size(values.shape)}, but its ground truth {sample.masks[0]} is "
@@ -262,8 +248,8 @@ def _sequence_scores(rows: list[Row]) -> Scores:
     scores: Scores = {}
     for key in ("j", "f"):
         inner = [row.values[key] for row in rows if not row.sample.is_end]
-        statistics = metrics.sequence_statistics(inner)
-        scores |= {f"{key}_{part}": value for part, value in statistics._asdict().items()}
+        names = (f"{key}_mean", f"{key}_recall", f"{key}_decay")
+        scores |= zip(names, metrics.sequence_statistics(inner), strict=True)
         scores[f"{key}_all"] = float(np.mean([row.values[key] for row in rows]))
     return scores
 

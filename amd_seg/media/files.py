@@ -32,7 +32,7 @@ _ADVICE = {
 }
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
+def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Write a file whole or not at all, as `replacing` does.
 
     Args:
