@@ -6,6 +6,7 @@ so that its coordinates are 0 and width at the borders of the photo, as all thre
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -59,18 +60,16 @@ def coco_annotations(
         segmentation: Any = encoded
         if mask_format == "polygon":
             segmentation = [ring.ravel().tolist() for ring in outlines(thing.mask)]
-        if not segmentation:
-            continue
-        found.append(
-            {
+        if segmentation:
+            annotation = {
                 "category_id": thing.category,
                 "segmentation": segmentation,
                 "area": float(runs.area(encoded)),
                 "bbox": runs.toBbox(encoded).tolist(),
                 "iscrowd": 0,
-                **({} if thing.score is None else {"score": round(thing.score, 4)}),
             }
-        )
+            score = {} if thing.score is None else {"score": round(thing.score, 4)}
+            found.append(annotation | score)
     return found
 
 
@@ -87,8 +86,7 @@ def yolo_lines(things: Iterable[Thing], *, split: bool = False) -> str:
     """
     lines = []
     for thing in _parts(things, split):
-        rings = outlines(thing.mask)
-        if rings:
+        if rings := outlines(thing.mask):
             shares = _joined(rings) / thing.mask.shape[::-1]
             numbers = " ".join(f"{value:.6g}" for value in shares.ravel().tolist())
             lines.append(f"{thing.category - 1} {numbers}\n")
@@ -98,24 +96,21 @@ def yolo_lines(things: Iterable[Thing], *, split: bool = False) -> str:
 def labelstudio_result(things: Iterable[Thing], names: Sequence[str]) -> list[dict[str, Any]]:
     """Return the regions of a Label Studio prediction: a polygon for each part, in percent."""
     found: list[dict[str, Any]] = []
-    for thing in things:
-        height, width = thing.mask.shape
-        for ring in outlines(thing.mask):
+    for category, mask, _ in things:
+        height, width = mask.shape
+        for ring in outlines(mask):
             points = (100 * ring / (width, height)).round(3).tolist()
+            value = {"points": points, "closed": True, "polygonlabels": [names[category - 1]]}
             found.append(
                 {
-                    "id": f"{thing.category}-{len(found)}",
+                    "id": f"{category}-{len(found)}",
                     "type": "polygonlabels",
                     "from_name": "label",
                     "to_name": "image",
                     "original_width": width,
                     "original_height": height,
                     "image_rotation": 0,
-                    "value": {
-                        "points": points,
-                        "closed": True,
-                        "polygonlabels": [names[thing.category - 1]],
-                    },
+                    "value": value,
                 }
             )
     return found
@@ -204,36 +199,20 @@ class AnnotationFile:
         settings = {**info, "categories": self.categories}
         kept = begun(path, self._read_finished, resume=resume, overwrite=overwrite)
         self._file = PartFile(path, settings, kept)
-
-    @property
-    def done(self) -> set[str]:
+        self.done = self._file.names
         """Names of the photos in it."""
-        return self._file.names
+        self.close = self._file.close
+        """Stop here: what was added stays in FILE.part, for another run to resume."""
 
-    def add(self, name: str, width: int, height: int, found: list[dict[str, Any]]) -> None:
-        """Add a photo with its annotations, or with its regions for Label Studio.
+    def add(self, name: str, width: int, height: int, found: Sequence[dict[str, Any]]) -> None:
+        """Add a photo by its path below the folder of photos, and its size, upright.
 
-        Args:
-            name: of the file, relative to the folder of photos.
-            width: of the photo, upright, in pixels.
-            height: likewise.
-            found: what `coco_annotations` or `labelstudio_result` gave.
-
-        Raises:
-            MediaError: the disk is full.
+        `found` is what `coco_annotations` or `labelstudio_result` gave.
         """
         self._file.add({"file_name": name, "width": width, "height": height, "found": found})
 
-    def close(self) -> None:
-        """Stop here: what was added stays in FILE.part, for another run to resume."""
-        self._file.close()
-
     def finish(self) -> None:
-        """Write the file.
-
-        Raises:
-            MediaError: it cannot be written.
-        """
+        """Write the file."""
         write = self._write_coco if self.layout == "coco" else self._write_tasks
         write_atomically(self._file.path, write)
         self._file.close(remove=True)
@@ -242,29 +221,30 @@ class AnnotationFile:
         categories = [{"id": k, "name": name} for k, name in enumerate(self.categories, 1)]
         head = f'"info": {json.dumps(self.info)},\n"licenses": [],\n'
         stream.write(f'{{{head}"categories": {json.dumps(categories)},\n"images": ['.encode())
-        for number, record in enumerate(self._file.records(), 1):
-            image = {"id": number, **{key: record[key] for key in ("file_name", "width", "height")}}
-            stream.write((",\n" if number > 1 else "\n").encode() + json.dumps(image).encode())
+        images = ({key: record[key] for key in _IMAGE} for record in self._file.records())
+        _write_rows(stream, ({"id": number, **image} for number, image in enumerate(images, 1)))
         stream.write(b'\n],\n"annotations": [')
-        count = 0
-        for number, record in enumerate(self._file.records(), 1):
-            for found in record["found"]:
-                stream.write(b",\n" if count else b"\n")
-                count += 1
-                stream.write(json.dumps({"id": count, "image_id": number, **found}).encode())
+        found = (
+            {"image_id": number, **found}
+            for number, record in enumerate(self._file.records(), 1)
+            for found in record["found"]
+        )
+        _write_rows(stream, ({"id": number, **row} for number, row in enumerate(found, 1)))
         stream.write(b"\n]}\n")
 
     def _write_tasks(self, stream: BinaryIO) -> None:
         version = f"{self.info['weights']}, {self.info['version']}"
-        stream.write(b"[")
-        for number, record in enumerate(self._file.records()):
+
+        def task(record: dict[str, Any]) -> dict[str, Any]:
             name = quote(record["file_name"], errors="surrogateescape")
-            task = {
+            return {
                 "data": {"image": f"/data/local-files/?d={name}"},
-                "meta": {key: record[key] for key in ("file_name", "width", "height")},
+                "meta": {key: record[key] for key in _IMAGE},
                 "predictions": [{"model_version": version, "result": record["found"]}],
             }
-            stream.write((b",\n" if number else b"\n") + json.dumps(task).encode())
+
+        stream.write(b"[")
+        _write_rows(stream, map(task, self._file.records()))
         stream.write(b"\n]\n")
 
     def _read_finished(self, path: Path) -> Iterator[dict[str, Any]]:
@@ -277,14 +257,13 @@ class AnnotationFile:
                 return
             info = content.get("info", {})
             names = [category["name"] for category in content["categories"]]
-            known = info if "weights" in info else self.info
-            yield {"settings": {**known, "categories": names}}
+            yield {"settings": {**(info if "weights" in info else self.info), "categories": names}}
             by_image: dict[int, list[dict[str, Any]]] = {}
             for found in content["annotations"]:
                 plain = {key: found[key] for key in found if key not in ("id", "image_id")}
                 by_image.setdefault(found["image_id"], []).append(plain)
             for image in content["images"]:
-                size = {key: image[key] for key in ("file_name", "width", "height")}
+                size = {key: image[key] for key in _IMAGE}
                 yield {**size, "found": by_image.get(image["id"], [])}
         except (KeyError, TypeError, IndexError, AttributeError) as cause:
             raise InputError(
@@ -292,20 +271,21 @@ class AnnotationFile:
             ) from cause
 
 
+_IMAGE = ("file_name", "width", "height")
+
+
+def _write_rows(stream: BinaryIO, rows: Iterable[dict[str, Any]]) -> None:
+    for number, row in enumerate(rows):
+        stream.write((b",\n" if number else b"\n") + json.dumps(row).encode())
+
+
 class ClipFile:
     """The object of a clip in the manner of YouTube-VIS: one annotation, with runs for each frame.
 
-    A context manager: the file is written when all went well.
+    A context manager: the file is written when all went well. Frames are called NAME/00000.jpg.
     """
 
     def __init__(self, path: Path, name: str, info: dict[str, Any]) -> None:
-        """Begin it.
-
-        Args:
-            path: the JSON file.
-            name: of the clip; its frames are called NAME/00000.jpg and on.
-            info: who made it.
-        """
         self.path, self.name, self.info = path, name, info
         self._frames: list[tuple[dict[str, Any], float]] = []
 
@@ -314,7 +294,8 @@ class ClipFile:
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         if kind is None:
-            write_atomically(self.path, self._write)
+            content = json.dumps(self._content()).encode() + b"\n"
+            write_atomically(self.path, lambda stream: stream.write(content))
 
     @property
     def frames(self) -> int:
@@ -329,12 +310,12 @@ class ClipFile:
         """Add the next frame."""
         self._frames.append(prepared)
 
-    def _write(self, stream: BinaryIO) -> None:
+    def _content(self) -> dict[str, Any]:
         encoded = [frame for frame, _ in self._frames]
-        height, width = encoded[0]["size"]
         areas = [float(runs.area(frame)) for frame in encoded]
         boxes = [runs.toBbox(frame).tolist() for frame in encoded]
         scores = [score for (_, score), area in zip(self._frames, areas, strict=True) if area]
+        height, width = encoded[0]["size"]
         size = {"width": width, "height": height, "length": len(encoded)}
         annotation = {
             "id": 1,
@@ -348,14 +329,13 @@ class ClipFile:
             "areas": [area or None for area in areas],
             "bboxes": [box if area else None for box, area in zip(boxes, areas, strict=True)],
         }
-        files = [f"{self.name}/{index:05}.jpg" for index in range(len(encoded))]
-        content = {
+        names = [f"{self.name}/{index:05}.jpg" for index in range(len(encoded))]
+        return {
             "info": self.info,
             "categories": [{"id": 1, "name": "object"}],
-            "videos": [{"id": 1, "name": self.name, **size, "file_names": files}],
+            "videos": [{"id": 1, "name": self.name, **size, "file_names": names}],
             "annotations": [annotation] if scores else [],
         }
-        stream.write(json.dumps(content).encode() + b"\n")
 
 
 # COCO files back.
@@ -385,17 +365,16 @@ def write_label_maps(
     content = _read_json(annotations)
     try:
         ids = {category["id"]: category["name"] for category in content["categories"]}
-        ordered = sorted(ids)
-        classes = Classes.of(["background", *(str(ids[number]) for number in ordered)])
-        label_of = {number: label for label, number in enumerate(ordered, 1)}
+        label_of = {number: label for label, number in enumerate(sorted(ids), 1)}
         names = [str(image["file_name"]) for image in content["images"]]
         if not names:
-            raise InputError(_no_coco(annotations, "it lists no photo"))
+            raise _no_coco(annotations, "it lists no photo")
         by_image: dict[Any, list[Any]] = {image["id"]: [] for image in content["images"]}
         for annotation in content["annotations"]:
             by_image[annotation["image_id"]].append(annotation)
     except (KeyError, TypeError) as cause:
-        raise InputError(_no_coco(annotations, f"it lacks {cause}")) from cause
+        raise _no_coco(annotations, f"it lacks {cause}") from cause
+    classes = Classes.of(["background", *(str(ids[number]) for number in label_of)])
     photos = _find_photos(names, images)
     make_folder(folder)
     found = []
@@ -411,9 +390,8 @@ def write_label_maps(
             try:
                 labels[_mask_of(annotation, height, width)] = label_of[annotation["category_id"]]
             except (KeyError, TypeError, ValueError, IndexError) as cause:
-                raise InputError(
-                    _no_coco(annotations, f"annotation {annotation.get('id')} is no mask: {cause}")
-                ) from cause
+                reason = f"annotation {annotation.get('id')} is no mask: {cause}"
+                raise _no_coco(annotations, reason) from cause
         mask = folder / f"{number:06}-{path.stem}.png"
         save_labels(labels, mask, classes)
         found.append((image["file_name"], path, mask))
@@ -477,19 +455,20 @@ def _decompressed(text: bytes) -> list[int]:
 
 def _find_photos(names: Sequence[str], folder: Path) -> list[Path]:
     """Return the photo of each name: below the folder, or the only one called so."""
-    below = {path.relative_to(folder).as_posix(): path for path in _photos_in(folder)}
-    by_name: dict[str, list[Path]] = {}
-    for path in below.values():
-        by_name.setdefault(path.name, []).append(path)
+    if not os.path.isdir(folder):
+        raise InputError(f"Cannot take the photos of {folder}: no such folder. Check the name.")
+    photos = find_images([str(folder)], recursive=True)
+    below = {path.relative_to(folder).as_posix(): path for path in photos}
+    by_name = {path.name: path for path in photos}
+    alike = Counter(path.name for path in photos)
     found, missing = [], []
     for name in names:
-        alike = by_name.get(name.replace("\\", "/").rpartition("/")[2], [])
-        if name in below:
-            found.append(below[name])
-        elif len(alike) == 1:
-            found.append(alike[0])
-        else:
+        last = name.replace("\\", "/").rpartition("/")[2]
+        path = below.get(name, by_name[last] if alike[last] == 1 else None)
+        if path is None:
             missing.append(name)
+        else:
+            found.append(path)
     if missing:
         raise InputError(
             f"{len(missing)} of {len(names)} photos are not in {folder}: {some(missing)}. "
@@ -498,20 +477,16 @@ def _find_photos(names: Sequence[str], folder: Path) -> list[Path]:
     return found
 
 
-def _photos_in(folder: Path) -> list[Path]:
-    if not os.path.isdir(folder):
-        raise InputError(f"Cannot take the photos of {folder}: no such folder. Check the name.")
-    return find_images([str(folder)], recursive=True)
-
-
 def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes())
     except OSError as cause:
         raise InputError(f"Cannot read {path}: {cause.strerror}. Check the name.") from cause
     except (ValueError, RecursionError) as cause:
-        raise InputError(_no_coco(path, f"it is no JSON ({cause})")) from cause
+        raise _no_coco(path, f"it is no JSON ({cause})") from cause
 
 
-def _no_coco(path: Path, reason: str) -> str:
-    return f"Cannot use {path}: {reason}. Give a COCO file with polygons or runs for each photo."
+def _no_coco(path: Path, reason: str) -> InputError:
+    return InputError(
+        f"Cannot use {path}: {reason}. Give a COCO file with polygons or runs for each photo."
+    )

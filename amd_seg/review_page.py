@@ -71,29 +71,18 @@ class ReviewPage:
         kept = begun(path, _read_pages, resume=resume, overwrite=overwrite)
         self._settings = settings
         self._file = PartFile(path, settings, kept)
-
-    @property
-    def done(self) -> set[str]:
+        self.done = self._file.names
         """Names of the photos in it."""
-        return self._file.names
+        self.close = self._file.close
+        """Stop here: what was added stays in FILE.part, for another run to resume."""
 
     def add(self, name: str, facts: dict[str, Any], picture: str) -> None:
-        """Add a photo.
+        """Add a photo by the path that the saved lists shall have, and its `picture_of`.
 
-        Args:
-            name: its path, as the saved lists shall have it.
-            facts: "width", "height" and "confidence"; more is left out.
-            picture: see `picture_of`.
-
-        Raises:
-            MediaError: the disk is full.
+        Of the facts it shows "width", "height" and "confidence".
         """
         shown = {key: facts[key] for key in ("width", "height", "confidence")}
         self._file.add({"file_name": name, **shown, "picture": picture})
-
-    def close(self) -> None:
-        """Stop here: what was added stays in FILE.part, for another run to resume."""
-        self._file.close()
 
     def finish(self) -> list[Path]:
         """Write the page, or the pages, and return their paths.
