@@ -173,7 +173,7 @@ def test_an_adaptation_is_told_in_a_page(learning: list[str], tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--report", "page.html"], "--report is of use with --adapt only"),
+        (["--report", "page.html"], "--report is for --adapt"),
         (["--adapt", "--report", "page.mp4"], "page.mp4: a page ends in .html or .htm"),
     ],
 )

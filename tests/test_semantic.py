@@ -278,7 +278,7 @@ def test_image_writes_labels_and_overlay(run: Callable[..., Result], photo: Path
     [
         ([], "tell classes: they give no mask. Use --output labels or overlay"),
         (["--output", "labels", "-o", "x.jpg"], "labels are an indexed picture. Use .png"),
-        (["--output", "labels", "--threshold", "0.3"], "--threshold makes masks"),
+        (["--output", "labels", "--threshold", "0.3"], "--threshold is for masks"),
         (
             ["--output", "labels", "--weights", "amd-resnet18"],
             "know no classes: they give no labels",

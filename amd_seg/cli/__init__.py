@@ -19,9 +19,9 @@ COMMANDS = {
         "amd_seg.cli.train",
         "Fine-tune weights on labelled photos, to tell classes apart.",
     ),
-    "demo": ("amd_seg.cli.demo", "Open a page to try it on a photo or a short clip."),
+    "demo": ("amd_seg.cli.machine", "Open a page to try it on a photo or a short clip."),
     "export": ("amd_seg.cli.weights", "Write a network for other runtimes."),
-    "env": ("amd_seg.cli.env", "Print versions, devices and codecs: what a bug report needs."),
+    "env": ("amd_seg.cli.machine", "Print versions, devices and codecs: what a bug report needs."),
 }
 
 

@@ -3,42 +3,21 @@
 import os
 import sys
 from collections import defaultdict
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import click
 
-from amd_seg.choices import (
-    ANNOTATIONS,
-    DEFAULT_REFINEMENT,
-    MASK_FORMATS,
-    MAX_PIXELS,
-    OUTPUTS,
-    SEMANTIC_OUTPUTS,
-)
-from amd_seg.cli import terminal
-from amd_seg.cli.options import (
-    min_confidence_option,
-    network_options,
-    parse_points,
-    parse_shard,
-    refinement_options,
-    threshold_option,
-    under_headings,
-)
+from amd_seg.choices import ANNOTATIONS, MASK_FORMATS, MAX_PIXELS, OUTPUTS, SEMANTIC_OUTPUTS
+from amd_seg.cli import options, terminal
+from amd_seg.cli.options import PATH, refuse
 from amd_seg.cli.terminal import STANDARD_STREAM
 from amd_seg.errors import AmdSegError, InputError
-
-if TYPE_CHECKING:
-    from amd_seg.annotations import AnnotationFile
-    from amd_seg.segmentation import Segmentation
-    from amd_seg.segmenter import Segmenter
-    from amd_seg.semantic import SemanticSegmentation, SemanticSegmenter
-
-    Result = Segmentation | SemanticSegmentation | AmdSegError
 
 Points = tuple[tuple[float, float], ...]
 
@@ -49,35 +28,6 @@ ONE_FILE = ("coco", "labelstudio")
 _PIXELS_WAITING = 64_000_000
 _WRITERS_AHEAD = 8
 
-
-class Job(NamedTuple):
-    """One photo to segment: where it is and where its picture goes; "-" is stdin or stdout."""
-
-    source: str
-    target: str
-    name: str = ""
-    """The photo's place below the folder that all of them are in."""
-
-
-@dataclass
-class Outcome:
-    """What became of a job."""
-
-    job: Job
-    facts: dict[str, Any] = field(default_factory=dict)
-    """What `--json` tells of a result."""
-    error: Exception | None = None
-    picture: bytes = b""
-    """A PNG for stdout."""
-    annotations: Sequence[dict[str, Any]] = ()
-    """What goes into the one file of all photos."""
-    shown: str = ""
-    """The picture on the page of all photos."""
-
-
-# Options that weights which tell classes have no use for, and their defaults.
-_OF_MASKS = {"threshold": None, "refine": DEFAULT_REFINEMENT, "min_confidence": 0.0}
-
 _HEADINGS = {
     "Output": "--out --output --include --exclude --mask-format --split --report --json",
     "Edges": "--threshold --refine --min-confidence",
@@ -86,7 +36,32 @@ _HEADINGS = {
 }
 
 
-@click.command(cls=under_headings(_HEADINGS), context_settings={"show_default": True})
+class Job(NamedTuple):
+    """One photo to segment: where it is and where its picture goes; "-" is stdin or stdout."""
+
+    source: str
+    target: str
+    name: str
+    """The photo's place below the folder that all of them are in."""
+
+
+@dataclass
+class Made:
+    """What was made of a photo, beside its file."""
+
+    facts: dict[str, Any]
+    """What `--json` tells of it."""
+    pixels: int
+    """How many the photo has."""
+    picture: bytes = b""
+    """A PNG for stdout."""
+    annotations: Sequence[dict[str, Any]] = ()
+    """What goes into the one file of all photos."""
+    shown: str = ""
+    """The picture on the page of all photos."""
+
+
+@click.command(cls=options.under_headings(_HEADINGS), context_settings={"show_default": True})
 @click.argument("inputs", nargs=-1, metavar="[INPUT]...")
 @click.option("-o", "--out", metavar="OUT", help="A file, a folder, or - for stdout.")
 @click.option(
@@ -105,33 +80,19 @@ _HEADINGS = {
     help="coco: rle (exact) or polygon (can be edited).",
 )
 @click.option("--split", is_flag=True, help="coco, yolo: each connected part for itself.")
-@click.option(
-    "--report",
-    type=click.Path(path_type=Path),
-    metavar="HTML",
-    help="A page to look through all masks.",
+@click.option("--report", type=PATH, metavar="HTML", help="A page to look through all masks.")
+@options.click_options(
+    options.point,
+    "X,Y",
+    "A pixel of the object that is meant, in one photo. Give several by repeating it.",
 )
-@click.option(
-    "--include",
-    metavar="X,Y",
-    multiple=True,
-    callback=parse_points,
-    help="A pixel of the object that is meant, in one photo. Give several by repeating it.",
-)
-@click.option(
-    "--exclude",
-    metavar="X,Y",
-    multiple=True,
-    callback=parse_points,
-    help="A pixel that is not the object's, likewise.",
-)
-@threshold_option
-@network_options("Photos of one size that share a pass.")
-@refinement_options
-@min_confidence_option("a photo")
+@options.threshold_option
+@options.network_options("Photos of one size that share a pass.")
+@options.refine_option
+@options.min_confidence_option("a photo")
 @click.option(
     "--max-pixels",
-    type=click.IntRange(1),
+    type=options.COUNT,
     default=MAX_PIXELS,
     metavar="N",
     help="Refuse larger files, before they are decoded.",
@@ -139,7 +100,7 @@ _HEADINGS = {
 @click.option(
     "--list",
     "list_file",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="FILE",
     help="Photos, one a line: the page's accepted.txt.",
 )
@@ -148,7 +109,7 @@ _HEADINGS = {
     "--shard",
     metavar="I/N",
     default="1/1",
-    callback=parse_shard,
+    type=options.shard,
     help="Do the I-th of N parts, for job arrays.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace outputs that exist.")
@@ -159,8 +120,6 @@ def image(
     inputs: tuple[str, ...],
     out: str | None,
     output: str,
-    mask_format: str,
-    split: bool,
     report: Path | None,
     list_file: Path | None,
     recursive: bool,
@@ -182,73 +141,97 @@ def image(
     3 the weights cannot be had, 130 interrupted.
     """
     is_one_file = output in ONE_FILE
-    kept = {"overwrite": overwrite, "resume": resume}
     if is_one_file and (out is None or Path(out).suffix.lower() != ".json"):
         raise click.UsageError(f"{output} is one file of all photos. Name it: -o masks.json.")
-    if mask_format != "rle" and output != "coco":
-        raise click.UsageError("--mask-format is for --output coco. Drop it.")
-    if split and output not in ("coco", "yolo"):
-        raise click.UsageError("--split is for --output coco and yolo. Drop it.")
+    if output != "coco":
+        refuse("--output coco", "mask_format")
+    if output not in ("coco", "yolo"):
+        refuse("--output coco and yolo", "split")
     if overwrite and resume:
         raise click.UsageError("--overwrite replaces outputs, --resume keeps them. Choose one.")
     listed = [] if list_file is None else _read_list(list_file)
     if not inputs and not listed:
         raise click.UsageError("Give a photo, a folder, or --list with a file that names some.")
-    jobs, missing = _plan_jobs(inputs, out, output, listed, recursive, shard)
+    jobs, missing = _plan(inputs, listed, out, output, recursive, shard)
+    count = len(jobs) + len(missing)
     if as_json and any(job.target == STANDARD_STREAM for job in jobs):
         raise click.UsageError("--json and a picture on stdout cannot share it. Drop one of them.")
-    if (settings["include"] or settings["exclude"]) and len(jobs) + len(missing) != 1:
+    if (settings["include"] or settings["exclude"]) and count != 1:
         raise click.UsageError(
             f"--include and --exclude choose an object in one photo, not in {len(jobs)}."
         )
+    kept = {"overwrite": overwrite, "resume": resume}
     waiting = jobs if is_one_file else _not_yet_written(jobs, **kept)
-    _check_shared_files(jobs[0].target if is_one_file and jobs else None, report, **kept)
-    failed = sum(_report(outcome, as_json) for outcome in missing)
-    with ExitStack() as stack:
-        file, page, segmenter = None, None, None
-        if waiting or (report and jobs):
-            from amd_seg.semantic import open_segmenter
+    for text, error in missing:
+        _tell_failure(text, error, as_json)
+    failed = len(missing)
+    if waiting or (report and jobs):
+        failed += _segment_photos(jobs, waiting, output, report, kept, as_json, settings)
+    else:
+        _tell_skipped(jobs, waiting, as_json)
+    if failed:
+        terminal.fail(f"{failed} of {count} photos failed.")
 
-            load = {name: settings[name] for name in ("device", "precision")}
-            segmenter = open_segmenter(settings["weights"], output, **load)
-            made_by = _made_by(settings)
-        if segmenter and is_one_file:
-            how = {"mask_format": mask_format, "split": split}
-            file = _annotation_file(jobs[0].target, output, segmenter, {**made_by, **how}, kept)
+
+def _segment_photos(
+    jobs: list[Job],
+    waiting: list[Job],
+    output: str,
+    report: Path | None,
+    kept: dict[str, bool],
+    as_json: bool,
+    settings: dict[str, Any],
+) -> int:
+    """Write the outputs of the photos that wait, tell of each, and return how many failed."""
+    from amd_seg.media.files import make_folder
+
+    failed = 0
+    with ExitStack() as stack:
+        segmenter, call, names = _load(output, settings)
+        made_by = _made_by(settings)
+        file, page = None, None
+        if output in ONE_FILE:
+            from amd_seg.annotations import AnnotationFile
+
+            info = {"description": "Masks found by amd-seg", **made_by}
+            info |= {name: settings[name] for name in ("mask_format", "split")}
+            info["date_created"] = datetime.now(UTC).isoformat(timespec="seconds")
+            path = Path(jobs[0].target)
+            file = AnnotationFile(path, output, info=info, categories=names, **kept)
             stack.callback(file.close)
             waiting = [job for job in jobs if job.name not in file.done]
-        if segmenter and report is not None:
+        if report is not None:
             from amd_seg.review_page import ReviewPage
 
-            if hasattr(segmenter, "classes"):
-                raise click.UsageError("--report shows masks; these weights tell classes. Drop it.")
             page = ReviewPage(report, made_by, **kept)
             stack.callback(page.close)
             todo = set(waiting)
             waiting = [job for job in jobs if job in todo or job.source not in page.done]
-        todo = set(waiting)
-        for job in jobs:
-            if as_json and job not in todo:
-                terminal.put({"input": job.source, "output": job.target, "status": "skipped"})
-        if len(waiting) < len(jobs):
-            terminal.notice(f"{len(jobs) - len(waiting)} of {len(jobs)} photos were done before.")
-        if not is_one_file:
-            from amd_seg.media.files import make_folder
-
-            below_out = [job for job in waiting if job.target not in (out, STANDARD_STREAM)]
-            for folder in {Path(job.target).parent for job in below_out}:
+        _tell_skipped(jobs, waiting, as_json)
+        if file is None:
+            for folder in {Path(job.target).parent for job in waiting}:
                 make_folder(folder)
-        with terminal.progress(len(waiting), "photo") as bar:
-            marking = {"mask_format": mask_format, "split": split, "on_page": page is not None}
-            for outcome in _segment(waiting, segmenter, output, marking, **settings):
-                facts = outcome.facts
-                if outcome.error is None and file is not None:
-                    size = facts["width"], facts["height"]
-                    file.add(outcome.job.name, *size, list(outcome.annotations))
-                if outcome.error is None and page is not None:
-                    page.add(outcome.job.source, facts, outcome.shown)
-                failed += _report(outcome, as_json, is_one_file=is_one_file)
-                bar.update()
+        bar = stack.enter_context(terminal.progress(len(waiting), "photo"))
+        write = partial(_write, output=output, names=names, on_page=page is not None, **settings)
+        outcomes = stack.enter_context(closing(_segment(waiting, segmenter, call, write)))
+        for job, outcome in zip(waiting, outcomes, strict=True):
+            bar.update()
+            if isinstance(outcome, Exception):
+                failed += 1
+                _tell_failure(job.source, outcome, as_json)
+                continue
+            facts = outcome.facts
+            if file is not None:
+                file.add(job.name, facts["width"], facts["height"], outcome.annotations)
+            if page is not None:
+                page.add(job.source, facts, outcome.shown)
+            if as_json:
+                told = {"input": job.source, "output": job.target, "status": "done"}
+                terminal.put({**told, **facts})
+            elif job.target == STANDARD_STREAM:
+                terminal.put(outcome.picture)
+            elif file is None:
+                terminal.put(job.target)
         if file is not None:
             file.finish()
             if not as_json:
@@ -256,11 +239,25 @@ def image(
         if page is not None:
             for path in page.finish():
                 terminal.notice(f"To look through the masks, open {path}.")
-    if failed:
-        terminal.fail(f"{failed} of {len(jobs) + len(missing)} photos failed.")
+    return failed
 
 
-# What will be read and written, settled before the first photo is read
+def _tell_skipped(jobs: Sequence[Job], waiting: Sequence[Job], as_json: bool) -> None:
+    todo = set(waiting)
+    for job in jobs:
+        if as_json and job not in todo:
+            terminal.put({"input": job.source, "output": job.target, "status": "skipped"})
+    if len(todo) < len(jobs):
+        terminal.notice(f"{len(jobs) - len(todo)} of {len(jobs)} photos were done before.")
+
+
+def _tell_failure(source: str, error: Exception, as_json: bool) -> None:
+    terminal.say(f"Error: {error}")
+    if as_json:
+        terminal.put({"input": source, "status": "failed", "error": str(error)})
+
+
+# What will be read and written, settled before the first photo is read.
 
 
 def _read_list(path: Path) -> list[str]:
@@ -271,56 +268,53 @@ def _read_list(path: Path) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
-def _plan_jobs(
+def _plan(
     inputs: Sequence[str],
+    listed: Sequence[str],
     out: str | None,
     output: str,
-    listed: Sequence[str],
     recursive: bool,
     shard: tuple[int, int],
-) -> tuple[list[Job], list[Outcome]]:
+) -> tuple[list[Job], list[tuple[str, Exception]]]:
     """Return the jobs of a shard, in the order of the inputs, and each input that matches nothing.
 
     Raises:
         click.UsageError: `out` cannot take the outputs, or two photos would share one.
     """
-    # Each photo, and its folder below the input folder, or the folder of the list.
-    found: dict[str, tuple[str, Path]] = {}
-    missing: list[Outcome] = []
+    found: dict[str, tuple[str, Path]] = {}  # Identity -> photo, and its folder below OUT.
+    missing: list[tuple[str, Exception]] = []
     for text in inputs:
         try:
             for source, folder in _find(text, recursive):
                 found.setdefault(_identity(source), (source, folder))
         except InputError as error:
-            missing.append(Outcome(Job(text, ""), error=error))
+            missing.append((text, error))
     home = _common_folder(listed)
     for text in listed:
         if os.path.isfile(text):
             folder = Path(os.path.relpath(Path(text).resolve().parent, home))
             found.setdefault(_identity(text), (text, folder))
         else:
-            lost = InputError(f"{text} of the list is no file. Check the name.")
-            missing.append(Outcome(Job(text, ""), error=lost))
-    base = _common_folder([*listed, *(source for source, _ in found.values())], inputs)
-    is_one = len(inputs) == 1 and (inputs[0] == STANDARD_STREAM or os.path.isfile(inputs[0]))
+            missing.append((text, InputError(f"{text} of the list is no file. Check the name.")))
+    folders = [text for text in inputs if os.path.isdir(text)]
+    base = _common_folder([*listed, *(source for source, _ in found.values())], folders)
     is_folder = out not in (None, STANDARD_STREAM) and output not in ONE_FILE
-    if is_folder and is_one and not listed:
-        is_folder = str(out).endswith(("/", "\\")) or os.path.isdir(str(out))
+    if len(inputs) == 1 and (inputs[0] == STANDARD_STREAM or os.path.isfile(inputs[0])):
+        is_alone = not listed and not str(out).endswith(("/", "\\")) and not os.path.isdir(str(out))
+        is_folder = is_folder and not is_alone
     jobs = []
     for source, folder in found.values():
-        path = Path("stdin" if source == STANDARD_STREAM else source)
+        is_stdin = source == STANDARD_STREAM
+        path = Path("stdin" if is_stdin else source)
         # YOLO finds the labels of a photo by its name.
-        name = f"{path.stem}.txt" if output == "yolo" else f"{path.stem}.{output}.png"
+        picture = f"{path.stem}.txt" if output == "yolo" else f"{path.stem}.{output}.png"
         if out is None:
-            target = source if source == STANDARD_STREAM else str(path.with_name(name))
+            target = source if is_stdin else str(path.with_name(picture))
         else:
-            target = str(Path(out) / folder / name) if is_folder else out
-        if source == STANDARD_STREAM:
-            below = "stdin"
-        else:
-            # The link itself is meant where a photo is one: only its folder is looked up.
-            below = (path.parent.resolve() / path.name).relative_to(base).as_posix()
-        jobs.append(Job(source, target, below))
+            target = str(Path(out) / folder / picture) if is_folder else out
+        # The link itself is meant where a photo is one: only its folder is looked up.
+        name = "stdin" if is_stdin else os.path.relpath(path.parent.resolve() / path.name, base)
+        jobs.append(Job(source, target, Path(name).as_posix()))
     if output not in ONE_FILE:
         _check_targets(jobs)
         _check_out(jobs, out, output)
@@ -332,6 +326,7 @@ def _plan_jobs(
 
 
 def _find(text: str, recursive: bool) -> list[tuple[str, Path]]:
+    """Return the photos that an input stands for, each with its folder below the input."""
     if text == STANDARD_STREAM:
         return [(text, Path())]
     from amd_seg.media.files import find_images
@@ -353,10 +348,10 @@ def _identity(source: str) -> str:
     return source if source == STANDARD_STREAM else os.path.join(os.path.realpath(folder), name)
 
 
-def _common_folder(files: Sequence[str], inputs: Sequence[str] = ()) -> Path:
-    """Return the folder that all these files, and all folders of the inputs, are in."""
+def _common_folder(files: Sequence[str], folders: Sequence[str] = ()) -> Path:
+    """Return the folder that all these files and folders are in."""
     homes = [Path(file).resolve().parent for file in files if file != STANDARD_STREAM]
-    homes += [Path(text).resolve() for text in inputs if os.path.isdir(text)]
+    homes += [Path(folder).resolve() for folder in folders]
     return Path(os.path.commonpath(homes)) if homes else Path.cwd()
 
 
@@ -405,7 +400,7 @@ def _check_out(jobs: Sequence[Job], out: str | None, output: str) -> None:
         raise click.UsageError(f"-o {out}{wrong}")
 
 
-def _not_yet_written(jobs: Sequence[Job], *, overwrite: bool, resume: bool) -> list[Job]:
+def _not_yet_written(jobs: list[Job], *, overwrite: bool, resume: bool) -> list[Job]:
     """Return the jobs to do; raise where outputs exist and the user did not say what to do."""
     written = {j for j in jobs if j.target != STANDARD_STREAM and os.path.exists(j.target)}
     if written and not overwrite and not resume:
@@ -417,16 +412,23 @@ def _not_yet_written(jobs: Sequence[Job], *, overwrite: bool, resume: bool) -> l
     return [job for job in jobs if overwrite or job not in written]
 
 
-def _check_shared_files(file: str | None, page: Path | None, **kept: bool) -> None:
-    """Raise for files of all photos that are there already, before torch is loaded."""
-    from amd_seg.media.part_file import begun
+# From the network to the files.
 
-    for path in (file, page):
-        if path is not None:
-            begun(Path(path), lambda path: (), **kept)
+_OF_MASKS = ("threshold", "refine", "min_confidence")
 
 
-# From the network to the files
+def _load(output: str, settings: dict[str, Any]) -> tuple[Any, dict[str, Any], Sequence[str]]:
+    """Return the segmenter, the settings of its calls, and the names of what it marks."""
+    from amd_seg.semantic import SemanticSegmenter, open_segmenter
+
+    load = {name: settings[name] for name in ("device", "precision")}
+    segmenter = open_segmenter(settings["weights"], output, **load)
+    call = {name: settings[name] for name in ("size", "batch_size", "max_pixels")}
+    if isinstance(segmenter, SemanticSegmenter):
+        names = (*_OF_MASKS, "include", "exclude", "report")
+        refuse("masks, and these weights tell classes", *names)
+        return segmenter, call, segmenter.classes.names[1:]
+    return segmenter, call | {name: settings[name] for name in _OF_MASKS}, ("object",)
 
 
 def _made_by(settings: dict[str, Any]) -> dict[str, Any]:
@@ -434,81 +436,29 @@ def _made_by(settings: dict[str, Any]) -> dict[str, Any]:
     from amd_seg import __version__
     from amd_seg.weights import digest_of_weights
 
-    names = ("size", "precision", "threshold", "refine", "min_confidence")
     return {
         "version": f"amd-seg {__version__}",
         "weights": settings["weights"] or "bundled",
         "weights_sha256": digest_of_weights(settings["weights"]),
-        **{name: settings[name] for name in names},
+        **{name: settings[name] for name in ("size", "precision", *_OF_MASKS)},
     }
 
 
-def _annotation_file(
-    path: str,
-    output: str,
-    segmenter: "Segmenter | SemanticSegmenter",
-    made_by: dict[str, Any],
-    kept: dict[str, bool],
-) -> "AnnotationFile":
-    from datetime import UTC, datetime
-
-    from amd_seg.annotations import AnnotationFile
-    from amd_seg.semantic import SemanticSegmenter
-
-    categories: Sequence[str] = ("object",)
-    if isinstance(segmenter, SemanticSegmenter):
-        categories = segmenter.classes.names[1:]
-    info = {"description": "Masks found by amd-seg", **made_by}
-    info["date_created"] = datetime.now(UTC).isoformat(timespec="seconds")
-    return AnnotationFile(Path(path), output, info=info, categories=categories, **kept)
-
-
 def _segment(
-    jobs: list[Job],
-    segmenter: "Segmenter | SemanticSegmenter | None",
-    output: str,
-    marking: dict[str, Any],
-    *,
-    weights: str | None,
-    device: str,
-    precision: str,
-    include: Points,
-    exclude: Points,
-    **call: Any,
-) -> Iterator[Outcome]:
+    jobs: list[Job], segmenter: Any, call: dict[str, Any], write: Callable[..., Made | Exception]
+) -> Generator[Made | Exception, None, None]:
     """Yield what became of each job, in order; reading, network and writing overlap."""
-    if not jobs or segmenter is None:
-        return
     from amd_seg.prefetch import map_ahead
-    from amd_seg.segmentation import Segmentation
-    from amd_seg.semantic import SemanticSegmenter
-
-    has_clicks = bool(include or exclude)
-    if isinstance(segmenter, SemanticSegmenter):
-        if has_clicks:
-            raise click.UsageError("Clicks make masks, and these weights tell classes. Drop them.")
-        for name, default in _OF_MASKS.items():
-            if call.pop(name) != default:
-                flag = "--" + name.replace("_", "-")
-                raise click.UsageError(
-                    f"{flag} makes masks, and these weights tell classes. Drop it."
-                )
-
-    def write(pair: "tuple[Job, Result]") -> Outcome:
-        job, result = pair
-        if has_clicks and isinstance(result, Segmentation):
-            result = result.clicked(include, exclude)
-        return _write(job, result, output, **marking)
 
     photos = (
         sys.stdin.buffer.read() if job.source == STANDARD_STREAM else job.source for job in jobs
     )
-    results: Generator[Result] = segmenter.stream(photos, **call)
+    results = segmenter.stream(photos, **call)
     outcomes = map_ahead(
-        write,
+        lambda pair: write(*pair),
         zip(jobs, results, strict=True),
         ahead=_WRITERS_AHEAD,
-        weigh=lambda outcome: int(outcome.facts.get("width", 0) * outcome.facts.get("height", 0)),
+        weigh=lambda made: 0 if isinstance(made, Exception) else made.pixels,
         budget=_PIXELS_WAITING,
     )
     with closing(results), closing(outcomes):
@@ -516,57 +466,43 @@ def _segment(
 
 
 def _write(
-    job: Job, result: "Result", output: str, *, mask_format: str, split: bool, on_page: bool
-) -> Outcome:
+    job: Job,
+    result: Any,
+    *,
+    output: str,
+    names: Sequence[str],
+    on_page: bool,
+    include: Points,
+    exclude: Points,
+    mask_format: str,
+    split: bool,
+    **_: Any,
+) -> Made | Exception:
     """Write a photo's own file, and make what goes into the files of all photos."""
     if isinstance(result, AmdSegError):
-        return Outcome(job, error=result)
+        return result
     from amd_seg import annotations
     from amd_seg.media.files import write_atomically
 
-    made = Outcome(job)
+    if include or exclude:
+        result = result.clicked(include, exclude)
     try:
+        made = Made(result.facts, result.photo.pixels[..., 0].size)
         if output == "coco":
             made.annotations = annotations.coco_annotations(result.things, mask_format, split=split)
         elif output == "labelstudio":
-            classes = getattr(result, "classes", None)
-            names = ("object",) if classes is None else classes.names[1:]
             made.annotations = annotations.labelstudio_result(result.things, names)
         elif output == "yolo":
             lines = annotations.yolo_lines(result.things, split=split).encode()
-
-            def write(stream: BinaryIO) -> None:
-                stream.write(lines)
-
-            write_atomically(Path(job.target), write)
+            write_atomically(Path(job.target), lambda stream: stream.write(lines))
         elif job.target == STANDARD_STREAM:
             made.picture = result.encode(output)
         else:
             result.save(job.target, output)
         if on_page:
             from amd_seg.review_page import picture_of
-            from amd_seg.segmentation import Segmentation
 
-            assert isinstance(result, Segmentation)
             made.shown = picture_of(result.photo.pixels, result.mask)
-        made.facts = result.facts
     except (AmdSegError, OSError) as error:
-        return Outcome(job, error=error)
+        return error
     return made
-
-
-def _report(outcome: Outcome, as_json: bool, *, is_one_file: bool = False) -> bool:
-    """Print what became of a job; True where it failed."""
-    job = outcome.job
-    if outcome.error is not None:
-        terminal.say(f"Error: {outcome.error}")
-        if as_json:
-            terminal.put({"input": job.source, "status": "failed", "error": str(outcome.error)})
-        return True
-    if as_json:
-        terminal.put({"input": job.source, "output": job.target, "status": "done", **outcome.facts})
-    elif job.target == STANDARD_STREAM:
-        terminal.put(outcome.picture)
-    elif not is_one_file:
-        terminal.put(job.target)
-    return False

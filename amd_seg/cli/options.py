@@ -1,14 +1,21 @@
-"""Options that several commands share."""
+"""Options that several commands share, and the kinds of values that options take."""
 
 from collections.abc import Callable
 from fractions import Fraction
+from functools import wraps
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
-from amd_seg.choices import DEFAULT_REFINEMENT, PRECISIONS, REFINEMENTS
+from amd_seg.choices import DEFAULT_REFINEMENT, PRECISIONS, REFINEMENTS, SIZES
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+Value = TypeVar("Value")
+
+PATH = click.Path(path_type=Path)
+COUNT = click.IntRange(1)
 
 
 def under_headings(headings: dict[str, str]) -> type[click.Command]:
@@ -35,63 +42,142 @@ def under_headings(headings: dict[str, str]) -> type[click.Command]:
     return Sorted
 
 
-def weights_option(command: Command) -> Command:
-    """Add `--weights`."""
-    return click.option(
-        "--weights",
-        metavar="W",
-        help="A name, a folder, a file of weights, or org/name[@revision] on the Hub. "
-        "[default: bundled]",
-    )(command)
+def refuse(what_for: str, *names: str) -> None:
+    """Raise for options of the running command that were given although they change nothing."""
+    source = click.get_current_context().get_parameter_source
+    given = [name for name in names if source(name) is not ParameterSource.DEFAULT]
+    if given:
+        flags = " and ".join(f"--{name.replace('_', '-')}" for name in given)
+        them, are = ("it", "is") if len(given) == 1 else ("them", "are")
+        raise click.UsageError(f"{flags} {are} for {what_for}. Drop {them}.")
 
 
-def device_options(command: Command) -> Command:
-    """Add `--device` and `--precision`."""
-    device = click.option(
-        "--device", metavar="D", default="auto", help="auto, cpu, cuda, cuda:1 or mps."
-    )
-    precision = click.option(
+# Kinds of values.
+
+
+def kind_of_value(otherwise: str) -> Callable[[Callable[[str], Value]], Callable[[str], Value]]:
+    """Let a function be the type of an option; where it raises, `otherwise` says what is wrong."""
+
+    def decorate(read: Callable[[str], Value]) -> Callable[[str], Value]:
+        @wraps(read)
+        def convert(text: str) -> Value:
+            try:
+                return read(text)
+            except (ValueError, ZeroDivisionError):
+                raise click.BadParameter(f"{text!r} {otherwise}") from None
+
+        return convert
+
+    return decorate
+
+
+@kind_of_value("is neither otsu nor a number between 0 and 1.")
+def threshold(text: str) -> float | str:
+    """A number, or "otsu"."""
+    if text != "otsu" and not 0 < float(text) < 1:
+        raise ValueError
+    return text if text == "otsu" else float(text)
+
+
+@kind_of_value("is no point. Give X,Y such as 320,240.")
+def point(text: str) -> tuple[float, float]:
+    """A place in a photo, in pixels, x first."""
+    x, y = map(float, text.split(","))
+    return x, y
+
+
+@kind_of_value(
+    "is no point in a clip. Give a time, or a frame's number, and X,Y: "
+    "12.5s:320,240 or 300:320,240."
+)
+def clip_point(text: str) -> tuple[float, float, float]:
+    """A time in seconds (float) or a frame's number (int), then x and y."""
+    moment, _, place = text.partition(":")
+    x, y = map(float, place.split(","))
+    return float(moment[:-1]) if moment.endswith("s") else int(moment), x, y
+
+
+@kind_of_value("is no part. Give I/N, such as 1/64, with I from 1 to N.")
+def shard(text: str) -> tuple[int, int]:
+    """Which part of how many, counted from 1."""
+    index, count = map(int, text.split("/"))
+    if not 1 <= index <= count:
+        raise ValueError
+    return index, count
+
+
+@kind_of_value("is no time. Give seconds, or M:S, or H:M:S.")
+def time(text: str) -> float:
+    """A time in seconds."""
+    numbers = [float(part) for part in text.split(":")]
+    if len(numbers) > 3 or not all(0 <= number < float("inf") for number in numbers):
+        raise ValueError
+    return sum(number * 60.0**power for power, number in enumerate(reversed(numbers)))
+
+
+@kind_of_value("is no rate. Give a number above 0, or 30000/1001.")
+def rate(text: str) -> Fraction:
+    """Frames a second: 25, 23.976 or 30000/1001."""
+    if Fraction(text) <= 0:
+        raise ValueError
+    return Fraction(text)
+
+
+# Options.
+
+
+def several(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Return a decorator that adds options in this order."""
+
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+weights_option = click.option(
+    "--weights",
+    metavar="W",
+    help="A name, a folder, a file of weights, or org/name[@revision] on the Hub. "
+    "[default: bundled]",
+)
+device_options = several(
+    click.option("--device", metavar="D", default="auto", help="auto, cpu, cuda, cuda:1 or mps."),
+    click.option(
         "--precision",
         type=click.Choice(PRECISIONS),
         default="float32",
         metavar="P",
         help=f"Of the network: {' or '.join(PRECISIONS)}.",
-    )
-    return device(precision(command))
+    ),
+)
+size_option = click.option(
+    "--size",
+    type=click.IntRange(*SIZES),
+    metavar="S",
+    help="Short edge that the network sees, in pixels. [default: the weights']",
+)
+refine_option = click.option(
+    "--refine",
+    type=click.Choice(REFINEMENTS),
+    default=DEFAULT_REFINEMENT,
+    metavar="HOW",
+    help=f"How masks find the photo's edges: {', '.join(REFINEMENTS)}.",
+)
+threshold_option = click.option(
+    "--threshold",
+    metavar="T",
+    type=threshold,
+    help="Saliency above which a pixel is in the mask, or otsu. [default: the weights']",
+)
 
 
 def network_options(batch_help: str) -> Callable[[Command], Command]:
-    """Add the flags that choose a network and how it runs.
-
-    Args:
-        batch_help: what a batch holds, for `--batch-size`.
-    """
-    size = click.option(
-        "--size",
-        type=click.IntRange(16, 8192),
-        metavar="S",
-        help="Short edge that the network sees, in pixels. [default: the weights']",
-    )
-    batch_size = click.option(
-        "--batch-size", type=click.IntRange(1), metavar="N", default=8, help=batch_help
-    )
-
-    def decorate(command: Command) -> Command:
-        return weights_option(size(device_options(batch_size(command))))
-
-    return decorate
-
-
-def refinement_options(command: Command) -> Command:
-    """Add the flags that bring the network's coarse map to the photo's edges."""
-    refine = click.option(
-        "--refine",
-        type=click.Choice(REFINEMENTS),
-        default=DEFAULT_REFINEMENT,
-        metavar="HOW",
-        help=f"How masks find the photo's edges: {', '.join(REFINEMENTS)}.",
-    )
-    return refine(command)
+    """Add the options that choose a network and how it runs; `batch_help` is of a batch."""
+    batch_size = click.option("--batch-size", type=COUNT, metavar="N", default=8, help=batch_help)
+    return several(weights_option, size_option, device_options, batch_size)
 
 
 def min_confidence_option(what: str) -> Callable[[Command], Command]:
@@ -105,92 +191,12 @@ def min_confidence_option(what: str) -> Callable[[Command], Command]:
     )
 
 
-def threshold_option(command: Command) -> Command:
-    """Add `--threshold`, whose default is that of the weights."""
-    return click.option(
-        "--threshold",
-        metavar="T",
-        callback=parse_threshold,
-        help="Saliency above which a pixel is in the mask, or otsu. [default: the weights']",
-    )(command)
-
-
-def parse_threshold(
-    ctx: click.Context, param: click.Parameter, value: str | None
-) -> float | str | None:
-    """Return a threshold as a number or "otsu": the callback of `--threshold`."""
-    if value is None or value == "otsu":
-        return value
-    try:
-        number = float(value)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < 1:
-        raise click.BadParameter(f"{value!r} is neither otsu nor a number between 0 and 1.")
-    return number
-
-
-def parse_points(
-    ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
-) -> tuple[tuple[float, float], ...]:
-    """Return points in pixels, x first: the callback of `--include` and `--exclude`."""
-    points = []
-    for value in values:
-        try:
-            x, y = (float(number) for number in value.split(","))
-        except ValueError:
-            raise click.BadParameter(f"{value!r} is no point. Give X,Y such as 320,240.") from None
-        points.append((x, y))
-    return tuple(points)
-
-
-def parse_clip_points(
-    ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
-) -> tuple[tuple[float, float, float], ...]:
-    """Return points in a clip: a time in seconds (float) or a frame's number (int), then x, y."""
-    points = []
-    for value in values:
-        moment, _, place = value.partition(":")
-        try:
-            at = float(moment[:-1]) if moment.endswith("s") else int(moment)
-            x, y = (float(number) for number in place.split(","))
-        except ValueError:
-            raise click.BadParameter(
-                f"{value!r} is no point in a clip. Give a time, or a frame's number, and X,Y: "
-                "12.5s:320,240 or 300:320,240."
-            ) from None
-        points.append((at, x, y))
-    return tuple(points)
-
-
-def parse_shard(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, int]:
-    """Return which part of how many, counted from 1: the callback of `--shard`."""
-    index, _, count = value.partition("/")
-    if index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count):
-        return int(index), int(count)
-    raise click.BadParameter(f"{value!r} is no part. Give I/N, such as 1/64, with I from 1 to N.")
-
-
-def parse_time(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
-    """Return a time in seconds, given so or as [H:]M:S: the callback of `--start` and `--end`."""
-    if value is None:
-        return None
-    parts = value.split(":")
-    try:
-        numbers = [float(part) for part in parts]
-    except ValueError:
-        numbers = []
-    if not 1 <= len(numbers) <= 3 or not all(0 <= number < float("inf") for number in numbers):
-        raise click.BadParameter(f"{value!r} is no time. Give seconds, or M:S, or H:M:S.")
-    return sum(number * 60.0**power for power, number in enumerate(reversed(numbers)))
-
-
-def parse_rate(ctx: click.Context, param: click.Parameter, value: str) -> Fraction:
-    """Return a rate such as 25, 23.976 or 30000/1001: the callback of `--frame-rate`."""
-    try:
-        rate = Fraction(value)
-    except (ValueError, ZeroDivisionError):
-        rate = Fraction(0)
-    if rate <= 0:
-        raise click.BadParameter(f"{value!r} is no rate. Give a number above 0, or 30000/1001.")
-    return rate
+def click_options(
+    kind: Callable[[str], Any], metavar: str, include: str
+) -> Callable[[Command], Command]:
+    """Add `--include` and `--exclude`."""
+    not_its = "A pixel that is not the object's, likewise."
+    return several(
+        click.option("--include", metavar=metavar, multiple=True, type=kind, help=include),
+        click.option("--exclude", metavar=metavar, multiple=True, type=kind, help=not_its),
+    )

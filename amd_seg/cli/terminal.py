@@ -76,12 +76,27 @@ _QUIET = "amd_seg.quiet"
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
+class _StderrHandler(logging.Handler):
+    """Shows the library's log: warnings always, the rest unless `--quiet`."""
+
+    def __init__(self, ctx: click.Context) -> None:
+        super().__init__(logging.INFO)
+        self._meta = ctx.meta
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.WARNING or not self._meta.get(_QUIET):
+            say(self.format(record))
+
+
 @contextmanager
 def errors_as_messages(ctx: click.Context) -> Iterator[None]:
     """Turn the errors of EXIT_CODES into messages and codes; show the library's log on stderr."""
+    logger, handler = logging.getLogger("amd_seg"), _StderrHandler(ctx)
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
     try:
-        with _log_on_stderr(ctx):
-            yield
+        yield
     except click.NoSuchOption as error:
         name, command = error.option_name, error.ctx.info_name if error.ctx else ""
         successor = REMOVED_OPTIONS.get(f"{command} {name}", REMOVED_OPTIONS.get(name))
@@ -97,15 +112,28 @@ def errors_as_messages(ctx: click.Context) -> Iterator[None]:
         if ctx.meta.get(_DEBUG):
             traceback.print_exc(file=sys.stderr)
         code = next(code for kind, code in EXIT_CODES if isinstance(error, kind))
-        message = "Interrupted." if code == INTERRUPTED else f"Error: {error}"
-        fail(message, code)
+        fail("Interrupted." if code == INTERRUPTED else f"Error: {error}", code)
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
-def debug_option(command: Command) -> Command:
-    """Add `--debug`, which prints the traceback of an error."""
-    return _flag("--debug", _DEBUG, "Print the traceback of an error; it may stand anywhere.")(
-        command
+def _flag(name: str, key: str, text: str, *short: str) -> Callable[[Command], Command]:
+    """Return an option that is remembered for the whole command, see `errors_as_messages`."""
+
+    def remember(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+        if value:
+            ctx.meta[key] = True
+
+    return click.option(
+        *short, name, is_flag=True, is_eager=True, expose_value=False, callback=remember, help=text
     )
+
+
+debug_option = _flag("--debug", _DEBUG, "Print the traceback of an error; it may stand anywhere.")
+quiet_option = _flag(
+    "--quiet", _QUIET, "No progress and no notices; warnings and errors remain.", "-q"
+)
 
 
 def debug_first(args: list[str]) -> list[str]:
@@ -113,12 +141,6 @@ def debug_first(args: list[str]) -> list[str]:
     end = args.index("--") if "--" in args else len(args)
     given = [arg for arg in args[:end] if arg == "--debug"]
     return given[:1] + [arg for arg in args[:end] if arg != "--debug"] + args[end:]
-
-
-def quiet_option(command: Command) -> Command:
-    """Add `-q`, `--quiet`: no progress and no notices; warnings, errors and data remain."""
-    text = "No progress and no notices; warnings and errors remain."
-    return _flag("--quiet", _QUIET, text, "-q")(command)
 
 
 def fail(message: str, code: int = FAILED) -> NoReturn:
@@ -221,16 +243,6 @@ def stopped_by_signals(
             signal.signal(number, handler)
 
 
-def _flag(name: str, key: str, text: str, *short: str) -> Callable[[Command], Command]:
-    def remember(ctx: click.Context, param: click.Parameter, value: bool) -> None:
-        if value:
-            ctx.meta[key] = True
-
-    return click.option(
-        *short, name, is_flag=True, is_eager=True, expose_value=False, callback=remember, help=text
-    )
-
-
 @contextmanager
 def _beside_bars() -> Iterator[None]:
     # No bar can be there before a command imported tqdm.
@@ -241,28 +253,3 @@ def _beside_bars() -> Iterator[None]:
 
     with tqdm.external_write_mode(file=sys.stderr):
         yield
-
-
-class _StderrHandler(logging.Handler):
-    """Shows the library's log: warnings always, what is of interest unless `--quiet`."""
-
-    def __init__(self, ctx: click.Context) -> None:
-        super().__init__(logging.INFO)
-        self._ctx = ctx
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.levelno >= logging.WARNING or not self._ctx.meta.get(_QUIET):
-            say(self.format(record))
-
-
-@contextmanager
-def _log_on_stderr(ctx: click.Context) -> Iterator[None]:
-    logger, handler = logging.getLogger("amd_seg"), _StderrHandler(ctx)
-    level = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from amd_seg.cli import terminal
-from amd_seg.cli.options import weights_option
+from amd_seg.cli.options import PATH, weights_option
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")
 
@@ -29,12 +29,8 @@ def list_bundled(as_json: bool) -> None:
     from amd_seg.weights import DEFAULT_WEIGHTS, bundled_folder, bundled_names
 
     for name in bundled_names():
-        row = {
-            "name": name,
-            "folder": str(bundled_folder(name)),
-            "default": name == DEFAULT_WEIGHTS,
-        }
-        terminal.put(row if as_json else name)
+        row = {"name": name, "folder": str(bundled_folder(name))}
+        terminal.put({**row, "default": name == DEFAULT_WEIGHTS} if as_json else name)
 
 
 @weights.command()
@@ -50,16 +46,10 @@ def info(name: str, as_json: bool) -> None:
 
     pretrained = load_any_weights(name)
     parameters = sum(parameter.numel() for parameter in pretrained.model.parameters())
-    values = {
-        "source": pretrained.source,
-        "parameters": parameters,
-        **pretrained.config.to_dict(),
-    }
-    if as_json:
-        terminal.put(values)
-        return
-    for key, value in _flatten(values):
-        terminal.put(f"{key}: {value}")
+    values = {"source": pretrained.source, "parameters": parameters}
+    values |= pretrained.config.to_dict()
+    for line in [values] if as_json else _leaves(values):
+        terminal.put(line)
 
 
 @weights.command()
@@ -76,10 +66,8 @@ def download(repo: str) -> None:
 
 
 @weights.command()
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option(
-    "-o", "--out", type=click.Path(path_type=Path), required=True, help="Folder to write."
-)
+@click.argument("file", type=PATH)
+@click.option("-o", "--out", type=PATH, required=True, help="Folder to write.")
 @click.option("--overwrite", is_flag=True, help="Replace weights that are in the folder.")
 def convert(file: Path, out: Path, overwrite: bool) -> None:
     """Convert a checkpoint to a folder of weights.
@@ -100,9 +88,7 @@ def export() -> None:
 
 
 @export.command(context_settings={"show_default": True})
-@click.option(
-    "-o", "--out", type=click.Path(path_type=Path), required=True, help="The .onnx file to write."
-)
+@click.option("-o", "--out", type=PATH, required=True, help="The .onnx file to write.")
 @weights_option
 @click.option("--overwrite", is_flag=True, help="Replace a file that is there.")
 @terminal.quiet_option
@@ -119,16 +105,15 @@ def onnx(out: Path, weights: str | None, overwrite: bool) -> None:
     terminal.put(str(out))
 
 
-def _flatten(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    """Yield each leaf of nested values with its place, such as training.stages.0.steps."""
+def _leaves(value: Any, name: str = "") -> Iterator[str]:
+    """Yield a line for each leaf of nested values, such as training.stages.0.steps: 100."""
     if isinstance(value, dict):
         for key, inner in value.items():
-            yield from _flatten(inner, f"{name}.{key}".removeprefix("."))
-    elif isinstance(value, list | tuple):
-        # One line, where it can be told what belongs together.
-        if any(isinstance(inner, dict | list | tuple) or "," in str(inner) for inner in value):
-            yield from _flatten(dict(enumerate(value)), name)
-        else:
-            yield name, ", ".join(map(str, value))
+            yield from _leaves(inner, f"{name}.{key}".removeprefix("."))
+    elif not isinstance(value, list | tuple):
+        yield f"{name}: {value}"
+    # One line, where it can be told what belongs together.
+    elif any(isinstance(inner, dict | list | tuple) or "," in str(inner) for inner in value):
+        yield from _leaves(dict(enumerate(value)), name)
     else:
-        yield name, str(value)
+        yield f"{name}: {', '.join(map(str, value))}"
