@@ -382,7 +382,7 @@ def test_coloured_truths_score_alike(voc: Path, tmp_path: Path) -> None:
         (["voc2012", "VOC", "--weights", "FOUR", "--threshold", "0.5"], "--threshold is for vid"),
         (["voc2012", "VOC", "--predictions", "WRONG", "--flip"], "--flip is for a network. Drop"),
         (["ecssd", "PAIRS", "--slide"], "for masks with classes"),
-        (["ecssd", "PAIRS", "--coloured-masks"], "has masks of one object"),
+        (["ecssd", "PAIRS", "--coloured-masks"], "for masks with classes"),
     ],
 )
 def test_what_cannot_be_scored_gets_one_clear_line(

@@ -161,7 +161,8 @@ def _dataset(
     from amd_seg.evaluation.datasets import open_dataset, open_folders
 
     if name is not None and folder is not None and images is None and masks is None:
-        refuse(f"other sets: {name} has its own", "classes")
+        if classes is not None:
+            raise click.UsageError(f"{name} has its own classes. Drop --classes.")
         data = open_dataset(name, folder)
     elif name is None and masks is not None:
         data = open_folders(images, masks, None if classes is None else read_classes(classes))
