@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from amd_seg.colour_model import grabcut
 from amd_seg.device import own_numerics
 from amd_seg.refine import (
     FEATHER,
@@ -16,47 +17,29 @@ from amd_seg.refine import (
     along_edges,
     refine_map,
     resize_pixels,
+    size_within,
 )
 
 Mask = NDArray[np.bool_]
 Places = list[tuple[int, int]]
 """Pixels of the small photo, x first."""
 
-EDGES = (192, 768)
-"""Longest short and long edge, in pixels, of the small photo in which clicks are worked out."""
+EDGES = (192, 768)  # longest short and long edge, in pixels, of the small photo that is worked on
 
-COLOUR_REACH = 0.15
-"""Standard deviation of a click's reach in colour: CIELAB, in hundreds."""
+# The kernel of the Gaussian process: how far a click reaches.
+COLOUR_REACH = 0.15  # standard deviation in colour: CIELAB, in hundreds
+PLACE_REACH = 0.3  # standard deviation in place, in short edges of the photo
+NEAR_SHARE = 0.5  # of the kernel that reaches half as far: a click says most of what is close
+BLUR = 5  # window, in small pixels, over which colours are averaged: a click means no pixel
+NOISE = 0.05  # variance of a click, of the kernel's 1: near clicks that disagree have a solution
+CERTAINTY = 4.0  # log-odds of a clicked point
+PRIOR = 3.0  # largest log-odds of the network's map: less than a click's
 
-PLACE_REACH = 0.3
-"""Standard deviation of a click's reach in place, in short edges of the photo."""
-
-NEAR_SHARE = 0.5
-"""Share of the kernel that reaches half as far: a click says most of what is close to it."""
-
-BLUR = 5
-"""Window, in pixels of the small photo, over which colours are averaged: a click means no pixel."""
-
-CERTAINTY = 4.0
-"""Log-odds of a clicked point."""
-
-PRIOR = 3.0
-"""Largest log-odds of the network's map: less than a click's."""
-
-NOISE = 0.05
-"""Variance of a click, of the kernel's 1: near clicks that disagree have a solution."""
-
-DISC = 3
-"""Radius, in pixels of the small photo, of what a click holds for certain."""
-
-SURE_BACKGROUND, SURE_OBJECT = 0.05, 0.95
-"""Probabilities below which the cut may not find the object, and above which it must."""
-
-CUT_SHARE = 0.75
-"""Share of the cut's mask in the result; the rest is the map before it, with its doubts."""
-
-GAP = 11
-"""Window, in pixels of the small photo, of the closing that joins parts of one object."""
+# The cut.
+DISC = 3  # radius, in small pixels, of what a click holds for certain
+SURE_BACKGROUND, SURE_OBJECT = 0.05, 0.95  # below and above, the cut may change nothing
+CUT_SHARE = 0.75  # of its mask in the result; the rest is the map before it, with its doubts
+GAP = 11  # window, in small pixels, of the closing that joins parts of one object
 
 
 def segment_by_clicks(
@@ -82,18 +65,17 @@ def segment_by_clicks(
     Source: ours, from Rasmussen and Williams, Gaussian Processes for Machine Learning, 2006,
     eq. 2.38, and Rother et al., GrabCut, SIGGRAPH 2004.
     """
-    height, width = pixels.shape[:2]
-    short, long = EDGES
-    factor = min(1.0, short / min(height, width), long / max(height, width))
-    size = max(1, round(height * factor)), max(1, round(width * factor))
+    size = size_within(EDGES, pixels)
     guide = resize_pixels(pixels, size)  # (3, h, w)
     small = guide.permute(1, 2, 0).contiguous().numpy()
-    scale = np.array((size[1] / width, size[0] / height))
+    scale = np.array((size[1] / pixels.shape[1], size[0] / pixels.shape[0]))
     inside, outside = (
         [(int(x), int(y)) for x, y in np.array(list(points), float).reshape(-1, 2) * scale]
         for points in (include, exclude)
     )
-    prior = log_odds(refine_map(small, cells, how))
+    least = 1 / (1 + np.exp(PRIOR))
+    probability = np.clip(refine_map(small, cells, how), least, 1 - least)
+    prior: Map = np.log(probability / (1 - probability)).astype(np.float32)
     odds = corrected_odds(small, prior, inside, outside)
     corrected: Map = (1 / (1 + np.exp(-odds))).astype(np.float32)
     mask = cut(small, corrected, inside, outside)
@@ -105,13 +87,7 @@ def segment_by_clicks(
 
 
 def corrected_odds(small: Pixels, prior: Map, include: Places, exclude: Places) -> Map:
-    """Put a map's log-odds right at clicks: the posterior mean of a Gaussian process.
-
-    Args:
-        small: (h, w, 3), RGB.
-        prior: (h, w), float32, log-odds of the object.
-        include, exclude: (x, y) of points where they should be `CERTAINTY`, and minus that.
-    """
+    """Put a map's log-odds (h, w) right at clicks: the posterior mean of a Gaussian process."""
     height, width = prior.shape
     y, x = np.mgrid[:height, :width].astype(np.float32) / (PLACE_REACH * min(height, width))
     lab = cv2.cvtColor(small.astype(np.float32) / 255, cv2.COLOR_RGB2LAB) / 100
@@ -128,14 +104,6 @@ def corrected_odds(small: Pixels, prior: Map, include: Places, exclude: Places) 
     return corrected
 
 
-def log_odds(probability: Map) -> Map:
-    """Give the log-odds of a map, at most `PRIOR`."""
-    least = 1 / (1 + np.exp(PRIOR))
-    clipped = np.clip(probability, least, 1 - least)
-    odds: Map = np.log(clipped / (1 - clipped)).astype(np.float32)
-    return odds
-
-
 def cut(small: Pixels, probability: Map, include: Places, exclude: Places) -> Mask:
     """Find the outline of the likely object by GrabCut, with the clicks as certain.
 
@@ -148,15 +116,8 @@ def cut(small: Pixels, probability: Map, include: Places, exclude: Places) -> Ma
     for points, label in ((include, cv2.GC_FGD), (exclude, cv2.GC_BGD)):
         for point in points:
             cv2.circle(labels, point, DISC, int(label), thickness=-1)
-    is_object: Mask = (labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD)
-    # Each side's model has five components, and cannot start from fewer pixels.
-    if min(is_object.sum(), (~is_object).sum()) < 32:
-        return is_object
-    cv2.setRNGSeed(0)  # its clusters start at random: the same clicks shall give the same mask
-    models = np.zeros((1, 65)), np.zeros((1, 65))
-    cv2.grabCut(small, labels, None, *models, 1, cv2.GC_INIT_WITH_MASK)
-    found: Mask = (labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD)
-    return found
+    found = grabcut(small, labels)
+    return np.isin(labels, (cv2.GC_FGD, cv2.GC_PR_FGD)) if found is None else found
 
 
 def parts_at(mask: Mask, points: Places) -> Mask:

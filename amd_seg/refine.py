@@ -25,46 +25,32 @@ Point = tuple[float, float]
 CELL = 4
 """Pixels for each of the map's cells, which were 8 in the network's input, where the guided filter
 is fitted; its windows reach as far."""
-EPSILON = 1e-4
-"""Variance of colours in 0..1 below which the guided filter takes a window for flat."""
-FEATHER = 2
-"""Reach, in pixels of a redrawn map, of the guided filter that brings it to the photo's size."""
+EPSILON = 1e-4  # variance of colours in 0..1 below which a window counts as flat
+FEATHER = 2  # reach, in pixels of a redrawn map, of the filter that brings it to the photo's size
 
 # colour
-COLOUR_CELL = 2
-"""Pixels for each of the map's cells where the densities of colours redraw it."""
-COLOUR_SPREAD = 0.025
-"""Standard deviation of the kernel in colour, of channels in 0..1: how alike is the same colour."""
-PLACE_SPREAD = 0.5
-"""Standard deviation of the kernel in place, in short edges of the picture."""
-SAMPLES = 1024
-"""Pixels, at most and spread evenly, that the densities are estimated from."""
+COLOUR_CELL = 2  # pixels for each of the map's cells where the densities of colours redraw it
+COLOUR_SPREAD = 0.025  # standard deviation of the kernel in colour, of channels in 0..1
+PLACE_SPREAD = 0.5  # standard deviation of the kernel in place, in short edges of the picture
+SAMPLES = 1024  # pixels, at most and spread evenly, that the densities are estimated from
 DENSITY_WEIGHT = 0.5
 """Weight of the densities' log-ratio beside the map's log-odds. It is below 1 because the map tells
 the densities which colours are whose: they are no independent witness."""
-DECISION = 2.0
-"""Factor of the first round's log-odds: it draws the two sides apart."""
-SUREST = 1e-5
-"""Distance from 0 and 1 within which a given map counts as no surer than that."""
+DECISION = 2.0  # factor of the first round's log-odds: it draws the two sides apart
+SUREST = 1e-5  # distance from 0 and 1 within which a given map counts as no surer than that
 FLOOR = 1e-3
 """Density, as a share of the picture's mean, that both sides have everywhere, so that a colour that
 neither knows decides nothing."""
 
 # grabcut
-GRABCUT_EDGES = (240, 960)
-"""Longest short and long edge, in pixels, at which GrabCut redraws the mask."""
-SURE_BACKGROUND = 0.05
-"""Saliency below which GrabCut may not find the object."""
-AGREEMENT = 0.2
-"""IoU of GrabCut's mask with the network's below which it has found something else."""
-GRABCUT_SHARE = 0.75
-"""Share of GrabCut's mask in its saliency; the rest is the network's: what it doubted stays so."""
+GRABCUT_EDGES = (240, 960)  # longest short and long edge, in pixels, of the picture that it sees
+SURE_BACKGROUND = 0.05  # saliency below which it may not find the object
+AGREEMENT = 0.2  # IoU with the network's mask below which it has found something else
+GRABCUT_SHARE = 0.75  # of its mask in the result: what the network doubted stays in doubt
 
 _STRIP_ROWS = 16  # Rows that are resized at a time: a strip of a wide photo fits a CPU's cache.
 _BLOCK = 128  # Rows of the kernel that are made at a time, likewise.
 _LEAST_EXPONENT = -30.0  # Below it a kernel is nothing; subnormal float32 numbers would be slow.
-# Pairs of colour channels of a symmetric 3x3 matrix, row by row.
-_PAIRS = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))
 
 
 def refine_map(pixels: Pixels, cells: Map, how: str) -> Map:
@@ -84,24 +70,22 @@ def refine_map(pixels: Pixels, cells: Map, how: str) -> Map:
     Raises:
         InputError: `how` is unknown.
     """
+    if how not in REFINEMENTS:
+        raise InputError(f"refine={how!r} cannot be used: give one of {', '.join(REFINEMENTS)}.")
     with own_numerics():
-        return _refined(pixels, cells, how)
-
-
-def _refined(pixels: Pixels, cells: Map, how: str) -> Map:
-    if how == "guided":
-        guide, enlarged = _at(CELL, pixels, cells)
-        return along_edges(pixels, guide, enlarged, CELL)
-    if how == "colour":
-        guide, enlarged = _at(COLOUR_CELL, pixels, cells)
-        return along_edges(pixels, guide, redraw_by_densities(guide, enlarged), FEATHER)
-    redrawn = _by_grabcut(pixels, cells) if how == "grabcut" else None
-    if redrawn is not None:
-        return along_edges(pixels, *redrawn, FEATHER)
-    if how in REFINEMENTS:
+        if how == "guided":
+            guide, enlarged = _at(CELL, pixels, cells)
+            return along_edges(pixels, guide, enlarged, CELL)
+        if how == "colour":
+            guide, enlarged = _at(COLOUR_CELL, pixels, cells)
+            return along_edges(pixels, guide, redraw_by_densities(guide, enlarged), FEATHER)
+        if how == "grabcut":
+            guide = resize_pixels(pixels, size_within(GRABCUT_EDGES, pixels))
+            redrawn = _redraw_by_cut(guide, cells)
+            if redrawn is not None:
+                return along_edges(pixels, guide.float() / 255, redrawn, FEATHER)
         plain: Map = upsample(cells[np.newaxis], pixels.shape[:2])[0]
         return plain
-    raise InputError(f"refine={how!r} cannot be used: give one of {', '.join(REFINEMENTS)}.")
 
 
 def _at(cell: int, pixels: Pixels, cells: Map) -> tuple[Tensor, Tensor]:
@@ -112,30 +96,16 @@ def _at(cell: int, pixels: Pixels, cells: Map) -> tuple[Tensor, Tensor]:
     return resize_pixels(pixels, size).float() / 255, enlarged
 
 
-# "grabcut"
-
-
-def _by_grabcut(pixels: Pixels, cells: Map) -> tuple[Tensor, Tensor] | None:
-    """Give a small photo (3, h, w), 0..1, and the map (h, w) that GrabCut makes there of another.
-
-    None where it does not count.
-
-    Source: Rother et al., GrabCut, SIGGRAPH 2004.
-    """
-    height, width = pixels.shape[:2]
-    short, long = GRABCUT_EDGES
-    factor = min(1.0, short / min(height, width), long / max(height, width))
-    size = max(1, round(height * factor)), max(1, round(width * factor))
-    frame = resize_pixels(pixels, size)
-    saliency = upsample(cells[np.newaxis], size)[0]
-    mask, background = saliency > 0.5, saliency < SURE_BACKGROUND
+def _redraw_by_cut(frame: Tensor, cells: Map) -> Tensor | None:
+    """Give the map that GrabCut makes of another at a frame (3, h, w), uint8; None if no use."""
+    saliency = upsample(cells[np.newaxis], frame.shape[1:])[0]
+    mask = saliency > 0.5
     colours = frame.permute(1, 2, 0).contiguous().numpy()
-    redrawn = redraw_by_colour(colours, mask, background, rounds=1)
+    redrawn = redraw_by_colour(colours, mask, saliency < SURE_BACKGROUND, rounds=1)
     # The mask itself comes back where one side was too small for a colour model.
     if redrawn is mask or iou(redrawn, mask) < AGREEMENT:
         return None
-    mixed = saliency + np.float32(GRABCUT_SHARE) * (redrawn - saliency)
-    return frame.float() / 255, torch.from_numpy(mixed)
+    return torch.from_numpy(saliency + np.float32(GRABCUT_SHARE) * (redrawn - saliency))
 
 
 # "colour"
@@ -181,12 +151,9 @@ def _features(guide: Tensor) -> Tensor:
 
 
 def _log_ratio(points: Tensor, samples: Tensor, log_odds: Tensor) -> Tensor:
-    """Give the log of the object's density over the ground's at each point.
+    """Give the log of the object's density over the ground's at each point (point, 5).
 
-    Args:
-        points: (point, 5), features.
-        samples: (sample, 5), features of the pixels that the densities are estimated from.
-        log_odds: (sample), that each of them is the object's.
+    The densities are those of `samples` (sample, 5), with `log_odds` that they are the object's.
     """
     # 1 minus the one would round to no pixel at all.
     sides = torch.sigmoid(torch.stack((log_odds, -log_odds)))
@@ -235,8 +202,7 @@ def guided_coefficients(guide: Tensor, values: Tensor, radius: int, epsilon: flo
         guide: (3, height, width), float, 0..1: the picture whose edges count.
         values: (height, width), float: the map to redraw, on the same device.
         radius: windows are squares of 2 * radius + 1 pixels, cut off at the border.
-        epsilon: variance of the colour, in its squared unit, below which a window counts as flat
-            and its values are only averaged.
+        epsilon: variance of the colour below which a window's values are only averaged.
 
     Returns:
         (4, height, width): the slope for each colour, then the offset. The redrawn map is the
@@ -247,11 +213,19 @@ def guided_coefficients(guide: Tensor, values: Tensor, radius: int, epsilon: flo
     """
     mean_guide = box_filter(guide, radius)  # (3, height, width)
     mean_values = box_filter(values[None], radius)  # (1, height, width)
-    covariance = box_filter(guide * values, radius) - mean_guide * mean_values
-    products = torch.stack([guide[i] * guide[j] for i, j in _PAIRS])
-    mean_products = torch.stack([mean_guide[i] * mean_guide[j] for i, j in _PAIRS])
-    variances = box_filter(products, radius) - mean_products
-    slope = _solve(variances, epsilon, covariance)
+    red, green, blue = box_filter(guide * values, radius) - mean_guide * mean_values
+    # The symmetric 3x3 matrix of the colours' variances at each pixel, row by row.
+    pairs = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))
+    products = torch.stack([guide[i] * guide[j] for i, j in pairs])
+    mean_products = torch.stack([mean_guide[i] * mean_guide[j] for i, j in pairs])
+    rr, rg, rb, gg, gb, bb = box_filter(products, radius) - mean_products
+    rr, gg, bb = rr + epsilon, gg + epsilon, bb + epsilon
+    # By Cramer's rule; the adjugate of a symmetric matrix is symmetric.
+    a_rr, a_rg, a_rb = gg * bb - gb * gb, gb * rb - rg * bb, rg * gb - gg * rb
+    a_gg, a_gb, a_bb = rr * bb - rb * rb, rg * rb - rr * gb, rr * gg - rg * rg
+    rows = ((a_rr, a_rg, a_rb), (a_rg, a_gg, a_gb), (a_rb, a_gb, a_bb))
+    determinant = rr * a_rr + rg * a_rg + rb * a_rb
+    slope = torch.stack([r * red + g * green + b * blue for r, g, b in rows]).div_(determinant)
     offset = mean_values - (slope * mean_guide).sum(dim=0, keepdim=True)
     return box_filter(torch.cat((slope, offset)), radius)
 
@@ -269,38 +243,18 @@ def box_filter(values: Tensor, radius: int) -> Tensor:
     return values
 
 
-def _solve(variances: Tensor, epsilon: float, covariance: Tensor) -> Tensor:
-    """Solve (variances + epsilon * identity) x = covariance at each pixel, by Cramer's rule.
-
-    Args:
-        variances: (6, height, width), the pairs of `_PAIRS`.
-        epsilon: added to the diagonal.
-        covariance: (3, height, width).
-
-    Returns:
-        (3, height, width).
-    """
-    rr, rg, rb, gg, gb, bb = variances
-    rr, gg, bb = rr + epsilon, gg + epsilon, bb + epsilon
-    # The adjugate of a symmetric matrix is symmetric.
-    a_rr, a_rg, a_rb = gg * bb - gb * gb, gb * rb - rg * bb, rg * gb - gg * rb
-    a_gg, a_gb, a_bb = rr * bb - rb * rb, rg * rb - rr * gb, rr * gg - rg * rg
-    rows = ((a_rr, a_rg, a_rb), (a_rg, a_gg, a_gb), (a_rb, a_gb, a_bb))
-    determinant = rr * a_rr + rg * a_rg + rb * a_rb
-    red, green, blue = covariance
-    solution: Tensor = torch.stack([r * red + g * green + b * blue for r, g, b in rows])
-    return solution.div_(determinant)
-
-
 # Other sizes
 
 
-def resize_pixels(pixels: Pixels, size: tuple[int, int]) -> Tensor:
-    """Resize pixels (height, width, 3) bilinearly to (h, w), antialiased where they are reduced.
+def size_within(edges: tuple[int, int], pixels: Pixels) -> tuple[int, int]:
+    """Return the height and width of a photo, reduced to a longest short and long edge."""
+    height, width = pixels.shape[:2]
+    factor = min(1.0, edges[0] / min(height, width), edges[1] / max(height, width))
+    return max(1, round(height * factor)), max(1, round(width * factor))
 
-    Returns:
-        (3, h, w), uint8.
-    """
+
+def resize_pixels(pixels: Pixels, size: tuple[int, int]) -> Tensor:
+    """Resize pixels (height, width, 3) bilinearly to (3, h, w), antialiased where reduced."""
     # torch warns of memory that numpy may not write to.
     writeable = pixels if pixels.flags.writeable else pixels.copy()
     whole = torch.from_numpy(writeable).permute(2, 0, 1)[None]
@@ -308,14 +262,9 @@ def resize_pixels(pixels: Pixels, size: tuple[int, int]) -> Tensor:
 
 
 def upsample(maps: Map, size: tuple[int, ...]) -> Map:
-    """Resize maps bilinearly with aligned corners, as the published evaluation does.
+    """Resize maps (map, h, w), 0..1, bilinearly with aligned corners to (map, height, width).
 
-    Args:
-        maps: (map, h, w), float32, 0..1.
-        size: height and width, in pixels, of the result.
-
-    Returns:
-        (map, height, width), float32, 0..1; a sum of 1 over the maps stays 1.
+    A sum of 1 over the maps stays 1.
 
     Source: the released code resizes probabilities with align_corners=True.
     """
