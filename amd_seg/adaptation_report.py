@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,11 +23,8 @@ from amd_seg.segmenter import Segmenter
 from amd_seg.training.adaptation import AdaptationReport
 from amd_seg.training.config import AdaptationConfig
 
-FRAMES = 6
-"""Frames that are shown, spread over the clip."""
-
-EDGE = 440
-"""Longer side of a picture, in pixels."""
+FRAMES = 6  # that are shown, spread over the clip
+EDGE = 440  # longer side of a picture, in pixels
 
 CURVE_STYLE = """
 .curve { width: 100%; max-width: 45rem; height: auto; font: 12px system-ui, sans-serif; }
@@ -56,10 +53,6 @@ _TIMES = {
     "checks": "Checking on frames held out",
 }
 
-# The drawing of the loss, in its own units.
-_WIDTH, _HEIGHT = 720, 260
-_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 12, 40
-
 
 def write_adaptation_page(
     path: str | os.PathLike[str],
@@ -84,9 +77,6 @@ def write_adaptation_page(
         overwrite: replace a file that is there.
         **call: size, threshold and refine, as for a call of a `Segmenter`.
 
-    Returns:
-        `path`.
-
     Raises:
         InputError: `path` is no page's name, has no folder, or exists.
         MediaError: the clip cannot be read, or the page cannot be written.
@@ -101,6 +91,15 @@ def write_adaptation_page(
         for frame, pair in zip(frames, pairs, strict=True)
     ]
     where = "frames that were not learned from" if report.held_out else "the frames learned from"
+    chosen = {
+        "Objective": report.objective,
+        "Object channel": f"region {report.channel}",
+        "Margin": f"it moves {report.margin:+.0%} against the next region",
+        "Learned from": f"{report.examples} frames or pairs, {report.held_out} held out",
+    }
+    if report.evidence is not None:
+        chosen["Evidence"] = f"{report.evidence:.2f} of 1: how clear the clip's motion is"
+    times = {_TIMES[part]: f"{seconds:.1f} s" for part, seconds in report.seconds.items()}
     settings = {
         "Clip": f"{Path(clip.source).name}, {clip.width}x{clip.height}",
         "Weights": released.config.name,
@@ -109,7 +108,6 @@ def write_adaptation_page(
         **{name: value for name, value in call.items() if value is not None},
         "amd-seg": __version__,
     }
-    times = {_TIMES[part]: f"{seconds:.1f} s" for part, seconds in report.seconds.items()}
     title = escape(f"Adaptation to {Path(clip.source).name}")
     text = (
         f"{_HEAD}<title>{title}</title></head><body><h1>{title}</h1>"
@@ -117,16 +115,13 @@ def write_adaptation_page(
         f"<p>Pale: each step. Bold: the running mean. Dots: before and after, on {where}.</p>"
         "<h2>Before and after</h2><table><tr><th>Released weights</th><th>Adapted weights</th></tr>"
         f"{''.join(f'<tr>{row}</tr>' for row in rows)}</table>"
-        f"<h2>What was chosen</h2>{_table(_chosen(report))}"
+        f"<h2>What was chosen</h2>{_table(chosen)}"
         f"<h2>Time</h2>{_table({**times, 'In all': f'{sum(report.seconds.values()):.1f} s'})}"
         f"<h2>Settings</h2>{_table(settings)}</body></html>\n"
     )
-
-    def write(stream: BinaryIO) -> None:
-        # A file's name may hold bytes that are no text.
-        stream.write(text.encode(errors="replace"))
-
-    write_atomically(path, write)
+    # A file's name may hold bytes that are no text.
+    data = text.encode(errors="replace")
+    write_atomically(path, lambda stream: stream.write(data))
     return path
 
 
@@ -162,38 +157,40 @@ def loss_curve(report: AdaptationReport) -> str:
     raw = np.column_stack([np.arange(1, len(values) + 1), values])[np.isfinite(values)]
     reach = len(raw) // 20
     means = [raw[max(0, i - reach) : i + reach + 1, 1].mean() for i in range(len(raw))]
-    points = np.concatenate([raw, np.array([dot[:2] for dot in dots]).reshape(-1, 2)])
-    if not len(points):
+    heights = np.array([*raw[:, 1], *(value for _, value, _ in dots)])
+    if not len(heights):
         return "<p>The loss is no finite number.</p>"
-    low, high = points[:, 1].min(), points[:, 1].max()
-    room = 0.08 * (high - low) or 0.1 * abs(high) or 1.0
-    low, high, last = low - room, high + room, max(points[:, 0].max(), 1.0)
+    low, high, last = heights.min(), heights.max(), max(report.steps, 1)
+    margin = 0.08 * (high - low) or 0.1 * abs(high) or 1.0
+    low, high = low - margin, high + margin
+    # The plot's corners, in units of the drawing.
+    left, right, top, bottom, width, height = 64, 704, 12, 220, 720, 260
 
     def place(step: float, value: float) -> tuple[float, float]:
-        x = _LEFT + step / last * (_WIDTH - _LEFT - _RIGHT)
-        y = _HEIGHT - _BOTTOM - (value - low) / (high - low) * (_HEIGHT - _TOP - _BOTTOM)
+        x = left + step / last * (right - left)
+        y = bottom - (value - low) / (high - low) * (bottom - top)
         return round(x, 1), round(y, 1)
 
-    def line(kind: str, steps: NDArray[np.float64], heights: Sequence[float]) -> str:
-        places = " ".join("{},{}".format(*place(*at)) for at in zip(steps, heights, strict=True))
-        return f'<polyline class="{kind}" points="{places}"/>'
+    def line(kind: str, losses: Sequence[float] | NDArray[np.float64]) -> str:
+        points = (place(*point) for point in zip(raw[:, 0], losses, strict=True))
+        return f'<polyline class="{kind}" points="{" ".join(f"{x},{y}" for x, y in points)}"/>'
 
-    parts = [f'<text class="axis" x="{_LEFT}" y="{_HEIGHT - 4}">step</text>']
-    for value in _ticks(low, high):
+    parts = [f'<text class="axis" x="{left}" y="{height - 4}">step</text>']
+    for value in np.linspace(low, high, 5):
         _, y = place(0, value)
-        parts.append(f'<path d="M{_LEFT} {y}H{_WIDTH - _RIGHT}"/>')
-        parts.append(f'<text class="axis" x="{_LEFT - 56}" y="{y + 4}">{value:g}</text>')
-    for step in _ticks(0, last):
-        x, _ = place(step, low)
-        parts.append(f'<text class="axis" x="{x - 8}" y="{_HEIGHT - _BOTTOM + 18}">{step:g}</text>')
-    parts += [line("raw", raw[:, 0], raw[:, 1]), line("mean", raw[:, 0], means)]
+        parts.append(f'<path d="M{left} {y}H{right}"/>')
+        parts.append(f'<text class="axis" x="{left - 56}" y="{y + 4}">{value:.3g}</text>')
+    for tick in range(0, last + 1, -(-last // 5)):
+        x, _ = place(tick, low)
+        parts.append(f'<text class="axis" x="{x - 8}" y="{bottom + 18}">{tick}</text>')
+    parts += [line("raw", raw[:, 1]), line("mean", means)]
     for step, value, name in dots:
         x, y = place(step, value)
         side = f'x="{x + 9}"' if name == "before" else f'x="{x - 9}" text-anchor="end"'
         parts.append(f'<circle cx="{x}" cy="{y}" r="5"/>')
         parts.append(f'<text {side} y="{round(y - 8, 1)}">{name} {value:.3f}</text>')
     return (
-        f'<svg class="curve" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
+        f'<svg class="curve" viewBox="0 0 {width} {height}" role="img" '
         f'aria-label="loss over steps">{"".join(parts)}</svg>'
     )
 
@@ -212,18 +209,6 @@ def spread(clip: Iterable[Frame], count: int) -> Sequence[Frame]:
     return [kept[round(place * (len(kept) - 1) / (count - 1))] for place in range(count)]
 
 
-def _chosen(report: AdaptationReport) -> dict[str, str]:
-    chosen = {
-        "Objective": report.objective,
-        "Object channel": f"region {report.channel}",
-        "Margin": f"it moves {report.margin:+.0%} against the next region",
-    }
-    if report.evidence is not None:
-        chosen["Evidence"] = f"{report.evidence:.2f} of 1: how clear the clip's motion is"
-    learned_from = f"{report.examples} frames or pairs, {report.held_out} held out"
-    return {**chosen, "Learned from": learned_from}
-
-
 def _picture(frame: Frame, shown: Segmentation) -> str:
     picture, file = shown.overlay(), io.BytesIO()
     picture.thumbnail((EDGE, EDGE))
@@ -236,13 +221,3 @@ def _picture(frame: Frame, shown: Segmentation) -> str:
 def _table(rows: Mapping[str, object]) -> str:
     lines = (f"<tr><th>{escape(k)}</th><td>{escape(str(v))}</td></tr>" for k, v in rows.items())
     return f"<table>{''.join(lines)}</table>"
-
-
-def _ticks(low: float, high: float) -> list[float]:
-    """Return three to seven round numbers between two others."""
-    rough = (high - low) / 6
-    power = 10.0 ** math.floor(math.log10(rough))
-    width = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough)
-    first, last = math.ceil(low / width), math.floor(high / width)
-    # Rounded, for 3 * 0.1 is no 0.3.
-    return [float(f"{number * width:.12g}") for number in range(first, last + 1)]

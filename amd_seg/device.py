@@ -2,7 +2,7 @@
 
 import logging
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from typing import Literal
@@ -16,6 +16,13 @@ from amd_seg.errors import DeviceError
 
 logger = logging.getLogger(__name__)
 
+# The best one first.
+_IS_HERE: dict[str, Callable[[], bool]] = {
+    "cuda": torch.cuda.is_available,
+    "mps": torch.backends.mps.is_available,
+    "cpu": lambda: True,
+}
+
 
 def resolve_device(name: str | torch.device = "auto") -> torch.device:
     """Return the device that `name` asks for, or raise: there is no silent substitute.
@@ -27,14 +34,25 @@ def resolve_device(name: str | torch.device = "auto") -> torch.device:
         DeviceError: the device is unknown or not on this machine.
     """
     if name == "auto":
-        return _first_available()
+        return torch.device(next(kind for kind, is_here in _IS_HERE.items() if is_here()))
     try:
         device = torch.device(name)
     except RuntimeError as cause:
         raise DeviceError(
             f"Unknown device {name!r}. Use auto, cpu, cuda, cuda:1 or mps."
         ) from cause
-    _require_available(device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise DeviceError(
+            f"Device {device} cannot be used: torch {torch.__version__} finds no CUDA device. "
+            "Use --device cpu, or install a CUDA build of torch."
+        )
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise DeviceError(
+            f"Device {device} cannot be used: this machine has {torch.cuda.device_count()} "
+            "CUDA device(s), counted from 0."
+        )
+    if device.type not in _IS_HERE or not _IS_HERE[device.type]():
+        raise DeviceError(f"Device {device} cannot be used here. Use --device cpu or auto.")
     return device
 
 
@@ -56,6 +74,15 @@ def resolve_precision(name: str, device: torch.device) -> torch.dtype:
     return dtype
 
 
+@cache  # once, however many models are made
+def _warn_where_emulated(capability: str) -> None:
+    if capability == "AVX2":
+        logger.warning(
+            "This CPU has no AVX-512 and computes bfloat16 in software, about ten times slower "
+            "than float32. Use float32."
+        )
+
+
 def fastest_precision(device: torch.device) -> Literal["float32", "bfloat16"]:
     """Return "bfloat16" where a device computes it in hardware, else "float32"."""
     if device.type == "cuda":
@@ -65,6 +92,12 @@ def fastest_precision(device: torch.device) -> Literal["float32", "bfloat16"]:
     return "bfloat16" if device.type == "cpu" and has_bfloat16() else "float32"
 
 
+def _has_bfloat16(device: torch.device) -> bool:
+    """Whether a CUDA device has bfloat16 in hardware; torch asks the current one."""
+    with torch.cuda.device(device):
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+
+
 def say_which(asked_for: str | torch.device, device: torch.device) -> None:
     """Log the device that "auto" took."""
     if asked_for == "auto":
@@ -72,14 +105,10 @@ def say_which(asked_for: str | torch.device, device: torch.device) -> None:
 
 
 def place_for_inference(network: nn.Module, name: str | torch.device) -> torch.device:
-    """Bring a network to a device, in evaluation mode and in the layout that is faster there.
+    """Bring a network itself to a device, in evaluation mode and in the layout that is faster.
 
-    Args:
-        network: it is changed.
-        name: see `resolve_device`; which one "auto" took is logged.
-
-    Raises:
-        DeviceError: the device cannot be used on this machine.
+    Returns:
+        The device, as `resolve_device` finds it; which one "auto" took is logged.
     """
     device = resolve_device(name)
     with one_thread(), own_numerics(learning=True):
@@ -135,45 +164,3 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002 -- libraries may draw from the global generator
     torch.manual_seed(seed)
-
-
-def _has_bfloat16(device: torch.device) -> bool:
-    """Whether a CUDA device has bfloat16 in hardware; torch asks the current one."""
-    with torch.cuda.device(device):
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-
-
-@cache  # once, however many models are made
-def _warn_where_emulated(capability: str) -> None:
-    if capability == "AVX2":
-        logger.warning(
-            "This CPU has no AVX-512 and computes bfloat16 in software, about ten times slower "
-            "than float32. Use float32."
-        )
-
-
-def _first_available() -> torch.device:
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    if torch.backends.mps.is_available():
-        return torch.device("mps")
-    return torch.device("cpu")
-
-
-def _require_available(device: torch.device) -> None:
-    if device.type == "cpu":
-        return
-    if device.type == "mps" and torch.backends.mps.is_available():
-        return
-    if device.type != "cuda":
-        raise DeviceError(f"Device {device} cannot be used here. Use --device cpu or auto.")
-    if not torch.cuda.is_available():
-        raise DeviceError(
-            f"Device {device} cannot be used: torch {torch.__version__} finds no CUDA device. "
-            "Use --device cpu, or install a CUDA build of torch."
-        )
-    if device.index is not None and device.index >= torch.cuda.device_count():
-        raise DeviceError(
-            f"Device {device} cannot be used: this machine has {torch.cuda.device_count()} "
-            "CUDA device(s), counted from 0."
-        )

@@ -4,8 +4,6 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,9 +36,8 @@ def export_onnx(
     """Write the network of some weights as an .onnx file.
 
     Its input `frames` is (batch, 3, height, width), RGB, uint8, of any size; its output `regions`
-    is what `AMD.segment` gives: (batch, region, ceil(height / 8), ceil(width / 8)), float32, sums
-    to 1 over region. Its metadata say which region is the object. The file gets its name after
-    onnxruntime has run it: it is there whole and right, or not at all.
+    is what `AMD.segment` gives. Its metadata say which region is the object. The file gets its
+    name after onnxruntime has run it: it is there whole and right, or not at all.
 
     Args:
         path: the file to make; its folder exists.
@@ -124,18 +121,21 @@ def _graph(model: AMD) -> "ModelProto":
             'Install it with: pip install "amd-seg[onnx]"'
         ) from cause
     # Two frames, and unequal edges, or the exporter takes them for constants or for one another.
-    least = model.appearance.least_size
-    example = torch.zeros(2, 3, least + 32, least + 48, dtype=torch.uint8)
-    names = {0: "batch", 2: "height", 3: "width"}
-    axes = {a: torch.export.Dim(n, min=max(least, 2) if a else 1) for a, n in names.items()}
+    example = torch.zeros(2, 3, 33, 49, dtype=torch.uint8)
+    least = {"batch": 1, "height": 2, "width": 2}
+    batch, height, width = (torch.export.Dim(name, min=size) for name, size in least.items())
+    remarks = logging.getLogger("torch.onnx")  # on torch's own insides
+    level = remarks.level
+    remarks.setLevel(logging.ERROR)
     try:
-        with _quiet():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 _Regions(model).eval(),
                 (example,),
                 input_names=["frames"],
                 output_names=["regions"],
-                dynamic_shapes=(axes,),
+                dynamic_shapes=({0: batch, 2: height, 3: width},),
                 opset_version=OPSET,
                 dynamo=True,
                 verbose=False,
@@ -145,21 +145,9 @@ def _graph(model: AMD) -> "ModelProto":
             f"torch {torch.__version__} cannot export this model: {str(cause).splitlines()[0]} "
             "Install the versions of torch and onnxscript in constraints.txt."
         ) from cause
+    finally:
+        remarks.setLevel(level)
     assert program is not None
     # It holds the paths of this machine.
     onnx_ir.passes.common.ClearMetadataAndDocStringPass()(program.model)
     return program.model_proto
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporter's remarks on torch's own insides to itself."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
