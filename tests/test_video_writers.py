@@ -369,7 +369,7 @@ def test_a_full_disk_is_told_in_one_line(tmp_path: Path) -> None:
         "import resource, sys; from pathlib import Path\n"
         "from amd_seg.errors import MediaError; from amd_seg.media.video import open_video\n"
         "from tests.test_video_writers import copy\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))\n"
         "for name in sys.argv[1:]:\n"
         "    try: copy(open_video('clip'), Path(name))\n"
         "    except MediaError as error: print(error)\n"

@@ -21,29 +21,29 @@ IMAGE_SUFFIXES = frozenset(
 )
 """Endings, in lower case, by which a file in a folder counts as an image."""
 
-_NO_FOLDER, _NO_SPACE = "Make its folder first.", "Free some space, or write elsewhere."
-_NO_RIGHT = "Choose a folder that you may write to."
 _ADVICE = {
-    **dict.fromkeys((errno.ENOENT, errno.ENOTDIR), _NO_FOLDER),
-    **dict.fromkeys((errno.ENOSPC, errno.EFBIG), _NO_SPACE),
-    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), _NO_RIGHT),
+    **dict.fromkeys((errno.ENOENT, errno.ENOTDIR), "Make its folder first."),
+    **dict.fromkeys((errno.ENOSPC, errno.EFBIG), "Free some space, or write elsewhere."),
+    **dict.fromkeys(
+        (errno.EACCES, errno.EPERM, errno.EROFS), "Choose a folder that you may write to."
+    ),
     errno.EINVAL: "Give another ending, or a folder.",
     errno.ENAMETOOLONG: "Shorten the name, or give another with -o.",
 }
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file whole or not at all, as `replacing` does.
-
-    Args:
-        path: the file to make or to replace; its folder exists.
-        write: is given an open binary stream.
-
-    Raises:
-        MediaError: the file cannot be written. Errors of `write` that are no OSError pass through.
-    """
-    with replacing(path) as temporary, open(temporary, "xb") as stream:
-        write(stream)
+@contextmanager
+def write_errors(path: Path, *others: type[Exception]) -> Iterator[None]:
+    """Turn an OSError, or one of `others`, into a MediaError: what to do to write `path`."""
+    errors: tuple[type[Exception], ...] = (OSError, *others)
+    try:
+        yield
+    except AmdSegError:
+        raise
+    except errors as cause:
+        reason = getattr(cause, "strerror", None) or cause
+        advice = _ADVICE.get(getattr(cause, "errno", None) or 0, "Check the name and the folder.")
+        raise MediaError(f"Cannot write {path}: {reason}. {advice}") from cause
 
 
 @contextmanager
@@ -53,29 +53,28 @@ def replacing(path: Path) -> Iterator[Path]:
     Whoever stops the process in between leaves the old file as it was. A link is followed, and
     an old file's permissions are kept.
 
-    Args:
-        path: the file to make or to replace; its folder exists.
-
     Raises:
-        MediaError: the file cannot be written. Errors of the body that are no OSError pass
-            through.
+        MediaError: the file cannot be written.
     """
     require_possible_name(path)
     target = Path(os.path.realpath(path))
     temporary = name_beside(target)
-    try:
+    with write_errors(path):
         _require_replaceable(target)
-        yield temporary
-        with suppress(FileNotFoundError):
-            shutil.copymode(target, temporary)
-        os.replace(temporary, target)
-    except AmdSegError:
-        raise
-    except OSError as cause:
-        raise unwritable(path, cause) from cause
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
+        try:
+            yield temporary
+            with suppress(FileNotFoundError):
+                shutil.copymode(target, temporary)
+            os.replace(temporary, target)
+        finally:
+            with suppress(OSError):
+                temporary.unlink()
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write a file as `replacing` does; `write` is given an open binary stream."""
+    with replacing(path) as temporary, open(temporary, "xb") as stream:
+        write(stream)
 
 
 def name_beside(target: Path) -> Path:
@@ -99,38 +98,28 @@ def check_target(path: Path, *, overwrite: bool) -> None:
 
 def require_possible_name(path: Path) -> None:
     """Raise MediaError where no file can have this name, as where it is too long."""
-    try:
+    with write_errors(path, ValueError), suppress(FileNotFoundError, NotADirectoryError):
         os.lstat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    except (OSError, ValueError) as cause:  # ValueError: a null byte.
-        raise unwritable(path, cause) from cause
+
+
+def _require_replaceable(target: Path) -> None:
+    # Moved over /dev/null by a superuser, a file would take the place of the device.
+    if os.path.exists(target) and not os.path.isfile(target):
+        kind = "a folder" if os.path.isdir(target) else "a device or a pipe"
+        raise MediaError(f"Cannot write {target}: it is {kind}. Give the name of a file.")
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder, and those above it, where it is not there yet.
-
-    Raises:
-        MediaError: it cannot be made.
-    """
-    try:
+    """Make a folder, and those above it, where it is not there yet."""
+    with write_errors(path):
         path.mkdir(parents=True, exist_ok=True)
-    except OSError as cause:
-        raise unwritable(path, cause) from cause
-
-
-def unwritable(path: Path, cause: Exception) -> MediaError:
-    """Return the error for a file that cannot be written, with what to do about its cause."""
-    advice = _ADVICE.get(getattr(cause, "errno", None) or 0, "Check the name and the folder.")
-    return MediaError(f"Cannot write {path}: {getattr(cause, 'strerror', None) or cause}. {advice}")
 
 
 def find_images(inputs: Sequence[str], *, recursive: bool = False) -> list[Path]:
     """Return the image files that names, folders and globs stand for, each once.
 
     A file that is named is taken whatever its ending. A folder or a glob gives its files with an
-    image's ending, hidden ones left out, in natural order (2 before 10). The order of `inputs`
-    is kept.
+    image's ending, hidden ones left out, in natural order (2 before 10).
 
     Args:
         inputs: what a user types. A name that exists is no glob, even with brackets in it.
@@ -142,7 +131,14 @@ def find_images(inputs: Sequence[str], *, recursive: bool = False) -> list[Path]
     found: dict[str, Path] = {}
     without: list[str] = []
     for name in inputs:
-        paths = _expand(name, recursive)
+        path, paths = Path(name), list[Path]()
+        if os.path.isdir(path):
+            paths = _images_in(path, recursive)
+        elif os.path.exists(path):
+            paths = [path]
+        elif glob.has_magic(name):
+            matches = map(Path, glob.iglob(name, recursive=True))
+            paths = sorted(filter(_is_image_file, matches), key=natural_key)
         if not paths:
             without.append(name)
         for path in paths:
@@ -153,16 +149,33 @@ def find_images(inputs: Sequence[str], *, recursive: bool = False) -> list[Path]
     return list(found.values())
 
 
+def _images_in(folder: Path, recursive: bool) -> list[Path]:
+    images: list[Path] = []
+    for parent, folders, files in os.walk(folder):
+        images += filter(_is_image_file, (Path(parent, file) for file in files))
+        # Emptied in place, the list tells os.walk to go no deeper.
+        folders[:] = [f for f in folders if recursive and not f.startswith(".")]
+    return sorted(images, key=natural_key)
+
+
+def _is_image_file(path: Path) -> bool:
+    # A dangling link counts, so that reading names it; a pipe does not, for it would block.
+    return (
+        path.suffix.lower() in IMAGE_SUFFIXES
+        and not path.name.startswith(".")
+        and (os.path.isfile(path) or (os.path.islink(path) and not os.path.exists(path)))
+    )
+
+
 def images_in(folder: Path) -> list[Path]:
     """Return the image files of one folder, hidden ones left out, in natural order.
 
     Raises:
         InputError: there is no such folder, or no image in it.
     """
-    is_folder = os.path.isdir(folder)
-    found = _images_in(folder, recursive=False) if is_folder else []
+    found = _images_in(folder, recursive=False)
     if not found:
-        lacks = "there is no image in it" if is_folder else "no such folder"
+        lacks = "there is no image in it" if os.path.isdir(folder) else "no such folder"
         raise InputError(
             f"Cannot take the images of {folder}: {lacks}. Check the name, or copy the files again."
         )
@@ -189,11 +202,11 @@ def require_same_names(
     pictures: Iterable[str], truths: Iterable[str], images: Path, masks: Path
 ) -> None:
     """Raise InputError that lists the names which only one of two folders has."""
-    pictures, truths = list(pictures), list(truths)
+    pictures, truths = dict.fromkeys(pictures), dict.fromkeys(truths)
     faults = []
-    if without := [name for name in pictures if name not in set(truths)]:
+    if without := [name for name in pictures if name not in truths]:
         faults.append(f"{len(without)} files of {images} have no mask in {masks}: {some(without)}")
-    if extra := [name for name in truths if name not in set(pictures)]:
+    if extra := [name for name in truths if name not in pictures]:
         faults.append(f"{len(extra)} masks of {masks} have no file in {images}: {some(extra)}")
     if faults:
         raise InputError(f"{'; '.join(faults)}. Add or remove files until the names agree.")
@@ -207,15 +220,9 @@ def some(names: Iterable[object], shown: int = 5) -> str:
 
 
 def in_shard(name: str, index: int, count: int) -> bool:
-    """Tell whether a file is in one of the parts that a list is worked through in.
+    """Tell whether a file is in part `index`, from 1 to `count`, of any list that it is in.
 
-    Args:
-        name: of the file, as all parts have it.
-        index: of the part, counted from 1.
-        count: of all parts.
-
-    Each name is in exactly one of them, by its digest: whatever else is in the list, now or later.
-    The parts are of about one size.
+    A name's digest decides, so its part stays the same when the list changes.
     """
     digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
     return int.from_bytes(digest[:8]) % count == index - 1
@@ -230,40 +237,3 @@ def natural_key(path: Path) -> list[list[str | int]]:
         [int(piece) if place % 2 else piece for place, piece in enumerate(re.split(r"(\d+)", part))]
         for part in path.parts
     ]
-
-
-def _expand(name: str, recursive: bool) -> list[Path]:
-    path = Path(name)
-    if os.path.isdir(path):
-        return _images_in(path, recursive)
-    if os.path.exists(path):
-        return [path]
-    if not glob.has_magic(name):
-        return []
-    matches = (Path(match) for match in glob.iglob(name, recursive=True))
-    return sorted(filter(_is_image_file, matches), key=natural_key)
-
-
-def _images_in(folder: Path, recursive: bool) -> list[Path]:
-    images: list[Path] = []
-    for parent, folders, files in os.walk(folder):
-        images += filter(_is_image_file, (Path(parent, file) for file in files))
-        # Emptied in place, the list tells os.walk to go no deeper.
-        folders[:] = [f for f in folders if recursive and not f.startswith(".")]
-    return sorted(images, key=natural_key)
-
-
-def _is_image_file(path: Path) -> bool:
-    # A dangling link counts, so that reading names it; a pipe does not, for it would block.
-    return (
-        path.suffix.lower() in IMAGE_SUFFIXES
-        and not path.name.startswith(".")
-        and (os.path.isfile(path) or (os.path.islink(path) and not os.path.exists(path)))
-    )
-
-
-def _require_replaceable(target: Path) -> None:
-    # Moved over /dev/null by a superuser, a file would take the place of the device.
-    if os.path.exists(target) and not os.path.isfile(target):
-        kind = "a folder" if os.path.isdir(target) else "a device or a pipe"
-        raise MediaError(f"Cannot write {target}: it is {kind}. Give the name of a file.")

@@ -3,10 +3,10 @@
 import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from amd_seg.errors import InputError
-from amd_seg.media.files import make_folder, some, unwritable, write_atomically
+from amd_seg.media.files import make_folder, replacing, some, write_errors
 
 
 class PartFile:
@@ -28,8 +28,8 @@ class PartFile:
         self.path, self.part = path, _part_of(path)
         self.names: set[str] = set()
         """The "file_name" of each record."""
-
-        def write(stream: BinaryIO) -> None:
+        make_folder(path.parent)
+        with replacing(self.part) as temporary, open(temporary, "xb") as stream:
             stream.write(_line({"settings": settings}))
             for record in kept:
                 if "settings" in record:
@@ -37,25 +37,14 @@ class PartFile:
                 elif record["file_name"] not in self.names:
                     self.names.add(record["file_name"])
                     stream.write(_line(record))
-
-        make_folder(path.parent)
-        write_atomically(self.part, write)
-        try:
+        with write_errors(self.part):
             self._stream = open(self.part, "ab")  # noqa: SIM115 - open until FILE is written
-        except OSError as cause:
-            raise unwritable(self.part, cause) from cause
 
     def add(self, record: dict[str, Any]) -> None:
-        """Add a record, which has a "file_name".
-
-        Raises:
-            MediaError: the disk is full.
-        """
-        try:
+        """Add a record, which has a "file_name"; MediaError where the disk is full."""
+        with write_errors(self.part):
             self._stream.write(_line(record))
             self._stream.flush()
-        except OSError as cause:
-            raise unwritable(self.part, cause) from cause
         self.names.add(record["file_name"])
 
     def records(self) -> Iterator[dict[str, Any]]:
@@ -64,11 +53,10 @@ class PartFile:
 
     def items(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """Yield where in FILE.part each record is, and the record."""
-        place = 0
         with open(self.part, "rb") as lines:
-            for number, line in enumerate(lines):
-                if number:
-                    yield place, json.loads(line)
+            place = len(lines.readline())  # the settings
+            for line in lines:
+                yield place, json.loads(line)
                 place += len(line)
 
     def at(self, places: Iterable[int]) -> Iterator[dict[str, Any]]:
@@ -97,8 +85,8 @@ def begun(
     Args:
         path: of FILE.
         finished: reads the records of FILE.
-        resume: keep them; without it they are an error or, to `overwrite`, nothing.
-        overwrite: see there.
+        resume: keep what is there.
+        overwrite: begin with none.
 
     Raises:
         InputError: there are some, and they are neither to be kept nor overwritten.
@@ -112,14 +100,6 @@ def begun(
     return _whole_lines(part) if there == part else finished(path)
 
 
-def _part_of(path: Path) -> Path:
-    return path.with_name(f"{path.name}.part")
-
-
-def _line(record: dict[str, Any]) -> bytes:
-    return json.dumps(record).encode() + b"\n"
-
-
 def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the records of a file up to the one that a kill cut short."""
     with open(path, "rb") as lines:
@@ -129,6 +109,14 @@ def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
             except ValueError:
                 return
             yield record
+
+
+def _part_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.part")
+
+
+def _line(record: dict[str, Any]) -> bytes:
+    return json.dumps(record).encode() + b"\n"
 
 
 def _require_same(theirs: dict[str, Any], mine: dict[str, Any], path: Path) -> None:
