@@ -7,12 +7,12 @@ import stat
 import struct
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from io import BytesIO
 from pathlib import Path
-from typing import IO, Any, BinaryIO, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,34 +31,18 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from amd_seg.choices import MAX_PIXELS
 from amd_seg.errors import InputError, MediaError
-from amd_seg.media.files import write_atomically
+from amd_seg.media.files import replacing
 
 logger = logging.getLogger(__name__)
 
 Pixels: TypeAlias = NDArray[np.uint8]
-ImageSource: TypeAlias = str | os.PathLike[str] | bytes | memoryview | BinaryIO | Image.Image
-
-MAX_FRAME_PIXELS = 36_000_000
-"""Pixels of the largest frame of a clip, just above 8192x4320: a decoder holds several of them."""
-
-LARGE_IMAGE = 50_000_000
-"""Pixels above which images are decoded one at a time, whatever the number of threads."""
-
-BLOCK_PIXELS = 1 << 22
-"""Pixels worked on at a time: what a 100-megapixel photo needs on top of itself stays small."""
-
-MIN_EDGE = 8
-"""Shortest edge, in pixels, of a photo: below it there is nothing to segment."""
-
-BACKDROP = 128
-"""Grey that shows through clear pixels of photos, animations and clips. Neither a black nor a white
-object vanishes on it, and it is near the mean colour that the network subtracts."""
-
-MAX_RESOLUTION = 100_000.0
-"""Pixels an inch above which a file's claim is no resolution, and some formats hold none."""
-
-TURNED = (5, 6, 7, 8)
-"""EXIF orientations of files whose rows are the columns of the upright photo."""
+MAX_FRAME_PIXELS = 36_000_000  # just above 8192x4320: a decoder holds several frames of a clip
+LARGE_IMAGE = 50_000_000  # pixels above which images are decoded one at a time
+BLOCK_PIXELS = 1 << 22  # worked on at a time: a large photo needs little on top of itself
+MIN_EDGE = 8  # pixels, below which there is nothing to segment
+BACKDROP = 128  # grey behind clear pixels, near the mean colour that the network subtracts
+MAX_RESOLUTION = 100_000  # pixels an inch, above which some formats hold none
+TURNED = (5, 6, 7, 8)  # EXIF orientations whose stored rows are the upright photo's columns
 
 _large_images = threading.Lock()
 
@@ -77,7 +61,11 @@ class Photo:
     """Pixels an inch to the right and down, as the file tells them; None where it does not."""
 
 
-def read_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Photo:
+def read_image(
+    source: str | os.PathLike[str] | bytes | memoryview | BinaryIO | Image.Image,
+    *,
+    max_pixels: int = MAX_PIXELS,
+) -> Photo:
     """Read a photo as upright RGB; safe to call from several threads.
 
     Every pixel type that Pillow reads becomes 8-bit RGB. 16-bit values are scaled, floats must lie
@@ -96,22 +84,26 @@ def read_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Photo:
     if isinstance(source, str | os.PathLike):
         with opened(source, max_pixels=max_pixels, advice=advice) as image:
             return _decode(image, _printable(source))
-    if isinstance(source, Image.Image):
-        require_at_most(max_pixels, source.size, "PIL image", advice)
-        return _decode(source, "PIL image")
-    data = _bytes_of(source)
-    name = f"image of {len(data)} bytes"
-    image = open_image(BytesIO(data), name)
-    require_at_most(max_pixels, image.size, name, advice)
-    return _decode(image, name)
+    name = "PIL image"
+    if not isinstance(source, Image.Image):
+        data: Any = source
+        if hasattr(data, "read"):
+            if hasattr(data, "seek"):
+                data.seek(0)
+            data = data.read()
+        if not isinstance(data, bytes | bytearray | memoryview):
+            raise InputError(
+                f"Cannot read an image from {type(data).__name__}. Give a path, the bytes of a "
+                "file, a file open in binary mode, a PIL image, or an array."
+            )
+        name = f"image of {len(data)} bytes"
+        source = open_image(BytesIO(data), name)
+    require_at_most(max_pixels, source.size, name, advice)
+    return _decode(source, name)
 
 
 def read_photo_size(path: Path) -> tuple[int, int]:
-    """Return the height and width that a photo has upright, from its header alone.
-
-    Raises:
-        MediaError: the file cannot be opened, or is no image.
-    """
+    """Return the height and width that a photo has upright, from its header alone."""
     with opened(path) as image:
         width, height = upright_size(image)
     return height, width
@@ -130,35 +122,42 @@ def photo_from_array(array: NDArray[Any], *, source: str = "array") -> Photo:
     """
     if not isinstance(array, np.ndarray):
         raise InputError(f"Cannot use {source}: it is a {type(array).__name__}, no numpy array.")
+    has_channels = array.ndim == 3 and array.shape[2] in (1, 3, 4)
+    has_values = array.dtype == np.uint8 or np.issubdtype(array.dtype, np.floating)
+    if not ((array.ndim == 2 or has_channels) and has_values):
+        comes_first = array.ndim == 3 and array.shape[0] in (1, 3, 4) and not has_channels
+        hint = " Its channels come first: give array.transpose(1, 2, 0)." if comes_first else ""
+        raise InputError(
+            f"Cannot use {source}: its shape is {array.shape} and its dtype {array.dtype}. Give "
+            f"(height, width) or (height, width, 1|3|4), as uint8 or as float in 0..1.{hint}"
+        )
+    values = array if has_channels else array[..., np.newaxis]
+    pixels = np.empty((*values.shape[:2], 3), np.uint8)
     try:
-        return Photo(_rgb_from_array(array), None, source)
+        _require_edges(*pixels.shape[:2])
+        for rows in row_blocks(*pixels.shape[:2]):
+            block = values[rows]
+            if block.dtype != np.uint8:
+                block = _bytes_from_unit(block)
+            # One grey channel is broadcast into three.
+            has_alpha = block.shape[2] == 4
+            pixels[rows] = composite(Image.fromarray(block)) if has_alpha else block
     except InputError as cause:
         raise InputError(f"Cannot use {source}: {cause}") from cause
-
-
-def _bytes_of(source: Any) -> bytes:
-    if hasattr(source, "read"):
-        if hasattr(source, "seek"):
-            source.seek(0)
-        source = source.read()
-    if isinstance(source, bytes | bytearray | memoryview):
-        return bytes(source)
-    raise InputError(
-        f"Cannot read an image from {type(source).__name__}. Give a path, the bytes of a file, a "
-        "file open in binary mode, a PIL image, or an array."
-    )
+    return Photo(pixels, None, source)
 
 
 def _decode(image: Image.Image, name: str) -> Photo:
     try:
         _require_edges(image.height, image.width)
-        if _has_more_frames(image):
-            logger.info("Of %s, which has several frames, the first is taken.", name)
-        # Decoding turns a TIFF, and finds what a PNG tells behind its pixels.
-        before = exif_orientation(image) if isinstance(image, TiffImageFile) else 1
-        pixels = decode_upright(image, name)
     except InputError as cause:
         raise MediaError(f"Cannot read {name}: {cause}") from cause
+    with suppress(Exception):  # To tell, a reader may parse what is damaged.
+        if getattr(image, "is_animated", False):
+            logger.info("Of %s, which has several frames, the first is taken.", name)
+    # Decoding turns a TIFF, and finds what a PNG tells behind its pixels.
+    before = exif_orientation(image) if isinstance(image, TiffImageFile) else 1
+    pixels = decode_upright(image, name)
     profile = image.info.get("icc_profile")
     # A profile for CMYK or grey does not describe the RGB values that came out.
     is_for_rgb = isinstance(profile, bytes) and profile[16:20] == b"RGB "
@@ -166,26 +165,13 @@ def _decode(image: Image.Image, name: str) -> Photo:
     if "hdr" in image.info:
         logger.info("%s is HDR (%s): it is tone-mapped to BT.709.", name, image.info["hdr"][0])
         is_for_rgb = False
-    is_turned = max(before, exif_orientation(image)) in TURNED
-    return Photo(pixels, profile if is_for_rgb else None, name, _resolution(image, is_turned))
-
-
-def _has_more_frames(image: Image.Image) -> bool:
-    try:
-        return bool(getattr(image, "is_animated", False))
-    except Exception:  # To tell, a reader may parse what is damaged.
-        return False
-
-
-def _resolution(image: Image.Image, is_turned: bool) -> tuple[float, float] | None:
-    """Return the pixels an inch of the upright photo; None where the file tells nothing of use."""
-    try:
+    resolution = None
+    with suppress(KeyError, TypeError, ValueError, ZeroDivisionError):
         right, down = (float(value) for value in image.info["dpi"])
-    except (KeyError, TypeError, ValueError, ZeroDivisionError):
-        return None
-    if not all(1 <= value <= MAX_RESOLUTION for value in (right, down)):
-        return None
-    return (down, right) if is_turned else (right, down)
+        if all(1 <= value <= MAX_RESOLUTION for value in (right, down)):
+            is_turned = max(before, exif_orientation(image)) in TURNED
+            resolution = (down, right) if is_turned else (right, down)
+    return Photo(pixels, profile if is_for_rgb else None, name, resolution)
 
 
 # Files in
@@ -206,26 +192,16 @@ _READERS: dict[str, tuple[bytes, type[ImageFile] | None]] = {
     "QOI": (rb"qoif", QoiImageFile),
 }
 
-# Where a file tells its primaries and its transfer function, and how far from its beginning.
+# Where a file tells its primaries and its transfer function, in its first 64 kB.
 _NCLX = rb"colrnclx(..)(..)"
 _COLOURS = {"AVIF": _NCLX, "HEIC": _NCLX, "PNG": rb"\0\0\0\x04cICP(.)(.)"}
-_HEAD_BYTES = 1 << 16
 
 
 def open_image(stream: BinaryIO, name: str) -> ImageFile:
-    """Read the header of an image; its pixels are not decoded yet.
-
-    `PIL.Image.open` is passed by. Its size limit is a global that warns, and of a camera's MPO
-    file, of which only the first picture is wanted, it parses the often malformed index.
-
-    Args:
-        stream: the file from its first byte, seekable.
-        name: how messages call it.
-
-    Raises:
-        MediaError: empty, of no known format, or its header is damaged.
-    """
-    head = stream.read(_HEAD_BYTES)
+    """Read the header of an image; its pixels are not decoded yet."""
+    # Not by `PIL.Image.open`: its size limit is a global that warns, and it parses the often
+    # malformed index of a camera's MPO file, of which only the first picture is wanted.
+    head = stream.read(1 << 16)
     if not head:
         raise MediaError(f"Cannot read {name}: it is empty. Copy or download it again.")
     formats = [key for key, (begin, _) in _READERS.items() if re.match(begin, head, re.S)]
@@ -235,40 +211,30 @@ def open_image(stream: BinaryIO, name: str) -> ImageFile:
     failure: Exception | None = None
     for key in formats:
         stream.seek(0)
-        reader = _READERS[key][1] or _heic_reader(name)
+        reader = _READERS[key][1]
+        if reader is None:
+            try:
+                from pillow_heif import HeifImageFile
+            except ImportError as cause:
+                raise MediaError(
+                    f'Cannot read {name}: HEIC needs pillow-heif. Run: pip install "amd-seg[heic]"'
+                ) from cause
+            reader = HeifImageFile
         try:
-            image = reader(stream)
-            hdr = _hdr_of(head, key, image)
-            if hdr is not None:
-                image.info["hdr"] = hdr
-            return image
+            image: ImageFile = reader(stream)
         except Exception as cause:  # Hostile bytes make a reader raise errors of any kind.
             failure = cause
+            continue
+        # Source: ISO/IEC 14496-12, 12.1.5 (nclx), and PNG, third edition, 11.3.2.6 (cICP).
+        colours = re.search(_COLOURS[key], head, re.S) if key in _COLOURS else None
+        # "tmap" tells how a picture that is no HDR itself would become HDR, by colours of its own.
+        is_sdr = key != "PNG" and ("icc_profile" in image.info or b"tmap" in head)
+        if colours is not None and not is_sdr:
+            primaries, transfer = (int.from_bytes(value) for value in colours.groups())
+            if transfer in HDR:
+                image.info["hdr"] = HDR[transfer], primaries == BT2020
+        return image
     raise damaged(name, failure) from failure
-
-
-def _hdr_of(head: bytes, key: str, image: Image.Image) -> tuple[str, bool] | None:
-    """Return whether an image is "PQ" or "HLG", and whether its primaries are BT.2020's.
-
-    Source: ISO/IEC 14496-12, 12.1.5 (nclx), and PNG, third edition, 11.3.2.6 (cICP).
-    """
-    found = re.search(_COLOURS[key], head, re.S) if key in _COLOURS else None
-    # "tmap" tells how a picture that is no HDR itself would become HDR, by colours of its own.
-    if found is None or (key != "PNG" and ("icc_profile" in image.info or b"tmap" in head)):
-        return None
-    primaries, transfer = (int.from_bytes(value) for value in found.groups())
-    return (HDR[transfer], primaries == BT2020) if transfer in HDR else None
-
-
-def _heic_reader(name: str) -> type[ImageFile]:
-    try:
-        from pillow_heif import HeifImageFile
-    except ImportError as cause:
-        raise MediaError(
-            f'Cannot read {name}: HEIC needs pillow-heif. Run: pip install "amd-seg[heic]"'
-        ) from cause
-    reader: type[ImageFile] = HeifImageFile
-    return reader
 
 
 @contextmanager
@@ -278,21 +244,17 @@ def opened(
     max_pixels: int = MAX_PIXELS,
     advice: str = "Make it smaller first.",
 ) -> Iterator[ImageFile]:
-    """Open an image file whose header is read, its pixels not yet; it is closed at the end.
-
-    Raises:
-        MediaError: it cannot be opened, claims more than `max_pixels`, or `open_image` refuses it.
-    """
+    """Open an image file whose header is read, its pixels not yet; MediaError tells why not."""
     name = _printable(path)
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             kind = "a folder" if os.path.isdir(path) else "no regular file"
             raise MediaError(f"Cannot read {name}: it is {kind}. Give an image file.")
         file = open(path, "rb")  # noqa: SIM115 -- closed below, its failure reported here
-    except FileNotFoundError as cause:
-        raise MediaError(f"Cannot read {name}: no such file. Check the name.") from cause
     except MediaError:
         raise
+    except FileNotFoundError as cause:
+        raise MediaError(f"Cannot read {name}: no such file. Check the name.") from cause
     except (OSError, ValueError) as cause:  # ValueError: a null byte in the name.
         reason = getattr(cause, "strerror", None) or cause
         raise MediaError(f"Cannot read {name}: {reason}. Check the file.") from cause
@@ -308,6 +270,13 @@ def _printable(path: str | os.PathLike[str]) -> str:
     return name if name.isprintable() else repr(name)
 
 
+def _require_edges(height: int, width: int) -> None:
+    if min(height, width) < MIN_EDGE:
+        raise InputError(
+            f"it is {width}x{height} pixels. Give an image of at least {MIN_EDGE}x{MIN_EDGE}."
+        )
+
+
 def require_at_most(
     max_pixels: int, size: tuple[int, int], name: str, advice: str = "Make it smaller first."
 ) -> None:
@@ -321,18 +290,13 @@ def require_at_most(
 
 
 def load(image: Image.Image, name: str) -> None:
-    """Decode the pixels in place; large images one at a time, which bounds the memory.
-
-    Raises:
-        MediaError: the file is damaged.
-    """
+    """Decode the pixels in place, or raise MediaError; large images one at a time."""
     try:
         if image.width * image.height <= LARGE_IMAGE:
             image.load()
             return
-        # Pillow's TIFF reader holds the size against a global limit of its own, and would warn
-        # of what `max_pixels` allows.
         with _large_images:
+            # Pillow's TIFF reader would warn of what `max_pixels` allows.
             limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
             try:
                 image.load()
@@ -345,14 +309,11 @@ def load(image: Image.Image, name: str) -> None:
 def damaged(name: str, cause: BaseException | None) -> MediaError:
     """Return the error for a file whose bytes a decoder could not follow."""
     reason = " ".join(str(cause).split()).rstrip(".") or type(cause).__name__
+    advice = "It is damaged or cut short: copy or download it again."
     if reason == "unknown pixel mode":  # A TIFF that is whole, but of three floats or five bands.
-        return MediaError(
-            f"Cannot read {name}: its kind of pixels is not known here. Save it as RGB or grey, of "
-            "8 or 16 bits."
-        )
-    return MediaError(
-        f"Cannot read {name}: {reason}. It is damaged or cut short: copy or download it again."
-    )
+        reason = "its kind of pixels is not known here"
+        advice = "Save it as RGB or grey, of 8 or 16 bits."
+    return MediaError(f"Cannot read {name}: {reason}. {advice}")
 
 
 # Orientation
@@ -373,12 +334,7 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
 
 
 def turned(stored: Pixels, orientation: int) -> Pixels:
-    """Return a view of an array (height, width, ...) that stands as its orientation says.
-
-    Args:
-        stored: as a file keeps it.
-        orientation: 1 to 8, as EXIF counts them.
-    """
+    """Return a view of an array (height, width, ...) that stands as EXIF's 1 to 8 says."""
     upright = stored.swapaxes(0, 1) if orientation in TURNED else stored
     rows = slice(None, None, -1 if orientation in (3, 4, 7, 8) else 1)
     columns = slice(None, None, -1 if orientation in (2, 3, 6, 7) else 1)
@@ -394,12 +350,8 @@ def decode_upright(image: Image.Image, name: str) -> Pixels:
     16-bit values are scaled to 8 bits, never clipped; CMYK is converted without its ink profile;
     alpha is laid over `BACKDROP`.
 
-    Returns:
-        (height, width, 3), uint8.
-
     Raises:
-        MediaError: the file is damaged.
-        InputError: 32-bit values are outside 0..65535, or floats outside 0..1.
+        MediaError: the file is damaged, 32-bit values are outside 0..65535, or floats outside 0..1.
     """
     clear, opacity = _clear_colour(image, name)
     load(image, name)
@@ -417,12 +369,13 @@ def decode_upright(image: Image.Image, name: str) -> Pixels:
         if opacity is not None:
             block.putalpha(opacity.crop(box))
         try:
-            in_file_order[rows] = (
-                _tone_mapped(block, *hdr) if hdr is not None else _rgb(block, clear, tags)
-            )
-        except InputError:
-            raise
-        except ValueError as cause:  # Pillow cannot convert the mode.
+            if hdr is not None:
+                rgba = block.convert("RGBA")
+                values = np.asarray(rgba.convert("RGB")).astype(np.uint16) * 257
+                block = Image.fromarray(to_bt709(values, *hdr))
+                block.putalpha(rgba.getchannel("A"))
+            in_file_order[rows] = _rgb(block, clear, tags)
+        except ValueError as cause:  # A value out of range, or a mode that Pillow cannot convert.
             raise MediaError(f"Cannot read {name}: {cause}") from cause
     return upright
 
@@ -437,51 +390,48 @@ def row_blocks(height: int, width: int) -> Iterator[slice]:
 def _clear_colour(image: Image.Image, name: str) -> tuple[Any, Image.Image | None]:
     """Return an image's one clear value, as it is decoded, or where 16-bit colours are clear.
 
-    The tRNS chunk of a PNG is in the depth of the file, and Pillow decodes to 8 bits. To be called
-    before an image is decoded.
+    The tRNS chunk of a PNG is in the depth of the file, and Pillow decodes to 8 bits.
     """
     clear = image.info.get("transparency")
     if not isinstance(image, PngImageFile) or not isinstance(clear, int | tuple):
         return clear, None
     raw_mode = image.tile[0][3] if image.tile else image.mode
-    if isinstance(clear, tuple):
-        if raw_mode == "RGB;16B" and image.fp is not None:
-            return None, _opacity_of_16_bits(image.fp, clear, name)
+    if isinstance(clear, int):
+        bits, step = {"1": (1, 255), "L;2": (3, 85), "L;4": (15, 17), "L": (255, 1)}.get(
+            str(raw_mode), (65535, 1)
+        )
+        return (clear & bits) * step, None
+    if raw_mode != "RGB;16B" or image.fp is None:
         shift = 8 if max(clear) > 255 else 0
         return tuple(value >> shift & 255 for value in clear), None
-    bits, step = {"1": (1, 255), "L;2": (3, 85), "L;4": (15, 17), "L": (255, 1)}.get(
-        str(raw_mode), (65535, 1)
-    )
-    return (clear & bits) * step, None
-
-
-def _opacity_of_16_bits(stream: IO[bytes], clear: tuple[int, ...], name: str) -> Image.Image:
-    """Return 0 where the 16-bit colour is the clear one, 255 elsewhere, as an image of mode "L"."""
     is_clear: Any = True
     # Pillow keeps the first byte of a value, which it takes for the other one in the wrong order.
     for raw_mode, shift in (("RGB;16B", 8), ("RGB;16L", 0)):
-        stream.seek(0)
-        again = PngImageFile(stream)
+        image.fp.seek(0)
+        again = PngImageFile(image.fp)
         again.tile = [again.tile[0]._replace(args=raw_mode)]
         load(again, name)
         for channel, value in zip(again.split(), clear, strict=True):
             is_clear = is_clear & (np.asarray(channel) == value >> shift & 255)
-    return Image.fromarray(np.where(is_clear, np.uint8(0), np.uint8(255)))
+    return None, Image.fromarray(np.where(is_clear, np.uint8(0), np.uint8(255)))
 
 
 def _rgb(block: Image.Image, clear: Any, tags: Mapping[int, Any]) -> Pixels:
-    """Convert some rows of an image; what Pillow would clip or not apply is done here.
-
-    Args:
-        block: the rows.
-        clear: the value that is clear, or None.
-        tags: of a TIFF.
-    """
+    """Convert some rows of an image, given the value that is clear and the tags of a TIFF."""
     if block.mode == "F":
         grey = _bytes_from_unit(np.asarray(block))
     elif block.mode == "I" or block.mode.startswith("I;16"):
-        has_12_bits = tags.get(TiffImagePlugin.BITSPERSAMPLE) == (12,)
-        grey = _grey_from_16_bits(np.asarray(block), 4095 if has_12_bits else 65535, clear)
+        values = np.asarray(block)
+        low, high = values.min(), values.max()
+        if low < 0 or high > 65535:
+            raise InputError(
+                f"its 32-bit values run from {low} to {high}, outside 0..65535. "
+                "Scale them to 8 or 16 bits first."
+            )
+        highest = 4095 if tags.get(TiffImagePlugin.BITSPERSAMPLE) == (12,) else 65535
+        grey = ((values.astype(np.uint32) * 255 + highest // 2) // highest).astype(np.uint8)
+        if clear is not None:
+            grey[values == clear] = BACKDROP
     else:
         if clear is not None:
             block.info["transparency"] = clear
@@ -491,34 +441,6 @@ def _rgb(block: Image.Image, clear: Any, tags: Mapping[int, Any]) -> Pixels:
     if tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0:  # White is 0.
         grey = 255 - grey
     return np.broadcast_to(grey[..., np.newaxis], (*grey.shape, 3))
-
-
-def _tone_mapped(block: Image.Image, hdr: str, is_bt2020: bool) -> Pixels:
-    rgba = block.convert("RGBA")
-    values = np.asarray(rgba.convert("RGB")).astype(np.uint16) * 257
-    shown = Image.fromarray(to_bt709(values, hdr, is_bt2020))
-    shown.putalpha(rgba.getchannel("A"))
-    return composite(shown)
-
-
-def composite(rgba: Image.Image) -> Pixels:
-    """Return an image of mode "RGBA" laid over `BACKDROP`."""
-    ground = Image.new("RGB", rgba.size, (BACKDROP, BACKDROP, BACKDROP))
-    ground.paste(rgba, mask=rgba)
-    return np.asarray(ground)
-
-
-def _grey_from_16_bits(values: NDArray[Any], highest: int, clear: int | None) -> Pixels:
-    low, high = values.min(), values.max()
-    if low < 0 or high > 65535:
-        raise InputError(
-            f"its 32-bit values run from {low} to {high}, outside 0..65535. "
-            "Scale them to 8 or 16 bits first."
-        )
-    grey = ((values.astype(np.uint32) * 255 + highest // 2) // highest).astype(np.uint8)
-    if clear is not None:
-        grey[values == clear] = BACKDROP
-    return grey
 
 
 def _bytes_from_unit(values: NDArray[Any]) -> Pixels:
@@ -533,56 +455,31 @@ def _bytes_from_unit(values: NDArray[Any]) -> Pixels:
     return np.rint(values * np.float32(255)).astype(np.uint8)
 
 
-def _rgb_from_array(array: NDArray[Any]) -> Pixels:
-    is_grey = array.ndim == 2
-    has_channels = array.ndim == 3 and array.shape[2] in (1, 3, 4)
-    has_values = array.dtype == np.uint8 or np.issubdtype(array.dtype, np.floating)
-    if not ((is_grey or has_channels) and has_values):
-        comes_first = array.ndim == 3 and array.shape[0] in (1, 3, 4) and not has_channels
-        hint = " Its channels come first: give array.transpose(1, 2, 0)." if comes_first else ""
-        raise InputError(
-            f"its shape is {array.shape} and its dtype {array.dtype}. Give (height, width) or "
-            f"(height, width, 1|3|4), as uint8 or as float in 0..1.{hint}"
-        )
-    values = array[..., np.newaxis] if is_grey else array
-    height, width, channels = values.shape
-    _require_edges(height, width)
-    pixels = np.empty((height, width, 3), np.uint8)
-    for rows in row_blocks(height, width):
-        block = values[rows]
-        if block.dtype != np.uint8:
-            block = _bytes_from_unit(block)
-        # One grey channel is broadcast into three.
-        pixels[rows] = composite(Image.fromarray(block)) if channels == 4 else block
-    return pixels
-
-
-def _require_edges(height: int, width: int) -> None:
-    if min(height, width) < MIN_EDGE:
-        raise InputError(
-            f"it is {width}x{height} pixels. Give an image of at least {MIN_EDGE}x{MIN_EDGE}."
-        )
+def composite(rgba: Image.Image) -> Pixels:
+    """Return an image of mode "RGBA" laid over `BACKDROP`."""
+    ground = Image.new("RGB", rgba.size, (BACKDROP, BACKDROP, BACKDROP))
+    ground.paste(rgba, mask=rgba)
+    return np.asarray(ground)
 
 
 # Colours
 
 BT2020 = 9
-HDR: dict[int, str] = {16: "PQ", 18: "HLG"}
-"""FFmpeg's number of a transfer function -> its name."""
-
-WHITE = 203.0
-"""Nits of HDR's reference white, which becomes white in BT.709. Source: BT.2408."""
-
-KNEE = 0.75
-"""Light, as a share of `WHITE`, up to which nothing is compressed."""
+HDR = {16: "PQ", 18: "HLG"}  # FFmpeg's number of a transfer function -> its name
+WHITE = 203.0  # nits of HDR's reference white, which becomes white in BT.709 (BT.2408)
+KNEE = 0.75  # light, as a share of WHITE, up to which nothing is compressed
+_BRIGHTEST = 1.7  # above what the change of primaries makes of the brightest light
+_BT2020_TO_BT709 = np.array(
+    [[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]], np.float32
+)
 
 
 def to_bt709(pixels: NDArray[np.uint16], hdr: str | None, is_bt2020: bool) -> Pixels:
     """Tone-map RGB of 16 bits to what a BT.709 screen shows.
 
-    Light is brought to BT.709's primaries and divided by `WHITE`. Up to `KNEE` it stays, and above
-    that it is x = KNEE + (1 - KNEE) u / (1 + u) with u = (x - KNEE) / (1 - KNEE), which comes
-    near 1 without reaching it. It is encoded by the power 1 / 2.4 (BT.1886).
+    Light x, in shares of `WHITE` and BT.709's primaries, stays up to `KNEE`; above, it becomes
+    KNEE + (1 - KNEE) u / (1 + u) with u = (x - KNEE) / (1 - KNEE). It is encoded by the power
+    1 / 2.4 (BT.1886).
 
     Args:
         pixels: (height, width, 3), in the file's own transfer function.
@@ -602,14 +499,6 @@ def to_bt709(pixels: NDArray[np.uint16], hdr: str | None, is_bt2020: bool) -> Pi
         places = 65535 * np.sqrt(np.clip(light / brightest, 0, 1))
         shown[rows] = shown_of[places.astype(np.uint16)]
     return shown
-
-
-# Above what the change of primaries makes of the brightest light.
-_BRIGHTEST = 1.7
-
-_BT2020_TO_BT709 = np.array(
-    [[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]], np.float32
-)
 
 
 @cache
@@ -653,10 +542,8 @@ WRITERS: dict[str, tuple[str, dict[str, Any]]] = {
     ".avif": ("AVIF", {"quality": 95}),
     ".bmp": ("BMP", {}),
 }
-"""Ending -> Pillow's format and options: lossless where the format can be, for masks are data.
-
-Writing costs a batch more time than the network, so the efforts of PNG and WebP are low: half the
-time of Pillow's defaults for an eighth to a quarter more bytes (12-megapixel cutout)."""
+"""Suffix -> Pillow's format and options: lossless where the format can be, for masks are data, and
+fast: writing costs a batch more time than the network."""
 
 FORMATS_WITHOUT_ALPHA = frozenset({"JPEG", "BMP"})
 
@@ -670,11 +557,9 @@ def save_image(
 ) -> None:
     """Write an image in the format that the path's ending names, whole or not at all.
 
-    PNG, WebP, TIFF and BMP keep every value; JPEG and AVIF are written at quality 95.
-
     Args:
         image: of mode "L", "RGB" or "RGBA".
-        path: ends in .png, .jpg, .jpeg, .webp, .tif, .tiff, .avif or .bmp.
+        path: its suffix is one of `WRITERS`.
         icc_profile: a profile for RGB, stored with a colour image.
         resolution: pixels an inch to the right and down, stored by PNG, JPEG, TIFF and BMP.
 
@@ -682,39 +567,33 @@ def save_image(
         MediaError: the ending is unknown, the format holds no alpha or no image of this size, or
             the file cannot be written.
     """
-    path = Path(path)
-    if path.suffix.lower() not in WRITERS:
+    suffix = path.suffix
+    if suffix.lower() not in WRITERS:
         raise MediaError(
-            f"Cannot write {path}: unknown ending {path.suffix!r}. Use one of {', '.join(WRITERS)}."
+            f"Cannot write {path}: unknown ending {suffix!r}. Use one of {', '.join(WRITERS)}."
         )
-    format_name, _ = WRITERS[path.suffix.lower()]
+    format_name, _ = WRITERS[suffix.lower()]
     if image.mode == "RGBA" and format_name in FORMATS_WITHOUT_ALPHA:
         raise MediaError(f"Cannot write {path}: {format_name} holds no transparency. Use .png.")
-
-    def write(stream: BinaryIO) -> None:
-        write_image(image, stream, path.suffix, icc_profile=icc_profile, resolution=resolution)
-
     try:
-        write_atomically(path, write)
+        with replacing(path) as temporary:
+            write_image(image, temporary, suffix, icc_profile=icc_profile, resolution=resolution)
     except (ValueError, RuntimeError, struct.error) as cause:  # What encoders refuse.
         raise MediaError(f"Cannot write {path}: {cause}. Use .png.") from cause
 
 
 def write_image(
     image: Image.Image,
-    stream: BinaryIO,
-    ending: str,
+    file: Path | BinaryIO,
+    suffix: str,
     *,
     icc_profile: bytes | None = None,
     resolution: tuple[float, float] | None = None,
 ) -> None:
-    """Write an image to a stream, in the format and with the options of a known ending.
-
-    Errors are those of Pillow and of the stream; `save_image` documents the arguments.
-    """
-    format_name, options = WRITERS[ending.lower()]
+    """Write an image as `save_image` does, but straight to a file or a stream."""
+    format_name, options = WRITERS[suffix.lower()]
     if icc_profile is not None and image.mode in ("RGB", "RGBA"):
         options = {**options, "icc_profile": icc_profile}
     if resolution is not None:
         options = {**options, "dpi": resolution}
-    image.save(stream, format_name, **options)
+    image.save(file, format_name, **options)
