@@ -16,7 +16,6 @@ from amd_seg.media.render import (
     SHARPNESS,
     TINT,
     TINT_SHARE,
-    foreground_blocks,
     opacity,
     open_background,
     region_palette,
@@ -113,7 +112,7 @@ def slow_blur_fusion(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
 def test_the_colours_of_the_object_are_those_of_the_method() -> None:
     alpha = RNG.choice(np.array([0, 60, 200, 255], np.uint8), (30, 40))
     expected = slow_blur_fusion(PIXELS, alpha)
-    colours = np.concatenate([block for _, block in foreground_blocks(PIXELS, alpha)])
+    colours = np.asarray(render_cutout(PIXELS, alpha))[..., :3]
     # The two smooth colours are rounded before they are enlarged.
     np.testing.assert_allclose(colours[alpha > 0], expected[alpha > 0], atol=1.6)
 

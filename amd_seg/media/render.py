@@ -1,7 +1,7 @@
 """Pictures of a result: mask, saliency, cutout, overlay, regions, and sheets of them."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -14,6 +14,18 @@ from amd_seg.media.images import BLOCK_PIXELS, Pixels, read_image, row_blocks
 if TYPE_CHECKING:
     from PIL import ImageDraw
 
+_Values: TypeAlias = NDArray[np.float32]
+
+
+def require_same_size(pixels: Pixels, values: NDArray[Any]) -> None:
+    """Raise InputError where a map does not fit the (height, width, 3) pixels below it."""
+    if pixels.shape != (*values.shape, 3):
+        raise InputError(
+            f"Cannot draw a map of shape {values.shape} on pixels of shape {pixels.shape}. "
+            "Give both at one size: (height, width) and (height, width, 3)."
+        )
+
+
 # Masks and saliency
 
 
@@ -22,7 +34,7 @@ def render_mask(mask: NDArray[np.bool_]) -> Image.Image:
     return Image.fromarray(mask.astype(np.uint8) * np.uint8(255))
 
 
-def render_saliency(saliency: NDArray[np.float32]) -> Image.Image:
+def render_saliency(saliency: _Values) -> Image.Image:
     """Return (height, width) saliency in 0..1 as a grey image, 0..255; it is never stretched."""
     grey = np.empty(saliency.shape, np.uint8)
     for rows in row_blocks(*saliency.shape):
@@ -31,33 +43,10 @@ def render_saliency(saliency: NDArray[np.float32]) -> Image.Image:
     return Image.fromarray(grey)
 
 
-# Cutouts
+def otsu_threshold(saliency: _Values) -> float:
+    """Return the level that splits the histogram of `saliency`, 0..1, best, by Otsu's rule.
 
-WORK_EDGE = 256
-"""Short edge, in pixels, at which the colours on both sides of an edge are estimated. They change
-slowly, so this serves photos of any size."""
-
-REACHES = (32, 8)
-"""Reach of the two blurs, in pixels of that size: far for broad edges, then near."""
-
-SHARPNESS = 4
-"""Power of alpha that weights a pixel. The source has 1, which serves the narrow edges of a matte.
-On an edge of a tenth of the picture 1 leaves a third of the halo, and 4 a tenth."""
-
-# Keeps a window without any of the object, or of the background, from dividing by 0.
-_LEAST = 1e-8
-
-_Values: TypeAlias = NDArray[np.float32]
-
-
-def otsu_threshold(saliency: NDArray[np.float32]) -> float:
-    """Return the level that splits the histogram of `saliency` best, by Otsu's rule.
-
-    Args:
-        saliency: any shape, 0..1.
-
-    Returns:
-        An edge between two of 256 equal bins over 0..1; 0.5 where all values share one bin.
+    It is an edge between two of 256 equal bins, and 0.5 where all values share one bin.
 
     Source: N. Otsu, A threshold selection method from gray-level histograms, 1979.
     """
@@ -75,15 +64,24 @@ def otsu_threshold(saliency: NDArray[np.float32]) -> float:
     return float(edges[best[len(best) // 2] + 1]) if between.max() > 0 else 0.5
 
 
-def opacity(saliency: NDArray[np.float32], threshold: float) -> Pixels:
+# Cutouts
+
+WORK_EDGE = 256
+"""Short edge, in pixels, at which the colours on both sides of an edge are estimated. They change
+slowly, so this serves photos of any size."""
+
+REACHES = (32, 8)
+"""Reach of the two blurs, in pixels of that size: far for broad edges, then near."""
+
+SHARPNESS = 4
+"""Power of alpha that weights a pixel. The source has 1, which serves the narrow edges of a matte.
+On an edge of a tenth of the picture 1 leaves a third of the halo, and 4 a tenth."""
+
+
+def opacity(saliency: _Values, threshold: float) -> Pixels:
     """Return an alpha, 0..255, that is soft where the saliency is near the threshold.
 
-    Args:
-        saliency: (height, width), 0..1.
-        threshold: 0..1.
-
-    Returns:
-        (height, width), uint8: 2 * saliency - threshold, cut off at 0 and at 255.
+    It is 2 * saliency - threshold, cut off at 0 and at 1.
     """
     alpha = np.empty(saliency.shape, np.uint8)
     for rows in row_blocks(*saliency.shape):
@@ -92,9 +90,12 @@ def opacity(saliency: NDArray[np.float32], threshold: float) -> Pixels:
 
 
 def render_cutout(pixels: Pixels, alpha: Pixels) -> Image.Image:
-    """Return the photo with an alpha, its edge freed of the background's colours.
+    """Return the photo with an alpha, its soft edge freed of the background's colours.
 
-    What alpha hides altogether is zero, so that no background travels along unseen.
+    A pixel of the edge shows alpha of the object and 1 - alpha of the background. Both colours are
+    averages of the neighbourhood, weighted by alpha and by its complement; the object's is then
+    corrected by what the two leave unexplained. What alpha hides altogether is zero, so that no
+    background travels along unseen.
 
     Args:
         pixels: (height, width, 3), RGB.
@@ -105,63 +106,38 @@ def render_cutout(pixels: Pixels, alpha: Pixels) -> Image.Image:
 
     Raises:
         InputError: the two differ in size.
-    """
-    _require_same_size(pixels, alpha)
-    rgba = np.empty((*alpha.shape, 4), np.uint8)
-    rgba[..., 3] = alpha
-    for rows, colours in foreground_blocks(pixels, alpha):
-        np.multiply(colours, alpha[rows, :, np.newaxis] > 0, out=rgba[rows, :, :3])
-    return Image.fromarray(rgba)
-
-
-def foreground_blocks(pixels: Pixels, alpha: Pixels) -> Iterator[tuple[slice, Pixels]]:
-    """Yield the colours of the object alone, which leave no halo on another background.
-
-    A pixel of a soft edge shows alpha of the object and 1 - alpha of the background. Both are
-    estimated by averages of the neighbourhood, weighted by alpha and by its complement; the
-    object's is corrected by what the two leave unexplained. An opaque pixel keeps its colour.
-
-    Args:
-        pixels: (height, width, 3), RGB.
-        alpha: (height, width), 0..255.
-
-    Yields:
-        Some rows, and their colours (row, width, 3), RGB: what a large photo costs stays small.
 
     Source: Forte, Approximate Fast Foreground Colour Estimation, ICIP 2021: blur fusion, twice.
     """
+    require_same_size(pixels, alpha)
     height, width = alpha.shape
     factor = max(1, min(height, width) // WORK_EDGE)
-    object_, background = _estimate_both(_reduced(pixels, factor), _reduced(alpha, factor))
-    for rows in row_blocks(height, width):
-        colours = pixels[rows].copy()
-        is_soft = (alpha[rows] > 0) & (alpha[rows] < 255)
-        if is_soft.any():
-            near = _enlarged(object_, rows, width, factor)[is_soft]
-            behind = _enlarged(background, rows, width, factor)[is_soft]
-            seen, share = colours[is_soft].astype(np.float32), _shares(alpha[rows][is_soft])
-            colours[is_soft] = np.rint(_fused(seen, share, near, behind))
-        yield rows, colours
-
-
-def _estimate_both(pixels: Pixels, alpha: Pixels) -> tuple[Image.Image, Image.Image]:
-    """Return the smooth colours of the object and of the background around each pixel."""
-    seen = pixels.astype(np.float32)
-    share = _shares(alpha)
+    seen, share = _reduced(pixels, factor).astype(np.float32), _shares(_reduced(alpha, factor))
     object_ = background = seen
     for reach in REACHES:
         near = _weighted_mean(object_, share, reach)
         background = _weighted_mean(background, 1 - share, reach)
-        object_ = _fused(seen, share, near, background)
-    return _picture(near), _picture(background)
+        object_ = _corrected(near, background, seen, share)
+    smooth = [Image.fromarray(np.rint(v).astype(np.uint8)) for v in (near, background)]
+    rgba = np.dstack((pixels, alpha))
+    for rows in row_blocks(height, width):
+        colours, opaque = rgba[rows, :, :3], alpha[rows]
+        colours[opaque == 0] = 0
+        is_soft = (opaque > 0) & (opaque < 255)
+        if is_soft.any():
+            size = (width, rows.stop - rows.start)
+            box = (0, rows.start / factor, width / factor, rows.stop / factor)
+            both = (image.resize(size, Image.Resampling.BILINEAR, box) for image in smooth)
+            near, behind = (np.asarray(image)[is_soft].astype(np.float32) for image in both)
+            seen = colours[is_soft].astype(np.float32)
+            colours[is_soft] = np.rint(_corrected(near, behind, seen, _shares(opaque[is_soft])))
+    return Image.fromarray(rgba)
 
 
-def _fused(
-    seen: _Values, share: _Values, near: _Values | Pixels, behind: _Values | Pixels
-) -> _Values:
+def _corrected(near: _Values, behind: _Values, seen: _Values, share: _Values) -> _Values:
     """Correct the object's smooth colour `near` by what it and `behind` do not explain."""
-    fused: _Values = near + share * (seen - share * near - (1 - share) * behind)
-    return np.clip(fused, 0, 255, out=fused)
+    colours: _Values = near + share * (seen - share * near - (1 - share) * behind)
+    return colours.clip(0, 255)
 
 
 def _shares(alpha: Pixels) -> _Values:
@@ -169,20 +145,19 @@ def _shares(alpha: Pixels) -> _Values:
 
 
 def _weighted_mean(values: _Values, weights: _Values, reach: int) -> _Values:
-    sharp = weights**SHARPNESS
-    return _window_sum(values * sharp, reach) / (_window_sum(sharp, reach) + _LEAST)
+    """Return means of (height, width, 3) over squares of 2 * reach + 1 pixels."""
+    import cv2
 
-
-def _window_sum(values: _Values, reach: int) -> _Values:
-    """Return the sums over squares of 2 * reach + 1 pixels, cut off at the border."""
-    # Rows first; then, turned over, columns; the second turn puts the values upright again.
-    for _ in range(2):
-        length = len(values)
-        sums = np.concatenate((np.zeros_like(values[:1], np.float64), values.cumsum(0, np.float64)))
-        places = np.arange(length)
-        last, first = np.minimum(places + reach + 1, length), np.maximum(places - reach, 0)
-        values = (sums[last] - sums[first]).astype(np.float32).swapaxes(0, 1)
-    return values
+    sharp, side = weights**SHARPNESS, 2 * reach + 1
+    sums: _Values = cv2.boxFilter(
+        np.dstack((values * sharp, sharp)),
+        ddepth=-1,
+        ksize=(side, side),
+        normalize=False,
+        borderType=cv2.BORDER_CONSTANT,
+    )
+    # The addend serves windows without any of the object, or of the background.
+    return sums[..., :3] / (sums[..., 3:] + np.float32(1e-8))
 
 
 def _reduced(values: Pixels, factor: int) -> Pixels:
@@ -192,29 +167,10 @@ def _reduced(values: Pixels, factor: int) -> Pixels:
     return np.concatenate([np.asarray(Image.fromarray(block).reduce(factor)) for block in blocks])
 
 
-def _picture(values: _Values) -> Image.Image:
-    return Image.fromarray(np.rint(values).astype(np.uint8))
-
-
-def _enlarged(picture: Image.Image, rows: slice, width: int, factor: int) -> Pixels:
-    """Return some rows of a reduced picture at the full size."""
-    box = (0, rows.start / factor, width / factor, rows.stop / factor)
-    size = (width, rows.stop - rows.start)
-    return np.asarray(picture.resize(size, Image.Resampling.BILINEAR, box))
-
-
 # Behind a cutout
 
 Background: TypeAlias = Callable[[Pixels, Image.Image], Image.Image]
 """From a frame and the object's alpha, of mode "L", to what is behind, of mode "RGB"."""
-
-BLUR = "blur"
-
-# Of the short edge: a face as high as the frame is not known any more.
-_BLUR_RADIUS = 1 / 25
-
-# Longest short edge, in pixels, at which the blur is computed: it holds no more detail.
-_BLUR_EDGE = 160
 
 
 def open_background(spec: str | os.PathLike[str], width: int, height: int) -> Background:
@@ -229,30 +185,24 @@ def open_background(spec: str | os.PathLike[str], width: int, height: int) -> Ba
         InputError: it is none of these.
         MediaError: the picture cannot be read.
     """
-    if spec == BLUR:
+    if spec == "blur":
         return _blurred
     if os.path.isfile(spec):
         photo = Image.fromarray(read_image(spec).pixels)
         picture = ImageOps.fit(photo, (width, height), Image.Resampling.BICUBIC)
-        return lambda pixels, alpha: picture
-    try:
-        plain = Image.new("RGB", (width, height), ImageColor.getrgb(os.fspath(spec))[:3])
-    except ValueError as cause:
-        raise InputError(
-            f"Unknown background {os.fspath(spec)!r}. Give {BLUR}, a colour such as white or "
-            "#00ff00, or the path of a picture."
-        ) from cause
-    return lambda pixels, alpha: plain
+    else:
+        try:
+            picture = Image.new("RGB", (width, height), ImageColor.getrgb(os.fspath(spec))[:3])
+        except ValueError as cause:
+            raise InputError(
+                f"Unknown background {os.fspath(spec)!r}. Give blur, a colour such as white or "
+                "#00ff00, or the path of a picture."
+            ) from cause
+    return lambda pixels, alpha: picture
 
 
 def render_on(pixels: Pixels, cutout: Image.Image, background: Background) -> Image.Image:
-    """Return a cutout on a background, as an image of mode "RGB".
-
-    Args:
-        pixels: (height, width, 3), RGB, of the frame that the cutout is of.
-        cutout: of mode "RGBA".
-        background: for frames of this size.
-    """
+    """Return the cutout (mode "RGBA") of a frame on a background, as an image of mode "RGB"."""
     alpha = cutout.getchannel("A")
     return Image.composite(cutout.convert("RGB"), background(pixels, alpha), alpha)
 
@@ -262,14 +212,24 @@ def _blurred(pixels: Pixels, alpha: Image.Image) -> Image.Image:
     # Never 0, or the inside of a large object would be left without any colour.
     surroundings = np.maximum(255 - np.asarray(alpha), 8)
     frame = Image.fromarray(np.dstack((pixels, surroundings)))
-    small = frame.reduce(max(1, min(frame.size) // _BLUR_EDGE))
-    radius = min(small.size) * _BLUR_RADIUS
+    # A short edge of 160 pixels holds all the detail that is left.
+    small = frame.reduce(max(1, min(frame.size) // 160))
+    # A face as high as the frame is not known any more.
+    radius = min(small.size) / 25
     # With colours multiplied by alpha, blurring is a mean weighted by it.
     soft = small.convert("RGBa").filter(ImageFilter.GaussianBlur(radius)).convert("RGBA")
     return soft.convert("RGB").resize(frame.size, Image.Resampling.BICUBIC)
 
 
 # Overlays and regions
+
+TINT = (0, 114, 178)
+"""Blue over the object in an overlay."""
+
+TINT_SHARE = 0.45
+
+CONTOUR = (240, 228, 66)
+"""Yellow along its edge: far from the tint in lightness, so the line shows on any photo."""
 
 # Colours of Okabe and Ito (https://jfly.uni-koeln.de/color/), ordered so that the first five are
 # those that differ most, for common and for dichromatic eyes. Their black is left out: on a photo
@@ -283,14 +243,6 @@ _OKABE_ITO = (
     (213, 94, 0),  # vermilion
     (204, 121, 167),  # reddish purple
 )
-
-TINT = (0, 114, 178)
-"""Blue over the object in an overlay."""
-
-CONTOUR = (240, 228, 66)
-"""Yellow along its edge: far from the tint in lightness, so the line shows on any photo."""
-
-TINT_SHARE = 0.45
 
 
 def render_overlay(pixels: Pixels, mask: NDArray[np.bool_]) -> Image.Image:
@@ -309,8 +261,13 @@ def render_overlay(pixels: Pixels, mask: NDArray[np.bool_]) -> Image.Image:
     Raises:
         InputError: the two differ in size.
     """
-    _require_same_size(pixels, mask)
-    line = mask & ~_eroded(mask, max(1, round(min(mask.shape) / 250)))
+    import cv2
+
+    require_same_size(pixels, mask)
+    side = 2 * max(1, round(min(mask.shape) / 250)) + 1
+    # On 12 megapixels 0.03 s; Pillow's MinFilter looks at every pixel of the square and takes 14 s.
+    inside = cv2.erode(mask.astype(np.uint8), np.ones((side, side), np.uint8))
+    line = mask & (inside == 0)
     picture = np.empty_like(pixels)
     values = np.arange(256)
     for channel in range(3):
@@ -321,18 +278,7 @@ def render_overlay(pixels: Pixels, mask: NDArray[np.bool_]) -> Image.Image:
     return Image.fromarray(picture)
 
 
-def _eroded(mask: NDArray[np.bool_], reach: int) -> NDArray[np.bool_]:
-    """Keep the pixels whose square of 2 * reach + 1 lies in the mask; outside counts as in."""
-    import cv2
-
-    side = 2 * reach + 1
-    # On 12 megapixels 0.03 s; Pillow's MinFilter looks at every pixel of the square and takes 14 s.
-    square = np.ones((side, side), np.uint8)
-    eroded: NDArray[np.uint8] = cv2.erode(mask.astype(np.uint8), square)
-    return eroded.astype(np.bool_)
-
-
-def render_regions(pixels: Pixels | None, regions: NDArray[np.float32]) -> Image.Image:
+def render_regions(pixels: Pixels | None, regions: _Values) -> Image.Image:
     """Return a picture with each pixel in the colour of the region that it belongs to most.
 
     Args:
@@ -347,11 +293,16 @@ def render_regions(pixels: Pixels | None, regions: NDArray[np.float32]) -> Image
     """
     count, height, width = regions.shape
     if pixels is not None:
-        _require_same_size(pixels, regions[0])
+        require_same_size(pixels, regions[0])
     palette = region_palette(count) if pixels is None else region_palette(count) // 2
     picture = np.empty((height, width, 3), np.uint8)
     for rows in row_blocks(height, width):
-        picture[rows] = np.take(palette, _strongest(regions[:, rows]), axis=0)
+        # A running maximum is faster than argmax, which strides over the long axes.
+        labels, highest = np.zeros(regions[0, rows].shape, np.uint8), regions[0, rows]
+        for index, region in enumerate(regions[1:, rows], start=1):
+            labels[region > highest] = index
+            highest = np.maximum(highest, region)
+        picture[rows] = np.take(palette, labels, axis=0)
         if pixels is not None:
             grey = np.asarray(Image.fromarray(pixels[rows]).convert("L"))
             picture[rows] += grey[..., np.newaxis] // 2
@@ -363,35 +314,11 @@ def region_palette(count: int) -> Pixels:
 
     Beyond seven they come again, lighter and darker by turns.
     """
-    colours = np.empty((count, 3), np.uint8)
-    for region in range(count):
-        turn, place = divmod(region, len(_OKABE_ITO))
-        towards = 255 if turn % 2 else 0
-        share = (turn + 1) // 2 / 6
-        colour = np.array(_OKABE_ITO[place])
-        colours[region] = np.rint(colour + share * (towards - colour))
-    return colours
-
-
-def _strongest(regions: NDArray[np.float32]) -> Pixels:
-    """Return the index of the largest value along the first axis, the first where some are equal.
-
-    A running maximum is faster than argmax, which strides over the long axes.
-    """
-    labels = np.zeros(regions.shape[1:], np.uint8)
-    highest = regions[0]
-    for index, region in enumerate(regions[1:], start=1):
-        labels[region > highest] = index
-        highest = np.maximum(highest, region)
-    return labels
-
-
-def _require_same_size(pixels: Pixels, values: NDArray[Any]) -> None:
-    if pixels.shape != (*values.shape, 3):
-        raise InputError(
-            f"Cannot draw a map of shape {values.shape} on pixels of shape {pixels.shape}. "
-            "Give both at one size: (height, width) and (height, width, 3)."
-        )
+    turn, place = np.divmod(np.arange(count), len(_OKABE_ITO))
+    towards, share = np.where(turn % 2, 255, 0)[:, None], ((turn + 1) // 2 / 6)[:, None]
+    colours = np.array(_OKABE_ITO)[place]
+    palette: Pixels = np.rint(colours + share * (towards - colours)).astype(np.uint8)
+    return palette
 
 
 # Sheets
@@ -411,13 +338,7 @@ class Tile(NamedTuple):
 
 
 def tiled(headings: Sequence[str], rows: Sequence[Sequence[Tile]]) -> Image.Image:
-    """Lay out rows of tiles, one a heading; all take the shape of the first picture.
-
-    A caption too long for its tile keeps its end, where frame numbers are.
-
-    Returns:
-        An image of mode "RGB".
-    """
+    """Lay out rows of tiles, one a heading; all take the shape of the first picture."""
     from PIL import ImageDraw  # a photo needs no letters
 
     first = rows[0][0].picture
@@ -437,6 +358,7 @@ def tiled(headings: Sequence[str], rows: Sequence[Sequence[Tile]]) -> Image.Imag
 
 
 def _fitted(text: str, pen: "ImageDraw.ImageDraw") -> str:
+    """Return the end of a text, where frame numbers are, as far as it fits a tile."""
     # The font that comes with Pillow has no more letters than these for sure.
     text = text.encode("ascii", "replace").decode()
     if pen.textlength(text) <= TILE:
