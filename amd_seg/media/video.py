@@ -87,12 +87,11 @@ class Span:
     every: int = 1
 
     def __post_init__(self) -> None:
-        if self.start is not None and not self.start >= 0:
-            raise InputError(f"start is {self.start} s. Give a time of 0 or more.")
-        if self.end is not None and not self.end > (self.start or 0):
-            raise InputError(
-                f"end is {self.end} s, start {self.start or 0} s. End after the start."
-            )
+        start = self.start or 0
+        if not start >= 0:
+            raise InputError(f"start is {start} s. Give a time of 0 or more.")
+        if self.end is not None and not self.end > start:
+            raise InputError(f"end is {self.end} s, start {start} s. End after the start.")
         if self.every < 1:
             raise InputError(f"every is {self.every}. Give 1 for all frames, 2 for every second.")
 
@@ -117,40 +116,33 @@ class Span:
 
 EVERY_FRAME = Span()
 
-_BILINEAR = Image.Resampling.BILINEAR
-
 
 class FrameReader(ABC):
     """A clip, whatever form it has. Its files are open only while they are read."""
 
-    source: str
-    """How messages name the clip."""
-    span: Span
-    """The frames that iteration gives."""
-    width: int
-    """Of the frames as they are given, upright, in pixels."""
+    source: str  # how messages name the clip
+    span: Span  # the frames that iteration gives
+    width: int  # of the frames as they are given, upright, in pixels
     height: int
-    time_base: Fraction
-    """Times of frames are whole multiples of it, in seconds."""
-    frame_rate: Fraction | None = None
-    """Frames per second, on average where the rate varies; None when unknown."""
-    frame_count: int | None = None
-    """Frames that iteration gives; None when only reading tells."""
-    duration: float | None = None
-    """Of the whole clip, in seconds, as the file tells it; None when it does not."""
-    pixel_aspect: Fraction = Fraction(1)
-    """Width of a pixel, in its heights: 1 unless the clip is anamorphic."""
-    hdr: str | None = None
-    """"HLG" or "PQ" where frames were tone-mapped from it to BT.709."""
-    is_truncated: bool = False
-    """True once a pass has found that the end of the clip is missing."""
+    time_base: Fraction  # seconds, of which the times of frames are whole multiples
+    frame_rate: Fraction | None = None  # frames a second, on average where the rate varies
+    frame_count: int | None = None  # frames that iteration gives; None when only reading tells
+    duration: float | None = None  # of the whole clip, in seconds, as the file tells it
+    pixel_aspect = Fraction(1)  # width of a pixel, in its heights
+    hdr: str | None = None  # "HLG" or "PQ" where frames were tone-mapped from it to BT.709
+    is_truncated = False  # True once a pass has found that the end of the clip is missing
 
     def __iter__(self) -> Iterator[Frame]:
         return self.read(self.span)
 
-    @abstractmethod
     def read(self, span: Span) -> Iterator[Frame]:
         """Yield the frames of `span`, whatever span the reader was made for."""
+        with closing(self._moments()) as moments:
+            yield from span.pick(moments)
+
+    @abstractmethod
+    def _moments(self) -> Generator[Moment]:
+        """Yield all frames of the clip."""
 
     def __enter__(self) -> Self:
         return self
@@ -188,7 +180,18 @@ def open_video(
         return AnimatedImage(path, span=span, short_edge=short_edge)
     if os.path.isfile(path):
         return VideoReader(path, span=span, short_edge=short_edge)
-    images = list_frames(path) if os.path.isdir(path) else _matching_frames(name)
+    if os.path.isdir(path):
+        images = list_frames(path)
+    else:
+        images = sorted(map(Path, glob.glob(name)), key=natural_key)
+        if not images:
+            raise MediaError(f"Cannot read {name}: no such file. Check the path.")
+        others = [path for path in images if path.suffix.lower() not in CLIP_IMAGE_SUFFIXES]
+        if others:
+            raise MediaError(
+                f"Cannot read {name} as one clip: {others[0]} among its {len(images)} matches is "
+                "no image. Give a glob of frames, or one video at a time."
+            )
     return FrameFolder(images, source=name, frame_rate=frame_rate, span=span, short_edge=short_edge)
 
 
@@ -196,19 +199,6 @@ def list_frames(folder: Path) -> list[Path]:
     """Return the images directly in `folder`, in natural order."""
     images = (p for p in folder.iterdir() if p.suffix.lower() in FRAME_SUFFIXES)
     return sorted((p for p in images if not p.name.startswith(".")), key=natural_key)
-
-
-def _matching_frames(pattern: str) -> list[Path]:
-    matches = sorted(map(Path, glob.glob(pattern)), key=natural_key)
-    if not matches:
-        raise MediaError(f"Cannot read {pattern}: no such file. Check the path.")
-    others = [path for path in matches if path.suffix.lower() not in CLIP_IMAGE_SUFFIXES]
-    if others:
-        raise MediaError(
-            f"Cannot read {pattern} as one clip: {others[0]} among its {len(matches)} matches is "
-            "no image. Give a glob of frames, or one video at a time."
-        )
-    return matches
 
 
 def shrunk_size(width: int, height: int, short_edge: int | None) -> tuple[int, int]:
@@ -251,14 +241,13 @@ class FrameFolder(FrameReader):
             self._stored_size = first.size
             self.width, self.height = shrunk_size(*upright_size(first), short_edge)
 
-    def read(self, span: Span) -> Iterator[Frame]:
-        """Yield the frames of `span`, whatever span the reader was made for."""
-        moments = zip(self.timestamps(), self._images, strict=True)
-        return span.pick((time, partial(self._pixels, path)) for time, path in moments)
-
     def timestamps(self) -> list[float]:
         """Return the time of each frame of the clip, in seconds."""
         return [float(number * self.time_base) for number in range(len(self._images))]
+
+    def _moments(self) -> Generator[Moment]:
+        for time, path in zip(self.timestamps(), self._images, strict=True):
+            yield time, partial(self._pixels, path)
 
     def _pixels(self, path: Path) -> Pixels:
         with opened(path, max_pixels=MAX_FRAME_PIXELS) as image:
@@ -271,7 +260,7 @@ class FrameFolder(FrameReader):
             if self._short_edge is not None:
                 # A JPEG decoder halves on its way, in a fraction of the time.
                 image.draft("RGB", (2 * self._short_edge, 2 * self._short_edge))
-            return _pixels_of(image, str(path), self)
+            return _shrunk(image, str(path), self)
 
 
 class AnimatedImage(FrameReader):
@@ -296,38 +285,30 @@ class AnimatedImage(FrameReader):
             self.width, self.height = shrunk_size(*upright_size(image), short_edge)
             self.hdr = image.info.get("hdr", (None,))[0]
 
-    def read(self, span: Span) -> Iterator[Frame]:
-        """Yield the frames of `span`, whatever span the reader was made for."""
-        with opened(self._path, max_pixels=MAX_FRAME_PIXELS) as image:
-            yield from span.pick(self._moments(image))
-
-    def _moments(self, image: Image.Image) -> Iterator[Moment]:
+    def _moments(self) -> Generator[Moment]:
         milliseconds = 0.0
-        for number in range(self._frames):
-            try:
-                image.seek(number)
-                image.load()
-            except Exception as cause:
-                if number == 0:
-                    raise damaged(self.source, cause) from cause
-                self.is_truncated = True
-                logger.warning(
-                    "%s ends after %d of %d frames: %s. The frames before are used.",
-                    self.source, number, self._frames, cause,
-                )  # fmt: skip
-                return
-            yield milliseconds / 1000, partial(_pixels_of, image, self.source, self)
-            duration = image.info.get("duration") or 0
-            # Browsers and FFmpeg show one that asks for 10 ms or less for a tenth of a second.
-            milliseconds += duration if duration > 10 else 100
+        with opened(self._path, max_pixels=MAX_FRAME_PIXELS) as image:
+            for number in range(self._frames):
+                try:
+                    image.seek(number)
+                    image.load()
+                except Exception as cause:
+                    if number == 0:
+                        raise damaged(self.source, cause) from cause
+                    self.is_truncated = True
+                    logger.warning(
+                        "%s ends after %d of %d frames: %s. The frames before are used.",
+                        self.source, number, self._frames, cause,
+                    )  # fmt: skip
+                    return
+                yield milliseconds / 1000, partial(_shrunk, image, self.source, self)
+                duration = image.info.get("duration") or 0
+                # Browsers and FFmpeg show one that asks for 10 ms or less for a tenth of a second.
+                milliseconds += duration if duration > 10 else 100
 
 
 def count_frames(path: Path) -> int:
-    """Return how many frames an image holds, none of them decoded: 1 unless it is animated.
-
-    Raises:
-        MediaError: the file cannot be read.
-    """
+    """Return how many frames an image holds, none of them decoded: 1 unless it is animated."""
     with opened(path) as image:
         try:
             return int(getattr(image, "n_frames", 1))
@@ -335,14 +316,12 @@ def count_frames(path: Path) -> int:
             raise damaged(str(path), cause) from cause
 
 
-def _pixels_of(image: Image.Image, name: str, clip: FrameReader) -> Pixels:
-    try:
-        upright = Image.fromarray(decode_upright(image, name))
-    except InputError as cause:
-        raise MediaError(f"Cannot read {name}: {cause}") from cause
-    size = clip.width, clip.height
-    # Pillow widens the bilinear kernel by the factor, so nothing aliases.
-    return np.asarray(upright if upright.size == size else upright.resize(size, _BILINEAR))
+def _shrunk(image: Image.Image, name: str, clip: FrameReader) -> Pixels:
+    upright = Image.fromarray(decode_upright(image, name))
+    if upright.size != (clip.width, clip.height):
+        # Pillow widens the bilinear kernel by the factor, so nothing aliases.
+        upright = upright.resize((clip.width, clip.height), Image.Resampling.BILINEAR)
+    return np.asarray(upright)
 
 
 # Video files
@@ -397,10 +376,24 @@ class VideoReader(FrameReader):
             self.frame_rate = stream.average_rate or stream.guessed_rate
             self.time_base = stream.time_base or Fraction(1, av.time_base)
             self.frame_count = span.count(stream.frames or None)
-            self.duration = _duration(container, stream)
+            if stream.duration is not None and stream.time_base is not None:
+                self.duration = float(stream.duration * stream.time_base)
+            elif container.duration is not None:
+                self.duration = container.duration / av.time_base
             self._may_restart = container.format.name in _RESTARTING
-            self._tells_a_loss = _tells_a_loss(container, stream, self.source)
-            first = self._first_frame(container, stream)
+            # Frames that end before the duration mean a loss only where sound cannot outlast them.
+            self._tells_a_loss = stream.duration is not None or len(container.streams) == 1
+            if container.format.name in ("matroska,webm", "avi"):
+                # Their frames need not tell how long they stay; in Matroska sound may outlast them.
+                self._tells_a_loss = _is_cut_short(self.source)
+            # One thread: the others would decode frames that nobody looks at.
+            decoder, damage = _decoder(stream, threads=1), list[str]()
+            first = next(_decoded(Clock(container).packets(stream), decoder, damage.append), None)
+            if first is None:
+                raise MediaError(
+                    f"Cannot read {self.source}: no frame can be decoded "
+                    f"({next(iter(damage), 'it holds none')}). Give an intact file."
+                )
             # A file that does not know its aspect says 0; a damaged one says anything.
             aspect = stream.sample_aspect_ratio or Fraction(1)
             aspect = aspect if Fraction(1, 8) <= aspect <= 8 else Fraction(1)
@@ -420,8 +413,7 @@ class VideoReader(FrameReader):
                     yield from span.pick(chain([first], moments))
                     return
         # Some formats land behind the time that was sought: then all is read.
-        with closing(self._moments()) as moments:
-            yield from span.pick(moments)
+        yield from super().read(span)
 
     def timestamps(self) -> list[float]:
         """Return the time of each frame of the clip, in seconds, without decoding any.
@@ -435,8 +427,8 @@ class VideoReader(FrameReader):
         with open_container(self.source) as container, suppress(FFmpegError):
             stream = video_stream(container, self.source)
             base = float(stream.time_base or 0)
-            for packet in Clock(container).packets():
-                if packet.stream.index != stream.index or not packet.size or packet.is_discard:
+            for packet in Clock(container).packets(stream):
+                if not packet.size or packet.is_discard:
                     continue
                 if packet.pts is None:
                     raise MediaError(
@@ -457,24 +449,6 @@ class VideoReader(FrameReader):
                     pass
         return not clock.steps
 
-    def _first_frame(self, container: InputContainer, stream: VideoStream) -> VideoFrame:
-        # One thread: the others would decode frames that nobody looks at.
-        decoder = _decoder(stream, threads=1)
-        damage: FFmpegError | None = None
-        try:
-            for packet in container.demux(stream):
-                try:
-                    for frame in decoder.decode(packet):
-                        return frame
-                except FFmpegError as cause:
-                    damage = damage or cause
-        except FFmpegError as cause:
-            damage = damage or cause
-        reason = fault(damage) if damage else "it holds none"
-        raise MediaError(
-            f"Cannot read {self.source}: no frame can be decoded ({reason}). Give an intact file."
-        ) from damage
-
     def _moments(self, seek_to: float = 0.0) -> Generator[Moment]:
         with open_container(self.source) as container:
             stream = video_stream(container, self.source)
@@ -483,7 +457,8 @@ class VideoReader(FrameReader):
             period = float(1 / self.frame_rate) if self.frame_rate else 0.0
             time, shown, reformatter = -period, period, VideoReformatter()
             clock, is_first = Clock(container), True
-            for frame in self._decode(clock, stream):
+            decoder = _decoder(stream, self._threads)
+            for frame in _decoded(clock.packets(stream), decoder, self._truncate):
                 # Some old files have no timestamps: then frames follow each other at the rate.
                 timed = frame.pts is not None and frame.time_base is not None
                 stamp = frame.time - self.start_time if timed else time + period
@@ -493,32 +468,18 @@ class VideoReader(FrameReader):
                 # The last picture of a slide show stays for longer than a frame does on average.
                 shown = float((frame.duration or 0) * (frame.time_base or 0)) or period
                 yield time, partial(self._pixels, frame, reformatter)
+        self.end = time + shown
         if clock.steps:  # Then its duration means nothing.
             steps = ", ".join(f"{step:+.1f} s" for step in clock.steps)
             logger.info("%s: its clock steps by %s. Times go on over that.", self.source, steps)
-            self.end = time + shown
-            return
-        # Of a file with B-frames, what a frame shows of its own duration may be that of another.
-        self.end = None if self.duration is None else min(time + shown, self.duration)
-        if self.duration is None:
-            return
-        missing = self.duration - (time + max(shown, period))
-        if self._tells_a_loss and time >= 0 and missing > max(2 * period, 0.1):
-            self._truncate(f"{missing:.2f} s of {self.duration:.2f} s are missing")
-
-    def _decode(self, clock: "Clock", stream: VideoStream) -> Iterator[VideoFrame]:
-        decoder = _decoder(stream, self._threads)
-        try:
-            for packet in clock.packets():
-                if packet.stream.index != stream.index:
-                    continue
-                try:
-                    yield from decoder.decode(packet)
-                except FFmpegError as cause:
-                    # What follows a broken packet can often be decoded again.
-                    self._truncate(fault(cause))
-        except FFmpegError as cause:
-            self._truncate(fault(cause))
+        elif self.duration is None:
+            self.end = None
+        else:
+            # With B-frames, what a frame shows of its own duration may be that of another.
+            self.end = min(self.end, self.duration)
+            missing = self.duration - (time + max(shown, period))
+            if self._tells_a_loss and time >= 0 and missing > max(2 * period, 0.1):
+                self._truncate(f"{missing:.2f} s of {self.duration:.2f} s are missing")
 
     def _truncate(self, reason: str) -> None:
         if not self.is_truncated:
@@ -530,7 +491,9 @@ class VideoReader(FrameReader):
         if self.orientation in TURNED:
             width, height = height, width
         is_wide = frame.color_trc in HDR or frame.color_primaries == BT2020
-        layout = "rgb48le" if is_wide else "rgba" if _has_alpha(frame) else "rgb24"
+        kind = frame.format
+        has_alpha = kind.has_palette or any(part.is_alpha for part in kind.components)
+        layout = "rgb48le" if is_wide else "rgba" if has_alpha else "rgb24"
         # FFmpeg widens this kernel when it shrinks: stripes of one pixel come out even, as they do
         # not with its AREA. One thread: more of them cost three times what they save.
         pixels: NDArray[Any] = reformatter.reformat(
@@ -570,8 +533,8 @@ class Clock:
         # Of each stream, its last time and how long a packet lasts.
         self._last: dict[int, tuple[float, float]] = {}
 
-    def packets(self) -> Iterator[AnyPacket]:
-        """Yield the packets of all streams, in the order of the file."""
+    def packets(self, wanted: Stream | None = None) -> Iterator[AnyPacket]:
+        """Yield the packets of one stream, or of all, in the order of the file."""
         for packet in self._container.demux():
             base = packet.time_base
             if packet.dts is not None and packet.stream.type in ("video", "audio"):
@@ -581,7 +544,8 @@ class Clock:
                 ticks = round(self._offset / base)
                 packet.pts = None if packet.pts is None else packet.pts + ticks
                 packet.dts = None if packet.dts is None else packet.dts + ticks
-            yield packet
+            if wanted is None or packet.stream.index == wanted.index:
+                yield packet
 
     def _follow(self, stream: int, stamp: float, duration: float) -> None:
         time = stamp + self._offset
@@ -610,9 +574,9 @@ def open_container(source: str | PathLike[str]) -> InputContainer:
     if path.stat().st_size == 0:
         raise MediaError(f"Cannot read {path}: the file is empty. Give a video file.")
     try:
-        allowed = {"format_whitelist": ",".join(DEMUXERS)}
         # Whole, for FFmpeg takes what stands before a colon, as in 12:30.mp4, for a protocol.
-        return av.open(os.path.abspath(source), mode="r", options=allowed)
+        name = os.path.abspath(source)
+        return av.open(name, mode="r", options={"format_whitelist": ",".join(DEMUXERS)})
     except (FFmpegError, UnicodeDecodeError) as cause:
         raise MediaError(
             f"Cannot read {path}: it is not a video that FFmpeg knows ({fault(cause)}). "
@@ -649,7 +613,7 @@ def video_stream(container: InputContainer, source: str) -> VideoStream:
 
 
 def _decoder(stream: VideoStream, threads: int | None) -> VideoCodecContext:
-    """Return what decodes a stream, with its alpha."""
+    """Return the decoder of a stream, one that keeps alpha."""
     decoder = stream.codec_context
     if stream.metadata.get("alpha_mode") == "1" and decoder.name in _ALPHA_DECODERS:
         name = _ALPHA_DECODERS[decoder.name]
@@ -658,6 +622,21 @@ def _decoder(stream: VideoStream, threads: int | None) -> VideoCodecContext:
     decoder.thread_type = "NONE" if threads == 1 else "AUTO"
     decoder.thread_count = threads or 0
     return decoder
+
+
+def _decoded(
+    packets: Iterable[AnyPacket], decoder: VideoCodecContext, tell: Callable[[str], None]
+) -> Iterator[VideoFrame]:
+    """Yield the frames that can be decoded, and `tell` what cannot."""
+    try:
+        for packet in packets:
+            try:
+                yield from decoder.decode(packet)
+            except FFmpegError as cause:
+                # What follows a broken packet can often be decoded again.
+                tell(fault(cause))
+    except FFmpegError as cause:
+        tell(fault(cause))
 
 
 def seek(container: InputContainer, timestamp: float, stream: VideoStream | None = None) -> None:
@@ -674,21 +653,6 @@ def seek(container: InputContainer, timestamp: float, stream: VideoStream | None
 def fault(error: Exception) -> str:
     """Return what FFmpeg says of an error, in its own words."""
     return str(getattr(error, "strerror", None) or error)
-
-
-def _duration(container: InputContainer, stream: VideoStream) -> float | None:
-    if stream.duration is not None and stream.time_base is not None:
-        return float(stream.duration * stream.time_base)
-    return container.duration / av.time_base if container.duration is not None else None
-
-
-def _tells_a_loss(container: InputContainer, stream: VideoStream, source: str) -> bool:
-    """Tell whether frames that end before the clip's duration mean that some are lost."""
-    if container.format.name in ("matroska,webm", "avi"):
-        # Their frames need not tell how long they stay; in Matroska sound may outlast them too.
-        return _is_cut_short(source)
-    # Else the longest stream sets the duration, and sound may outlast the picture.
-    return stream.duration is not None or len(container.streams) == 1
 
 
 def _is_cut_short(source: str) -> bool:
@@ -725,7 +689,3 @@ def _orientation(frame: VideoFrame) -> int:
     if abs(a) + abs(d) >= abs(b) + abs(c):
         return (1, 2, 4, 3)[(a < 0) + 2 * (d < 0)]
     return (5, 6, 8, 7)[(c < 0) + 2 * (b < 0)]
-
-
-def _has_alpha(frame: VideoFrame) -> bool:
-    return frame.format.has_palette or any(c.is_alpha for c in frame.format.components)
