@@ -11,14 +11,10 @@ Result = TypeVar("Result")
 
 
 def read_ahead(items: Iterable[Item], *, ahead: int) -> Generator[Item, None, None]:
-    """Yield `items` in their order, taken by one thread ahead of the caller.
+    """Yield `items` in their order, taken by one thread, up to `ahead` of them before the caller.
 
-    Args:
-        items: what the thread takes; a generator is closed at the end.
-        ahead: items that may wait for the caller, 1 or more.
-
-    An exception of `items` is raised in its place; closing the iterator waits for the item that
-    is under way.
+    An exception of `items` is raised in its place. Closing the iterator waits for the item that is
+    under way, and closes a generator.
     """
     iterator, end = iter(items), object()
     with ThreadPoolExecutor(1) as pool:

@@ -31,16 +31,17 @@ def start_worker(_: int = 0) -> None:
     Thread(target=watch, daemon=True).start()
 
 
+def _start_in_pool(has_begun: Event) -> None:
+    start_worker()
+    has_begun.set()
+
+
 @contextmanager
 def worker_pool(workers: int, *, job: str) -> Iterator[ProcessPoolExecutor]:
     """Give a pool of processes; on an error or a signal they end at once, with what they do.
 
-    Args:
-        workers: how many.
-        job: what they do, for messages: "look for targets".
-
     Raises:
-        DeviceError: one of them was killed, or could not begin.
+        DeviceError: one of them was killed, or could not begin; `job` says what they do.
     """
     # Forked processes would inherit the locks of torch's threads.
     context, others = get_context("spawn"), set(active_children())
@@ -53,19 +54,13 @@ def worker_pool(workers: int, *, job: str) -> Iterator[ProcessPoolExecutor]:
             process.terminate()
         if not isinstance(error, BrokenProcessPool):
             raise
-        if has_begun.is_set():
-            raise DeviceError(
-                f"One of {workers} processes that {job} was killed by the system, as happens "
-                "where memory runs out. Free some memory, or use fewer processes."
-            ) from error
-        raise DeviceError(
-            f"The processes that {job} could not begin. Each imports the script that was run: put "
-            'the call that starts them below `if __name__ == "__main__":` in a file.'
-        ) from error
+        fault = (
+            f"One of {workers} processes that {job} was killed by the system, as happens "
+            "where memory runs out. Free some memory, or use fewer processes."
+            if has_begun.is_set()
+            else f"The processes that {job} could not begin. Each imports the script that was run: "
+            'put the call that starts them below `if __name__ == "__main__":` in a file.'
+        )
+        raise DeviceError(fault) from error
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _start_in_pool(has_begun: Event) -> None:
-    start_worker()
-    has_begun.set()
