@@ -8,7 +8,6 @@ import resource
 import struct
 import subprocess
 import sys
-import warnings
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,33 +15,34 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image, ImageCms, ImageOps
 
-from amd_seg.errors import AmdSegError, InputError, MediaError
+from amd_seg.errors import InputError, MediaError
 from amd_seg.media.files import find_images, natural_key, write_atomically
-from amd_seg.media.images import (
-    Photo,
-    photo_from_array,
-    read_image,
-    save_image,
-)
+from amd_seg.media.images import photo_from_array, read_image, save_image
 from tests.clips import PATCHES, pq_patches
 
 WIDTH, HEIGHT = 24, 16
 COLOUR = (200, 100, 50)
+LOSSLESS, LOSSY = 0.51, 4.0
 
 
-def mean_colour(photo: Photo) -> list[float]:
-    assert photo.pixels.dtype == np.uint8
-    assert photo.pixels.shape == (HEIGHT, WIDTH, 3)
-    return photo.pixels.reshape(-1, 3).mean(axis=0).tolist()
+def mean_colour(source: object) -> list[float]:
+    pixels = read_image(source).pixels  # type: ignore[arg-type]
+    assert pixels.dtype == np.uint8
+    assert pixels.shape == (HEIGHT, WIDTH, 3)
+    return pixels.reshape(-1, 3).mean(axis=0).tolist()
 
 
-def plain(mode: str, value: object) -> Image.Image:
+def plain(mode: str = "RGB", value: object = COLOUR) -> Image.Image:
     return Image.new(mode, (WIDTH, HEIGHT), value)  # type: ignore[arg-type]
+
+
+def noise(edge: int = 64) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (edge, edge, 3), np.uint8))
 
 
 def encoded(image: Image.Image, form: str, **options: object) -> bytes:
@@ -73,19 +73,18 @@ def raw_png(
 
 
 def raw_tiff(
-    pixels: bytes, *, bands: int, depth: int, photometric: int, sample_format: int = 1
+    pixels: bytes, depth: int, *, bands: int = 1, photometric: int = 1, sample_format: int = 1
 ) -> bytes:
     """A TIFF of any header, uncompressed, in one strip: Pillow itself writes few kinds.
 
     Args:
         pixels: some whole pixels, which are repeated.
-        bands: values of a pixel.
         depth: bits of a value.
+        bands: values of a pixel.
         photometric: 0 where white is 0, 1 where black is, 2 for RGB.
         sample_format: 1 for counting numbers, 3 for floats.
     """
     data = (pixels * WIDTH * HEIGHT)[: WIDTH * HEIGHT * bands * depth // 8]
-    depths = struct.pack("<3H", *[depth] * 3)
     short, long = 3, 4
     entries = (
         *((256, short, 1, WIDTH), (257, short, 1, HEIGHT)),
@@ -95,17 +94,17 @@ def raw_tiff(
         (339, short, 1, sample_format),
     )
     directory = b"".join(struct.pack("<HHII", *entry) for entry in entries)
-    header = b"II*\0" + struct.pack("<I", 14 + len(data)) + depths
+    header = b"II*\0" + struct.pack("<I", 14 + len(data)) + struct.pack("<3H", *[depth] * 3)
     return header + data + struct.pack("<H", len(entries)) + directory + bytes(4)
 
 
 def two_frames(form: str) -> bytes:
-    first, second = plain("RGB", COLOUR), plain("RGB", (0, 0, 255))
-    return encoded(first, form, save_all=True, append_images=[second], duration=100)
+    second = plain(value=(0, 0, 255))
+    return encoded(plain(), form, save_all=True, append_images=[second], duration=100)
 
 
-def palette_with_clear_half() -> Image.Image:
-    """Left half the colour, right half an index that is transparent."""
+def half_palette() -> Image.Image:
+    """Left half the colour, right half an index that files call transparent."""
     indices = np.zeros((HEIGHT, WIDTH), np.uint8)
     indices[:, WIDTH // 2 :] = 1
     image = Image.fromarray(indices)
@@ -113,16 +112,8 @@ def palette_with_clear_half() -> Image.Image:
     return image
 
 
-LOSSLESS, LOSSY = 0.51, 4.0
 OVER_GREY = [(c * 100 + 128 * 155) / 255 for c in COLOUR]
 HALF_CLEAR = [(c + 128) / 2 for c in COLOUR]
-
-
-def grey_tiff(pixels: bytes, depth: int, *, white_is_0: bool = False) -> bytes:
-    return raw_tiff(pixels, bands=1, depth=depth, photometric=0 if white_is_0 else 1)
-
-
-HALF_PALETTE = palette_with_clear_half()
 WIDE = tuple(c * 257 for c in COLOUR)
 
 # What `MODES` below does not make. Name: (bytes of the file, mean colour, tolerance).
@@ -133,25 +124,20 @@ FILES: dict[str, tuple[bytes, object, float]] = {
     "png animated": (two_frames("PNG"), COLOUR, 0),
     "tiff pages": (two_frames("TIFF"), COLOUR, 0),
     "png RGBA clear": (encoded(plain("RGBA", (*COLOUR, 0)), "PNG"), (128,) * 3, 0),
-    "png P": (encoded(HALF_PALETTE, "PNG"), [227.5, 177.5, 152.5], 0),
-    "png P one clear": (encoded(HALF_PALETTE, "PNG", transparency=1), HALF_CLEAR, LOSSLESS),
-    "png P soft": (encoded(HALF_PALETTE, "PNG", transparency=b"\xff\0"), HALF_CLEAR, LOSSLESS),
-    "gif P clear": (encoded(HALF_PALETTE, "GIF", transparency=1), HALF_CLEAR, LOSSLESS),
+    "png P": (encoded(half_palette(), "PNG"), [227.5, 177.5, 152.5], 0),
+    "png P one clear": (encoded(half_palette(), "PNG", transparency=1), HALF_CLEAR, LOSSLESS),
+    "png P soft": (encoded(half_palette(), "PNG", transparency=b"\xff\0"), HALF_CLEAR, LOSSLESS),
+    "gif P clear": (encoded(half_palette(), "GIF", transparency=1), HALF_CLEAR, LOSSLESS),
     "png RGB 16": (raw_png(16, 2, struct.pack(">3H", *WIDE)), COLOUR, 0),
     "png RGBA 16": (raw_png(16, 6, struct.pack(">4H", *WIDE, 25700)), OVER_GREY, LOSSLESS),
     "png LA 16": (raw_png(16, 4, struct.pack(">2H", 51400, 25700)), (OVER_GREY[0],) * 3, LOSSLESS),
     "tiff I;16B": (encoded(plain("I;16B", 25700), "TIFF"), (100,) * 3, 0),
-    "tiff RGB 16": (
-        raw_tiff(struct.pack("<3H", *WIDE), bands=3, depth=16, photometric=2),
-        COLOUR,
-        0,
-    ),
-    # Two pixels of 1606 in 12 bits.
-    "tiff 12 bits": (grey_tiff(b"\x64\x66\x46", 12), (100,) * 3, 0),
-    "tiff L white is 0": (grey_tiff(b"\x9b", 8, white_is_0=True), (100,) * 3, 0),
-    "tiff I;16 white is 0": (grey_tiff(b"\x9b\x9b", 16, white_is_0=True), (100,) * 3, 0),
-    "png damaged EXIF": (encoded(plain("RGB", COLOUR), "PNG", exif=b"Exif\0\0no"), COLOUR, 0),
-    "tiff lzw": (encoded(plain("RGB", COLOUR), "TIFF", compression="tiff_lzw"), COLOUR, 0),
+    "tiff RGB 16": (raw_tiff(struct.pack("<3H", *WIDE), 16, bands=3, photometric=2), COLOUR, 0),
+    "tiff 12 bits": (raw_tiff(b"\x64\x66\x46", 12), (100,) * 3, 0),  # two pixels of 1606
+    "tiff L white is 0": (raw_tiff(b"\x9b", 8, photometric=0), (100,) * 3, 0),
+    "tiff I;16 white is 0": (raw_tiff(b"\x9b\x9b", 16, photometric=0), (100,) * 3, 0),
+    "png damaged EXIF": (encoded(plain(), "PNG", exif=b"Exif\0\0no"), COLOUR, 0),
+    "tiff lzw": (encoded(plain(), "TIFF", compression="tiff_lzw"), COLOUR, 0),
 }
 
 
@@ -160,10 +146,8 @@ def test_every_pixel_type_comes_out_with_its_colour(name: str, tmp_path: Path) -
     data, colour, tolerance = FILES[name]
     path = tmp_path / "photo"
     path.write_bytes(data)
-    assert mean_colour(read_image(path)) == pytest.approx(colour, abs=tolerance)
-    assert mean_colour(read_image(data)) == pytest.approx(colour, abs=tolerance)
-    with Image.open(path) as image:
-        assert mean_colour(read_image(image)) == pytest.approx(colour, abs=tolerance)
+    for source in (path, data, Image.open(io.BytesIO(data))):
+        assert mean_colour(source) == pytest.approx(colour, abs=tolerance)
 
 
 # mode: a value, and the colour that it is
@@ -179,6 +163,8 @@ MODES: dict[str, tuple[object, object]] = {
     "CMYK": ((55, 155, 205, 0), COLOUR),
     "YCbCr": ((124, 86, 182), COLOUR),
     "LAB": ((138, 164, 174), COLOUR),
+    "HSV": ((0, 255, 200), (200, 0, 0)),
+    "RGBa": ((100, 50, 25, 128), (164, 114, 89)),
     "I;16": (25700, (100,) * 3),
     "I": (25700, (100,) * 3),
     "F": (0.2, (51,) * 3),
@@ -194,15 +180,8 @@ WRITABLE = {
     "JPEG2000": "L LA RGB RGBA YCbCr I;16",
     "PPM": "1 L RGB I;16 I F",
     "QOI": "RGB RGBA",
+    "": "HSV RGBa",  # of PIL images alone
 }
-
-
-def test_pil_images_of_modes_that_no_file_has() -> None:
-    for mode, value, colour in (
-        ("HSV", (0, 255, 200), (200, 0, 0)),
-        ("RGBa", (100, 50, 25, 128), (164, 114, 89)),
-    ):
-        assert mean_colour(read_image(plain(mode, value))) == pytest.approx(colour, abs=1)
 
 
 @pytest.mark.parametrize("form", WRITABLE)
@@ -212,12 +191,15 @@ def test_every_mode_of_every_format_keeps_its_colour(form: str) -> None:
         image = plain(mode, value)
         if mode in ("P", "PA"):
             image.putpalette([*COLOUR, 255, 255, 255])
-        options = {"save_all": False, **({"quality": 95} if form in ("JPEG", "WEBP") else {})}
-        data = encoded(image, form, **options)
-        is_exact = form not in ("JPEG", "WEBP", "AVIF", "JPEG2000") and mode not in ("YCbCr", "LAB")
-        for source in (data, Image.open(io.BytesIO(data))):
-            found = mean_colour(read_image(source))
-            assert found == pytest.approx(colour, abs=LOSSLESS if is_exact else LOSSY), mode
+        sources: list[object] = [image]
+        if form:
+            options = {"save_all": False, **({"quality": 95} if form in ("JPEG", "WEBP") else {})}
+            data = encoded(image, form, **options)
+            sources = [data, Image.open(io.BytesIO(data))]
+        is_exact = form not in ("", "JPEG", "WEBP", "AVIF", "JPEG2000")
+        tolerance = LOSSLESS if is_exact and mode not in ("YCbCr", "LAB") else LOSSY
+        for source in sources:
+            assert mean_colour(source) == pytest.approx(colour, abs=tolerance), mode
 
 
 def test_16_bit_values_are_scaled_and_not_clipped() -> None:
@@ -229,77 +211,58 @@ def test_16_bit_values_are_scaled_and_not_clipped() -> None:
 @pytest.mark.parametrize(
     ("depth", "pixels", "clear", "others"),
     [
-        (1, b"\x55", 0, 255),
-        (2, b"\x77", 1, 255),
-        (4, b"\x3f", 3, 255),
-        (8, b"\x3c\xff", 0x3C, 255),
-        (16, b"\x3c\x01\x3c\x02", 0x3C01, 60),
+        (1, b"\x55", (0,), 255),
+        (2, b"\x77", (1,), 255),
+        (4, b"\x3f", (3,), 255),
+        (8, b"\x3c\xff", (0x3C,), 255),
+        (16, b"\x3c\x01\x3c\x02", (0x3C01,), 60),
+        (8, b"\x12\xc0\x20\x12\xc0\x21", (0x12, 0xC0, 0x20), (0x12, 0xC0, 0x21)),
+        # The two colours are one in 8 bits.
+        (16, b"\x40\x12\x40\xc0\x40\x20\x40\x12\x40\xc0\x40\x21", (0x4012, 0x40C0, 0x4020), 0x40),
     ],
 )
-def test_the_one_clear_grey_of_a_png_is_in_the_depth_of_the_file(
-    depth: int, pixels: bytes, clear: int, others: int
+def test_the_one_clear_colour_of_a_png_is_in_the_depth_of_the_file(
+    depth: int, pixels: bytes, clear: tuple[int, ...], others: object
 ) -> None:
-    data = raw_png(depth, 0, pixels, clear=struct.pack(">H", clear))
+    trns = struct.pack(f">{len(clear)}H", *clear)
+    data = raw_png(depth, 2 if len(clear) == 3 else 0, pixels, clear=trns)
     for source in (data, io.BytesIO(data), Image.open(io.BytesIO(data))):
         found = read_image(source).pixels
         assert (found[:, ::2] == 128).all()
         assert (found[:, 1::2] == others).all()
 
 
-def test_clear_pixels_of_other_depths_are_grey() -> None:
-    for name, white in (("rgb16_trns.png", (4, 50)), ("grey2_trns.png", (50, 50))):
-        pixels = read_image(Path(__file__).parent / "cases" / name).pixels
-        assert pixels[32, 8].tolist() == [128, 128, 128]
-        assert pixels[white].tolist() == [255, 255, 255]
-
-
-@pytest.mark.parametrize("depth", [8, 16])
-def test_the_one_clear_colour_of_a_png_is_in_the_depth_of_the_file(depth: int) -> None:
-    kind = ">3H" if depth == 16 else ">3B"
-    clear, near = (0x12, 0xC0, 0x20), (0x12, 0xC0, 0x21)  # The same in 8 bits for 16.
-    scale = 0 if depth == 8 else 0x4000
-    clear, near = (tuple(value + scale for value in colour) for colour in (clear, near))
-    pixels = struct.pack(kind, *clear) + struct.pack(kind, *near)
-    data = raw_png(depth, 2, pixels, clear=struct.pack(">3H", *clear))
-    for source in (data, Image.open(io.BytesIO(data))):
-        found = read_image(source).pixels
-        assert (found[:, ::2] == 128).all()
-        assert (found[:, 1::2] == (near if depth == 8 else (0x40,) * 3)).all()
-
-
 def test_a_stream_is_read_from_its_beginning(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     stream = io.BytesIO()
-    plain("RGB", COLOUR).save(stream, "PNG")  # It stands at its end now.
+    plain().save(stream, "PNG")  # It stands at its end now.
     path.write_bytes(stream.getvalue())
     with open(path, "rb") as file:
         for source in (stream, file, memoryview(stream.getvalue())):
-            assert mean_colour(read_image(source)) == pytest.approx(COLOUR)
+            assert mean_colour(source) == pytest.approx(COLOUR)
     with open(path, encoding="latin-1") as text, pytest.raises(InputError, match="in binary mode"):
-        read_image(text)
+        read_image(text)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("value", [1.5, -0.1, float("nan"), float("inf")])
-def test_floats_outside_their_range_are_refused(value: float) -> None:
-    with pytest.raises(MediaError, match=r"outside 0\.\.1\. Scale them"):
-        read_image(encoded(plain("F", value), "TIFF"))
+UNKNOWN = r"kind of pixels is not known here\. Save it as RGB"
+FLOATS, WIDE_INTEGERS = r"outside 0\.\.1\. Scale them", r"outside 0\.\.65535\. Scale them"
 
 
-@pytest.mark.parametrize(("bands", "depth", "kind"), [(3, 32, "<3f"), (1, 64, "<d")])
-def test_pixels_that_pillow_does_not_know_are_not_called_damage(
-    bands: int, depth: int, kind: str
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        *((encoded(plain("F", v), "TIFF"), FLOATS) for v in (1.5, -0.1, np.nan, np.inf)),
+        *((encoded(plain("I", value), "TIFF"), WIDE_INTEGERS) for value in (-1, 70000)),
+        (raw_tiff(struct.pack("<3f", *[0.2] * 3), 32, bands=3, photometric=2, sample_format=3),
+         UNKNOWN),
+        (raw_tiff(struct.pack("<d", 0.2), 64, sample_format=3), UNKNOWN),
+    ],
+)  # fmt: skip
+def test_values_out_of_range_and_pixels_that_pillow_does_not_know_are_refused(
+    data: bytes, message: str
 ) -> None:
-    data = struct.pack(kind, *[0.2] * bands)
-    photometric = 2 if bands == 3 else 1
-    tiff = raw_tiff(data, bands=bands, depth=depth, photometric=photometric, sample_format=3)
-    with pytest.raises(MediaError, match=r"kind of pixels is not known here\. Save it as RGB"):
-        read_image(tiff)
-
-
-@pytest.mark.parametrize("value", [-1, 70000])
-def test_32_bit_values_outside_their_range_are_refused(value: int) -> None:
-    with pytest.raises(MediaError, match=r"outside 0\.\.65535\. Scale them"):
-        read_image(encoded(plain("I", value), "TIFF"))
+    with pytest.raises(MediaError, match=message):
+        read_image(data)
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF"])
@@ -311,8 +274,7 @@ def test_exif_orientation_is_applied(form: str, orientation: int) -> None:
     image = Image.fromarray(values)
     exif = Image.Exif()
     exif[0x0112] = orientation
-    options = {"exif": exif, **({"lossless": True} if form == "WEBP" else {})}
-    data = encoded(image, form, **options)
+    data = encoded(image, form, exif=exif, **({"lossless": True} if form == "WEBP" else {}))
     image.getexif()[0x0112] = orientation
     expected = np.asarray(ImageOps.exif_transpose(image)).astype(int)
     pixels = read_image(data).pixels
@@ -323,49 +285,45 @@ def test_exif_orientation_is_applied(form: str, orientation: int) -> None:
 
 
 def test_many_blocks_of_rows_make_one_photo(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("amd_seg.media.images.BLOCK_PIXELS", 3 * WIDTH)
-    values = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
-    image = Image.fromarray(values)
-    image.getexif()[0x0112] = 6
-    np.testing.assert_array_equal(
-        read_image(image).pixels, np.asarray(ImageOps.exif_transpose(image))
-    )
+    monkeypatch.setattr("amd_seg.media.images.BLOCK_PIXELS", 100)
+    image = noise()
+    values = np.asarray(image)
     np.testing.assert_array_equal(photo_from_array(values).pixels, values)
+    image.getexif()[0x0112] = 6
+    upright = np.asarray(ImageOps.exif_transpose(image))
+    np.testing.assert_array_equal(read_image(image).pixels, upright)
 
 
-def test_a_profile_is_kept_only_where_it_describes_rgb() -> None:
+def test_a_profile_is_kept_only_where_it_describes_rgb(tmp_path: Path) -> None:
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    rgb = read_image(encoded(plain("RGB", COLOUR), "JPEG", icc_profile=profile))
-    assert rgb.icc_profile == profile
+    assert read_image(encoded(plain(), "JPEG", icc_profile=profile)).icc_profile == profile
     for_ink = profile[:16] + b"CMYK" + profile[20:]
     ink = read_image(encoded(plain("CMYK", 0), "JPEG", icc_profile=for_ink))
     assert ink.icc_profile is None
+    for mode, kept in (("RGBA", profile), ("L", None)):
+        save_image(plain(mode, 0), tmp_path / "a.png", icc_profile=profile)
+        assert read_image(tmp_path / "a.png").icc_profile == kept
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "TIFF", "BMP"])
-def test_resolution_goes_with_the_photo(form: str, tmp_path: Path) -> None:
-    photo = read_image(encoded(plain("RGB", COLOUR), form, dpi=(300, 150)))
+def test_resolution_goes_with_the_photo_and_turns_with_it(form: str, tmp_path: Path) -> None:
+    photo = read_image(encoded(plain(), form, dpi=(300, 150)))
     assert photo.resolution == pytest.approx((300, 150), abs=0.1)
     path = tmp_path / f"out.{form.lower()}"
     save_image(Image.fromarray(photo.pixels), path, resolution=photo.resolution)
     assert read_image(path).resolution == pytest.approx((300, 150), abs=0.1)
-
-
-@pytest.mark.parametrize("form", ["JPEG", "PNG", "TIFF"])
-def test_a_turned_photo_s_resolution_turns_with_it(form: str) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
-    photo = read_image(encoded(plain("RGB", COLOUR), form, dpi=(300, 150), exif=exif))
-    assert photo.pixels.shape == (WIDTH, HEIGHT, 3)
-    assert photo.resolution == pytest.approx((150, 300), abs=0.1)
+    if form != "BMP":
+        turned = read_image(encoded(plain(), form, dpi=(300, 150), exif=exif))
+        assert turned.resolution == pytest.approx((150, 300), abs=0.1)
 
 
 @pytest.mark.parametrize("dpi", [(0, 0), (1e9, 300), (float("nan"), 300), "ab", 7, (300,), None])
 def test_a_resolution_that_means_nothing_is_left_out(dpi: object) -> None:
-    image = plain("RGB", COLOUR)
+    image = plain()
     image.info["dpi"] = dpi
     assert read_image(image).resolution is None
-    assert read_image(plain("RGB", COLOUR)).resolution is None
 
 
 @pytest.mark.parametrize("form", ["AVIF", "GIF", "PNG", "WEBP", "TIFF"])
@@ -373,7 +331,7 @@ def test_of_an_animation_it_is_said_that_the_first_frame_is_taken(
     form: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, "amd_seg"):
-        read_image(encoded(plain("RGB", COLOUR), form))
+        read_image(encoded(plain(), form))
         assert caplog.messages == []
         read_image(two_frames(form))
     (message,) = caplog.messages
@@ -387,18 +345,16 @@ def test_hdr_is_shown_as_bt709(suffix: str, alpha: bool, tmp_path: Path) -> None
     clear = np.full((128, 192, 1), 255, np.uint8)
     clear[:32] = 0
     image = Image.fromarray(np.dstack((pixels, clear)) if alpha else pixels)
-    path = tmp_path / f"photo{suffix}"
-    options = {"quality": 100, "subsampling": "4:4:4"} if suffix == ".avif" else {}
-    image.save(path, **options)
-    data = path.read_bytes()
     if suffix == ".avif":
+        data = encoded(image, "AVIF", quality=100, subsampling="4:4:4")
         # Primaries, transfer: from sRGB's to those of BT.2020 and PQ.
-        written = data.replace(b"colrnclx\0\x01\0\x0d", b"colrnclx\0\x09\0\x10")
+        hdr = data.replace(b"colrnclx\0\x01\0\x0d", b"colrnclx\0\x09\0\x10")
     else:
-        written = data[:33] + png_chunk(b"cICP", b"\x09\x10\0\x01") + data[33:]  # after IHDR
-    assert written != data
-    path.write_bytes(written)
-    for source in (path, written):
+        data = encoded(image, "PNG")
+        hdr = data[:33] + png_chunk(b"cICP", b"\x09\x10\0\x01") + data[33:]  # after IHDR
+    assert hdr != data
+    (tmp_path / "photo").write_bytes(hdr)
+    for source in (tmp_path / "photo", hdr):
         shown = read_image(source).pixels
         # An AVIF is a code off here and there: 14 levels of what is dark.
         far = np.abs(shown[64, 16::32].astype(int) - PATCHES)
@@ -407,18 +363,18 @@ def test_hdr_is_shown_as_bt709(suffix: str, alpha: bool, tmp_path: Path) -> None
         assert (np.abs(shown[16].astype(int) - 128).max() <= 1) == alpha
     as_it_is = read_image(data).pixels
     assert np.abs(as_it_is[64, 16::32].astype(int) - PATCHES).max() > 40
-    # With a profile of its own, or a map that makes it HDR, such a picture is none.
+    # With a map that makes it HDR, such a picture is none itself.
     if suffix == ".avif":
-        np.testing.assert_array_equal(read_image(written + b"tmap").pixels, as_it_is)
+        np.testing.assert_array_equal(read_image(hdr + b"tmap").pixels, as_it_is)
 
 
 def test_sources_are_named(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
-    plain("RGB", COLOUR).save(path)
+    plain().save(path)
     assert read_image(path).source == read_image(str(path)).source == str(path)
-    assert read_image(path.read_bytes()).source == f"image of {path.stat().st_size} bytes"
-    assert read_image(plain("RGB", COLOUR)).source == "PIL image"
-    assert read_image(bytearray(path.read_bytes())).pixels.shape == (HEIGHT, WIDTH, 3)
+    size = path.stat().st_size
+    assert read_image(bytearray(path.read_bytes())).source == f"image of {size} bytes"
+    assert read_image(plain()).source == "PIL image"
 
 
 @pytest.mark.parametrize("source", [None, 3, ["a.png"], np.zeros((9, 9))])
@@ -429,58 +385,45 @@ def test_another_type_is_an_input_error(source: object) -> None:
 
 def test_a_header_that_claims_too_much_is_refused_before_decoding() -> None:
     bomb = raw_png(8, 2, b"\0\0\0", size=(60000, 50000))
-    with pytest.raises(MediaError, match="60000x50000 = 3,000") as error:
+    with pytest.raises(MediaError, match=r"60000x50000 = 3,000.*raise max_pixels"):
         read_image(bomb)
-    assert "raise max_pixels" in str(error.value)
-    webp = b"RIFF\x40\0\0\0WEBPVP8X\x0a\0\0\0\0\0\0\0" + b"\xfe\x3f\0" * 2 + b"\0" * 40
-    with pytest.raises(MediaError, match="Cannot read image of"):
-        read_image(webp)
-
-
-def test_max_pixels_is_a_bound_and_not_a_guess() -> None:
-    image = plain("RGB", COLOUR)
-    assert read_image(image, max_pixels=WIDTH * HEIGHT).pixels.shape == (HEIGHT, WIDTH, 3)
+    assert read_image(plain(), max_pixels=WIDTH * HEIGHT)
     with pytest.raises(MediaError, match="max_pixels"):
-        read_image(image, max_pixels=WIDTH * HEIGHT - 1)
+        read_image(plain(), max_pixels=WIDTH * HEIGHT - 1)
 
 
 def test_pillows_own_limit_does_not_warn_of_what_is_allowed(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # Stands for a 200-megapixel TIFF, which would take a test too long.
     monkeypatch.setattr("amd_seg.media.images.LARGE_IMAGE", 10)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
     for form in ("TIFF", "PNG", "JPEG"):
-        assert read_image(encoded(plain("RGB", COLOUR), form)).pixels.shape == (HEIGHT, WIDTH, 3)
+        assert mean_colour(encoded(plain(), form))
     assert Image.MAX_IMAGE_PIXELS == 20
 
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "TIFF", "AVIF", "BMP", "JPEG2000"])
-def test_a_truncated_file_is_one_clear_error(form: str, tmp_path: Path) -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+def test_a_damaged_file_is_one_clear_error(form: str, tmp_path: Path) -> None:
     path = tmp_path / "cut short.img"
-    data = encoded(Image.fromarray(noise), form)
-    for share in (0.02, 0.5, 0.9):
-        path.write_bytes(data[: max(20, int(len(data) * share))])
+    data = encoded(noise(), form)
+    damaged = [data[: max(20, int(len(data) * share))] for share in (0.02, 0.5, 0.9)]
+    if form == "PNG":
+        pixels = bytearray(data)
+        pixels[len(data) // 2 :: 97] = b"\0" * len(pixels[len(data) // 2 :: 97])
+        damaged.append(bytes(pixels))
+    for content in damaged:
+        path.write_bytes(content)
         with pytest.raises(MediaError, match="cut short: copy or download it again") as error:
             read_image(path)
         assert str(path) in str(error.value)
         assert "\n" not in str(error.value)
 
 
-def test_a_png_with_damaged_pixels_is_refused() -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
-    data = bytearray(encoded(Image.fromarray(noise), "PNG"))
-    data[len(data) // 2 :: 97] = b"\0" * len(data[len(data) // 2 :: 97])
-    with pytest.raises(MediaError, match="It is damaged"):
-        read_image(bytes(data))
-
-
 def test_what_is_no_image_is_named(tmp_path: Path) -> None:
     (tmp_path / "empty.jpg").touch()
     (tmp_path / "text.png").write_text("Once upon a time there was no picture.")
     (tmp_path / "program.eps").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
-    (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
     os.mkfifo(tmp_path / "pipe.png")
     for name, message in {
         "empty.jpg": "it is empty",
@@ -497,22 +440,17 @@ def test_what_is_no_image_is_named(tmp_path: Path) -> None:
         assert str(error.value).isprintable()
 
 
-def test_heic_without_its_package_says_what_to_install(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "phone.heic"
-    path.write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+def test_heic_without_its_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     # A module that is None in sys.modules is one that cannot be imported.
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
-    with pytest.raises(MediaError) as error:
-        read_image(path)
-    assert 'pip install "amd-seg[heic]"' in str(error.value)
+    with pytest.raises(MediaError, match=r'pip install "amd-seg\[heic\]"'):
+        read_image(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
 
 
-def test_heic_is_read_upright(tmp_path: Path) -> None:
+def test_heic_is_read(tmp_path: Path) -> None:
     heif = pytest.importorskip("pillow_heif", reason="needs the extra heic")
     path = tmp_path / "phone.heic"
-    heif.from_pillow(plain("RGB", COLOUR).resize((64, 48))).save(path)
+    heif.from_pillow(plain().resize((64, 48))).save(path)
     photo = read_image(path)
     assert photo.pixels.shape == (48, 64, 3)
     assert photo.pixels.mean(axis=(0, 1)) == pytest.approx(COLOUR, abs=LOSSY)
@@ -528,39 +466,12 @@ def test_a_speck_is_refused(size: tuple[int, int]) -> None:
     assert read_image(Image.new("RGB", (8, 8))).pixels.shape == (8, 8, 3)
 
 
-def test_threads_read_alike(tmp_path: Path) -> None:
-    paths = []
-    for number, name in enumerate(list(FILES) * 2):
-        paths.append(tmp_path / str(number))
-        paths[-1].write_bytes(FILES[name][0])
+def test_threads_read_alike() -> None:
+    files = [data for data, _, _ in FILES.values()] * 2
     with ThreadPoolExecutor(8) as pool:
-        together = list(pool.map(read_image, paths))
-    for path, photo in zip(paths, together, strict=True):
-        np.testing.assert_array_equal(read_image(path).pixels, photo.pixels)
-
-
-@settings(max_examples=300, deadline=None)
-@given(
-    name=st.sampled_from(sorted(FILES)),
-    edits=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=8),
-    length=st.integers(0, 10**6),
-)
-def test_damaged_bytes_give_a_photo_or_one_line(
-    name: str, edits: list[tuple[int, int]], length: int
-) -> None:
-    data = bytearray(FILES[name][0])
-    for place, value in edits:
-        data[place % len(data)] = value
-    if length < 5 * 10**5:
-        del data[length % len(data) :]
-    # Pillow warns of damaged metadata; whether that is shown is up to the program.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            outcome = str(read_image(bytes(data), max_pixels=10**6).pixels.shape)
-        except AmdSegError as error:
-            outcome = str(error)
-    assert outcome.isprintable()
+        together = list(pool.map(read_image, files))
+    for data, photo in zip(files, together, strict=True):
+        np.testing.assert_array_equal(read_image(data).pixels, photo.pixels)
 
 
 @given(
@@ -605,51 +516,54 @@ def test_other_arrays_are_refused(array: np.ndarray, message: str) -> None:
         photo_from_array(array, source="camera frame")
 
 
+# Files out
+
+
 @pytest.mark.parametrize("suffix", [".png", ".PNG", ".webp", ".tif", ".tiff", ".bmp"])
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
 def test_lossless_endings_keep_every_value(suffix: str, mode: str, tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(1, 256, (9, 11, len(mode)), np.uint8)
+    image, path = Image.fromarray(values.squeeze()), tmp_path / f"out{suffix}"
     if mode == "RGBA" and suffix == ".bmp":
-        pytest.skip("BMP holds no transparency")
-    channels = len(mode)
-    values = np.random.default_rng(0).integers(1, 256, (9, 11, channels), np.uint8)
-    image = Image.fromarray(values.squeeze())
-    save_image(image, tmp_path / f"out{suffix}")
-    with Image.open(tmp_path / f"out{suffix}") as back:
+        with pytest.raises(MediaError, match=r"no transparency\. Use \.png"):
+            save_image(image, path)
+        assert list(tmp_path.iterdir()) == []
+        return
+    save_image(image, path)
+    with Image.open(path) as back:
         np.testing.assert_array_equal(back.convert(mode), image)
-    assert [path.name for path in tmp_path.iterdir()] == [f"out{suffix}"]
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".jpeg", ".avif"])
 def test_lossy_endings_stay_near(suffix: str, tmp_path: Path) -> None:
-    save_image(plain("RGB", COLOUR), tmp_path / f"out{suffix}")
-    assert mean_colour(read_image(tmp_path / f"out{suffix}")) == pytest.approx(COLOUR, abs=LOSSY)
+    save_image(plain(), tmp_path / f"out{suffix}")
+    assert mean_colour(tmp_path / f"out{suffix}") == pytest.approx(COLOUR, abs=LOSSY)
 
 
-@pytest.mark.parametrize("suffix", [".jpg", ".bmp"])
-def test_alpha_is_refused_with_a_hint_where_it_would_be_lost(suffix: str, tmp_path: Path) -> None:
-    with pytest.raises(MediaError, match=r"no transparency\. Use \.png"):
-        save_image(plain("RGBA", 0), tmp_path / f"out{suffix}")
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("name", ["out", "out.txt", "out.gif", ".png"])
-def test_an_unknown_ending_is_refused_with_the_known_ones(name: str, tmp_path: Path) -> None:
-    with pytest.raises(MediaError, match=r"unknown ending .*Use one of \.png, \.jpg"):
-        save_image(plain("L", 0), tmp_path / name)
-
-
-def test_what_the_format_cannot_hold_is_one_clear_error(tmp_path: Path) -> None:
-    with pytest.raises(MediaError, match=r"Cannot write .*wide\.webp"):
-        save_image(Image.new("L", (17000, 1)), tmp_path / "wide.webp")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_profile_is_written_with_colours_only(tmp_path: Path) -> None:
-    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    save_image(plain("RGBA", 0), tmp_path / "a.png", icc_profile=profile)
-    save_image(plain("L", 0), tmp_path / "b.png", icc_profile=profile)
-    assert read_image(tmp_path / "a.png").icc_profile == profile
-    assert read_image(tmp_path / "b.png").icc_profile is None
+@pytest.mark.parametrize(
+    ("name", "image", "message"),
+    [
+        *((name, plain(), r"unknown ending .*Use one of \.png, \.jpg") for name in ("out", ".png")),
+        ("out.gif", plain(), r"unknown ending '\.gif'"),
+        ("out.jpg", plain("RGBA", 0), r"no transparency\. Use \.png"),
+        ("wide.webp", Image.new("L", (17000, 1)), r"Cannot write .*wide\.webp"),
+        ("missing/a.png", plain(), "No such file or directory. Make its folder first"),
+        ("file/a.png", plain(), "Not a directory. Make its folder first"),
+        ("pipe.png", plain(), "it is a device or a pipe"),
+        ("folder.png", plain(), r"it is a folder\. Give the name"),
+        ("n" * 260 + ".png", plain(), "name too long"),
+    ],
+)
+def test_what_cannot_be_written_is_one_clear_error(
+    name: str, image: Image.Image, message: str, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder.png").mkdir()
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(MediaError, match=f"(?i){message}"):
+        save_image(image, tmp_path / name)
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
@@ -665,7 +579,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     assert path.read_bytes() == b"old"
     write_atomically(path, lambda stream: stream.write(b"new") and None)
     assert path.read_bytes() == b"new"
-    assert [p.name for p in tmp_path.iterdir()] == ["out.bin"]
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_links_and_permissions_are_kept(tmp_path: Path) -> None:
@@ -683,31 +597,13 @@ def test_links_and_permissions_are_kept(tmp_path: Path) -> None:
     assert fresh.stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
-def test_where_nothing_can_be_written(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    os.mkfifo(tmp_path / "pipe.png")
-    for name, message in {
-        "missing/a.png": "No such file or directory. Make its folder first",
-        "file/a.png": "Not a directory. Make its folder first",
-        "pipe.png": "it is a device or a pipe",
-        "n" * 260 + ".png": "name too long",
-    }.items():
-        with pytest.raises(MediaError, match=f"(?i)Cannot write .*{message}"):
-            save_image(plain("L", 0), tmp_path / name)
-    (tmp_path / "folder.png").mkdir()
-    with pytest.raises(MediaError, match=r"it is a folder\. Give the name"):
-        save_image(plain("L", 0), tmp_path / "folder.png")
-    assert not list(tmp_path.glob(".*"))
-
-
 def test_a_full_disk_is_one_clear_error(tmp_path: Path) -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3), np.uint8)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     # A limit on the size of files fails a write halfway, as a full disk does.
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
     try:
         with pytest.raises(MediaError, match="Free some space") as error:
-            save_image(Image.fromarray(noise), tmp_path / "a.png")
+            save_image(noise(200), tmp_path / "a.png")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert isinstance(error.value.__cause__, OSError)
@@ -734,6 +630,9 @@ def test_forbidden_files_and_folders() -> None:
         save_image(plain("L", 0), Path("/etc/mask.png"))
 
 
+# Finding
+
+
 @pytest.fixture
 def album(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in [
@@ -750,6 +649,7 @@ def album(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 IN_ALBUM = ["a[1].jpg", "img1.PNG", "img2.jpg", "img10.jpg", "lost.jpg"]
 BELOW = ["sub/a.tif", "sub/b.webp", "sub/deep/c.avif"]
+ONCE = ["img2.jpg", "./img2.jpg", "img*.jpg", "sub/../img2.jpg"]
 
 
 @pytest.mark.usefixtures("album")
@@ -760,15 +660,10 @@ BELOW = ["sub/a.tif", "sub/b.webp", "sub/deep/c.avif"]
         (["."], True, IN_ALBUM + BELOW),
         (["sub", "img2.jpg"], False, [*BELOW[:2], "img2.jpg"]),
         (["odd.dat", "notes.txt"], False, ["odd.dat", "notes.txt"]),
-        (["img*.jpg"], False, ["img2.jpg", "img10.jpg"]),
         (["*"], False, IN_ALBUM),
         (["**/*.avif"], False, ["sub/deep/c.avif"]),
         (["a[1].jpg"], False, ["a[1].jpg"]),
-        (
-            ["img2.jpg", "./img2.jpg", "img*.jpg", "sub/../img2.jpg"],
-            False,
-            ["img2.jpg", "img10.jpg"],
-        ),
+        (ONCE, False, ["img2.jpg", "img10.jpg"]),
         ([], False, []),
     ],
 )
@@ -779,10 +674,8 @@ def test_what_is_found(inputs: list[str], recursive: bool, expected: list[str]) 
 @pytest.mark.usefixtures("album")
 def test_everything_that_stands_for_nothing_is_named() -> None:
     (Path("void")).mkdir()
-    with pytest.raises(InputError) as error:
+    with pytest.raises(InputError, match=r"gone\.jpg, \*\.gif, void\..*--recursive"):
         find_images(["img2.jpg", "gone.jpg", "*.gif", "void"])
-    assert "gone.jpg, *.gif, void" in str(error.value)
-    assert "--recursive" in str(error.value)
 
 
 @given(st.lists(st.integers(0, 10**12), min_size=1, max_size=20, unique=True))
