@@ -1,12 +1,16 @@
 """Real tiny clips for tests, encoded by FFmpeg: what is in them is known to the pixel."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 from av.codec.context import Flags
+from av.container import OutputContainer
+from av.packet import Packet
+from av.stream import Stream
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -118,6 +122,30 @@ def write_clip(
         if sound is not None:
             _write_tone(out, sound, seconds=len(frames) / float(rate))
     return path
+
+
+def remux(
+    target: Path,
+    *sources: Path,
+    begin: Callable[[OutputContainer, list[Stream]], object] = lambda out, twins: None,
+    is_wanted: Callable[[Packet], object] = lambda packet: True,
+) -> Path:
+    """Copy the streams of files into one.
+
+    `begin` may change the new file before any packet; `is_wanted` may change a packet.
+    """
+    with ExitStack() as opened:
+        out = opened.enter_context(av.open(target, "w"))
+        containers = [opened.enter_context(av.open(source)) for source in sources]
+        streams = [stream for container in containers for stream in container.streams]
+        twins = [out.add_stream_from_template(stream) for stream in streams]
+        begin(out, twins)
+        for container in containers:
+            for packet in container.demux():
+                if packet.dts is not None and is_wanted(packet):
+                    packet.stream = twins[streams.index(packet.stream)]
+                    out.mux(packet)
+    return target
 
 
 def write_lossless(path: Path, frames: Sequence[Pixels], *, rate: int = 10) -> Path:

@@ -15,31 +15,45 @@ from PIL import Image
 from amd_seg.errors import InputError, MediaError
 from amd_seg.media.video import FrameReader, VideoReader, open_video
 from amd_seg.media.video_writer import check_target, open_writer
-from tests.clips import Pixels, moving_square, write_clip, write_folder, write_lossless
+from tests.clips import (
+    Pixels,
+    moving_square,
+    remux,
+    write_clip,
+    write_folder,
+    write_lossless,
+)
 
 CASES = Path(__file__).parent / "cases"
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm")
 UNEVEN = [0, 0.1, 0.15, 0.4, 0.9, 1.0, 1.3, 2.0]
 
 
-def copy(clip: FrameReader, target: Path, **how: object) -> Path:
-    """Write the clip's own frames as its twin."""
+def copy(clip: FrameReader, target: Path, error: type[BaseException] | None = None) -> Path:
+    """Write the clip's own frames as its twin, up to an error if one is given."""
     frames = list(clip)
     origin = frames[0].time if clip.span.start is not None else 0.0
-    with open_writer(target, clip, origin=origin, **how) as writer:
+    with open_writer(target, clip, origin=origin) as writer:
         for frame in frames:
             writer.write(writer.prepare(frame.pixels), frame.index, frame.time)
+            if error is not None:
+                raise error
+    assert writer.frames == len(frames) or target.suffix == ".gif"
     return target
 
 
-def draw(pictures: list[np.ndarray], target: Path, **how: object) -> Path:
+def draw(pictures: list[np.ndarray], target: Path, *, has_alpha: bool = False) -> Path:
     """Write pictures as the twin of a folder of frames at 10 a second."""
     rgb = np.zeros((*pictures[0].shape[:2], 3), np.uint8)
     clip = open_video(write_folder(target.parent / "source", [rgb] * len(pictures)), frame_rate=10)
-    with open_writer(target, clip, **how) as writer:
+    with open_writer(target, clip, has_alpha=has_alpha) as writer:
         for index, picture in enumerate(pictures):
             writer.write(writer.prepare(picture), index, index / 10)
     return target
+
+
+def with_sound(path: Path) -> Path:
+    return write_clip(path, moving_square(20), audio=True)
 
 
 def packets(path: Path, kind: str) -> list[tuple[Fraction, bytes]]:
@@ -60,12 +74,6 @@ def decoded(path: Path, layout: str, codec: str | None = None) -> list[np.ndarra
         decoder = av.CodecContext.create(codec, "r") if codec else stream.codec_context
         frames = [f for packet in container.demux(stream) for f in decoder.decode(packet)]
         return [frame.to_ndarray(format=layout) for frame in frames]
-
-
-def with_sound(path: Path, **how: object) -> VideoReader:
-    clip = open_video(write_clip(path, moving_square(20), audio=True, **how))
-    assert isinstance(clip, VideoReader)
-    return clip
 
 
 # Timestamps
@@ -108,16 +116,8 @@ def test_ticks_that_are_no_whole_milliseconds_are_kept(tmp_path: Path, suffix: s
         assert (stream.average_rate, stream.duration * stream.time_base) == (rate, 8 / rate)
 
 
-def test_a_part_begins_at_zero_and_every_nth_frame_keeps_its_time(tmp_path: Path) -> None:
-    source = write_clip(tmp_path / "clip.mp4", moving_square(20))
-    part = copy(open_video(source, start=0.45, end=1.5, every=3), tmp_path / "part.mp4")
-    assert [float(time) for time, _ in packets(part, "video")] == [0, 0.3, 0.6, 0.9]
-    with av.open(part) as container:
-        assert container.duration / av.time_base == pytest.approx(1.2)
-
-
 def test_a_recorders_clock_is_taken_off(tmp_path: Path) -> None:
-    clip = with_sound(tmp_path / "tv.ts")
+    clip = VideoReader(with_sound(tmp_path / "tv.ts"))
     assert clip.start_time > 0
     twin = copy(clip, tmp_path / "twin.mp4")
     offset = Fraction(clip.start_time).limit_denominator(90_000)
@@ -127,13 +127,20 @@ def test_a_recorders_clock_is_taken_off(tmp_path: Path) -> None:
         assert np.abs(shifts).max() < 1e-4
 
 
+def test_a_part_begins_at_zero_and_every_nth_frame_keeps_its_time(tmp_path: Path) -> None:
+    source = write_clip(tmp_path / "clip.mp4", moving_square(20))
+    part = copy(open_video(source, start=0.45, end=1.5, every=3), tmp_path / "part.mp4")
+    assert [float(time) for time, _ in packets(part, "video")] == [0, 0.3, 0.6, 0.9]
+    with av.open(part) as container:
+        assert container.duration / av.time_base == pytest.approx(1.2)
+
+
 # Sound and subtitles
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
 def test_sound_is_copied_to_the_bit(tmp_path: Path, suffix: str) -> None:
-    clip = with_sound(tmp_path / "clip.mp4")
-    twin = copy(clip, tmp_path / f"twin{suffix}")
+    twin = copy(open_video(with_sound(tmp_path / "clip.mp4")), tmp_path / f"twin{suffix}")
     source, copied = (packets(path, "audio") for path in (tmp_path / "clip.mp4", twin))
     assert [content for _, content in copied] == [content for _, content in source]
     offsets = [float(a - b) for (a, _), (b, _) in zip(source, copied, strict=True)]
@@ -141,7 +148,7 @@ def test_sound_is_copied_to_the_bit(tmp_path: Path, suffix: str) -> None:
 
 
 def test_sound_that_webm_does_not_hold_is_encoded_anew_in_step(tmp_path: Path) -> None:
-    twin = copy(with_sound(tmp_path / "clip.mp4"), tmp_path / "twin.webm")
+    twin = copy(open_video(with_sound(tmp_path / "clip.mp4")), tmp_path / "twin.webm")
 
     def waveform(path: Path) -> np.ndarray:
         resampler = av.AudioResampler(format="fltp", layout="mono", rate=8000)
@@ -160,7 +167,7 @@ def test_sound_that_webm_does_not_hold_is_encoded_anew_in_step(tmp_path: Path) -
 
 
 def test_sound_of_a_part_starts_with_it(tmp_path: Path) -> None:
-    clip = open_video(with_sound(tmp_path / "clip.mp4").source, start=0.5, end=1.3)
+    clip = open_video(with_sound(tmp_path / "clip.mp4"), start=0.5, end=1.3)
     twin = copy(clip, tmp_path / "twin.mp4")
     source, part = (packets(path, "audio") for path in (tmp_path / "clip.mp4", twin))
     begin, end = Fraction(1, 2), Fraction(13, 10)
@@ -171,16 +178,9 @@ def test_sound_of_a_part_starts_with_it(tmp_path: Path) -> None:
 def test_a_track_that_stays_empty_is_left_out(
     tmp_path: Path, suffix: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    film = write_clip(tmp_path / "film.mp4", moving_square(10), audio=True)
-    with av.open(film) as source, av.open(tmp_path / "tv.ts", "w") as out:
-        twins = [out.add_stream_from_template(stream) for stream in source.streams]
-        out.add_stream("ac3", rate=48_000, layout="stereo")
-        for packet in source.demux():
-            if packet.dts is not None:
-                packet.stream = twins[packet.stream_index]
-                out.mux(packet)
-    twin = copy(open_video(tmp_path / "tv.ts"), tmp_path / f"twin{suffix}")
-    with av.open(twin) as container:
+    film, tv = with_sound(tmp_path / "film.mp4"), tmp_path / "tv.ts"
+    remux(tv, film, begin=lambda out, _: out.add_stream("ac3", rate=48_000, layout="stereo"))
+    with av.open(copy(open_video(tv), tmp_path / f"twin{suffix}")) as container:
         assert [stream.type for stream in container.streams] == ["video", "audio"]
     assert caplog.text.count("no sound is found: it is left out") == 1
 
@@ -190,20 +190,11 @@ def test_subtitles_are_copied_where_the_container_takes_them(
     tmp_path: Path, suffix: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "lines.srt").write_text("1\n00:00:00,200 --> 00:00:00,900\nHello\n")
-    film = write_clip(tmp_path / "film.mp4", moving_square(10))
-    with (
-        av.open(tmp_path / "clip.mkv", "w") as out,
-        av.open(film) as frames,
-        av.open(tmp_path / "lines.srt") as lines,
-    ):
-        twins = [out.add_stream_from_template(c.streams[0]) for c in (frames, lines)]
-        twins[1].metadata["language"] = "fra"
-        for container, twin in zip((frames, lines), twins, strict=True):
-            for packet in container.demux():
-                if packet.dts is not None:
-                    packet.stream = twin
-                    out.mux(packet)
-    twin = copy(open_video(tmp_path / "clip.mkv"), tmp_path / f"twin{suffix}")
+    film, clip = write_clip(tmp_path / "film.mp4", moving_square(10)), tmp_path / "clip.mkv"
+    french = {"language": "fra"}
+    begin = lambda _, twins: twins[1].metadata.update(french)  # noqa: E731
+    remux(clip, film, tmp_path / "lines.srt", begin=begin)
+    twin = copy(open_video(clip), tmp_path / f"twin{suffix}")
     with av.open(twin) as container:
         languages = [stream.language for stream in container.streams.subtitles]
     if suffix == ".mkv":
@@ -212,6 +203,48 @@ def test_subtitles_are_copied_where_the_container_takes_them(
     else:
         assert languages == []
         assert "Subtitles of" in caplog.text
+
+
+@pytest.mark.parametrize(("suffix", "german"), [(".mp4", "deu"), (".mov", "ger")])
+def test_dispositions_and_languages_of_tracks_are_kept(
+    tmp_path: Path, suffix: str, german: str
+) -> None:
+    twin = copy(open_video(CASES / "tracks.mp4"), tmp_path / f"twin{suffix}")
+    with av.open(twin) as container:
+        sounds, subtitles = container.streams.audio, container.streams.subtitles
+        assert [bool(s.disposition & Disposition.default) for s in sounds] == [False, True]
+        if suffix == ".mp4":  # QuickTime's do not tell forced ones.
+            assert [bool(s.disposition & Disposition.forced) for s in subtitles] == [True, False]
+        assert [s.language for s in (*sounds, *subtitles)] == ["eng", german, "fra", "spa"]
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".webm"])
+def test_titles_of_tracks_are_kept(tmp_path: Path, suffix: str) -> None:
+    names = {"title": "Comments", "language": "deu"}
+    begin = lambda _, twins: twins[1].metadata.update(names)  # noqa: E731
+    clip = remux(tmp_path / "named.mkv", with_sound(tmp_path / "film.mp4"), begin=begin)
+    with av.open(copy(open_video(clip), tmp_path / f"twin{suffix}")) as container:
+        (sound,) = container.streams.audio
+        assert (sound.metadata["title"], sound.language) == ("Comments", "deu")
+
+
+@pytest.mark.parametrize("delay", [-0.5, 0.7])
+@pytest.mark.parametrize("suffix", VIDEO_SUFFIXES)
+def test_sound_that_starts_early_or_late_stays_in_step(
+    tmp_path: Path, suffix: str, delay: float
+) -> None:
+    def is_wanted(packet: av.Packet) -> bool:
+        # The picture waits for sound that is early.
+        if (packet.stream.type == "audio") == (delay > 0):
+            ticks = round(abs(delay) / packet.time_base)
+            packet.pts, packet.dts = packet.pts + ticks, packet.dts + ticks
+        return True
+
+    film = with_sound(tmp_path / "film.mp4")
+    clip = open_video(remux(tmp_path / "clip.mkv", film, is_wanted=is_wanted))
+    twin = copy(clip, tmp_path / f"twin{suffix}")
+    picture, sound = (float(packets(twin, kind)[0][0]) for kind in ("video", "audio"))
+    assert sound - picture == pytest.approx(delay, abs=0.14)
 
 
 # Pictures
@@ -322,7 +355,16 @@ def test_a_gif_has_the_times_in_hundredths(tmp_path: Path) -> None:
     assert lasts == [30, 40, 30, 30, 40, 40]
 
 
-# Folders and arrays
+def test_a_gif_tells_how_many_frames_it_leaves_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    clip = open_video(write_clip(tmp_path / "clip.mp4", moving_square(12), rate=100))
+    with Image.open(copy(clip, tmp_path / "twin.gif")) as image:
+        assert image.n_frames == 6
+    assert "leaves out 6 of 12 frames" in caplog.text
+
+
+# Folders
 
 
 def test_a_folder_has_the_names_of_davis(tmp_path: Path) -> None:
@@ -347,19 +389,12 @@ def test_an_error_leaves_what_was_there(tmp_path: Path, name: str) -> None:
     before = snapshot(tmp_path)
     for error in (RuntimeError, KeyboardInterrupt):
         with pytest.raises(error):
-            copy_in_part(clip, tmp_path / name, error)
+            copy(clip, tmp_path / name, error)
         assert snapshot(tmp_path) == before
     copy(open_video(tmp_path / "clip", every=2), tmp_path / name)
     after = snapshot(tmp_path)
     assert after != before
     assert not any(".tmp" in path for path in after)
-
-
-def copy_in_part(clip: FrameReader, target: Path, error: type[BaseException]) -> None:
-    with open_writer(target, clip) as writer:
-        frame = next(iter(clip))
-        writer.write(writer.prepare(frame.pixels), frame.index, frame.time)
-        raise error
 
 
 def test_a_full_disk_is_told_in_one_line(tmp_path: Path) -> None:
@@ -389,11 +424,11 @@ def test_a_full_disk_is_told_in_one_line(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["clip"]
 
 
-def test_a_missing_folder_is_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["twin.mp4", "twin.gif"])
+def test_a_missing_folder_is_told(tmp_path: Path, name: str) -> None:
     clip = open_video(write_folder(tmp_path / "clip", moving_square(3)))
-    for name in ("twin.mp4", "twin.gif"):
-        with pytest.raises(MediaError, match="Make its folder first"):
-            copy(clip, tmp_path / "none" / name)
+    with pytest.raises(MediaError, match="Make its folder first"):
+        copy(clip, tmp_path / "none" / name)
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
@@ -424,6 +459,9 @@ def test_targets_that_cannot_be_are_refused(tmp_path: Path) -> None:
     for name, source, how, message in cases:
         with pytest.raises(InputError, match=message):
             check_target(tmp_path / name, str(source), **how)
+    for name in ("n" * 252 + ".mp4", "n" * 256):
+        with pytest.raises(MediaError, match=r"too long\. Shorten the name"):
+            check_target(tmp_path / name, str(clip))
     for name in ("old.mp4", "frames", "twin.MOV", "new"):
         check_target(tmp_path / name, str(clip), overwrite=True)
 
@@ -445,22 +483,16 @@ def described(path: Path) -> list[tuple[str, int, float]]:
     return list(zip(kinds, counts, ends, strict=True))
 
 
-@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".webm", ".mov", ".gif", ""])
+@pytest.mark.parametrize("suffix", [*VIDEO_SUFFIXES, ".gif", ""])
 def test_every_frame_of_joined_recordings_is_in_the_file(tmp_path: Path, suffix: str) -> None:
-    clip = open_video(CASES / "joined.ts")
-    frames = list(clip)
-    target = tmp_path / f"twin{suffix}"
-    with open_writer(target, clip) as writer:
-        for frame in frames:
-            writer.write(writer.prepare(frame.pixels), frame.index, frame.time)
-    assert writer.frames == len(frames) == 50
+    target = copy(open_video(CASES / "joined.ts"), tmp_path / f"twin{suffix}")
     if not suffix:
         assert len(list(target.iterdir())) == 50
         return
-    stamps = [time for time, _ in sorted(packets(target, "video"))]
+    stamps = np.array(sorted(float(time) for time, _ in packets(target, "video")))
     assert len(stamps) == 50
-    assert np.diff(np.array(stamps, float)).min() > 0
-    assert 1.9 < float(stamps[-1]) + 0.04 < 2.1
+    assert np.diff(stamps).min() > 0
+    assert 1.9 < stamps[-1] + 0.04 < 2.1
     if suffix != ".gif":
         _, (kind, count, end) = described(target)
         assert (kind, end) == ("audio", pytest.approx(2.0, abs=0.12))
@@ -485,35 +517,6 @@ def test_sound_that_cannot_be_copied_costs_no_picture(tmp_path: Path, suffix: st
     assert (kind, count) == ("video", 10)
 
 
-def test_dispositions_languages_and_titles_of_tracks_are_kept(tmp_path: Path) -> None:
-    twin = copy(open_video(CASES / "tracks.mp4"), tmp_path / "twin.mp4")
-    with av.open(twin) as container:
-        streams = container.streams
-        default, forced = Disposition.default, Disposition.forced
-        assert [bool(s.disposition & default) for s in streams.audio] == [False, True]
-        assert [bool(s.disposition & forced) for s in streams.subtitles] == [True, False]
-        assert [s.language for s in (*streams.audio, *streams.subtitles)] == [
-            *("eng", "deu", "fra", "spa"),
-        ]
-    with av.open(copy(open_video(CASES / "tracks.mp4"), tmp_path / "twin.mov")) as container:
-        streams = container.streams
-        assert [bool(s.disposition & default) for s in streams.audio] == [False, True]
-        assert [s.language for s in (*streams.audio, *streams.subtitles)] == [
-            *("eng", "ger", "fra", "spa"),  # As QuickTime calls German.
-        ]
-    with av.open(twin) as source, av.open(tmp_path / "named.mkv", "w") as out:
-        copies = [out.add_stream_from_template(source.streams[place]) for place in (0, 1)]
-        copies[1].metadata["title"], copies[1].metadata["language"] = "Comments", "deu"
-        for packet in source.demux():
-            if packet.dts is not None and packet.stream.index < 2:
-                packet.stream = copies[packet.stream.index]
-                out.mux(packet)
-    for name in ("twin.mkv", "twin.webm"):
-        with av.open(copy(open_video(tmp_path / "named.mkv"), tmp_path / name)) as container:
-            (sound,) = container.streams.audio
-            assert (sound.metadata["title"], sound.language) == ("Comments", "deu")
-
-
 @pytest.mark.parametrize("name", ["twin.mp4", "twin.mkv", "twin.webm", "twin.gif"])
 @pytest.mark.parametrize(
     ("aspect", "rotation"), [(Fraction(16, 11), 0), (Fraction(16, 11), 90), (Fraction(1, 2), 0)]
@@ -535,42 +538,3 @@ def test_the_shape_of_the_picture_is_kept(
     expected = float(aspect) * 64 / 48
     assert float(shape) == pytest.approx(1 / expected if rotation else expected, rel=0.02)
     assert twin.width * twin.height >= 64 * 48  # No pixel is lost.
-
-
-@pytest.mark.parametrize("delay", [-0.5, 0.7])
-@pytest.mark.parametrize("suffix", VIDEO_SUFFIXES)
-def test_sound_that_starts_early_or_late_stays_in_step(
-    tmp_path: Path, suffix: str, delay: float
-) -> None:
-    film = write_clip(tmp_path / "film.mp4", moving_square(20), audio=True)
-    with av.open(film) as source, av.open(tmp_path / "clip.mkv", "w") as out:
-        copies = [out.add_stream_from_template(stream) for stream in source.streams]
-        for packet in source.demux():
-            if packet.dts is not None:
-                # The picture waits for sound that is early.
-                is_late = (packet.stream.type == "audio") == (delay > 0)
-                ticks = round(abs(delay) / packet.time_base) if is_late else 0
-                packet.pts, packet.dts = packet.pts + ticks, packet.dts + ticks
-                packet.stream = copies[packet.stream.index]
-                out.mux(packet)
-    twin = copy(open_video(tmp_path / "clip.mkv"), tmp_path / f"twin{suffix}")
-    picture, sound = (float(packets(twin, kind)[0][0]) for kind in ("video", "audio"))
-    assert sound - picture == pytest.approx(delay, abs=0.14)
-
-
-def test_a_gif_tells_how_many_frames_it_leaves_out(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    clip = open_video(write_clip(tmp_path / "clip.mp4", moving_square(12), rate=100))
-    with open_writer(tmp_path / "twin.gif", clip) as writer:
-        for frame in clip:
-            writer.write(writer.prepare(frame.pixels), frame.index, frame.time)
-    assert writer.frames == 6
-    assert "leaves out 6 of 12 frames" in caplog.text
-
-
-@pytest.mark.parametrize("name", ["n" * 252 + ".mp4", "n" * 256])
-def test_a_name_that_is_too_long_is_told_before_any_work(tmp_path: Path, name: str) -> None:
-    clip = write_clip(tmp_path / "clip.mp4", moving_square(3))
-    with pytest.raises(MediaError, match=r"too long\. Shorten the name"):
-        check_target(tmp_path / name, str(clip))
