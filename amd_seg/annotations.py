@@ -47,10 +47,10 @@ class Thing(NamedTuple):
 def coco_annotations(
     things: Iterable[Thing], mask_format: str = "rle", *, split: bool = False
 ) -> list[dict[str, Any]]:
-    """Return annotations without ids.
+    """Return the annotations of a photo, without ids.
 
     Args:
-        things: of one photo.
+        things: what is marked in it.
         mask_format: "rle" is exact; "polygon" can be edited, and is right to a pixel.
         split: each connected part is an annotation of its own, but for specks: see `LEAST_PART`.
     """
@@ -151,12 +151,12 @@ def _joined(rings: Sequence[Ring]) -> Ring:
 
 
 def _parts(things: Iterable[Thing], split: bool) -> Iterator[Thing]:
+    """Yield the things that are somewhere, or each connected part of them."""
     import cv2
 
     for thing in things:
         if not split:
-            if thing.mask.any():
-                yield thing
+            yield from [thing] if thing.mask.any() else []
             continue
         _, parts, facts, _ = cv2.connectedComponentsWithStats(thing.mask.view(np.uint8))
         areas = facts[1:, cv2.CC_STAT_AREA]
@@ -180,19 +180,16 @@ class AnnotationFile:
         resume: bool = False,
         overwrite: bool = False,
     ) -> None:
-        """Open it.
+        """Open it: to go on with what is there (`resume`), or to start anew (`overwrite`).
 
         Args:
             path: the JSON file.
             layout: "coco" or "labelstudio".
             info: who made it: "version", "weights" and what else the masks depend on.
             categories: names; the first is category 1.
-            resume: keep the photos in it, and go on.
-            overwrite: start anew.
 
         Raises:
-            InputError: it is there and is neither to be resumed nor overwritten, or it was made
-                by other weights or settings.
+            InputError: it is there, and neither is asked for or it was made by other settings.
             MediaError: it cannot be written.
         """
         self.layout, self.info, self.categories = layout, info, list(categories)
@@ -344,15 +341,10 @@ class ClipFile:
 def write_label_maps(
     annotations: Path, images: Path, folder: Path
 ) -> tuple[list[tuple[str, Path, Path]], Classes]:
-    """Draw what a COCO file says of photos, as label maps: indexed PNGs.
+    """Draw what a COCO file says of photos as label maps, indexed PNGs in `folder`.
 
     Label 0 is the background, the categories follow in the order of their ids. Where annotations
-    overlap, the later one counts.
-
-    Args:
-        annotations: a file of polygons or runs, as labelling tools export it.
-        images: the folder of the photos; found by their path below it, or by their name alone.
-        folder: where the label maps go; made where it is missing.
+    overlap, the later one counts. Photos are found by their path below `images`, or by their name.
 
     Returns:
         Name, photo and label map of each, and the classes.

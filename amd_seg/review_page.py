@@ -53,17 +53,13 @@ class ReviewPage:
     def __init__(
         self, path: Path, settings: dict[str, Any], *, resume: bool = False, overwrite: bool = False
     ) -> None:
-        """Open it.
+        """Open it: to go on with what is there (`resume`), or to start anew (`overwrite`).
 
-        Args:
-            path: ends in .html.
-            settings: what the masks depend on; a page made by others is not gone on with.
-            resume: keep the photos in it, and go on.
-            overwrite: start anew.
+        `settings` are what the masks depend on.
 
         Raises:
-            InputError: the ending is another, it is there and is neither to be resumed nor
-                overwritten, or it was made by other settings.
+            InputError: `path` does not end in .html; or it is there, and neither is asked for or
+                it was made by other settings.
             MediaError: it cannot be written.
         """
         if path.suffix.lower() not in (".html", ".htm"):
@@ -85,11 +81,7 @@ class ReviewPage:
         self._file.add({"file_name": name, **shown, "picture": picture})
 
     def finish(self) -> list[Path]:
-        """Write the page, or the pages, and return their paths.
-
-        Raises:
-            MediaError: one cannot be written.
-        """
+        """Write the page, or the pages, and return their paths."""
         order = sorted((record["confidence"], place) for place, record in self._file.items())
         count = max(1, -(-len(order) // PHOTOS_A_PAGE))
         paths = [_page(self._file.path, number) for number in range(count)]

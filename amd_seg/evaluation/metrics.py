@@ -250,16 +250,9 @@ def boundary_f(
     """Return the boundary measure F of DAVIS, 0..1.
 
     Precision is the share of the prediction's outline that lies within the tolerance of the ground
-    truth's; recall the converse; F their harmonic mean.
-
-    Args:
-        mask: the prediction.
-        truth: the ground truth.
-        void: pixels that count as background in both; None for none.
-        tolerance: share of the image's diagonal, rounded up to whole pixels.
-
-    Returns:
-        1 where neither mask has an outline, 0 where only one has.
+    truth's; recall the converse; F their harmonic mean: 1 where neither mask has an outline, 0
+    where only one has. The tolerance is a share of the image's diagonal, rounded up to whole
+    pixels. Pixels in `void` are background in both.
 
     Source: Perazzi et al., CVPR 2016, and its toolkit; the outline lies between pixels there.
     """
@@ -288,15 +281,11 @@ def boundary(mask: Mask) -> Mask:
 
 
 def sequence_statistics(values: Sequence[float] | Curve) -> tuple[float, float, float]:
-    """Return what the DAVIS benchmark reports of the frames of one sequence; NaN for no frames.
+    """Return mean, recall and decay of J or F over the frames of a sequence; NaN for no frames.
 
-    Args:
-        values: J or F of its frames, in order. The DAVIS 2016 toolkit leaves out the first and
-            the last frame before this, that of 2017 does not.
-
-    Returns:
-        The mean, the recall (share of the frames above 0.5), and the decay: mean of the first
-        quarter minus mean of the last, what is lost along the sequence.
+    Recall is the share of the frames above 0.5, decay the mean of the first quarter minus that of
+    the last. The DAVIS 2016 toolkit leaves out the first and the last frame before this, that of
+    2017 does not.
 
     Source: F. Perazzi et al., A benchmark dataset and evaluation methodology for video object
         segmentation, CVPR 2016; the four bins share their end frames, as its toolkit has it.
@@ -318,11 +307,7 @@ def confusion_matrix(
 ) -> NDArray[np.int64]:
     """Count the pixels of each pair of classes, but those that are void in the ground truth.
 
-    Args:
-        labels: (height, width), 0 to classes - 1: the prediction.
-        truth: likewise, or void.
-        classes: how many.
-        void: the label of pixels that do not count.
+    Labels are (height, width), 0 to classes - 1.
 
     Raises:
         InputError: the maps differ in size, or a prediction is no class.

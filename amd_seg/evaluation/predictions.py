@@ -61,18 +61,10 @@ def truth_of(sample: Sample) -> tuple[Mask, Mask | None]:
 def read_truth(
     path: Path, level: int = HALF, is_white_ground: bool = False
 ) -> tuple[Mask, Mask | None]:
-    """Read a ground truth: where the object is, and which pixels do not count.
+    """Read a ground truth: where the object is, and which pixels do not count, None for none.
 
     Of labels (an indexed PNG, or values 0 and 1) all but 0 are the object, and 255 in an indexed
-    PNG is void.
-
-    Args:
-        path: the file.
-        level: grey value from which on a pixel is the object.
-        is_white_ground: the file is coloured, and white is the background.
-
-    Returns:
-        (height, width), bool; and the void pixels likewise, None where there are none.
+    PNG is void. For the rest see `Sample`.
 
     Raises:
         MediaError: the file cannot be read.
@@ -160,14 +152,8 @@ Map = Bytes | MapFile
 def read_prediction(path: Path, *, is_binary: bool = False) -> Bytes:
     """Read a predicted map or mask as (height, width), uint8; labels become 0 and 255.
 
-    Args:
-        path: a grey image, or labels as an indexed PNG.
-        is_binary: grey values are labels too, 0 and 1. A file cannot tell by itself: a map that
-            is nowhere above 1 of 255 looks the same.
-
-    Raises:
-        MediaError: the file cannot be read.
-        InputError: its values are neither grey nor labels.
+    With `is_binary` grey values are labels too, 0 and 1. A file cannot tell by itself: a map that
+    is nowhere above 1 of 255 looks the same.
     """
     values, is_indexed = read_grey(path)
     return (values > 0) * np.uint8(255) if is_indexed or is_binary else values
@@ -277,9 +263,9 @@ def from_network(
 
     Args:
         dataset: with pictures.
-        weights: as `Segmenter.from_pretrained` takes them.
-        load: `device`, `precision`, likewise.
-        call: `size`, `batch_size` and the like, as `Segmenter.stream` takes them.
+        weights: as `Segmenter.from_pretrained` takes them, like `load`.
+        load: `device`, `precision`.
+        call: what `Segmenter.stream` takes.
     """
     from amd_seg.segmenter import Segmenter
 
@@ -298,12 +284,8 @@ def from_adapted_network(
 ) -> Iterator[Bytes]:
     """Adapt a network to each sequence, from the same weights every time, and run it.
 
-    All frames of a sequence are learned from, also where only some of them are scored. The
-    ground truth is not read. `on_clip` is called with the name of each sequence and the report of
-    its adaptation.
-
-    Raises:
-        InputError: the data set has no sequences of frames.
+    All frames of a sequence are learned from, also where only some of them are scored. `on_clip`
+    is called with the name of each sequence and the report of its adaptation.
     """
     from amd_seg.video_segmenter import VideoSegmenter
 
@@ -331,17 +313,7 @@ def _saliency(
 def from_semantic_network(
     dataset: Dataset, weights: str, load: dict[str, Any], call: dict[str, Any]
 ) -> Iterator[Bytes]:
-    """Tell the classes of each picture by a fine-tuned network.
-
-    Args:
-        dataset: with pictures and classes.
-        weights: as `SemanticSegmenter.from_pretrained` takes them, like `load`.
-        load: `device`, `precision`.
-        call: `size`, `slide`, `flip` and the like, as `SemanticSegmenter.stream` takes them.
-
-    Raises:
-        InputError: the network's classes are not those of the data set.
-    """
+    """Tell the classes of each picture by a network that was fine-tuned on those of the set."""
     from amd_seg.semantic import SemanticSegmenter
 
     images, wanted = _images(dataset), dataset.benchmark.classes
