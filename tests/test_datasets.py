@@ -31,19 +31,35 @@ def labels(values: np.ndarray, palette: list[int]) -> Image.Image:
 
 # Ground truth as it comes.
 
+ONES = (ramp() > 100).astype(np.uint8)
 
-def test_grey_edges_are_cut_at_half(tmp_path: Path) -> None:
-    truth, void = read_truth(write(tmp_path / "a.png", ramp()))
-    assert (truth == (ramp() >= 128)).all()
+
+@pytest.mark.parametrize(
+    ("values", "truth"),
+    [
+        (ramp(), ramp() >= 128),
+        (ramp().astype(np.uint16) * np.uint16(257), ramp() >= 128),
+        (ONES, ONES > 0),
+        (Image.fromarray(ONES * np.uint8(255)).convert("1"), ONES > 0),
+        # A palette of greys is grey, whatever their order.
+        (labels(ONES, [255, 255, 255, 0, 0, 0]), ONES == 0),
+        *((Image.fromarray(ramp()).convert(mode), ramp() >= 128) for mode in ("RGB", "RGBA", "LA")),
+    ],
+    ids=["grey", "16 bits", "0 and 1", "bits", "grey palette", "RGB", "RGBA", "LA"],
+)
+def test_the_object_is_where_the_file_says(
+    tmp_path: Path, values: np.ndarray | Image.Image, truth: np.ndarray
+) -> None:
+    found, void = read_truth(write(tmp_path / "a.png", values))
+    assert (found == truth).all()
     assert void is None
 
 
-def test_sixteen_bits_are_scaled(tmp_path: Path) -> None:
-    deep = (ramp().astype(np.uint16) * 257).astype(np.uint16)
-    assert (read_truth(write(tmp_path / "a.png", deep))[0] == (ramp() >= 128)).all()
-    assert (read_prediction(tmp_path / "a.png") == ramp()).all()
-    with pytest.raises(InputError, match="16 bits hold 0 to 255"):
-        read_truth(write(tmp_path / "b.png", ramp().astype(np.uint16)))
+def test_predictions_keep_their_levels(tmp_path: Path) -> None:
+    deep = ramp().astype(np.uint16) * np.uint16(257)
+    assert (read_prediction(write(tmp_path / "a.png", deep)) == ramp()).all()
+    path = write(tmp_path / "b.png", ONES)
+    assert (read_prediction(path).max(), read_prediction(path, is_binary=True).max()) == (1, 255)
 
 
 def test_labels_are_objects_and_255_is_void(tmp_path: Path) -> None:
@@ -52,45 +68,23 @@ def test_labels_are_objects_and_255_is_void(tmp_path: Path) -> None:
     colours = [0, 0, 0, 128, 0, 0, 0, 128, 0] + [0, 0, 0] * 252 + [224, 224, 192]
     truth, void = read_truth(write(tmp_path / "a.png", labels(values, colours)))
     assert void is not None
-    assert truth.sum() == 11 * 6
-    assert void.sum() == SIZE[1]
-
-
-def test_a_palette_of_greys_is_grey(tmp_path: Path) -> None:
-    inverted = labels(np.tile([0, 1], (SIZE[0], 8)), [255, 255, 255, 0, 0, 0])
-    assert read_truth(write(tmp_path / "a.png", inverted))[0][:, 0].all()
-    assert not read_truth(tmp_path / "a.png")[0][:, 1].any()
-
-
-def test_zero_and_one_are_labels(tmp_path: Path) -> None:
-    ones = (ramp() > 100).astype(np.uint8)
-    assert (read_truth(write(tmp_path / "a.png", ones))[0] == (ones > 0)).all()
-    assert read_prediction(tmp_path / "a.png", is_binary=True).max() == 255
-    assert read_prediction(tmp_path / "a.png").max() == 1
-    bits = Image.fromarray(ones * np.uint8(255)).convert("1")
-    assert (read_truth(write(tmp_path / "b.png", bits))[0] == (ones > 0)).all()
-
-
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])
-def test_grey_in_colour_channels_is_grey(tmp_path: Path, mode: str) -> None:
-    path = write(tmp_path / "a.png", Image.fromarray(ramp()).convert(mode))
-    assert (read_prediction(path) == ramp()).all()
+    assert (truth.sum(), void.sum()) == (11 * 6, SIZE[1])
 
 
 def test_values_that_mean_nothing_are_refused(tmp_path: Path) -> None:
-    instances = np.zeros(SIZE, np.uint8)
+    instances, coloured = np.zeros(SIZE, np.uint8), np.zeros((*SIZE, 3), np.uint8)
     instances[:4], instances[6:8] = 1, 2
-    with pytest.raises(InputError, match="run from 0 to 2"):
-        read_truth(write(tmp_path / "a.png", instances))
-    coloured = np.zeros((*SIZE, 3), np.uint8)
     coloured[..., 0] = 128
-    with pytest.raises(InputError, match=r"b\.png is coloured"):
-        read_truth(write(tmp_path / "b.png", coloured))
-    (tmp_path / "c.png").write_bytes(b"no image")
-    with pytest.raises(MediaError, match=r"c\.png"):
-        read_truth(tmp_path / "c.png")
-    with pytest.raises(MediaError, match="no such file"):
-        read_truth(tmp_path / "missing.png")
+    (tmp_path / "d.png").write_bytes(b"no image")
+    for path, error, message in (
+        (write(tmp_path / "a.png", instances), InputError, "run from 0 to 2"),
+        (write(tmp_path / "b.png", coloured), InputError, r"b\.png is coloured"),
+        (write(tmp_path / "c.png", ramp().astype(np.uint16)), InputError, "16 bits hold 0 to 255"),
+        (tmp_path / "d.png", MediaError, r"d\.png"),
+        (tmp_path / "missing.png", MediaError, "no such file"),
+    ):
+        with pytest.raises(error, match=message):
+            read_truth(path)
 
 
 def test_the_centre_prior_is_highest_in_the_middle() -> None:
@@ -127,14 +121,6 @@ def test_pictures_and_masks_meet_by_name(
     assert [sample.name for sample in dataset.samples] == ["2", "10"]
     assert dataset.samples[0].image == tmp_path / images / "2.jpg"
     assert "subset (2 of" in dataset.title
-
-
-def test_any_two_folders_are_a_data_set(tmp_path: Path) -> None:
-    write(tmp_path / "p" / "a.bmp", ramp())
-    write(tmp_path / "m" / "a.png", ramp())
-    dataset = open_folders(tmp_path / "p", tmp_path / "m")
-    assert dataset.title == f"{tmp_path / 'm'} (1 images)"
-    assert open_folders(None, tmp_path / "m").samples[0].image is None
 
 
 def test_faults_of_a_folder_are_named_together(tmp_path: Path) -> None:
