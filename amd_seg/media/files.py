@@ -50,11 +50,7 @@ def write_errors(path: Path, *others: type[Exception]) -> Iterator[None]:
 def replacing(path: Path) -> Iterator[Path]:
     """Give a name beside `path` to write to, and move the file over `path` if all went well.
 
-    Whoever stops the process in between leaves the old file as it was. A link is followed, and
-    an old file's permissions are kept.
-
-    Raises:
-        MediaError: the file cannot be written.
+    A link is followed, and an old file's permissions are kept.
     """
     require_possible_name(path)
     target = Path(os.path.realpath(path))
@@ -168,11 +164,7 @@ def _is_image_file(path: Path) -> bool:
 
 
 def images_in(folder: Path) -> list[Path]:
-    """Return the image files of one folder, hidden ones left out, in natural order.
-
-    Raises:
-        InputError: there is no such folder, or no image in it.
-    """
+    """Return the image files of one folder, hidden ones left out, in natural order."""
     found = _images_in(folder, recursive=False)
     if not found:
         lacks = "there is no image in it" if os.path.isdir(folder) else "no such folder"
@@ -183,11 +175,7 @@ def images_in(folder: Path) -> list[Path]:
 
 
 def by_stem(folder: Path) -> dict[str, Path]:
-    """Return a folder's images by name without ending, in natural order.
-
-    Raises:
-        InputError: there is none, or two files share a name.
-    """
+    """Return a folder's images by name without ending, in natural order."""
     paths: dict[str, Path] = {}
     for path in images_in(folder):
         if path.stem in paths:

@@ -51,14 +51,10 @@ _large_images = threading.Lock()
 class Photo:
     """An image as the network takes it."""
 
-    pixels: Pixels
-    """(height, width, 3), RGB, upright: the EXIF orientation is applied."""
-    icc_profile: bytes | None
-    """The colour profile of `pixels`; None where the file has none, or none for RGB."""
-    source: str
-    """How messages name it."""
-    resolution: tuple[float, float] | None = None
-    """Pixels an inch to the right and down, as the file tells them; None where it does not."""
+    pixels: Pixels  # (height, width, 3), RGB, upright: the EXIF orientation is applied
+    icc_profile: bytes | None  # of `pixels`; None where the file has none, or none for RGB
+    source: str  # how messages name it
+    resolution: tuple[float, float] | None = None  # pixels an inch to the right and down
 
 
 def read_image(

@@ -21,8 +21,7 @@ from amd_seg.media.render import require_same_size
 
 Labels = NDArray[np.uint8]
 
-TINT_SHARE = 0.55
-"""Share of the class's colour in an overlay, the rest is the photo."""
+TINT_SHARE = 0.55  # of the class's colour in an overlay; the rest is the photo
 
 
 def read_labels(path: Path, classes: Classes, *, by_colour: bool = False) -> Labels:
@@ -33,9 +32,6 @@ def read_labels(path: Path, classes: Classes, *, by_colour: bool = False) -> Lab
         classes: what the labels may be, VOID besides.
         by_colour: the file is an RGB picture in the colours of the classes; VOC's colour of void
             (#e0e0c0) is void.
-
-    Returns:
-        (height, width), uint8.
 
     Raises:
         MediaError: the file cannot be read.
@@ -77,14 +73,7 @@ def read_labels(path: Path, classes: Classes, *, by_colour: bool = False) -> Lab
 
 
 def colours_of_others(path: Path, labels: Iterable[int], classes: Classes) -> dict[int, int]:
-    """Return which of an indexed picture's `labels` its palette shows in another class's colour.
-
-    Returns:
-        Label -> the other class's; empty for a grey picture, and where colours are no class's.
-
-    Raises:
-        MediaError: the file cannot be read.
-    """
+    """Return label -> other label where a picture's palette shows one in the other's colour."""
     with opened(path) as image:
         palette = image.getpalette() or []
     of: dict[tuple[int, ...], int] = {colour: k for k, colour in enumerate(classes.palette)}
@@ -129,12 +118,6 @@ def render_labels_overlay(pixels: Pixels, labels: Labels, classes: Classes) -> I
         pixels: (height, width, 3), RGB.
         labels: (height, width).
         classes: what the labels are; "background" and void stay as they are.
-
-    Returns:
-        An image of mode "RGB".
-
-    Raises:
-        InputError: the two differ in size.
     """
     from PIL import ImageDraw, ImageFont  # a photo of one object needs no letters
 

@@ -19,15 +19,9 @@ class PartFile:
     def __init__(
         self, path: Path, settings: dict[str, Any], kept: Iterable[dict[str, Any]]
     ) -> None:
-        """Open it, with the records that are kept, see `begun`.
-
-        Raises:
-            InputError: what is kept was made by other settings.
-            MediaError: it cannot be written.
-        """
+        """Open it, with the records that are kept, see `begun`; they must have these settings."""
         self.path, self.part = path, _part_of(path)
-        self.names: set[str] = set()
-        """The "file_name" of each record."""
+        self.names: set[str] = set()  # the "file_name" of each record
         make_folder(path.parent)
         with replacing(self.part) as temporary, open(temporary, "xb") as stream:
             stream.write(_line({"settings": settings}))
@@ -82,14 +76,8 @@ def begun(
 ) -> Iterable[dict[str, Any]]:
     """Return the records that a run begins with: of FILE.part, else of FILE, else none.
 
-    Args:
-        path: of FILE.
-        finished: reads the records of FILE.
-        resume: keep what is there.
-        overwrite: begin with none.
-
-    Raises:
-        InputError: there are some, and they are neither to be kept nor overwritten.
+    `finished` reads those of FILE. Where there are some, they are kept to `resume`, dropped to
+    `overwrite`, and else an InputError.
     """
     part = _part_of(path)
     there = next((p for p in (part, path) if p.exists()), None)

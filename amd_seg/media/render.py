@@ -66,23 +66,17 @@ def otsu_threshold(saliency: _Values) -> float:
 
 # Cutouts
 
+# Short edge, in pixels, at which the colours on both sides of an edge are estimated: they change
+# slowly.
 WORK_EDGE = 256
-"""Short edge, in pixels, at which the colours on both sides of an edge are estimated. They change
-slowly, so this serves photos of any size."""
-
-REACHES = (32, 8)
-"""Reach of the two blurs, in pixels of that size: far for broad edges, then near."""
-
+REACHES = (32, 8)  # of the two blurs, in pixels of that size: far for broad edges, then near
+# Power of alpha that weights a pixel. The source has 1, for the narrow edges of a matte. On an edge
+# of a tenth of the picture 1 leaves a third of the halo, and 4 a tenth.
 SHARPNESS = 4
-"""Power of alpha that weights a pixel. The source has 1, which serves the narrow edges of a matte.
-On an edge of a tenth of the picture 1 leaves a third of the halo, and 4 a tenth."""
 
 
 def opacity(saliency: _Values, threshold: float) -> Pixels:
-    """Return an alpha, 0..255, that is soft where the saliency is near the threshold.
-
-    It is 2 * saliency - threshold, cut off at 0 and at 1.
-    """
+    """Return an alpha, 0..255, that is soft near the threshold: 2 * saliency - threshold."""
     alpha = np.empty(saliency.shape, np.uint8)
     for rows in row_blocks(*saliency.shape):
         alpha[rows] = np.rint(np.clip(2 * saliency[rows] - threshold, 0, 1) * 255)
@@ -100,12 +94,6 @@ def render_cutout(pixels: Pixels, alpha: Pixels) -> Image.Image:
     Args:
         pixels: (height, width, 3), RGB.
         alpha: (height, width), 0..255.
-
-    Returns:
-        An image of mode "RGBA".
-
-    Raises:
-        InputError: the two differ in size.
 
     Source: Forte, Approximate Fast Foreground Colour Estimation, ICIP 2021: blur fusion, twice.
     """
@@ -223,13 +211,9 @@ def _blurred(pixels: Pixels, alpha: Image.Image) -> Image.Image:
 
 # Overlays and regions
 
-TINT = (0, 114, 178)
-"""Blue over the object in an overlay."""
-
-TINT_SHARE = 0.45
-
+TINT, TINT_SHARE = (0, 114, 178), 0.45  # blue over the object in an overlay
+# Yellow along its edge: far from the tint in lightness, so the line shows on any photo.
 CONTOUR = (240, 228, 66)
-"""Yellow along its edge: far from the tint in lightness, so the line shows on any photo."""
 
 # Colours of Okabe and Ito (https://jfly.uni-koeln.de/color/), ordered so that the first five are
 # those that differ most, for common and for dichromatic eyes. Their black is left out: on a photo
@@ -246,20 +230,10 @@ _OKABE_ITO = (
 
 
 def render_overlay(pixels: Pixels, mask: NDArray[np.bool_]) -> Image.Image:
-    """Return the photo with the object tinted and its edge drawn; other pixels are as they were.
+    """Return the photo (height, width, 3) with the object tinted and its edge drawn.
 
     The line runs inside the object, about 1/250 of the short edge wide, and not along the border
-    of the picture.
-
-    Args:
-        pixels: (height, width, 3), RGB.
-        mask: (height, width), bool.
-
-    Returns:
-        An image of mode "RGB".
-
-    Raises:
-        InputError: the two differ in size.
+    of the picture. Other pixels are as they were.
     """
     import cv2
 
@@ -284,12 +258,6 @@ def render_regions(pixels: Pixels | None, regions: _Values) -> Image.Image:
     Args:
         pixels: (height, width, 3), RGB, shown through in grey; None for the plain colours.
         regions: (region, height, width), 0..1.
-
-    Returns:
-        An image of mode "RGB".
-
-    Raises:
-        InputError: the two differ in size.
     """
     count, height, width = regions.shape
     if pixels is not None:
@@ -323,11 +291,7 @@ def region_palette(count: int) -> Pixels:
 
 # Sheets
 
-TILE = 192
-"""Width of a picture, in pixels."""
-GAP = 4
-LINE = 14
-"""Height of a line of text."""
+TILE, GAP, LINE = 192, 4, 14  # width of a picture, of a gap, height of a line of text, in pixels
 
 
 class Tile(NamedTuple):

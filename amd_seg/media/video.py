@@ -27,7 +27,6 @@ import numpy as np
 from av.container import InputContainer
 from av.error import FFmpegError
 from av.packet import Packet
-from av.sidedata.sidedata import SideData
 from av.stream import Disposition, Stream
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
@@ -70,12 +69,9 @@ Moment = tuple[float, Callable[[], Pixels]]
 class Frame:
     """One frame of a clip."""
 
-    index: int
-    """Number of the frame, counted from the first frame at or after `start`."""
-    time: float
-    """When it is shown, in seconds from the beginning of the clip; rises from frame to frame."""
-    pixels: Pixels
-    """(height, width, 3), uint8, RGB, upright."""
+    index: int  # counted from the first frame at or after `start`
+    time: float  # when it is shown, in seconds from the beginning of the clip
+    pixels: Pixels  # (height, width, 3), RGB, upright
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,12 +209,7 @@ def shrunk_size(width: int, height: int, short_edge: int | None) -> tuple[int, i
 
 
 class FrameFolder(FrameReader):
-    """A clip kept as one image a frame, all of one size; arguments as for `open_video`.
-
-    Raises:
-        MediaError: there is no image, or the first cannot be read. While iterating: another
-            cannot be read or has another size.
-    """
+    """A clip kept as one image a frame, all of one size; arguments as for `open_video`."""
 
     def __init__(
         self,
@@ -264,11 +255,7 @@ class FrameFolder(FrameReader):
 
 
 class AnimatedImage(FrameReader):
-    """A clip kept as an animated GIF, WebP, PNG or AVIF; arguments as for `open_video`.
-
-    Raises:
-        MediaError: the file cannot be read or holds a single image.
-    """
+    """A clip kept as an animated GIF, WebP, PNG or AVIF; arguments as for `open_video`."""
 
     def __init__(
         self, path: Path, *, span: Span = EVERY_FRAME, short_edge: int | None = None
@@ -344,19 +331,13 @@ _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 class VideoReader(FrameReader):
     """A video file, decoded by FFmpeg: upright frames with their own timestamps.
 
-    Args:
-        path: any file with a video stream.
-        span, short_edge: as for `open_video`.
-        threads: decoding threads; None lets FFmpeg choose.
+    Arguments as for `open_video`; without a number of decoding `threads` FFmpeg chooses.
 
     Attributes:
         start_time: the time, in seconds, of the file's own clock at the beginning of the clip.
         end: when its last frame is over, in seconds; None until a pass has come to it, and where
             the file does not tell.
         orientation: how frames are stored, as EXIF counts it: 1 is upright.
-
-    Raises:
-        MediaError: there is no such file, no video stream in it, or no frame can be decoded.
     """
 
     def __init__(
@@ -416,9 +397,7 @@ class VideoReader(FrameReader):
         yield from super().read(span)
 
     def timestamps(self) -> list[float]:
-        """Return the time of each frame of the clip, in seconds, without decoding any.
-
-        Of a damaged file these are the frames before the damage.
+        """Return the time of each frame, in seconds, up to any damage, without decoding one.
 
         Raises:
             MediaError: the file has no timestamps.
@@ -516,10 +495,8 @@ class Clock:
     """Gives a file's packets times that go on where its own clock begins anew or jumps.
 
     Recordings that were joined, and recorders that were restarted, repeat times. A step of one
-    stream moves all that follow, as FFmpeg's command does.
-
-    Attributes:
-        steps: by how much the clock stepped, in seconds; below 0 where it went back.
+    stream moves all that follow, as FFmpeg's command does. `steps` are in seconds, below 0 where
+    the clock went back.
     """
 
     def __init__(self, container: InputContainer) -> None:
@@ -563,11 +540,7 @@ class Clock:
 
 
 def open_container(source: str | PathLike[str]) -> InputContainer:
-    """Open a file of FFmpeg's.
-
-    Raises:
-        MediaError: there is no such file, it is empty, or of no format that FFmpeg knows.
-    """
+    """Open a video file; MediaError tells why it cannot be."""
     path = Path(source)
     if not os.path.isfile(path):
         raise MediaError(f"Cannot read {path}: no such file. Check the path.")
@@ -588,8 +561,7 @@ def video_stream(container: InputContainer, source: str) -> VideoStream:
     """Return the video stream that FFmpeg thinks best; cover pictures and thumbnails do not count.
 
     Raises:
-        MediaError: there is none that can be decoded, or its frames are larger than
-            `MAX_FRAME_PIXELS`.
+        MediaError: there is none that can be decoded, or its frames are too large.
     """
     pictures = Disposition.attached_pic | Disposition.timed_thumbnails
     streams = [s for s in container.streams.video if not s.disposition & pictures]
@@ -598,7 +570,7 @@ def video_stream(container: InputContainer, source: str) -> VideoStream:
             f"Cannot read {source}: no video stream. Give a video file or a folder of frames."
         )
     # PyAV's types say otherwise, but of a codec that FFmpeg does not know there is no context.
-    known = [s for s in streams if cast("VideoCodecContext | None", s.codec_context) is not None]
+    known = [s for s in streams if s.codec_context is not None]
     if not known:
         raise MediaError(
             f"Cannot read {source}: no frame can be decoded (unknown codec). Convert it first."
@@ -640,10 +612,7 @@ def _decoded(
 
 
 def seek(container: InputContainer, timestamp: float, stream: VideoStream | None = None) -> None:
-    """Go to a packet before a timestamp, in seconds of the file's own clock.
-
-    A file that cannot be sought in stays where it is, at its beginning.
-    """
+    """Go to a packet before a timestamp, in seconds of the file's own clock, if the file can."""
     base = 1 / av.time_base if stream is None else stream.time_base
     assert base is not None
     with suppress(FFmpegError):
@@ -656,10 +625,9 @@ def fault(error: Exception) -> str:
 
 
 def _is_cut_short(source: str) -> bool:
-    """Tell whether a Matroska, WebM or AVI file ends before it says; False where it does not say.
+    """Tell whether a Matroska, WebM or AVI file ends before it says, if it does.
 
-    Source: RFC 9559, section 5.1 (Segment), and RFC 8794, section 4 (sizes of variable length);
-    of an AVI, the size of its first RIFF chunk.
+    Source: RFC 9559, section 5.1 (Segment), and RFC 8794, section 4 (sizes of variable length).
     """
     with open(source, "rb") as file:
         head = file.read(1024)
@@ -682,7 +650,7 @@ def _orientation(frame: VideoFrame) -> int:
 
     Source: FFmpeg, libavutil/display.h: a point (x, y) is shown at (a x + c y, b x + d y).
     """
-    matrix = cast("SideData | None", frame.side_data.get("DISPLAYMATRIX"))
+    matrix: Any = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return 1
     a, b, _, c, d = (int(value) for value in np.frombuffer(bytes(matrix), np.int32)[:5])

@@ -8,7 +8,6 @@ Every form is written beside its target and moved there at the end: whoever stop
 between leaves what was there before.
 """
 
-import errno
 import glob
 import logging
 import os
@@ -22,7 +21,7 @@ from io import BytesIO
 from itertools import islice
 from math import ceil, inf
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import Any, cast
 
 import av
 import numpy as np
@@ -51,10 +50,6 @@ from amd_seg.media.video import (
     open_container,
     seek,
 )
-
-if TYPE_CHECKING:
-    from av.audio.codeccontext import AudioCodecContext
-    from av.subtitles.codeccontext import SubtitleCodecContext
 
 logger = logging.getLogger(__name__)
 
@@ -100,13 +95,7 @@ _FRAME_NAME, _FRAME_NAMES = "{:05d}.png", re.compile(r"\d{5,}\.png")  # as DAVIS
 def check_target(
     target: Path, source: str, *, has_alpha: bool = False, overwrite: bool = False
 ) -> None:
-    """Raise where an output video could not be written, before any work is done.
-
-    Args:
-        target: the file, or the folder of frames, that is to be made.
-        source: the clip, as its reader was told.
-        has_alpha: the pictures have an alpha channel.
-        overwrite: what is there may be replaced.
+    """Raise where an output video of the clip `source` could not be written, before any work.
 
     Raises:
         InputError: the ending is unknown or holds no alpha, something is there already, or it is
@@ -157,7 +146,7 @@ def open_writer(
 
     Args:
         target: as `check_target` allows it; what is there is replaced.
-        clip: where the pictures come from. A video file gets its timestamps, sound and subtitles.
+        clip: where the pictures come from. A video file gets its times, sound and subtitles.
         has_alpha: pictures are (height, width, 4), RGBA.
         origin: the time in the clip, in seconds, at which a video file begins.
 
@@ -272,10 +261,9 @@ class VideoWriter:
             self._size, aspect = (round(clip.width * wide), round(clip.height * high)), Fraction(1)
         stream = out.add_stream(encoding.codec, rate=rate, options=encoding.options)
         self._stream = cast(VideoStream, stream)
-        # Planes of colour have half the size: a frame of odd size gets its last row or column
-        # twice.
-        step = 2 if encoding.codec == "libx264" else 1
-        self._stream.width, self._stream.height = (edge + edge % step for edge in self._size)
+        # Planes of colour have half the size: an odd frame gets its last row or column twice.
+        self._step = 2 if encoding.codec == "libx264" else 1
+        self._stream.width, self._stream.height = (edge + edge % self._step for edge in self._size)
         self._stream.pix_fmt, self._stream.time_base = encoding.pixel_format, self._base
         context = self._stream.codec_context
         context.time_base, context.sample_aspect_ratio = self._base, aspect
@@ -293,13 +281,10 @@ class VideoWriter:
             picture = np.asarray(image)
         if self._encoding is _GIF:
             return _palette_frame(picture)
-        margins = [
-            (0, self._stream.height - picture.shape[0]),
-            (0, self._stream.width - picture.shape[1]),
-            (0, 0),
-        ]
-        picture = np.pad(picture, margins[: picture.ndim], mode="edge")
         layout = {(): "gray", (3,): "rgb24", (4,): "rgba"}[picture.shape[2:]]
+        rows, columns = (edge % self._step for edge in picture.shape[:2])
+        margins = [(0, rows), (0, columns), (0, 0)][: picture.ndim]
+        picture = np.pad(picture, margins, mode="edge")
         # One thread, for several pictures are converted side by side.
         return VideoReformatter().reformat(
             VideoFrame.from_ndarray(np.ascontiguousarray(picture), format=layout),
@@ -382,17 +367,11 @@ _HELD = {
 
 # Of two codes of ISO 639-2 for a language, QuickTime files know one: else FFmpeg drops it.
 _QUICKTIME_LANGUAGES = {
-    "sqi": "alb", "hye": "arm", "eus": "baq", "mya": "bur", "zho": "chi",
-    "cze": "ces", "nld": "dut", "fre": "fra", "kat": "geo", "deu": "ger",
-    "ell": "gre", "isl": "ice", "mkd": "mac", "msa": "may", "fas": "per",
-    "rum": "ron", "slo": "slk", "bod": "tib", "cym": "wel",
+    "sqi": "alb", "hye": "arm", "eus": "baq", "mya": "bur", "zho": "chi", "cze": "ces",
+    "nld": "dut", "fre": "fra", "kat": "geo", "deu": "ger", "ell": "gre", "isl": "ice",
+    "mkd": "mac", "msa": "may", "fas": "per", "rum": "ron", "slo": "slk", "bod": "tib",
+    "cym": "wel",
 }  # fmt: skip
-
-# Faults of the disk and of the name, which are no fault of a stream.
-_FAULTS_OF_THE_FILE = frozenset(
-    {errno.ENOSPC, errno.EFBIG, errno.EIO, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
-    | {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG}
-)
 
 
 class Soundtrack:
@@ -401,14 +380,6 @@ class Soundtrack:
     What the container holds is copied packet by packet, to the bit. Other audio is encoded anew,
     other subtitles are left out; both are logged. A track that the output does not take ends
     there, with a warning: it never costs the picture.
-
-    Args:
-        clip: where they come from; what lies outside its span is left out.
-        source: its file, opened.
-        out: an output that has no packet yet.
-        suffix: that of its name: .mp4, .mov, .mkv or .webm.
-        encoding: that of the output.
-        origin: the time in the clip, in seconds, at which the output begins.
     """
 
     def __init__(
@@ -447,7 +418,7 @@ class Soundtrack:
         try:
             self._out.mux(self._tracks[index].convert(packet, self._shift))
         except FFmpegError as cause:
-            if cause.errno in _FAULTS_OF_THE_FILE:
+            if isinstance(cause, OSError):  # A fault of the disk is no fault of the track.
                 raise
             del self._tracks[index]
             kind, source = self._source.streams[index].type, self._clip.source
@@ -484,16 +455,16 @@ class _Track:
     """
 
     def __init__(self, stream: Stream, out: OutputContainer, encoder: str | None = None) -> None:
-        self._stream: Stream
         self._resampler: AudioResampler | None = None
         self._last: int | None = None  # When the last copied packet began, in ticks.
         self._end = -inf  # When the last sound that was encoded is over, in seconds.
         if encoder is None:
             self._stream = out.add_stream_from_template(stream)
         else:
-            mono = cast(AudioStream, stream).codec_context.channels == 1
-            added = out.add_stream(encoder, rate=48_000, layout="mono" if mono else "stereo")
-            self._stream, context = added, cast(AudioStream, added).codec_context
+            assert isinstance(stream, AudioStream)
+            layout = "mono" if stream.codec_context.channels == 1 else "stereo"
+            self._stream = out.add_stream(encoder, rate=48_000, layout=layout)
+            context = cast(AudioStream, self._stream).codec_context
             context.bit_rate = 160_000
             context.open()
             self._resampler = AudioResampler(
@@ -529,38 +500,40 @@ class _Track:
     def _encoded(
         self, packet: "AnyPacket | None", shift: float, resampler: AudioResampler
     ) -> list[AnyPacket]:
-        frames: list[AudioFrame | None] = [None]
-        if packet is not None:
-            frames = []
+        parts: list[AudioFrame | None] = []
+        if packet is None:
+            parts = [*resampler.resample(None), None]
+        else:
+            frames: list[AudioFrame] = []
             with suppress(FFmpegError):  # A damaged packet is a gap.
-                frames = cast(list[AudioFrame | None], packet.decode())
-        packets: list[AnyPacket] = []
-        for frame in frames:
-            if frame is not None and frame.pts is not None and frame.time_base is not None:
-                # Where recordings were joined their sound may overlap.
-                begin = max(float(frame.pts * frame.time_base) - shift, self._end)
-                frame.pts = round(begin / frame.time_base)
-                self._end = begin + frame.samples / frame.sample_rate
-            parts = [*resampler.resample(frame), *([None] if frame is None else [])]
-            for part in parts:
-                packets += cast(AudioStream, self._stream).encode(part)
-        return packets
+                frames = cast(list[AudioFrame], packet.decode())
+            for frame in frames:
+                if frame.pts is not None and frame.time_base is not None:
+                    # Where recordings were joined their sound may overlap.
+                    begin = max(float(frame.pts * frame.time_base) - shift, self._end)
+                    frame.pts = round(begin / frame.time_base)
+                    self._end = begin + frame.samples / frame.sample_rate
+                parts += resampler.resample(frame)
+        encode = cast(AudioStream, self._stream).encode
+        return [encoded for part in parts for encoded in encode(part)]
 
 
 def _track(
     stream: Stream, out: OutputContainer, suffix: str, encoding: Encoding, source: str
 ) -> _Track | None:
-    """Make the stream of the output for one of the clip; None where it has no place there."""
+    """Make the stream of the output for one of the clip, if it has a place there."""
     if not isinstance(stream, AudioStream | SubtitleStream):
         return None
+    unusable = None
     # PyAV's types say otherwise, but of a codec that FFmpeg does not know there is no context.
-    context = cast("AudioCodecContext | SubtitleCodecContext | None", stream.codec_context)
+    context: Any = stream.codec_context
     if context is None:
-        logger.warning("%s has a stream of an unknown codec: it is left out.", source)
-        return None
-    if isinstance(stream, AudioStream) and not stream.codec_context.sample_rate:
+        unusable = "of an unknown codec"
+    elif isinstance(stream, AudioStream) and not context.sample_rate:
         # Broadcasts announce tracks that stay empty: no container takes one, nor the film with it.
-        logger.warning("%s has a stream in which no sound is found: it is left out.", source)
+        unusable = "in which no sound is found"
+    if unusable is not None:
+        logger.warning("%s has a stream %s: it is left out.", source, unusable)
         return None
     encoder, held = _HELD[suffix]
     codec = context.codec.canonical_name
