@@ -22,9 +22,8 @@ from amd_seg.media.images import Photo, read_image
 from amd_seg.media.video import FrameReader, count_frames, open_video
 from amd_seg.segmentation import Segmentation
 from amd_seg.segmenter import Segmenter
-from amd_seg.training.adaptation import OnStep
 from amd_seg.training.config import AdaptationConfig
-from amd_seg.training.loop import StepReport, StopTraining
+from amd_seg.training.loop import OnStep, StepReport, StopTraining
 from amd_seg.video_segmenter import OnFrame, VideoSegmenter
 
 HOST = "127.0.0.1"

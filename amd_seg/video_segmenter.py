@@ -28,8 +28,9 @@ from amd_seg.segmenter import CallOptions, Segmenter
 from amd_seg.weights import save_weights
 
 if TYPE_CHECKING:
-    from amd_seg.training.adaptation import AdaptationReport, OnStep
+    from amd_seg.training.adaptation import AdaptationReport
     from amd_seg.training.config import AdaptationConfig
+    from amd_seg.training.loop import OnStep
 
 __all__ = ["ClipLike", "FrameSegmentation", "VideoReport", "VideoSegmenter"]
 

@@ -44,7 +44,7 @@ def main() -> None:
             amd.to(memory_format=torch.channels_last)
         frames = torch.randint(256, (2, options.batch_size, 3, *config.crop), dtype=torch.uint8)
         batch = PairBatch(*frames, ("random",) * options.batch_size)
-        state = loop.start(make_objective(amd, config), config)
+        state = loop.TrainState(make_objective(amd, config), config)
 
         def steps(count: int, state=state, batch=batch, config=config) -> None:
             until = dataclasses.replace(config, steps=state.step + count)

@@ -61,7 +61,7 @@ def main() -> None:
             for precision in options.precisions:
                 settings = dataclasses.replace(config, precision=precision, memory_layout=layout)
                 whole, bare = measured(
-                    Preset(model=preset.model, training=settings, about=""), batches, options
+                    Preset(model=preset.model, training=settings), batches, options
                 )
                 print(
                     f"| {layout} | {precision} | {whole:.3g} | {bare:.3g} | {bare / whole:.0%} |",
@@ -76,7 +76,7 @@ def measured(
     device, config = resolve_device(options.device), preset.training
     dtype = resolve_precision(config.precision, device)
     model = AMD(preset.model).to(device, memory_format=LAYOUTS[config.memory_layout])
-    state = loop.start(make_objective(model, config), config)
+    state = loop.TrainState(make_objective(model, config), config)
     batch = next(batches)
 
     def whole() -> None:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -24,28 +24,45 @@ from amd_seg.training.clip_masks import (
     combine_odds,
     find_motion,
     flip_averaged_regions,
-    gather_chunks,
+    gather_frames,
     trust_in_network,
 )
+from amd_seg.training.config import AdaptationConfig
 from amd_seg.training.superpixel_voting import vote
 from tests.clips import moving_patch, texture
 
 # Frames of a clip in memory
 
 
-def stream(count: int, height: int = 40, width: int = 60) -> Iterator[Frame]:
-    for index in range(count):
-        yield Frame(index, index / 24, np.full((height, width, 3), index % 251, np.uint8))
+class Clip:
+    """Frames of one grey each, made as they are read; each comes `times` times."""
+
+    source, frame_rate = "clip", 24.0
+
+    def __init__(self, count: int, times: int = 1) -> None:
+        self.count, self.times = count, times
+
+    def __iter__(self) -> Iterator[Frame]:
+        for index in range(self.count * self.times):
+            grey = index // self.times % 251
+            yield Frame(index, index / 24, np.full((40, 60, 3), grey, np.uint8))
 
 
-def test_a_short_clip_is_kept_whole() -> None:
-    (chunk,) = gather_chunks(stream(11), source="clip", short_edge=40, length=3, most=4)
+def gathered(clip: Clip, short_edge: int = 40) -> Sequence[FrameChunk]:
+    """Chunks of five frames, eight at most."""
+    return gather_frames(clip, AdaptationConfig(max_gap=2, frames=40), short_edge=short_edge).chunks
+
+
+def test_a_short_clip_is_kept_whole_without_repeated_frames() -> None:
+    (chunk,) = gathered(Clip(11))
     assert chunk.numbers == tuple(range(11))
     assert chunk.frames[:, 0, 0, 0].tolist() == list(range(11))
+    (chunk,) = gathered(Clip(5, times=2))
+    assert chunk.numbers == (0, 2, 4, 6, 8)
 
 
 def test_chunks_are_spread_over_a_long_clip() -> None:
-    kept = gather_chunks(stream(1000), source="clip", short_edge=20, length=5, most=8)
+    kept = gathered(Clip(1000), short_edge=20)
     assert 4 <= len(kept) <= 8
     starts = [chunk.numbers[0] for chunk in kept]
     assert set(np.diff(starts)) == {160}
@@ -58,18 +75,12 @@ def test_memory_does_not_grow_with_the_clip() -> None:
     peaks = []
     for count in (200, 2000):
         tracemalloc.start()
-        gather_chunks(stream(count), source="clip", short_edge=40, length=5, most=8)
+        gathered(Clip(count))
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.2 * peaks[0]
     # Nine chunks of five frames, the frame in hand, and one chunk being made.
     assert peaks[1] < 12 * 5 * 40 * 60 * 3
-
-
-def test_repeated_frames_are_left_out() -> None:
-    twice = (Frame(2 * f.index + n, 0.0, f.pixels) for f in stream(5) for n in (0, 1))
-    (chunk,) = gather_chunks(twice, source="clip", short_edge=40, length=3, most=4)
-    assert chunk.numbers == (0, 2, 4, 6, 8)
 
 
 def test_pairs_and_those_held_out() -> None:

@@ -10,9 +10,6 @@ from amd_seg.cli import cli
 from amd_seg.errors import ConfigError
 from amd_seg.model.config import AMDConfig, SemanticConfig
 from amd_seg.training.config import (
-    ADAPTATIONS,
-    FINETUNE_PRESETS,
-    PRESETS,
     AdaptationConfig,
     FinetuneConfig,
     TrainingConfig,
@@ -24,16 +21,10 @@ def run(*words: str) -> Result:
     return CliRunner().invoke(cli, [*words])
 
 
-def test_every_preset_can_be_used() -> None:
-    assert all(PRESETS[name]().about for name in PRESETS)
-    for presets in (FINETUNE_PRESETS, ADAPTATIONS):
-        assert all(presets[name]().steps >= 1 for name in presets)
-
-
 @pytest.mark.parametrize("kind", [TrainingConfig, FinetuneConfig, AdaptationConfig, AMDConfig])
 def test_every_setting_is_described(kind: type) -> None:
     undescribed = {field.name for field in dataclasses.fields(kind)} - descriptions(kind).keys()
-    assert undescribed <= {"seed"}
+    assert not undescribed
 
 
 def test_all_faults_are_named_at_once() -> None:
@@ -47,15 +38,6 @@ def test_all_faults_are_named_at_once() -> None:
         AdaptationConfig(blend=0)
     with pytest.raises(ConfigError, match=r"scale=\(0\.5,\) \(2 numbers\)"):
         FinetuneConfig(scale=(0.5,))
-
-
-def test_a_record_is_read_back_where_this_version_does_what_it_says() -> None:
-    config = dataclasses.replace(PRESETS["cpu"]().training, memory_layout="channels-first")
-    record = {**dataclasses.asdict(config), "scale": [0.45, 1.0], "channels_last": False}
-    del record["memory_layout"]
-    assert TrainingConfig.from_record({**record, "flow_fit_weight": 0.0}) == config
-    with pytest.raises(ConfigError, match=r"no flow_fit_weight=0\.5, with which the run was begun"):
-        TrainingConfig.from_record({**record, "flow_fit_weight": 0.5})
 
 
 @pytest.mark.parametrize(
@@ -76,10 +58,9 @@ def test_a_record_is_read_back_where_this_version_does_what_it_says() -> None:
         ("--set keep", "--set keep is no KEY=VALUE"),
         ("--set ema_decy=0.9", "There is no setting 'ema_decy'. Did you mean ema_decay or "),
         ("--set zzz=1", "There is no setting 'zzz'. --set help lists all."),
-        ("--ema-decay 0.99", "--ema-decay is gone: write --set ema_decay=0.99."),
-        ("--ema-decay=0.99", "--ema-decay is gone: write --set ema_decay=0.99."),
-        ("--no-flip", "--no-flip is gone: write --set flip=false."),
-        ("--regions 4", "--regions is gone: write --set regions=4."),
+        ("--ema-decay=0.99", "--ema-decay is no flag: write --set ema_decay=VALUE"),
+        ("--no-flip", "--no-flip is no flag: write --set flip=false"),
+        ("--regions 4", "--regions is no flag: write --set regions=VALUE"),
         ("--init-backbone f", "--init-backbone is gone: `amd-seg weights convert"),
     ],
 )

@@ -13,10 +13,8 @@ import pytest
 import torch
 
 from amd_seg.errors import ConfigError
-from amd_seg.training.clips import find_clips
 from amd_seg.training.config import TrainingConfig
 from amd_seg.training.distributed import Processes
-from amd_seg.training.motion_masks import write_motion_masks
 from amd_seg.training.run import open_batches
 from amd_seg.training.run_folder import RunFolder, list_checkpoints, load_checkpoint
 from amd_seg.weights import load_weights
@@ -54,9 +52,8 @@ def launcher(processes: int) -> list[str]:
     return [*torchrun, "--nproc-per-node", str(processes), "-m", "amd_seg.cli"]
 
 
-def train(clips: str | None, out: Path, processes: int, *flags: str) -> str:
-    videos = [] if clips is None else [clips]
-    command = [*launcher(processes), "train", *videos, "--out", str(out), *SETTINGS, *flags]
+def train(clips: str, out: Path, processes: int, *flags: str) -> str:
+    command = [*launcher(processes), "train", clips, "--out", str(out), *SETTINGS, *flags]
     result = subprocess.run(
         command, env=environment(), capture_output=True, text=True, check=False, timeout=300
     )
@@ -91,13 +88,17 @@ def test_two_processes_go_on_where_they_were_stopped(clips: str, tmp_path: Path)
     assert column(tmp_path / "run", "loss") == whole
 
 
-def test_a_process_that_joins_a_run_draws_its_own_crops(tmp_path: Path) -> None:
+def test_masks_are_found_by_the_first_process_and_one_that_joins_draws_its_own_crops(
+    tmp_path: Path,
+) -> None:
     clip = write_clip(tmp_path / "clip.mp4", list(moving_patch(12)[0]), rate=24)
-    write_motion_masks(find_clips([str(clip)]), tmp_path / "targets", workers=1)
     run = tmp_path / "run"
-    flags = ("--objective", "motion-masks", "--set", "max_gap=1", "--set", "short_edge=72")
-    train(None, run, 1, *flags, "--targets", str(tmp_path / "targets"), "--steps", "2")
-    train(None, run, 2, *flags, "--resume", "--steps", "3")
+    flags = ("--objective", "motion-masks", *settings("max_gap=1 short_edge=72"))
+    train(str(clip), tmp_path / "two", 2, *flags, "--steps", "1")
+    train(str(clip), run, 1, *flags, "--steps", "2")
+    masks = [sorted(out.glob("targets/masks/clip/*.png")) for out in (tmp_path / "two", run)]
+    assert [path.read_bytes() for path in masks[0]] == [path.read_bytes() for path in masks[1]]
+    train(str(clip), run, 2, *flags, "--resume", "--steps", "3")
     saved = load_checkpoint(list_checkpoints(run / "checkpoints")[-1])
     generators = [rank["batches"]["generator"] for rank in (saved, *saved["other_ranks"])]
     assert len(generators) == 2

@@ -101,7 +101,7 @@ def test_steps_are_sgd_with_momentum_on_the_poly_schedule() -> None:
     objective = Slope()
     slopes = [1.0, -0.5, 2.0, 0.25, 1.0]
     weight, velocity = objective.model.weight.item(), 0.0
-    loop.optimize(loop.start(objective, config), map(Batch, slopes), config)
+    loop.optimize(loop.TrainState(objective, config), map(Batch, slopes), config)
     for step, slope in enumerate(slopes):
         rate = (0.1 - 0.02) * (1 - step / 5) ** 0.9 + 0.02
         velocity = 0.9 * velocity + slope + 5e-4 * weight

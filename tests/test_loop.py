@@ -27,7 +27,7 @@ class Cusp(nn.Module):
 
 def test_a_gradient_that_is_not_finite_stops_before_the_step() -> None:
     config = TrainingConfig(steps=1)
-    state = loop.start(Cusp(), config)
+    state = loop.TrainState(Cusp(), config)
     batch = MaskBatch(torch.empty(0), torch.empty(0), ("walk:3",))
     with pytest.raises(TrainingDivergedError, match=r"gradient is not finite at step 0.*walk:3"):
         loop.optimize(state, iter([batch]), config)
@@ -54,9 +54,10 @@ def descend(*batches: list[float], **settings: Any) -> tuple[loop.TrainState, li
         | settings
     )
     reports: list[StepReport] = []
-    state = loop.start(Slope(), config)
+    state = loop.TrainState(Slope(), config)
     stream = (MaskBatch(torch.tensor(b), torch.empty(0), ("walk:3",)) for b in batches)
-    return loop.optimize(state, stream, config, on_step=reports.append), reports
+    loop.optimize(state, stream, config, on_step=reports.append)
+    return state, reports
 
 
 def test_micro_batches_give_the_step_of_the_whole_batch() -> None:

@@ -20,12 +20,11 @@ from amd_seg.training.masked_images import (
     MaskBatches,
     MaskedClip,
     MaskJob,
-    clips_by_name,
     find_masked_images,
     load_masked_images,
     write_mask_folder,
 )
-from amd_seg.training.motion_masks import MotionMaskConfig, main, write_motion_masks
+from amd_seg.training.motion_masks import MotionMaskConfig, clips_by_name, write_motion_masks
 from tests.clips import moving_patch, write_clip, write_folder
 
 CPU = torch.device("cpu")
@@ -208,7 +207,7 @@ def test_a_process_that_is_killed_is_one_clear_line(tmp_path: Path) -> None:
 
 
 def test_clips_are_named_after_their_files_and_made_anew_when_they_change(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
 ) -> None:
     clip, out = tmp_path / "in" / "patch-001.mp4", tmp_path / "out"
     clip.parent.mkdir()
@@ -228,13 +227,6 @@ def test_clips_are_named_after_their_files_and_made_anew_when_they_change(
     write_clip(clip, list(moving_patch(6, speed=3)[0]), rate=24)
     write()
     assert len(seen) == 2
-    arguments = [str(clip.parent), "--out", str(tmp_path / "new")]
-    main([*arguments, "--short-edge", "36", "--workers", "1"])
-    (loaded,) = load_masked_images(tmp_path / "new", short_edge=72)
-    assert loaded.masks[0].shape == (1, 36, 48)
-    with pytest.raises(SystemExit):
-        main(["nowhere", "--out", str(tmp_path / "new")])
-    assert "Error: No such file or folder: nowhere" in capsys.readouterr().err
 
 
 def test_clips_of_one_name_do_not_share_their_masks(tmp_path: Path) -> None:

@@ -139,13 +139,13 @@ OPTIONS = {
     "image": "[INPUT]... --out --output --mask-format --split --report --include --exclude "
     "--threshold --weights --size --device --precision --batch-size --refine --min-confidence "
     "--max-pixels --list --recursive --shard --overwrite --resume --json --quiet --help",
-    "train": "[VIDEOS...] --out --preset --init --objective --targets --device --resume "
+    "train": "[VIDEOS...] --init --objective --targets --out --preset --device --resume "
     "--precision --steps --minutes --batch-size --accumulate --learning-rate --crop --seed "
     "--workers --checkpoint-every --set --quiet --help",
-    "finetune": "[voc2012 DIR | coco JSON IMAGES] --out --images --masks --classes "
-    "--coloured-masks --split --weights --preset --device --resume --precision --steps --minutes "
-    "--batch-size --accumulate --learning-rate --crop --seed --workers --checkpoint-every --set "
-    "--quiet --help",
+    "finetune": "[voc2012 DIR | coco JSON IMAGES] --images --masks --classes "
+    "--coloured-masks --split --weights --out --preset --device --resume --precision --steps "
+    "--minutes --batch-size --accumulate --learning-rate --crop --seed --workers "
+    "--checkpoint-every --set --quiet --help",
     "video": "INPUT --out --output --background --start --end --every --frame-rate --adapt "
     "--steps --objective --blend --seed --channel --save-adapted "
     "--report --threshold --refine --min-confidence --weights --size --device --precision "

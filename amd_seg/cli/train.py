@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 import json
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
@@ -26,15 +26,14 @@ from amd_seg.training.config import (
 )
 
 if TYPE_CHECKING:
-    from tqdm import tqdm
-
     from amd_seg.training.labelled_photos import LabelledPhotos
-    from amd_seg.training.loop import StepReport
-    from amd_seg.training.run import OnStep
+    from amd_seg.training.loop import OnStep, StepReport
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Model = TypeVar("Model", bound=AppearanceConfig)
 Training = TypeVar("Training", bound=RunConfig)
+
+PATH = click.Path(path_type=Path)
 
 # What `--set` of a command changes: how it trains, and the model.
 SETTINGS: dict[str, tuple[type, type]] = {
@@ -44,33 +43,35 @@ SETTINGS: dict[str, tuple[type, type]] = {
 
 
 class RunCommand(click.Command):
-    """A command that tells who gives a flag of an earlier version how it is written now."""
+    """A command that says how a setting is given that has no flag of its own."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse the arguments."""
-        words = list(args)
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
             flag = error.option_name
-            name, is_off = flag.removeprefix("--no-").removeprefix("--"), flag.startswith("--no-")
-            name = name.replace("-", "_")
-            field = _fields(*SETTINGS[self.name or ""]).get(name)
-            if field is None:
+            name = flag.removeprefix("--no-").removeprefix("--").replace("-", "_")
+            if name not in _fields(*SETTINGS[self.name or ""]):
                 raise
-            place = next(i for i, word in enumerate(words) if word.partition("=")[0] == flag)
-            _, equals, value = words[place].partition("=")
-            if field.type is bool:
-                value = "false" if is_off else "true"
-            elif not equals:
-                value = (*words[place + 1 :], "VALUE")[0]
-            raise click.UsageError(f"{flag} is gone: write --set {name}={value}.", ctx) from error
+            value = "false" if flag.startswith("--no-") else "VALUE"
+            raise click.UsageError(
+                f"{flag} is no flag: write --set {name}={value}.", ctx
+            ) from error
 
 
 def run_options(command: Command) -> Command:
     """Add the flags that both kinds of run have."""
-    name = command.__name__
+    presets = list(PRESETS if command.__name__ == "train" else FINETUNE_PRESETS)
     options = [
+        click.option("--out", required=True, type=PATH, help="The run folder."),
+        click.option(
+            "--preset",
+            type=click.Choice(presets),
+            default="cpu",
+            show_default=True,
+            is_eager=True,
+        ),
         click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps."),
         click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in OUT."),
         click.option("--precision", type=click.Choice(PRECISIONS)),
@@ -89,7 +90,7 @@ def run_options(command: Command) -> Command:
             multiple=True,
             metavar="KEY=VALUE",
             is_eager=True,
-            callback=lambda ctx, param, texts: _list_settings(ctx, name, texts),
+            callback=_list_settings,
             help="Any other setting; may be given several times. --set help lists all.",
         ),
         terminal.quiet_option,
@@ -99,17 +100,36 @@ def run_options(command: Command) -> Command:
     return command
 
 
+def _list_settings(
+    ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Print all settings where one of them is "help": what --set takes, with its default."""
+    if "help" not in texts:
+        return texts
+    preset = ctx.params.get("preset") or "cpu"
+    groups: tuple[Any, Any] = FINETUNE_PRESETS.get(preset, FinetuneConfig)(), SemanticConfig()
+    if ctx.command.name == "train":
+        chosen = PRESETS[preset]()
+        groups = chosen.training, chosen.model
+    click.echo(f"Settings, as preset {preset} has them:")
+    for group in groups:
+        kind: type = type(group)
+        for name, field in _fields(kind).items():
+            choices = get_args(field.type) if get_origin(field.type) is Literal else ()
+            text = descriptions(kind).get(name, "")
+            text += f" ({', '.join(choices)})" if choices else ""
+            click.echo(f"\n{name}={_text(getattr(group, name))}")
+            click.echo(textwrap.indent(textwrap.fill(text, 92), "    "))
+    return ctx.exit()
+
+
 @click.command(cls=RunCommand)
 @click.argument("videos", nargs=-1, metavar="[VIDEOS...]")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="The run folder.")
-@click.option(
-    "--preset", type=click.Choice(list(PRESETS)), default="cpu", show_default=True, is_eager=True
-)
 @click.option("--init", metavar="W", help="Weights to start from: a name, folder or file.")
 @click.option("--objective", type=click.Choice(get_args(Objective)))
 @click.option(
     "--targets",
-    type=click.Path(path_type=Path),
+    type=PATH,
     multiple=True,
     metavar="DIR",
     help="Images with masks (DIR/images, DIR/masks) to learn from, beside VIDEOS or without.",
@@ -136,23 +156,21 @@ def train(
     Presets: paper (eq. 7; 8 GPUs, days), single-gpu (25 minutes), cpu (2 hours);
     the last two learn from masks of what moves.
     """
-    changed = parse_settings(changes, TrainingConfig, AMDConfig, flags=flags)
+    of_training, of_model = _changed(changes, TrainingConfig, AMDConfig, flags=flags)
 
     from amd_seg.training import run
-    from amd_seg.training.distributed import is_first_process
     from amd_seg.weights import load_weights
 
     if resume:
-        model, config = saved_settings(out, AMDConfig, TrainingConfig)
+        model, config = _saved_settings(out, AMDConfig, TrainingConfig)
     else:
         chosen = PRESETS[preset]()
         config = chosen.training
         model = chosen.model if init is None else load_weights(init).config.model
-    config = dataclasses.replace(config, **changed[TrainingConfig])
-    model = dataclasses.replace(model, **changed[AMDConfig])
-    announce(model=model, training=config)
-    with watched_run(config, "pairs") as on_step:
-        written = run.train(
+    config = dataclasses.replace(config, **of_training)
+    model = dataclasses.replace(model, **of_model)
+    with _watched_run(config, model, "pairs") as on_step:
+        run.train(
             videos,
             out,
             model=model,
@@ -163,22 +181,20 @@ def train(
             resume=resume,
             on_step=on_step,
         )
-    if is_first_process():
-        terminal.put(str(written))
+    _tell(out)
 
 
 @click.command(cls=RunCommand)
 @click.argument(
     "dataset", metavar="[voc2012 DIR |", required=False, type=click.Choice(["voc2012", "coco"])
 )
-@click.argument("folder", type=click.Path(path_type=Path), metavar="coco JSON", required=False)
-@click.argument("photos", type=click.Path(path_type=Path), metavar="IMAGES]", required=False)
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="The run folder.")
-@click.option("--images", type=click.Path(path_type=Path), help="Any folder of photos,")
-@click.option("--masks", type=click.Path(path_type=Path), help="their label maps, by name, and")
+@click.argument("folder", type=PATH, metavar="coco JSON", required=False)
+@click.argument("photos", type=PATH, metavar="IMAGES]", required=False)
+@click.option("--images", type=PATH, help="Any folder of photos,")
+@click.option("--masks", type=PATH, help="their label maps, by name, and")
 @click.option(
     "--classes",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="FILE",
     help="the classes, one name a line, from label 0 on; a colour may follow: dog #400080.",
 )
@@ -195,13 +211,6 @@ def train(
     metavar="W",
     help="Where the backbone starts: a name, a folder, org/name on the Hub, a ResNet's .pth or "
     ".safetensors (torchvision, MoCo, TimeCycle), or none. [default: bundled]",
-)
-@click.option(
-    "--preset",
-    type=click.Choice(list(FINETUNE_PRESETS)),
-    default="cpu",
-    show_default=True,
-    is_eager=True,
 )
 @run_options
 def finetune(
@@ -237,23 +246,21 @@ def finetune(
     \b
     Presets: paper (40,000 steps of 16 crops of 512x512), cpu (minutes).
     """
-    changed = parse_settings(changes, FinetuneConfig, SemanticConfig, flags=flags)
+    of_training, of_model = _changed(changes, FinetuneConfig, SemanticConfig, flags=flags)
     own, labels = (images, masks, classes), Path(f"{out}-labels")
     labelled = _labelled(dataset, folder, photos, own, coloured_masks, split, labels)
 
     from amd_seg.training import finetune as tuning
-    from amd_seg.training.distributed import is_first_process
 
     if resume:
-        model, config = saved_settings(out, SemanticConfig, FinetuneConfig)
-        model = dataclasses.replace(model, **changed[SemanticConfig])
+        model, config = _saved_settings(out, SemanticConfig, FinetuneConfig)
+        model = dataclasses.replace(model, **of_model)
     else:
         config = FINETUNE_PRESETS[preset]()
-        model = tuning.model_for(weights, len(labelled.classes), **changed[SemanticConfig])
-    config = dataclasses.replace(config, **changed[FinetuneConfig])
-    announce(model=model, training=config)
-    with watched_run(config, "photos") as on_step:
-        written = tuning.finetune(
+        model = tuning.model_for(weights, len(labelled.classes), **of_model)
+    config = dataclasses.replace(config, **of_training)
+    with _watched_run(config, model, "photos") as on_step:
+        tuning.finetune(
             labelled,
             out,
             model=model,
@@ -263,8 +270,7 @@ def finetune(
             resume=resume,
             on_step=on_step,
         )
-    if is_first_process():
-        terminal.put(str(written))
+    _tell(out)
 
 
 def _labelled(
@@ -299,48 +305,46 @@ def _labelled(
     )
 
 
-def parse_settings(
-    changes: Sequence[str], *kinds: type, flags: Mapping[str, Any]
-) -> dict[type, dict[str, Any]]:
-    """Return the settings that a command's user has set, by the dataclass they belong to.
+def _changed(
+    changes: Sequence[str], *kinds: type, flags: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the settings that a user has set: how it trains, and the model.
 
     Args:
         changes: of `--set`, "key=value" each.
-        kinds: dataclasses with the settings; how it trains comes first.
-        flags: settings of the first one that have flags of their own; None where not given.
+        kinds: the dataclasses of the two.
+        flags: settings of training that have flags of their own; None where not given.
     """
     texts = [f"{name}={value}" for name, value in flags.items() if value is not None]
-    found: dict[type, dict[str, Any]] = {kind: {} for kind in kinds}
+    found: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
     for text in (*texts, *changes):
-        key, equals, value = text.partition("=")
-        name = key.strip().replace("-", "_")
+        key, equals, value = (part.strip() for part in text.partition("="))
+        name = key.replace("-", "_")
         if not equals:
             raise click.UsageError(f"--set {text} is no KEY=VALUE, such as ema_decay=0.99.")
-        if name not in _fields(*kinds):
-            near = difflib.get_close_matches(name, _fields(*kinds), n=3)
+        known = _fields(*kinds)
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=3)
             hint = f"Did you mean {' or '.join(near)}? " if near else ""
-            raise click.UsageError(
-                f"There is no setting {key.strip()!r}. {hint}--set help lists all."
-            )
-        kind = next(kind for kind in kinds if name in _fields(kind))
-        found[kind][name] = _value(name, _fields(kind)[name].type, value.strip())
+            raise click.UsageError(f"There is no setting {key!r}. {hint}--set help lists all.")
+        found[name not in _fields(kinds[0])][name] = _value(name, known[name].type, value)
     return found
 
 
 def _fields(*kinds: type) -> dict[str, "dataclasses.Field[Any]"]:
-    found = {field.name: field for kind in kinds for field in dataclasses.fields(kind)}
+    found = {field.name: field for kind in reversed(kinds) for field in dataclasses.fields(kind)}
     # Their number follows from the classes that are given.
     return {name: field for name, field in found.items() if name != "classes"}
 
 
 def _value(name: str, annotation: Any, text: str) -> Any:
     """Read one setting: a word, true or false, a number, or several as 128x192 or 0.6,1."""
-    words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+    kinds = get_args(annotation)
     try:
         if annotation is bool:
+            words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
             return words[text.lower()]
         if get_origin(annotation) is tuple:
-            kinds = get_args(annotation)
             numbers = tuple(kinds[0](part) for part in text.replace("x", ",").split(","))
             if kinds[-1] is not Ellipsis and len(numbers) != len(kinds):
                 raise ValueError
@@ -349,33 +353,9 @@ def _value(name: str, annotation: Any, text: str) -> Any:
     except (KeyError, ValueError):
         kind = {bool: "true or false", int: "a whole number"}.get(annotation, "a number")
         if get_origin(annotation) is tuple:
-            kinds = get_args(annotation)
             count = "some" if kinds[-1] is Ellipsis else len(kinds)
             kind = f"{count} numbers, such as {','.join(['1'] * len(kinds))}"
         raise click.UsageError(f"{name}={text} cannot be used: give {kind}.") from None
-
-
-def _list_settings(ctx: click.Context, command: str, texts: tuple[str, ...]) -> tuple[str, ...]:
-    """Print all settings where one of them is "help": what --set takes, with its default."""
-    if "help" not in texts:
-        return texts
-    preset = ctx.params.get("preset") or "cpu"
-    groups: tuple[Any, Any]
-    if command == "train":
-        chosen = PRESETS[preset]()
-        groups = (chosen.training, chosen.model)
-    else:
-        groups = (FINETUNE_PRESETS[preset](), SemanticConfig())
-    click.echo(f"Settings, as preset {preset} has them:")
-    for group in groups:
-        kind: type = type(group)
-        for name, field in _fields(kind).items():
-            allowed = get_args(field.type) if get_origin(field.type) is Literal else ()
-            choices = f" ({', '.join(allowed)})" if allowed else ""
-            text = f"{descriptions(kind).get(name, '')}{choices}"
-            click.echo(f"\n{name}={_text(getattr(group, name))}")
-            click.echo(textwrap.indent(textwrap.fill(text, 92), "    "))
-    return ctx.exit()
 
 
 def _text(value: Any) -> str:
@@ -385,20 +365,40 @@ def _text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def _saved_settings(
+    out: Path, model: type[Model], training: type[Training]
+) -> tuple[Model, Training]:
+    """Return the settings of a run from its folder.
+
+    Raises:
+        InputError: the folder has none, or those of another kind of run or another version.
+    """
+    try:
+        saved = json.loads((out / "config.json").read_text())
+        return model(**saved["model"]), training(**saved["training"])
+    except (OSError, ValueError, KeyError, TypeError) as cause:
+        raise InputError(
+            f"Cannot resume {out}: its config.json cannot be read ({cause}). "
+            "Give the folder of a run, or start without --resume."
+        ) from cause
+
+
 @contextmanager
-def watched_run(config: RunConfig, items: str) -> Iterator["OnStep"]:
-    """Give an observer of a run that moves a bar and ends the run where a signal asks for it.
+def _watched_run(config: RunConfig, model: AppearanceConfig, items: str) -> Iterator["OnStep"]:
+    """Print the settings, and give an observer of the run: it moves a bar and heeds signals.
 
     Ctrl-C or SIGTERM finishes the step in progress; then the command ends with a line that says
     how to go on. Before the first step, while clips are decoded or masks found, it ends at once.
-
-    Args:
-        config: of the run.
-        items: what its batches are made of.
     """
-    from amd_seg.training.distributed import is_launched
+    from amd_seg.training.distributed import is_first_process, is_launched
     from amd_seg.training.loop import StopTraining
 
+    if is_first_process():
+        for name, group in (("model", model), ("training", config)):
+            words = (f"{key}={_text(value)}" for key, value in vars(group).items())
+            text = f"{name}: {' '.join(words)}"
+            for line in textwrap.wrap(text, 100, subsequent_indent="  ", break_on_hyphens=False):
+                terminal.notice(line)
     has_begun = False
     with (
         terminal.progress(config.steps, "step") as bar,
@@ -410,7 +410,15 @@ def watched_run(config: RunConfig, items: str) -> Iterator["OnStep"]:
         def on_step(report: "StepReport") -> None:
             nonlocal has_begun
             has_begun = True
-            show(bar, report, config, items)
+            if bar.n == 0 or report.step <= bar.n:
+                # The clock of the bar starts with the steps: clips were decoded, or a run resumed.
+                bar.reset()
+                bar.initial = bar.n = report.step - 1
+            if config.minutes:
+                bar.total = round(report.step / report.done)
+            bar.update(report.step - bar.n)
+            rate = f"{report.step * config.batch_size / report.seconds:.1f} {items}/s"
+            bar.set_postfix_str(f"loss {report.parts['loss']:.4f}, {rate}", refresh=False)
             if received:
                 raise StopTraining(f"{received[0]} after step {report.step}")
 
@@ -426,45 +434,9 @@ def watched_run(config: RunConfig, items: str) -> Iterator["OnStep"]:
             terminal.fail(message, terminal.INTERRUPTED)
 
 
-def show(bar: "tqdm[Any]", report: "StepReport", config: RunConfig, items: str) -> None:
-    """Move a run's bar to a step; its end is the run's, by the clock where minutes are set."""
-    if bar.n == 0 or report.step <= bar.n:
-        # The clock of the bar starts with the steps: clips were decoded, or a run is resumed.
-        bar.reset()
-        bar.initial = bar.n = report.step - 1
-    if config.minutes:
-        bar.total = round(report.step / report.done)
-    bar.update(report.step - bar.n)
-    rate = f"{report.step * config.batch_size / report.seconds:.1f} {items}/s"
-    bar.set_postfix_str(f"loss {report.parts['loss']:.4f}, {rate}", refresh=False)
-
-
-def announce(**settings: object) -> None:
-    """Print the settings of a run by the names of their groups, each as --set takes it."""
+def _tell(out: Path) -> None:
+    """Print where the weights are, once for all processes."""
     from amd_seg.training.distributed import is_first_process
 
-    if not is_first_process():
-        return
-    for name, group in settings.items():
-        words = (f"{key}={_text(value)}" for key, value in vars(group).items())
-        text = f"{name}: {' '.join(words)}"
-        for line in textwrap.wrap(text, 100, subsequent_indent="  ", break_on_hyphens=False):
-            terminal.notice(line)
-
-
-def saved_settings(
-    out: Path, model: type[Model], training: type[Training]
-) -> tuple[Model, Training]:
-    """Return the settings of a run from its folder.
-
-    Raises:
-        InputError: the folder has none, or those of another kind of run.
-    """
-    try:
-        saved = json.loads((out / "config.json").read_text())
-        return model(**saved["model"]), training.from_record(saved["training"])
-    except (OSError, ValueError, KeyError, TypeError) as cause:
-        raise InputError(
-            f"Cannot resume {out}: its config.json cannot be read ({cause}). "
-            "Give the folder of a run, or start without --resume."
-        ) from cause
+    if is_first_process():
+        terminal.put(str(out / "weights"))

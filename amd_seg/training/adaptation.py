@@ -8,9 +8,8 @@ import dataclasses
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,26 +21,23 @@ from amd_seg.errors import DeviceError, InputError
 from amd_seg.media.video import FrameReader
 from amd_seg.model.amd import AMD
 from amd_seg.model.config import WeightsConfig
-from amd_seg.training import loop
 from amd_seg.training.clip_masks import (
     ClipFrames,
     FrameChunk,
-    MotionEvidence,
     agreed_masks,
     find_motion,
     flip_averaged_regions,
     gather_frames,
 )
 from amd_seg.training.config import AdaptationConfig, TrainingConfig
-from amd_seg.training.crops import Chances, Crop
+from amd_seg.training.crops import Crop
+from amd_seg.training.loop import OnStep, StepReport, StopTraining, TrainState, optimize
 from amd_seg.training.masked_images import MaskBatches
 from amd_seg.training.object_channel import ChannelChoice, choose_object_channel
-from amd_seg.training.objectives import MotionMaskObjective, PhotometricObjective
+from amd_seg.training.objectives import make_objective
 from amd_seg.training.pairs import PairBatch
 
 logger = logging.getLogger(__name__)
-
-OnStep = Callable[[loop.StepReport], None]
 
 LEAST_EVIDENCE = 0.05
 """Clearness of a clip's motion below which there is nothing to adapt to."""
@@ -56,36 +52,33 @@ less of what is an object than the many that the weights have seen."""
 
 @dataclass(frozen=True)
 class AdaptationReport:
-    """What an adaptation did.
-
-    Attributes:
-        objective: which one was minimised.
-        losses: of each step taken.
-        loss_before, loss_after: the mean loss of the released and of the adapted weights on
-            `held_out` pairs or frames that were not learned from; of a clip too short for that,
-            on those that were.
-        examples: pairs, or frames with a mask, that were learned from.
-        is_adapted: whether the adapted weights are kept.
-        reason: why the released weights are kept; empty where they are not.
-        channel: the object channel.
-        margin: how much more the object moves than any other region, as a share of that one's
-            motion; below 0 where another one moves more and the known channel was trusted.
-        evidence: how clear the clip's motion is, 0..1 (objective motion-masks, else None).
-        seconds: wall-clock time of "frames", "examples", "steps" and "checks".
-    """
+    """What an adaptation did."""
 
     objective: str
+    """Which one was minimised."""
     losses: tuple[float, ...] = field(repr=False)
+    """Of each step taken."""
     loss_before: float
+    """Mean loss of the released weights on `held_out` pairs or frames that were not learned from;
+    of a clip too short for that, on those that were."""
     loss_after: float
+    """The same of the adapted weights."""
     held_out: int
     examples: int
+    """Pairs, or frames with a mask, that were learned from."""
     is_adapted: bool
+    """Whether the adapted weights are kept."""
     reason: str
+    """Why the released weights are kept; empty where they are not."""
     channel: int
+    """The object channel."""
     margin: float
+    """How much more the object moves than any other region, as a share of that one's motion; below
+    0 where another one moves more and the known channel was trusted."""
     evidence: float | None
+    """How clear the clip's motion is, 0..1 (objective motion-masks, else None)."""
     seconds: dict[str, float]
+    """Wall-clock time of "frames", "examples", "steps" and "checks"."""
 
     @property
     def steps(self) -> int:
@@ -104,7 +97,6 @@ class Adaptation:
     report: AdaptationReport
 
 
-Objective = Callable[[AMD], nn.Module]
 Batches = Callable[[TrainingConfig], Iterator[Any]]
 """The stream of micro-batches for these settings."""
 
@@ -113,7 +105,6 @@ Batches = Callable[[TrainingConfig], Iterator[Any]]
 class _Examples:
     """What a model learns from one clip."""
 
-    objective: Objective
     batches: Batches
     checks: Sequence[Any]
     """Batches whose loss is compared before and after the steps."""
@@ -150,8 +141,7 @@ def adapt(
         DeviceError: a step does not fit the memory.
         TrainingDivergedError: the loss is not finite.
     """
-    config = config or AdaptationConfig()
-    device = model.mean.device
+    config, device = config or AdaptationConfig(), model.mean.device
     if config.precision == "auto":
         config = replace(config, precision=fastest_precision(device))
     regions = weights.model.regions
@@ -160,33 +150,40 @@ def adapt(
             f"channel is {channel}, but {weights.name or 'the model'} has {regions} regions. "
             f"Give 0 to {regions - 1}."
         )
+    taught = weights.object_channel if channel is None else channel
     seconds: dict[str, float] = {}
+    began = time.perf_counter()
+
+    def took(part: str) -> None:
+        nonlocal began
+        began, before = time.perf_counter(), began
+        seconds[part] = seconds.get(part, 0.0) + began - before
+
     # The generators outside stay as they were.
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(config.seed)
-        with _timed(seconds, "frames"):
-            frames = gather_frames(clip, config, short_edge=config.frame_size(weights.input_size))
-        training = config.training(frames.crop_size(config.learning_size(weights.input_size)))
-        with _timed(seconds, "examples"):
-            if config.objective == "motion-masks":
-                examples = _masks(model, weights, frames, config, training, channel)
-            else:
-                examples = _pairs(model, weights, frames, config, training, channel)
-        with _timed(seconds, "checks"):
-            student, losses = copy.deepcopy(model), tuple[float, ...]()
-            before = _mean_loss(examples.objective(student), examples.checks, config)
-        with _timed(seconds, "steps"):
-            is_moving = examples.evidence is None or examples.evidence >= LEAST_EVIDENCE
-            if is_moving or not config.guard:
-                student, losses = _learn(
-                    model, examples.objective, examples.batches, config, training, on_step
-                )
-        with _timed(seconds, "checks"):
-            after = _mean_loss(examples.objective(student), examples.checks, config)
-            reason = _fault(examples, losses, before, after) if config.guard else ""
-            kept = copy.deepcopy(model).eval() if reason else student
-            size = weights.input_size if reason else config.adapted_size(weights.input_size)
-            choice = examples.choose(kept, size)
+        frames = gather_frames(clip, config, short_edge=config.frame_size(weights.input_size))
+        crop = frames.crop_size(config.learning_size(weights.input_size))
+        training = _training_config(config, crop)
+        took("frames")
+        if config.objective == "motion-masks":
+            examples = _masks(model, taught, weights.input_size, frames, config, training)
+        else:
+            examples = _pairs(model, taught, channel is not None, frames, config, training)
+        took("examples")
+        adapted, losses = copy.deepcopy(model), tuple[float, ...]()
+        before = _mean_loss(make_objective(adapted, training, taught), examples.checks, training)
+        took("checks")
+        is_moving = examples.evidence is None or examples.evidence >= LEAST_EVIDENCE
+        if is_moving or not config.guard:
+            adapted, losses = _learn(model, taught, examples.batches, config, training, on_step)
+        took("steps")
+        after = _mean_loss(make_objective(adapted, training, taught), examples.checks, training)
+        reason = _fault(examples, losses, before, after) if config.guard else ""
+        kept = copy.deepcopy(model).eval() if reason else adapted
+        size = weights.input_size if reason else config.adapted_size(weights.input_size)
+        choice = examples.choose(kept, size)
+        took("checks")
     if reason:
         logger.warning("%s: %s The released weights are kept.", clip.source, reason)
     report = AdaptationReport(
@@ -211,170 +208,22 @@ def adapt(
     return Adaptation(kept, settings, report)
 
 
-def _masks(
-    model: AMD,
-    weights: WeightsConfig,
-    clip: ClipFrames,
-    config: AdaptationConfig,
-    training: TrainingConfig,
-    channel: int | None,
-) -> _Examples:
-    """Find masks of what moves on at most `config.targets` frames."""
-    taught = weights.object_channel if channel is None else channel
-    device = model.mean.device
-    motion = find_motion(clip, most=config.targets)
-    pixels = torch.from_numpy(motion.frames).permute(0, 3, 1, 2).contiguous()
-
-    def objective(student: AMD) -> nn.Module:
-        return _with_statistics(MotionMaskObjective(student, taught), config)
-
-    def regions_by(seeing: AMD, size: int) -> NDArray[np.float32]:
-        return flip_averaged_regions(seeing, pixels, size=size, precision=config.precision).numpy()
-
-    masks = agreed_masks(motion, regions_by(model, weights.input_size)[:, taught], clip.source)
-    rows = range(len(masks.labels))
-    held_out = [row for row in rows if row % HELD_OUT_EVERY == HELD_OUT_EVERY // 2]
-    learned = masks.part([row for row in rows if row not in held_out])
-    aside = replace(training, seed=config.seed + 1)
-    checks = MaskBatches([[masks.part(held_out) if held_out else learned]], aside, device)
-    return _Examples(
-        objective=objective,
-        batches=lambda settings: MaskBatches([[learned]], settings, device),
-        checks=[next(checks) for _ in range(CHECKS)],
-        count=len(learned.labels),
-        held_out=len(held_out),
-        choose=lambda kept, size: ChannelChoice(
-            taught, moving_share(regions_by(kept, size), motion)
-        ),
-        evidence=float(motion.confidence.mean()),
-    )
-
-
-def moving_share(regions: NDArray[np.float32], motion: MotionEvidence) -> tuple[float, ...]:
-    """Give how likely the pixels of each region move on their own, weighed by confidence.
-
-    Args:
-        regions: (frame, region, height, width), of the frames of `motion`.
-        motion: what moves in them.
-    """
-    trust = motion.confidence[:, None, None, None]
-    moving = (regions * motion.maps[:, None] * trust).sum(axis=(0, 2, 3))
-    total = (regions * trust).sum(axis=(0, 2, 3))
-    return tuple((moving / np.maximum(total, 1e-9)).tolist())
-
-
-Pair = tuple[int, int, int]
-"""Which chunk, first and second frame in it."""
-
-
-def _pairs(
-    model: AMD,
-    weights: WeightsConfig,
-    clip: ClipFrames,
-    config: AdaptationConfig,
-    training: TrainingConfig,
-    channel: int | None,
-) -> _Examples:
-    """Make pairs of the clip's frames, at most `config.max_gap` apart."""
-    learned, held_out = pairs_of(clip.chunks, config.gap_at(clip.frame_rate))
-
-    def stream(pairs: Sequence[Pair], settings: TrainingConfig, seed: int) -> Iterator[PairBatch]:
-        """Yield batches without end; all draws follow from the seed."""
-        crop = Crop(size=settings.crop, scale=settings.scale, flip=settings.flip)
-        count = settings.batch_size // settings.accumulate
-        generator = torch.Generator().manual_seed(seed)
-        while True:
-            chosen = torch.randint(len(pairs), (count,), generator=generator).tolist()
-            chances = torch.rand(count, 4, generator=generator).tolist()
-            frames, names = [], []
-            for place, *both in (pairs[item] for item in chosen):
-                numbers, pixels = clip.chunks[place]
-                part = torch.from_numpy(pixels[both]).permute(0, 3, 1, 2)
-                frames.append(part.to(model.mean.device))
-                names.append("frames {}-{}".format(*(numbers[row] for row in both)))
-            cut = crop(frames, [Chances(*row) for row in chances])
-            yield PairBatch(cut[:, 0], cut[:, 1], tuple(names))
-
-    checks = stream(held_out or learned, training, config.seed + 1)
-    looked_at = stream(learned + held_out, training, config.seed + 2)
-
-    def choose(kept: AMD, input_size: int) -> ChannelChoice:
-        choice = choose_object_channel(kept, looked_at, count=CHECKS)
-        if channel is not None:
-            return replace(choice, channel=channel)
-        return choice.unless_clear(weights.object_channel, lead=CLEAR_LEAD)
-
-    return _Examples(
-        objective=lambda student: _with_statistics(PhotometricObjective(student, training), config),
-        batches=lambda settings: stream(learned, settings, config.seed),
-        checks=[next(checks) for _ in range(CHECKS)],
-        count=len(learned),
-        held_out=len(held_out),
-        choose=choose,
-    )
-
-
-def pairs_of(chunks: Sequence[FrameChunk], max_gap: int) -> tuple[list[Pair], list[Pair]]:
-    """Return the pairs to learn from and those that are held out, 1 to `max_gap` frames apart.
-
-    Nothing is held out of a clip so short that none would be left to learn from.
-    """
-    pairs = [
-        (place, first, first + gap)
-        for place, chunk in enumerate(chunks)
-        for first in range(len(chunk.numbers) - 1)
-        for gap in range(1, max_gap + 1)
-        if first + gap < len(chunk.numbers)
-    ]
-    starts = {start: order for order, start in enumerate(dict.fromkeys(pair[:2] for pair in pairs))}
-    is_held = [starts[pair[:2]] % HELD_OUT_EVERY == HELD_OUT_EVERY // 2 for pair in pairs]
-    held_out = [pair for pair, held in zip(pairs, is_held, strict=True) if held]
-    learned = [pair for pair, held in zip(pairs, is_held, strict=True) if not held]
-    return (learned, held_out) if learned else (pairs, [])
-
-
-def _learn(
-    model: AMD,
-    objective: Objective,
-    batches: Batches,
-    config: AdaptationConfig,
-    training: TrainingConfig,
-    on_step: OnStep | None,
-) -> tuple[AMD, tuple[float, ...]]:
-    """Take the steps on a copy of the model, and return it with the loss of each step.
-
-    Where the device runs out of memory, all begins anew in smaller micro-batches.
-
-    Raises:
-        DeviceError: a micro-batch of one does not fit.
-    """
-    for accumulate in range(1, training.batch_size + 1):
-        if training.batch_size % accumulate:
-            continue
-        student = copy.deepcopy(model).requires_grad_(True)
-        settings = replace(training, accumulate=accumulate)
-        losses: list[float] = []
-
-        def after_step(report: loop.StepReport, losses: list[float] = losses) -> None:
-            losses.append(report.parts["loss"])
-            if on_step is not None:
-                on_step(report)
-
-        try:
-            state = loop.start(objective(student), settings)
-            loop.optimize(state, batches(settings), settings, on_step=after_step)
-        except loop.StopTraining:
-            logger.info("Stopped after %d of %d steps.", state.step, settings.steps)
-        except torch.OutOfMemoryError:
-            logger.info("A step does not fit the memory in %d micro-batch(es).", accumulate)
-            continue
-        if config.blend < 1:
-            states = student.state_dict(), model.state_dict()
-            student.load_state_dict(mean_state(states, (config.blend, 1 - config.blend)))
-        return student.eval().requires_grad_(False), tuple(losses)
-    raise DeviceError(
-        f"A step does not fit the memory of {model.mean.device}, not even with one crop of "
-        f"{training.crop[0]}x{training.crop[1]} at a time. Free memory, or take smaller weights."
+def _training_config(config: AdaptationConfig, crop: tuple[int, int]) -> TrainingConfig:
+    by_masks = config.objective == "motion-masks"
+    return TrainingConfig(
+        steps=config.steps,
+        objective=config.objective,
+        optimizer="adamw" if by_masks else "adam",
+        learning_rate=config.learning_rate,
+        final_learning_rate=config.learning_rate / 100,
+        weight_decay=0.01 if by_masks else 1e-6,
+        warmup_steps=min(5, config.steps // 10),
+        gradient_clip=1.0,
+        batch_size=config.batch_size,
+        crop=crop,
+        scale=config.scale,
+        precision="float32" if config.precision == "auto" else config.precision,
+        seed=config.seed,
     )
 
 
@@ -387,6 +236,61 @@ def _fault(examples: _Examples, losses: tuple[float, ...], before: float, after:
         where = "frames that it did not learn from" if examples.held_out else "its frames"
         return f"The loss on {where} did not fall ({before:.4f} before, {after:.4f} after)."
     return ""
+
+
+def _learn(
+    model: AMD,
+    channel: int,
+    batches: Batches,
+    config: AdaptationConfig,
+    training: TrainingConfig,
+    on_step: OnStep | None,
+) -> tuple[AMD, tuple[float, ...]]:
+    """Take the steps on a copy of the model, and return it with the loss of each step.
+
+    Where the device runs out of memory, all begins anew in smaller micro-batches.
+    """
+    for accumulate in range(1, training.batch_size + 1):
+        if training.batch_size % accumulate:
+            continue
+        student = copy.deepcopy(model).requires_grad_(True)
+        settings = replace(training, accumulate=accumulate)
+        losses: list[float] = []
+
+        def after_step(report: StepReport, losses: list[float] = losses) -> None:
+            losses.append(report.parts["loss"])
+            if on_step is not None:
+                on_step(report)
+
+        try:
+            state = TrainState(make_objective(student, settings, channel), settings)
+            # BatchNorm's statistics stay as released: a clip is too little to estimate them from.
+            state.objective.eval()
+            optimize(state, batches(settings), settings, on_step=after_step)
+        except StopTraining:
+            logger.info("Stopped after %d of %d steps.", state.step, settings.steps)
+        except torch.OutOfMemoryError:
+            logger.info("A step does not fit the memory in %d micro-batch(es).", accumulate)
+            continue
+        if config.blend < 1:
+            states = student.state_dict(), model.state_dict()
+            student.load_state_dict(mean_state(states, (config.blend, 1 - config.blend)))
+        return student.requires_grad_(False), tuple(losses)
+    raise DeviceError(
+        f"A step does not fit the memory of {model.mean.device}, not even with one crop of "
+        f"{training.crop[0]}x{training.crop[1]} at a time. Free memory, or take smaller weights."
+    )
+
+
+@torch.no_grad()
+def _mean_loss(objective: nn.Module, batches: Sequence[Any], config: TrainingConfig) -> float:
+    """The mean loss over batches; the model is left in eval mode."""
+    objective.eval()
+    device = next(objective.parameters()).device
+    dtype = resolve_precision(config.precision, device)
+    with torch.autocast(device.type, dtype, enabled=dtype is not torch.float32):
+        losses: list[float] = [objective(batch, 1.0, 0)["loss"].item() for batch in batches]
+    return sum(losses) / len(losses)
 
 
 def mean_state(
@@ -406,47 +310,104 @@ def mean_state(
     return mean
 
 
-class FrozenBatchNorm(nn.Module):
-    """An objective whose BatchNorm and dropout stay as in use while the rest is trained."""
+def _masks(
+    model: AMD,
+    taught: int,
+    input_size: int,
+    clip: ClipFrames,
+    config: AdaptationConfig,
+    training: TrainingConfig,
+) -> _Examples:
+    """Find masks of what moves on at most `config.targets` frames."""
+    device, motion = model.mean.device, find_motion(clip, most=config.targets)
+    pixels = torch.from_numpy(motion.frames).permute(0, 3, 1, 2).contiguous()
 
-    def __init__(self, objective: MotionMaskObjective | PhotometricObjective) -> None:
-        super().__init__()
-        self.objective, self.model = objective, objective.model
+    def regions_by(seeing: AMD, size: int) -> NDArray[np.float32]:
+        return flip_averaged_regions(seeing, pixels, size=size, precision=config.precision).numpy()
 
-    def forward(self, *arguments: Any) -> dict[str, Tensor]:
-        """Score a batch."""
-        parts: dict[str, Tensor] = self.objective(*arguments)
-        return parts
+    def choose(kept: AMD, size: int) -> ChannelChoice:
+        # How likely the pixels of each region move on their own, weighed by confidence.
+        regions, trust = regions_by(kept, size), motion.confidence[:, None, None, None]
+        moving = (regions * motion.maps[:, None] * trust).sum(axis=(0, 2, 3))
+        total = (regions * trust).sum(axis=(0, 2, 3))
+        return ChannelChoice(taught, tuple((moving / np.maximum(total, 1e-9)).tolist()))
 
-    def train(self, mode: bool = True) -> Self:
-        """Set the mode of all other parts."""
-        super().train(mode)
-        for module in self.modules():
-            if isinstance(module, nn.BatchNorm2d | nn.Dropout2d):
-                module.eval()
-        return self
-
-
-def _with_statistics(
-    objective: MotionMaskObjective | PhotometricObjective, config: AdaptationConfig
-) -> nn.Module:
-    return FrozenBatchNorm(objective) if config.frozen_statistics else objective
-
-
-@torch.no_grad()
-def _mean_loss(objective: nn.Module, batches: Sequence[Any], config: AdaptationConfig) -> float:
-    """The mean loss over batches; the model is left in eval mode."""
-    objective.eval()
-    device = next(objective.parameters()).device
-    dtype = resolve_precision(config.precision, device)
-    with torch.autocast(device.type, dtype=dtype, enabled=dtype is not torch.float32):
-        losses: list[float] = [objective(batch, 1.0, 0)["loss"].item() for batch in batches]
-    return sum(losses) / len(losses)
+    masks = agreed_masks(motion, regions_by(model, input_size)[:, taught], clip.source)
+    rows = range(len(masks.labels))
+    held_out = [row for row in rows if row % HELD_OUT_EVERY == HELD_OUT_EVERY // 2]
+    learned = masks.part([row for row in rows if row not in held_out])
+    aside = replace(training, seed=config.seed + 1)
+    checks = MaskBatches([[masks.part(held_out) if held_out else learned]], aside, device)
+    return _Examples(
+        batches=lambda settings: MaskBatches([[learned]], settings, device),
+        checks=[next(checks) for _ in range(CHECKS)],
+        count=len(learned.labels),
+        held_out=len(held_out),
+        choose=choose,
+        evidence=float(motion.confidence.mean()),
+    )
 
 
-@contextmanager
-def _timed(seconds: dict[str, float], part: str) -> Iterator[None]:
-    """Add the wall-clock time spent inside to that of a part."""
-    began = time.perf_counter()
-    yield
-    seconds[part] = seconds.get(part, 0.0) + time.perf_counter() - began
+def _pairs(
+    model: AMD,
+    known: int,
+    is_certain: bool,
+    clip: ClipFrames,
+    config: AdaptationConfig,
+    training: TrainingConfig,
+) -> _Examples:
+    """Make pairs of the clip's frames, at most `config.max_gap` apart."""
+    device = model.mean.device
+    learned, held_out = pairs_of(clip.chunks, config.gap_at(clip.frame_rate))
+
+    def stream(pairs: Sequence[Pair], settings: TrainingConfig, seed: int) -> Iterator[PairBatch]:
+        """Yield batches without end; all draws follow from the seed."""
+        crop = Crop(size=settings.crop, scale=settings.scale, flip=settings.flip)
+        count = settings.batch_size // settings.accumulate
+        generator = torch.Generator().manual_seed(seed)
+        while True:
+            chosen = torch.randint(len(pairs), (count,), generator=generator).tolist()
+            chances = torch.rand(count, 4, generator=generator).tolist()
+            frames, names = [], []
+            for place, *both in (pairs[item] for item in chosen):
+                numbers, pixels = clip.chunks[place]
+                frames.append(torch.from_numpy(pixels[both]).permute(0, 3, 1, 2).to(device))
+                names.append("frames {}-{}".format(*(numbers[row] for row in both)))
+            cut = crop(frames, chances)
+            yield PairBatch(cut[:, 0], cut[:, 1], tuple(names))
+
+    checks = stream(held_out or learned, training, config.seed + 1)
+    looked_at = stream(learned + held_out, training, config.seed + 2)
+
+    def choose(kept: AMD, input_size: int) -> ChannelChoice:
+        choice = choose_object_channel(kept, looked_at, count=CHECKS)
+        if is_certain:
+            return replace(choice, channel=known)
+        return choice.unless_clear(known, lead=CLEAR_LEAD)
+
+    return _Examples(
+        batches=lambda settings: stream(learned, settings, config.seed),
+        checks=[next(checks) for _ in range(CHECKS)],
+        count=len(learned),
+        held_out=len(held_out),
+        choose=choose,
+    )
+
+
+Pair = tuple[int, int, int]
+"""Which chunk, first and second frame in it."""
+
+
+def pairs_of(chunks: Sequence[FrameChunk], max_gap: int) -> tuple[list[Pair], list[Pair]]:
+    """Return the pairs to learn from and those that are held out, 1 to `max_gap` frames apart.
+
+    Nothing is held out of a clip so short that none would be left to learn from.
+    """
+    sides: tuple[list[Pair], list[Pair]] = ([], [])
+    lengths = [len(chunk.numbers) for chunk in chunks]
+    starts = [(place, at) for place, length in enumerate(lengths) for at in range(length - 1)]
+    for order, (place, first) in enumerate(starts):
+        is_held = order % HELD_OUT_EVERY == HELD_OUT_EVERY // 2
+        end = min(first + max_gap + 1, lengths[place])
+        sides[is_held].extend((place, first, second) for second in range(first + 1, end))
+    return sides if sides[0] else (sides[1], [])

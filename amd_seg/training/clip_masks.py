@@ -4,9 +4,9 @@
 some of their frames, `agreed_masks` joins that with the network's opinion.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
 from typing import NamedTuple
 
 import numpy as np
@@ -18,10 +18,10 @@ from torch import Tensor
 from amd_seg.colour_model import iou, redrawn_where_agreed
 from amd_seg.device import resolve_precision
 from amd_seg.errors import InputError
-from amd_seg.media.video import Frame, FrameReader, shrunk_size
+from amd_seg.media.video import FrameReader
 from amd_seg.model.amd import AMD
 from amd_seg.training.config import AdaptationConfig
-from amd_seg.training.masked_images import MaskedClip
+from amd_seg.training.masked_images import MaskedClip, shrunk
 from amd_seg.training.motion_masks import MotionMaskConfig, find_motion_masks
 from amd_seg.training.superpixel_voting import vote
 
@@ -71,46 +71,45 @@ class ClipFrames:
 
 
 def gather_frames(clip: FrameReader, config: AdaptationConfig, *, short_edge: int) -> ClipFrames:
-    """Read a clip once and keep what the settings allow, in chunks long enough for its pairs.
+    """Read a clip once and keep chunks of it, evenly spread, long enough for its pairs.
+
+    A clip that the settings allow whole is kept whole, as a single chunk. Of a longer one every
+    second chunk is dropped as often as there are too many: memory is bounded whatever the length.
+    Frames that repeat the one before are left out, for a pair of equal ones teaches nothing.
+
+    Args:
+        clip: what is read.
+        config: how many frames are kept, and how far those of a pair are apart.
+        short_edge: shrink frames to this shorter side, in pixels; never enlarges.
 
     Raises:
         InputError: the clip has no two different frames.
         MediaError: it cannot be read.
     """
+
+    def distinct() -> Iterator[tuple[int, NDArray[np.uint8]]]:
+        before: NDArray[np.uint8] | None = None
+        for frame in clip:
+            # torch warns of memory that numpy may not write to.
+            writeable = frame.pixels if frame.pixels.flags.writeable else frame.pixels.copy()
+            small = shrunk(torch.from_numpy(writeable).permute(2, 0, 1), short_edge)
+            pixels = small.permute(1, 2, 0).contiguous().numpy()
+            if before is None or not np.array_equal(pixels, before):
+                yield frame.index, pixels
+            before = pixels
+
     rate = None if clip.frame_rate is None else float(clip.frame_rate)
     length = 2 * config.gap_at(rate) + 1
     most = max(FEWEST_CHUNKS, config.frames // length)
-    chunks = gather_chunks(
-        clip, source=clip.source, short_edge=short_edge, length=length, most=most
-    )
-    return ClipFrames(clip.source, chunks, rate)
-
-
-def gather_chunks(
-    clip: Iterable[Frame], *, source: str, short_edge: int, length: int, most: int
-) -> list[FrameChunk]:
-    """Read a clip once and keep chunks of it, evenly spread.
-
-    A clip of at most `most` chunks is kept whole, as a single one. Of a longer one every second
-    chunk is dropped as often as there are too many: memory is bounded whatever the length. Frames
-    that repeat the one before are left out, for a pair of equal ones teaches nothing.
-
-    Args:
-        clip: its frames.
-        source: how a message names the clip.
-        short_edge: shrink frames to this shorter side, in pixels; never enlarges.
-        length: frames of a chunk, 2 or more.
-        most: chunks that are kept, 2 or more.
-
-    Raises:
-        InputError: the clip has no two different frames.
-        MediaError: it cannot be read.
-    """
     kept: list[FrameChunk] = []
-    stride = 1
-    for number, chunk in enumerate(_chunks_of(_distinct(clip, short_edge), length)):
+    stride, frames = 1, distinct()
+    for number in count():
+        chunk = list(islice(frames, length))
+        if not chunk:
+            break
         if number % stride == 0:
-            kept.append(chunk)
+            numbers, pixels = zip(*chunk, strict=True)
+            kept.append(FrameChunk(numbers, np.stack(pixels)))
         if len(kept) > most:
             kept, stride = kept[::2], 2 * stride
     if stride == 1 and kept:
@@ -119,61 +118,25 @@ def gather_chunks(
     kept = [chunk for chunk in kept if len(chunk.numbers) > 1]
     if not kept:
         raise InputError(
-            f"Cannot adapt to {source}: it has no two different frames, so nothing moves in it. "
-            "Give a clip, or segment it without adaptation."
+            f"Cannot adapt to {clip.source}: it has no two different frames, so nothing moves in "
+            "it. Give a clip, or segment it without adaptation."
         )
-    return kept
-
-
-def _distinct(clip: Iterable[Frame], short_edge: int) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """Yield the number and the small pixels of each frame that differs from the one before."""
-    before: NDArray[np.uint8] | None = None
-    for frame in clip:
-        pixels = _shrunk(frame.pixels, short_edge)
-        if before is None or not np.array_equal(pixels, before):
-            yield frame.index, pixels
-        before = pixels
-
-
-def _shrunk(pixels: NDArray[np.uint8], short_edge: int) -> NDArray[np.uint8]:
-    height, width = pixels.shape[:2]
-    size = shrunk_size(width, height, short_edge)[::-1]
-    if size == (height, width):
-        return pixels
-    # torch warns of memory that numpy may not write to.
-    writeable = pixels if pixels.flags.writeable else pixels.copy()
-    whole = torch.from_numpy(writeable).permute(2, 0, 1)[None]
-    small = F.interpolate(whole, size, mode="bilinear", antialias=True)[0]
-    shrunk: NDArray[np.uint8] = small.permute(1, 2, 0).contiguous().numpy()
-    return shrunk
-
-
-def _chunks_of(
-    frames: Iterable[tuple[int, NDArray[np.uint8]]], length: int
-) -> Iterator[FrameChunk]:
-    """Yield the frames in chunks of `length`; the last one may be shorter."""
-    left = iter(frames)
-    while chunk := list(islice(left, length)):
-        numbers, pixels = zip(*chunk, strict=True)
-        yield FrameChunk(numbers, np.stack(pixels))
+    return ClipFrames(clip.source, kept, rate)
 
 
 @dataclass(frozen=True)
 class MotionEvidence:
-    """What moves on its own in some frames of a clip.
-
-    Attributes:
-        numbers: of the frames in their clip.
-        frames: (frame, height, width, 3), RGB uint8.
-        maps: (frame, height, width), float32, 0..1: probability that a pixel moves on its own;
-            0.5 throughout where the motion says nothing.
-        confidence: (frame,), float32, 0..1; 0 where the motion says nothing.
-    """
+    """What moves on its own in some frames of a clip."""
 
     numbers: tuple[int, ...]
+    """Of the frames in their clip."""
     frames: NDArray[np.uint8]
+    """(frame, height, width, 3), RGB."""
     maps: NDArray[np.float32]
+    """(frame, height, width), 0..1: probability that a pixel moves on its own; 0.5 throughout where
+    the motion says nothing."""
     confidence: NDArray[np.float32]
+    """(frame,), 0..1; 0 where the motion says nothing."""
 
 
 def find_motion(clip: ClipFrames, *, most: int) -> MotionEvidence:
@@ -193,15 +156,12 @@ def find_motion(clip: ClipFrames, *, most: int) -> MotionEvidence:
         for place in places:
             numbers.append(chunk.numbers[place])
             frames.append(chunk.frames[place])
-            moving = found.get(place)
-            confidence.append(0.0 if moving is None else moving.confidence)
-            maps.append(
-                np.full(chunk.frames.shape[1:3], 0.5, np.float32)
-                if moving is None
-                else moving.mask.astype(np.float32) / np.float32(255)
-            )
-    trust = np.array(confidence, np.float32)
-    return MotionEvidence(tuple(numbers), np.stack(frames), np.stack(maps), trust)
+            nothing = np.full(chunk.frames.shape[1:3], 127.5)
+            mask, trust = found[place][2:] if place in found else (nothing, 0.0)
+            maps.append(mask.astype(np.float32) / np.float32(255))
+            confidence.append(trust)
+    trusts = np.array(confidence, np.float32)
+    return MotionEvidence(tuple(numbers), np.stack(frames), np.stack(maps), trusts)
 
 
 def agreed_masks(motion: MotionEvidence, saliency: NDArray[np.float32], name: str) -> MaskedClip:
@@ -269,19 +229,17 @@ def flip_averaged_regions(
     Returns:
         (frame, region, height, width), float32, 0..1, on the CPU.
     """
-    device = model.mean.device
+    device, edges = model.mean.device, frames.shape[-2:]
     dtype = resolve_precision(precision, device)
-    factor = 1.0 if size is None else size / min(frames.shape[-2:])
-    seen = [round(edge * factor) for edge in frames.shape[-2:]]
     found = []
     for part in torch.split(frames, BATCH):
         batch = part.to(device)
         if size is not None:
+            seen = [round(edge * (size / min(edges))) for edge in edges]
             batch = F.interpolate(batch.float(), seen, mode="bilinear", antialias=True)
         with torch.autocast(device.type, dtype, enabled=dtype is not torch.float32):
             masks = model.segment(batch)
             mirrored = model.segment(batch.flip(-1)).flip(-1)
         mean = (masks + mirrored).float() / 2
-        whole = F.interpolate(mean, frames.shape[-2:], mode="bilinear", align_corners=True)
-        found.append(whole.cpu())
+        found.append(F.interpolate(mean, edges, mode="bilinear", align_corners=True).cpu())
     return torch.cat(found)

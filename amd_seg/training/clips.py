@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from amd_seg.errors import InputError, MediaError
-from amd_seg.media.files import natural_key
-from amd_seg.media.video import FrameFolder, FrameReader, VideoReader, list_frames
+from amd_seg.media.files import natural_key, some
+from amd_seg.media.video import FrameFolder, VideoReader, list_frames
 
 if TYPE_CHECKING:
     import torch
@@ -39,17 +39,14 @@ _SHARE_OF_FREE = 0.9
 
 @dataclass(frozen=True)
 class Clip:
-    """A clip to learn from; nothing of it is decoded yet.
-
-    Attributes:
-        name: how messages and batches name it, relative to its root.
-        path: the video file, or the folder of its frames.
-        frames: file names in `path`, in order; empty for a video file.
-    """
+    """A clip to learn from; nothing of it is decoded yet."""
 
     name: str
+    """How messages and batches name it, relative to its root."""
     path: Path
+    """The video file, or the folder of its frames."""
     frames: tuple[str, ...] = ()
+    """File names in `path`, in order; none for a video file."""
 
     def open(self, *, short_edge: int | None = None) -> VideoReader | FrameFolder:
         """Return a reader of its frames, for one thread: clips are read in parallel.
@@ -62,23 +59,12 @@ class Clip:
         images = [self.path / frame for frame in self.frames]
         return FrameFolder(images, source=str(self.path), short_edge=short_edge)
 
-    def timestamps(self) -> list[float]:
-        """Return the time of each frame in seconds, without decoding any.
-
-        Raises:
-            MediaError: it cannot be read, or has no timestamps.
-        """
-        return self.open().timestamps()
-
     def identity(self) -> str:
-        """Tell the clip from another one, wherever its root lies, without opening it.
-
-        What is a single file is told by its size: not every container tells its frames, and
-        another encoding of a clip is another clip.
-        """
+        """Tell the clip from another one, wherever its root lies, without opening it."""
         if len(self.frames) > 1:
             content = f"{len(self.frames)} frames, {self.frames[0]} to {self.frames[-1]}"
         else:
+            # Not every container tells its frames, and another encoding is another clip.
             file = self.path.joinpath(*self.frames)
             # What cannot be read is said where clips are opened.
             content = f"{file.stat().st_size if file.is_file() else 0} bytes"
@@ -116,20 +102,11 @@ def find_clips(roots: Sequence[str]) -> list[Clip]:
 
 
 def require_mostly_intact(broken: dict[str, str], total: int) -> None:
-    """Raise when too many clips are broken.
-
-    Args:
-        broken: reason by clip name.
-        total: clips that were tried.
-
-    Raises:
-        MediaError: more than one in a hundred is broken.
-    """
+    """Raise a MediaError where more than one in a hundred clips is broken, with their reasons."""
     if len(broken) > MAX_BROKEN * total:
-        names = "; ".join(f"{name}: {reason}" for name, reason in list(broken.items())[:5])
-        more = f"; and {len(broken) - 5} more" if len(broken) > 5 else ""
+        named = some(f"{name}: {reason}" for name, reason in broken.items())
         raise MediaError(
-            f"{len(broken)} of {total} clips cannot be read ({names}{more}). "
+            f"{len(broken)} of {total} clips cannot be read ({named}). "
             f"At most {MAX_BROKEN:.0%} may be broken: mend or remove them."
         )
 
@@ -175,14 +152,6 @@ def log_progress(what: str, total: int) -> Callable[..., None]:
     return tell
 
 
-def estimated_frames(clip: FrameReader) -> float:
-    """Return how many frames a clip gives, as far as its file tells; nothing is decoded."""
-    if clip.frame_count is not None:
-        return clip.frame_count
-    # A clip that tells nothing counts as a short one.
-    return (clip.duration or 10) * float(clip.frame_rate or 25) / clip.span.every
-
-
 def require_memory(
     needed: float,
     device: "torch.device",
@@ -194,6 +163,8 @@ def require_memory(
     The processes that torchrun starts on a machine without GPUs keep a copy each.
 
     Args:
+        needed: bytes.
+        device: where the frames go.
         advice: what helps beside a smaller short edge.
 
     Raises:
@@ -201,27 +172,27 @@ def require_memory(
     """
     free = free_bytes(device)
     copies = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if device.type == "cpu" else 1
-    if free is None or needed <= _SHARE_OF_FREE * free / copies:
-        return
-    whose = f"can be used of {free / GIB:.3g} GiB free"
-    if copies > 1:
-        whose, advice = f"{whose} by each of {copies} processes", f"fewer processes, {advice}"
-    raise InputError(
-        f"The frames do not fit the memory of {device}: they need {needed / GIB:.3g} GiB, "
-        f"{_SHARE_OF_FREE * free / copies / GIB:.3g} GiB {whose}. "
-        f"Use a smaller short edge, {advice}."
-    )
+    usable = _SHARE_OF_FREE * free / copies
+    if needed > usable:
+        whose = f"can be used of {free / GIB:.3g} GiB free"
+        if copies > 1:
+            whose += f" by each of {copies} processes"
+            advice = f"fewer processes, {advice}"
+        raise InputError(
+            f"The frames do not fit the memory of {device}: they need {needed / GIB:.3g} GiB, "
+            f"{usable / GIB:.3g} GiB {whose}. Use a smaller short edge, {advice}."
+        )
 
 
-def free_bytes(device: "torch.device") -> int | None:
-    """Return the memory that is free on `device`, or None where nothing tells."""
+def free_bytes(device: "torch.device") -> float:
+    """Return the memory that is free on `device`; without end where nothing tells."""
     if device.type == "cuda":
         import torch  # Processes that look for targets need none.
 
         return torch.cuda.mem_get_info(device)[0]
     meminfo = Path("/proc/meminfo")
     if not meminfo.is_file():
-        return None
+        return float("inf")
     lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
     free = int(lines["MemAvailable"].split()[0]) * 1024
     limit, used = (Path("/sys/fs/cgroup", name) for name in ("memory.max", "memory.current"))
@@ -250,26 +221,24 @@ def _walk(folder: Path, root: Path) -> Iterator[Clip]:
 
 
 def _split_file(path: Path) -> Iterator[Clip]:
-    try:
-        lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError) as cause:
-        raise InputError(
-            f"Cannot use {path}: {cause}. Give a text file with a line a clip."
-        ) from cause
-    lines = [line for line in lines if line]
-    if not lines:
-        return
-    bare = [line[0] for line in lines if len(line) == 1]
-    if bare:
-        raise InputError(
-            f"Cannot use {path}: it names no frame of {', '.join(bare[:5])}. Write lines as "
-            '"folder frame frame ...", or give the folders themselves.'
+    def unusable(fault: object) -> InputError:
+        return InputError(
+            f'Cannot use {path}: {fault}. Give a text file with lines as "folder frame frame '
+            "...\", in the data set's folder or one below it, or give the folders themselves."
         )
-    base = next((up for up in path.parents if (up / lines[0][0]).is_dir()), None)
+
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as cause:
+        raise unusable(cause) from cause
+    lines = [line.split() for line in text.splitlines() if line.strip()]
+    if bare := [folder for folder, *frames in lines if not frames]:
+        raise unusable(f"it names no frame of {some(bare)}")
+    first = lines[0][0] if lines else ""
+    base = next((up for up in path.parents if (up / first).is_dir()), None)
     if base is None:
-        raise InputError(
-            f"Cannot use {path}: its first folder, {lines[0][0]}, is neither beside it nor beside "
-            "a folder above it. Put the file into the data set's folder."
+        raise unusable(
+            f"its first folder, {first}, is neither beside it nor beside a folder above it"
         )
     for folder, *frames in lines:
         place = base / folder

@@ -8,34 +8,32 @@ import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, ClassVar, Literal, Self, get_args, get_origin
+from typing import Any, ClassVar, Literal, get_args, get_origin
 
 from amd_seg.errors import ConfigError
 from amd_seg.model.config import AMDConfig
 
 Objective = Literal["photometric", "dense", "motion-masks"]
-Sampling = Literal["video", "pair"]
+Optimizer = Literal["adam", "adamw", "sgd"]
 SEEDS = 2**32
 """Their number: every generator that a run draws from takes these, and a process adds its own."""
 REFERENCE_RATE = 24.0
-"""Frames a second for which the `max_gap` of an adaptation is given."""
+"""Frames a second for which gaps between frames are given."""
 MOTION_SIZE = 240
 """Short edge, in pixels, at which an adaptation looks for motion (objective motion-masks)."""
 
-# A check, and what it asks for in words.
-Rule = tuple[Callable[[Any], bool], str]
+# What a setting must be, in words, and whether a value is.
+Rule = tuple[str, Callable[[Any], bool]]
 
 
 def _at_least(low: float) -> Rule:
-    return lambda value: value >= low, f"{low} or more"
+    return f"{low} or more", lambda value: value >= low
 
 
-def _above(low: float) -> Rule:
-    return lambda value: value > low, f"above {low}"
-
-
-def _between(low: float, high: float) -> Rule:
-    return lambda value: low <= value <= high, f"{low} to {high}"
+_ABOVE_ZERO: Rule = ("above 0", lambda value: value > 0)
+_SEED: Rule = (f"0 to {SEEDS - 1}", lambda value: 0 <= value < SEEDS)
+_CROP: Rule = ("two sizes of 16 or more", lambda crop: min(crop) >= 16)
+_SHARES: Rule = ("0 < low <= high <= 1", lambda scale: 0 < scale[0] <= scale[1] <= 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,43 +49,39 @@ class Settings:
     RULES: ClassVar[Mapping[str, Rule]] = {}
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            if get_origin(field.type) is tuple:
+        for each in dataclasses.fields(self):
+            if get_origin(each.type) is tuple:
                 # Lists in the JSON of a run.
-                object.__setattr__(self, field.name, tuple(getattr(self, field.name)))
+                object.__setattr__(self, each.name, tuple(getattr(self, each.name)))
         faults = [f"{name}={getattr(self, name)!r} ({rule})" for name, rule in self.faults()]
         if faults:
             raise ConfigError(f"These settings cannot be used: {', '.join(faults)}.")
 
     def faults(self) -> Iterator[tuple[str, str]]:
         """Names of the settings that are wrong, each with what it must be."""
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
+        for each in dataclasses.fields(self):
+            value, allowed = getattr(self, each.name), get_args(each.type)
             parts = value if isinstance(value, tuple) else (value,)
-            numbers = get_args(field.type)
-            if isinstance(value, tuple) and Ellipsis not in numbers and len(value) != len(numbers):
-                yield field.name, f"{len(numbers)} numbers"
+            must, is_right = self.RULES.get(each.name, ("", lambda _: True))
+            if isinstance(value, tuple) and len(value) != len(allowed):
+                yield each.name, f"{len(allowed)} numbers"
             elif any(isinstance(part, float) and not math.isfinite(part) for part in parts):
-                yield field.name, "a finite number"
-            elif get_origin(field.type) is Literal and value not in get_args(field.type):
-                yield field.name, f"one of {', '.join(get_args(field.type))}"
-            elif field.name in self.RULES:
-                is_right, rule = self.RULES[field.name]
-                if not is_right(value):
-                    yield field.name, rule
+                yield each.name, "a finite number"
+            elif get_origin(each.type) is Literal and value not in allowed:
+                yield each.name, f"one of {', '.join(allowed)}"
+            elif not is_right(value):
+                yield each.name, must
 
 
 @cache
 def descriptions(settings: type) -> dict[str, str]:
     """What each field of a dataclass means: the string below it, or that of the class above."""
     found: dict[str, str] = {}
-    for kind in reversed(settings.__mro__):
-        if not dataclasses.is_dataclass(kind):
-            continue
-        body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
+    for kind in filter(dataclasses.is_dataclass, reversed(settings.__mro__)):
+        (body,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
         assert isinstance(body, ast.ClassDef)
-        for field, below in zip(body.body, body.body[1:], strict=False):
-            match field, below:
+        for above, below in zip(body.body, body.body[1:], strict=False):
+            match above, below:
                 case (
                     ast.AnnAssign(target=ast.Name(id=name)),
                     ast.Expr(value=ast.Constant(value=text)),
@@ -108,7 +102,7 @@ class RunConfig(Settings):
     """Pairs or photos of an optimiser step, over all processes and micro-batches."""
     accumulate: int = 1
     """Micro-batches per step and process."""
-    optimizer: Literal["adam", "adamw", "sgd"]
+    optimizer: Optimizer
     """adam adds weight decay to the gradient (as released), adamw decouples it; sgd has momentum
     and adds weight decay too."""
     momentum: float = 0.9
@@ -130,8 +124,8 @@ class RunConfig(Settings):
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of autocast; the objective accumulates in float32 in any case."""
     memory_layout: Literal["auto", "channels-first", "channels-last"] = "auto"
-    """Of the convolutions. auto takes two steps in each at the start of a run of 200 steps or
-    more, and keeps the faster one."""
+    """Of the convolutions. auto is channels-last on GPUs and on CPUs with AVX-512, channels-first
+    elsewhere."""
     seed: int = 0
     """What all random numbers follow from."""
     log_every: int = 20
@@ -150,10 +144,10 @@ class RunConfig(Settings):
         **dict.fromkeys(("checkpoint_every", "keep"), _at_least(1)),
         **dict.fromkeys(("minutes", "warmup_steps", "weight_decay", "gradient_clip"), _at_least(0)),
         **dict.fromkeys(("sheet_every", "final_learning_rate"), _at_least(0)),
-        **dict.fromkeys(("learning_rate", "poly_power"), _above(0)),
-        "momentum": (lambda value: 0 <= value < 1, "0 to below 1"),
-        "ema_decay": _between(0, 1),
-        "seed": _between(0, SEEDS - 1),
+        **dict.fromkeys(("learning_rate", "poly_power"), _ABOVE_ZERO),
+        "momentum": ("0 to below 1", lambda value: 0 <= value < 1),
+        "ema_decay": ("0 to 1", lambda value: 0 <= value <= 1),
+        "seed": _SEED,
     }
 
     def faults(self) -> Iterator[tuple[str, str]]:
@@ -164,54 +158,13 @@ class RunConfig(Settings):
         if self.accumulate > 0 and self.batch_size % self.accumulate:
             yield "batch_size", f"a multiple of accumulate={self.accumulate}"
 
-    @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> Self:
-        """Read settings from a run's record, without those that had no part in the run.
-
-        Raises:
-            ConfigError: one cannot be used, or is of an earlier version and was in use.
-        """
-        if "channels_last" in record:  # its name before there were three choices
-            layout = "channels-last" if record["channels_last"] else "channels-first"
-            record = {"memory_layout": layout, **record}
-        names = {field.name for field in dataclasses.fields(cls)}
-        in_use = [
-            f"{name}={value!r}"
-            for name, value in record.items()
-            if name not in names and value != _GONE.get(name, value)
-        ]
-        if in_use:
-            raise ConfigError(
-                f"This version has no {', '.join(in_use)}, with which the run was begun. Begin "
-                "another one."
-            )
-        return cls(**{name: value for name, value in record.items() if name in names})
-
-
-# Settings of earlier versions whose runs can go on where they had these values.
-_GONE = {
-    **dict.fromkeys(("dense_weight", "flow_teacher_weight", "flow_fit_weight"), 0.0),
-    **dict.fromkeys(("equivariance_weight", "min_relative_motion", "paste_share"), 0.0),
-    "motion_first_steps": 0,
-    "start_scale": 1.0,
-    "frame_step": 1,
-    "compile": False,
-}
-
-CROP_RULES: dict[str, Rule] = {
-    "crop": (lambda crop: min(crop) >= 16, "two sizes of 16 or more"),
-    "short_edge": _at_least(16),
-    "workers": _at_least(0),
-}
-SHARES: Rule = (lambda scale: 0 < scale[0] <= scale[1] <= 1, "0 < low <= high <= 1")
-
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig(RunConfig):
     """How a model is trained; the defaults are the paper's (section 4.1)."""
 
     steps: int = 400_000
-    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    optimizer: Optimizer = "adam"
     learning_rate: float = 1e-4
     final_learning_rate: float = 1e-6
     weight_decay: float = 1e-6
@@ -240,7 +193,7 @@ class TrainingConfig(RunConfig):
     """Mirror half of the crops (the paper does, the released code does not)."""
     colour: bool = False
     """Change brightness, contrast, saturation and tint at random (objective motion-masks)."""
-    sampling: Sampling = "video"
+    sampling: Literal["video", "pair"] = "video"
     """video: one random pair a clip and epoch, as published; pair: every pair is an item."""
     max_gap: int = 1
     """Largest distance, in frames, between the two of a pair."""
@@ -254,11 +207,13 @@ class TrainingConfig(RunConfig):
 
     RULES: ClassVar[Mapping[str, Rule]] = {
         **RunConfig.RULES,
-        **CROP_RULES,
-        "ssim_weight": _between(0, 1),
+        "crop": _CROP,
+        "short_edge": _at_least(16),
+        "workers": _at_least(0),
+        "ssim_weight": ("0 to 1", lambda value: 0 <= value <= 1),
         "entropy_weight": _at_least(0),
         "max_gap": _at_least(1),
-        "scale": SHARES,
+        "scale": _SHARES,
     }
 
 
@@ -270,7 +225,7 @@ class FinetuneConfig(RunConfig):
     """
 
     steps: int = 40_000
-    optimizer: Literal["adam", "adamw", "sgd"] = "sgd"
+    optimizer: Optimizer = "sgd"
     learning_rate: float = 0.01
     final_learning_rate: float = 1e-4
     weight_decay: float = 5e-4
@@ -291,8 +246,10 @@ class FinetuneConfig(RunConfig):
 
     RULES: ClassVar[Mapping[str, Rule]] = {
         **RunConfig.RULES,
-        **CROP_RULES,
-        "scale": (lambda scale: 0 < scale[0] <= scale[1], "0 < low <= high"),
+        "crop": _CROP,
+        "short_edge": _at_least(16),
+        "workers": _at_least(0),
+        "scale": ("0 < low <= high", lambda scale: 0 < scale[0] <= scale[1]),
     }
 
 
@@ -319,8 +276,6 @@ class AdaptationConfig(Settings):
     blend: float = 1.0
     """How much of what was learned counts: the result is the mean of the weights before and after,
     weighed so. 1 is what was learned alone."""
-    frozen_statistics: bool = True
-    """Keep BatchNorm's statistics as released: a clip is too little to estimate them from."""
     frames: int = 240
     """Frames of the clip that are held in memory at most, spread over all of it."""
     targets: int = 32
@@ -332,16 +287,17 @@ class AdaptationConfig(Settings):
     """Of autocast. auto: bfloat16 where the device computes it in hardware, two to three times as
     fast, else float32."""
     seed: int = 0
+    """What all random numbers follow from."""
 
     RULES: ClassVar[Mapping[str, Rule]] = {
         **dict.fromkeys(("steps", "batch_size", "max_gap"), _at_least(1)),
         "frames": _at_least(32),
         "targets": _at_least(2),
         "size": _at_least(0),
-        "learning_rate": _above(0),
-        "scale": SHARES,
-        "seed": _between(0, SEEDS - 1),
-        "blend": (lambda share: 0 < share <= 1, "above 0, up to 1"),
+        "learning_rate": _ABOVE_ZERO,
+        "scale": _SHARES,
+        "seed": _SEED,
+        "blend": ("above 0, up to 1", lambda share: 0 < share <= 1),
     }
 
     def learning_size(self, input_size: int) -> int:
@@ -361,25 +317,6 @@ class AdaptationConfig(Settings):
         """The largest distance, in frames of a clip of this rate, between two that are compared."""
         return max(1, round(self.max_gap * (frame_rate or REFERENCE_RATE) / REFERENCE_RATE))
 
-    def training(self, crop: tuple[int, int]) -> TrainingConfig:
-        """The same as settings of the training loop, for crops of this height and width."""
-        by_masks = self.objective == "motion-masks"
-        return TrainingConfig(
-            steps=self.steps,
-            objective=self.objective,
-            optimizer="adamw" if by_masks else "adam",
-            learning_rate=self.learning_rate,
-            final_learning_rate=self.learning_rate / 100,
-            weight_decay=0.01 if by_masks else 1e-6,
-            warmup_steps=min(5, self.steps // 10),
-            gradient_clip=1.0,
-            batch_size=self.batch_size,
-            crop=crop,
-            scale=self.scale,
-            precision="float32" if self.precision == "auto" else self.precision,
-            seed=self.seed,
-        )
-
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
@@ -387,16 +324,12 @@ class Preset:
 
     model: AMDConfig
     training: TrainingConfig
-    about: str
 
 
 def paper() -> Preset:
-    """Section 4.1: ResNet-50, 16 pairs per step over all GPUs, 400,000 steps."""
-    return Preset(
-        model=AMDConfig(),
-        training=TrainingConfig(frames="loader"),  # YouTube-VOS takes 382 GiB: no GPU holds it.
-        about="The paper: ResNet-50, 384x384 crops, 16 pairs a step, 400K steps. 8 GPUs, days.",
-    )
+    """Section 4.1: ResNet-50, 384x384 crops, 16 pairs a step over 8 GPUs, 400,000 steps, days."""
+    # YouTube-VOS takes 382 GiB: no GPU holds it.
+    return Preset(model=AMDConfig(), training=TrainingConfig(frames="loader"))
 
 
 # Eq. 7 from scratch needs more steps than either preset below has (notes/experiments.md).
@@ -415,43 +348,38 @@ _BY_MOTION = TrainingConfig(
 
 def single_gpu() -> Preset:
     """What one GPU of the H100 class does in 25 minutes, once the motion masks are found."""
-    return Preset(
-        model=AMDConfig(
-            backbone="resnet18", head_dilation=2, normalised_volume=True, motion_size=(256, 384)
-        ),
-        training=dataclasses.replace(
-            _BY_MOTION,
-            minutes=25.0,
-            batch_size=64,
-            short_edge=240,
-            crop=(224, 320),
-            precision="bfloat16",
-        ),
-        about="One H100-class GPU, 25 minutes: ResNet-18, 224x320 crops, bfloat16, "
-        "taught by what moves.",
+    model = AMDConfig(
+        backbone="resnet18", head_dilation=2, normalised_volume=True, motion_size=(256, 384)
     )
+    training = dataclasses.replace(
+        _BY_MOTION,
+        minutes=25.0,
+        batch_size=64,
+        short_edge=240,
+        crop=(224, 320),
+        precision="bfloat16",
+    )
+    return Preset(model=model, training=training)
 
 
 def cpu() -> Preset:
     """What two CPU cores do in 2 hours, a third of it for finding the motion masks."""
-    return Preset(
-        model=AMDConfig(
-            backbone="resnet18",
-            stage_widths=(64, 128, 256, 256),
-            head_dilation=2,
-            normalised_volume=True,
-            motion_size=(128, 192),
-        ),
-        training=dataclasses.replace(
-            _BY_MOTION,
-            steps=7000,
-            short_edge=160,
-            crop=(128, 192),
-            checkpoint_every=200,
-            sheet_every=500,
-        ),
-        about="Two CPU cores, 2 hours: a light ResNet-18, 128x192 crops, taught by what moves.",
+    model = AMDConfig(
+        backbone="resnet18",
+        stage_widths=(64, 128, 256, 256),
+        head_dilation=2,
+        normalised_volume=True,
+        motion_size=(128, 192),
     )
+    training = dataclasses.replace(
+        _BY_MOTION,
+        steps=7000,
+        short_edge=160,
+        crop=(128, 192),
+        checkpoint_every=200,
+        sheet_every=500,
+    )
+    return Preset(model=model, training=training)
 
 
 PRESETS = {"paper": paper, "single-gpu": single_gpu, "cpu": cpu}

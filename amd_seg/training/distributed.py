@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from inspect import signature
 from typing import Any
 
@@ -23,6 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from amd_seg.device import resolve_device, say_which
 from amd_seg.errors import ConfigError, DeviceError
+from amd_seg.training.config import RunConfig
 
 
 @dataclass(frozen=True)
@@ -43,19 +45,21 @@ class Processes:
         """Whether there is no other."""
         return self.world_size == 1
 
-    def share_of(self, batch_size: int) -> slice:
-        """Which items of a step are this process's.
+    def share_of(self, config: RunConfig) -> slice:
+        """Which items of a micro-batch are this process's.
 
         Raises:
             ConfigError: they cannot be shared equally.
         """
-        share, rest = divmod(batch_size, self.world_size)
-        if share < 1 or rest:
+        shares = config.accumulate * self.world_size
+        size, rest = divmod(config.batch_size, shares)
+        if rest:
             raise ConfigError(
-                f"batch_size is {batch_size} for {self.world_size} process(es). "
-                "Give a multiple of the number of processes."
+                f"batch_size={config.batch_size} cannot be shared equally by {self.world_size} "
+                f"process(es) with {config.accumulate} micro-batch(es) each. "
+                f"Give --batch-size a multiple of {shares}."
             )
-        return slice(self.rank * share, (self.rank + 1) * share)
+        return slice(self.rank * size, (self.rank + 1) * size)
 
     def mean(self, values: Tensor) -> Tensor:
         """Mean over the processes, without a gradient; each process gets the same numbers."""
@@ -67,17 +71,20 @@ class Processes:
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set in one process or more."""
-        if self.is_alone:
-            return flag
         return bool(self.mean(torch.tensor(float(flag), device=self.device)) > 0)
 
-    def gather(self, value: Any) -> list[Any] | None:
-        """What each process gives, by rank; None in all but the first."""
+    def gather(self, value: Any) -> list[Any]:
+        """What each process gives, by rank; nothing in all but the first."""
         if self.is_alone:
             return [value]
         gathered: list[Any] | None = [None] * self.world_size if self.is_first else None
         dist.gather_object(value, gathered)
-        return gathered
+        return gathered or []
+
+    def wait_for_all(self) -> None:
+        """Return when every process has come here, for which one may need a day."""
+        if not self.is_alone:
+            dist.barrier(dist.new_group(backend="gloo", timeout=timedelta(days=1)))
 
 
 @contextmanager
@@ -90,12 +97,11 @@ def joined_processes(device: str = "auto") -> Iterator[Processes]:
     Raises:
         DeviceError: the device cannot be used, or the node has fewer GPUs than processes.
     """
+    place = resolve_device(device)
     if not is_launched():
-        place = resolve_device(device)
         say_which(device, place)
         yield Processes(place)
         return
-    place = resolve_device(device)
     if place.type == "cuda":
         if device not in ("auto", "cuda"):
             raise DeviceError(

@@ -6,7 +6,7 @@ Source: paper section 4.4 and table 2.
 import dataclasses
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,7 +18,8 @@ from amd_seg.model.config import SemanticConfig, SemanticWeightsConfig
 from amd_seg.training.config import FinetuneConfig
 from amd_seg.training.distributed import Processes, batch_mean
 from amd_seg.training.labelled_photos import LabelBatches, LabelledPhotos, check_labelled
-from amd_seg.training.run import OnStep, Run, carry_out, require_shareable
+from amd_seg.training.loop import OnStep
+from amd_seg.training.run import Run, carry_out
 from amd_seg.training.run_folder import RunFolder
 from amd_seg.weights import load_any_weights, save_weights
 from amd_seg.weights_import import load_backbone
@@ -50,17 +51,8 @@ def finetune(
         config: how to train.
         weights: where the backbone starts from: `SCRATCH`, whatever `load_weights` takes (None is
             the bundled default), or the file of a ResNet, see `load_backbone`.
-        device: see `resolve_device`.
-        resume: go on from the newest checkpoint in `out`; `weights` are not read then.
-        on_step: called after each step; it may raise `StopTraining`.
-
-    Returns:
-        The folder of the trained weights.
-
-    Raises:
-        ConfigError, InputError, MediaError, WeightsError: the run cannot start.
-        TrainingDivergedError: the loss is not finite.
-        StopTraining: from `on_step`, after a checkpoint.
+        device, resume, on_step: see `carry_out`, as for what is returned and raised. A run that
+            is resumed does not read `weights`.
     """
     name = None if weights is None else os.fspath(weights)
     count, classes = len(labelled.classes), labelled.classes
@@ -72,12 +64,28 @@ def finetune(
 
     def make_model() -> SemanticNetwork:
         network = SemanticNetwork(model)
-        if not resume and name != SCRATCH:
-            _start_backbone(network, name)
+        if resume or name == SCRATCH:
+            return network
+        if _is_resnet_file(name):
+            load_backbone(network, name)
+            return network
+        start = load_any_weights(name)
+        differing = [
+            f"{key} {getattr(model, key)!r} instead of {getattr(start.config.model, key)!r}"
+            for key in ("backbone", "stage_widths")
+            if getattr(model, key) != getattr(start.config.model, key)
+        ]
+        if differing:
+            raise ConfigError(
+                f"The backbone of the weights {start.source} is another: {', '.join(differing)}. "
+                "Leave these settings out, or give other --weights."
+            )
+        backbone = start.model.appearance.backbone
+        network.appearance.backbone.load_state_dict(backbone.state_dict())
         return network
 
     def open_batches(processes: Processes, folder: RunFolder) -> LabelBatches:
-        require_shareable(config, processes)
+        processes.share_of(config)
         check_labelled(labelled)
         return LabelBatches(labelled, config, processes)
 
@@ -156,28 +164,9 @@ class SegmentationObjective(nn.Module):
         return {"loss": errors.mean() / share, "accuracy": is_right.mean() / share}
 
 
-def _is_resnet_file(weights: str | os.PathLike[str] | None) -> bool:
+def _is_resnet_file(weights: str | os.PathLike[str] | None) -> TypeGuard[str | os.PathLike[str]]:
     if weights is None:
         return False
     path = Path(weights)
     is_bare = path.suffix == ".safetensors" and not (path.parent / "config.json").exists()
     return path.suffix in RESNET_SUFFIXES or is_bare
-
-
-def _start_backbone(model: SemanticNetwork, weights: str | None) -> None:
-    """Give the backbone the values of the weights; the head stays as it was drawn."""
-    if weights is not None and _is_resnet_file(weights):
-        load_backbone(model, weights)
-        return
-    start = load_any_weights(weights)
-    differing = [
-        f"{name} {getattr(model.config, name)!r} instead of {getattr(start.config.model, name)!r}"
-        for name in ("backbone", "stage_widths")
-        if getattr(model.config, name) != getattr(start.config.model, name)
-    ]
-    if differing:
-        raise ConfigError(
-            f"The backbone of the weights {start.source} is another: {', '.join(differing)}. "
-            "Leave these settings out, or give other --weights."
-        )
-    model.appearance.backbone.load_state_dict(start.model.appearance.backbone.state_dict())

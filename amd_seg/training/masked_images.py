@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -27,13 +27,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from amd_seg.errors import AmdSegError, InputError, MediaError
-from amd_seg.media.files import make_folder, natural_key, some, write_atomically
+from amd_seg.errors import InputError, MediaError
+from amd_seg.media.files import make_folder, natural_key, some
 from amd_seg.media.images import load, opened, read_image, read_photo_size, save_image
 from amd_seg.media.video import list_frames, shrunk_size
-from amd_seg.training.clips import VIDEO_SUFFIXES, Clip, require_memory, require_mostly_intact
+from amd_seg.training.clips import require_memory, require_mostly_intact
 from amd_seg.training.config import TrainingConfig
-from amd_seg.training.crops import jitter_colours, random_box, resize_parts
+from amd_seg.training.crops import jitter_colours, random_box
+from amd_seg.training.run_folder import write_text
 from amd_seg.workers import worker_pool
 
 logger = logging.getLogger(__name__)
@@ -54,18 +55,17 @@ class MaskedClip:
     masks: Sequence[Tensor]
     """Each (1, height, width), uint8: probability of the object in 0..255."""
     confidence: Tensor
-    """(mask,), float, 0..1: how far to trust each mask."""
+    """(mask,), float, 0..1: how far to trust each mask; stays on the CPU, where chance is drawn."""
     labels: tuple[str, ...]
     """How messages name each frame."""
 
     @property
-    def weight(self) -> float:
-        """How often the clip is drawn, relative to others."""
-        trust = float(self.confidence.pow(CONFIDENCE_POWER).mean())
-        return float(trust * len(self.labels) ** CLIP_POWER)
+    def trust(self) -> Tensor:
+        """How often each mask is drawn, relative to the clip's others."""
+        return self.confidence.pow(CONFIDENCE_POWER)
 
     def to(self, device: torch.device) -> Self:
-        """Return the clip with its pictures on a device; what chance needs stays on the CPU."""
+        """Return the clip with its pictures on a device."""
         frames, masks = ([image.to(device) for image in part] for part in (self.frames, self.masks))
         return replace(self, frames=frames, masks=masks)
 
@@ -110,7 +110,7 @@ def find_masked_images(folder: str | os.PathLike[str]) -> dict[str, list[MaskedI
             clip = name if parent == Path() else parent.as_posix()
             found.setdefault(clip, []).append(MaskedImage(name, image, masks[name], trust))
     left = len(images) - sum(map(len, found.values()))
-    if left == len(images):
+    if not found:
         raise InputError(
             f"No image in {top} has a mask to learn from. Give the mask of images/NAME.jpg the "
             "name masks/NAME.png; where there is a confidence.json it names each that counts."
@@ -149,11 +149,7 @@ def _read_confidence(path: Path) -> dict[str, float] | None:
 
 
 def load_masked_images(
-    folder: str | os.PathLike[str],
-    *,
-    short_edge: int,
-    device: torch.device | str = "cpu",
-    threads: int | None = None,
+    folder: str | os.PathLike[str], *, short_edge: int, device: torch.device | str = "cpu"
 ) -> list[MaskedClip]:
     """Read the images of a folder that have a mask, and their masks.
 
@@ -161,7 +157,6 @@ def load_masked_images(
         folder: see the top of this module.
         short_edge: larger images are shrunk to it, in pixels.
         device: where images and masks are kept.
-        threads: images read at a time; None takes one a core.
 
     Raises:
         InputError: the folder is laid out otherwise, or does not fit the memory.
@@ -169,7 +164,7 @@ def load_masked_images(
     """
     found, device = find_masked_images(folder), torch.device(device)
     clips = []
-    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         firsts = pool.map(lambda images: read_photo_size(images[0].image), found.values())
         needed = sum(
             len(images) * 4 * size[0] * size[1] * min(1, short_edge / min(size)) ** 2
@@ -193,7 +188,7 @@ def _read_pair(found: MaskedImage, short_edge: int) -> tuple[Tensor, Tensor]:
             f"{found.mask} is {mask.shape[2]}x{mask.shape[1]}, but its image {found.image} is "
             f"{image.shape[2]}x{image.shape[1]}. Give both at one size."
         )
-    return _shrunk(image, short_edge), _shrunk(mask, short_edge)
+    return shrunk(image, short_edge), shrunk(mask, short_edge)
 
 
 def _read_mask(path: Path) -> NDArray[np.uint8]:
@@ -210,7 +205,8 @@ def _read_mask(path: Path) -> NDArray[np.uint8]:
     return grey * np.uint8(255) if grey.max(initial=0) == 1 else grey
 
 
-def _shrunk(image: Tensor, short_edge: int) -> Tensor:
+def shrunk(image: Tensor, short_edge: int) -> Tensor:
+    """Shrink bytes (channel, height, width) to a short edge, in pixels; never enlarge them."""
     height, width = image.shape[1:]
     size = shrunk_size(width, height, short_edge)[::-1]
     if size == (height, width):
@@ -242,32 +238,39 @@ class MaskBatches(Iterator[MaskBatch]):
     """
 
     def __init__(
-        self,
-        folders: Sequence[Sequence[MaskedClip]],
-        config: TrainingConfig,
-        device: torch.device,
+        self, folders: Sequence[Sequence[MaskedClip]], config: TrainingConfig, device: torch.device
     ) -> None:
         folders = [folder for folder in folders if folder]
         if not folders:
             raise MediaError("There is no mask to learn from. Give clips in which things move.")
         self.clips = [clip.to(device) for folder in folders for clip in folder]
         self.config = config
-        shares = [torch.tensor([clip.weight for clip in folder]) for folder in folders]
-        self.weights = torch.cat([share / share.sum() / len(shares) for share in shares])
+        shares = []
+        for folder in folders:
+            means = [float(clip.trust.mean()) * len(clip.labels) ** CLIP_POWER for clip in folder]
+            weights = torch.tensor(means)
+            shares.append(weights / weights.sum() / len(folders))
+        self.weights = torch.cat(shares)
         self.generator = torch.Generator().manual_seed(config.seed)
 
     def __next__(self) -> MaskBatch:
-        count = self.config.batch_size // self.config.accumulate
-        chosen = torch.multinomial(self.weights, count, True, generator=self.generator)
-        drawn = [self._draw(self.clips[index]) for index in chosen.tolist()]
-        frames, masks, mirrored, names = zip(*drawn, strict=True)
-        images, maps = (
-            resize_parts(parts, self.config.crop, mirrored)[:, 0].float()
-            for parts in (frames, masks)
-        )
-        if self.config.colour:
-            images = jitter_colours(images, self.generator)
-        return MaskBatch(images, maps, names)
+        config, generator = self.config, self.generator
+        count = config.batch_size // config.accumulate
+        frames, masks, names = [], [], []
+        for index in torch.multinomial(self.weights, count, True, generator=generator).tolist():
+            clip = self.clips[index]
+            item = int(torch.multinomial(clip.trust, 1, generator=generator))
+            height, width = clip.frames[item].shape[-2:]
+            box = random_box(
+                (height, width), config.crop, config.scale, generator, flip=config.flip
+            )
+            frames.append(box.cut(clip.frames[item][None], config.crop))
+            masks.append(box.cut(clip.masks[item][None], config.crop))
+            names.append(clip.labels[item])
+        images = torch.cat(frames).float()
+        if config.colour:
+            images = jitter_colours(images, generator)
+        return MaskBatch(images, torch.cat(masks).float(), tuple(names))
 
     def state_dict(self) -> dict[str, Any]:
         """Where the stream stands."""
@@ -281,18 +284,6 @@ class MaskBatches(Iterator[MaskBatch]):
         """Draw, from here on, what depends on the seed and this step: no process drew it before."""
         seed = np.random.SeedSequence((self.config.seed, step)).generate_state(1, np.uint64)
         self.generator.manual_seed(int(seed[0]))
-
-    def _draw(self, clip: MaskedClip) -> tuple[Tensor, Tensor, bool, str]:
-        """Draw a part of an image and of its mask, (1, channel, h, w) each, and its mirroring."""
-        trust = clip.confidence.pow(CONFIDENCE_POWER)
-        item = int(torch.multinomial(trust, 1, generator=self.generator))
-        height, width = clip.frames[item].shape[-2:]
-        config = self.config
-        box = random_box(
-            (height, width), config.crop, config.scale, self.generator, flip=config.flip
-        )
-        frame, mask = (box.part_of(maps[item][None]) for maps in (clip.frames, clip.masks))
-        return frame, mask, box.is_mirrored, clip.labels[item]
 
 
 # Writing such folders, in parallel.
@@ -317,26 +308,8 @@ class MaskJob(NamedTuple):
     """What they follow from: masks of something else are not taken for done."""
 
 
-def clips_by_name(clips: Iterable[Clip]) -> dict[str, Clip]:
-    """Return clips by the names of their masks.
-
-    Raises:
-        InputError: two have one name, so that one would be taught by the other's masks.
-    """
-    named: dict[str, Clip] = {}
-    for clip in clips:
-        name = Path(clip.name)
-        # The name of a folder of frames may hold dots that end nothing.
-        is_file = name.suffix.lower() in VIDEO_SUFFIXES
-        stem = (name.with_suffix("") if is_file else name).as_posix().replace("/", "_")
-        other = named.setdefault(stem, clip)
-        if (other.path, other.frames) != (clip.path, clip.frames):
-            paths = " and ".join(str(c.path.joinpath(*c.frames[:1])) for c in (other, clip))
-            raise InputError(
-                f"The masks of {paths} would share the name {stem}. "
-                "Rename one, or give the folder above both."
-            )
-    return named
+Found = dict[str, float] | MediaError
+"""The confidence of each mask of a job, or why there is none."""
 
 
 def write_mask_folder(
@@ -361,74 +334,50 @@ def write_mask_folder(
         MediaError: more than one in a hundred cannot be read; the others are done.
         DeviceError: a process was killed, as happens where memory runs out, or could not begin.
     """
-    record = _Record(Path(folder))
+    top = Path(folder)
+    make_folder(top)
+    files = top / "confidence.json", top / "made_of.json"
+    records = confidence, made_of = _read_record(files[0]), _read_record(files[1])
+
+    def masks_of(job: str) -> list[str]:
+        return [name for name in confidence if name == job or name.startswith(f"{job}/")]
+
+    def save() -> None:
+        for file, values in zip(files, records, strict=True):
+            write_text(file, json.dumps(values, indent=0, sort_keys=True))
+
     waiting = {
-        name: partial(_write, job, Path(folder), name, record.masks_of(name))
+        name: partial(_write, job, top, name, masks_of(name))
         for name, job in jobs.items()
-        if record.made_of.get(name) != job.made_of
+        if made_of.get(name) != job.made_of
     }
     broken: dict[str, str] = {}
+    saved = time.monotonic()
     try:
         for name, found in _carry_out(waiting, workers):
-            if isinstance(found, AmdSegError):
+            if isinstance(found, MediaError):
                 logger.warning("%s is left out: %s", name, found)
                 broken[name] = str(found)
                 continue
-            record.add(name, jobs[name].made_of, found)
+            for old in masks_of(name):
+                del confidence[old]
+            confidence.update(found)
+            made_of[name] = jobs[name].made_of
+            if time.monotonic() - saved > 1:
+                save()
+                saved = time.monotonic()
             if on_done is not None:
                 on_done(name, len(found))
     finally:
-        record.save()
+        save()
     require_mostly_intact(broken, len(jobs))
 
 
-def finished_jobs(folder: str | os.PathLike[str]) -> set[str]:
-    """Return the names of the jobs that `write_mask_folder` has done in a folder."""
-    return set(_Record(Path(folder)).made_of)
-
-
-class _Record:
-    """What is done in a folder: confidence.json, and made_of.json with what it was made of."""
-
-    def __init__(self, folder: Path) -> None:
-        make_folder(folder)
-        self._folder, self._saved = folder, time.monotonic()
-        self.confidence: dict[str, float] = self._read("confidence.json")
-        self.made_of: dict[str, str] = self._read("made_of.json")
-
-    def masks_of(self, job: str) -> list[str]:
-        """Names of the masks that a job left before."""
-        return [name for name in self.confidence if name == job or name.startswith(f"{job}/")]
-
-    def add(self, job: str, made_of: str, found: Mapping[str, float]) -> None:
-        """Count a job as done; the files are written once a second, and by `save`."""
-        for name in self.masks_of(job):
-            del self.confidence[name]
-        self.confidence |= found
-        self.made_of[job] = made_of
-        if time.monotonic() - self._saved > 1:
-            self.save()
-
-    def save(self) -> None:
-        """Write both files, each whole or not at all."""
-        for name, values in (("confidence", self.confidence), ("made_of", self.made_of)):
-            text = json.dumps(values, indent=0, sort_keys=True)
-            write_atomically(self._folder / f"{name}.json", partial(_put, text))
-        self._saved = time.monotonic()
-
-    def _read(self, name: str) -> dict[str, Any]:
-        try:
-            return dict(json.loads((self._folder / name).read_text("utf-8")))
-        except (OSError, ValueError, TypeError):
-            return {}
-
-
-def _put(text: str, file: BinaryIO) -> None:
-    file.write(text.encode())
-
-
-Found = dict[str, float] | AmdSegError
-"""The confidence of each mask, or why there is none."""
+def _read_record(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text("utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
 def _carry_out(
@@ -450,16 +399,16 @@ def _on_one_core(job: Callable[[], Found]) -> Found:
     return job()
 
 
-def _write(job: MaskJob, folder: Path, name: str, before: Iterable[str]) -> Found:
-    """Write the images and masks of a job, and give the confidence of each, or the error."""
+def _write(job: MaskJob, top: Path, name: str, before: Iterable[str]) -> Found:
+    """Write the images and masks of a job in the place of those before."""
     for old in before:
-        (folder / "images" / f"{old}.jpg").unlink(missing_ok=True)
-        (folder / "masks" / f"{old}.png").unlink(missing_ok=True)
+        (top / "images" / f"{old}.jpg").unlink(missing_ok=True)
+        (top / "masks" / f"{old}.png").unlink(missing_ok=True)
     confidence = {}
     try:
         for found in job.find():
             key = f"{name}/{found.name}" if found.name else name
-            image, mask = folder / "images" / f"{key}.jpg", folder / "masks" / f"{key}.png"
+            image, mask = top / "images" / f"{key}.jpg", top / "masks" / f"{key}.png"
             for path, pixels in ((image, found.image), (mask, found.mask)):
                 make_folder(path.parent)
                 save_image(Image.fromarray(pixels), path)

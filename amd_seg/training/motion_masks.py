@@ -1,19 +1,12 @@
-"""Masks of what moves in clips, found without learning, for `amd-seg train --targets`.
+"""Masks of what moves in clips, found without learning.
 
 A dense flow is compared with the one homography that explains most of it, the background's. What
 is left over moves on its own; GrabCut redraws it along the colours of its frame.
-
-    python -m amd_seg.training.motion_masks VIDEOS... --out DIR
-
-writes `DIR/images/CLIP/000012.jpg`, `DIR/masks/CLIP/000012.png` and `DIR/confidence.json`.
 """
 
-import argparse
-import logging
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -23,19 +16,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from amd_seg.colour_model import iou, redraw_by_colour
-from amd_seg.errors import AmdSegError, ConfigError, MediaError
-from amd_seg.training.clips import Clip, find_clips
-from amd_seg.training.masked_images import FoundMask, MaskJob, clips_by_name, write_mask_folder
-
-logger = logging.getLogger(__name__)
+from amd_seg.errors import InputError, MediaError
+from amd_seg.media.video import shrunk_size
+from amd_seg.training.clips import VIDEO_SUFFIXES, Clip
+from amd_seg.training.config import REFERENCE_RATE
+from amd_seg.training.masked_images import FoundMask, MaskJob, write_mask_folder
 
 Bytes = NDArray[np.uint8]
-Flow = Callable[[Bytes, Bytes], NDArray[np.float32]]
+Values = NDArray[np.float32]
+Flow = Callable[[Bytes, Bytes], Values]
 """Dense flow from one frame (height, width, 3), RGB, to another: (height, width, 2), in pixels, x
 first. A point (x, y) of the first is at (x, y) + flow[y, x] in the second."""
 
-REFERENCE_RATE = 24.0
-"""Frames a second for which the gaps of `MotionMaskConfig` are given."""
 GRID_STEP = 6
 """Pixels between the flow vectors that the background is fitted to; more only cost time."""
 RANSAC_REACH = 1.0
@@ -57,11 +49,7 @@ REDRAWN_WEIGHT = 0.75
 
 @dataclass(frozen=True, kw_only=True)
 class MotionMaskConfig:
-    """How masks are found.
-
-    Raises:
-        ConfigError: a value cannot be used.
-    """
+    """How masks are found; the defaults were chosen on clips of 24 frames a second."""
 
     partners: tuple[int, ...] = (1, -1, 2, -2, 4, -4)
     """Gaps, in frames, to the frames that each frame is compared with."""
@@ -77,20 +65,6 @@ class MotionMaskConfig:
     """Confidence below which a frame has no mask."""
     grabcut: bool = True
     """Redraw masks by a colour model of their frame where the two agree."""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "partners", tuple(self.partners))
-        rules = {
-            "partners": (self.partners and 0 not in self.partners, "one or more gaps other than 0"),
-            "every": (self.every >= 1, "1 or more"),
-            "work_height": (self.work_height >= 16, "16 or more"),
-            "short_edge": ((self.short_edge or 16) >= 16, "16 or more, or None"),
-            "min_motion": (self.min_motion >= 0, "0 or more"),
-            "min_confidence": (0 <= self.min_confidence <= 1, "0 to 1"),
-        }
-        faults = [f"{n}={getattr(self, n)!r} ({must})" for n, (ok, must) in rules.items() if not ok]
-        if faults:
-            raise ConfigError(f"Motion masks cannot be found with {', '.join(faults)}.")
 
     def at_rate(self, frame_rate: float) -> "MotionMaskConfig":
         """Scale the gaps so that they last as long at this frame rate as at `REFERENCE_RATE`."""
@@ -114,13 +88,6 @@ class MotionMask(NamedTuple):
     they agree on."""
 
 
-class _Seen(NamedTuple):
-    """A frame at the work size, and at the size that is given."""
-
-    small: Bytes
-    shown: Bytes
-
-
 def find_motion_masks(
     frames: Iterable[Bytes],
     config: MotionMaskConfig | None = None,
@@ -135,7 +102,7 @@ def find_motion_masks(
 
     Args:
         frames: each (height, width, 3), RGB, all of one size.
-        config: how to look; the default was chosen on clips of 24 frames a second.
+        config: how to look.
         flow: the dense flow; None takes `dis_flow`.
         among: the frames that a mask is looked for on; None takes each `config.every`-th.
     """
@@ -145,20 +112,26 @@ def find_motion_masks(
         found = _look(window, index, config, flow or dis_flow) if is_due else None
         if found is not None:
             probability, confidence = found
-            shown = window[index].shown
-            mask = np.clip(_resized(probability, shown.shape[:2]), 0, 1)
-            yield MotionMask(index, shown, np.rint(mask * 255).astype(np.uint8), confidence)
+            _, shown = window[index]
+            size = shown.shape[:2]
+            if probability.shape != size:
+                way = cv2.INTER_AREA if size[0] < probability.shape[0] else cv2.INTER_LINEAR
+                probability = np.asarray(cv2.resize(probability, size[::-1], interpolation=way))
+            mask = np.rint(np.clip(probability, 0, 1) * 255).astype(np.uint8)
+            yield MotionMask(index, shown, mask, confidence)
 
 
-def _windows(
-    frames: Iterable[Bytes], config: MotionMaskConfig
-) -> Iterator[tuple[int, Mapping[int, _Seen]]]:
+Window = dict[int, tuple[Bytes, Bytes]]
+"""By number: frames at the work size, and at the size that is given."""
+
+
+def _windows(frames: Iterable[Bytes], config: MotionMaskConfig) -> Iterator[tuple[int, Window]]:
     """Yield each frame's number and the frames around it, itself included."""
     reach = max(map(abs, config.partners))
-    window: dict[int, _Seen] = {}
+    window: Window = {}
     number = -1
     for number, frame in enumerate(frames):
-        window[number] = _Seen(*(shrink(frame, n) for n in (config.work_height, config.short_edge)))
+        window[number] = shrink(frame, config.work_height), shrink(frame, config.short_edge)
         if number >= reach:
             yield number - reach, window
             window.pop(number - 2 * reach, None)
@@ -167,16 +140,16 @@ def _windows(
 
 
 def _look(
-    window: Mapping[int, _Seen], index: int, config: MotionMaskConfig, flow: Flow
-) -> tuple[NDArray[np.float32], float] | None:
+    window: Window, index: int, config: MotionMaskConfig, flow: Flow
+) -> tuple[Values, float] | None:
     """Give one frame's probability of an object, (height, width), and the confidence in it."""
-    frame = window[index].small
+    frame, _ = window[index]
     partners = [index + gap for gap in config.partners if index + gap in window]
-    pairs = [pair_evidence(flow(frame, window[partner].small)) for partner in partners]
-    clear = [pair for pair in pairs if pair is not None and pair.is_clear(config.min_motion)]
+    pairs = [own_motion(flow(frame, window[at][0]), config.min_motion) for at in partners]
+    clear = [residual for residual in pairs if residual is not None]
     if not clear:
         return None
-    masks = np.stack([pair.mask for pair in clear])  # (pair, height, width)
+    masks = np.stack(clear) > 1  # (pair, height, width)
     probability = masks.mean(axis=0).astype(np.float32)
     # More than half of the pairs: half of two would be the union of their faults.
     agreed = probability > 0.5
@@ -184,81 +157,56 @@ def _look(
     if confidence < config.min_confidence:
         return None
     if config.grabcut:
-        residual = np.median(np.stack([pair.residual for pair in clear]), axis=0)
-        redrawn = redraw_by_colour(frame, agreed, residual < SURE_BACKGROUND, rounds=1)
+        background = np.median(np.stack(clear), axis=0) < SURE_BACKGROUND
+        redrawn = redraw_by_colour(frame, agreed, background, rounds=1)
         if iou(redrawn, agreed) >= AGREEMENT:
             weight = np.float32(REDRAWN_WEIGHT)
             probability = weight * redrawn.astype(np.float32) + (1 - weight) * probability
     return probability, confidence
 
 
-@dataclass(frozen=True)
-class PairEvidence:
-    """What one pair of frames says of what moves in the first.
+def own_motion(flow: Values, min_motion: float) -> Values | None:
+    """Give what a flow (height, width, 2) leaves beside the background's.
 
-    Attributes:
-        residual: (height, width), float32, length of flow minus background over the threshold
-            that parts the two: what moves on its own is above 1.
-        median: median length of flow minus background, in pixels.
-        moves: its mean inside the mask, in pixels.
-    """
-
-    residual: NDArray[np.float32]
-    median: float
-    moves: float
-
-    @property
-    def mask(self) -> NDArray[np.bool_]:
-        """(height, width), bool: what does not move with the background."""
-        return self.residual > 1
-
-    def is_clear(self, min_motion: float) -> bool:
-        """Tell whether the background was fitted and the mask can be an object."""
-        if self.median >= FITTED_BELOW or self.moves < min_motion:
-            return False
-        mask = self.mask
-        border = np.concatenate((mask[0], mask[-1], mask[:, 0], mask[:, -1]))
-        area = float(mask.mean())
-        return CLEAR_AREA[0] <= area <= CLEAR_AREA[1] and float(border.mean()) < CLEAR_BORDER
-
-
-def pair_evidence(flow: NDArray[np.float32]) -> PairEvidence | None:
-    """Part a flow (height, width, 2) into the background's and what moves on its own.
-
-    The threshold is Otsu's, per pair: no fixed number of pixels serves all clips, for parallax
-    leaves a few pixels where an object leaves twenty.
+    Otsu's threshold parts the two, per pair: no fixed number of pixels serves all clips, for
+    parallax leaves a few pixels where an object leaves twenty.
 
     Returns:
-        The evidence; None where nothing can be fitted or nothing is left over.
+        (height, width), the residual over that threshold: what moves on its own is above 1. None
+        where the background is not fitted, or what is left cannot be an object.
     """
     residual = background_residual(flow)
-    if residual is None:
+    if residual is None or float(np.median(residual)) >= FITTED_BELOW:
         return None
     # A few wild vectors would stretch the histogram until all else is one bin.
     top = float(np.percentile(residual, 99))
     if top < 1e-3:
         return None
-    threshold = otsu(np.minimum(residual, top), top)
+    levels = np.rint(np.minimum(residual, top) * (255 / top)).astype(np.uint8).reshape(-1, 1)
+    level, _ = cv2.threshold(levels, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
+    threshold = (float(level) + 0.5) * top / 255
     inside = residual > threshold
-    return PairEvidence(
-        residual=residual / np.float32(threshold),
-        median=float(np.median(residual)),
-        moves=float(residual[inside].mean()) if inside.any() else 0.0,
-    )
+    if not inside.any() or float(residual[inside].mean()) < min_motion:
+        return None
+    shares = residual / np.float32(threshold)
+    mask = shares > 1
+    border = np.concatenate((mask[0], mask[-1], mask[:, 0], mask[:, -1]))
+    is_object = CLEAR_AREA[0] <= float(mask.mean()) <= CLEAR_AREA[1]
+    return shares if is_object and float(border.mean()) < CLEAR_BORDER else None
 
 
-def dis_flow(frame_i: Bytes, frame_j: Bytes, /) -> NDArray[np.float32]:
+def dis_flow(frame_i: Bytes, frame_j: Bytes, /) -> Values:
     """Give the dense flow of OpenCV's DIS (medium preset), a classical method; see `Flow`.
 
     Source: Kroeger et al., Fast Optical Flow using Dense Inverse Search, ECCV 2016.
     """
     method = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     grey_i, grey_j = (cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in (frame_i, frame_j))
-    flow: NDArray[np.float32] = method.calc(grey_i, grey_j, None)
+    flow: Values = method.calc(grey_i, grey_j, None)
     return flow
 
 
-def background_residual(flow: NDArray[np.float32]) -> NDArray[np.float32] | None:
+def background_residual(flow: Values) -> Values | None:
     """Give the length of a flow minus its robust homography, (height, width), in pixels.
 
     None where no homography can be fitted.
@@ -277,33 +225,17 @@ def background_residual(flow: NDArray[np.float32]) -> NDArray[np.float32] | None
     if homography is None:
         return None
     moved = cv2.perspectiveTransform(points, homography)
-    residual: NDArray[np.float32] = np.linalg.norm(points + flow - moved, axis=-1)
+    residual: Values = np.linalg.norm(points + flow - moved, axis=-1)
     return residual if np.isfinite(residual).all() else None
-
-
-def otsu(values: NDArray[np.floating], top: float = 1.0) -> float:
-    """Give Otsu's threshold between two classes of values in 0..top."""
-    levels = np.rint(values * (255 / top)).astype(np.uint8).reshape(-1, 1)
-    level, _ = cv2.threshold(levels, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
-    return (float(level) + 0.5) * top / 255
 
 
 def shrink(frame: Bytes, short_edge: int | None) -> Bytes:
     """Shrink a frame (height, width, 3) to a short edge in pixels; never enlarge it."""
-    shortest = min(frame.shape[:2])
-    scale = Fraction(min(short_edge or shortest, shortest), shortest)
-    if scale == 1:
+    height, width = frame.shape[:2]
+    size = shrunk_size(width, height, short_edge)
+    if size == (width, height):
         return frame
-    height, width = (max(1, round(edge * scale)) for edge in frame.shape[:2])
-    return np.asarray(cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
-
-
-def _resized(values: NDArray[np.float32], size: tuple[int, ...]) -> NDArray[np.float32]:
-    if values.shape == size:
-        return values
-    way = cv2.INTER_AREA if size[0] < values.shape[0] else cv2.INTER_LINEAR
-    resized: NDArray[np.float32] = cv2.resize(values, size[::-1], interpolation=way)
-    return resized
+    return np.asarray(cv2.resize(frame, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def write_motion_masks(
@@ -331,7 +263,11 @@ def write_motion_masks(
     """
     jobs = {}
     for name, clip in clips_by_name(clips).items():
-        settings = (config or MotionMaskConfig()).at_rate(_frame_rate(clip))
+        try:
+            rate = float(clip.open().frame_rate or REFERENCE_RATE)
+        except MediaError:
+            rate = REFERENCE_RATE  # its own job says what is wrong with it, beside the others
+        settings = (config or MotionMaskConfig()).at_rate(rate)
         find = partial(_masks_of_clip, clip, settings, flow)
         jobs[name] = MaskJob(find, f"{clip.identity()}, {settings}")
     write_mask_folder(jobs, folder, workers=workers, on_done=on_clip)
@@ -343,34 +279,23 @@ def _masks_of_clip(clip: Clip, config: MotionMaskConfig, flow: Flow | None) -> I
         yield FoundMask(f"{found.number:06d}", *found[1:])
 
 
-def _frame_rate(clip: Clip) -> float:
-    try:
-        return float(clip.open().frame_rate or REFERENCE_RATE)
-    except MediaError:
-        return REFERENCE_RATE  # its own job says what is wrong with it, beside the others
+def clips_by_name(clips: Iterable[Clip]) -> Mapping[str, Clip]:
+    """Return clips by the names of their masks.
 
-
-def main(arguments: list[str] | None = None) -> None:
-    """Write the masks of clips; the log on stderr has a line a clip."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    parser = argparse.ArgumentParser(prog="python -m amd_seg.training.motion_masks")
-    parser.add_argument("videos", nargs="+", help="as for amd-seg train")
-    parser.add_argument("--out", type=Path, required=True, help="folder for images and masks")
-    parser.add_argument("--short-edge", type=int, default=240, help="of both, in pixels")
-    parser.add_argument("--every", type=int, default=3, help="each n-th frame at 24 a second")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
-    options = parser.parse_args(arguments)
-    try:
-        write_motion_masks(
-            find_clips(options.videos),
-            options.out,
-            MotionMaskConfig(short_edge=options.short_edge, every=options.every),
-            workers=options.workers,
-            on_clip=partial(logger.info, "%s: %d masks"),
-        )
-    except AmdSegError as error:
-        parser.exit(1, f"Error: {error}\n")
-
-
-if __name__ == "__main__":
-    main()
+    Raises:
+        InputError: two have one name, so that one would be taught by the other's masks.
+    """
+    named: dict[str, Clip] = {}
+    for clip in clips:
+        name = Path(clip.name)
+        # The name of a folder of frames may hold dots that end nothing.
+        is_file = name.suffix.lower() in VIDEO_SUFFIXES
+        stem = (name.with_suffix("") if is_file else name).as_posix().replace("/", "_")
+        other = named.setdefault(stem, clip)
+        if (other.path, other.frames) != (clip.path, clip.frames):
+            paths = " and ".join(str(c.path.joinpath(*c.frames[:1])) for c in (other, clip))
+            raise InputError(
+                f"The masks of {paths} would share the name {stem}. "
+                "Rename one, or give the folder above both."
+            )
+    return named

@@ -9,8 +9,6 @@ from torch import Tensor
 
 from amd_seg.model.amd import AMD, View
 
-BATCHES = 16
-
 CLEAR_LEAD = 1.5
 """How much faster than a known object channel another region must move to take its place."""
 LEAST_MOTION = 0.1
@@ -37,8 +35,7 @@ class ChannelChoice:
 
     def unless_clear(self, prior: int, lead: float = CLEAR_LEAD) -> "ChannelChoice":
         """Return the choice of `prior`, unless the other one moves `lead` times as much."""
-        needed = max(lead * self.motion[prior], LEAST_MOTION)
-        is_clear = self.motion[self.channel] > needed
+        is_clear = self.motion[self.channel] > max(lead * self.motion[prior], LEAST_MOTION)
         return self if is_clear else replace(self, channel=prior)
 
 
@@ -53,15 +50,12 @@ def relative_motion(view: View) -> Tensor:
     # The finest level has a quarter of the motion size.
     vectors = 4 * view.vectors[:, -1]
     mean = (vectors * area.unsqueeze(-1)).sum(dim=1, keepdim=True)
-    presence = view.masks.amax(dim=(2, 3))
     length: Tensor = torch.linalg.vector_norm(vectors - mean, dim=-1)
-    return length * presence
+    return length * view.masks.amax(dim=(2, 3))
 
 
 @torch.no_grad()
-def choose_object_channel(
-    model: AMD, batches: Iterator[Any], *, count: int = BATCHES
-) -> ChannelChoice:
+def choose_object_channel(model: AMD, batches: Iterator[Any], *, count: int = 16) -> ChannelChoice:
     """Choose the region with the largest mean relative motion over some batches of pairs.
 
     Args:
@@ -74,8 +68,8 @@ def choose_object_channel(
     motion = []
     for _ in range(count):
         batch = next(batches)
-        reconstruction = model(batch.frame_i, batch.frame_j)
-        motion += [relative_motion(reconstruction.view_i), relative_motion(reconstruction.view_j)]
+        found = model(batch.frame_i, batch.frame_j)
+        motion += [relative_motion(found.view_i), relative_motion(found.view_j)]
     model.train(was_training)
     mean = torch.cat(motion).mean(dim=0)
     return ChannelChoice(int(mean.argmax()), tuple(mean.tolist()))

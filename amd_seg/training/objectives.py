@@ -12,22 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from amd_seg.model.amd import AMD, Reconstruction
+from amd_seg.model.amd import AMD
 from amd_seg.model.objective import photometric_objective
 from amd_seg.training.config import TrainingConfig
 from amd_seg.training.distributed import batch_mean
 
-SOFT_EDGE = 1e-6
-
 
 def make_objective(model: AMD, config: TrainingConfig, object_channel: int = 0) -> nn.Module:
-    """Return the objective that the settings name.
-
-    Args:
-        model: what learns.
-        config: the settings.
-        object_channel: the region that the objective "motion-masks" teaches.
-    """
+    """Return the objective that the settings name; motion masks teach the object channel."""
     if config.objective == "motion-masks":
         return MotionMaskObjective(model, object_channel)
     return PhotometricObjective(model, config)
@@ -48,34 +40,25 @@ class PhotometricObjective(nn.Module):
     def forward(self, batch: Any, progress: float = 0.0, step: int = 0) -> dict[str, Tensor]:
         """Score a `PairBatch`."""
         is_dense = self.config.objective == "dense"
-        reconstruct = self.model.dense_reconstruction if is_dense else self.model
+        reconstruct: Any = self.model.dense_reconstruction if is_dense else self.model
         found = reconstruct(batch.frame_i, batch.frame_j)
         ssim_weight = self.config.ssim_weight
         parts = photometric_objective(found, ssim_weight=ssim_weight, share=self.share)
-        masks = found.view_j.masks
-        if masks is not None:
-            entropy = mask_entropy(masks)
+        lengths = [v.flows[0].detach().norm(dim=1).mean() for v in (found.view_i, found.view_j)]
+        parts["flow"] = torch.stack(lengths).mean()  # in pixels of the motion size
+        if not is_dense:
+            entropy = mask_entropy(found.view_j.masks)
             fade = max(0.0, 1 - 2 * progress)
             parts["loss"] = parts["loss"] - self.config.entropy_weight * fade * entropy
             parts["entropy"] = entropy.detach()
-        return {**parts, **monitors(found)}
+            parts["largest_area"] = found.view_i.masks.detach().mean(dim=(0, 2, 3)).max()
+        return parts
 
 
 def mask_entropy(masks: Tensor) -> Tensor:
     """Mean entropy of the masks (batch, region, height, width), 0 (decided) to 1 (uniform)."""
-    entropy = -(masks * masks.clamp_min(SOFT_EDGE).log()).sum(dim=1).mean()
+    entropy = -(masks * masks.clamp_min(1e-6).log()).sum(dim=1).mean()
     return entropy / math.log(masks.shape[1])
-
-
-@torch.no_grad()
-def monitors(reconstruction: Reconstruction) -> dict[str, Tensor]:
-    """Mean length of the flow, in pixels of the motion size, and the largest region's share."""
-    views = (reconstruction.view_i, reconstruction.view_j)
-    lengths = [view.flows[0].norm(dim=1).mean() for view in views]
-    monitors = {"flow": torch.stack(lengths).mean()}
-    if views[0].masks is not None:
-        monitors["largest_area"] = views[0].masks.mean(dim=(0, 2, 3)).max()
-    return monitors
 
 
 class MotionMaskObjective(nn.Module):
@@ -93,14 +76,14 @@ class MotionMaskObjective(nn.Module):
         score = object_logit(logits, self.object_channel)
         cross_entropy = F.binary_cross_entropy_with_logits(score, target)
         saliency = score.sigmoid()
-        dice = 1 - _dice(saliency, target).mean()
-        with torch.no_grad():
-            area = saliency.mean()
+        overlap = (saliency * target).sum(dim=(1, 2, 3))
+        total = saliency.sum(dim=(1, 2, 3)) + target.sum(dim=(1, 2, 3))
+        dice = 1 - ((2 * overlap + 1) / (total + 1)).mean()
         return {
             "loss": cross_entropy + 0.5 * dice,
             "cross_entropy": cross_entropy,
             "dice": dice,
-            "area": area,
+            "area": saliency.detach().mean(),
         }
 
 
@@ -114,10 +97,3 @@ def area_resize(images: Tensor, like: Tensor) -> Tensor:
     """Means of the images (batch, channel, height, width) over the cells of another grid."""
     height, width = like.shape[-2:]
     return F.adaptive_avg_pool2d(images, (height, width))
-
-
-def _dice(saliency: Tensor, target: Tensor) -> Tensor:
-    """Soft overlap of each map with its target, (batch,), 0 to 1."""
-    overlap = (saliency * target).sum(dim=(1, 2, 3))
-    total = saliency.sum(dim=(1, 2, 3)) + target.sum(dim=(1, 2, 3))
-    return (2 * overlap + 1) / (total + 1)

@@ -1,10 +1,8 @@
 """A run from its first step, or its newest checkpoint, to its last; and a run on clips."""
 
-import copy
 import dataclasses
 import logging
 import os
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -19,22 +17,16 @@ from amd_seg.device import seed_everything
 from amd_seg.errors import ConfigError, InputError, MediaError, TrainingDivergedError
 from amd_seg.model.amd import AMD
 from amd_seg.model.config import AMDConfig, WeightsConfig
-from amd_seg.training import loop
+from amd_seg.training.batches import Batches
 from amd_seg.training.clips import find_clips, log_progress
 from amd_seg.training.config import SEEDS, RunConfig, TrainingConfig
 from amd_seg.training.distributed import Processes, distribute, joined_processes
-from amd_seg.training.loop import Batches, OwnBatches, StepReport, StopTraining
-from amd_seg.training.masked_images import (
-    MaskBatches,
-    clips_by_name,
-    find_masked_images,
-    finished_jobs,
-    load_masked_images,
-)
+from amd_seg.training.loop import OnStep, StepReport, StopTraining, TrainState, optimize
+from amd_seg.training.masked_images import MaskBatches, find_masked_images, load_masked_images
 from amd_seg.training.motion_masks import MotionMaskConfig, write_motion_masks
 from amd_seg.training.object_channel import choose_object_channel
 from amd_seg.training.objectives import make_objective
-from amd_seg.training.pairs import open_pairs
+from amd_seg.training.pairs import DecodedPairs, PairBatches, StoredPairs
 from amd_seg.training.run_folder import (
     ORIGIN,
     RunFolder,
@@ -47,11 +39,6 @@ from amd_seg.weights import Network, load_weights, save_weights
 
 logger = logging.getLogger(__name__)
 
-OnStep = Callable[[StepReport], None]
-
-STEPS_WORTH_A_TRIAL = 200
-"""Shorter runs are not worth the steps that find the faster memory layout."""
-
 
 @dataclass(frozen=True)
 class Run:
@@ -60,7 +47,7 @@ class Run:
     config: RunConfig
     folder: RunFolder
     processes: Processes
-    state: loop.TrainState
+    state: TrainState
     batches: Batches
 
     @property
@@ -76,10 +63,13 @@ class Run:
         Raises:
             MediaError: the disk is full.
         """
-        own = {**loop.random_state(self.processes.device), "batches": self.batches.state_dict()}
+        device = self.processes.device
+        own = {"rng": torch.get_rng_state(), "batches": self.batches.state_dict()}
+        if device.type == "cuda":
+            own["cuda_rng"] = [torch.cuda.get_rng_state(device)]
         ranks = self.processes.gather(own)
-        if ranks is not None:
-            saved = {**loop.state_dict(self.state), **ranks[0], "other_ranks": ranks[1:]}
+        if ranks:
+            saved = {**self.state.state_dict(), **ranks[0], "other_ranks": ranks[1:]}
             folder = self.folder.checkpoints
             save_checkpoint(folder, self.state.step, saved, keep=self.config.keep)
 
@@ -91,22 +81,65 @@ class Run:
             ConfigError: it is of another model, optimiser or stream of batches.
         """
         saved = load_checkpoint(list_checkpoints(self.folder.checkpoints)[-1])
-        if saved["batches"].keys() != self.batches.state_dict().keys():
+        if not saved["batches"].keys() >= self.batches.state_dict().keys():
             raise ConfigError(
                 f"Cannot resume {self.folder.path}: it learned by another objective, from other "
                 "batches. Leave out --objective."
             )
-        loop.load_state_dict(self.state, saved)
-        ranks = [saved, *saved.get("other_ranks", [])]
+        self.state.load_state_dict(saved)
+        ranks, device = [saved, *saved.get("other_ranks", [])], self.processes.device
         if self.processes.rank < len(ranks):
             own = ranks[self.processes.rank]
-            loop.load_random_state(own, self.processes.device)
+            torch.set_rng_state(own["rng"])
+            if device.type == "cuda" and "cuda_rng" in own:
+                torch.cuda.set_rng_state(own["cuda_rng"][0], device)
             self.batches.load_state_dict(own["batches"])
-        elif isinstance(self.batches, OwnBatches):
+        elif isinstance(self.batches, MaskBatches):
             # The run goes on in more processes than before.
             self.batches.begin_at(self.state.step)
         else:
             self.batches.load_state_dict(saved["batches"])
+
+    def take_steps(self, log: RunLog | None, on_step: OnStep | None) -> None:
+        """Take the steps, and write what is due after each."""
+        check = CollapseCheck()
+
+        def after_step(report: StepReport) -> None:
+            if log is not None:
+                log.after_step(self.model, report)
+            if self.config.alarms:
+                check(report.step, report.parts)
+            if report.step % self.config.checkpoint_every == 0:
+                self.checkpoint()
+            asked = None
+            try:
+                if on_step is not None:
+                    on_step(report)
+            except StopTraining as stop:
+                asked = stop  # Processes stop together.
+            if self.processes.any(asked is not None):
+                raise asked or StopTraining(f"another process, after step {report.step}")
+
+        try:
+            try:
+                optimize(
+                    self.state,
+                    self.batches,
+                    self.config,
+                    on_step=after_step,
+                    processes=self.processes,
+                )
+            except StopTraining:
+                self.checkpoint()
+                raise
+            self.checkpoint()
+        except (TrainingDivergedError, MediaError) as error:
+            # A lost run, a full disk, or clips that break while they are read.
+            found = list_checkpoints(self.folder.checkpoints)
+            good = "There is no checkpoint yet."
+            if found:
+                good = f"The last good checkpoint is {found[-1]}; --resume goes on from it."
+            raise type(error)(f"{error} {good}") from error
 
 
 def carry_out(
@@ -131,7 +164,7 @@ def carry_out(
         out: the run folder; it must be new, or without a checkpoint, unless `resume` is set.
         config: how steps are taken.
         settings: what config.json of the run says besides, as JSON-able values.
-        data: what it learns from, see `RunFolder.require_same_data`.
+        data: what it learns from, see `RunFolder.require_same`.
         make_model: the model before the first step.
         open_batches: what this process learns from.
         make_objective: model and loss as one module; maps a batch to {"loss": ..., parts}.
@@ -155,18 +188,17 @@ def carry_out(
         if processes.is_first:
             folder.require_usable(resume)
             if resume:
-                folder.require_same_seed(config.seed)
-                folder.require_same_data(data)
+                folder.require_same(config.seed, data)
         seed_everything(config.seed)
         model = make_model().to(processes.device)
         batches = open_batches(processes, folder)
-        config = _with_layout(model, config, make_objective, batches, processes)
+        config = _with_layout(model, config, processes.device)
         settings = {"amd_seg": __version__, **settings, "training": dataclasses.asdict(config)}
         objective = distribute(make_objective(model), processes, some_unused=some_unused)
         if not processes.is_alone:
             # Dropout must not be the same in all processes.
             seed_everything(config.seed + processes.rank)
-        run = Run(config, folder, processes, loop.start(objective, config), batches)
+        run = Run(config, folder, processes, TrainState(objective, config), batches)
         log = None
         if processes.is_first:
             if not resume:
@@ -179,66 +211,18 @@ def carry_out(
                 before = folder.read_settings()
                 settings |= {name: before[name] for name in ORIGIN if name in before}
                 folder.write_settings(settings, data)
-        if log is not None:
-            log.cut_after(run.state.step)
         with log or nullcontext():
-            _take_steps(run, log, on_step)
+            if log is not None:
+                log.cut_after(run.state.step)
+            run.take_steps(log, on_step)
         if processes.is_first:
             minutes = round(run.state.seconds / 60, 1)
             release(run, {**settings, "steps": run.state.step, "minutes": minutes})
     return folder.weights
 
 
-def _take_steps(run: Run, log: RunLog | None, on_step: OnStep | None) -> None:
-    """Take the run's steps, and write what is due after each."""
-    check = CollapseCheck()
-
-    def after_step(report: StepReport) -> None:
-        if log is not None:
-            log.after_step(run.model, report)
-        if run.config.alarms:
-            check(report.step, report.parts)
-        if report.step % run.config.checkpoint_every == 0:
-            run.checkpoint()
-        asked = None
-        try:
-            if on_step is not None:
-                on_step(report)
-        except StopTraining as stop:
-            asked = stop  # Processes stop together.
-        if run.processes.any(asked is not None):
-            raise asked or StopTraining(f"another process, after step {report.step}")
-
-    try:
-        try:
-            loop.optimize(
-                run.state, run.batches, run.config, on_step=after_step, processes=run.processes
-            )
-        except StopTraining:
-            run.checkpoint()
-            raise
-        run.checkpoint()
-    except (TrainingDivergedError, MediaError) as error:
-        # A lost run, a full disk, or clips that break while they are read.
-        found = list_checkpoints(run.folder.checkpoints)
-        good = "There is no checkpoint yet."
-        if found:
-            good = f"The last good checkpoint is {found[-1]}; --resume goes on from it."
-        raise type(error)(f"{error} {good}") from error
-
-
-def _with_layout(
-    model: Network,
-    config: RunConfig,
-    make_objective: Callable[[Any], nn.Module],
-    batches: Batches,
-    processes: Processes,
-) -> RunConfig:
-    """Bring a model to the memory layout of the settings, and name it in them.
-
-    Which of the two is faster depends on the machine: channels-last by a tenth on GPUs and on CPUs
-    with AVX-512, channels-first by a sixth on others.
-    """
+def _with_layout(model: Network, config: RunConfig, device: torch.device) -> RunConfig:
+    """Bring a model to the memory layout of the settings, and name it in them."""
     layout = config.memory_layout
     # oneDNN's strided 1x1 convolution writes out of bounds there (found with torch 2.13 on AVX2).
     is_too_narrow = min(model.config.stage_widths) < 8
@@ -249,30 +233,10 @@ def _with_layout(
             "or wider stages."
         )
     if layout == "auto":
-        layout = "channels-first"
-        if config.steps >= STEPS_WORTH_A_TRIAL and not is_too_narrow:
-            device = processes.device
-            position, random = batches.state_dict(), loop.random_state(device)
-            seconds = []
-            for memory_format in (torch.contiguous_format, torch.channels_last):
-                twin = copy.deepcopy(model).to(memory_format=memory_format)  # type: ignore[call-overload]
-                state = loop.start(make_objective(twin), config)
-                for step in (1, 2):
-                    began = time.perf_counter()
-                    one = dataclasses.replace(config, steps=step, minutes=0.0)
-                    loop.optimize(state, batches, one)
-                    if device.type == "cuda":
-                        torch.cuda.synchronize(device)
-                seconds.append(time.perf_counter() - began)  # The first step warms up.
-            batches.load_state_dict(position)
-            loop.load_random_state(random, device)
-            # The first process decides for all.
-            if processes.any(processes.is_first and seconds[1] < seconds[0]):
-                layout = "channels-last"
-            logger.info(
-                "A step takes %.3g s channels-first, %.3g s channels-last: %s is taken.",
-                *(*seconds, layout),
-            )
+        # Measured: a tenth faster on GPUs and with AVX-512, a sixth slower on other CPUs.
+        has_avx512 = "AVX512" in torch.backends.cpu.get_cpu_capability()
+        is_faster = device.type == "cuda" or (device.type == "cpu" and has_avx512)
+        layout = "channels-last" if is_faster and not is_too_narrow else "channels-first"
     if layout == "channels-last":
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return dataclasses.replace(config, memory_layout=layout)
@@ -326,11 +290,9 @@ def train(
     def make_model() -> AMD:
         amd = AMD(model)
         if start is not None:
-            shapes = [
-                {name: value.shape for name, value in each.state_dict().items()}
-                for each in (start.model, amd)
-            ]
-            if shapes[0] != shapes[1]:
+            try:
+                amd.load_state_dict(start.model.state_dict())
+            except RuntimeError as cause:
                 differing = [
                     f"{name} {value!r} instead of {getattr(model, name)!r}"
                     for name, value in vars(start.model.config).items()
@@ -339,8 +301,7 @@ def train(
                 raise ConfigError(
                     f"The weights {start.source} are of another model: {', '.join(differing)}. "
                     "Train the same model, or start without --init."
-                )
-            amd.load_state_dict(start.model.state_dict())
+                ) from cause
         if config.motion_init == "kaiming" and not resume:
             amd.motion.initialise_by_kaiming()
         return amd
@@ -353,11 +314,11 @@ def train(
             choice = choose_object_channel(run.model, run.batches)
             if known is not None:
                 choice = choice.unless_clear(known)
+            channel = choice.channel
             logger.info(
                 "The object is region %d. The regions move %s pixels against their frames.",
-                *(choice.channel, ", ".join(f"{pixels:.2g}" for pixels in choice.motion)),
+                *(channel, ", ".join(f"{pixels:.2g}" for pixels in choice.motion)),
             )
-            channel = choice.channel
         card = WeightsConfig(
             model=model,
             object_channel=channel,
@@ -412,14 +373,14 @@ def open_batches(
         ConfigError: the batch cannot be shared by the processes.
         InputError, MediaError: the clips, or the images, cannot be used.
     """
-    require_shareable(config, processes)
+    processes.share_of(config)
+    clips, device = find_clips(roots) if roots else [], processes.device
     if config.objective != "motion-masks":
-        return open_pairs(find_clips(roots), config, processes)
-    for given in targets:
-        find_masked_images(given)  # What is missing is said now, not when masks have been found.
-    if roots:
-        clips = find_clips(roots)
-        if processes.is_alone:
+        if config.frames == "loader":
+            return PairBatches(DecodedPairs(clips, config), processes)
+        return PairBatches(StoredPairs(clips, config, device), processes)
+    if clips:
+        if processes.is_first:
             write_motion_masks(
                 clips,
                 folder.targets,
@@ -427,12 +388,7 @@ def open_batches(
                 workers=os.cpu_count() or 1,
                 on_clip=log_progress("Motion masks", len(clips)),
             )
-        elif clips_by_name(clips).keys() - finished_jobs(folder.targets):
-            # The others would wait for longer than a collective may take.
-            raise InputError(
-                f"{processes.world_size} processes cannot look for masks together. Find them first "
-                "with python -m amd_seg.training.motion_masks, and give their folder by --targets."
-            )
+        processes.wait_for_all()
         targets = [os.fspath(folder.targets), *targets]
     own = dataclasses.replace(
         config,
@@ -440,19 +396,6 @@ def open_batches(
         # Each process draws on its own. Seeds far apart: neighbouring runs share no stream.
         seed=(config.seed + 1_000_003 * processes.rank) % SEEDS,
     )
-    device = processes.device
-    loaded = [
-        load_masked_images(each, short_edge=config.short_edge, device=device) for each in targets
-    ]
+    short_edge = config.short_edge
+    loaded = [load_masked_images(each, short_edge=short_edge, device=device) for each in targets]
     return MaskBatches(loaded, own, device)
-
-
-def require_shareable(config: RunConfig, processes: Processes) -> None:
-    """Raise a ConfigError unless all processes get equal shares of a step."""
-    shares = config.accumulate * processes.world_size
-    if config.batch_size % shares:
-        raise ConfigError(
-            f"batch_size={config.batch_size} cannot be shared equally by {processes.world_size} "
-            f"process(es) with {config.accumulate} micro-batch(es) each. "
-            f"Give --batch-size a multiple of {shares}."
-        )

@@ -7,12 +7,12 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 
 from amd_seg.errors import ConfigError, InputError, MediaError, WeightsError
-from amd_seg.media.files import make_folder, some, write_atomically
+from amd_seg.media.files import make_folder, replacing, some
 
 ORIGIN = ("init", "init_channel", "start")
 """Settings that say what a run started from, which is not asked for again when it is resumed."""
@@ -48,30 +48,24 @@ class RunFolder:
             )
         if not os.access(there, os.W_OK | os.X_OK):
             raise MediaError(f"Cannot write to the run folder {self.path}. Give another --out.")
-        if resume and not list_checkpoints(self.checkpoints):
+        checkpoints = list_checkpoints(self.checkpoints)
+        if resume and not checkpoints:
             raise InputError(
                 f"Cannot resume {self.path}: it has no checkpoint. Start it without --resume."
             )
-        in_use = self.path.exists() and set(self.path.iterdir()) - self._renewed()
-        if in_use and not resume:
+        # Motion masks are used. What a run leaves that was killed before its first checkpoint is
+        # written anew; what lies beside another config.json than a run's is not ours to replace.
+        renewed = {self.targets, *self.path.glob(".*.tmp")}
+        if not checkpoints and self._is_begun():
+            renewed |= {self.config, self.data, self.log, self.checkpoints}
+            renewed |= {self.sheets, self.curves}
+        if not resume and self.path.exists() and set(self.path.iterdir()) - renewed:
             raise InputError(
                 f"The run folder {self.path} is not empty. "
                 "Give --resume to go on, or another --out."
             )
 
-    def _renewed(self) -> set[Path]:
-        """What may lie in the folder of a run that starts.
-
-        Masks are used. The rest is what a run leaves that was killed before its first checkpoint,
-        from which nothing goes on: it is written anew. A run's first file is its config.json, and
-        what lies beside another one is not ours to replace.
-        """
-        found = {self.targets, *self.path.glob(".*.tmp")}
-        if self._has_settings() and not list_checkpoints(self.checkpoints):
-            found |= {self.config, self.data, self.log, self.checkpoints, self.sheets, self.curves}
-        return found
-
-    def _has_settings(self) -> bool:
+    def _is_begun(self) -> bool:
         try:
             return "amd_seg" in self.read_settings()
         except InputError:
@@ -86,37 +80,38 @@ class RunFolder:
         return self._read(self.config)
 
     def write_settings(self, settings: dict[str, Any], data: Mapping[str, Sequence[str]]) -> None:
-        """Write config.json, and data.json, with which `require_same_data` compares."""
+        """Write config.json, and data.json, with which `require_same` compares."""
         make_folder(self.path)
         write_text(self.config, json.dumps(settings, indent=2) + "\n")
         write_text(self.data, json.dumps(data, indent=1) + "\n")
 
-    def require_same_seed(self, seed: int) -> None:
-        """Raise a ConfigError where a run would go on with another seed than it was begun with."""
-        before = self.read_settings().get("training", {}).get("seed", seed)
-        if before != seed:
-            raise ConfigError(
-                f"Cannot resume {self.path}: it was begun with seed={before}, now seed={seed}. "
-                "Leave out --seed."
-            )
+    def require_same(self, seed: int, data: Mapping[str, Sequence[str]]) -> None:
+        """Raise where a run would go on with another seed or other data than it was begun with.
 
-    def require_same_data(self, data: Mapping[str, Sequence[str]]) -> None:
-        """Raise where a run would go on from other data than it was begun with.
-
-        A run that left no record of its data is taken at its word.
+        A run that left no record is taken at its word.
 
         Args:
+            seed: of the run that goes on.
             data: kind ("clips") -> its items in order, each named so that another is told from it.
 
         Raises:
-            InputError: they are others, or in another order.
+            ConfigError: the seed is another.
+            InputError: the data are others, or in another order.
         """
-        before = self._read(self.data)
-        faults = [
-            f"{kind} {_difference(before[kind], data[kind])}"
-            for kind in data
-            if kind in before and before[kind] != list(data[kind])
-        ]
+        begun = self.read_settings().get("training", {}).get("seed", seed)
+        if begun != seed:
+            raise ConfigError(
+                f"Cannot resume {self.path}: it was begun with seed={begun}, now seed={seed}. "
+                "Leave out --seed."
+            )
+        faults = []
+        for kind, before in self._read(self.data).items():
+            now = list(data.get(kind, before))
+            if now != before:
+                gone, new = Counter(before) - Counter(now), Counter(now) - Counter(before)
+                sides = [("without", gone), ("with", new)]
+                words = [f"{side} {some(items.elements())}" for side, items in sides if items]
+                faults.append(f"{kind} {' and '.join(words) or 'in another order'}")
         if faults:
             raise InputError(
                 f"Cannot resume {self.path} with other data than it was begun with: "
@@ -137,27 +132,13 @@ class RunFolder:
             ) from cause
 
 
-def _difference(before: Sequence[str], now: Sequence[str]) -> str:
-    """Say how two lists differ that are not equal."""
-    gone, new = Counter(before) - Counter(now), Counter(now) - Counter(before)
-    parts = [
-        f"{word} {some(items.elements())}"
-        for word, items in (("without", gone), ("with", new))
-        if items
-    ]
-    return " and ".join(parts) or "in another order"
-
-
 def write_text(path: Path, text: str) -> None:
     """Write a file that is whole or not there."""
-
-    def write(file: BinaryIO) -> None:
-        file.write(text.encode())
-
-    write_atomically(path, write)
+    with replacing(path) as temporary:
+        temporary.write_text(text, "utf-8")
 
 
-def save_checkpoint(folder: Path, step: int, state: dict[str, Any], *, keep: int) -> Path:
+def save_checkpoint(folder: Path, step: int, state: dict[str, Any], *, keep: int) -> None:
     """Write `folder/step-<step>.pt` atomically, then delete all but the newest `keep`.
 
     Args:
@@ -170,27 +151,20 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], *, keep: int
     # In memory first: torch's own writer turns a full disk into an error without a reason.
     buffer = io.BytesIO()
     torch.save(state, buffer)
-
-    def write(file: BinaryIO) -> None:
-        file.write(buffer.getbuffer())
-        file.flush()
-        os.fsync(file.fileno())
-
     make_folder(folder)
     for left_by_a_kill in folder.glob(".*.tmp"):
         left_by_a_kill.unlink(missing_ok=True)
-    path = folder / f"step-{step:09d}.pt"
-    write_atomically(path, write)
+    with replacing(folder / f"step-{step:09d}.pt") as temporary, temporary.open("xb") as file:
+        file.write(buffer.getbuffer())
+        file.flush()
+        os.fsync(file.fileno())
     for old in list_checkpoints(folder)[:-keep]:
         old.unlink(missing_ok=True)
-    return path
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """The checkpoints of a run, oldest first."""
-    if not folder.is_dir():
-        return []
-    return sorted(path for path in folder.iterdir() if CHECKPOINT.fullmatch(path.name))
+    return sorted(path for path in folder.glob("*") if CHECKPOINT.fullmatch(path.name))
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -3,12 +3,11 @@
 And what tells a run that learns from one that is lost.
 """
 
-import itertools
 import json
 import logging
 from collections import Counter
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Self
 
 import numpy as np
@@ -19,8 +18,8 @@ from PIL import Image
 from torch import Tensor
 
 from amd_seg.classes import Classes
-from amd_seg.errors import MediaError, TrainingDivergedError
-from amd_seg.media.files import make_folder
+from amd_seg.errors import TrainingDivergedError
+from amd_seg.media.files import make_folder, write_errors
 from amd_seg.media.images import Pixels, save_image
 from amd_seg.media.labels import indexed_image
 from amd_seg.media.render import Tile, region_palette, render_regions, render_saliency, tiled
@@ -28,9 +27,10 @@ from amd_seg.model.amd import AMD
 from amd_seg.model.appearance import SemanticNetwork
 from amd_seg.model.objective import splat_visibility
 from amd_seg.model.segment_flow import synthesize_view
+from amd_seg.training.batches import Batches
 from amd_seg.training.config import RunConfig
 from amd_seg.training.labelled_photos import LabelBatch
-from amd_seg.training.loop import Batches, StepReport
+from amd_seg.training.loop import StepReport
 from amd_seg.training.masked_images import MaskBatch
 from amd_seg.training.pairs import PairBatch
 from amd_seg.training.run_folder import RunFolder, write_text
@@ -71,7 +71,8 @@ class RunLog:
         except ImportError:
             logger.debug("TensorBoard is not installed: log.jsonl has the same numbers.")
         else:
-            self._on_curves(lambda: SummaryWriter(str(folder.curves)))
+            with self._curves_optional():
+                self._curves = SummaryWriter(str(folder.curves))
 
     def after_step(self, model: Network, report: StepReport) -> None:
         """Write the line and the sheet that are due.
@@ -88,29 +89,23 @@ class RunLog:
 
     def _write_line(self, report: StepReport) -> None:
         line = {
-            "step": report.step,
             **{name: round(value, 6) for name, value in report.parts.items()},
             "learning_rate": report.learning_rate,
             "gradient_norm": round(report.gradient_norm, 6),
             "seconds": round(report.seconds, 2),
         }
-        try:
-            with self.folder.log.open("a") as file:
-                file.write(json.dumps(line) + "\n")
-        except OSError as cause:
-            raise MediaError(
-                f"Cannot write the log {self.folder.log}: {cause.strerror or cause}. "
-                "Free some space."
-            ) from cause
-        for name, value in line.items():
-            if name != "step" and self._curves is not None:
-                self._on_curves(partial(self._curves.add_scalar, name, value, line["step"]))
+        with write_errors(self.folder.log), self.folder.log.open("a") as file:
+            file.write(json.dumps({"step": report.step, **line}) + "\n")
+        with self._curves_optional():
+            for name, value in line.items():
+                if self._curves is not None:
+                    self._curves.add_scalar(name, value, report.step)
 
-    def _on_curves(self, work: Any) -> None:
-        """Use TensorBoard; where it cannot write, curves end, and the run goes on."""
+    @contextmanager
+    def _curves_optional(self) -> Iterator[None]:
+        """Where TensorBoard cannot write, curves end, and the run goes on."""
         try:
-            made = work()
-            self._curves = self._curves or made
+            yield
         except OSError as error:
             self._curves = None
             logger.warning(
@@ -122,14 +117,15 @@ class RunLog:
         """Take back the lines of later steps, which happen again, and one that a kill cut short."""
         if not self.folder.log.is_file():
             return
-        lines = []
+        kept = []
         for text in self.folder.log.read_text().splitlines():
             try:
-                lines.append(json.loads(text))
+                if json.loads(text)["step"] > step:
+                    break
             except ValueError:
                 break
-        kept = itertools.takewhile(lambda line: line["step"] <= step, lines)
-        write_text(self.folder.log, "".join(json.dumps(line) + "\n" for line in kept))
+            kept.append(text + "\n")
+        write_text(self.folder.log, "".join(kept))
 
     def __enter__(self) -> Self:
         return self
@@ -137,7 +133,8 @@ class RunLog:
     def __exit__(self, *_: object) -> None:
         # However a run ends, its last numbers are those that tell why.
         if self._curves is not None:
-            self._on_curves(self._curves.close)
+            with self._curves_optional():
+                self._curves.close()
 
 
 # Monitor -> the healthy range, without its ends; what lies beyond; what helps. Far outside what a
@@ -175,15 +172,13 @@ class CollapseCheck:
         Raises:
             TrainingDivergedError: one has been out of its range for `patience` steps.
         """
-        for name, (low, high, what, advice) in COLLAPSES.items():
-            value = parts.get(name)
-            if value is None or low < value < high:
-                self._counts[name] = 0
-                continue
-            self._counts[name] += 1
+        for name in COLLAPSES.keys() & parts.keys():
+            low, high, what, advice = COLLAPSES[name]
+            is_healthy = low < parts[name] < high
+            self._counts[name] = 0 if is_healthy else self._counts[name] + 1
             if self._counts[name] >= self.patience:
                 raise TrainingDivergedError(
-                    f"Training collapsed: {what} ({name} {value:.4g} at step {step}, for "
+                    f"Training collapsed: {what} ({name} {parts[name]:.4g} at step {step}, for "
                     f"{self.patience} steps). {advice}; --set alarms=false goes on all the same."
                 )
 
@@ -204,20 +199,19 @@ def draw_sheet(
     """
     was_training = model.training
     model.eval()
-    headings: tuple[str, ...]
     if isinstance(batch, LabelBatch):
         assert isinstance(model, SemanticNetwork)
-        headings, rows = ("frame", "classes", "labels"), _label_rows(model, batch)
+        sheet = tiled(("frame", "classes", "labels"), _label_rows(model, batch))
     else:
         assert isinstance(model, AMD)
         if isinstance(batch, PairBatch):
-            headings = ("frame i", "frame j", "regions of i", "flow", "j from i", "error x 3")
-            rows = _pair_rows(model, batch)
+            pairs = ("frame i", "frame j", "regions of i", "flow", "j from i", "error x 3")
+            sheet = tiled(pairs, _pair_rows(model, batch))
         else:
-            headings = ("frame", "regions", "object", "mask")
-            rows = _mask_rows(model, batch, object_channel)
+            masks = ("frame", "regions", "object", "mask")
+            sheet = tiled(masks, _mask_rows(model, batch, object_channel))
     model.train(was_training)
-    return tiled(headings, rows)
+    return sheet
 
 
 def flow_colours(flow: NDArray[np.float32]) -> Pixels:
@@ -238,28 +232,24 @@ def flow_colours(flow: NDArray[np.float32]) -> Pixels:
 
 
 def _pair_rows(model: AMD, batch: PairBatch) -> list[list[Tile]]:
-    reconstruction = model(batch.frame_i[:ROWS], batch.frame_j[:ROWS])
-    view, flow = reconstruction.view_j, reconstruction.view_j.flows[0]
-    rebuilt = synthesize_view(view.source, flow)
-    visible = splat_visibility(reconstruction.view_i.flows[0])
-    error = (view.target - rebuilt).abs().mean(dim=1, keepdim=True) * visible
+    found = model(batch.frame_i[:ROWS], batch.frame_j[:ROWS])
+    view, flow = found.view_j, found.view_j.flows[0]
     size = view.target.shape[-2:]
-    assert view.masks is not None
+    rebuilt = synthesize_view(view.source, flow)
+    visible = splat_visibility(found.view_i.flows[0])
+    error = (view.target - rebuilt).abs().mean(dim=1, keepdim=True) * visible
     masks = F.interpolate(view.masks, size, mode="bilinear").cpu().numpy()
     longest = flow.norm(dim=1).amax(dim=(1, 2)).tolist()
+    wheels = [flow_colours(each) for each in flow.float().permute(0, 2, 3, 1).cpu().numpy()]
+    errors = ERROR_GAIN * error.expand(-1, 3, -1, -1)
     return [
         [
             _tile(view.source[row], batch.names[row]),
             _tile(view.target[row]),
-            _regions(_bytes(view.source[row]), masks[row]),
-            Tile(
-                Image.fromarray(flow_colours(flow[row].float().permute(1, 2, 0).cpu().numpy())),
-                f"longest {longest[row]:.2g} px of {size[1]}",
-            ),
+            _regions(view.source[row], masks[row]),
+            Tile(Image.fromarray(wheels[row]), f"longest {longest[row]:.2g} px of {size[1]}"),
             _tile(rebuilt[row]),
-            _tile(
-                ERROR_GAIN * error[row].expand(3, -1, -1), f"mean {error[row].mean().item():.3f}"
-            ),
+            _tile(errors[row], f"mean {error[row].mean().item():.3f}"),
         ]
         for row in range(len(view.target))
     ]
@@ -272,7 +262,7 @@ def _mask_rows(model: AMD, batch: MaskBatch, channel: int) -> list[list[Tile]]:
     return [
         [
             _tile(frame / 255, name),
-            _regions(_bytes(frame / 255), regions),
+            _regions(frame / 255, regions),
             Tile(render_saliency(regions[channel]), share(regions[channel].mean())),
             _tile(target.expand(3, -1, -1) / 255, share(target.mean().item() / 255)),
         ]
@@ -282,9 +272,25 @@ def _mask_rows(model: AMD, batch: MaskBatch, channel: int) -> list[list[Tile]]:
     ]
 
 
-def _regions(pixels: Pixels, masks: NDArray[np.float32]) -> Tile:
+def _label_rows(model: SemanticNetwork, batch: LabelBatch) -> list[list[Tile]]:
+    frames, labels = batch.frames[:ROWS], batch.labels[:ROWS]
+    logits = F.interpolate(model.class_logits(frames), labels.shape[-2:], mode="bilinear")
+    # VOC's colours, whatever the classes': a sheet is to be looked at, not to be read back.
+    plain = Classes.of([str(label) for label in range(model.config.classes)])
+    return [
+        [
+            _tile(frame / 255, name),
+            *(Tile(indexed_image(m.byte().cpu().numpy(), plain)) for m in maps),
+        ]
+        for frame, *maps, name in zip(
+            frames, logits.argmax(dim=1), labels, batch.names, strict=False
+        )
+    ]
+
+
+def _regions(image: Tensor, masks: NDArray[np.float32]) -> Tile:
     """Draw regions over a frame, and along its lower edge the share of each."""
-    picture = render_regions(pixels, masks)
+    picture = render_regions(np.asarray(_tile(image).picture), masks)
     shares = masks.mean(axis=(1, 2))
     ends = np.rint(np.cumsum(shares) * picture.width).astype(int)
     bar = np.repeat(region_palette(len(masks)), np.diff(ends, prepend=0), axis=0)[None]
@@ -293,27 +299,7 @@ def _regions(pixels: Pixels, masks: NDArray[np.float32]) -> Tile:
     return Tile(picture, " ".join(f"{share:.0%}" for share in shares))
 
 
-def _label_rows(model: SemanticNetwork, batch: LabelBatch) -> list[list[Tile]]:
-    frames, labels = batch.frames[:ROWS], batch.labels[:ROWS]
-    logits = F.interpolate(model.class_logits(frames), labels.shape[-2:], mode="bilinear")
-    classes = logits.argmax(dim=1)
-    # VOC's colours, whatever the classes': a sheet is to be looked at, not to be read back.
-    plain = Classes.of([str(label) for label in range(model.config.classes)])
-    return [
-        [
-            _tile(frame / 255, name),
-            *(Tile(indexed_image(m.byte().cpu().numpy(), plain)) for m in maps),
-        ]
-        for frame, *maps, name in zip(frames, classes, labels, batch.names, strict=False)
-    ]
-
-
 def _tile(image: Tensor, caption: str = "") -> Tile:
-    return Tile(Image.fromarray(_bytes(image)), caption)
-
-
-def _bytes(image: Tensor) -> Pixels:
-    """Turn (3, height, width) in 0..1 into (height, width, 3) bytes."""
+    """Show (3, height, width) in 0..1."""
     scaled = image.float().clamp(0, 1).mul(255).round().byte()
-    pixels: Pixels = scaled.permute(1, 2, 0).contiguous().cpu().numpy()
-    return pixels
+    return Tile(Image.fromarray(scaled.permute(1, 2, 0).contiguous().cpu().numpy()), caption)

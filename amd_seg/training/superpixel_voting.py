@@ -9,6 +9,7 @@ features, weights and rounds are ours.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -33,59 +34,30 @@ COMPACTNESS = 20.0
 """Lab units that a distance of one grid step weighs: higher makes the patches squarer."""
 SLIC_ROUNDS = 6
 """Rounds of assignment and means; the patches hardly move after five."""
-BORDER = 2
-"""Pixels at the edge of the photo by which a patch counts as touching it."""
 
 
 @dataclass(frozen=True)
 class Superpixels:
-    """The patches of one photo.
-
-    Attributes:
-        labels: (height, width), int64, the patch of each pixel, 0 to patch - 1.
-        colours: (patch, 3), float, mean Lab colour.
-        places: (patch, 2), float, mean row and column, as shares of height and width, 0..1.
-        touching: (patch, patch), bool, symmetric: which patches share an edge or a corner.
-        on_border: (patch,), bool: which patches touch the edge of the photo.
-    """
+    """The patches of one photo."""
 
     labels: NDArray[np.int64]
+    """(height, width): the patch of each pixel, 0 to patch - 1."""
     colours: NDArray[np.float64]
+    """(patch, 3): mean Lab colour, L in 0..100."""
     places: NDArray[np.float64]
+    """(patch, 2): mean row and column, as shares of height and width, 0..1."""
     touching: NDArray[np.bool_]
-    on_border: NDArray[np.bool_]
+    """(patch, patch), symmetric: which patches share an edge or a corner."""
 
 
-def superpixels(lab: NDArray[np.float32], count: int) -> Superpixels:
-    """Cut a photo into about `count` patches, by k-means of colour and place around a grid.
+def superpixels(photo: NDArray[np.uint8], count: int) -> Superpixels:
+    """Cut a photo (height, width, 3), RGB, into about `count` patches.
 
-    Args:
-        lab: (height, width, 3), Lab colours, L in 0..100.
-        count: how many patches are wanted.
+    They are found by k-means of colour and place around a grid.
 
     Source: Achanta et al., SLIC Superpixels, PAMI 2012; without its repair of stray pixels.
     """
-    labels = _assign(lab, count)
-    height, width = labels.shape
-    flat, patches = labels.ravel(), int(labels.max()) + 1
-    rows, columns = np.mgrid[:height, :width]
-    edge = np.concatenate(
-        [part.ravel() for part in (labels[:BORDER], labels[-BORDER:])]
-        + [part.ravel() for part in (labels[:, :BORDER], labels[:, -BORDER:])]
-    )
-    on_border = np.zeros(patches, dtype=np.bool_)
-    on_border[edge] = True
-    return Superpixels(
-        labels=labels,
-        colours=_means(flat, lab.reshape(-1, 3)),
-        places=_means(flat, np.stack((rows / height, columns / width), -1).reshape(-1, 2)),
-        touching=_touching(labels, patches),
-        on_border=on_border,
-    )
-
-
-def _assign(lab: NDArray[np.float32], count: int) -> NDArray[np.int64]:
-    """Give the patch of each pixel, (height, width); patches that lost all pixels are left out."""
+    lab = cv2.cvtColor(photo.astype(np.float32) / np.float32(255), cv2.COLOR_RGB2Lab)
     height, width = lab.shape[:2]
     step = np.sqrt(height * width / count)
     grid = max(2, round(height / step)), max(2, round(width / step))
@@ -101,26 +73,29 @@ def _assign(lab: NDArray[np.float32], count: int) -> NDArray[np.int64]:
             for x in (-1, 0, 1)
         ]
     ).reshape(9, -1)
-    labels = (row * grid[1] + column).ravel()
+    found = (row * grid[1] + column).ravel()
     for _ in range(SLIC_ROUNDS):
-        centres = _means(labels, features, grid[0] * grid[1]).astype(np.float32)
-        nearest = _squared_distances(features, centres, candidates).argmin(axis=0)
-        labels = np.take_along_axis(candidates, nearest[None], axis=0)[0]
-    return np.unique(labels, return_inverse=True)[1].reshape(height, width)
-
-
-def _squared_distances(
-    features: NDArray[np.float32], centres: NDArray[np.float32], candidates: NDArray[np.int64]
-) -> NDArray[np.float32]:
-    """Of each pixel to its candidates: (candidate, pixel) for candidates of that shape."""
-    # Channel by channel: a quarter of the time of vectors of five.
-    distances = np.zeros(candidates.shape, np.float32)
-    for values, means in zip(features.T.copy(), centres.T.copy(), strict=True):
-        gap = means[candidates]
-        gap -= values
-        gap *= gap
-        distances += gap
-    return distances
+        centres = _means(found, features, grid[0] * grid[1]).astype(np.float32)
+        distances = np.zeros(candidates.shape, np.float32)
+        # Channel by channel: a quarter of the time of vectors of five.
+        for values, means in zip(features.T.copy(), centres.T.copy(), strict=True):
+            distances += (means[candidates] - values) ** 2
+        found = np.take_along_axis(candidates, distances.argmin(axis=0)[None], axis=0)[0]
+    # Patches that lost all pixels are left out.
+    flat = np.unique(found, return_inverse=True)[1].ravel()
+    labels = flat.reshape(height, width)
+    touching = np.zeros((flat.max() + 1,) * 2, dtype=np.bool_)
+    for first, second in (
+        (labels[:, :-1], labels[:, 1:]),
+        (labels[:-1], labels[1:]),
+        (labels[:-1, :-1], labels[1:, 1:]),
+        (labels[1:, :-1], labels[:-1, 1:]),
+    ):
+        touching[first.ravel(), second.ravel()] = True
+    touching |= touching.T
+    np.fill_diagonal(touching, val=False)
+    places = np.stack((rows / height, columns / width), -1).reshape(-1, 2)
+    return Superpixels(labels, _means(flat, lab.reshape(-1, 3)), _means(flat, places), touching)
 
 
 def _means(
@@ -132,21 +107,6 @@ def _means(
     means = np.stack(sums, axis=1) / np.maximum(counts, 1)[:, None]
     means[counts == 0] = 1e6
     return means
-
-
-def _touching(labels: NDArray[np.int64], patches: int) -> NDArray[np.bool_]:
-    touching = np.zeros((patches, patches), dtype=np.bool_)
-    pairs = (
-        (labels[:, :-1], labels[:, 1:]),
-        (labels[:-1], labels[1:]),
-        (labels[:-1, :-1], labels[1:, 1:]),
-        (labels[1:, :-1], labels[:-1, 1:]),
-    )
-    for first, second in pairs:
-        touching[first.ravel(), second.ravel()] = True
-    touching |= touching.T
-    np.fill_diagonal(touching, val=False)
-    return touching
 
 
 def vote(
@@ -162,49 +122,24 @@ def vote(
     Returns:
         The map of each frame after the vote, constant over each patch.
     """
-    cuts = [_cut(frame) for frame in frames]
-    graph = _Graph.of(np.concatenate([_features(cut) for cut in cuts]))
-    evidence = np.concatenate([_patch_means(c, m) for c, m in zip(cuts, maps, strict=True)])
+    cuts = [superpixels(frame, PATCHES) for frame in frames]
+    neighbours, likeness = _listeners(np.concatenate([_looks(cut) for cut in cuts]))
+    means = [
+        _means(cut.labels.ravel(), values.reshape(-1, 1))[:, 0]
+        for cut, values in zip(cuts, maps, strict=True)
+    ]
+    votes = evidence = np.concatenate(means)
     counts = [len(cut.colours) for cut in cuts]
-    voices = graph.likeness * np.repeat(trust, counts)[graph.neighbours]
+    voices = likeness * np.repeat(trust, counts)[neighbours]
     voices /= np.maximum(voices.sum(axis=1, keepdims=True), 1e-9)
-    votes = evidence
     for _ in range(ROUNDS):
-        heard = (voices * votes[graph.neighbours]).sum(axis=1)
+        heard = (voices * votes[neighbours]).sum(axis=1)
         votes = OWN_SHARE * evidence + (1 - OWN_SHARE) * heard
     parts = np.split(votes, np.cumsum(counts)[:-1])
     return [p[cut.labels].astype(np.float32) for p, cut in zip(parts, cuts, strict=True)]
 
 
-@dataclass(frozen=True)
-class _Graph:
-    """Who listens to whom: both (patch, neighbour), the patch itself among its neighbours."""
-
-    neighbours: NDArray[np.int64]
-    likeness: NDArray[np.float32]
-
-    @classmethod
-    def of(cls, features: NDArray[np.float32]) -> "_Graph":
-        count = min(NEIGHBOURS, len(features))
-        everyone = torch.from_numpy(features)
-        # By rows: all distances at once would be gigabytes.
-        found = [
-            torch.cdist(rows, everyone).topk(count, largest=False, sorted=False)
-            for rows in torch.split(everyone, ROWS)
-        ]
-        distances = torch.cat([part.values for part in found])
-        likeness = torch.exp(-distances.square() / (2 * LIKENESS**2))
-        return cls(torch.cat([part.indices for part in found]).numpy(), likeness.numpy())
-
-
-def _cut(frame: NDArray[np.uint8]) -> Superpixels:
-    import cv2
-
-    lab = cv2.cvtColor(frame.astype(np.float32) / np.float32(255), cv2.COLOR_RGB2Lab)
-    return superpixels(lab, PATCHES)
-
-
-def _features(cut: Superpixels) -> NDArray[np.float32]:
+def _looks(cut: Superpixels) -> NDArray[np.float32]:
     """What a patch looks like, (patch, 8): its colour, that around it, its place; Lab units."""
     touching = cut.touching.astype(np.float32)
     degree = np.maximum(touching.sum(axis=1, keepdims=True), 1)
@@ -213,7 +148,18 @@ def _features(cut: Superpixels) -> NDArray[np.float32]:
     return np.concatenate(features, axis=1).astype(np.float32)
 
 
-def _patch_means(cut: Superpixels, values: NDArray[np.float32]) -> NDArray[np.float64]:
-    labels = cut.labels.ravel()
-    means: NDArray[np.float64] = np.bincount(labels, values.ravel()) / np.bincount(labels)
-    return means
+def _listeners(looks: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Give whom each patch listens to, itself included, and how alike they are.
+
+    Both are (patch, neighbour).
+    """
+    everyone = torch.from_numpy(looks)
+    count = min(NEIGHBOURS, len(looks))
+    # By rows: all distances at once would be gigabytes.
+    found = [
+        torch.cdist(rows, everyone).topk(count, largest=False, sorted=False)
+        for rows in torch.split(everyone, ROWS)
+    ]
+    distances = torch.cat([part.values for part in found])
+    likeness = torch.exp(-distances.square() / (2 * LIKENESS**2))
+    return torch.cat([part.indices for part in found]).numpy(), likeness.numpy()

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from amd_seg.training.superpixel_voting import Superpixels, superpixels
 
+BORDER = 2
+"""Pixels at the edge of the photo by which a patch counts as touching it."""
 REACH = 7.0
 """Lab distance within which patches count as one surface (sigma of eq. 3)."""
 NEIGHBOURHOOD = 0.25
@@ -34,22 +36,21 @@ def boundary_contrast(frame: NDArray[np.uint8], patches: int) -> NDArray[np.floa
     Returns:
         (height, width), float32, 0..1; the least salient patch is 0, the most salient 1.
     """
-    import cv2
-
-    lab = cv2.cvtColor(frame.astype(np.float32) / np.float32(255), cv2.COLOR_RGB2Lab)
-    parts = superpixels(lab, patches)
+    parts = superpixels(frame, patches)
     colour_distance = np.linalg.norm(parts.colours[:, None] - parts.colours, axis=-1)
-    background = _background_probability(parts, colour_distance)
+    labels, border = parts.labels, np.zeros(len(parts.colours), np.bool_)
+    for edge in (labels[:BORDER], labels[-BORDER:], labels[:, :BORDER], labels[:, -BORDER:]):
+        border[edge] = True
+    background = _background_probability(parts, colour_distance, border)
     contrast = _background_weighted_contrast(parts, colour_distance, background)
-    saliency = _optimise(parts, colour_distance, background, contrast)
+    saliency = _optimise(parts, colour_distance, background, contrast, border)
     return saliency[parts.labels].astype(np.float32)
 
 
 def _background_probability(
-    parts: Superpixels, colour_distance: NDArray[np.float64]
+    parts: Superpixels, colour_distance: NDArray[np.float64], border: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
     """Give each patch's probability of being background, (patch,), 0..1 (eqs. 2 to 6)."""
-    border = parts.on_border
     linked = parts.touching | np.logical_and.outer(border, border)
     # Differences within one surface must not add up along a path.
     flat = np.where(parts.touching, colour_distance, np.inf).min(axis=1)
@@ -85,9 +86,9 @@ def _optimise(
     colour_distance: NDArray[np.float64],
     background: NDArray[np.float64],
     contrast: NDArray[np.float64],
+    border: NDArray[np.bool_],
 ) -> NDArray[np.float64]:
     """Reconcile background, contrast and smoothness, (patch,), 0..1: eq. 9, solved exactly."""
-    border = parts.on_border
     once = parts.touching.astype(np.uint8)
     near = parts.touching | (once @ once > 0) | np.logical_and.outer(border, border)
     np.fill_diagonal(near, val=False)
