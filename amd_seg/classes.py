@@ -32,23 +32,20 @@ class Classes:
     """As "#rrggbb"."""
 
     def __post_init__(self) -> None:
-        if not 2 <= len(self.names) <= MOST:
+        count = len(self.names)
+        if not 2 <= count <= MOST or len(self.colours) != count:
             raise InputError(
-                f"{len(self.names)} classes cannot be used. Name 2 to {MOST}, the first for label "
-                "0, which is the background in most data sets."
-            )
-        if len(self.colours) != len(self.names):
-            raise InputError(
-                f"{len(self.names)} classes have {len(self.colours)} colours. Give each one."
+                f"{count} classes cannot be used with {len(self.colours)} colours. Name 2 to "
+                f"{MOST}, the first for label 0, which is the background in most data sets."
             )
         for what, values in (("name", self.names), ("colour", self.colours)):
-            repeated = [value for value, count in Counter(values).items() if count > 1]
+            repeated = [value for value, times in Counter(values).items() if times > 1]
             if repeated or not all(values):
                 raise InputError(
                     f"Each class needs a {what} of its own; {', '.join(repeated) or 'none'} stands "
                     "for several. Change the list of classes."
                 )
-        wrong = [colour for colour in self.colours if not _COLOUR.fullmatch(colour)]
+        wrong = [colour for colour in self.colours if not re.fullmatch("#[0-9a-fA-F]{6}", colour)]
         if wrong:
             raise InputError(f"{', '.join(wrong)} is no colour. Write #rrggbb, as in #80ff00.")
 
@@ -64,9 +61,6 @@ class Classes:
     def palette(self) -> tuple[tuple[int, int, int], ...]:
         """Red, green and blue of each class, 0..255."""
         return tuple(rgb(colour) for colour in self.colours)
-
-
-_COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
 
 
 def rgb(colour: str) -> tuple[int, int, int]:
@@ -102,12 +96,10 @@ def read_classes(path: Path) -> Classes:
         raise InputError(
             f"Cannot read the classes {path}: {reason}. Give a text file with one name a line."
         ) from cause
-    names, colours = [], []
-    for label, line in enumerate(filter(None, map(str.strip, text.splitlines()))):
-        name, _, colour = line.rpartition(" ")
-        is_coloured = colour.startswith("#") and bool(name)
-        names.append(name.strip() if is_coloured else line)
-        colours.append(colour.lower() if is_coloured else standard_colour(label))
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    parts = [re.fullmatch(r"(.*\S)\s+(#\S*)", line) for line in lines]
+    names = [part[1] if part else line for part, line in zip(parts, lines, strict=True)]
+    colours = [p[2].lower() if p else standard_colour(k) for k, p in enumerate(parts)]
     try:
         return Classes(tuple(names), tuple(colours))
     except InputError as cause:

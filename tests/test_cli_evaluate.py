@@ -191,7 +191,6 @@ def test_results_are_written_as_asked(davis: Path, tmp_path: Path) -> None:
         (["--json", "no/out.json"], "there is no folder"),
         (["--sheet", "out.gif"], "has no known ending. Use one of .png"),
         (["--json", "old.png"], "Give another name, or overwrite it (--overwrite)."),
-        (["--sheet", "old.png", "--json", "old.png"], "Two reports would share"),
         (["--method", "centre-prior"], "--method and --weights are two origins"),
     ],
 )

@@ -5,8 +5,7 @@ uint8, or a `MapFile`, which the process that scores reads. Maps of an object ru
 maps of classes hold labels.
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -18,14 +17,14 @@ from PIL import Image
 
 from amd_seg.choices import OUTPUTS, SEMANTIC_OUTPUTS
 from amd_seg.classes import VOID, Classes
-from amd_seg.errors import InputError, MediaError, raising
+from amd_seg.errors import InputError, MediaError
 from amd_seg.evaluation.datasets import HALF, Dataset, Sample
 from amd_seg.media.files import IMAGE_SUFFIXES, some
 from amd_seg.media.images import load, opened, read_photo_size
 from amd_seg.media.labels import read_labels
+from amd_seg.media.render import render_saliency
 
 if TYPE_CHECKING:
-    from amd_seg.segmenter import Segmenter
     from amd_seg.training.adaptation import AdaptationReport
     from amd_seg.training.config import AdaptationConfig
 
@@ -165,7 +164,8 @@ def read_prediction(path: Path, *, is_binary: bool = False) -> Bytes:
 def from_centre_prior(dataset: Dataset) -> Iterator[Bytes]:
     """Yield the centre prior at the size of each picture, or of the mask where there is none."""
     for sample in dataset.samples:
-        yield to_bytes(centre_prior(*read_photo_size(sample.image or sample.masks[0])))
+        prior = centre_prior(*read_photo_size(sample.image or sample.masks[0]))
+        yield np.asarray(render_saliency(prior))
 
 
 def centre_prior(height: int, width: int) -> NDArray[np.float32]:
@@ -178,11 +178,6 @@ def centre_prior(height: int, width: int) -> NDArray[np.float32]:
     right = ((np.arange(width) + 0.5) / width * 2 - 1)[None]
     prior = np.exp(-(down**2 + right**2) / (2 * 0.4**2))
     return prior.astype(np.float32)
-
-
-def to_bytes(saliency: NDArray[np.floating[Any]]) -> Bytes:
-    """Return saliency in 0..1 as 0..255, rounded: what a written map holds."""
-    return np.asarray(np.rint(np.clip(saliency, 0, 1) * 255), np.uint8)
 
 
 # A folder of files.
@@ -270,7 +265,8 @@ def from_network(
     from amd_seg.segmenter import Segmenter
 
     images = _images(dataset)
-    yield from _saliency(Segmenter.from_pretrained(weights, **load), images, call)
+    for result in Segmenter.from_pretrained(weights, **load)(images, **call):
+        yield np.asarray(result.render("saliency"))
 
 
 def from_adapted_network(
@@ -299,15 +295,8 @@ def from_adapted_network(
             )
         images = [sample.image for sample in group if sample.image is not None]
         on_clip(name, video.adapt(str(images[0].parent), config))
-        yield from _saliency(video.segmenter, images, call)
-
-
-def _saliency(
-    segmenter: "Segmenter", images: Iterable[Path], call: dict[str, Any]
-) -> Iterator[Bytes]:
-    with closing(segmenter.stream(images, **call)) as results:
-        for result in raising(results):
-            yield to_bytes(result.saliency)
+        for result in video.segmenter(images, **call):
+            yield np.asarray(result.render("saliency"))
 
 
 def from_semantic_network(
@@ -326,16 +315,16 @@ def from_semantic_network(
             f"{dataset.title} has {len(wanted)} ({some(wanted.names)}). Give weights that were "
             "fine-tuned on these."
         )
-    with closing(segmenter.stream(images, **call)) as results:
-        for result in raising(results):
-            yield result.labels
+    for result in segmenter(images, **call):
+        yield result.labels
 
 
 def _images(dataset: Dataset) -> list[Path]:
-    without = [sample.name for sample in dataset.samples if sample.image is None]
-    if without:
+    images = [sample.image for sample in dataset.samples if sample.image is not None]
+    if len(images) < len(dataset.samples):
+        without = [sample.name for sample in dataset.samples if sample.image is None]
         raise InputError(
             f"{dataset.folder} holds no pictures for {some(without)}, so there is nothing to "
             "segment. Add them, or score masks with --predictions."
         )
-    return [sample.image for sample in dataset.samples if sample.image is not None]
+    return images
