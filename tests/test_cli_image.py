@@ -382,7 +382,7 @@ def test_a_list_names_the_photos(run: Run, folder: Path) -> None:
     (folder / "accepted.txt").write_text("deep/c.png\na.jpg\nnowhere.jpg\n")
     result = run("--list", "accepted.txt", "-o", "chosen", "--output", "cutout")
     assert result.exit_code == 1
-    assert "nowhere.jpg of the list is no file" in result.stderr
+    assert "No image found at: nowhere.jpg" in result.stderr
     assert result.stdout.splitlines() == ["chosen/deep/c.cutout.png", "chosen/a.cutout.png"]
     (folder / "d.png").write_bytes((folder / "b.png").read_bytes())
     assert "3 of 4 photos were done before" in run(*flags, "--resume").stderr

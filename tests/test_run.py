@@ -418,7 +418,6 @@ def test_a_run_folder_in_use_is_not_written_over(
     [
         (["--targets", "nowhere"], "No such folder: nowhere"),
         (["--photos", "nowhere"], "--photos is gone: "),
-        (["--objective", "mover"], "mover is called motion-masks now"),
         (["--objective", "photometric", "--targets", "."], "--objective motion-masks only"),
         (["--out", "notes.txt"], "notes.txt is a file. Give another --out"),
         (["--out", "notes.txt/run"], "notes.txt is a file. Give another --out"),

@@ -5,7 +5,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import click
 
+from amd_seg import __version__
 from amd_seg.choices import ANNOTATIONS, MASK_FORMATS, MAX_PIXELS, OUTPUTS, SEMANTIC_OUTPUTS
 from amd_seg.cli import options, terminal
 from amd_seg.cli.options import PATH, refuse
@@ -23,6 +24,9 @@ Points = tuple[tuple[float, float], ...]
 
 ONE_FILE = ("coco", "labelstudio")
 """Outputs that hold all photos in one file."""
+
+# What only masks depend on, not classes.
+_OF_MASKS = ("threshold", "refine", "min_confidence")
 
 # Pixels of results that may wait to be written: each takes about 8 bytes.
 _PIXELS_WAITING = 64_000_000
@@ -46,13 +50,12 @@ class Job(NamedTuple):
 
 
 @dataclass
-class Made:
-    """What was made of a photo, beside its file."""
+class Outcome:
+    """What became of a photo, beside its file."""
 
-    facts: dict[str, Any]
+    facts: dict[str, Any] = field(default_factory=dict)
     """What `--json` tells of it."""
-    pixels: int
-    """How many the photo has."""
+    error: Exception | None = None
     picture: bytes = b""
     """A PNG for stdout."""
     annotations: Sequence[dict[str, Any]] = ()
@@ -193,11 +196,17 @@ def _segment_photos(
 ) -> int:
     """Write the outputs of the photos that wait, tell of each, and return how many failed."""
     from amd_seg.media.files import make_folder
+    from amd_seg.weights import digest_of_weights
 
     failed = 0
     with ExitStack() as stack:
         segmenter, call, names = _load(output, settings)
-        made_by = _made_by(settings)
+        made_by = {
+            "version": f"amd-seg {__version__}",
+            "weights": settings["weights"] or "bundled",
+            "weights_sha256": digest_of_weights(settings["weights"]),
+            **{name: settings[name] for name in ("size", "precision", *_OF_MASKS)},
+        }
         file, page = None, None
         if output in ONE_FILE:
             from amd_seg.annotations import AnnotationFile
@@ -225,9 +234,9 @@ def _segment_photos(
         outcomes = stack.enter_context(closing(_segment(waiting, segmenter, call, write)))
         for job, outcome in zip(waiting, outcomes, strict=True):
             bar.update()
-            if isinstance(outcome, Exception):
+            if outcome.error is not None:
                 failed += 1
-                _tell_failure(job.source, outcome, as_json)
+                _tell_failure(job.source, outcome.error, as_json)
                 continue
             facts = outcome.facts
             if file is not None:
@@ -290,43 +299,38 @@ def _plan(
     Raises:
         click.UsageError: `out` cannot take the outputs, or two photos would share one.
     """
-    found: dict[str, tuple[str, Path]] = {}  # Identity -> photo, and its folder below OUT.
+    found: dict[str, tuple[str, Path]] = {}  # Whole path -> photo, and its folder below OUT.
     missing: list[tuple[str, Exception]] = []
-    for text in inputs:
+    for text in (*inputs, *listed):
         try:
             for source, folder in _find(text, recursive):
-                found.setdefault(_identity(source), (source, folder))
+                # The link itself is meant where a photo is one: only its folder is looked up.
+                parent, name = os.path.split(source)
+                found.setdefault(os.path.join(os.path.realpath(parent), name), (source, folder))
         except InputError as error:
             missing.append((text, error))
-    home = _common_folder(listed)
-    for text in listed:
-        if os.path.isfile(text):
-            folder = Path(os.path.relpath(Path(text).resolve().parent, home))
-            found.setdefault(_identity(text), (text, folder))
-        else:
-            missing.append((text, InputError(f"{text} of the list is no file. Check the name.")))
-    folders = [text for text in inputs if os.path.isdir(text)]
-    base = _common_folder([*listed, *(source for source, _ in found.values())], folders)
+    homes = [os.path.realpath(text) for text in inputs if os.path.isdir(text)]
+    homes += [os.path.realpath(os.path.dirname(text)) for text in listed]
+    homes += [os.path.dirname(path) for path in found if found[path][0] != STANDARD_STREAM]
+    base = os.path.commonpath(homes) if homes else os.getcwd()
+    is_alone = len(inputs) == 1 and (inputs[0] == STANDARD_STREAM or os.path.isfile(inputs[0]))
     is_folder = out not in (None, STANDARD_STREAM) and output not in ONE_FILE
-    if len(inputs) == 1 and (inputs[0] == STANDARD_STREAM or os.path.isfile(inputs[0])):
-        is_alone = not listed and not str(out).endswith(("/", "\\")) and not os.path.isdir(str(out))
-        is_folder = is_folder and not is_alone
-    jobs = []
-    for source, folder in found.values():
-        is_stdin = source == STANDARD_STREAM
-        path = Path("stdin" if is_stdin else source)
+    if is_folder and is_alone and not listed:
+        is_folder = str(out).endswith(("/", "\\")) or os.path.isdir(str(out))
+    jobs, of_list = [], set(listed)
+    for whole, (source, folder) in found.items():
+        path = Path("stdin" if source == STANDARD_STREAM else source)
+        name = path.name if source == STANDARD_STREAM else os.path.relpath(whole, base)
         # YOLO finds the labels of a photo by its name.
         picture = f"{path.stem}.txt" if output == "yolo" else f"{path.stem}.{output}.png"
+        below = Path(name).parent if source in of_list else folder
         if out is None:
-            target = source if is_stdin else str(path.with_name(picture))
+            target = source if source == STANDARD_STREAM else str(path.with_name(picture))
         else:
-            target = str(Path(out) / folder / picture) if is_folder else out
-        # The link itself is meant where a photo is one: only its folder is looked up.
-        name = "stdin" if is_stdin else os.path.relpath(path.parent.resolve() / path.name, base)
+            target = str(Path(out) / below / picture) if is_folder else out
         jobs.append(Job(source, target, Path(name).as_posix()))
     if output not in ONE_FILE:
-        _check_targets(jobs)
-        _check_out(jobs, out, output)
+        _check_targets(jobs, out, output)
     if shard != (1, 1):
         from amd_seg.media.files import in_shard
 
@@ -336,13 +340,11 @@ def _plan(
 
 def _find(text: str, recursive: bool) -> list[tuple[str, Path]]:
     """Return the photos that an input stands for, each with its folder below the input."""
-    if text == STANDARD_STREAM:
+    if text == STANDARD_STREAM or os.path.isfile(text):
         return [(text, Path())]
     from amd_seg.media.files import find_images
 
     paths = find_images([text], recursive=recursive)
-    if os.path.isfile(text):
-        return [(str(path), Path()) for path in paths]
     own = {f".{output}" for output in (*OUTPUTS, *SEMANTIC_OUTPUTS)}
     photos = [path for path in paths if Path(path.stem).suffix not in own]
     if not photos:
@@ -351,21 +353,8 @@ def _find(text: str, recursive: bool) -> list[tuple[str, Path]]:
     return [(str(p), p.parent.relative_to(text) if is_folder else Path()) for p in photos]
 
 
-def _identity(source: str) -> str:
-    """Return one name for all names of a photo; links to one photo are several, each by itself."""
-    folder, name = os.path.split(source)
-    return source if source == STANDARD_STREAM else os.path.join(os.path.realpath(folder), name)
-
-
-def _common_folder(files: Sequence[str], folders: Sequence[str] = ()) -> Path:
-    """Return the folder that all these files and folders are in."""
-    homes = [Path(file).resolve().parent for file in files if file != STANDARD_STREAM]
-    homes += [Path(folder).resolve() for folder in folders]
-    return Path(os.path.commonpath(homes)) if homes else Path.cwd()
-
-
-def _check_targets(jobs: Sequence[Job]) -> None:
-    """Raise for two photos with one output, and for an output that is an input."""
+def _check_targets(jobs: Sequence[Job], out: str | None, output: str) -> None:
+    """Raise where outputs could not be written, would share a file, or are inputs."""
     by_target: dict[str, list[str]] = defaultdict(list)
     for job in jobs:
         if job.target != STANDARD_STREAM:
@@ -373,20 +362,14 @@ def _check_targets(jobs: Sequence[Job]) -> None:
     on_stdout = sum(job.target == STANDARD_STREAM for job in jobs)
     if on_stdout > 1:
         raise click.UsageError(f"{on_stdout} photos cannot share stdout. Give -o a folder.")
+    if on_stdout and sys.stdout.isatty():
+        raise click.UsageError("A terminal shows no picture. Redirect stdout, or give -o a file.")
     shared = [item for item in by_target.items() if len(item[1]) > 1]
     if shared:
         named = "; ".join(f"{' and '.join(sources)} to {to}" for to, sources in shared)
         raise click.UsageError(f"Photos would share an output: {named}. Rename or move them.")
-    for job in jobs:
-        if job.source != STANDARD_STREAM and os.path.realpath(job.source) in by_target:
-            target = os.path.realpath(job.source)
-            raise click.UsageError(f"{target} is an input. Give its output another name.")
-
-
-def _check_out(jobs: Sequence[Job], out: str | None, output: str) -> None:
-    """Raise where the outputs could not be written to `out`, before any is made."""
-    if any(job.target == STANDARD_STREAM for job in jobs) and sys.stdout.isatty():
-        raise click.UsageError("A terminal shows no picture. Redirect stdout, or give -o a file.")
+    for source in {os.path.realpath(job.source) for job in jobs} & by_target.keys():
+        raise click.UsageError(f"{source} is an input. Give its output another name.")
     if out is None or out == STANDARD_STREAM:
         return
     if all(job.target != out for job in jobs):
@@ -423,8 +406,6 @@ def _not_yet_written(jobs: list[Job], *, overwrite: bool, resume: bool) -> list[
 
 # From the network to the files.
 
-_OF_MASKS = ("threshold", "refine", "min_confidence")
-
 
 def _load(output: str, settings: dict[str, Any]) -> tuple[Any, dict[str, Any], Sequence[str]]:
     """Return the segmenter, the settings of its calls, and the names of what it marks."""
@@ -440,22 +421,9 @@ def _load(output: str, settings: dict[str, Any]) -> tuple[Any, dict[str, Any], S
     return segmenter, call | {name: settings[name] for name in _OF_MASKS}, ("object",)
 
 
-def _made_by(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return what a mask depends on."""
-    from amd_seg import __version__
-    from amd_seg.weights import digest_of_weights
-
-    return {
-        "version": f"amd-seg {__version__}",
-        "weights": settings["weights"] or "bundled",
-        "weights_sha256": digest_of_weights(settings["weights"]),
-        **{name: settings[name] for name in ("size", "precision", *_OF_MASKS)},
-    }
-
-
 def _segment(
-    jobs: list[Job], segmenter: Any, call: dict[str, Any], write: Callable[..., Made | Exception]
-) -> Generator[Made | Exception, None, None]:
+    jobs: list[Job], segmenter: Any, call: dict[str, Any], write: Callable[..., Outcome]
+) -> Generator[Outcome, None, None]:
     """Yield what became of each job, in order; reading, network and writing overlap."""
     from amd_seg.prefetch import map_ahead
 
@@ -467,7 +435,7 @@ def _segment(
         lambda pair: write(*pair),
         zip(jobs, results, strict=True),
         ahead=_WRITERS_AHEAD,
-        weigh=lambda made: 0 if isinstance(made, Exception) else made.pixels,
+        weigh=lambda made: made.facts.get("width", 0) * made.facts.get("height", 0),
         budget=_PIXELS_WAITING,
     )
     with closing(results), closing(outcomes):
@@ -486,17 +454,17 @@ def _write(
     mask_format: str,
     split: bool,
     **_: Any,
-) -> Made | Exception:
+) -> Outcome:
     """Write a photo's own file, and make what goes into the files of all photos."""
     if isinstance(result, AmdSegError):
-        return result
+        return Outcome(error=result)
     from amd_seg import annotations
     from amd_seg.media.files import write_atomically
 
     if include or exclude:
         result = result.clicked(include, exclude)
     try:
-        made = Made(result.facts, result.photo.pixels[..., 0].size)
+        made = Outcome(result.facts)
         if output == "coco":
             made.annotations = annotations.coco_annotations(result.things, mask_format, split=split)
         elif output == "labelstudio":
@@ -513,5 +481,5 @@ def _write(
 
             made.shown = picture_of(result.photo.pixels, result.mask)
     except (AmdSegError, OSError) as error:
-        return error
+        return Outcome(error=error)
     return made

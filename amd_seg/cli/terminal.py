@@ -55,20 +55,9 @@ REMOVED_OPTIONS = {
     "--photo-targets": "give --targets DIR, with DIR/images and DIR/masks.",
     "--photo-share": "all folders of --targets are drawn equally often.",
     **dict.fromkeys(("--compile", "--no-compile"), "steps are taken as they are."),
-    **dict.fromkeys(
-        (
-            *("--motion-first-steps", "--dense-weight", "--flow-teacher-weight", "--flow-fit"),
-            *("--flow-fit-weight", "--flow-fit-residual", "--equivariance-weight"),
-            *("--start-scale", "--min-relative-motion", "--paste-share"),
-        ),
-        "it brought too little to stay (notes/experiments.md).",
-    ),
 }
 """Options of earlier versions, of all commands or ("evaluate --resume") of one, and what to do
 instead."""
-
-RENAMED_VALUES = {"mover": "motion-masks"}
-"""Choices of earlier versions, and their names now."""
 
 _DEBUG = "amd_seg.debug"
 _QUIET = "amd_seg.quiet"
@@ -103,11 +92,6 @@ def errors_as_messages(ctx: click.Context) -> Iterator[None]:
         if successor is None:
             raise
         raise click.UsageError(f"{name} is gone: {successor}", error.ctx) from error
-    except click.BadParameter as error:
-        for old, new in RENAMED_VALUES.items():
-            if error.message.startswith(f"'{old}' is not"):
-                raise click.UsageError(f"{old} is called {new} now.", error.ctx) from error
-        raise
     except tuple(kind for kind, _ in EXIT_CODES) as error:
         if ctx.meta.get(_DEBUG):
             traceback.print_exc(file=sys.stderr)
@@ -203,15 +187,12 @@ def open_closed_streams() -> None:
 def progress(total: int | None, unit: str) -> "tqdm[Any]":
     """Return a bar on stderr, shown on a terminal only, for more than one, unless `--quiet`.
 
-    Args:
-        total: how many there are; None where only doing them tells.
-        unit: what is counted.
+    `total` is None where only doing them tells how many there are.
     """
     from tqdm import tqdm
 
-    quiet = click.get_current_context().meta.get(_QUIET)
-    is_single = total is not None and total < 2
-    hidden = bool(quiet) or is_single or not sys.stderr.isatty()
+    is_quiet = bool(click.get_current_context().meta.get(_QUIET))
+    hidden = is_quiet or total in (0, 1) or not sys.stderr.isatty()
     return tqdm(total=total, unit=unit, file=sys.stderr, disable=hidden)
 
 

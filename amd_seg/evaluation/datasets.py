@@ -47,13 +47,11 @@ class Benchmark:
     title: str
     count: int | None
     """Pictures, or frames with a ground truth, of the full set; None where any number may be."""
-    source: str
-    """Where to get it."""
+    kind: str
+    """"saliency", "video" or "semantic": which metrics it has."""
+    find: Callable[[Path], list[Sample]]
     layout: str
     """What a folder must hold, in words for a message."""
-    find: Callable[[Path], list[Sample]]
-    kind: str = "saliency"
-    """"saliency", "video" or "semantic": which metrics it has."""
     size: tuple[int, int] | None = None
     """Width and height of the originals where all have one; copies in another are named so."""
     classes: Classes | None = None
@@ -91,13 +89,7 @@ class Dataset:
         return "frame" if self.benchmark.kind == "video" else "image"
 
     def subset(self, *, every: int = 1, limit: int | None = None) -> "Dataset":
-        """Return an even part: every n-th sample (of each sequence), then `limit` spread evenly.
-
-        Raises:
-            InputError: `every` or `limit` is below 1.
-        """
-        if every < 1 or (limit is not None and limit < 1):
-            raise InputError(f"every={every}, limit={limit}: both must be 1 or more.")
+        """Return an even part: every n-th sample (of each sequence), then `limit` spread evenly."""
         groups: dict[str | None, list[Sample]] = {}
         for sample in self.samples:
             groups.setdefault(sample.sequence, []).append(sample)
@@ -109,11 +101,7 @@ class Dataset:
 
 
 def open_dataset(name: str, folder: str | Path) -> Dataset:
-    """Return the samples of a benchmark's folder, in the full set's layout or a subset's.
-
-    Args:
-        name: a key of `BENCHMARKS`.
-        folder: where its files are.
+    """Return the samples of a benchmark's folder; `name` is a key of `BENCHMARKS`.
 
     Raises:
         InputError: the name is unknown, the folder is not laid out so, or files are missing;
@@ -128,7 +116,7 @@ def open_dataset(name: str, folder: str | Path) -> Dataset:
     if not samples:
         raise InputError(
             f"Cannot open {folder} as {benchmark.title}: its files are not there. Give a folder "
-            f"that holds {benchmark.layout}; {benchmark.source} has them."
+            f"that holds {benchmark.layout}; docs/evaluation.md says where to get it."
         )
     size = None
     if benchmark.size is not None:
@@ -138,20 +126,17 @@ def open_dataset(name: str, folder: str | Path) -> Dataset:
 
 
 def open_folders(images: Path | None, masks: Path, classes: Classes | None = None) -> Dataset:
-    """Return the masks of any folder with the pictures of the same names.
+    """Return the ground truths in any folder with the pictures of the same names, if needed.
 
-    Args:
-        images: a folder of pictures; None where they are not needed.
-        masks: a folder of ground truths.
-        classes: what the labels of a semantic set are; None where masks are of one object.
+    `classes` are those of labels; None where masks are of one object.
 
     Raises:
         InputError: a folder holds no image, or names differ; all of them are named.
     """
-    samples = tuple(_pair_by_name(images, masks))
+    samples = _pair_by_name(images, masks)
     kind = "saliency" if classes is None else "semantic"
-    known = Benchmark("folders", str(masks), None, "", "", lambda folder: [], kind, classes=classes)
-    return Dataset(known, masks, samples, len(samples))
+    known = Benchmark("folders", str(masks), None, kind, lambda _: samples, "", classes=classes)
+    return Dataset(known, masks, tuple(samples), len(samples))
 
 
 # The layouts in which benchmarks come.
@@ -312,74 +297,46 @@ def _lines(path: Path) -> list[str]:
 # The data sets that are known by name.
 
 
-def _salient(
-    name: str, title: str, count: int, source: str, *folders: tuple[str, str]
-) -> Benchmark:
+_DAVIS = "Annotations/480p/, JPEGImages/480p/ and ImageSets/{}/val.txt"
+_SEGTRACK = "GroundTruth/SEQUENCE/ and JPEGImages/SEQUENCE/"
+_FBMS = "Trainingset/SEQUENCE/GroundTruth/ and Testset/SEQUENCE/GroundTruth/"
+_OMRON = ("DUT-OMRON-image", "pixelwiseGT-new-PNG")
+
+
+def _salient(name: str, title: str, count: int, *folders: tuple[str, str]) -> Benchmark:
     layout = " or ".join(f"{image}/ and {mask}/" for image, mask in (*folders, _PAIRS[0]))
-    return Benchmark(name, title, count, source, layout, lambda folder: _pairs(folder, *folders))
+    return Benchmark(name, title, count, "saliency", lambda f: _pairs(f, *folders), layout)
 
 
-_DUTS = "http://saliencydetection.net/duts/"
-_ECSSD = "https://www.cse.cuhk.edu.hk/leojia/projects/hsaliency/dataset.html"
-_PASCAL = ("datasets/imgs/pascal", "datasets/masks/pascal")
-_OMRON = (
-    ("DUT-OMRON-image", "pixelwiseGT-new-PNG"),
-    ("DUT-OMRON-image/DUT-OMRON-image", "pixelwiseGT-new-PNG/pixelwiseGT-new-PNG"),
-)
-_HKU = "https://i.cs.hku.hk/~gbli/deep_saliency.html"
 _BENCHMARKS = (
-    _salient("duts-te", "DUTS-TE", 5019, _DUTS, ("DUTS-TE-Image", "DUTS-TE-Mask")),
-    _salient("duts-tr", "DUTS-TR", 10553, _DUTS, ("DUTS-TR-Image", "DUTS-TR-Mask")),
-    _salient("ecssd", "ECSSD", 1000, _ECSSD, ("images", "ground_truth_mask")),
-    _salient("pascal-s", "PASCAL-S", 850, "https://cbs.ic.gatech.edu/salobj/", _PASCAL),
-    _salient("dut-omron", "DUT-OMRON", 5168, "http://saliencydetection.net/dut-omron/", *_OMRON),
-    _salient("hku-is", "HKU-IS", 4447, _HKU, ("imgs", "gt")),
+    _salient("duts-te", "DUTS-TE", 5019, ("DUTS-TE-Image", "DUTS-TE-Mask")),
+    _salient("duts-tr", "DUTS-TR", 10553, ("DUTS-TR-Image", "DUTS-TR-Mask")),
+    _salient("ecssd", "ECSSD", 1000, ("images", "ground_truth_mask")),
+    _salient("pascal-s", "PASCAL-S", 850, ("datasets/imgs/pascal", "datasets/masks/pascal")),
+    # Unpacked, each folder of DUT-OMRON holds one of its own name.
+    _salient(
+        "dut-omron",
+        "DUT-OMRON",
+        5168,
+        _OMRON,
+        (f"{_OMRON[0]}/{_OMRON[0]}", f"{_OMRON[1]}/{_OMRON[1]}"),
+    ),
+    _salient("hku-is", "HKU-IS", 4447, ("imgs", "gt")),
     Benchmark(
-        "davis2016",
-        "DAVIS 2016 val",
-        1376,
-        "https://davischallenge.org/davis2016/code.html",
-        "Annotations/480p/, JPEGImages/480p/ and ImageSets/480p/val.txt",
-        _davis2016,
-        "video",
-        size=(854, 480),
+        "davis2016", "DAVIS 2016 val", 1376, "video", _davis2016, _DAVIS.format("480p"), (854, 480)
     ),
     Benchmark(
         "davis2017",
         "DAVIS 2017 val, objects merged",
         1999,
-        "https://davischallenge.org/davis2017/code.html",
-        "Annotations/480p/, JPEGImages/480p/ and ImageSets/2017/val.txt",
+        "video",
         _davis2017,
-        "video",
+        _DAVIS.format("2017"),
     ),
+    Benchmark("segtrackv2", "SegTrack v2", 976, "video", _segtrackv2, _SEGTRACK),
+    Benchmark("fbms59", "FBMS-59", 720, "video", _fbms59, _FBMS),
     Benchmark(
-        "segtrackv2",
-        "SegTrack v2",
-        976,
-        "https://web.engr.oregonstate.edu/~lif/SegTrack2/dataset.html",
-        "GroundTruth/SEQUENCE/ and JPEGImages/SEQUENCE/",
-        _segtrackv2,
-        "video",
-    ),
-    Benchmark(
-        "fbms59",
-        "FBMS-59",
-        720,
-        "https://lmb.informatik.uni-freiburg.de/resources/datasets/moseg.en.html",
-        "Trainingset/SEQUENCE/GroundTruth/ and Testset/SEQUENCE/GroundTruth/",
-        _fbms59,
-        "video",
-    ),
-    Benchmark(
-        "voc2012",
-        "PASCAL VOC 2012 val",
-        1449,
-        "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/",
-        VOC_LAYOUT,
-        _voc2012,
-        "semantic",
-        classes=VOC2012,
+        "voc2012", "PASCAL VOC 2012 val", 1449, "semantic", _voc2012, VOC_LAYOUT, classes=VOC2012
     ),
 )
 BENCHMARKS = {benchmark.name: benchmark for benchmark in _BENCHMARKS}

@@ -64,9 +64,7 @@ F has beta^2 = 0.3 for saliency where not said otherwise."""
 def table(evaluation: Evaluation, *, per_sequence: bool = False) -> str:
     """Return a table for the terminal: a score a line with its definition, then what others have.
 
-    Args:
-        evaluation: what to print.
-        per_sequence: add a line for each sequence of a video set.
+    With `per_sequence` each sequence of a video set has a line.
     """
     lines = [heading(evaluation), ""]
     for key, (label, text) in DEFINITIONS[evaluation.dataset.benchmark.kind].items():
@@ -167,14 +165,6 @@ def write_sheet(evaluation: Evaluation, path: Path, *, count: int = 4) -> None:
     """Write a picture of the best, median and worst `count` samples, by J, IoU at 0.5 or mean IoU.
 
     Each case is its ground truth over the picture, then the scored mask or labels over it.
-
-    Args:
-        evaluation: what was scored.
-        path: ends as an image does.
-        count: samples in each of the three rows.
-
-    Raises:
-        MediaError: the picture cannot be written.
     """
     key = _RANKED_BY[evaluation.dataset.benchmark.kind]
     ranked = sorted(evaluation.rows, key=lambda row: row.values[key], reverse=True)

@@ -47,7 +47,7 @@ class Evaluation:
     method: str
     """Who made the maps: weights, a method or a folder."""
     scoring: dict[str, Any]
-    """The arguments `threshold` and `resize_masks` of `evaluate`."""
+    """`threshold` and `resize_masks`, as `evaluate` takes them."""
     rows: list[Row] = field(repr=False)
     """Value by value for each sample; without curves."""
     scores: Scores
@@ -77,22 +77,15 @@ def evaluate(
         threshold: saliency above which a pixel is in the mask of a video's frame, or "otsu".
         resize_masks: resize a map of another size than its ground truth, instead of raising.
         workers: processes that read and compare; with 1 it is done in this one.
-        on_row: called with each sample's values as they come, in the order of the samples.
-
-    Raises:
-        InputError: maps are missing, or differ in size from their ground truth.
-        MediaError: a file cannot be read.
+        on_row: called with each sample's values, in the order of the samples.
     """
     kind, classes = dataset.benchmark.kind, dataset.benchmark.classes
-    scorer: Callable[[Sample, Map], Row]
+    scorer: Callable[..., Row] = _score_picture
     if classes is not None:
-        scorer = partial(
-            _score_labels, classes=classes, by_colour=dataset.by_colour, resize=resize_masks
-        )
+        scorer = partial(_score_labels, classes=classes, by_colour=dataset.by_colour)
     elif kind == "video":
-        scorer = partial(_score_frame, threshold=threshold, resize=resize_masks)
-    else:
-        scorer = partial(_score_picture, resize=resize_masks)
+        scorer = partial(_score_frame, threshold=threshold)
+    scorer = partial(scorer, resize=resize_masks)
     sums: Curves = {}
     rows = []
     for row in _rows(zip(dataset.samples, maps, strict=True), scorer, workers):
@@ -109,7 +102,7 @@ def evaluate(
     if classes is not None:
         scores, by_class = _semantic_scores(sums["confusion"], classes)
         return result(scores, classes=by_class)
-    return result(_saliency_scores(rows, {key: total / len(rows) for key, total in sums.items()}))
+    return result(_saliency_scores(rows, sums))
 
 
 def _rows(
@@ -136,7 +129,7 @@ def _rows(
 def _score_frame(sample: Sample, source: Map, *, threshold: float | str, resize: bool) -> Row:
     truth, void = truth_of(sample)
     saliency = _map_of(sample, source, truth.shape, resize, Image.Resampling.BILINEAR) / 255.0
-    mask = saliency > (_otsu(saliency) if threshold == "otsu" else float(threshold))
+    mask = saliency > _level(threshold, saliency)
     j = metrics.intersection_over_union(mask, truth, void)
     values = {"j": j, "f": metrics.boundary_f(mask, truth, void)}
     return Row(sample, values, _packed(mask))
@@ -154,8 +147,8 @@ def _score_picture(sample: Sample, source: Map, *, resize: bool) -> Row:
         "e_adaptive": metrics.adaptive_e_measure(saliency, truth),
         "mae": metrics.mean_absolute_error(saliency, truth),
     }
-    for name, level in (("half", 0.5), ("otsu", _otsu(saliency))):
-        mask = saliency > level
+    for name, rule in (("half", 0.5), ("otsu", "otsu")):
+        mask = saliency > _level(rule, saliency)
         values[f"iou_{name}"] = metrics.intersection_over_union(mask, truth)
         values[f"accuracy_{name}"] = metrics.pixel_accuracy(mask, truth)
     values["boundary_f"] = metrics.boundary_f(saliency > 0.5, truth)
@@ -202,8 +195,8 @@ def _map_of(
     return np.asarray(Image.fromarray(values).resize((shape[1], shape[0]), way))
 
 
-def _otsu(saliency: metrics.Saliency) -> float:
-    return otsu_threshold(saliency.astype(np.float32))
+def _level(rule: float | str, saliency: metrics.Saliency) -> float:
+    return otsu_threshold(saliency.astype(np.float32)) if rule == "otsu" else float(rule)
 
 
 def _packed(values: Mask | Bytes) -> bytes:
@@ -216,8 +209,9 @@ def _packed(values: Mask | Bytes) -> bytes:
 # Many results as one.
 
 
-def _saliency_scores(rows: list[Row], curves: Curves) -> Scores:
-    """Return the scores of a set of pictures, whose `curves` are means over pictures."""
+def _saliency_scores(rows: list[Row], sums: Curves) -> Scores:
+    """Return the scores of a set of pictures, over which curves are added up in `sums`."""
+    curves = {key: total / len(rows) for key, total in sums.items()}
     over_set = metrics.f_beta(curves["precision"], curves["recall"])
     means = {key: float(np.mean([row.values[key] for row in rows])) for key in rows[0].values}
     return {
@@ -236,22 +230,20 @@ def _video_scores(rows: list[Row]) -> tuple[Scores, dict[str, Scores]]:
     groups: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         groups[row.sample.sequence or ""].append(row)
-    sequences = {name: _sequence_scores(group) for name, group in groups.items()}
-    keys = next(iter(sequences.values()))
-    scores = {key: float(np.mean([s[key] for s in sequences.values()])) for key in keys}
+    sequences: dict[str, Scores] = {name: {} for name in groups}
+    scores: Scores = {}
+    for key in ("j", "f"):
+        for name, group in groups.items():
+            inner = [row.values[key] for row in group if not row.sample.is_end]
+            names = (f"{key}_mean", f"{key}_recall", f"{key}_decay")
+            sequences[name] |= zip(names, metrics.sequence_statistics(inner), strict=True)
+            sequences[name][f"{key}_all"] = float(np.mean([row.values[key] for row in group]))
+        for part in ("mean", "recall", "decay", "all"):
+            own = [found[f"{key}_{part}"] for found in sequences.values()]
+            scores[f"{key}_{part}"] = float(np.mean(own))
     for key in ("j", "f"):
         scores[f"{key}_frames"] = float(np.mean([row.values[key] for row in rows]))
     return scores, sequences
-
-
-def _sequence_scores(rows: list[Row]) -> Scores:
-    scores: Scores = {}
-    for key in ("j", "f"):
-        inner = [row.values[key] for row in rows if not row.sample.is_end]
-        names = (f"{key}_mean", f"{key}_recall", f"{key}_decay")
-        scores |= zip(names, metrics.sequence_statistics(inner), strict=True)
-        scores[f"{key}_all"] = float(np.mean([row.values[key] for row in rows]))
-    return scores
 
 
 def _semantic_scores(
