@@ -139,8 +139,11 @@ def own_numerics(
             stack.enter_context(torch.device("cpu"))
         for kind in {"cpu", device.type}:
             is_reduced = kind == device.type and dtype is not torch.float32
+            # The cache holds converted weights until the outermost autocast ends, which this one
+            # may be: every step of a training inside would compute with the first step's weights.
+            reduced = dtype if is_reduced else None
             stack.enter_context(
-                torch.autocast(kind, dtype if is_reduced else None, enabled=is_reduced)
+                torch.autocast(kind, reduced, enabled=is_reduced, cache_enabled=False)
             )
         stack.enter_context(torch.inference_mode(not learning))
         if learning:

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -194,6 +195,17 @@ def test_adapting_begins_with_the_released_weights_each_time(
     assert saved.segmenter.config.object_channel == 2
     video.reset()
     np.testing.assert_array_equal(masks_of(video, clip), released)
+
+
+def test_adapting_in_bfloat16_learns_as_in_float32(weights: Path, clip: Path) -> None:
+    video = VideoSegmenter.from_pretrained(weights, device="cpu")
+    config = AdaptationConfig(steps=12, size=48, learning_rate=1e-2, guard=False)
+    losses = {
+        precision: video.adapt(clip, replace(config, precision=precision)).losses
+        for precision in ("float32", "bfloat16")
+    }
+    # Steps that see the first step's weights diverge by more than this from the second on.
+    np.testing.assert_allclose(losses["bfloat16"], losses["float32"], rtol=0.05)
 
 
 def test_stopping_keeps_what_was_learned(weights: Path, clip: Path) -> None:
