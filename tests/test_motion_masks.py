@@ -135,6 +135,18 @@ def test_a_camera_that_turns_and_zooms_leaves_no_residual(zoom, turn, shift):
     assert residual.max() < 0.01  # float32 coordinates and a fit by iteration
 
 
+@pytest.mark.parametrize("is_background", [True, False])
+def test_what_moves_alike_is_background_where_it_is_large_and_reaches_the_edge(is_background):
+    flow = np.zeros((96, 128, 2), np.float32)
+    hill = (slice(0, 32), slice(None)) if is_background else (slice(30, 70), slice(30, 90))
+    flow[hill] += (6, 2)
+    flow[75:90, 50:80] -= 5
+    residual = background_residual(flow)
+    assert residual is not None
+    assert (residual[hill].max() < 0.01) == is_background
+    assert residual[75:90, 50:80].min() > 3
+
+
 def test_a_flow_that_cannot_be_judged_gives_no_evidence():
     for size in ((36, 48), (4, 4)):
         assert own_motion(np.zeros((*size, 2), np.float32), 0) is None

@@ -33,6 +33,12 @@ GRID_STEP = 6
 RANSAC_REACH = 1.0
 """Pixels within which a vector agrees with the background."""
 RANSAC_ROUNDS = 500
+SECOND_PLANE_AREA = 0.15
+"""Share of the frame from which what moves alike may be a second plane of the background."""
+SECOND_PLANE_MARGIN = 0.06
+"""Width of the frame's edge, as a share of the frame's."""
+SECOND_PLANE_EDGE = 0.1
+"""Share of a second plane that must lie on that edge."""
 FITTED_BELOW = 1.0
 """Median residual, in pixels, below which the background counts as fitted."""
 CLEAR_AREA = (0.005, 0.5)
@@ -207,7 +213,11 @@ def dis_flow(frame_i: Bytes, frame_j: Bytes, /) -> Values:
 
 
 def background_residual(flow: Values) -> Values | None:
-    """Give the length of a flow minus its robust homography, (height, width), in pixels.
+    """Give the length of a flow minus the background's, (height, width), in pixels.
+
+    The background is one plane or two, each with a robust homography: ground before a hill moves
+    unlike the hill. The second plane must be large and reach the edge of the frame, as a whole
+    object seldom does; each pixel then counts its distance to the nearer of the two.
 
     None where no homography can be fitted.
     """
@@ -217,15 +227,30 @@ def background_residual(flow: Values) -> Values | None:
     grid = slice(GRID_STEP // 2, None, GRID_STEP)
     source = points[grid, grid].reshape(-1, 2)
     target = source + flow[grid, grid].reshape(-1, 2)
-    if len(source) < 4:
+
+    def fit(which: NDArray[np.intp]) -> tuple[NDArray[np.intp], Values] | None:
+        """Give the vectors of the plane that explains most of these, and the distances to it."""
+        if len(which) < 4:
+            return None
+        homography, agrees = cv2.findHomography(
+            source[which], target[which], cv2.RANSAC, RANSAC_REACH, maxIters=RANSAC_ROUNDS
+        )
+        if homography is None:
+            return None
+        moved = cv2.perspectiveTransform(points, homography)
+        return which[agrees.ravel() > 0], np.linalg.norm(points + flow - moved, axis=-1)
+
+    first = fit(np.arange(len(source)))
+    if first is None:
         return None
-    homography, _ = cv2.findHomography(
-        source, target, cv2.RANSAC, RANSAC_REACH, maxIters=RANSAC_ROUNDS
-    )
-    if homography is None:
-        return None
-    moved = cv2.perspectiveTransform(points, homography)
-    residual: Values = np.linalg.norm(points + flow - moved, axis=-1)
+    residual = first[1]
+    second = fit(np.flatnonzero(residual[grid, grid] > RANSAC_REACH))
+    if second is not None and len(second[0]) >= SECOND_PLANE_AREA * len(source):
+        margin = SECOND_PLANE_MARGIN * np.array((width, height))
+        places = source[second[0]]
+        on_edge = (places < margin) | (places > (width, height) - margin)
+        if on_edge.any(axis=1).mean() >= SECOND_PLANE_EDGE:
+            residual = np.minimum(residual, second[1])
     return residual if np.isfinite(residual).all() else None
 
 
