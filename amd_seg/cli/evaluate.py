@@ -18,16 +18,8 @@ if TYPE_CHECKING:
     from amd_seg.evaluation.predictions import Map
     from amd_seg.training.adaptation import AdaptationReport
 
-_HEADINGS = {
-    "What is scored": "--images --masks --predictions --method --every --limit",
-    "Network": "--weights --size --device --precision --batch-size --refine",
-    "Adaptation": "--adapt --steps --objective --blend --seed",
-    "Scoring": "--threshold --resize-masks --classes --coloured-masks --slide --flip --workers",
-    "Output": "--per-sequence --json --sheet --overwrite",
-}
 
-
-@click.command(cls=options.under_headings(_HEADINGS), context_settings={"show_default": True})
+@click.command(context_settings={"show_default": True})
 @click.argument("dataset", metavar="[DATASET", required=False)
 @click.argument("folder", type=PATH, metavar="DIR]", required=False)
 @click.option("--images", type=PATH, help="Any folder of pictures, and")

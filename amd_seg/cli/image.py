@@ -32,13 +32,6 @@ _OF_MASKS = ("threshold", "refine", "min_confidence")
 _PIXELS_WAITING = 64_000_000
 _WRITERS_AHEAD = 8
 
-_HEADINGS = {
-    "Output": "--out --output --include --exclude --mask-format --split --report --json",
-    "Edges": "--threshold --refine --min-confidence",
-    "Batch": "--list --recursive --shard --resume --overwrite --max-pixels --batch-size",
-    "Network": "--weights --size --device --precision",
-}
-
 
 class Job(NamedTuple):
     """One photo to segment: where it is and where its picture goes; "-" is stdin or stdout."""
@@ -64,7 +57,7 @@ class Outcome:
     """The picture on the page of all photos."""
 
 
-@click.command(cls=options.under_headings(_HEADINGS), context_settings={"show_default": True})
+@click.command(context_settings={"show_default": True})
 @click.argument("inputs", nargs=-1, metavar="[INPUT]...")
 @click.option("-o", "--out", metavar="OUT", help="A file, a folder, or - for stdout.")
 @click.option(

@@ -18,30 +18,6 @@ PATH = click.Path(path_type=Path)
 COUNT = click.IntRange(1)
 
 
-def under_headings(headings: dict[str, str]) -> type[click.Command]:
-    """Return a kind of command whose help has its options under headings.
-
-    Args:
-        headings: heading -> names of options, "--out --output"; the rest come last.
-    """
-
-    class Sorted(click.Command):
-        def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-            records = {
-                parameter.opts[-1]: record
-                for parameter in self.get_params(ctx)
-                if isinstance(parameter, click.Option)
-                and (record := parameter.get_help_record(ctx)) is not None
-            }
-            for heading, names in headings.items():
-                with formatter.section(heading):
-                    formatter.write_dl([records.pop(name) for name in names.split()], col_max=22)
-            with formatter.section("Other"):
-                formatter.write_dl(list(records.values()), col_max=22)
-
-    return Sorted
-
-
 def refuse(what_for: str, *names: str) -> None:
     """Raise for options of the running command that were given although they change nothing."""
     source = click.get_current_context().get_parameter_source
