@@ -1,7 +1,7 @@
-"""Masks for the tools that people label with: COCO, YOLO and Label Studio files; COCO files back.
+"""Masks for the tools that people label with: COCO files, and what was corrected back from them.
 
 Runs of pixels are pycocotools', outlines are OpenCV's. An outline runs along the edges of pixels,
-so that its coordinates are 0 and width at the borders of the photo, as all three formats have it.
+so that its coordinates are 0 and width at the borders of the photo, as the format has it.
 """
 
 import json
@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
-from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,43 +78,6 @@ def encode_runs(mask: Mask) -> dict[str, Any]:
     return {"size": list(encoded["size"]), "counts": encoded["counts"].decode()}
 
 
-def yolo_lines(things: Iterable[Thing], *, split: bool = False) -> str:
-    """Return the text of a YOLO segmentation file: class from 0, then x and y as shares.
-
-    A line holds one ring: parts of one thing are joined by a line without width.
-    """
-    lines = []
-    for thing in _parts(things, split):
-        if rings := outlines(thing.mask):
-            shares = _joined(rings) / thing.mask.shape[::-1]
-            numbers = " ".join(f"{value:.6g}" for value in shares.ravel().tolist())
-            lines.append(f"{thing.category - 1} {numbers}\n")
-    return "".join(lines)
-
-
-def labelstudio_result(things: Iterable[Thing], names: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the regions of a Label Studio prediction: a polygon for each part, in percent."""
-    found: list[dict[str, Any]] = []
-    for category, mask, _ in things:
-        height, width = mask.shape
-        for ring in outlines(mask):
-            points = (100 * ring / (width, height)).round(3).tolist()
-            value = {"points": points, "closed": True, "polygonlabels": [names[category - 1]]}
-            found.append(
-                {
-                    "id": f"{category}-{len(found)}",
-                    "type": "polygonlabels",
-                    "from_name": "label",
-                    "to_name": "image",
-                    "original_width": width,
-                    "original_height": height,
-                    "image_rotation": 0,
-                    "value": value,
-                }
-            )
-    return found
-
-
 def outlines(mask: Mask) -> list[Ring]:
     """Return a ring (point, 2), x first, in pixels, for each connected part of a mask.
 
@@ -173,7 +135,6 @@ class AnnotationFile:
     def __init__(
         self,
         path: Path,
-        layout: str,
         *,
         info: dict[str, Any],
         categories: Sequence[str] = ("object",),
@@ -184,7 +145,6 @@ class AnnotationFile:
 
         Args:
             path: the JSON file.
-            layout: "coco" or "labelstudio".
             info: who made it: "version", "weights" and what else the masks depend on.
             categories: names; the first is category 1.
 
@@ -192,7 +152,7 @@ class AnnotationFile:
             InputError: it is there, and neither is asked for or it was made by other settings.
             MediaError: it cannot be written.
         """
-        self.layout, self.info, self.categories = layout, info, list(categories)
+        self.info, self.categories = info, list(categories)
         settings = {**info, "categories": self.categories}
         kept = begun(path, self._read_finished, resume=resume, overwrite=overwrite)
         self._file = PartFile(path, settings, kept)
@@ -204,17 +164,16 @@ class AnnotationFile:
     def add(self, name: str, width: int, height: int, found: Sequence[dict[str, Any]]) -> None:
         """Add a photo by its path below the folder of photos, and its size, upright.
 
-        `found` is what `coco_annotations` or `labelstudio_result` gave.
+        `found` is what `coco_annotations` gave.
         """
         self._file.add({"file_name": name, "width": width, "height": height, "found": found})
 
     def finish(self) -> None:
         """Write the file."""
-        write = self._write_coco if self.layout == "coco" else self._write_tasks
-        write_atomically(self._file.path, write)
+        write_atomically(self._file.path, self._write)
         self._file.close(remove=True)
 
-    def _write_coco(self, stream: BinaryIO) -> None:
+    def _write(self, stream: BinaryIO) -> None:
         categories = [{"id": k, "name": name} for k, name in enumerate(self.categories, 1)]
         head = f'"info": {json.dumps(self.info)},\n"licenses": [],\n'
         stream.write(f'{{{head}"categories": {json.dumps(categories)},\n"images": ['.encode())
@@ -229,29 +188,10 @@ class AnnotationFile:
         _write_rows(stream, ({"id": number, **row} for number, row in enumerate(found, 1)))
         stream.write(b"\n]}\n")
 
-    def _write_tasks(self, stream: BinaryIO) -> None:
-        version = f"{self.info['weights']}, {self.info['version']}"
-
-        def task(record: dict[str, Any]) -> dict[str, Any]:
-            name = quote(record["file_name"], errors="surrogateescape")
-            return {
-                "data": {"image": f"/data/local-files/?d={name}"},
-                "meta": {key: record[key] for key in _IMAGE},
-                "predictions": [{"model_version": version, "result": record["found"]}],
-            }
-
-        stream.write(b"[")
-        _write_rows(stream, map(task, self._file.records()))
-        stream.write(b"\n]\n")
-
     def _read_finished(self, path: Path) -> Iterator[dict[str, Any]]:
         """Yield what the finished file holds, also where a tool has rewritten it since."""
         content = _read_json(path)
         try:
-            if self.layout == "labelstudio":
-                for task in content:
-                    yield {**task["meta"], "found": task["predictions"][0]["result"]}
-                return
             info = content.get("info", {})
             names = [category["name"] for category in content["categories"]]
             yield {"settings": {**(info if "weights" in info else self.info), "categories": names}}
@@ -264,7 +204,7 @@ class AnnotationFile:
                 yield {**size, "found": by_image.get(image["id"], [])}
         except (KeyError, TypeError, IndexError, AttributeError) as cause:
             raise InputError(
-                f"Cannot go on with {path}: it is no {self.layout} file. Give another name."
+                f"Cannot go on with {path}: it is no COCO file. Give another name."
             ) from cause
 
 
