@@ -2,7 +2,7 @@
 
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -23,6 +23,7 @@ from amd_seg.media.render import open_background, render_on
 from amd_seg.media.video import Frame, FrameReader, open_video
 from amd_seg.media.video_writer import check_target, open_writer
 from amd_seg.prefetch import map_ahead, read_ahead
+from amd_seg.refine import Point
 from amd_seg.segmentation import FrameSegmentation
 from amd_seg.segmenter import CallOptions, Segmenter
 from amd_seg.weights import save_weights
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from amd_seg.training.adaptation import AdaptationReport
     from amd_seg.training.config import AdaptationConfig
     from amd_seg.training.loop import OnStep
+    from amd_seg.training.masked_images import MaskedClip
 
 __all__ = ["ClipLike", "FrameSegmentation", "VideoReport", "VideoSegmenter"]
 
@@ -38,8 +40,16 @@ ClipLike: TypeAlias = str | os.PathLike[str] | FrameReader
 """A video file, a folder of frames, an animated image, a glob; or what `open_video` made of one,
 which takes a part of it."""
 
+ClipPoint: TypeAlias = tuple[int | float, float, float]
+"""A click in a clip: the frame, as its number (int) or its time in seconds (float), then x and y
+in its pixels."""
+
 OnFrame = Callable[[int, int | None], None]
 """Called with the number of frames done and of all; None where only reading tells."""
+
+# Frames that may wait for the next stage, and their pixels: at 1080p seven, some 100 MB.
+_FRAMES_WAITING = 8
+_PIXELS_WAITING = 16_000_000
 
 
 @dataclass(frozen=True)
@@ -91,11 +101,18 @@ class VideoSegmenter:
         return cls(Segmenter.from_pretrained(source, device=device, precision=precision))
 
     def __call__(
-        self, source: ClipLike, **options: Unpack[CallOptions]
+        self,
+        source: ClipLike,
+        **options: Unpack[CallOptions],
     ) -> Iterator[FrameSegmentation]:
-        """Segment the frames of a clip, one after the other; the next ones are decoded meanwhile.
+        """Segment the frames of a clip, one after the other.
 
-        Of a file that is cut short the frames that it has are given, and a warning is logged.
+        The next frames are decoded meanwhile.
+
+        Args:
+            source: the clip. Of a file that is cut short the frames that it has are given, and a
+                warning is logged.
+            options: as for `Segmenter`.
 
         Raises:
             InputError: an argument cannot be used.
@@ -103,28 +120,6 @@ class VideoSegmenter:
             DeviceError: the device ran out of memory.
         """
         return self._segment(_opened(source), **options)
-
-    def _segment(
-        self, clip: FrameReader, **options: Unpack[CallOptions]
-    ) -> Generator[FrameSegmentation, None, None]:
-        frames = read_ahead(clip, ahead=_frames_waiting(clip))
-        under_way: deque[Frame] = deque()
-
-        def photos() -> Iterator[Photo]:
-            for frame in frames:
-                under_way.append(frame)
-                yield _photo_of(frame, clip)
-
-        # Its arguments are checked now, not at the first frame.
-        results = self.segmenter.stream(photos(), **options)
-
-        def segmentations() -> Generator[FrameSegmentation, None, None]:
-            with closing(frames), closing(results):
-                for result in raising(results):
-                    frame = under_way.popleft()
-                    yield FrameSegmentation(**vars(result), index=frame.index, time=frame.time)
-
-        return segmentations()
 
     def write(
         self,
@@ -161,18 +156,25 @@ class VideoSegmenter:
         """
         target, clip = Path(target), _opened(source)
         check_output(clip, target, output=output, background=background, overwrite=overwrite)
-        behind = None
-        if background is not None:
-            behind = open_background(background, clip.width, clip.height)
-        is_annotation = _is_annotation(target)
-        totals = np.zeros(2)
         frames = read_ahead(self._segment(clip, **options), ahead=_frames_waiting(clip))
         with closing(frames):
             first = next(frames, None)
+            if first is None and clip.is_truncated:
+                raise MediaError(
+                    f"Cannot read {clip.source}: it is damaged, and none of its frames can be "
+                    "decoded. Give an intact file."
+                )
             if first is None:
-                raise _no_frame(clip)
+                end = "the end" if clip.span.end is None else f"{clip.span.end} s"
+                raise InputError(
+                    f"No frame of {clip.source} is shown from {clip.span.start or 0} s to {end}. "
+                    "Choose other times."
+                )
+            behind = None
+            if background is not None:
+                behind = open_background(background, clip.width, clip.height)
             opened: AbstractContextManager[Any]
-            if is_annotation:
+            if _is_annotation(target):
                 made_by = {"description": "Masks found by amd-seg"}
                 made_by |= {"version": f"amd-seg {__version__}", **(info or {})}
                 opened = ClipFile(target, Path(clip.source).stem, made_by)
@@ -180,11 +182,12 @@ class VideoSegmenter:
                 has_alpha = output == "cutout" and behind is None
                 origin = 0.0 if clip.span.start is None else first.time
                 opened = open_writer(target, clip, has_alpha=has_alpha, origin=origin)
+            totals = np.zeros(2)
             with opened as writer:
 
                 def draw(frame: FrameSegmentation) -> tuple[Any, int, float, tuple[float, float]]:
                     picture: Any
-                    if is_annotation:
+                    if _is_annotation(target):
                         picture = frame
                     elif behind is None:
                         picture = np.asarray(frame.render(output))
@@ -200,14 +203,13 @@ class VideoSegmenter:
                         totals += facts
                         if on_frame is not None:
                             on_frame(count, clip.frame_count)
-        mask_share, confidence = (totals / count).tolist()
         return VideoReport(
             target,
             writer.frames,
             clip.width,
             clip.height,
-            mask_share,
-            confidence,
+            mask_share=float(totals[0] / count),
+            confidence=float(totals[1] / count),
             is_truncated=clip.is_truncated,
             hdr=clip.hdr,
         )
@@ -219,6 +221,8 @@ class VideoSegmenter:
         *,
         steps: int | None = None,
         channel: int | None = None,
+        include: Iterable[ClipPoint] = (),
+        exclude: Iterable[ClipPoint] = (),
         on_step: "OnStep | None" = None,
     ) -> "AdaptationReport":
         """Let a copy of the released model learn from a clip, and use it from now on.
@@ -231,11 +235,16 @@ class VideoSegmenter:
             config: how to adapt; None takes the default.
             steps: of the optimiser, in place of those of `config` (100).
             channel: the region that is the object; None chooses it.
+            include: clicks on the object that is meant, in frames of the clip: (frame, x, y), the
+                frame as its number (an int) or its time in seconds (a float); pixels of its
+                frames, x first. The masks of these frames are learned as certain.
+            exclude: clicks on what is not the object.
             on_step: called after each step; where it raises `StopTraining`, what has been learned
                 so far is the result.
 
         Raises:
-            InputError: nothing moves in the clip, or there is no such region.
+            InputError: nothing moves in the clip, there is no such region, or a click is outside
+                of it.
             MediaError: the clip cannot be read.
             ConfigError: a setting cannot be used.
             DeviceError: a step does not fit the memory.
@@ -249,20 +258,46 @@ class VideoSegmenter:
         if steps is not None:
             config = replace(config, steps=steps)
         released = self._released
-        clip = _opened(source, short_edge=config.frame_size(released.config.input_size))
+        clicks = tuple(include), tuple(exclude)
+        small = None if any(clicks) else config.frame_size(released.config.input_size)
+        clip = _opened(source, short_edge=small)
         with own_numerics(released.device, learning=True):
+            certain = self._clicked(clip, *clicks) if any(clicks) else None
             adapted = adapt(
                 released.model,
                 released.config,
                 clip,
                 config,
                 channel=channel,
+                certain=certain,
                 on_step=on_step,
             )
             self.segmenter = Segmenter(
                 adapted.model, adapted.weights, device=released.device, precision=released.precision
             )
         return adapted.report
+
+    def _clicked(
+        self, clip: FrameReader, include: Iterable[ClipPoint], exclude: Iterable[ClipPoint]
+    ) -> "MaskedClip":
+        """Segment the frames that were clicked in, with the released weights."""
+        from amd_seg.training.masked_images import MaskedClip
+
+        points = [(m, (x, y), side) for side in (0, 1) for m, x, y in (include, exclude)[side]]
+        clicks: dict[int, tuple[list[Point], list[Point]]] = {}
+        by_index: dict[int, Frame] = {}
+        shown = frames_at(clip, [moment for moment, _, _ in points])
+        for frame, (_, point, side) in zip(shown, points, strict=True):
+            by_index[frame.index] = frame
+            clicks.setdefault(frame.index, ([], []))[side].append(point)
+        frames, masks, labels = [], [], []
+        for index, frame in by_index.items():
+            photo = Photo(frame.pixels, None, f"{clip.source}, frame {index}")
+            saliency = self._released(photo).clicked(*clicks[index]).saliency
+            frames.append(torch.from_numpy(frame.pixels.copy()).permute(2, 0, 1))
+            masks.append(torch.from_numpy(np.rint(saliency * 255).astype(np.uint8))[None])
+            labels.append(photo.source)
+        return MaskedClip(clip.source, frames, masks, torch.ones(len(frames)), tuple(labels))
 
     def reset(self) -> None:
         """Go back to the released weights."""
@@ -275,6 +310,59 @@ class VideoSegmenter:
             WeightsError: the folder cannot be written.
         """
         return save_weights(folder, self.segmenter.model, self.segmenter.config)
+
+    def _segment(
+        self, clip: FrameReader, **options: Unpack[CallOptions]
+    ) -> Generator[FrameSegmentation, None, None]:
+        frames = read_ahead(clip, ahead=_frames_waiting(clip))
+        under_way: deque[tuple[int, float]] = deque()
+
+        def photos() -> Iterator[Photo]:
+            for frame in frames:
+                under_way.append((frame.index, frame.time))
+                yield Photo(frame.pixels, None, f"{clip.source}, frame {frame.index}")
+
+        # Its arguments are checked now, not at the first frame.
+        results = self.segmenter.stream(photos(), **options)
+
+        def segmentations() -> Generator[FrameSegmentation, None, None]:
+            with closing(frames), closing(results):
+                for result in raising(results):
+                    index, time = under_way.popleft()
+                    yield FrameSegmentation(**vars(result), index=index, time=time)
+
+        return segmentations()
+
+
+def frames_at(clip: FrameReader, moments: Sequence[float]) -> list[Frame]:
+    """Return the frames of a clip at some moments: numbers (int), or times in seconds (float).
+
+    Raises:
+        InputError: the clip has no such frame; all are named.
+    """
+    found: dict[int, Frame] = {}
+    before: Frame | None = None
+    for frame in clip:
+        for place, moment in enumerate(moments):
+            if place in found:
+                continue
+            if isinstance(moment, int) and moment == frame.index:
+                found[place] = frame
+            # The frame at a time is the last one that begins no later.
+            if isinstance(moment, float) and moment < frame.time:
+                found[place] = before or frame
+        if len(found) == len(moments):
+            break
+        before = frame
+    else:
+        for place, moment in enumerate(moments):
+            if before and isinstance(moment, float) and moment <= (clip.duration or before.time):
+                found.setdefault(place, before)
+    if lost := [moment for place, moment in enumerate(moments) if place not in found]:
+        named = " or ".join(f"{m:g} s" if isinstance(m, float) else f"number {m}" for m in lost)
+        last = f"number {before.index}, at {before.time:g} s" if before else "missing"
+        raise InputError(f"{clip.source} has no frame at {named}. Its last one is {last}.")
+    return [found[place] for place in range(len(moments))]
 
 
 def check_output(
@@ -306,30 +394,13 @@ def check_output(
         open_background(background, clip.width, clip.height)
 
 
-def _no_frame(clip: FrameReader) -> MediaError | InputError:
-    if clip.is_truncated:
-        return MediaError(
-            f"Cannot read {clip.source}: it is damaged, and none of its frames can be decoded. "
-            "Give an intact file."
-        )
-    end = "the end" if clip.span.end is None else f"{clip.span.end} s"
-    return InputError(
-        f"No frame of {clip.source} is shown from {clip.span.start or 0} s to {end}. "
-        "Choose other times."
-    )
-
-
 def _is_annotation(target: Path) -> bool:
     return target.suffix.lower() == ".json"
 
 
-def _photo_of(frame: Frame, clip: FrameReader) -> Photo:
-    return Photo(frame.pixels, None, f"{clip.source}, frame {frame.index}")
-
-
 def _frames_waiting(clip: FrameReader) -> int:
-    """Return how many frames may wait between two stages: 8, or at 1080p seven, some 50 MB."""
-    return max(1, min(8, 16_000_000 // (clip.width * clip.height)))
+    """Return how many of a clip's frames may wait between two stages, 1 or more."""
+    return max(1, min(_FRAMES_WAITING, _PIXELS_WAITING // (clip.width * clip.height)))
 
 
 def _opened(source: ClipLike, short_edge: int | None = None) -> FrameReader:

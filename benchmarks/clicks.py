@@ -29,7 +29,9 @@ from PIL import Image
 from amd_seg.clicks import segment_by_clicks
 from amd_seg.evaluation.datasets import open_dataset
 from amd_seg.media.images import read_image
+from amd_seg.media.video import FrameReader, open_video
 from amd_seg.segmenter import Segmenter
+from amd_seg.video_segmenter import VideoSegmenter
 
 Mask = NDArray[np.bool_]
 Click = tuple[int, int, bool]
@@ -65,11 +67,15 @@ def main() -> None:
     parser.add_argument("--odd", action="store_true", help="the samples that settings were set on")
     parser.add_argument("--sets", nargs="*", default=list(SETS))
     parser.add_argument("--methods", nargs="*", default=["ours", "GrabCut", "random walker"])
+    parser.add_argument("--adapt", nargs="*", metavar="SEQUENCE", help="of DAVIS, in place of it")
     options = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     methods = {name: method for name, method in METHODS.items() if name in options.methods}
     segmenter = Segmenter.from_pretrained(options.weights, device="cpu")
+    if options.adapt:
+        adapted_table(options.data / "davis2016", options.adapt, segmenter)
+        return
     print("| set | method | " + " | ".join(f"{n} clicks" for n in SHOWN) + " | NoC@85 | ms |")
     print("|---" * (len(SHOWN) + 4) + "|")
     for name in options.sets:
@@ -82,6 +88,32 @@ def main() -> None:
         cases = [case for pair in pairs if (case := case_of(segmenter, *pair)) is not None]
         for label, method in methods.items():
             print(row(f"{name} ({len(cases)})", label, method, cases), flush=True)
+
+
+def adapted_table(folder: Path, sequences: list[str], segmenter: Segmenter) -> None:
+    """Print J of sequences of DAVIS 2016: per image, adapted, adapted with a click in frame 0.
+
+    The click is the deepest point of the object.
+    """
+    print("| sequence | per image | adapted | adapted, one click |\n|---|---|---|---|")
+    video = VideoSegmenter(segmenter)
+    for name in sequences:
+        samples = [s for s in open_dataset("davis2016", folder).samples if s.sequence == name]
+        clip = open_video(samples[0].image.parent)
+        truths = [np.asarray(Image.open(s.masks[0]).convert("L")) > 127 for s in samples]
+        x, y, _ = next_click(np.zeros_like(truths[0]), truths[0], [])
+        scores = [j_of(video, clip, truths)]
+        for include in ([], [(0, x, y)]):
+            video.adapt(clip, include=include)
+            scores.append(j_of(video, clip, truths))
+            video.reset()
+        print(f"| {name} | {' | '.join(f'{100 * score:.1f}' for score in scores)} |", flush=True)
+
+
+def j_of(video: VideoSegmenter, clip: FrameReader, truths: list[Mask]) -> float:
+    """Return the mean IoU of the frames but the first and the last, as DAVIS 2016 counts."""
+    ious = [overlap(f.mask, truth) for f, truth in zip(video(clip), truths, strict=True)]
+    return float(np.mean(ious[1:-1]))
 
 
 def row(title: str, label: str, method: Method, cases: list[Case]) -> str:

@@ -1,4 +1,4 @@
-"""Clicks on photos: the object that is meant, and where points are."""
+"""Clicks on photos and in clips: the object that is meant, and where points are."""
 
 import time
 from pathlib import Path
@@ -12,11 +12,17 @@ from amd_seg.cli import cli
 from amd_seg.clicks import segment_by_clicks
 from amd_seg.errors import InputError
 from amd_seg.media.images import photo_from_array
+from amd_seg.media.video import open_video
 from amd_seg.segmentation import Segmentation
 from amd_seg.segmenter import Segmenter
+from amd_seg.training.config import AdaptationConfig
+from amd_seg.video_segmenter import VideoSegmenter, frames_at
+from tests.clips import moving_patch, write_lossless
 
 SIZE = 320, 240
 BALL, BOX = (40, 70, 120, 150), (210, 90, 280, 170)
+STILL = np.zeros((96, 128), bool)
+STILL[60:90, 90:120] = True
 ON_BALL, ON_BOX, ON_GROUND = (80, 110), (245, 130), (160, 30)
 
 
@@ -138,8 +144,8 @@ def test_clicks_are_for_one_photo(photo: Path, weights: Path) -> None:
         segmenter([photo], include=[ON_BOX])
 
 
-def command(*arguments: object) -> tuple[int, str]:
-    result = CliRunner().invoke(cli, ["image", *map(str, arguments)])
+def command(*arguments: object, name: str = "image") -> tuple[int, str]:
+    result = CliRunner().invoke(cli, [name, *map(str, arguments)])
     return result.exit_code, result.output
 
 
@@ -166,3 +172,47 @@ def test_the_command_refuses_clicks_that_it_cannot_use(photo: Path, weights: Pat
     code, output = command(photo, other, "--weights", weights, "--include", "5,5")
     assert code == 2
     assert "one photo" in output
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A patch that moves over a ground on which a red box stands still; 10 frames a second."""
+    frames = moving_patch(10, height=96, width=128, side=28)[0].copy()
+    frames[:, STILL] = 220, 30, 30
+    return write_lossless(tmp_path_factory.mktemp("clips") / "clip.mkv", frames)
+
+
+def test_frames_are_found_by_number_and_by_time(clip: Path) -> None:
+    reader = open_video(clip)
+    frames = frames_at(reader, [3, 0.0, 0.25, 0.999, 9])
+    assert [frame.index for frame in frames] == [3, 0, 2, 9, 9]
+    with pytest.raises(InputError, match=r"number 10 or 7\.5 s.*number 9, at 0\.9 s"):
+        frames_at(reader, [10, 7.5, 2])
+
+
+def test_a_clip_is_adapted_to_the_object_that_is_clicked(clip: Path, weights: Path) -> None:
+    video = VideoSegmenter.from_pretrained(weights, device="cpu")
+    config = AdaptationConfig(
+        steps=100, learning_rate=3e-3, batch_size=2, size=96, scale=(0.8, 1.0)
+    )
+    video.adapt(clip, config, include=[(0, 105, 75)], exclude=[(0.05, 20, 20)])
+    found = np.stack([frame.saliency for frame in video(clip)])
+    # Measured 0.24 and 0.07, of a network that knew nothing before: what moves is another thing.
+    assert found[:, STILL].mean() > 2 * found[:, ~STILL].mean()
+    with pytest.raises(InputError, match="300,5"):
+        video.adapt(clip, config, include=[(0, 300, 5)])
+    with pytest.raises(InputError, match="photometric"):
+        video.adapt(clip, AdaptationConfig(objective="photometric"), include=[(0, 5, 5)])
+
+
+def test_the_command_takes_clicks_in_a_clip(clip: Path, weights: Path, tmp_path: Path) -> None:
+    options = [clip, "--weights", weights, "--device", "cpu", "-o", tmp_path / "masks"]
+    learning = ["--adapt", "--steps", 3]
+    code, output = command(*options, *learning, "--include", "0.2s:105,75", name="video")
+    assert code == 0, output
+    code, output = command(*options, "--include", "0:5,5", name="video")
+    assert code == 2
+    assert "--adapt" in output
+    code, output = command(*options, *learning, "--exclude", "1m:5,5", name="video")
+    assert code == 2
+    assert "12.5s:320,240" in output

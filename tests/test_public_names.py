@@ -126,7 +126,7 @@ SIGNATURES = {
     "VideoSegmenter.write": "(self, source, target, *, output='mask', background=None, "
     "overwrite=False, on_frame=None, info=None, **options)",
     "VideoSegmenter.adapt": "(self, source, config=None, *, steps=None, channel=None, "
-    "on_step=None)",
+    "include=(), exclude=(), on_step=None)",
     "VideoSegmenter.reset": "(self)",
     "VideoSegmenter.save": "(self, folder)",
     "write_adaptation_page": "(path, clip, report, config, *, released, adapted, overwrite=False, "
@@ -147,7 +147,7 @@ OPTIONS = {
     "--minutes --batch-size --accumulate --learning-rate --crop --seed --workers "
     "--checkpoint-every --set --quiet --help",
     "video": "INPUT --out --output --background --start --end --every --frame-rate --adapt "
-    "--steps --objective --blend --seed --channel --save-adapted "
+    "--steps --objective --blend --seed --channel --include --exclude --save-adapted "
     "--report --threshold --refine --min-confidence --weights --size --device --precision "
     "--batch-size --overwrite --json --quiet --help",
     "weights convert": "FILE --out --overwrite --help",

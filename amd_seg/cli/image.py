@@ -73,19 +73,10 @@ class Outcome:
 )
 @click.option("--split", is_flag=True, help="coco: each connected part for itself.")
 @click.option("--report", type=PATH, metavar="HTML", help="A page to look through all masks.")
-@click.option(
-    "--include",
-    metavar="X,Y",
-    multiple=True,
-    type=options.point,
-    help="A pixel of the object that is meant, in one photo. Give several by repeating it.",
-)
-@click.option(
-    "--exclude",
-    metavar="X,Y",
-    multiple=True,
-    type=options.point,
-    help="A pixel that is not the object's, likewise.",
+@options.click_options(
+    options.point,
+    "X,Y",
+    "A pixel of the object that is meant, in one photo. Give several by repeating it.",
 )
 @options.threshold_option
 @options.network_options("Photos of one size that share a pass.")

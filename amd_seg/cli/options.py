@@ -62,6 +62,17 @@ def point(text: str) -> tuple[float, float]:
     return x, y
 
 
+@kind_of_value(
+    "is no point in a clip. Give a time, or a frame's number, and X,Y: "
+    "12.5s:320,240 or 300:320,240."
+)
+def clip_point(text: str) -> tuple[float, float, float]:
+    """A time in seconds (float) or a frame's number (int), then x and y."""
+    moment, _, place = text.partition(":")
+    x, y = map(float, place.split(","))
+    return float(moment[:-1]) if moment.endswith("s") else int(moment), x, y
+
+
 @kind_of_value("is no part. Give I/N, such as 1/64, with I from 1 to N.")
 def shard(text: str) -> tuple[int, int]:
     """Which part of how many, counted from 1."""
@@ -153,4 +164,15 @@ def min_confidence_option(what: str) -> Callable[[Command], Command]:
         default=0.0,
         metavar="P",
         help=f"Give {what} of less confidence an empty mask.",
+    )
+
+
+def click_options(
+    kind: Callable[[str], Any], metavar: str, include: str
+) -> Callable[[Command], Command]:
+    """Add `--include` and `--exclude`."""
+    not_its = "A pixel that is not the object's, likewise."
+    return several(
+        click.option("--include", metavar=metavar, multiple=True, type=kind, help=include),
+        click.option("--exclude", metavar=metavar, multiple=True, type=kind, help=not_its),
     )

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from amd_seg.training.loop import StepReport
     from amd_seg.video_segmenter import VideoSegmenter
 
-# What each frame takes, and what only an adaptation takes.
+# What only an adaptation takes, and what each frame takes.
+_CLIP = ("channel", "include", "exclude")
 _CALL = ("size", "threshold", "refine", "min_confidence", "batch_size")
 LEARNING = ("steps", "objective", "blend", "seed")
 
@@ -78,6 +79,12 @@ def adaptation_config(settings: dict[str, Any]) -> AdaptationConfig:
 )
 @learning_options
 @click.option("--channel", type=click.IntRange(0), help="The object's region. [default: chosen]")
+@options.click_options(
+    options.clip_point,
+    "T:X,Y",
+    "A pixel of the object that is meant, in the frame at a time (12.5s:320,240) or "
+    "of a number (300:320,240). Give options.several by repeating it.",
+)
 @click.option(
     "--save-adapted",
     type=PATH,
@@ -146,7 +153,7 @@ def _segment(
 ) -> dict[str, Any]:
     """Do what was asked for, and return what `--json` tells of it."""
     if not adapt:
-        refuse("--adapt", *LEARNING, "channel", "save_adapted", "report")
+        refuse("--adapt", *LEARNING, *_CLIP, "save_adapted", "report")
     if report is not None:
         from amd_seg.adaptation_report import check_page
 
@@ -169,9 +176,12 @@ def _segment(
     released, learned = segmenter.segmenter, {}
     if adapt:
         config = adaptation_config(settings)
-        size = config.frame_size(released.config.input_size)
+        clicks = {name: settings[name] for name in _CLIP}
+        # Points are those of the clip's own frames.
+        is_clicked = settings["include"] or settings["exclude"]
+        size = None if is_clicked else config.frame_size(released.config.input_size)
         small = open_video(source, short_edge=size, **span)
-        found = _adapt(segmenter, small, config, save_adapted, settings["channel"])
+        found = _adapt(segmenter, small, config, save_adapted, **clicks)
         if report is not None:
             from amd_seg.adaptation_report import write_adaptation_page
 
@@ -210,7 +220,7 @@ def _adapt(
     clip: "FrameReader",
     config: AdaptationConfig,
     save_adapted: Path | None,
-    channel: int | None,
+    **clicks: Any,
 ) -> "AdaptationReport":
     """Adapt to a clip, with a bar of the steps.
 
@@ -230,7 +240,7 @@ def _adapt(
             if received:
                 raise StopTraining(received[0])
 
-        learned = segmenter.adapt(clip, config, channel=channel, on_step=on_step)
+        learned = segmenter.adapt(clip, config, on_step=on_step, **clicks)
     if save_adapted is not None:
         segmenter.save(save_adapted)
     if received:

@@ -32,7 +32,7 @@ from amd_seg.training.clip_masks import (
 from amd_seg.training.config import AdaptationConfig, TrainingConfig
 from amd_seg.training.crops import Crop
 from amd_seg.training.loop import OnStep, StepReport, StopTraining, TrainState, optimize
-from amd_seg.training.masked_images import MaskBatches
+from amd_seg.training.masked_images import MaskBatches, MaskedClip
 from amd_seg.training.object_channel import ChannelChoice, choose_object_channel
 from amd_seg.training.objectives import make_objective
 from amd_seg.training.pairs import PairBatch
@@ -45,6 +45,9 @@ CHECKS = 4
 """Batches whose loss is compared before and after."""
 HELD_OUT_EVERY = 5
 """Each n-th frame, or pair's first frame, is held out."""
+SHOWING_SHARE = 0.3
+"""Steps, as a share of all, that teach the object that clicks mean before the other frames are
+looked at."""
 CLEAR_LEAD = 4.0
 """How much faster than the known object another region must move to take its place: one clip says
 less of what is an object than the many that the weights have seen."""
@@ -122,6 +125,7 @@ def adapt(
     config: AdaptationConfig | None = None,
     *,
     channel: int | None = None,
+    certain: MaskedClip | None = None,
     on_step: OnStep | None = None,
 ) -> Adaptation:
     """Adapt a copy of a model to a clip; the model itself stays as it is.
@@ -132,11 +136,14 @@ def adapt(
         clip: is read once; one that shrinks frames to `config.frame_size` itself saves time.
         config: how to adapt; None takes the default.
         channel: the object's region; None chooses it, with that of the weights as prior.
+        certain: frames of the clip whose masks a person has put right (objective motion-masks):
+            half of what is learned. What is learned is then kept without a guard.
         on_step: called after each step; where it raises `StopTraining`, what has been learned so
             far is the result.
 
     Raises:
-        InputError: nothing moves in the clip, or there is no such region.
+        InputError: nothing moves in the clip, there is no such region, or the objective learns
+            from no masks.
         MediaError: the clip cannot be read.
         DeviceError: a step does not fit the memory.
         TrainingDivergedError: the loss is not finite.
@@ -144,6 +151,13 @@ def adapt(
     config, device = config or AdaptationConfig(), model.mean.device
     if config.precision == "auto":
         config = replace(config, precision=fastest_precision(device))
+    if certain is not None:
+        if config.objective != "motion-masks":
+            raise InputError(
+                f"Clicks make masks, and the objective {config.objective!r} learns from none. "
+                "Take motion-masks, or drop the clicks."
+            )
+        config = replace(config, guard=False)
     regions = weights.model.regions
     if channel is not None and not 0 <= channel < regions:
         raise InputError(
@@ -167,7 +181,7 @@ def adapt(
         training = _training_config(config, crop)
         took("frames")
         if config.objective == "motion-masks":
-            examples = _masks(model, taught, weights.input_size, frames, config, training)
+            examples = _masks(model, taught, weights.input_size, frames, config, training, certain)
         else:
             examples = _pairs(model, taught, channel is not None, frames, config, training)
         took("examples")
@@ -317,6 +331,7 @@ def _masks(
     clip: ClipFrames,
     config: AdaptationConfig,
     training: TrainingConfig,
+    certain: MaskedClip | None,
 ) -> _Examples:
     """Find masks of what moves on at most `config.targets` frames."""
     device, motion = model.mean.device, find_motion(clip, most=config.targets)
@@ -332,14 +347,22 @@ def _masks(
         total = (regions * trust).sum(axis=(0, 2, 3))
         return ChannelChoice(taught, tuple((moving / np.maximum(total, 1e-9)).tolist()))
 
-    masks = agreed_masks(motion, regions_by(model, input_size)[:, taught], clip.source)
+    seeing, size, sure = model, input_size, [] if certain is None else [certain]
+    if sure:
+        # A copy first learns which object is meant, from the certain masks alone.
+        first = replace(training, steps=max(1, round(SHOWING_SHARE * config.steps)))
+        seeing, _ = _learn(
+            model, taught, lambda each: MaskBatches([sure], each, device), config, first, None
+        )
+        size = config.adapted_size(size)
+    masks = agreed_masks(motion, regions_by(seeing, size)[:, taught], clip.source)
     rows = range(len(masks.labels))
     held_out = [row for row in rows if row % HELD_OUT_EVERY == HELD_OUT_EVERY // 2]
     learned = masks.part([row for row in rows if row not in held_out])
     aside = replace(training, seed=config.seed + 1)
     checks = MaskBatches([[masks.part(held_out) if held_out else learned]], aside, device)
     return _Examples(
-        batches=lambda settings: MaskBatches([[learned]], settings, device),
+        batches=lambda settings: MaskBatches([[learned], sure], settings, device),
         checks=[next(checks) for _ in range(CHECKS)],
         count=len(learned.labels),
         held_out=len(held_out),
