@@ -45,7 +45,7 @@ def test_all_faults_are_named_at_once() -> None:
     [
         ("--batch-size 0", "batch_size=0 (1 or more)"),
         ("--crop 128", "crop=128 cannot be used: give 2 numbers"),
-        ("--set regions=1", "regions=1 cannot be used"),
+        ("--set regions=1", "regions=1 (2 to 64)"),
         ("--objective magic", "'magic' is not one of"),
         ("--seed -1", "seed=-1 (0 to 4294967295)"),
         (f"--seed {2**70}", f"seed={2**70} (0 to 4294967295)"),

@@ -126,19 +126,6 @@ def test_the_object_channel_is_the_fastest_and_the_model_s_mode_is_kept(
     assert ChannelChoice(1, (1.0, 3.0, 2.0)).margin == pytest.approx(0.5)
 
 
-def test_the_dense_flow_is_that_of_the_reconstruction(tiny_config: AMDConfig) -> None:
-    model = AMD(tiny_config)
-    batch = pairs()
-    whole = model.dense_reconstruction(batch.frame_i, batch.frame_j)
-    for view, pair in (
-        (whole.view_i, (batch.frame_i, batch.frame_j)),
-        (whole.view_j, (batch.frame_j, batch.frame_i)),
-    ):
-        flow = model.dense_flow(*pair)
-        assert flow.shape[-2:] == tiny_config.motion_size
-        torch.testing.assert_close(flow, view.flows[0])
-
-
 def textured(step: int, square_step: int) -> list[np.ndarray]:
     """Four frames of a pan by `step` pixels a frame over noise, and a square that moves on it."""
     generator = np.random.default_rng(0)

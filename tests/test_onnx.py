@@ -1,6 +1,5 @@
 """The .onnx file computes what the model does, or is not written."""
 
-import dataclasses
 import json
 import re
 import shutil
@@ -52,13 +51,6 @@ def test_the_file_gives_the_regions_of_the_model(
 @pytest.mark.slow
 def test_the_released_weights_are_exported(tmp_path: Path) -> None:
     assert export_onnx(tmp_path / "model.onnx") < 1e-5
-
-
-@pytest.mark.slow
-def test_a_model_that_reflects_at_its_border(tmp_path: Path, tiny_config: AMDConfig) -> None:
-    config = dataclasses.replace(tiny_config, padding="reflect")
-    folder = save_weights(tmp_path / "weights", AMD(config), WeightsConfig(model=config))
-    assert export_onnx(tmp_path / "model.onnx", folder) < 1e-5
 
 
 def test_the_file_says_what_it_is(file: Path, tmp_path: Path, weights: Path) -> None:

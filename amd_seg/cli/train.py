@@ -375,7 +375,7 @@ def _saved_settings(
     """
     try:
         saved = json.loads((out / "config.json").read_text())
-        return model(**saved["model"]), training(**saved["training"])
+        return model.from_record(saved["model"]), training(**saved["training"])
     except (OSError, ValueError, KeyError, TypeError) as cause:
         raise InputError(
             f"Cannot resume {out}: its config.json cannot be read ({cause}). "

@@ -4,7 +4,6 @@ Source: paper section 3, figure 2, and the released code.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -77,7 +76,7 @@ class AMD(NormalisedModel):
 
         Returns:
             (batch, region, ceil(height / stride), ceil(width / stride)), float, sums to 1 over
-            region; the stride is `config.map_stride`.
+            region; the stride is 8 in the dilated layout, 2 in the top-down one.
         """
         return self.region_logits(frames).softmax(dim=1)
 
@@ -87,30 +86,23 @@ class AMD(NormalisedModel):
         return F.interpolate(scaled, self.config.motion_size, mode="bilinear", align_corners=True)
 
     def forward(self, frame_i: Tensor, frame_j: Tensor) -> Reconstruction:
-        """Re-create each frame of the pairs from the other (eqs. 1 to 6).
+        """Re-create each frame of the pairs from the other (eqs. 1 to 6), coarse to fine.
+
+        Each level adds to the motion of every region, as released.
 
         Args:
             frame_i, frame_j: (batch, 3, height, width), RGB, uint8 or float in 0..255.
         """
         # Both directions run as one batch: first the targets i, then the targets j.
         frames = torch.cat((frame_i, frame_j))
-        target = self.motion_input(frames)
+        inputs = self.motion_input(frames)
         # One pass over both frames, so that BatchNorm mixes them, as released.
         masks = _other_half(self.segment(frames))
-        target_levels = self.motion.features(target)
-
-        vectors, flows = self._segment_flow(target_levels, masks)
-
-        return _reconstruction(target, flows, masks, vectors)
-
-    def _segment_flow(
-        self, target_levels: list[Tensor], masks: Tensor
-    ) -> tuple[Tensor, list[Tensor]]:
-        """Coarse to fine: each level adds to the motion of every region, as released."""
-        flow = _zero_flow(target_levels[0])
-        vectors = flow.new_zeros(*masks.shape[:2], 2)
-        history, flows = [], []
-        for level, target in enumerate(target_levels):
+        levels = self.motion.features(inputs)
+        flow = _zero_flow(levels[0])
+        vectors = flow.new_zeros(*masks.shape[:2], 2)  # (batch, region, 2)
+        flows, history = [], []
+        for level, target in enumerate(levels):
             if level > 0:
                 flow, vectors = upsample_flow(flow, 2), vectors * 2
             region_masks = resize_masks(masks, target.shape[-2:])
@@ -121,8 +113,7 @@ class AMD(NormalisedModel):
             flow = compose_segment_flow(region_masks, vectors)
             flows.append(flow)
             history.append(vectors)
-        outputs = [upsample_flow(flow, 4) for flow in reversed(flows)]
-        return torch.stack(history, dim=1), outputs
+        return _reconstruction(inputs, flows, masks, torch.stack(history, dim=1))
 
     def dense_reconstruction(self, frame_i: Tensor, frame_j: Tensor) -> Reconstruction:
         """Re-create each frame from the other by a flow per pixel: the motion pathway alone.
@@ -130,34 +121,28 @@ class AMD(NormalisedModel):
         The recursion is that of the segment flow, with g applied at every pixel of V in place
         of its means over regions.
         """
-        target = self.motion_input(torch.cat((frame_i, frame_j)))
-        levels = self.motion.features(target)
-        flows = self._dense_flow(levels, [_other_half(level) for level in levels])
-        return _reconstruction(target, [upsample_flow(flow, 4) for flow in reversed(flows)])
-
-    def dense_flow(self, frame_i: Tensor, frame_j: Tensor) -> Tensor:
-        """The finest flow of `dense_reconstruction`'s view i, for about half of its time.
-
-        Returns:
-            (batch, 2, height, width) at the motion size, in its pixels, x first: what is at p in
-            frame i is at p + flow in frame j.
-        """
-        levels = self.motion.features(self.motion_input(torch.cat((frame_i, frame_j))))
-        pairs = [level.chunk(2) for level in levels]
-        flows = self._dense_flow([i for i, _ in pairs], [j for _, j in pairs])
-        return upsample_flow(flows[-1], 4)
-
-    def _dense_flow(self, target_levels: list[Tensor], source_levels: list[Tensor]) -> list[Tensor]:
-        """Coarse to fine: each level adds to the motion of every pixel."""
-        flow = _zero_flow(target_levels[0])
+        inputs = self.motion_input(torch.cat((frame_i, frame_j)))
+        levels = self.motion.features(inputs)
+        flow = _zero_flow(levels[0])
         flows = []
-        for level, (target, source) in enumerate(zip(target_levels, source_levels, strict=True)):
+        for level, target in enumerate(levels):
             if level > 0:
                 flow = upsample_flow(flow, 2)
-            features = self.motion.motion_features(level, target, source, flow)
+            features = self.motion.motion_features(level, target, _other_half(target), flow)
             flow = flow + full_precision(self.motion.flow_of(features))
             flows.append(flow)
-        return flows
+        return _reconstruction(inputs, flows)
+
+
+def _other_half(values: Tensor) -> Tensor:
+    """Swap the two halves of a batch: each target's partner stands in the other half."""
+    first, second = values.chunk(2)
+    return torch.cat((second, first))
+
+
+def _zero_flow(features: Tensor) -> Tensor:
+    """No motion on the grid of the features, (batch, 2, height, width)."""
+    return full_precision(features.new_zeros(features.shape[0], 2, *features.shape[-2:]))
 
 
 def _reconstruction(
@@ -166,26 +151,19 @@ def _reconstruction(
     masks: Tensor | None = None,
     vectors: Tensor | None = None,
 ) -> Reconstruction:
-    """Cut what was computed for the targets i, then j, into the two views."""
-    parts = (target, _other_half(target), tuple(flows), masks, vectors)
-    return Reconstruction(*(View(*(_half(part, index) for part in parts)) for index in (0, 1)))
+    """Cut what was computed for the targets i, then j, into the two views.
 
-
-def _half(values: Any, index: int) -> Any:
-    """One half of a batch, of each tensor where there are several."""
-    if values is None:
-        return None
-    if isinstance(values, tuple):
-        return tuple(_half(value, index) for value in values)
-    return values.chunk(2)[index]
-
-
-def _zero_flow(features: Tensor) -> Tensor:
-    """No motion on the grid of the features, (batch, 2, height, width)."""
-    return full_precision(features.new_zeros(features.shape[0], 2, *features.shape[-2:]))
-
-
-def _other_half(values: Tensor) -> Tensor:
-    """Swap the two halves of a batch: each target's partner stands in the other half."""
-    first, second = values.chunk(2)
-    return torch.cat((second, first))
+    The flows come coarse to fine, each for a quarter of the size that it is returned at.
+    """
+    outputs = [upsample_flow(flow, 4) for flow in reversed(flows)]
+    i, j = (
+        View(
+            target.chunk(2)[half],
+            target.chunk(2)[1 - half],
+            tuple(flow.chunk(2)[half] for flow in outputs),
+            None if masks is None else masks.chunk(2)[half],
+            None if vectors is None else vectors.chunk(2)[half],
+        )
+        for half in (0, 1)
+    )
+    return Reconstruction(i, j)

@@ -6,38 +6,35 @@ the released code. The top-down layout is ours, after feature pyramids (Lin et a
 """
 
 from collections.abc import Iterator
-from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from amd_seg.errors import InputError
-from amd_seg.model.config import AppearanceConfig, Padding, SemanticConfig
+from amd_seg.model.config import AppearanceConfig, SemanticConfig
 from amd_seg.model.segment_flow import full_precision
 
+BLOCKS = {"resnet18": (2, 2, 2, 2), "resnet50": (3, 4, 6, 3)}
 STRIDES = {"dilated": (1, 2, 1, 1), "top-down": (1, 2, 2, 2)}
+
 # Mean and standard deviation of ImageNet's RGB values, in 0..255.
 MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
 
-BLOCKS = {"resnet18": (2, 2, 2, 2), "resnet50": (3, 4, 6, 3)}
-
 
 def convolution(
-    inputs: int, outputs: int, kernel: int, *, stride: int = 1, dilation: int = 1, padding: Padding
+    inputs: int, outputs: int, kernel: int, *, stride: int = 1, dilation: int = 1
 ) -> nn.Conv2d:
     """A convolution without bias whose padding keeps the grid, up to its stride."""
-    return nn.Conv2d(
-        inputs,
-        outputs,
-        kernel,
-        stride=stride,
-        dilation=dilation,
-        padding=dilation * (kernel // 2),
-        padding_mode=padding,
-        bias=False,
-    )
+    padding = dilation * (kernel // 2)
+    return nn.Conv2d(inputs, outputs, kernel, stride, padding, dilation, bias=False)
+
+
+def shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
+    """The identity where shapes agree, else a 1x1 convolution with normalisation."""
+    if stride == 1 and inputs == outputs:
+        return nn.Identity()
+    return nn.Sequential(convolution(inputs, outputs, 1, stride=stride), nn.BatchNorm2d(outputs))
 
 
 class Bottleneck(nn.Module):
@@ -45,18 +42,16 @@ class Bottleneck(nn.Module):
 
     expansion = 4
 
-    def __init__(
-        self, inputs: int, width: int, *, stride: int, dilation: int, padding: Padding
-    ) -> None:
+    def __init__(self, inputs: int, width: int, *, stride: int, dilation: int) -> None:
         super().__init__()
         outputs = width * self.expansion
-        self.conv1 = convolution(inputs, width, 1, padding=padding)
+        self.conv1 = convolution(inputs, width, 1)
         self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = convolution(width, width, 3, stride=stride, dilation=dilation, padding=padding)
+        self.conv2 = convolution(width, width, 3, stride=stride, dilation=dilation)
         self.bn2 = nn.BatchNorm2d(width)
-        self.conv3 = convolution(width, outputs, 1, padding=padding)
+        self.conv3 = convolution(width, outputs, 1)
         self.bn3 = nn.BatchNorm2d(outputs)
-        self.downsample = shortcut(inputs, outputs, stride, padding)
+        self.downsample = shortcut(inputs, outputs, stride)
 
     def forward(self, features: Tensor) -> Tensor:
         """Map (batch, inputs, height, width) to (batch, 4 * width, height', width')."""
@@ -64,48 +59,24 @@ class Bottleneck(nn.Module):
         hidden = F.relu(self.bn2(self.conv2(hidden)))
         return F.relu(self.bn3(self.conv3(hidden)) + self.downsample(features))
 
-    @property
-    def last_norm(self) -> nn.BatchNorm2d:
-        """The normalisation before the sum; it starts at zero."""
-        return self.bn3
-
 
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions with a shortcut."""
 
     expansion = 1
 
-    def __init__(
-        self, inputs: int, width: int, *, stride: int, dilation: int, padding: Padding
-    ) -> None:
+    def __init__(self, inputs: int, width: int, *, stride: int, dilation: int) -> None:
         super().__init__()
-        self.conv1 = convolution(
-            inputs, width, 3, stride=stride, dilation=dilation, padding=padding
-        )
+        self.conv1 = convolution(inputs, width, 3, stride=stride, dilation=dilation)
         self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = convolution(width, width, 3, dilation=dilation, padding=padding)
+        self.conv2 = convolution(width, width, 3, dilation=dilation)
         self.bn2 = nn.BatchNorm2d(width)
-        self.downsample = shortcut(inputs, width, stride, padding)
+        self.downsample = shortcut(inputs, width, stride)
 
     def forward(self, features: Tensor) -> Tensor:
         """Map (batch, inputs, height, width) to (batch, width, height', width')."""
         hidden = F.relu(self.bn1(self.conv1(features)))
         return F.relu(self.bn2(self.conv2(hidden)) + self.downsample(features))
-
-    @property
-    def last_norm(self) -> nn.BatchNorm2d:
-        """The normalisation before the sum; it starts at zero."""
-        return self.bn2
-
-
-def shortcut(inputs: int, outputs: int, stride: int, padding: Padding) -> nn.Module:
-    """The identity where shapes agree, else a 1x1 convolution with normalisation."""
-    if stride == 1 and inputs == outputs:
-        return nn.Identity()
-    return nn.Sequential(
-        convolution(inputs, outputs, 1, stride=stride, padding=padding),
-        nn.BatchNorm2d(outputs),
-    )
 
 
 class ResNet(nn.Module):
@@ -114,27 +85,19 @@ class ResNet(nn.Module):
     def __init__(self, config: AppearanceConfig) -> None:
         super().__init__()
         block = Bottleneck if config.backbone == "resnet50" else BasicBlock
-        widths, counts = config.stage_widths, BLOCKS[config.backbone]
-        self.conv1 = convolution(3, widths[0], 7, stride=2, padding=config.padding)
-        self.bn1 = nn.BatchNorm2d(widths[0])
-        inputs = widths[0]
-        for index, (width, count) in enumerate(zip(widths, counts, strict=True)):
+        self.expansion = block.expansion
+        inputs = config.stage_widths[0]
+        self.conv1 = convolution(3, inputs, 7, stride=2)
+        self.bn1 = nn.BatchNorm2d(inputs)
+        for index, count in enumerate(BLOCKS[config.backbone]):
             blocks = []
+            width, dilation = config.stage_widths[index], config.dilations[index]
             for position in range(count):
                 stride = STRIDES[config.layout][index] if position == 0 else 1
-                blocks.append(
-                    block(
-                        inputs,
-                        width,
-                        stride=stride,
-                        dilation=config.dilations[index],
-                        padding=config.padding,
-                    )
-                )
+                blocks.append(block(inputs, width, stride=stride, dilation=dilation))
                 inputs = width * block.expansion
             self.add_module(f"layer{index + 1}", nn.Sequential(*blocks))
         self.out_channels = inputs
-        self.expansion = block.expansion
 
     def stages(self, frames: Tensor) -> Iterator[Tensor]:
         """Yield the stem's output, at stride 2, and those of the four stages."""
@@ -154,36 +117,14 @@ class ResNet(nn.Module):
 class ConvNormRelu(nn.Module):
     """A dilated 3x3 convolution, normalised and rectified."""
 
-    def __init__(self, inputs: int, outputs: int, *, dilation: int, padding: Padding) -> None:
+    def __init__(self, inputs: int, outputs: int, *, dilation: int = 1) -> None:
         super().__init__()
-        self.conv = convolution(inputs, outputs, 3, dilation=dilation, padding=padding)
+        self.conv = convolution(inputs, outputs, 3, dilation=dilation)
         self.bn = nn.BatchNorm2d(outputs)
 
     def forward(self, features: Tensor) -> Tensor:
         """Map (batch, inputs, height, width) to (batch, outputs, height, width)."""
         return F.relu(self.bn(self.conv(features)))
-
-
-class DilatedHead(nn.Module):
-    """The released head: two dilated convolutions on the last stage's 1/8 grid."""
-
-    def __init__(self, config: AppearanceConfig, inputs: int) -> None:
-        super().__init__()
-        width = self.out_channels = config.head_channels
-        for name, channels in (("0", inputs), ("1", width)):
-            layer = ConvNormRelu(
-                channels, width, dilation=config.head_dilation, padding=config.padding
-            )
-            self.add_module(name, layer)
-        self.dropout = nn.Dropout2d(config.dropout)
-
-    def forward(self, frames: Tensor, stages: list[Tensor]) -> Tensor:
-        """Map the stem's and the four stages' outputs to features on the 1/8 grid."""
-        features = stages[-1]
-        for name in ("0", "1"):
-            features = self.get_submodule(name)(features)
-        dropped: Tensor = self.dropout(features)
-        return dropped
 
 
 class TopDownHead(nn.Module):
@@ -195,16 +136,14 @@ class TopDownHead(nn.Module):
     def __init__(self, config: AppearanceConfig, stem: int, stages: tuple[int, ...]) -> None:
         super().__init__()
         coarse, quarter, half = config.decoder_channels
-        self.out_channels = half
-        layer = partial(ConvNormRelu, dilation=1, padding=config.padding)
         self.context = nn.Conv2d(stages[-1], coarse, 1)
         self.lateral = nn.ModuleList(nn.Conv2d(inputs, coarse, 1) for inputs in stages)
         outputs = (quarter, coarse, coarse, coarse)
-        self.merge = nn.ModuleList(layer(coarse, width) for width in outputs)
+        self.merge = nn.ModuleList(ConvNormRelu(coarse, width) for width in outputs)
         self.dropout = nn.Dropout2d(config.dropout)
         self.to_half = nn.Conv2d(quarter, half, 1)
         self.from_stem = nn.Conv2d(stem + 3, half, 1)
-        self.draw = nn.Sequential(layer(half, half), layer(half, half))
+        self.draw = nn.Sequential(ConvNormRelu(half, half), ConvNormRelu(half, half))
 
     def forward(self, frames: Tensor, stages: list[Tensor]) -> Tensor:
         """Map frames, and their stem's and four stages' outputs, to features on the 1/2 grid."""
@@ -229,51 +168,43 @@ class AppearancePathway(nn.Module):
     def __init__(self, config: AppearanceConfig) -> None:
         super().__init__()
         self.backbone = ResNet(config)
-        self.head: DilatedHead | TopDownHead
+        self.head: nn.Sequential | TopDownHead
         if config.layout == "dilated":
-            self.head = DilatedHead(config, self.backbone.out_channels)
-            reach = 8 * max(config.head_dilation, *config.dilations)
+            # As released: two dilated convolutions on the last stage's 1/8 grid.
+            channels, dilation = config.head_channels, config.head_dilation
+            self.head = nn.Sequential(
+                ConvNormRelu(self.backbone.out_channels, channels, dilation=dilation),
+                ConvNormRelu(channels, channels, dilation=dilation),
+                nn.Dropout2d(config.dropout),
+            )
         else:
+            channels = config.decoder_channels[-1]
             widths = tuple(width * self.backbone.expansion for width in config.stage_widths)
             self.head = TopDownHead(config, config.stage_widths[0], widths)
-            reach = 32 * max(config.dilations)
-        # Reflecting needs a grid of more cells than its padding.
-        self.least_size = reach + 1 if config.padding == "reflect" else 1
-        self.stride = config.map_stride
-        self.classifier = nn.Conv2d(self.head.out_channels, config.outputs, 1)
-        self._initialise()
-
-    def forward(self, frames: Tensor) -> Tensor:
-        """Map frames to logits.
-
-        Args:
-            frames: (batch, 3, height, width), float, normalised per channel.
-
-        Returns:
-            (batch, output, ceil(height / stride), ceil(width / stride)), float; the stride is 8
-            in the dilated layout, 2 in the top-down one.
-
-        Raises:
-            InputError: a frame is too small to be reflected at its border.
-        """
-        if min(frames.shape[-2:]) < self.least_size:
-            raise InputError(
-                f"A frame of {tuple(frames.shape[-2:])} pixels is too small for padding='reflect'. "
-                f"Give {self.least_size} pixels or more, or a model with padding='zeros'."
-            )
-        features = self.head(frames, list(self.backbone.stages(frames)))
-        logits: Tensor = self.classifier(features)
-        return logits
-
-    def _initialise(self) -> None:
-        """As released: Kaiming fan-out; the last norm of each block starts at zero."""
+        self.classifier = nn.Conv2d(channels, config.outputs, 1)
+        # As released: Kaiming fan-out, and the last norm of each block starts at zero.
         for module in self.modules():
             if isinstance(module, nn.Conv2d) and module is not self.classifier:
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-            if isinstance(module, Bottleneck | BasicBlock):
-                nn.init.zeros_(module.last_norm.weight)
+            if isinstance(module, Bottleneck):
+                nn.init.zeros_(module.bn3.weight)
+            if isinstance(module, BasicBlock):
+                nn.init.zeros_(module.bn2.weight)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Map frames (batch, 3, height, width), normalised per channel, to logits.
+
+        Returns:
+            (batch, output, ceil(height / stride), ceil(width / stride)), float; the stride is 8
+            in the dilated layout, 2 in the top-down one.
+        """
+        stages = list(self.backbone.stages(frames))
+        is_dilated = isinstance(self.head, nn.Sequential)
+        features = self.head(stages[-1]) if is_dilated else self.head(frames, stages)
+        logits: Tensor = self.classifier(features)
+        return logits
 
 
 class NormalisedModel(nn.Module):

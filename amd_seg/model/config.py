@@ -1,33 +1,73 @@
 """Settings of the model, checked when they are made; standard library only."""
 
 import dataclasses
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, ClassVar, Literal, Self, TypeVar, get_args
+from typing import Any, ClassVar, Literal, Self, TypeVar, get_args, get_origin
 
 from amd_seg.classes import MOST, Classes
 from amd_seg.errors import ConfigError, InputError
 
-T = TypeVar("T", bound="AppearanceConfig | StoredConfig")
+T = TypeVar("T", bound="Settings")
 
-BACKBONES = ("resnet18", "resnet50")
-Padding = Literal["zeros", "reflect"]
-PADDINGS = get_args(Padding)
-Layout = Literal["dilated", "top-down"]
-LAYOUTS = get_args(Layout)
+# What a setting must be, in words, and whether a value is.
+Rule = tuple[str, Callable[[Any], bool]]
+
+
+def between(low: float, high: float) -> Rule:
+    """A number, or each of several, from `low` to `high`."""
+
+    def is_right(value: Any) -> bool:
+        return all(low <= v <= high for v in (value if isinstance(value, tuple) else (value,)))
+
+    return f"{low} to {high}", is_right
 
 
 @dataclass(frozen=True, kw_only=True)
-class AppearanceConfig:
-    """The architecture of an appearance pathway; the defaults are the released one.
+class Settings:
+    """Settings that are checked when they are made.
+
+    A `Literal` allows its words, a float any finite number, and `RULES` says what else.
 
     Raises:
-        ConfigError: a value is outside what the architecture allows.
+        ConfigError: with the names of all that are wrong.
     """
 
-    backbone: str = "resnet50"
+    RULES: ClassVar[Mapping[str, Rule]] = {}
+
+    def __post_init__(self) -> None:
+        for each in dataclasses.fields(self):
+            if get_origin(each.type) is tuple:
+                # Lists in JSON.
+                object.__setattr__(self, each.name, tuple(getattr(self, each.name)))
+        faults = [f"{name}={getattr(self, name)!r} ({rule})" for name, rule in self.faults()]
+        if faults:
+            raise ConfigError(f"These settings cannot be used: {', '.join(faults)}.")
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        """Names of the settings that are wrong, each with what it must be."""
+        for each in dataclasses.fields(self):
+            value, allowed = getattr(self, each.name), get_args(each.type)
+            parts = value if isinstance(value, tuple) else (value,)
+            must, is_right = self.RULES.get(each.name, ("", lambda _: True))
+            if isinstance(value, tuple) and ... not in allowed and len(value) != len(allowed):
+                yield each.name, f"{len(allowed)} numbers"
+            elif any(isinstance(part, float) and not math.isfinite(part) for part in parts):
+                yield each.name, "a finite number"
+            elif get_origin(each.type) is Literal and value not in allowed:
+                yield each.name, f"one of {', '.join(allowed)}"
+            elif not is_right(value):
+                yield each.name, must
+
+
+@dataclass(frozen=True, kw_only=True)
+class AppearanceConfig(Settings):
+    """The architecture of an appearance pathway; the defaults are the released one."""
+
+    backbone: Literal["resnet18", "resnet50"] = "resnet50"
     """"resnet50" (bottlenecks, as released) or "resnet18" (basic blocks, the fast sibling)."""
-    layout: Layout = "dilated"
+    layout: Literal["dilated", "top-down"] = "dilated"
     """"dilated" (as released): stages 3 and 4 keep the 1/8 grid, where the masks are drawn.
     "top-down": stages at strides 4, 8, 16 and 32 see the whole frame, and a decoder joins them
     again, down to masks on the 1/2 grid."""
@@ -44,43 +84,34 @@ class AppearanceConfig:
     """Channels of the top-down layout's decoder: on the grids 1/32 to 1/8, on 1/4, on 1/2."""
     dropout: float = 0.1
     """Share of the head's channels that training drops as a whole."""
-    padding: Padding = "zeros"
-    """Padding of the appearance pathway, "zeros" (as released) or "reflect"."""
+
+    # The upper limits keep a config from elsewhere from asking for absurd amounts of memory.
+    RULES: ClassVar[Mapping[str, Rule]] = {
+        **dict.fromkeys(("stage_widths", "decoder_channels", "head_channels"), between(1, 4096)),
+        **dict.fromkeys(("dilations", "head_dilation"), between(1, 64)),
+        "dropout": ("0 to below 1", lambda share: 0 <= share < 1),
+    }
 
     @property
     def outputs(self) -> int:
         """Maps that the pathway gives: regions, or classes."""
         raise NotImplementedError
 
-    @property
-    def map_stride(self) -> int:
-        """Pixels of a frame, along an edge, for each cell of its maps."""
-        return 8 if self.layout == "dilated" else 2
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Self:
+        """Build the settings from their names and values, as this version or an older wrote them.
 
-    def __post_init__(self) -> None:
-        # The upper limits keep a config from elsewhere from asking for absurd amounts of memory.
-        check = partial(require, self)
-        for name, choices in (
-            ("backbone", BACKBONES),
-            ("layout", LAYOUTS),
-            ("padding", PADDINGS),
-        ):
-            check(name, getattr(self, name) in choices, f"one of {choices}")
-        _require_numbers(self, "decoder_channels", (3, 3), 4096)
-        for name, high in (("stage_widths", 4096), ("dilations", 64)):
-            _require_numbers(self, name, (4, 4), high)
-        for name, high in (("head_channels", 4096), ("head_dilation", 64)):
-            check(name, 1 <= getattr(self, name) <= high, f"1 to {high}")
-        check("dropout", 0 <= self.dropout < 1, "0 to below 1")
+        Raises:
+            ConfigError: unknown names or a wrong value, all named.
+        """
+        # Before there were two layouts there was a padding: of zeros in all that was released.
+        kept = {k: v for k, v in record.items() if (k, v) != ("padding", "zeros")}
+        return _build(cls, kept, "model")
 
 
 @dataclass(frozen=True, kw_only=True)
 class AMDConfig(AppearanceConfig):
-    """The architecture of an AMD model; the defaults are the released model.
-
-    Raises:
-        ConfigError: a value is outside what the architecture allows.
-    """
+    """The architecture of an AMD model; the defaults are the released model."""
 
     regions: int = 5
     """Number c of soft regions that a frame is cut into."""
@@ -99,34 +130,50 @@ class AMDConfig(AppearanceConfig):
     motion_size: tuple[int, int] = (384, 640)
     """Height and width, in pixels, at which the motion pathway and the objective see a frame."""
 
+    RULES: ClassVar[Mapping[str, Rule]] = {
+        **AppearanceConfig.RULES,
+        "regions": between(2, 64),
+        **dict.fromkeys(("estimator_channels", "reduced_channels"), between(1, 4096)),
+        "pyramid_channels": (
+            "2 to 8 numbers from 1 to 4096",
+            lambda widths: 2 <= len(widths) <= 8 and all(1 <= width <= 4096 for width in widths),
+        ),
+        "max_displacement": between(1, 8),
+    }
+
     @property
     def outputs(self) -> int:
         """The regions."""
         return self.regions
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check = partial(require, self)
-        for name, low, high in (
-            ("regions", 2, 64),
-            ("reduced_channels", 1, 4096),
-            ("max_displacement", 1, 8),
-        ):
-            check(name, low <= getattr(self, name) <= high, f"{low} to {high}")
-        _require_numbers(self, "pyramid_channels", (2, 8), 4096)
-        _require_numbers(self, "estimator_channels", (5, 5), 4096)
-        object.__setattr__(self, "motion_size", tuple(self.motion_size))
+    def faults(self) -> Iterator[tuple[str, str]]:
+        """See `Settings`; and what the frame's size must be for the number of stages."""
+        yield from super().faults()
         stride = 2 ** len(self.pyramid_channels)
-        fits = all(0 < size <= 4096 and size % stride == 0 for size in self.motion_size)
-        check(
-            "motion_size",
-            fits and len(self.motion_size) == 2,
-            f"two multiples of {stride} up to 4096",
-        )
+        if not all(0 < size <= 4096 and size % stride == 0 for size in self.motion_size):
+            yield "motion_size", f"two multiples of {stride} up to 4096"
 
 
 @dataclass(frozen=True, kw_only=True)
-class StoredConfig:
+class SemanticConfig(AppearanceConfig):
+    """The architecture of a network for semantic segmentation (section 4.4): backbone and head."""
+
+    classes: int = 21
+    """Number of classes, the background included; the default is PASCAL VOC's."""
+
+    RULES: ClassVar[Mapping[str, Rule]] = {
+        **AppearanceConfig.RULES,
+        "classes": between(2, MOST),
+    }
+
+    @property
+    def outputs(self) -> int:
+        """The classes."""
+        return self.classes
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredConfig(Settings):
     """What all kinds of config.json share: a version, a kind, a strict way back."""
 
     FORMAT_VERSION: ClassVar[int] = 1
@@ -153,11 +200,10 @@ class StoredConfig:
                 f"config has format_version {version!r}; this release reads "
                 f"{cls.FORMAT_VERSION}. Update amd-seg, or take weights of another revision."
             )
-        rest = {
-            key: value for key, value in values.items() if key not in ("format_version", "kind")
-        }
-        model = _build(cls.MODEL, rest.pop("model", None), "model")
-        return _build(cls, {**rest, "model": model}, "config")
+        rest = {key: v for key, v in values.items() if key not in ("format_version", "kind")}
+        if not isinstance(rest.get("model"), dict):
+            raise ConfigError("model is missing or not a JSON object.")
+        return _build(cls, {**rest, "model": cls.MODEL.from_record(rest["model"])}, "config")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,42 +226,21 @@ class WeightsConfig(StoredConfig):
     sha256: str = ""
     """Digest of model.safetensors, checked when it is read; empty where unknown."""
 
-    def __post_init__(self) -> None:
-        check = partial(require, self)
-        last = self.model.regions - 1
-        check("object_channel", 0 <= self.object_channel <= last, f"0 to {last}")
-        check("input_size", 16 <= self.input_size <= 8192, "16 to 8192")
-        check("threshold", 0 < self.threshold < 1, "between 0 and 1")
+    RULES: ClassVar[Mapping[str, Rule]] = {
+        "input_size": between(16, 8192),
+        "threshold": ("between 0 and 1", lambda level: 0 < level < 1),
+    }
 
-
-@dataclass(frozen=True, kw_only=True)
-class SemanticConfig(AppearanceConfig):
-    """The architecture of a network for semantic segmentation (section 4.4): a backbone and a head.
-
-    Raises:
-        ConfigError: a value is outside what the architecture allows.
-    """
-
-    classes: int = 21
-    """Number of classes, the background included; the default is PASCAL VOC's."""
-
-    @property
-    def outputs(self) -> int:
-        """The classes."""
-        return self.classes
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self, "classes", 2 <= self.classes <= MOST, f"2 to {MOST}")
+    def faults(self) -> Iterator[tuple[str, str]]:
+        """See `Settings`; and the regions that the model has."""
+        yield from super().faults()
+        if not 0 <= self.object_channel < self.model.regions:
+            yield "object_channel", f"0 to {self.model.regions - 1}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class SemanticWeightsConfig(StoredConfig):
-    """What config.json says of fine-tuned weights: the model, what its classes are, its use.
-
-    Raises:
-        ConfigError: a value cannot be used, or the classes are not the model's.
-    """
+    """What config.json says of fine-tuned weights: the model, what its classes are, its use."""
 
     KIND = "semantic"
     MODEL = SemanticConfig
@@ -230,22 +255,27 @@ class SemanticWeightsConfig(StoredConfig):
     where one slides."""
     name: str = ""
     training: dict[str, Any] = field(default_factory=dict)
-    """Data by name, steps, objectives, revision: for people; no code reads it."""
+    """See `WeightsConfig`."""
     sha256: str = ""
-    """Digest of model.safetensors, checked when it is read; empty where unknown."""
+    """See `WeightsConfig`."""
+
+    RULES: ClassVar[Mapping[str, Rule]] = {"input_size": between(16, 8192)}
 
     def __post_init__(self) -> None:
-        count = self.model.classes
-        for name in ("class_names", "class_colours"):
-            texts = getattr(self, name)
-            fits = isinstance(texts, list | tuple) and all(isinstance(text, str) for text in texts)
-            require(self, name, fits and len(texts) == count, f"{count} texts, one for each class")
-            object.__setattr__(self, name, tuple(texts))
-        require(self, "input_size", 16 <= self.input_size <= 8192, "16 to 8192")
+        super().__post_init__()
         try:
             Classes(self.class_names, self.class_colours)
         except InputError as cause:
             raise ConfigError(f"The classes cannot be used: {cause}") from cause
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        """See `Settings`; and the classes that the model has."""
+        yield from super().faults()
+        count = self.model.classes
+        for name in ("class_names", "class_colours"):
+            texts = getattr(self, name)
+            if len(texts) != count or not all(isinstance(text, str) for text in texts):
+                yield name, f"{count} texts, one for each class"
 
     @property
     def classes(self) -> Classes:
@@ -268,10 +298,8 @@ def stored_config(values: Any) -> WeightsConfig | SemanticWeightsConfig:
     return WeightsConfig.from_dict(values)
 
 
-def _build(cls: type[T], values: Any, where: str) -> T:
-    """Make a dataclass from a dict; every unknown key and wrong type in one message."""
-    if not isinstance(values, dict):
-        raise ConfigError(f"{where} is missing or not a JSON object.")
+def _build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
+    """Make a dataclass from JSON; every unknown key and wrong type in one message."""
     fields = {f.name: f for f in dataclasses.fields(cls)}
     unknown = sorted(set(values) - set(fields))
     if unknown:
@@ -287,31 +315,9 @@ def _build(cls: type[T], values: Any, where: str) -> T:
 
 def _fits(value: Any, target: "dataclasses.Field[Any]") -> bool:
     """Tell whether a JSON value has the type of the field's default."""
-    default = (
-        target.default_factory()
-        if target.default_factory is not dataclasses.MISSING
-        else target.default
-    )
+    default = {} if target.default_factory is dict else target.default
     if isinstance(default, tuple):
         return isinstance(value, list | tuple) and all(type(v) is int for v in value)
     if isinstance(default, float):
         return type(value) in (int, float)
-    if default is dataclasses.MISSING:
-        return True
-    return type(value) is type(default)
-
-
-def require(settings: object, name: str, holds: bool, allowed: str) -> None:
-    """Raise a ConfigError that names a field, its value and what is allowed, unless it holds."""
-    if not holds:
-        value = getattr(settings, name)
-        raise ConfigError(f"{name}={value!r} cannot be used: it must be {allowed}.")
-
-
-def _require_numbers(settings: object, name: str, counts: tuple[int, int], high: int) -> None:
-    """Require a tuple of numbers from 1 to `high`, of a length between the two counts."""
-    numbers = tuple(getattr(settings, name))
-    object.__setattr__(settings, name, numbers)
-    fits = counts[0] <= len(numbers) <= counts[1] and all(1 <= n <= high for n in numbers)
-    count = f"{counts[0]}" if counts[0] == counts[1] else f"{counts[0]} to {counts[1]}"
-    require(settings, name, fits, f"{count} numbers from 1 to {high}")
+    return default is dataclasses.MISSING or type(value) is type(default)
