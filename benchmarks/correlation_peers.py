@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from amd_seg.model.correlation_cuda import KERNELS, Module, load
+from amd_seg.model.correlation_cuda import KERNELS, Launch, Module, load
 
 WARP_PER_PIXEL = Path(__file__).with_name("warp_per_pixel.cu")
 REACH = 4
@@ -119,7 +119,7 @@ def _launch(
     kernel: str, grid: tuple[int, int, int], arguments: _Arguments, device: torch.device
 ) -> None:
     stream = torch.cuda.current_stream(device).cuda_stream
-    _module(device.index).launch(kernel, grid, 32, arguments, stream)
+    _module(device.index).launch(Launch(kernel, grid, 32, arguments), stream)
 
 
 @functools.cache

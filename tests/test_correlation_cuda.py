@@ -315,7 +315,7 @@ def test_launches_what_the_plain_path_computes(
     gradients = torch.empty_like(x1), torch.empty_like(x2)
     launches = (volume_launch(x1, x2, volume, 2), gradients_launch(grad, x1, x2, gradients, 2))
     for stream, launch in enumerate(launches, start=2**40):
-        module.launch(launch.kernel, launch.grid, launch.threads, launch.arguments, stream)
+        module.launch(launch, stream)
         assert (driver.last_stream(), driver.last_device()) == (stream, index)
         assert driver.contexts_left() == 0
     torch.testing.assert_close(volume, volume_plain(x1, x2, 2))
@@ -328,7 +328,7 @@ def test_what_the_driver_refuses_is_an_error_that_names_the_call(
 ) -> None:
     module = Module(image, KERNELS, 0)
     with pytest.raises(DeviceError, match=r"cuLaunchKernel failed with CUDA_ERROR_INVALID_VALUE"):
-        module.launch(KERNELS[0], (1, 65536, 1), 160, Arguments(), 0)
+        module.launch(Launch(KERNELS[0], (1, 65536, 1), 160, Arguments()), 0)
     for content, names, index, fault in (
         (b"no machine code", KERNELS, 0, "cuModuleLoadData failed with CUDA_ERROR_INVALID_IMAGE"),
         (image, ("another",), 0, "cuModuleGetFunction failed with CUDA_ERROR_NOT_FOUND"),

@@ -44,38 +44,22 @@ def correlation(x1: Tensor, x2: Tensor, max_displacement: int = 4) -> Tensor:
 
     Source: the cost volume inside the motion pathway of eq. 2, as the released code has it.
     """
-    _require_usable(x1, x2, max_displacement)
+    fault = None
+    if not 1 <= max_displacement <= MAX_DISPLACEMENT:
+        fault = f"Use 1 to {MAX_DISPLACEMENT} for max_displacement, not {max_displacement!r}."
+    elif x1.dim() != 4 or x1.shape != x2.shape or x1.shape[1] == 0:
+        fault = "Give two of one shape (batch, channel, height, width), with at least one channel."
+    elif x1.device != x2.device:
+        fault = "Move them to one device."
+    elif x1.dtype not in DTYPES or x2.dtype not in DTYPES:
+        fault = "Give float16, bfloat16, float32 or float64."
+    elif x1.dtype != x2.dtype and not torch.is_autocast_enabled(x1.device.type):
+        fault = "Convert them to one dtype, or compute under torch.autocast."
+    if fault is not None:
+        given = (f"{tuple(x.shape)} of {x.dtype} on {x.device}" for x in (x1, x2))
+        raise InputError(f"correlation cannot compare {' with '.join(given)}. {fault}")
     volume: Tensor = torch.ops.amd_seg.correlation(x1, x2, max_displacement)
     return volume
-
-
-def _require_usable(x1: Tensor, x2: Tensor, max_displacement: int) -> None:
-    if not 1 <= max_displacement <= MAX_DISPLACEMENT:
-        raise InputError(
-            f"correlation cannot reach max_displacement={max_displacement!r} pixels. "
-            f"Use 1 to {MAX_DISPLACEMENT}."
-        )
-    if x1.dim() != 4 or x1.shape != x2.shape or x1.shape[1] == 0:
-        raise InputError(
-            f"correlation cannot compare x1 of shape {tuple(x1.shape)} with x2 of shape "
-            f"{tuple(x2.shape)}. Give two of one shape (batch, channel, height, width), "
-            "with at least one channel."
-        )
-    if x1.device != x2.device:
-        raise InputError(
-            f"correlation cannot compare x1 on {x1.device} with x2 on {x2.device}. "
-            "Move them to one device."
-        )
-    if x1.dtype not in DTYPES or x2.dtype not in DTYPES:
-        raise InputError(
-            f"correlation cannot compare x1 of {x1.dtype} with x2 of {x2.dtype}. "
-            "Give float16, bfloat16, float32 or float64."
-        )
-    if x1.dtype != x2.dtype and not torch.is_autocast_enabled(x1.device.type):
-        raise InputError(
-            f"correlation cannot compare x1 of {x1.dtype} with x2 of {x2.dtype}. "
-            "Convert them to one dtype, or compute under torch.autocast."
-        )
 
 
 # ---- the plain path: any device, any dtype -------------------------------------------------
@@ -128,12 +112,12 @@ def gradients_plain(
             grad_tiles.flatten(0, 2).baddbmm_(bands[rows].flatten(0, 2), factors.mT)
         if needs_x2:
             grad_bands[rows].flatten(0, 2).baddbmm_(tiles.flatten(0, 2), factors)
-    return (
-        _join(grad_tiles, 0, width).to(x1.dtype) if needs_x1 else x1.new_empty(0),
-        _join(grad_bands[reach:][:height], reach, width).to(x2.dtype)
-        if needs_x2
-        else x2.new_empty(0),
-    )
+    grad_x1, grad_x2 = x1.new_empty(0), x2.new_empty(0)
+    if needs_x1:
+        grad_x1 = _join(grad_tiles, 0, width).to(x1.dtype)
+    if needs_x2:
+        grad_x2 = _join(grad_bands[reach:][:height], reach, width).to(x2.dtype)
+    return grad_x1, grad_x2
 
 
 def _cut(x1: Tensor, x2: Tensor, reach: int, size: int) -> tuple[Tensor, Tensor]:
@@ -211,10 +195,8 @@ def _volume_fake(x1: Tensor, x2: Tensor, max_displacement: int) -> Tensor:
 def _gradients_fake(
     grad: Tensor, x1: Tensor, x2: Tensor, max_displacement: int, needs_x1: bool, needs_x2: bool
 ) -> tuple[Tensor, Tensor]:
-    return (
-        x1.new_empty(x1.shape if needs_x1 else (0,)),
-        x2.new_empty(x2.shape if needs_x2 else (0,)),
-    )
+    first, second = (x1.shape if needs_x1 else (0,)), (x2.shape if needs_x2 else (0,))
+    return x1.new_empty(first), x2.new_empty(second)
 
 
 def _volume_context(ctx: Any, inputs: tuple[Tensor, Tensor, int], output: Tensor) -> None:

@@ -15,9 +15,8 @@ import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,334 +35,15 @@ CACHE_VARIABLE = "AMD_SEG_CACHE"
 # As in correlation.cu.
 _TILE_COLUMNS = 32
 _GROUPS = 8
-_MOST_CHUNKS = 65535
-_MOST_BLOCKS = 2**31 - 1
 _ENOUGH_BLOCKS = 264
 """Two a multiprocessor of the largest devices: with fewer, channels are split among blocks."""
 _DIGEST_BYTES = 32
 
 
-# ---- what is launched ------------------------------------------------------------------------
-
-
-class _Map(ctypes.Structure):
-    _fields_ = (
-        ("data", ctypes.c_void_p),
-        ("batch", ctypes.c_longlong),
-        ("channel", ctypes.c_longlong),
-        ("row", ctypes.c_longlong),
-        ("column", ctypes.c_longlong),
-        ("vectors", ctypes.c_int),
-    )
-
-
-class Arguments(ctypes.Structure):
-    """The one argument of both kernels, laid out as `struct Arguments` of correlation.cu."""
-
-    _fields_ = (
-        ("inputs", _Map * 2),
-        ("grad", _Map),
-        ("volume", ctypes.c_void_p),
-        ("gradients", ctypes.c_void_p * 2),
-        ("channels", ctypes.c_int),
-        ("height", ctypes.c_int),
-        ("width", ctypes.c_int),
-        ("tile_rows", ctypes.c_int),
-        ("tile_columns", ctypes.c_int),
-        ("first", ctypes.c_int),
-        ("chunk", ctypes.c_int),
-    )
-
-
-@dataclass(frozen=True)
-class Launch:
-    """One launch of a kernel: its name, blocks, threads of a block, and argument."""
-
-    kernel: str
-    grid: tuple[int, int, int]
-    threads: int
-    arguments: Arguments
-
-
-def defines(dtype: torch.dtype, max_displacement: int) -> dict[str, int]:
-    """Return what correlation.cu must be compiled with."""
-    return {"ELEMENT": ELEMENTS[dtype], "REACH": max_displacement}
-
-
-def volume_launch(x1: Tensor, x2: Tensor, volume: Tensor, max_displacement: int) -> Launch:
-    """Return the launch that fills `volume`; shapes as in `correlation`, `volume` contiguous."""
-    arguments, blocks = _arguments(x1, x2, max_displacement)
-    arguments.volume = volume.data_ptr()
-    return Launch(KERNELS[0], (blocks, 1, 1), _threads(max_displacement), arguments)
-
-
-def gradients_launch(
-    grad: Tensor, x1: Tensor, x2: Tensor, gradients: Sequence[Tensor | None], max_displacement: int
-) -> Launch:
-    """Return the launch that fills one or both of `gradients`, contiguous, of x1 and x2."""
-    arguments, blocks = _arguments(x1, x2, max_displacement)
-    arguments.grad = _map(grad)
-    wanted = [i for i, gradient in enumerate(gradients) if gradient is not None]
-    for i, gradient in enumerate(gradients):
-        arguments.gradients[i] = None if gradient is None else gradient.data_ptr()
-    arguments.first = wanted[0]
-    stage = 4 if max_displacement <= 4 else 2
-    stages = -(-x1.shape[1] // stage)
-    chunks = min(stages, _MOST_CHUNKS, max(1, _ENOUGH_BLOCKS // (blocks * len(wanted))))
-    arguments.chunk = stage * -(-stages // chunks)
-    grid = (blocks, len(wanted), -(-x1.shape[1] // arguments.chunk))
-    return Launch(KERNELS[1], grid, _threads(max_displacement), arguments)
-
-
-def _arguments(x1: Tensor, x2: Tensor, max_displacement: int) -> tuple[Arguments, int]:
-    batch, channels, height, width = x1.shape
-    rows = -(-height // _tile_height(max_displacement))
-    columns = -(-width // _TILE_COLUMNS)
-    arguments = Arguments(
-        inputs=(_map(x1), _map(x2)),
-        channels=channels,
-        height=height,
-        width=width,
-        tile_rows=rows,
-        tile_columns=columns,
-    )
-    return arguments, batch * rows * columns
-
-
-def _map(x: Tensor) -> _Map:
-    """Describe a map of any strides; whole 16-byte fetches where none crosses the frame's edge."""
-    step = 16 // x.element_size()
-    batch, channel, row, column = x.stride()
-    aligned = x.data_ptr() % 16 == 0 and not any(s % step for s in (batch, channel, row))
-    vectors = column == 1 and aligned and x.shape[3] % step == 0
-    return _Map(x.data_ptr(), batch, channel, row, column, vectors)
-
-
-def _tile_height(max_displacement: int) -> int:
-    return 4 if max_displacement <= 4 else 2
-
-
-def _threads(max_displacement: int) -> int:
-    return _tile_height(max_displacement) * (2 * max_displacement + 1) * _GROUPS
-
-
-# ---- compiling, keeping, loading ---------------------------------------------------------------
-
-
-class Module:
-    """Kernels that are loaded on one CUDA device."""
-
-    def __init__(self, image: bytes, names: Sequence[str], index: int) -> None:
-        driver, _ = _bindings()
-        self._context = _primary_context(index)
-        with _current(self._context):
-            module = _call(driver.cuModuleLoadData, image)
-            # The driver unloads a module with its context, so this keeps only the functions.
-            self._functions = {
-                name: _call(driver.cuModuleGetFunction, module, name.encode()) for name in names
-            }
-
-    def launch(
-        self,
-        name: str,
-        grid: tuple[int, int, int],
-        threads: int,
-        arguments: ctypes.Structure,
-        stream: int,
-    ) -> None:
-        """Start a kernel that takes one structure, on a stream of the module's device.
-
-        Raises:
-            DeviceError: the driver refused the launch.
-        """
-        driver, _ = _bindings()
-        # The driver reads the structure before this returns: it need not outlive the call.
-        pointers = (ctypes.c_void_p * 1)(ctypes.addressof(arguments))
-        block, shared_bytes, extra = (threads, 1, 1), 0, 0
-        rest = (shared_bytes, stream, ctypes.addressof(pointers), extra)
-        with _current(self._context):
-            _call(driver.cuLaunchKernel, self._functions[name], *grid, *block, *rest)
-
-
-def load(source: Path, defines: Mapping[str, int], names: Sequence[str], index: int) -> Module:
-    """Return the kernels `names` of `source`, compiled for CUDA device `index` or read from disk.
-
-    Raises:
-        DeviceError: there is no NVRTC, it cannot compile for this device, or it cannot be loaded.
-    """
-    driver, _ = _bindings()
-    _call(driver.cuInit, 0)
-    device, kinds = _call(driver.cuDeviceGet, index), driver.CUdevice_attribute
-    major, minor = (
-        _call(driver.cuDeviceGetAttribute, kind, device)
-        for kind in (
-            kinds.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR,
-            kinds.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
-        )
-    )
-    capability = major, minor
-    kept = kept_file(source, defines, capability)
-    with contextlib.suppress(OSError, DeviceError):  # absent, damaged, or refused by the driver
-        return Module(read_kept(kept), names, index)
-    image, _ = compile_source(source, defines, capability)
-    keep(kept, image)
-    return Module(image, names, index)
-
-
-def compile_source(
-    source: Path, defines: Mapping[str, int], capability: tuple[int, int]
-) -> tuple[bytes, str]:
-    """Compile `source` for a compute capability, as (9, 0), with NVRTC; no device is needed.
-
-    Returns:
-        The image (machine code, or PTX where the device is newer than NVRTC) and the log, which
-        names registers and spills.
-
-    Raises:
-        DeviceError: there is no NVRTC, or it does not compile.
-    """
-    _, nvrtc = _bindings()
-    target, is_native = _target(capability)
-    options = [f"--gpu-architecture={target}", "--std=c++17", "--ptxas-options=-v"]
-    options += [f"-D{name}={value}" for name, value in defines.items()]
-    program = _call(nvrtc.nvrtcCreateProgram, source.read_bytes(), source.name.encode(), 0, [], [])
-    try:
-        (status,) = nvrtc.nvrtcCompileProgram(
-            program, len(options), [option.encode() for option in options]
-        )
-        log = _filled(nvrtc.nvrtcGetProgramLogSize, nvrtc.nvrtcGetProgramLog, program)
-        text = log.decode(errors="replace").rstrip("\0")
-        if int(status) != 0:
-            raise DeviceError(
-                f"NVRTC cannot compile {source.name} for {target} ({status.name}). Please report "
-                f"it, with what `amd-seg env` prints: {text}"
-            )
-        kind = "CUBIN" if is_native else "PTX"
-        size_of, fill = getattr(nvrtc, f"nvrtcGet{kind}Size"), getattr(nvrtc, f"nvrtcGet{kind}")
-        image = _filled(size_of, fill, program)
-    finally:
-        _call(nvrtc.nvrtcDestroyProgram, program)
-    return image, text
-
-
-def _target(capability: tuple[int, int]) -> tuple[str, bool]:
-    """Return the architecture to compile for, and whether it is the device's own."""
-    _, nvrtc = _bindings()
-    known = list(_call(nvrtc.nvrtcGetSupportedArchs))
-    wanted = 10 * capability[0] + capability[1]
-    older = [architecture for architecture in known if architecture <= wanted]
-    if not older:
-        raise DeviceError(
-            f"NVRTC compiles for compute capability {min(known) / 10} and newer, this device has "
-            f"{wanted / 10}. Install a torch of an older CUDA, which brings an older NVRTC."
-        )
-    native = wanted in older
-    return (f"sm_{wanted}" if native else f"compute_{max(older)}"), native
-
-
-@functools.cache
-def _bindings() -> tuple[Any, Any]:
-    """Return the modules of the driver and of NVRTC."""
-    try:
-        driver = importlib.import_module("cuda.bindings.driver")
-        return driver, importlib.import_module("cuda.bindings.nvrtc")
-    except ImportError as cause:
-        raise DeviceError(
-            f"cuda.bindings cannot be used ({cause}). Install a CUDA build of torch 2.10 or "
-            "newer, or `pip install cuda-bindings` in the major version of torch's CUDA."
-        ) from cause
-
-
-def _call(function: Callable[..., Sequence[Any]], *arguments: Any) -> Any:
-    """Return what a call gave besides its status; one value alone, several as a tuple."""
-    try:
-        status, *values = function(*arguments)
-    except RuntimeError as cause:  # so cuda.bindings says that a library or a function is missing
-        raise DeviceError(
-            f"{function.__name__} cannot be called ({' '.join(str(cause).split())}). Install the "
-            "NVIDIA driver, and `pip install nvidia-cuda-nvrtc` in the major version of torch's "
-            "CUDA."
-        ) from cause
-    if int(status) != 0:
-        raise DeviceError(
-            f"{function.__name__} failed with {status.name}. Unless an earlier error on the "
-            "device shows here (CUDA_LAUNCH_BLOCKING=1 tells), update the NVIDIA driver, or give "
-            "a device that it supports."
-        )
-    return values[0] if len(values) == 1 else tuple(values)
-
-
-def _filled(size_of: Any, fill: Any, program: Any) -> bytes:
-    """Return what `fill` writes into a buffer as large as `size_of` says."""
-    buffer = bytes(_call(size_of, program))
-    _call(fill, program, buffer)
-    return buffer
-
-
-@functools.cache
-def _primary_context(index: int) -> Any:
-    """Return the context that torch, too, uses on a device; it is kept to the process's end."""
-    driver, _ = _bindings()
-    _call(driver.cuInit, 0)
-    return _call(driver.cuDevicePrimaryCtxRetain, _call(driver.cuDeviceGet, index))
-
-
-@contextlib.contextmanager
-def _current(context: Any) -> Iterator[None]:
-    """Make a context this thread's, whichever was: torch's own device may be another, or none."""
-    driver, _ = _bindings()
-    _call(driver.cuCtxPushCurrent, context)
-    try:
-        yield
-    finally:
-        _call(driver.cuCtxPopCurrent)
-
-
-def kept_file(source: Path, defines: Mapping[str, int], capability: tuple[int, int]) -> Path | None:
-    """Return where an image is kept, by all that its content depends on; None without a home."""
-    _, nvrtc = _bindings()
-    folder = os.environ.get(CACHE_VARIABLE)
-    if not folder:
-        try:
-            base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        except RuntimeError:  # The user has no home folder.
-            return None
-        folder = os.path.join(base, "amd_seg", "kernels")
-    parts = (source.read_text(), sorted(defines.items()), capability, _call(nvrtc.nvrtcVersion))
-    return Path(folder, hashlib.sha256(repr(parts).encode()).hexdigest() + ".kernels")
-
-
-def read_kept(file: Path | None) -> bytes:
-    """Return what `keep` wrote.
-
-    Raises:
-        OSError: there is no such file, or it was damaged since: the driver would trust it.
-    """
-    if file is None:
-        raise FileNotFoundError
-    content = file.read_bytes()
-    digest, image = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
-    if hashlib.sha256(image).digest() != digest:
-        raise OSError(f"{file} is damaged")
-    return image
-
-
-def keep(file: Path | None, image: bytes) -> None:
-    """Write the file whole or not at all; a cache that cannot be written only costs time."""
-    if file is None:
-        return
-    with contextlib.suppress(OSError):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=file.parent) as beside:
-            whole = Path(beside, file.name)
-            whole.write_bytes(hashlib.sha256(image).digest() + image)
-            os.replace(whole, file)
-
-
 # ---- which path ------------------------------------------------------------------------------
 
 
-def kernels_for(x: Tensor, max_displacement: int) -> Module | None:
+def kernels_for(x: Tensor, max_displacement: int) -> "Module | None":
     """Return the compiled kernels for `x`, or None where the plain path is to be taken.
 
     The environment variable AMD_SEG_CORRELATION chooses: "plain" takes the plain path, "cuda"
@@ -405,7 +85,7 @@ def path_in_words(device: torch.device) -> str:
 
 
 @functools.cache
-def _build(index: int, dtype: torch.dtype, max_displacement: int) -> Module | str:
+def _build(index: int, dtype: torch.dtype, max_displacement: int) -> "Module | str":
     """Compile and load the kernels once; where that fails, warn once and remember why."""
     # Loading would spoil the graph, and its failure would be remembered: so this is raised.
     if torch.version.cuda is not None and torch.cuda.is_current_stream_capturing():
@@ -422,32 +102,301 @@ def _build(index: int, dtype: torch.dtype, max_displacement: int) -> Module | st
         return str(failure)
 
 
-def volume_cuda(module: Module, x1: Tensor, x2: Tensor, reach: int) -> Tensor:
+# ---- what is launched ------------------------------------------------------------------------
+
+
+def volume_cuda(module: "Module", x1: Tensor, x2: Tensor, reach: int) -> Tensor:
     """Return the cost volume; arguments as in `correlation`."""
     batch, _, height, width = x1.shape
     volume = x1.new_empty(batch, (2 * reach + 1) ** 2, height, width)
     if volume.numel():
-        _run(module, volume_launch(x1, x2, volume, reach), x1.device)
+        module.launch(volume_launch(x1, x2, volume, reach), _stream(x1))
     return volume
 
 
 def gradients_cuda(
-    module: Module, grad: Tensor, x1: Tensor, x2: Tensor, reach: int, needs_x1: bool, needs_x2: bool
+    module: "Module",
+    grad: Tensor,
+    x1: Tensor,
+    x2: Tensor,
+    reach: int,
+    needs_x1: bool,
+    needs_x2: bool,
 ) -> tuple[Tensor, Tensor]:
     """Return the gradients of `x1` and `x2`, an empty tensor where one is not needed."""
     first = x1.new_empty(x1.shape if needs_x1 else (0,))
     second = x2.new_empty(x2.shape if needs_x2 else (0,))
     if x1.numel() and (needs_x1 or needs_x2):
         wanted = (first if needs_x1 else None, second if needs_x2 else None)
-        _run(module, gradients_launch(grad, x1, x2, wanted, reach), x1.device)
+        module.launch(gradients_launch(grad, x1, x2, wanted, reach), _stream(x1))
     return first, second
 
 
-def _run(module: Module, launch: Launch, device: torch.device) -> None:
-    if launch.grid[0] > _MOST_BLOCKS:
-        raise DeviceError(
-            f"correlation needs {launch.grid[0]} blocks of the device's {_MOST_BLOCKS}. "
-            "Give a smaller batch."
+def _stream(x: Tensor) -> int:
+    stream: int = torch.cuda.current_stream(x.device).cuda_stream
+    return stream
+
+
+class _Map(ctypes.Structure):
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        *((name, ctypes.c_longlong) for name in ("batch", "channel", "row", "column")),
+        ("vectors", ctypes.c_int),
+    )
+
+
+class Arguments(ctypes.Structure):
+    """The one argument of both kernels, laid out as `struct Arguments` of correlation.cu."""
+
+    _fields_ = (
+        ("inputs", _Map * 2),
+        ("grad", _Map),
+        ("volume", ctypes.c_void_p),
+        ("gradients", ctypes.c_void_p * 2),
+        *((name, ctypes.c_int) for name in ("channels", "height", "width")),
+        *((name, ctypes.c_int) for name in ("tile_rows", "tile_columns", "first", "chunk")),
+    )
+
+
+class Launch(NamedTuple):
+    """One launch of a kernel: its name, blocks, threads of a block, and argument."""
+
+    kernel: str
+    grid: tuple[int, int, int]
+    threads: int
+    arguments: ctypes.Structure
+
+
+def defines(dtype: torch.dtype, max_displacement: int) -> dict[str, int]:
+    """Return what correlation.cu must be compiled with."""
+    return {"ELEMENT": ELEMENTS[dtype], "REACH": max_displacement}
+
+
+def volume_launch(x1: Tensor, x2: Tensor, volume: Tensor, max_displacement: int) -> Launch:
+    """Return the launch that fills `volume`; shapes as in `correlation`, `volume` contiguous."""
+    arguments, blocks, threads = _arguments(x1, x2, max_displacement)
+    arguments.volume = volume.data_ptr()
+    return Launch(KERNELS[0], (blocks, 1, 1), threads, arguments)
+
+
+def gradients_launch(
+    grad: Tensor, x1: Tensor, x2: Tensor, gradients: Sequence[Tensor | None], max_displacement: int
+) -> Launch:
+    """Return the launch that fills one or both of `gradients`, contiguous, of x1 and x2."""
+    arguments, blocks, threads = _arguments(x1, x2, max_displacement)
+    arguments.grad = _map(grad)
+    wanted = [i for i, gradient in enumerate(gradients) if gradient is not None]
+    for i, gradient in enumerate(gradients):
+        arguments.gradients[i] = None if gradient is None else gradient.data_ptr()
+    arguments.first = wanted[0]
+    stage = 4 if max_displacement <= 4 else 2
+    stages = -(-x1.shape[1] // stage)
+    chunks = min(stages, max(1, _ENOUGH_BLOCKS // (blocks * len(wanted))))
+    arguments.chunk = stage * -(-stages // chunks)
+    grid = (blocks, len(wanted), -(-x1.shape[1] // arguments.chunk))
+    return Launch(KERNELS[1], grid, threads, arguments)
+
+
+def _arguments(x1: Tensor, x2: Tensor, max_displacement: int) -> tuple[Arguments, int, int]:
+    """Return what both kernels need, the number of tiles, and of threads that share one."""
+    batch, channels, height, width = x1.shape
+    tile_height = 4 if max_displacement <= 4 else 2
+    rows, columns = -(-height // tile_height), -(-width // _TILE_COLUMNS)
+    blocks = batch * rows * columns
+    arguments = Arguments(
+        inputs=(_map(x1), _map(x2)),
+        channels=channels,
+        height=height,
+        width=width,
+        tile_rows=rows,
+        tile_columns=columns,
+    )
+    return arguments, blocks, tile_height * (2 * max_displacement + 1) * _GROUPS
+
+
+def _map(x: Tensor) -> _Map:
+    """Describe a map of any strides; whole 16-byte fetches where none crosses the frame's edge."""
+    step = 16 // x.element_size()
+    batch, channel, row, column = x.stride()
+    aligned = x.data_ptr() % 16 == 0 and not any(s % step for s in (batch, channel, row))
+    vectors = column == 1 and aligned and x.shape[3] % step == 0
+    return _Map(x.data_ptr(), batch, channel, row, column, vectors)
+
+
+# ---- loading, compiling, keeping ---------------------------------------------------------------
+
+
+class Module:
+    """Kernels that are loaded on one CUDA device."""
+
+    def __init__(self, image: bytes, names: Sequence[str], index: int) -> None:
+        driver, _ = _bindings()
+        self._context = _primary_context(index)
+        with _current(self._context):
+            module = _call(driver.cuModuleLoadData, image)
+            # The driver unloads a module with its context, so this keeps only the functions.
+            self._functions = {
+                name: _call(driver.cuModuleGetFunction, module, name.encode()) for name in names
+            }
+
+    def launch(self, launch: Launch, stream: int) -> None:
+        """Start a kernel on a stream of the module's device.
+
+        Raises:
+            DeviceError: the driver refused the launch.
+        """
+        driver, _ = _bindings()
+        # The driver reads the structure before this returns: it need not outlive the call.
+        pointers = (ctypes.c_void_p * 1)(ctypes.addressof(launch.arguments))
+        block, shared_bytes, extra = (launch.threads, 1, 1), 0, 0
+        rest = (shared_bytes, stream, ctypes.addressof(pointers), extra)
+        function = self._functions[launch.kernel]
+        with _current(self._context):
+            _call(driver.cuLaunchKernel, function, *launch.grid, *block, *rest)
+
+
+def load(source: Path, defines: Mapping[str, int], names: Sequence[str], index: int) -> Module:
+    """Return the kernels `names` of `source`, compiled for CUDA device `index` or read from disk.
+
+    A kept file begins with the digest of the rest: the driver would trust what was damaged since.
+    A cache that cannot be written only costs time.
+
+    Raises:
+        DeviceError: there is no NVRTC, it cannot compile for this device, or it cannot be loaded.
+    """
+    driver, nvrtc = _bindings()
+    _call(driver.cuInit, 0)
+    device, kinds = _call(driver.cuDeviceGet, index), driver.CUdevice_attribute
+    major, minor = (
+        _call(driver.cuDeviceGetAttribute, kind, device)
+        for kind in (
+            kinds.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR,
+            kinds.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
         )
-    stream = torch.cuda.current_stream(device).cuda_stream
-    module.launch(launch.kernel, launch.grid, launch.threads, launch.arguments, stream)
+    )
+    capability = major, minor
+    parts = (source.read_text(), sorted(defines.items()), capability, _call(nvrtc.nvrtcVersion))
+    name = hashlib.sha256(repr(parts).encode()).hexdigest() + ".kernels"
+    # RuntimeError: the user has no home folder. DeviceError: the driver refuses what was kept.
+    with contextlib.suppress(OSError, RuntimeError):
+        content = (_cache_folder() / name).read_bytes()
+        digest, image = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
+        if hashlib.sha256(image).digest() == digest:
+            return Module(image, names, index)
+    image, _ = compile_source(source, defines, capability)
+    with contextlib.suppress(OSError, RuntimeError):
+        folder = _cache_folder()
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as beside:
+            whole = Path(beside, name)
+            whole.write_bytes(hashlib.sha256(image).digest() + image)
+            whole.replace(folder / name)
+    return Module(image, names, index)
+
+
+def _cache_folder() -> Path:
+    if folder := os.environ.get(CACHE_VARIABLE):
+        return Path(folder)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "amd_seg", "kernels")
+
+
+def compile_source(
+    source: Path, defines: Mapping[str, int], capability: tuple[int, int]
+) -> tuple[bytes, str]:
+    """Compile `source` for a compute capability, as (9, 0), with NVRTC; no device is needed.
+
+    Returns:
+        The image (machine code, or PTX where the device is newer than NVRTC) and the log, which
+        names registers and spills.
+
+    Raises:
+        DeviceError: there is no NVRTC, or it does not compile.
+    """
+    _, nvrtc = _bindings()
+    known = list(_call(nvrtc.nvrtcGetSupportedArchs))
+    wanted = 10 * capability[0] + capability[1]
+    older = [architecture for architecture in known if architecture <= wanted]
+    if not older:
+        raise DeviceError(
+            f"NVRTC compiles for compute capability {min(known) / 10} and newer, this device has "
+            f"{wanted / 10}. Install a torch of an older CUDA, which brings an older NVRTC."
+        )
+    kind, target = (
+        ("CUBIN", f"sm_{wanted}") if wanted in older else ("PTX", f"compute_{max(older)}")
+    )
+    options = [f"--gpu-architecture={target}", "--std=c++17", "--ptxas-options=-v"]
+    options += [f"-D{name}={value}" for name, value in defines.items()]
+    program = _call(nvrtc.nvrtcCreateProgram, source.read_bytes(), source.name.encode(), 0, [], [])
+
+    def filled(what: str) -> bytes:
+        buffer = bytes(_call(getattr(nvrtc, f"nvrtcGet{what}Size"), program))
+        _call(getattr(nvrtc, f"nvrtcGet{what}"), program, buffer)
+        return buffer
+
+    try:
+        (status,) = nvrtc.nvrtcCompileProgram(
+            program, len(options), [option.encode() for option in options]
+        )
+        log = filled("ProgramLog").decode(errors="replace").rstrip("\0")
+        if int(status) != 0:
+            raise DeviceError(
+                f"NVRTC cannot compile {source.name} for {target} ({status.name}). Please report "
+                f"it, with what `amd-seg env` prints: {log}"
+            )
+        return filled(kind), log
+    finally:
+        _call(nvrtc.nvrtcDestroyProgram, program)
+
+
+# ---- the driver and NVRTC ----------------------------------------------------------------------
+
+
+@functools.cache
+def _bindings() -> tuple[Any, Any]:
+    """Return the modules of the driver and of NVRTC."""
+    try:
+        driver = importlib.import_module("cuda.bindings.driver")
+        return driver, importlib.import_module("cuda.bindings.nvrtc")
+    except ImportError as cause:
+        raise DeviceError(
+            f"cuda.bindings cannot be used ({cause}). Install a CUDA build of torch 2.10 or "
+            "newer, or `pip install cuda-bindings` in the major version of torch's CUDA."
+        ) from cause
+
+
+def _call(function: Callable[..., Sequence[Any]], *arguments: Any) -> Any:
+    """Return what a call gave besides its status; one value alone, several as a tuple."""
+    try:
+        status, *values = function(*arguments)
+    except RuntimeError as cause:  # so cuda.bindings says that a library or a function is missing
+        raise DeviceError(
+            f"{function.__name__} cannot be called ({' '.join(str(cause).split())}). Install the "
+            "NVIDIA driver, and `pip install nvidia-cuda-nvrtc` in the major version of torch's "
+            "CUDA."
+        ) from cause
+    if int(status) != 0:
+        raise DeviceError(
+            f"{function.__name__} failed with {status.name}. Unless an earlier error on the "
+            "device shows here (CUDA_LAUNCH_BLOCKING=1 tells), update the NVIDIA driver, or give "
+            "a device that it supports."
+        )
+    return values[0] if len(values) == 1 else tuple(values)
+
+
+@functools.cache
+def _primary_context(index: int) -> Any:
+    """Return the context that torch, too, uses on a device; it is kept to the process's end."""
+    driver, _ = _bindings()
+    _call(driver.cuInit, 0)
+    return _call(driver.cuDevicePrimaryCtxRetain, _call(driver.cuDeviceGet, index))
+
+
+@contextlib.contextmanager
+def _current(context: Any) -> Iterator[None]:
+    """Make a context this thread's, whichever was: torch's own device may be another, or none."""
+    driver, _ = _bindings()
+    _call(driver.cuCtxPushCurrent, context)
+    try:
+        yield
+    finally:
+        _call(driver.cuCtxPopCurrent)
