@@ -3,15 +3,13 @@
 import ast
 import dataclasses
 import inspect
-import math
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, ClassVar, Literal, get_args, get_origin
+from typing import ClassVar, Literal
 
-from amd_seg.errors import ConfigError
-from amd_seg.model.config import AMDConfig
+from amd_seg.model.config import AMDConfig, Rule, Settings
 
 Objective = Literal["photometric", "dense", "motion-masks"]
 Optimizer = Literal["adam", "adamw", "sgd"]
@@ -22,9 +20,6 @@ REFERENCE_RATE = 24.0
 MOTION_SIZE = 240
 """Short edge, in pixels, at which an adaptation looks for motion (objective motion-masks)."""
 
-# What a setting must be, in words, and whether a value is.
-Rule = tuple[str, Callable[[Any], bool]]
-
 
 def _at_least(low: float) -> Rule:
     return f"{low} or more", lambda value: value >= low
@@ -34,43 +29,6 @@ _ABOVE_ZERO: Rule = ("above 0", lambda value: value > 0)
 _SEED: Rule = (f"0 to {SEEDS - 1}", lambda value: 0 <= value < SEEDS)
 _CROP: Rule = ("two sizes of 16 or more", lambda crop: min(crop) >= 16)
 _SHARES: Rule = ("0 < low <= high <= 1", lambda scale: 0 < scale[0] <= scale[1] <= 1)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """Settings that are checked when they are made.
-
-    A `Literal` allows its words, a float any finite number, and `RULES` says what else.
-
-    Raises:
-        ConfigError: with the names of all that are wrong.
-    """
-
-    RULES: ClassVar[Mapping[str, Rule]] = {}
-
-    def __post_init__(self) -> None:
-        for each in dataclasses.fields(self):
-            if get_origin(each.type) is tuple:
-                # Lists in the JSON of a run.
-                object.__setattr__(self, each.name, tuple(getattr(self, each.name)))
-        faults = [f"{name}={getattr(self, name)!r} ({rule})" for name, rule in self.faults()]
-        if faults:
-            raise ConfigError(f"These settings cannot be used: {', '.join(faults)}.")
-
-    def faults(self) -> Iterator[tuple[str, str]]:
-        """Names of the settings that are wrong, each with what it must be."""
-        for each in dataclasses.fields(self):
-            value, allowed = getattr(self, each.name), get_args(each.type)
-            parts = value if isinstance(value, tuple) else (value,)
-            must, is_right = self.RULES.get(each.name, ("", lambda _: True))
-            if isinstance(value, tuple) and len(value) != len(allowed):
-                yield each.name, f"{len(allowed)} numbers"
-            elif any(isinstance(part, float) and not math.isfinite(part) for part in parts):
-                yield each.name, "a finite number"
-            elif get_origin(each.type) is Literal and value not in allowed:
-                yield each.name, f"one of {', '.join(allowed)}"
-            elif not is_right(value):
-                yield each.name, must
 
 
 @cache
