@@ -137,7 +137,7 @@ SIGNATURES = {
 
 OPTIONS = {
     "image": "[INPUT]... --out --output --mask-format --split --report --include --exclude "
-    "--threshold --weights --size --device --precision --batch-size --refine --min-confidence "
+    "--threshold --refine --min-confidence --weights --size --device --precision --batch-size "
     "--max-pixels --list --recursive --shard --overwrite --resume --json --quiet --help",
     "train": "[VIDEOS...] --init --objective --targets --out --preset --device --resume "
     "--precision --steps --minutes --batch-size --accumulate --learning-rate --crop --seed "

@@ -78,10 +78,8 @@ class Outcome:
     "X,Y",
     "A pixel of the object that is meant, in one photo. Give several by repeating it.",
 )
-@options.threshold_option
+@options.mask_options
 @options.network_options("Photos of one size that share a pass.")
-@options.refine_option
-@options.min_confidence_option("a photo")
 @click.option(
     "--max-pixels",
     type=options.COUNT,

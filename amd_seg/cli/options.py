@@ -142,11 +142,21 @@ refine_option = click.option(
     metavar="HOW",
     help=f"How masks find the photo's edges: {', '.join(REFINEMENTS)}.",
 )
-threshold_option = click.option(
-    "--threshold",
-    metavar="T",
-    type=threshold,
-    help="Saliency above which a pixel is in the mask, or otsu. [default: the weights']",
+mask_options = several(
+    click.option(
+        "--threshold",
+        metavar="T",
+        type=threshold,
+        help="Saliency above which a pixel is in the mask, or otsu. [default: the weights']",
+    ),
+    refine_option,
+    click.option(
+        "--min-confidence",
+        type=click.FloatRange(0, 1),
+        default=0.0,
+        metavar="P",
+        help="Give a photo or frame of less confidence an empty mask.",
+    ),
 )
 
 
@@ -154,17 +164,6 @@ def network_options(batch_help: str) -> Callable[[Command], Command]:
     """Add the options that choose a network and how it runs; `batch_help` is of a batch."""
     batch_size = click.option("--batch-size", type=COUNT, metavar="N", default=8, help=batch_help)
     return several(weights_option, size_option, device_options, batch_size)
-
-
-def min_confidence_option(what: str) -> Callable[[Command], Command]:
-    """Add `--min-confidence`; `what` has too little of it, "a photo" or "a frame"."""
-    return click.option(
-        "--min-confidence",
-        type=click.FloatRange(0, 1),
-        default=0.0,
-        metavar="P",
-        help=f"Give {what} of less confidence an empty mask.",
-    )
 
 
 def click_options(

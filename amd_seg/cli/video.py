@@ -97,9 +97,7 @@ def adaptation_config(settings: dict[str, Any]) -> AdaptationConfig:
     metavar="HTML",
     help="Write a page about what was learned: loss, frames before and after, times.",
 )
-@options.threshold_option
-@options.refine_option
-@options.min_confidence_option("a frame")
+@options.mask_options
 @options.network_options("Frames that share a pass of the network.")
 @click.option("--overwrite", is_flag=True, help="Replace an output that exists.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
@@ -254,11 +252,9 @@ def _adapt(
 
 
 def _facts(report: "AdaptationReport") -> dict[str, Any]:
-    numbers = {name: getattr(report, name) for name in ("loss_before", "loss_after", "margin")}
-    numbers["evidence"] = report.evidence
-    facts = {name: None if n is None else round(n, 4) for name, n in numbers.items()}
-    names = ("objective", "steps", "held_out", "is_adapted", "reason", "channel")
-    facts |= {name: getattr(report, name) for name in names}
+    names = ("loss_before", "loss_after", "margin", "evidence", "objective", "steps", "held_out")
+    facts = {name: getattr(report, name) for name in (*names, "is_adapted", "reason", "channel")}
+    facts = {name: round(v, 4) if isinstance(v, float) else v for name, v in facts.items()}
     return facts | {"seconds": round(sum(report.seconds.values()), 1)}
 
 
