@@ -31,7 +31,6 @@ _EPSILON = float(np.spacing(1))
 
 def mean_absolute_error(saliency: Saliency, truth: Mask) -> float:
     """Return the mean over pixels of |saliency - truth|, 0..1; 0 is best."""
-    _require_same_size(saliency, truth)
     return float(np.abs(saliency - truth).mean(dtype=np.float64))
 
 
@@ -48,7 +47,6 @@ def counts_at_levels(
     saliency: Saliency, truth: Mask
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return, at every threshold k / 255, how many pixels are hits and how many are predicted."""
-    _require_same_size(saliency, truth)
     # A value k / 255 comes back as k exactly, in float32 and in float64.
     levels = np.floor(np.clip(saliency, 0, 1) * 255).astype(np.uint8)
     on_object = np.bincount(levels[truth], minlength=LEVELS)
@@ -66,26 +64,23 @@ def f_beta(precision: Any, recall: Any, beta_squared: float = 0.3) -> Any:
     return np.divide(product, weighted, out=np.zeros_like(weighted), where=weighted > 0)
 
 
-def adaptive_threshold(saliency: Saliency) -> float:
-    """Return twice the mean of a saliency map, at most 1.
+def adaptive_counts(saliency: Saliency, truth: Mask) -> tuple[int, int]:
+    """Return how many pixels are hits, and predicted, at twice the mean of a map, at most 1.
 
     Source: Achanta et al., Frequency-tuned salient region detection, CVPR 2009.
     """
-    return min(2 * float(saliency.mean(dtype=np.float64)), 1.0)
+    predicted = saliency >= min(2 * float(saliency.mean(dtype=np.float64)), 1.0)
+    return int(np.count_nonzero(predicted & truth)), int(np.count_nonzero(predicted))
 
 
 def adaptive_f(saliency: Saliency, truth: Mask) -> float:
-    """Return F-beta of the pixels at or above the adaptive threshold of this map."""
-    _require_same_size(saliency, truth)
-    predicted = saliency >= adaptive_threshold(saliency)
-    hits = int(np.count_nonzero(predicted & truth))
-    precision = hits / max(int(np.count_nonzero(predicted)), 1)
-    return float(f_beta(precision, hits / max(int(np.count_nonzero(truth)), 1)))
+    """Return F-beta at twice the mean saliency."""
+    hits, predicted = adaptive_counts(saliency, truth)
+    return float(f_beta(hits / max(predicted, 1), hits / max(int(np.count_nonzero(truth)), 1)))
 
 
 def pixel_accuracy(mask: Mask, truth: Mask) -> float:
     """Return the share of the pixels whose label is right, object and background alike."""
-    _require_same_size(mask, truth)
     return float(np.mean(mask == truth))
 
 
@@ -146,8 +141,7 @@ def e_measure_curve(saliency: Saliency, truth: Mask) -> Curve:
 
 def adaptive_e_measure(saliency: Saliency, truth: Mask) -> float:
     """Return the enhanced-alignment measure at twice the mean saliency."""
-    mask = saliency >= adaptive_threshold(saliency)
-    hits, predicted = np.count_nonzero(mask & truth), np.count_nonzero(mask)
+    hits, predicted = adaptive_counts(saliency, truth)
     return float(_alignment(np.array([hits]), np.array([predicted]), truth)[0])
 
 
@@ -239,7 +233,8 @@ def intersection_over_union(mask: Mask, truth: Mask, void: Mask | None = None) -
 
     1 where both are empty, so also where all pixels are void, as the DAVIS toolkit has it.
     """
-    mask, truth = _without_void(mask, truth, void)
+    if void is not None:
+        mask, truth = mask & ~void, truth & ~void
     union = int(np.count_nonzero(mask | truth))
     return int(np.count_nonzero(mask & truth)) / union if union else 1.0
 
@@ -256,7 +251,8 @@ def boundary_f(
 
     Source: Perazzi et al., CVPR 2016, and its toolkit; the outline lies between pixels there.
     """
-    mask, truth = _without_void(mask, truth, void)
+    if void is not None:
+        mask, truth = mask & ~void, truth & ~void
     reach = math.ceil(tolerance * math.hypot(*mask.shape))
     outline, true_outline = boundary(mask), boundary(truth)
     count, true_count = int(outline.sum()), int(true_outline.sum())
@@ -310,11 +306,10 @@ def confusion_matrix(
     Labels are (height, width), 0 to classes - 1.
 
     Raises:
-        InputError: the maps differ in size, or a prediction is no class.
+        InputError: a prediction is no class.
 
     Source: PASCAL VOC 2012 development kit, VOCevalseg.m.
     """
-    _require_same_size(labels, truth)
     counts = truth != void
     pairs = truth[counts].astype(np.int64) * classes + labels[counts]
     if labels[counts].max(initial=0) >= classes:
@@ -355,20 +350,3 @@ def _ratio(part: Curve, whole: Confusion) -> Curve:
     ratio = np.full(len(part), np.nan)
     np.divide(part, whole, out=ratio, where=whole > 0)
     return ratio
-
-
-def _without_void(mask: Mask, truth: Mask, void: Mask | None) -> tuple[Mask, Mask]:
-    """Return both masks with nothing left in the void pixels."""
-    _require_same_size(mask, truth)
-    if void is None:
-        return mask, truth
-    _require_same_size(void, truth)
-    return mask & ~void, truth & ~void
-
-
-def _require_same_size(first: NDArray[Any], second: NDArray[Any]) -> None:
-    if first.shape != second.shape or first.ndim != 2:
-        raise InputError(
-            f"Cannot compare a map of shape {first.shape} with one of shape {second.shape}. "
-            "Give both as (height, width), of one size."
-        )

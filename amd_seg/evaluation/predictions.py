@@ -39,28 +39,25 @@ FAINT = 32
 # The files of ground truths and of predictions.
 
 
-def truth_of(sample: Sample) -> tuple[Mask, Mask | None]:
-    """Read a sample's ground truth, its files joined, and its void pixels, None for none."""
-    read = [read_truth(path, sample.level, sample.is_white_ground) for path in sample.masks]
-    truth = read[0][0]
-    void = None
-    for path, (other, more) in zip(sample.masks, read, strict=True):
-        if other.shape != truth.shape:
+def truth_of(sample: Sample) -> tuple[Mask, Mask]:
+    """Read a sample's ground truth, its files joined, and the pixels that do not count."""
+    truths, voids = zip(
+        *(read_truth(path, sample.level, sample.is_white_ground) for path in sample.masks),
+        strict=True,
+    )
+    for path, truth in zip(sample.masks, truths, strict=True):
+        if truth.shape != truths[0].shape:
             raise InputError(
-                f"{sample.masks[0]} is {shown_size(truth.shape)}, {path} is "
-                f"{shown_size(other.shape)}: the masks of one frame must have one size. Copy them "
+                f"{sample.masks[0]} is {shown_size(truths[0].shape)}, {path} is "
+                f"{shown_size(truth.shape)}: the masks of one frame must have one size. Copy them "
                 "again."
             )
-        truth = truth | other
-        if more is not None:
-            void = more if void is None else void | more
-    return truth, None if void is None else void & ~truth
+    joined = np.logical_or.reduce(truths)
+    return joined, np.logical_or.reduce(voids) & ~joined
 
 
-def read_truth(
-    path: Path, level: int = HALF, is_white_ground: bool = False
-) -> tuple[Mask, Mask | None]:
-    """Read a ground truth: where the object is, and which pixels do not count, None for none.
+def read_truth(path: Path, level: int = HALF, is_white_ground: bool = False) -> tuple[Mask, Mask]:
+    """Read a ground truth: where the object is, and which pixels do not count.
 
     Of labels (an indexed PNG, or values 0 and 1) all but 0 are the object, and 255 in an indexed
     PNG is void. For the rest see `Sample`.
@@ -73,15 +70,15 @@ def read_truth(
     highest = int(values.max())
     if is_indexed or highest == 1:
         void = values == VOID
-        return (values > 0) & ~void, void if void.any() else None
+        return (values > 0) & ~void, void
     if level == HALF and 0 < highest < FAINT:
         # Labels in a grey file would pass for an empty ground truth.
         raise InputError(
             f"Cannot tell what the values of {path} mean: they run from 0 to {highest}. Save "
             "grey from 0 to 255, 0 and 1, or an indexed PNG."
         )
-    truth: Mask = values >= level
-    return (truth & (values < 253) if is_white_ground else truth), None
+    highest = 252 if is_white_ground else 255
+    return (values >= level) & (values <= highest), np.zeros_like(values, np.bool_)
 
 
 def read_grey(path: Path, *, may_be_coloured: bool = False) -> tuple[Bytes, bool]:
@@ -186,10 +183,8 @@ def centre_prior(height: int, width: int) -> NDArray[np.float32]:
 def from_folder(dataset: Dataset, folder: Path) -> list[Map]:
     """Return the predictions in a folder, to be read when they are scored.
 
-    A sample's file is its name with any image's ending; `photo.saliency.png` and
-    `photo.mask.png`, as `amd-seg image` writes them, count as `photo`. Grey files are masks of 0
-    and 1 where no value of any of them is higher, and run from 0 to 255 otherwise: all are read
-    alike, so that a map that is faint everywhere does not pass for a mask.
+    Grey files are masks of 0 and 1 where no value of any of them is higher, and run from 0 to 255
+    otherwise: all are read alike, so that a map that is faint everywhere passes for no mask.
 
     Raises:
         InputError: there is no such folder, two files are for one picture, samples have no file
@@ -211,8 +206,7 @@ def from_folder(dataset: Dataset, folder: Path) -> list[Map]:
 def prediction_files(folder: Path) -> dict[str, Path]:
     """Return the images at and below a folder by the name of the sample that they are for.
 
-    Raises:
-        InputError: there is no such folder, or two files are for one picture.
+    `photo.saliency.png` and `photo.mask.png`, as `amd-seg image` writes them, count as `photo`.
     """
     if not folder.is_dir():
         raise InputError(f"Cannot read predictions from {folder}: no such folder. Check the name.")
