@@ -153,37 +153,35 @@ def test_sound_of_an_unknown_codec_is_left_out_and_told(run: Run, folder: Path) 
         assert [stream.type for stream in container.streams] == ["video"]
 
 
-def test_an_animation_without_a_frame_that_can_be_read_is_no_wrong_choice_of_times(
-    run: Run, folder: Path
-) -> None:
-    first, *others = (Image.fromarray(frame) for frame in moving_square(3))
-    first.save("cut.gif", save_all=True, append_images=others)
-    data = bytearray((folder / "cut.gif").read_bytes())
-    start = data.index(b"\x2c")
-    data[start + 11 : start + 40] = bytes(29)
-    (folder / "cut.gif").write_bytes(data)
-    result = run("cut.gif")
-    assert result.exit_code == 1
-    assert "It is damaged or cut short" in result.stderr
-
-
-def test_what_is_no_video_is_told_in_one_line(run: Run, folder: Path) -> None:
-    (folder / "empty.mp4").touch()
-    (folder / "notes.txt").write_text("no video at all\n" * 50)
-    before = names(folder)
-    for name, message in (
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
         ("empty.mp4", "the file is empty"),
         ("notes.txt", "(Invalid argument). Give a video file or a folder of frames."),
         ("missing.mp4", "no such file"),
-    ):
-        result = run(name, "-o", "out.mp4")
-        assert (result.exit_code, result.stdout) == (1, "")
-        (line,) = result.stderr.splitlines()
-        assert line.startswith(f"Error: Cannot read {name}: ")
-        assert message in line
-        facts = json.loads(run(name, "-o", "out.mp4", "--json").stdout)
-        assert (facts["input"], facts["status"]) == (name, "failed")
-        assert message in facts["error"]
+        ("cut.gif", "It is damaged or cut short"),
+    ],
+)
+def test_what_is_no_video_is_told_in_one_line(
+    run: Run, folder: Path, name: str, message: str
+) -> None:
+    (folder / "empty.mp4").touch()
+    (folder / "notes.txt").write_text("no video at all\n" * 50)
+    first, *others = (Image.fromarray(frame) for frame in moving_square(3))
+    first.save("cut.gif", save_all=True, append_images=others)
+    data = bytearray((folder / "cut.gif").read_bytes())
+    place = data.index(b"\x2c")
+    data[place + 11 : place + 40] = bytes(29)
+    (folder / "cut.gif").write_bytes(data)
+    before = names(folder)
+    result = run(name, "-o", "out.mp4", "--json")
+    assert result.exit_code == 1
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"Error: Cannot read {name}: ")
+    facts = json.loads(result.stdout)
+    assert (facts["input"], facts["status"]) == (name, "failed")
+    assert message in line
+    assert message in facts["error"]
     assert names(folder) == before
 
 

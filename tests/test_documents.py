@@ -13,21 +13,9 @@ from amd_seg.model.config import AMDConfig
 from amd_seg.training.config import FinetuneConfig, TrainingConfig
 
 ROOT = Path(__file__).parents[1]
-SCRIPTS = [
-    path
-    for folder in ("examples", "benchmarks", "recipes")
-    for path in ROOT.glob(f"{folder}/**/*.py")
-]
+FOLDERS = ("docs", "notes", "recipes", "weights")
 DOCUMENTS = sorted(
-    [
-        *ROOT.glob("*.md"),
-        *(
-            path
-            for folder in ("docs", "notes", "recipes")
-            for path in ROOT.glob(f"{folder}/**/*.md")
-        ),
-        *ROOT.glob("weights/**/*.md"),
-    ]
+    [*ROOT.glob("*.md"), *(path for name in FOLDERS for path in ROOT.glob(f"{name}/**/*.md"))]
 )
 # The lab book and the changelog name options of their time.
 MANUALS = [path for path in DOCUMENTS if path.name not in ("experiments.md", "CHANGELOG.md")]
@@ -113,7 +101,9 @@ def test_options_exist(path: Path) -> None:
         command = " ".join(words[:3]) if " ".join(words[:3]) in OPTIONS else " ".join(words[:2])
         for option in re.findall(r"(?<!\S)\[?(--?[a-z][a-z-]*)", rest):
             assert option in OPTIONS[command], f"{command} {option}"
-    scripts = "".join(path.read_text(encoding="utf-8") for path in SCRIPTS)
+    folders = ("examples", "benchmarks", "recipes")
+    paths = (script for folder in folders for script in ROOT.glob(f"{folder}/**/*.py"))
+    scripts = "".join(script.read_text(encoding="utf-8") for script in paths)
     for option in re.findall(r"`(--[a-z][a-z-]*)", text):
         assert option in set().union(*OPTIONS.values()) or f'"{option}"' in scripts, option
 
