@@ -1,7 +1,7 @@
-"""Masks for the tools that people label with: COCO files, and what was corrected back from them.
+"""Masks for the tools that people label with: COCO, YOLO and Label Studio files; COCO files back.
 
 Runs of pixels are pycocotools', outlines are OpenCV's. An outline runs along the edges of pixels,
-so that its coordinates are 0 and width at the borders of the photo, as the format has it.
+so that its coordinates are 0 and width at the borders of the photo, as all three formats have it.
 """
 
 import json
@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
+from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,6 +79,44 @@ def encode_runs(mask: Mask) -> dict[str, Any]:
     return {"size": list(encoded["size"]), "counts": encoded["counts"].decode()}
 
 
+def yolo_lines(things: Iterable[Thing], *, split: bool = False) -> str:
+    """Return the text of a YOLO segmentation file: class from 0, then x and y as shares.
+
+    A line holds one ring: parts of one thing are joined by a line without width.
+    """
+    lines = []
+    for thing in _parts(things, split):
+        if rings := outlines(thing.mask):
+            shares = _joined(rings) / thing.mask.shape[::-1]
+            numbers = " ".join(f"{value:.6g}" for value in shares.ravel().tolist())
+            lines.append(f"{thing.category - 1} {numbers}\n")
+    return "".join(lines)
+
+
+def labelstudio_result(things: Iterable[Thing], names: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the regions of a Label Studio prediction: a polygon for each part, in percent."""
+    rings = [
+        (category, mask.shape, ring) for category, mask, _ in things for ring in outlines(mask)
+    ]
+    return [
+        {
+            "id": f"{category}-{number}",
+            "type": "polygonlabels",
+            "from_name": "label",
+            "to_name": "image",
+            "original_width": width,
+            "original_height": height,
+            "image_rotation": 0,
+            "value": {
+                "points": (100 * ring / (width, height)).round(3).tolist(),
+                "closed": True,
+                "polygonlabels": [names[category - 1]],
+            },
+        }
+        for number, (category, (height, width), ring) in enumerate(rings)
+    ]
+
+
 def outlines(mask: Mask) -> list[Ring]:
     """Return a ring (point, 2), x first, in pixels, for each connected part of a mask.
 
@@ -135,6 +174,7 @@ class AnnotationFile:
     def __init__(
         self,
         path: Path,
+        layout: str,
         *,
         info: dict[str, Any],
         categories: Sequence[str] = ("object",),
@@ -145,6 +185,7 @@ class AnnotationFile:
 
         Args:
             path: the JSON file.
+            layout: "coco" or "labelstudio".
             info: who made it: "version", "weights" and what else the masks depend on.
             categories: names; the first is category 1.
 
@@ -152,7 +193,7 @@ class AnnotationFile:
             InputError: it is there, and neither is asked for or it was made by other settings.
             MediaError: it cannot be written.
         """
-        self.info, self.categories = info, list(categories)
+        self.layout, self.info, self.categories = layout, info, list(categories)
         settings = {**info, "categories": self.categories}
         kept = begun(path, self._read_finished, resume=resume, overwrite=overwrite)
         self._file = PartFile(path, settings, kept)
@@ -164,16 +205,17 @@ class AnnotationFile:
     def add(self, name: str, width: int, height: int, found: Sequence[dict[str, Any]]) -> None:
         """Add a photo by its path below the folder of photos, and its size, upright.
 
-        `found` is what `coco_annotations` gave.
+        `found` is what `coco_annotations` or `labelstudio_result` gave.
         """
         self._file.add({"file_name": name, "width": width, "height": height, "found": found})
 
     def finish(self) -> None:
         """Write the file."""
-        write_atomically(self._file.path, self._write)
+        write = self._write_coco if self.layout == "coco" else self._write_tasks
+        write_atomically(self._file.path, write)
         self._file.close(remove=True)
 
-    def _write(self, stream: BinaryIO) -> None:
+    def _write_coco(self, stream: BinaryIO) -> None:
         categories = [{"id": k, "name": name} for k, name in enumerate(self.categories, 1)]
         head = f'"info": {json.dumps(self.info)},\n"licenses": [],\n'
         stream.write(f'{{{head}"categories": {json.dumps(categories)},\n"images": ['.encode())
@@ -188,10 +230,29 @@ class AnnotationFile:
         _write_rows(stream, ({"id": number, **row} for number, row in enumerate(found, 1)))
         stream.write(b"\n]}\n")
 
+    def _write_tasks(self, stream: BinaryIO) -> None:
+        version = f"{self.info['weights']}, {self.info['version']}"
+
+        def task(record: dict[str, Any]) -> dict[str, Any]:
+            name = quote(record["file_name"], errors="surrogateescape")
+            return {
+                "data": {"image": f"/data/local-files/?d={name}"},
+                "meta": {key: record[key] for key in _IMAGE},
+                "predictions": [{"model_version": version, "result": record["found"]}],
+            }
+
+        stream.write(b"[")
+        _write_rows(stream, map(task, self._file.records()))
+        stream.write(b"\n]\n")
+
     def _read_finished(self, path: Path) -> Iterator[dict[str, Any]]:
         """Yield what the finished file holds, also where a tool has rewritten it since."""
         content = _read_json(path)
         try:
+            if self.layout == "labelstudio":
+                for task in content:
+                    yield {**task["meta"], "found": task["predictions"][0]["result"]}
+                return
             info = content.get("info", {})
             names = [category["name"] for category in content["categories"]]
             yield {"settings": {**(info if "weights" in info else self.info), "categories": names}}
@@ -204,7 +265,7 @@ class AnnotationFile:
                 yield {**size, "found": by_image.get(image["id"], [])}
         except (KeyError, TypeError, IndexError, AttributeError) as cause:
             raise InputError(
-                f"Cannot go on with {path}: it is no COCO file. Give another name."
+                f"Cannot go on with {path}: it is no {self.layout} file. Give another name."
             ) from cause
 
 

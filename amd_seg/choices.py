@@ -6,8 +6,8 @@ OUTPUTS = ("mask", "saliency", "cutout", "overlay", "regions")
 SEMANTIC_OUTPUTS = ("labels", "overlay")
 """What can be drawn of a photo's classes."""
 
-ANNOTATIONS = ("coco",)
-"""Files for labelling tools, one for all photos."""
+ANNOTATIONS = ("coco", "yolo", "labelstudio")
+"""Files for labelling tools: one for all photos, but YOLO has one for each."""
 
 MASK_FORMATS = ("rle", "polygon")
 """How a COCO file holds masks: exact runs of pixels, or outlines that can be edited."""

@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def write_truth(dataset: Dataset, path: Path) -> Path:
-    file = AnnotationFile(path, info={"weights": "truth"}, overwrite=True)
+    file = AnnotationFile(path, "coco", info={"weights": "truth"}, overwrite=True)
     for sample in dataset.samples:
         assert sample.image is not None
         mask = truth_of(sample)[0]
@@ -113,7 +113,7 @@ def many(source: Path, target: Path, photos: int) -> str:
         {key: a[key] for key in a if key not in ("id", "image_id")} for a in content["annotations"]
     ]
     before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, perf_counter()
-    file = AnnotationFile(target, info=content["info"])
+    file = AnnotationFile(target, "coco", info=content["info"])
     for number in range(photos):
         file.add(f"{number:06}.jpg", 400, 300, [marks[number % len(marks)]])
     file.finish()

@@ -1,4 +1,4 @@
-"""COCO files, held to what the tools that read them draw."""
+"""COCO, YOLO and Label Studio files, held to what the tools that read them draw."""
 
 import json
 from pathlib import Path
@@ -21,8 +21,10 @@ from amd_seg.annotations import (
     coco_annotations,
     decode_runs,
     encode_runs,
+    labelstudio_result,
     outlines,
     write_label_maps,
+    yolo_lines,
 )
 from amd_seg.errors import InputError
 
@@ -47,6 +49,10 @@ def iou(first: np.ndarray, second: np.ndarray) -> float:
     return float((first & second).sum() / (first | second).sum())
 
 
+def filled(rings: list[np.ndarray]) -> np.ndarray:
+    return runs.decode(runs.merge(runs.frPyObjects([r.ravel().tolist() for r in rings], *SIZE))) > 0
+
+
 @settings(deadline=None, max_examples=50)
 @given(masks)
 def test_runs_give_the_mask_back(mask: np.ndarray) -> None:
@@ -68,20 +74,41 @@ def test_any_mask_has_outlines_on_the_edges_of_pixels(mask: np.ndarray) -> None:
         assert ((ring >= 0) & (ring <= (width, height))).all()
 
 
-def test_an_outline_runs_around_the_pixels_and_their_holes() -> None:
+def test_an_outline_runs_around_the_pixels() -> None:
     mask = np.zeros(SIZE, bool)
     mask[10:20, 30:50] = True
     (ring,) = outlines(mask)
     assert {tuple(point) for point in ring.tolist()} == {(30, 10), (50, 10), (50, 20), (30, 20)}
-    assert outlines(np.ones(SIZE, bool))[0].max(axis=0).tolist() == [80, 60]
-    rings = [ring.ravel().tolist() for ring in outlines(two_parts())]
+    whole = outlines(np.ones(SIZE, bool))[0]
+    assert whole.max(axis=0).tolist() == [80, 60]
+
+
+def test_holes_and_parts_stay() -> None:
+    mask = two_parts()
+    rings = outlines(mask)
     assert len(rings) == 2
-    drawn = runs.decode(runs.merge(runs.frPyObjects(rings, *SIZE))) > 0
-    assert iou(drawn, two_parts()) > 0.97
+    assert iou(filled(rings), mask) > 0.97
+    (line,) = yolo_lines([Thing(1, mask)]).splitlines()
+    label, *numbers = line.split()
+    points = np.array(numbers, float).reshape(-1, 2)
+    assert label == "0"
+    assert ((points >= 0) & (points <= 1)).all()
+    assert iou(filled([points * (80, 60)]), mask) > 0.95
+    assert len(yolo_lines([Thing(2, mask)], split=True).splitlines()) == 2
+    assert yolo_lines([Thing(1, np.zeros(SIZE, bool))]) == ""
+
+
+def test_label_studio_gets_percent() -> None:
+    first, second = labelstudio_result([Thing(2, two_parts(), 0.7)], ["cat", "dog"])
+    assert first["value"]["polygonlabels"] == ["dog"]
+    assert (first["original_width"], first["original_height"]) == (80, 60)
+    points = np.array([*first["value"]["points"], *second["value"]["points"]])
+    assert points.min() >= 0
+    assert points.max() <= 100
 
 
 def written(path: Path, things: dict[str, list[Thing]], mask_format: str = "rle") -> Any:
-    file = AnnotationFile(path, info=INFO, overwrite=True)
+    file = AnnotationFile(path, "coco", info=INFO, overwrite=True)
     for name, found in things.items():
         file.add(name, SIZE[1], SIZE[0], coco_annotations(found, mask_format))
     file.finish()
@@ -97,7 +124,7 @@ def test_the_tools_of_coco_score_what_was_written(
     }
     content = written(tmp_path / "masks.json", things, mask_format)
     assert content["info"]["weights"] == "w"
-    truth = COCO(str(tmp_path / "masks.json"))
+    truth, found = COCO(str(tmp_path / "masks.json")), COCO(str(tmp_path / "masks.json"))
     for number, name in enumerate(things, 1):
         assert truth.loadImgs(number)[0]["file_name"] == name
         (annotation,) = truth.loadAnns(truth.getAnnIds(number))
@@ -107,7 +134,7 @@ def test_the_tools_of_coco_score_what_was_written(
         rows, columns = np.nonzero(mask)
         box = [columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1]
         assert annotation["bbox"] == box
-    results = truth.loadRes([{**a, "id": 0} for a in content["annotations"]])
+    results = found.loadRes([{**a, "id": 0} for a in content["annotations"]])
     evaluation = COCOeval(truth, results, "segm")
     evaluation.evaluate()
     evaluation.accumulate()
@@ -123,6 +150,7 @@ def test_parts_can_be_annotations_of_their_own() -> None:
     parts = coco_annotations([Thing(1, mask, 0.8)], split=True)
     assert (len(whole), len(parts)) == (1, 2)
     assert sum(part["area"] for part in parts) == whole[0]["area"] - 4
+    assert len(yolo_lines([Thing(1, mask)], split=True).splitlines()) == 2
     for split in (False, True):
         assert coco_annotations([Thing(1, np.zeros(SIZE, bool), 0.8)], split=split) == []
 
@@ -133,7 +161,7 @@ def test_a_killed_run_goes_on_and_ends_alike(tmp_path: Path) -> None:
     written(tmp_path / "whole.json", things)
     path = tmp_path / "masks.json"
     path.write_text("old")
-    killed = AnnotationFile(path, info=INFO, overwrite=True)
+    killed = AnnotationFile(path, "coco", info=INFO, overwrite=True)
     for name in names[:2]:
         killed.add(name, 80, 60, coco_annotations(things[name]))
     killed.close()
@@ -141,26 +169,33 @@ def test_a_killed_run_goes_on_and_ends_alike(tmp_path: Path) -> None:
         part.write(b'{"file_name": "2.jpg", "wid')
     assert path.read_text() == "old"
     with pytest.raises(InputError, match=r"masks\.json\.part exists"):
-        AnnotationFile(path, info=INFO)
+        AnnotationFile(path, "coco", info=INFO)
     with pytest.raises(InputError, match="refine colour there, none now"):
-        AnnotationFile(path, info={**INFO, "refine": "none"}, resume=True)
-    resumed = AnnotationFile(path, info=INFO, resume=True)
+        AnnotationFile(path, "coco", info={**INFO, "refine": "none"}, resume=True)
+    resumed = AnnotationFile(path, "coco", info=INFO, resume=True)
     assert resumed.done == set(names[:2])
     for name in names[2:]:
         resumed.add(name, 80, 60, coco_annotations(things[name]))
     resumed.finish()
     assert path.read_bytes() == (tmp_path / "whole.json").read_bytes()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["masks.json", "whole.json"]
-    # What is finished takes more photos.
-    more = AnnotationFile(path, info=INFO, resume=True)
-    assert more.done == set(names)
-    more.add("4.jpg", 80, 60, [])
-    more.finish()
-    images = json.loads(path.read_text())["images"]
-    assert [image["file_name"] for image in images] == [*names, "4.jpg"]
+
+
+@pytest.mark.parametrize("layout", ["coco", "labelstudio"])
+def test_a_finished_file_takes_more_photos(tmp_path: Path, layout: str) -> None:
+    path = tmp_path / "masks.json"
+    for names in (["a.jpg"], ["b.jpg", "c.jpg"]):
+        file = AnnotationFile(path, layout, info=INFO, resume=True)
+        for name in names:
+            assert name not in file.done
+            file.add(name, 80, 60, [])
+        file.finish()
+    content = json.loads(path.read_text())
+    rows = content["images"] if layout == "coco" else [task["meta"] for task in content]
+    assert [row["file_name"] for row in rows] == ["a.jpg", "b.jpg", "c.jpg"]
     path.write_text("[1]")
-    with pytest.raises(InputError, match="it is no COCO file"):
-        AnnotationFile(path, info=INFO, resume=True)
+    with pytest.raises(InputError, match=f"it is no {layout} file"):
+        AnnotationFile(path, layout, info=INFO, resume=True)
 
 
 def test_a_clip_is_one_annotation_with_runs_by_frame(tmp_path: Path) -> None:

@@ -227,9 +227,10 @@ def test_too_little_confidence_is_no_object(run: Run) -> None:
         (["a.jpg", "--min-confidence", "2"], "0<=x<=1"),
         *((["a.jpg", "--shard", s], "such as 1/64") for s in ("0/3", "4/3", "3", "a/b", "1/2/3")),
         ([".", "--output", "coco"], "Name it: -o masks.json"),
-        ([".", "--output", "coco", "-o", "out"], "Name it: -o masks.json"),
+        ([".", "--output", "labelstudio", "-o", "out"], "Name it: -o masks.json"),
+        (["a.jpg", "--output", "yolo", "-o", "a.png"], "Use .txt, or a folder"),
         ([".", "--mask-format", "polygon"], "--mask-format is for --output coco"),
-        ([".", "--split"], "--split is for --output coco"),
+        ([".", "--split"], "--split is for --output coco and yolo"),
         ([".", "--report", "report.pdf"], "End it in .html"),
         (["--list", "nowhere.txt"], "Cannot read the list nowhere.txt"),
     ],
@@ -358,6 +359,18 @@ def test_a_coco_file_is_gone_on_with(run: Run, folder: Path) -> None:
         refused = run(*flags, "--resume", option, value)
         assert refused.exit_code == 2
         assert difference in refused.stderr
+
+
+def test_yolo_and_label_studio(run: Run, folder: Path) -> None:
+    assert run(".", "-o", "labels", "--output", "yolo").exit_code == 0
+    assert files(folder / "labels") == {"a.txt", "b.txt"}
+    (folder / "b.png").rename(folder / "b & #1.png")
+    assert run(".", "-o", "tasks.json", "--output", "labelstudio").exit_code == 0
+    first, second = json.loads((folder / "tasks.json").read_text())
+    assert first["data"]["image"] == "/data/local-files/?d=a.jpg"
+    # It is part of a URL, in which & and # have meanings of their own.
+    assert second["data"]["image"] == "/data/local-files/?d=b%20%26%20%231.png"
+    assert second["meta"]["file_name"] == "b & #1.png"
 
 
 def test_a_list_names_the_photos(run: Run, folder: Path) -> None:

@@ -316,7 +316,7 @@ def test_a_coco_file_will_do(run: Callable[..., Result], voc: Path, tmp_path: Pa
         shape = photo.size[::-1]
     mask = np.zeros(shape, bool)
     mask[4:20, 4:20] = True
-    file = AnnotationFile(tmp_path / "masks.json", info={}, categories=["cup", "dog"])
+    file = AnnotationFile(tmp_path / "masks.json", "coco", info={}, categories=["cup", "dog"])
     for number in (1, 2):
         marks = coco_annotations([Thing(number, mask)], "polygon")
         file.add(f"2007_{number:06}.jpg", shape[1], shape[0], marks)

@@ -22,6 +22,9 @@ from amd_seg.errors import AmdSegError, InputError
 
 Points = tuple[tuple[float, float], ...]
 
+ONE_FILE = ("coco", "labelstudio")
+"""Outputs that hold all photos in one file."""
+
 # What only masks depend on, not classes.
 _OF_MASKS = ("threshold", "refine", "min_confidence")
 
@@ -62,7 +65,8 @@ class Outcome:
     type=click.Choice(list(dict.fromkeys(OUTPUTS + SEMANTIC_OUTPUTS + ANNOTATIONS))),
     default="mask",
     metavar="NAME",
-    help=f"{', '.join(OUTPUTS)}; labels (of fine-tuned weights); or coco, for labelling tools.",
+    help=f"{', '.join(OUTPUTS)}; labels (of fine-tuned weights); or for labelling tools "
+    f"{', '.join(ANNOTATIONS)}.",
 )
 @click.option(
     "--mask-format",
@@ -71,7 +75,7 @@ class Outcome:
     metavar="F",
     help="coco: rle (exact) or polygon (can be edited).",
 )
-@click.option("--split", is_flag=True, help="coco: each connected part for itself.")
+@click.option("--split", is_flag=True, help="coco, yolo: each connected part for itself.")
 @click.option("--report", type=PATH, metavar="HTML", help="A page to look through all masks.")
 @options.click_options(
     options.point,
@@ -123,18 +127,20 @@ def image(
 
     INPUT is a file, a folder, a glob, or - for stdin. Without -o, photo.mask.png is written
     beside photo.jpg; with several inputs, or a folder, OUT is a folder. Files that this command
-    named, such as photo.mask.png, are passed over where a folder or a glob finds them. coco
-    writes one file of all photos, -o masks.json.
+    named, such as photo.mask.png, are passed over where a folder or a glob finds them. coco and
+    labelstudio write one file, -o masks.json; yolo a photo.txt for each.
 
     \b
     Exit codes: 0 all done, 1 some photos failed, 2 wrong usage,
     3 the weights cannot be had, 130 interrupted.
     """
-    is_one_file = output in ANNOTATIONS
+    is_one_file = output in ONE_FILE
     if is_one_file and (out is None or Path(out).suffix.lower() != ".json"):
         raise click.UsageError(f"{output} is one file of all photos. Name it: -o masks.json.")
-    if not is_one_file:
-        refuse("--output coco", "mask_format", "split")
+    if output != "coco":
+        refuse("--output coco", "mask_format")
+    if output not in ("coco", "yolo"):
+        refuse("--output coco and yolo", "split")
     if overwrite and resume:
         raise click.UsageError("--overwrite replaces outputs, --resume keeps them. Choose one.")
     listed = [] if list_file is None else _read_list(list_file)
@@ -184,14 +190,14 @@ def _segment_photos(
             **{name: settings[name] for name in ("size", "precision", *_OF_MASKS)},
         }
         file, page = None, None
-        if output in ANNOTATIONS:
+        if output in ONE_FILE:
             from amd_seg.annotations import AnnotationFile
 
             info = {"description": "Masks found by amd-seg", **made_by}
             info |= {name: settings[name] for name in ("mask_format", "split")}
             info["date_created"] = datetime.now(UTC).isoformat(timespec="seconds")
             path = Path(jobs[0].target)
-            file = AnnotationFile(path, info=info, categories=names, **kept)
+            file = AnnotationFile(path, output, info=info, categories=names, **kept)
             stack.callback(file.close)
             waiting = [job for job in jobs if job.name not in file.done]
         if report is not None:
@@ -206,7 +212,7 @@ def _segment_photos(
             for folder in {Path(job.target).parent for job in waiting}:
                 make_folder(folder)
         bar = stack.enter_context(terminal.progress(len(waiting), "photo"))
-        write = partial(_write, output=output, on_page=page is not None, **settings)
+        write = partial(_write, output=output, names=names, on_page=page is not None, **settings)
         outcomes = stack.enter_context(closing(_segment(waiting, segmenter, call, write)))
         for job, outcome in zip(waiting, outcomes, strict=True):
             bar.update()
@@ -290,21 +296,22 @@ def _plan(
     homes += [os.path.dirname(path) for path in found if found[path][0] != STANDARD_STREAM]
     base = os.path.commonpath(homes) if homes else os.getcwd()
     is_alone = len(inputs) == 1 and (inputs[0] == STANDARD_STREAM or os.path.isfile(inputs[0]))
-    is_folder = out not in (None, STANDARD_STREAM) and output not in ANNOTATIONS
+    is_folder = out not in (None, STANDARD_STREAM) and output not in ONE_FILE
     if is_folder and is_alone and not listed:
         is_folder = str(out).endswith(("/", "\\")) or os.path.isdir(str(out))
     jobs, of_list = [], set(listed)
     for whole, (source, folder) in found.items():
         path = Path("stdin" if source == STANDARD_STREAM else source)
         name = path.name if source == STANDARD_STREAM else os.path.relpath(whole, base)
-        picture = f"{path.stem}.{output}.png"
+        # YOLO finds the labels of a photo by its name.
+        picture = f"{path.stem}.txt" if output == "yolo" else f"{path.stem}.{output}.png"
         below = Path(name).parent if source in of_list else folder
         if out is None:
             target = source if source == STANDARD_STREAM else str(path.with_name(picture))
         else:
             target = str(Path(out) / below / picture) if is_folder else out
         jobs.append(Job(source, target, Path(name).as_posix()))
-    if output not in ANNOTATIONS:
+    if output not in ONE_FILE:
         _check_targets(jobs, out, output)
     if shard != (1, 1):
         from amd_seg.media.files import in_shard
@@ -355,7 +362,9 @@ def _check_targets(jobs: Sequence[Job], out: str | None, output: str) -> None:
 
     suffix = Path(out).suffix.lower()
     wrong = None
-    if suffix not in WRITERS:
+    if output == "yolo":
+        wrong = None if suffix == ".txt" else ": YOLO's labels are text. Use .txt, or a folder."
+    elif suffix not in WRITERS:
         wrong = f" has no known ending. Use one of {', '.join(WRITERS)}."
     elif output == "labels" and suffix != ".png":
         wrong = ": labels are an indexed picture. Use .png."
@@ -420,6 +429,7 @@ def _write(
     result: Any,
     *,
     output: str,
+    names: Sequence[str],
     on_page: bool,
     include: Points,
     exclude: Points,
@@ -430,14 +440,20 @@ def _write(
     """Write a photo's own file, and make what goes into the files of all photos."""
     if isinstance(result, AmdSegError):
         return Outcome(error=result)
+    from amd_seg import annotations
+    from amd_seg.media.files import write_atomically
+
     if include or exclude:
         result = result.clicked(include, exclude)
     try:
         made = Outcome(result.facts)
-        if output in ANNOTATIONS:
-            from amd_seg.annotations import coco_annotations
-
-            made.annotations = coco_annotations(result.things, mask_format, split=split)
+        if output == "coco":
+            made.annotations = annotations.coco_annotations(result.things, mask_format, split=split)
+        elif output == "labelstudio":
+            made.annotations = annotations.labelstudio_result(result.things, names)
+        elif output == "yolo":
+            lines = annotations.yolo_lines(result.things, split=split).encode()
+            write_atomically(Path(job.target), lambda stream: stream.write(lines))
         elif job.target == STANDARD_STREAM:
             made.picture = result.encode(output)
         else:
