@@ -20,6 +20,7 @@ import torch
 from amd_seg.device import resolve_device, resolve_precision
 from amd_seg.model.amd import AMD
 from amd_seg.training import loop
+from amd_seg.training.clips import find_clips
 from amd_seg.training.config import PRESETS, Preset
 from amd_seg.training.distributed import Processes
 from amd_seg.training.objectives import make_objective
@@ -54,9 +55,8 @@ def main() -> None:
         "| --- | --- | --- | --- | --- |"
     )
     with tempfile.TemporaryDirectory() as folder:
-        batches = open_batches(
-            options.clips, config, Processes(device), RunFolder(Path(folder) / "run")
-        )
+        run = RunFolder(Path(folder) / "run")
+        batches = open_batches(find_clips(options.clips), config, Processes(device), run)
         for layout in options.layouts:
             for precision in options.precisions:
                 settings = dataclasses.replace(config, precision=precision, memory_layout=layout)

@@ -15,8 +15,7 @@ import torch
 from amd_seg.errors import ConfigError
 from amd_seg.training.config import TrainingConfig
 from amd_seg.training.distributed import Processes
-from amd_seg.training.run import open_batches
-from amd_seg.training.run_folder import RunFolder, list_checkpoints, load_checkpoint
+from amd_seg.training.run_folder import list_checkpoints, load_checkpoint
 from amd_seg.weights import load_weights
 from tests.clips import moving_patch, moving_square, write_clip
 from tests.tiny import TINY_SETTINGS, settings
@@ -124,10 +123,7 @@ def test_sigterm_to_torchrun_ends_with_one_checkpoint(clips: str, tmp_path: Path
 
 
 @pytest.mark.parametrize(("accumulate", "allowed"), [(1, 2), (3, 6)])
-def test_a_batch_that_cannot_be_shared_is_refused(
-    clips: str, accumulate: int, allowed: int
-) -> None:
-    config = TrainingConfig(batch_size=9, accumulate=accumulate)
+def test_a_batch_that_cannot_be_shared_is_refused(accumulate: int, allowed: int) -> None:
     second = Processes(torch.device("cpu"), rank=1, world_size=2)
     with pytest.raises(ConfigError, match=f"Give --batch-size a multiple of {allowed}."):
-        open_batches([clips], config, second, RunFolder(Path("nowhere")))
+        second.share_of(TrainingConfig(batch_size=9, accumulate=accumulate))

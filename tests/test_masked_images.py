@@ -160,7 +160,7 @@ def jobs_of(**masks: float) -> dict[str, MaskJob]:
         image = np.full((16, 20, 3), 50, np.uint8)
         return [FoundMask("000003", image, np.full((16, 20), 255, np.uint8), value)]
 
-    return {name: MaskJob(partial(find, value), f"{value}") for name, value in masks.items()}
+    return {name: (partial(find, value), f"{value}") for name, value in masks.items()}
 
 
 def fail() -> list[FoundMask]:
@@ -191,11 +191,11 @@ def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
 def test_a_clip_that_cannot_be_read_is_named_and_the_others_are_done(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    jobs = {"b": MaskJob(fail, ""), **jobs_of(c=1.0)}
+    jobs = {"b": (fail, ""), **jobs_of(c=1.0)}
     with pytest.raises(MediaError, match=r"1 of 2 clips cannot be read \(b: Cannot read b.mp4"):
         write_mask_folder(jobs, tmp_path)
     assert list(find_masked_images(tmp_path)) == ["c"]
-    many = {**jobs_of(**{f"n{number}": 1.0 for number in range(99)}), "broken": MaskJob(fail, "")}
+    many = {**jobs_of(**{f"n{number}": 1.0 for number in range(99)}), "broken": (fail, "")}
     write_mask_folder(many, tmp_path / "many")
     assert "broken is left out" in caplog.text
 
@@ -203,7 +203,7 @@ def test_a_clip_that_cannot_be_read_is_named_and_the_others_are_done(
 def test_a_process_that_is_killed_is_one_clear_line(tmp_path: Path) -> None:
     message = "One of 2 processes that look for masks was killed .* memory runs out"
     with pytest.raises(DeviceError, match=message):
-        write_mask_folder({"a": MaskJob(die, "")}, tmp_path, workers=2)
+        write_mask_folder({"a": (die, "")}, tmp_path, workers=2)
 
 
 def test_clips_are_named_after_their_files_and_made_anew_when_they_change(

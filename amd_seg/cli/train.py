@@ -26,7 +26,6 @@ from amd_seg.training.config import (
 )
 
 if TYPE_CHECKING:
-    from amd_seg.training.labelled_photos import LabelledPhotos
     from amd_seg.training.loop import OnStep, StepReport
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -169,7 +168,7 @@ def train(
         model = chosen.model if init is None else load_weights(init).config.model
     config = dataclasses.replace(config, **of_training)
     model = dataclasses.replace(model, **of_model)
-    with _watched_run(config, model, "pairs") as on_step:
+    with _watched_run(out, config, model, "pairs") as on_step:
         run.train(
             videos,
             out,
@@ -181,7 +180,6 @@ def train(
             resume=resume,
             on_step=on_step,
         )
-    _tell(out)
 
 
 @click.command(cls=RunCommand)
@@ -247,11 +245,25 @@ def finetune(
     Presets: paper (40,000 steps of 16 crops of 512x512), cpu (minutes).
     """
     of_training, of_model = _changed(changes, FinetuneConfig, SemanticConfig, flags=flags)
-    own, labels = (images, masks, classes), Path(f"{out}-labels")
-    labelled = _labelled(dataset, folder, photos, own, coloured_masks, split, labels)
 
+    from amd_seg.classes import read_classes
     from amd_seg.training import finetune as tuning
+    from amd_seg.training import labelled_photos
 
+    match dataset, folder, photos, images, masks, classes, split:
+        case "voc2012", Path(), None, None, None, None, _:
+            labelled = labelled_photos.open_voc2012(folder, split, by_colour=coloured_masks)
+        case "coco", Path(), Path(), None, None, None, None:
+            labelled = labelled_photos.open_coco(folder, photos, Path(f"{out}-labels"))
+        case None, None, None, Path(), Path(), Path(), None:
+            labelled = labelled_photos.open_labelled_folders(
+                images, masks, read_classes(classes), by_colour=coloured_masks
+            )
+        case _:
+            raise click.UsageError(
+                "Give voc2012 and its folder (and --split), coco with its file and the photos, or "
+                "all of --images, --masks and --classes."
+            )
     if resume:
         model, config = _saved_settings(out, SemanticConfig, FinetuneConfig)
         model = dataclasses.replace(model, **of_model)
@@ -259,7 +271,7 @@ def finetune(
         config = FINETUNE_PRESETS[preset]()
         model = tuning.model_for(weights, len(labelled.classes), **of_model)
     config = dataclasses.replace(config, **of_training)
-    with _watched_run(config, model, "photos") as on_step:
+    with _watched_run(out, config, model, "photos") as on_step:
         tuning.finetune(
             labelled,
             out,
@@ -270,51 +282,12 @@ def finetune(
             resume=resume,
             on_step=on_step,
         )
-    _tell(out)
-
-
-def _labelled(
-    dataset: str | None,
-    folder: Path | None,
-    photos: Path | None,
-    own: tuple[Path | None, Path | None, Path | None],
-    coloured_masks: bool,
-    split: str | None,
-    labels: Path,
-) -> "LabelledPhotos":
-    """Open what a command line names; the label maps of a COCO file are drawn into `labels`."""
-    from amd_seg.classes import read_classes
-    from amd_seg.training.labelled_photos import open_coco, open_labelled_folders, open_voc2012
-
-    images, masks, classes = own
-    if dataset == "coco":
-        if folder is None or photos is None or any((*own, split)):
-            raise click.UsageError(
-                "Give coco, its JSON file and the folder of the photos, no more."
-            )
-        return open_coco(folder, photos, labels)
-    if dataset is not None and folder is not None and not any(own):
-        return open_voc2012(folder, split, by_colour=coloured_masks)
-    if dataset is None and images is not None and masks is not None and classes is not None:
-        if split is not None:
-            raise click.UsageError("--split is the name of a list of voc2012. Drop it.")
-        return open_labelled_folders(images, masks, read_classes(classes), by_colour=coloured_masks)
-    raise click.UsageError(
-        "Give voc2012 and its folder, coco with its file and the photos, or all of --images, "
-        "--masks and --classes."
-    )
 
 
 def _changed(
     changes: Sequence[str], *kinds: type, flags: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the settings that a user has set: how it trains, and the model.
-
-    Args:
-        changes: of `--set`, "key=value" each.
-        kinds: the dataclasses of the two.
-        flags: settings of training that have flags of their own; None where not given.
-    """
+    """Return the settings that a user has set, by --set or flags: how it trains, and the model."""
     texts = [f"{name}={value}" for name, value in flags.items() if value is not None]
     found: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
     for text in (*texts, *changes):
@@ -368,11 +341,7 @@ def _text(value: Any) -> str:
 def _saved_settings(
     out: Path, model: type[Model], training: type[Training]
 ) -> tuple[Model, Training]:
-    """Return the settings of a run from its folder.
-
-    Raises:
-        InputError: the folder has none, or those of another kind of run or another version.
-    """
+    """Return the settings of a run from its folder."""
     try:
         saved = json.loads((out / "config.json").read_text())
         return model.from_record(saved["model"]), training(**saved["training"])
@@ -384,8 +353,10 @@ def _saved_settings(
 
 
 @contextmanager
-def _watched_run(config: RunConfig, model: AppearanceConfig, items: str) -> Iterator["OnStep"]:
-    """Print the settings, and give an observer of the run: it moves a bar and heeds signals.
+def _watched_run(
+    out: Path, config: RunConfig, model: AppearanceConfig, items: str
+) -> Iterator["OnStep"]:
+    """Print the settings, give an observer that moves a bar, and print where the weights are.
 
     Ctrl-C or SIGTERM finishes the step in progress; then the command ends with a line that says
     how to go on. Before the first step, while clips are decoded or masks found, it ends at once.
@@ -393,7 +364,8 @@ def _watched_run(config: RunConfig, model: AppearanceConfig, items: str) -> Iter
     from amd_seg.training.distributed import is_first_process, is_launched
     from amd_seg.training.loop import StopTraining
 
-    if is_first_process():
+    speaks = is_first_process()
+    if speaks:
         for name, group in (("model", model), ("training", config)):
             words = (f"{key}={_text(value)}" for key, value in vars(group).items())
             text = f"{name}: {' '.join(words)}"
@@ -432,11 +404,5 @@ def _watched_run(config: RunConfig, model: AppearanceConfig, items: str) -> Iter
                 raise
             message = "Stopped before the first step. Give the same command to start again."
             terminal.fail(message, terminal.INTERRUPTED)
-
-
-def _tell(out: Path) -> None:
-    """Print where the weights are, once for all processes."""
-    from amd_seg.training.distributed import is_first_process
-
-    if is_first_process():
+    if speaks:
         terminal.put(str(out / "weights"))

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from amd_seg.device import fastest_precision, resolve_precision
 from amd_seg.errors import DeviceError, InputError
@@ -186,14 +186,20 @@ def adapt(
             examples = _pairs(model, taught, channel is not None, frames, config, training)
         took("examples")
         adapted, losses = copy.deepcopy(model), tuple[float, ...]()
-        before = _mean_loss(make_objective(adapted, training, taught), examples.checks, training)
+        before = _mean_loss(adapted, taught, examples.checks, training)
         took("checks")
         is_moving = examples.evidence is None or examples.evidence >= LEAST_EVIDENCE
         if is_moving or not config.guard:
             adapted, losses = _learn(model, taught, examples.batches, config, training, on_step)
         took("steps")
-        after = _mean_loss(make_objective(adapted, training, taught), examples.checks, training)
-        reason = _fault(examples, losses, before, after) if config.guard else ""
+        after = _mean_loss(adapted, taught, examples.checks, training)
+        reason = ""
+        if config.guard and not losses:
+            evidence = f"evidence {examples.evidence:.2f}"
+            reason = f"Hardly anything in it moves on its own ({evidence})."
+        elif config.guard and not after < before:  # A loss that is no number is no progress either.
+            where = "frames that it did not learn from" if examples.held_out else "its frames"
+            reason = f"The loss on {where} did not fall ({before:.4f} before, {after:.4f} after)."
         kept = copy.deepcopy(model).eval() if reason else adapted
         size = weights.input_size if reason else config.adapted_size(weights.input_size)
         choice = examples.choose(kept, size)
@@ -241,17 +247,6 @@ def _training_config(config: AdaptationConfig, crop: tuple[int, int]) -> Trainin
     )
 
 
-def _fault(examples: _Examples, losses: tuple[float, ...], before: float, after: float) -> str:
-    """Say why the adapted weights are not to be used; empty where they are."""
-    if not losses:
-        return f"Hardly anything in it moves on its own (evidence {examples.evidence:.2f})."
-    # Not "after >= before": a loss that is no number is no progress either.
-    if not after < before:
-        where = "frames that it did not learn from" if examples.held_out else "its frames"
-        return f"The loss on {where} did not fall ({before:.4f} before, {after:.4f} after)."
-    return ""
-
-
 def _learn(
     model: AMD,
     channel: int,
@@ -297,10 +292,9 @@ def _learn(
 
 
 @torch.no_grad()
-def _mean_loss(objective: nn.Module, batches: Sequence[Any], config: TrainingConfig) -> float:
+def _mean_loss(model: AMD, channel: int, batches: Sequence[Any], config: TrainingConfig) -> float:
     """The mean loss over batches; the model is left in eval mode."""
-    objective.eval()
-    device = next(objective.parameters()).device
+    objective, device = make_objective(model, config, channel).eval(), model.mean.device
     dtype = resolve_precision(config.precision, device)
     with torch.autocast(device.type, dtype, enabled=dtype is not torch.float32):
         losses: list[float] = [objective(batch, 1.0, 0)["loss"].item() for batch in batches]
@@ -310,12 +304,7 @@ def _mean_loss(objective: nn.Module, batches: Sequence[Any], config: TrainingCon
 def mean_state(
     states: Sequence[Mapping[str, Tensor]], shares: Sequence[float]
 ) -> dict[str, Tensor]:
-    """Average state dicts of one model; whole numbers (BatchNorm's counts) are the first's.
-
-    Args:
-        states: with the same names and shapes.
-        shares: how much each counts, in any unit.
-    """
+    """Average state dicts of one model; whole numbers (BatchNorm's counts) are the first's."""
     mean = dict(states[0])
     for name, first in mean.items():
         if first.is_floating_point():

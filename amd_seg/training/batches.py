@@ -77,11 +77,7 @@ class NumberedBatches(Iterator[Batch], Generic[Batch]):
         return {**self._record, "drawn": self._drawn}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on from a position; what was fetched ahead is dropped.
-
-        Raises:
-            ConfigError: it was saved with other data or another seed.
-        """
+        """Go on from a position; what was fetched ahead is dropped."""
         for key, now in self._record.items():
             if state[key] != now:
                 raise ConfigError(

@@ -77,11 +77,6 @@ def gather_frames(clip: FrameReader, config: AdaptationConfig, *, short_edge: in
     second chunk is dropped as often as there are too many: memory is bounded whatever the length.
     Frames that repeat the one before are left out, for a pair of equal ones teaches nothing.
 
-    Args:
-        clip: what is read.
-        config: how many frames are kept, and how far those of a pair are apart.
-        short_edge: shrink frames to this shorter side, in pixels; never enlarges.
-
     Raises:
         InputError: the clip has no two different frames.
         MediaError: it cannot be read.
@@ -167,12 +162,8 @@ def find_motion(clip: ClipFrames, *, most: int) -> MotionEvidence:
 def agreed_masks(motion: MotionEvidence, saliency: NDArray[np.float32], name: str) -> MaskedClip:
     """Join what moves with what the network sees.
 
-    A colour model redraws the outlines where it agrees; how far it does is the confidence.
-
-    Args:
-        motion: what moves.
-        saliency: (frame, height, width), float32, 0..1: the object as the network sees it.
-        name: of the clip.
+    A colour model redraws the outlines where it agrees; how far it does is the confidence. The
+    saliency is (frame, height, width), 0..1: the object as the network sees it.
     """
     trust = trust_in_network(motion, saliency)
     joined = [combine_odds(s, m, trust=trust) for s, m in zip(saliency, motion.maps, strict=True)]
@@ -200,12 +191,9 @@ def trust_in_network(motion: MotionEvidence, saliency: NDArray[np.float32]) -> f
 def combine_odds(
     saliency: NDArray[np.float32], motion: NDArray[np.float32], *, trust: float = 1.0
 ) -> NDArray[np.float32]:
-    """Join two probabilities of the object, (height, width), 0..1: the product of their odds.
+    """Join the network's and the motion's probability of the object: the product of their odds.
 
-    Args:
-        saliency: the network's.
-        motion: the teacher's.
-        trust: in the network, 0..1: the power of its odds.
+    Trust in the network, 0..1, is the power of its odds.
     """
     odds = np.ones_like(saliency)
     for word, limits, power in ((saliency, NETWORK_RANGE, trust), (motion, MOTION_RANGE, 1.0)):
@@ -224,7 +212,7 @@ def flip_averaged_regions(
         model: in evaluation mode.
         frames: (frame, 3, height, width), uint8, RGB.
         size: short edge, in pixels, that the network sees; None shows it the frames as they are.
-        precision: "float32", or "bfloat16" where the device has it.
+        precision: of autocast.
 
     Returns:
         (frame, region, height, width), float32, 0..1, on the CPU.

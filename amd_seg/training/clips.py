@@ -49,11 +49,7 @@ class Clip:
     """File names in `path`, in order; none for a video file."""
 
     def open(self, *, short_edge: int | None = None) -> VideoReader | FrameFolder:
-        """Return a reader of its frames, for one thread: clips are read in parallel.
-
-        Raises:
-            MediaError: it cannot be read.
-        """
+        """Return a reader of its frames, for one thread: clips are read in parallel."""
         if not self.frames:
             return VideoReader(self.path, short_edge=short_edge, threads=1)
         images = [self.path / frame for frame in self.frames]
@@ -116,10 +112,7 @@ def of_each_clip(
 ) -> Iterator[tuple[Clip, Result]]:
     """Yield what `work` gives for each clip, in order, done by one thread a core.
 
-    Clips that cannot be read are named and left out.
-
-    Raises:
-        MediaError: more than one in a hundred is broken.
+    Clips that cannot be read are named and left out, one in a hundred at most.
     """
     broken: dict[str, str] = {}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -158,17 +151,9 @@ def require_memory(
     *,
     advice: str = "fewer clips, or --set frames=loader, which decodes as it goes",
 ) -> None:
-    """Raise where frames of `needed` bytes do not fit the memory of a device.
+    """Raise an InputError where frames of `needed` bytes do not fit the memory of a device.
 
     The processes that torchrun starts on a machine without GPUs keep a copy each.
-
-    Args:
-        needed: bytes.
-        device: where the frames go.
-        advice: what helps beside a smaller short edge.
-
-    Raises:
-        InputError: they do not fit, with the numbers.
     """
     free = free_bytes(device)
     copies = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if device.type == "cpu" else 1

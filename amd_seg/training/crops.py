@@ -29,12 +29,7 @@ class Box(NamedTuple):
     is_mirrored: bool
 
     def cut(self, images: Tensor, size: tuple[int, int]) -> Tensor:
-        """Return this part at a size, bilinear and antialiased, mirrored where that was drawn.
-
-        Args:
-            images: (image, channel, height, width), uint8, on any device.
-            size: height and width, in pixels, of the result.
-        """
+        """Return this part of bytes (image, channel, height, width) at a size, antialiased."""
         rows = slice(self.top, self.top + self.height)
         part = images[..., rows, self.left : self.left + self.width]
         if part.shape[-2:] != size:
@@ -48,28 +43,18 @@ class Box(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Crop:
-    """Which part of a pair is seen, at which size.
-
-    Both frames of a pair have the same box, as in the released code.
-
-    Attributes:
-        size: (height, width) of what the network sees, in pixels.
-        scale: least and largest side of the box, as a share of the largest box of this aspect
-            in the frame; (0.96, 1.0) is the published crop of 384 from a short edge of 384..400.
-        flip: mirror half of the pairs left to right.
-    """
+    """Which part of a pair is seen; both frames have the same box, as in the released code."""
 
     size: tuple[int, int] = (384, 384)
+    """Height and width of what the network sees, in pixels."""
     scale: tuple[float, float] = (0.96, 1.0)
+    """Least and largest side of the box, as a share of the largest box of this aspect in the frame;
+    the default is the published crop of 384 from a short edge of 384..400."""
     flip: bool = False
+    """Mirror half of the pairs left to right."""
 
     def box(self, chances: Sequence[float], height: int, width: int) -> Box:
-        """Return the drawn part of a frame of the given size.
-
-        Args:
-            chances: four numbers in [0, 1), for zoom, top, left and mirroring.
-            height, width: of the frame, in pixels.
-        """
+        """Return the part of a frame that numbers in [0, 1) draw: zoom, top, left, mirroring."""
         zoom, down, right, mirror = chances
         low, high = self.scale
         scale = 1 / (1 / high + zoom * (1 / low - 1 / high))
@@ -80,12 +65,7 @@ class Crop:
         return Box(top, left, rows, columns, self.flip and mirror < 0.5)
 
     def __call__(self, pairs: Sequence[Tensor], chances: Sequence[Sequence[float]]) -> Tensor:
-        """Return the drawn part of each pair, (pair, 2, 3, *size), uint8.
-
-        Args:
-            pairs: each (2, 3, height, width), uint8, on one device.
-            chances: of each pair, see `box`.
-        """
+        """Return the drawn parts, (pair, 2, 3, *size), of pairs (2, 3, height, width), uint8."""
         boxes = [self.box(own, *pair.shape[-2:]) for pair, own in zip(pairs, chances, strict=True)]
         return torch.stack([b.cut(pair, self.size) for b, pair in zip(boxes, pairs, strict=True)])
 
@@ -98,14 +78,9 @@ def random_box(
     *,
     flip: bool = True,
 ) -> Box:
-    """Draw a part of a frame of random size and place, with about the crop's aspect.
+    """Draw a part of a frame of a size (height, width), with about the aspect of a crop.
 
-    Args:
-        size: height and width of the frame.
-        crop: height and width of what is made of it: gives the aspect.
-        scale: range of its side, as a share of the largest such box.
-        generator: where the numbers come from.
-        flip: mirror half of the parts.
+    `scale` is the range of its side, as a share of the largest such box.
     """
     zoom, jitter, x, y, mirror = torch.rand(5, generator=generator).tolist()
     aspect = crop[1] / crop[0] * (1 + ASPECT_JITTER) ** (2 * jitter - 1)
@@ -120,9 +95,7 @@ def random_box(
 def jitter_colours(frames: Tensor, generator: torch.Generator) -> Tensor:
     """Change brightness, contrast, saturation and tint of each frame; some become grey.
 
-    Args:
-        frames: (batch, 3, height, width), float, 0..255; the result is clipped to that.
-        generator: where the numbers come from.
+    Frames are (batch, 3, height, width), float, 0..255; the result is clipped to that.
     """
     draws = torch.rand(len(frames), 7, generator=generator).to(frames.device)
     brightness, contrast, saturation, grey_chance, *tint = draws[..., None, None, None].unbind(1)
@@ -135,12 +108,7 @@ def jitter_colours(frames: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def blur(frames: Tensor, generator: torch.Generator) -> Tensor:
-    """Blur some of the frames by a Gaussian of random width.
-
-    Args:
-        frames: (batch, 3, height, width), float, of 7 pixels or more on each side.
-        generator: where the numbers come from.
-    """
+    """Blur some of the frames (batch, 3, height, width), float, by a Gaussian of random width."""
     draws = torch.rand(len(frames), 2, generator=generator).to(frames.device)
     sigmas = BLUR_SIGMAS[0] + (BLUR_SIGMAS[1] - BLUR_SIGMAS[0]) * draws[:, 1:]
     reach = math.ceil(3 * BLUR_SIGMAS[1])

@@ -46,11 +46,7 @@ class Processes:
         return self.world_size == 1
 
     def share_of(self, config: RunConfig) -> slice:
-        """Which items of a micro-batch are this process's.
-
-        Raises:
-            ConfigError: they cannot be shared equally.
-        """
+        """Which items of a micro-batch are this process's; equally many for each."""
         shares = config.accumulate * self.world_size
         size, rest = divmod(config.batch_size, shares)
         if rest:
@@ -91,11 +87,7 @@ class Processes:
 def joined_processes(device: str = "auto") -> Iterator[Processes]:
     """Join the processes that torchrun started; without torchrun, stand alone.
 
-    Args:
-        device: see `resolve_device`; "auto" and "cuda" become the process's own GPU.
-
-    Raises:
-        DeviceError: the device cannot be used, or the node has fewer GPUs than processes.
+    The devices "auto" and "cuda" become the process's own GPU.
     """
     place = resolve_device(device)
     if not is_launched():

@@ -16,11 +16,10 @@ from amd_seg.errors import ConfigError
 from amd_seg.model.appearance import SemanticNetwork
 from amd_seg.model.config import SemanticConfig, SemanticWeightsConfig
 from amd_seg.training.config import FinetuneConfig
-from amd_seg.training.distributed import Processes, batch_mean
+from amd_seg.training.distributed import batch_mean, joined_processes
 from amd_seg.training.labelled_photos import LabelBatches, LabelledPhotos, check_labelled
 from amd_seg.training.loop import OnStep
-from amd_seg.training.run import Run, carry_out
-from amd_seg.training.run_folder import RunFolder
+from amd_seg.training.run import Run
 from amd_seg.weights import load_any_weights, save_weights
 from amd_seg.weights_import import load_backbone
 
@@ -51,8 +50,8 @@ def finetune(
         config: how to train.
         weights: where the backbone starts from: `SCRATCH`, whatever `load_weights` takes (None is
             the bundled default), or the file of a ResNet, see `load_backbone`.
-        device, resume, on_step: see `carry_out`, as for what is returned and raised. A run that
-            is resumed does not read `weights`.
+        device, resume, on_step: see `train`, as for what is returned and raised. A run that is
+            resumed does not read `weights`.
     """
     name = None if weights is None else os.fspath(weights)
     count, classes = len(labelled.classes), labelled.classes
@@ -62,78 +61,62 @@ def finetune(
             "the photos and classes that the run began with."
         )
 
-    def make_model() -> SemanticNetwork:
+    with joined_processes(device) as processes:
+        photos = [photo.name for photo in labelled.photos]
+        run = Run(out, config, processes, {"photos": photos}, resume=resume)
         network = SemanticNetwork(model)
-        if resume or name == SCRATCH:
-            return network
-        if _is_resnet_file(name):
-            load_backbone(network, name)
-            return network
-        start = load_any_weights(name)
-        differing = [
-            f"{key} {getattr(model, key)!r} instead of {getattr(start.config.model, key)!r}"
-            for key in ("backbone", "stage_widths")
-            if getattr(model, key) != getattr(start.config.model, key)
-        ]
-        if differing:
-            raise ConfigError(
-                f"The backbone of the weights {start.source} is another: {', '.join(differing)}. "
-                "Leave these settings out, or give other --weights."
-            )
-        backbone = start.model.appearance.backbone
-        network.appearance.backbone.load_state_dict(backbone.state_dict())
-        return network
-
-    def open_batches(processes: Processes, folder: RunFolder) -> LabelBatches:
-        processes.share_of(config)
+        if not resume and name != SCRATCH:
+            _start_backbone(network, name)
+        network.to(processes.device)
         check_labelled(labelled)
-        return LabelBatches(labelled, config, processes)
-
-    def release(run: Run, training: dict[str, Any]) -> None:
-        card = SemanticWeightsConfig(
-            model=model,
-            class_names=classes.names,
-            class_colours=classes.colours,
-            input_size=config.short_edge,
-            name=run.folder.path.name,
-            training=training,
-        )
-        save_weights(run.folder.weights, run.model, card)
-
-    return carry_out(
-        out,
-        config=config,
-        settings={
+        settings = {
             "data": labelled.title,
-            "photos": len(labelled.photos),
+            "photos": len(photos),
             "start": name or "bundled weights",
             "model": dataclasses.asdict(model),
-        },
-        data={"photos": [photo.name for photo in labelled.photos]},
-        make_model=make_model,
-        open_batches=open_batches,
-        make_objective=SegmentationObjective,
-        release=release,
-        device=device,
-        resume=resume,
-        on_step=on_step,
-    )
+        }
+        batches = LabelBatches(labelled, config, processes)
+        trained, about = run.learn(
+            SegmentationObjective(network), batches, settings, on_step=on_step
+        )
+        if processes.is_first:
+            card = SemanticWeightsConfig(
+                model=model,
+                class_names=classes.names,
+                class_colours=classes.colours,
+                input_size=config.short_edge,
+                name=run.folder.path.name,
+                training=about,
+            )
+            save_weights(run.folder.weights, trained, card)
+    return run.folder.weights
+
+
+def _start_backbone(network: SemanticNetwork, weights: str | None) -> None:
+    """Give the backbone the values of the weights; the head stays as it was drawn."""
+    if _is_resnet_file(weights):
+        load_backbone(network, weights)
+        return
+    start, model = load_any_weights(weights), network.config
+    differing = [
+        f"{key} {getattr(model, key)!r} instead of {getattr(start.config.model, key)!r}"
+        for key in ("backbone", "stage_widths")
+        if getattr(model, key) != getattr(start.config.model, key)
+    ]
+    if differing:
+        raise ConfigError(
+            f"The backbone of the weights {start.source} is another: {', '.join(differing)}. "
+            "Leave these settings out, or give other --weights."
+        )
+    network.appearance.backbone.load_state_dict(start.model.appearance.backbone.state_dict())
 
 
 def model_for(
     weights: str | os.PathLike[str] | None, classes: int, **settings: Any
 ) -> SemanticConfig:
-    """Return an architecture whose backbone is that of the weights.
+    """Return an architecture whose backbone is that of the weights, but for some settings.
 
-    Args:
-        weights: see `finetune`. The file of a ResNet and `SCRATCH` do not tell: then it is
-            `SemanticConfig`'s.
-        classes: how many.
-        settings: fields that are to differ.
-
-    Raises:
-        WeightsError: the weights cannot be had.
-        ConfigError: the settings cannot be used.
+    The file of a ResNet and `SCRATCH` do not tell: then it is `SemanticConfig`'s.
     """
     known: dict[str, Any] = {}
     if weights != SCRATCH and not _is_resnet_file(weights):

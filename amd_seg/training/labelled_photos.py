@@ -17,7 +17,7 @@ from amd_seg.annotations import write_label_maps
 from amd_seg.classes import VOC2012, VOC_LAYOUT, VOID, Classes
 from amd_seg.errors import AmdSegError, InputError
 from amd_seg.media.files import by_stem, require_same_names, some
-from amd_seg.media.images import read_image
+from amd_seg.media.images import Pixels, read_image
 from amd_seg.media.labels import colours_of_others, read_labels
 from amd_seg.model.appearance import MEAN
 from amd_seg.training.batches import NumberedBatches, order_of
@@ -61,7 +61,7 @@ def open_voc2012(
         by_colour: label maps are RGB pictures.
 
     Raises:
-        InputError: the folder is laid out otherwise, or files of the list are missing; all named.
+        InputError: the folder is laid out otherwise, or files of the list are missing.
     """
     lists = folder / "ImageSets" / "Segmentation"
     if split is None:
@@ -100,11 +100,7 @@ def open_voc2012(
 def open_labelled_folders(
     images: Path, masks: Path, classes: Classes, *, by_colour: bool = False
 ) -> LabelledPhotos:
-    """Return the photos of a folder with the label maps of the same names in another.
-
-    Raises:
-        InputError: a folder holds no image, or the names differ; all of them are named.
-    """
+    """Return the photos of a folder with the label maps of the same names in another."""
     pictures, labels = by_stem(images), by_stem(masks)
     require_same_names(pictures, labels, images, masks)
     photos = tuple(LabelledPhoto(stem, path, labels[stem]) for stem, path in pictures.items())
@@ -115,10 +111,6 @@ def open_coco(annotations: Path, images: Path, masks: Path) -> LabelledPhotos:
     """Return the photos of a COCO file, whose masks are drawn as label maps into a folder.
 
     Label 0 is the background; the categories follow, by their ids.
-
-    Raises:
-        InputError: the file is no COCO file of masks, or photos are missing; all are named.
-        MediaError: a file cannot be read or written.
     """
     found, classes = write_label_maps(annotations, images, masks)
     photos = tuple(LabelledPhoto(name, photo, mask) for name, photo, mask in found)
@@ -126,12 +118,7 @@ def open_coco(annotations: Path, images: Path, masks: Path) -> LabelledPhotos:
 
 
 def _read(photo: LabelledPhoto, labelled: LabelledPhotos) -> tuple[NDArray[np.uint8], ...]:
-    """Return a photo (height, width, 3) and its labels (height, width).
-
-    Raises:
-        InputError: the two do not fit.
-        MediaError: one cannot be read.
-    """
+    """Return a photo (height, width, 3) and its labels (height, width)."""
     labels = read_labels(photo.mask, labelled.classes, by_colour=labelled.by_colour)
     pixels = read_image(photo.image).pixels
     if labels.shape != pixels.shape[:2]:
@@ -214,16 +201,7 @@ class LabelBatch:
 
 
 class LabelBatches(NumberedBatches[LabelBatch]):
-    """The endless batches of this process's photos; each epoch shows every photo once.
-
-    Args:
-        labelled: the photos, checked.
-        config: batch, crop, scale, augmentation, seed and workers.
-        processes: those that share a step.
-
-    Raises:
-        MediaError: while iterating: a photo or a label map cannot be read any more.
-    """
+    """The endless batches of this process's photos; each epoch shows every photo once."""
 
     def __init__(
         self, labelled: LabelledPhotos, config: FinetuneConfig, processes: Processes
@@ -261,35 +239,38 @@ class _Crops(Dataset[Any]):
         photo = labelled.photos[order_of(config.seed, epoch, len(labelled.photos))[place]]
         pixels, labels = _read(photo, labelled)
         random = np.random.default_rng((config.seed, number, 1))
-        view = draw_view((labels.shape[0], labels.shape[1]), config, random)
-        frame, truth = cut_view(pixels, labels, view, config.crop)
-        crop = torch.from_numpy(frame).permute(2, 0, 1)
+        size, box, is_mirrored = draw_view((len(labels), labels.shape[1]), config, random)
+        # What a small photo leaves has the mean colour and is void.
+        frame = np.empty((*config.crop, 3), np.uint8)
+        frame[:] = np.rint(MEAN)
+        truth = np.full(config.crop, VOID, np.uint8)
+        for image, whole in ((pixels, frame), (labels, truth)):
+            cut_view(image, size, box, whole)
+        crop, target = torch.from_numpy(frame).permute(2, 0, 1), torch.from_numpy(truth)
+        if is_mirrored:
+            crop, target = crop.flip(-1), target.flip(-1)
         if config.augment == "heavy":
             generator = torch.Generator().manual_seed(int(random.integers(2**32)))
             changed = blur(jitter_colours(crop[None].float(), generator), generator)
             crop = changed[0].round().clamp(0, 255).byte()
-        return crop, torch.from_numpy(truth), photo.name
+        return crop, target, photo.name
 
 
-class View(NamedTuple):
-    """The part of a photo that a draw shows."""
-
-    size: tuple[int, int]
-    """Height and width, in pixels, at which it is seen: the crop's, or less of a small photo."""
-    box: tuple[float, float, float, float]
-    """Left, top, right and bottom in the photo's own pixels, which need not be whole ones."""
-    is_mirrored: bool
+Box = tuple[float, float, float, float]
 
 
-def draw_view(size: tuple[int, int], config: FinetuneConfig, random: np.random.Generator) -> View:
+def draw_view(
+    size: tuple[int, int], config: FinetuneConfig, random: np.random.Generator
+) -> tuple[tuple[int, int], Box, bool]:
     """Draw a part of the crop's size out of a photo that is scaled at random.
 
-    Its short edge becomes `config.short_edge` times the random scale.
+    The short edge of the photo, of a size (height, width), becomes `config.short_edge` times the
+    random scale.
 
-    Args:
-        size: height and width of the photo, in pixels.
-        config: scales, crop, mirror.
-        random: where the numbers come from.
+    Returns:
+        Height and width, in pixels, at which the part is seen: the crop's, or less of a small
+        photo; left, top, right and bottom in the photo's own pixels, which need not be whole ones;
+        whether it is mirrored.
     """
     height, width = size
     zoom, down, right, mirror = random.random(4)
@@ -301,34 +282,11 @@ def draw_view(size: tuple[int, int], config: FinetuneConfig, random: np.random.G
     left = int(right * (scaled[1] - columns + 1)) / scaled[1] * width
     bottom = min(top + rows / scaled[0] * height, height)
     edge = min(left + columns / scaled[1] * width, width)
-    return View((rows, columns), (left, top, edge, bottom), config.flip and mirror < 0.5)
+    return (rows, columns), (left, top, edge, bottom), config.flip and mirror < 0.5
 
 
-def cut_view(
-    pixels: NDArray[np.uint8], labels: NDArray[np.uint8], view: View, crop: tuple[int, int]
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Cut a view out of a photo and its labels; nothing outside of the view is resized.
-
-    Args:
-        pixels: (height, width, 3), RGB.
-        labels: (height, width).
-        view: which part.
-        crop: height and width of the results. What a smaller view leaves, below and to the right,
-            has the mean colour and is void.
-
-    Returns:
-        (*crop, 3) and (*crop,).
-    """
-    frame = np.empty((*crop, 3), np.uint8)
-    frame[:] = np.rint(MEAN)
-    truth = np.full(crop, VOID, np.uint8)
-    rows, columns = view.size
-    for whole, image, resampling in (
-        (frame, pixels, Image.Resampling.BILINEAR),
-        (truth, labels, Image.Resampling.NEAREST),
-    ):
-        part = Image.fromarray(image).resize((columns, rows), resampling, view.box)
-        whole[:rows, :columns] = np.asarray(part)
-    if view.is_mirrored:
-        return np.ascontiguousarray(frame[:, ::-1]), np.ascontiguousarray(truth[:, ::-1])
-    return frame, truth
+def cut_view(image: NDArray[np.uint8], size: tuple[int, int], box: Box, whole: Pixels) -> None:
+    """Resize a box of a photo or a label map to a size, into the top left corner of `whole`."""
+    way = Image.Resampling.BILINEAR if image.ndim == 3 else Image.Resampling.NEAREST
+    part = Image.fromarray(image).resize(size[::-1], way, box)
+    whole[: size[0], : size[1]] = np.asarray(part)

@@ -80,13 +80,8 @@ class MaskedClip:
         )
 
 
-class MaskedImage(NamedTuple):
-    """Where an image and its mask lie."""
-
-    name: str
-    image: Path
-    mask: Path
-    confidence: float
+# Name, image, mask, and confidence in it.
+MaskedImage = tuple[str, Path, Path, float]
 
 
 def find_masked_images(folder: str | os.PathLike[str]) -> dict[str, list[MaskedImage]]:
@@ -108,7 +103,7 @@ def find_masked_images(folder: str | os.PathLike[str]) -> dict[str, list[MaskedI
         if name in masks and trust > 0:
             parent = Path(name).parent
             clip = name if parent == Path() else parent.as_posix()
-            found.setdefault(clip, []).append(MaskedImage(name, image, masks[name], trust))
+            found.setdefault(clip, []).append((name, image, masks[name], trust))
     left = len(images) - sum(map(len, found.values()))
     if not found:
         raise InputError(
@@ -151,12 +146,7 @@ def _read_confidence(path: Path) -> dict[str, float] | None:
 def load_masked_images(
     folder: str | os.PathLike[str], *, short_edge: int, device: torch.device | str = "cpu"
 ) -> list[MaskedClip]:
-    """Read the images of a folder that have a mask, and their masks.
-
-    Args:
-        folder: see the top of this module.
-        short_edge: larger images are shrunk to it, in pixels.
-        device: where images and masks are kept.
+    """Read the images of a folder that have a mask, and their masks, shrunk to a short edge.
 
     Raises:
         InputError: the folder is laid out otherwise, or does not fit the memory.
@@ -165,27 +155,26 @@ def load_masked_images(
     found, device = find_masked_images(folder), torch.device(device)
     clips = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        firsts = pool.map(lambda images: read_photo_size(images[0].image), found.values())
+        firsts = pool.map(lambda images: read_photo_size(images[0][1]), found.values())
         needed = sum(
             len(images) * 4 * size[0] * size[1] * min(1, short_edge / min(size)) ** 2
             for images, size in zip(found.values(), firsts, strict=True)
         )
         require_memory(needed, device, advice="or fewer images")
-        read = partial(_read_pair, short_edge=short_edge)
         for clip, images in found.items():
-            frames, masks = zip(*pool.map(read, images), strict=True)
-            confidence = torch.tensor([image.confidence for image in images])
-            labels = tuple(image.name for image in images)
-            clips.append(MaskedClip(clip, frames, masks, confidence, labels).to(device))
+            labels, paths, mask_paths, trust = zip(*images, strict=True)
+            pairs = pool.map(partial(_read_pair, short_edge=short_edge), paths, mask_paths)
+            frames, masks = zip(*pairs, strict=True)
+            clips.append(MaskedClip(clip, frames, masks, torch.tensor(trust), labels).to(device))
     return clips
 
 
-def _read_pair(found: MaskedImage, short_edge: int) -> tuple[Tensor, Tensor]:
-    image = torch.tensor(read_image(found.image).pixels).permute(2, 0, 1)
-    mask = torch.tensor(_read_mask(found.mask))[None]
+def _read_pair(image_path: Path, mask_path: Path, short_edge: int) -> tuple[Tensor, Tensor]:
+    image = torch.tensor(read_image(image_path).pixels).permute(2, 0, 1)
+    mask = torch.tensor(_read_mask(mask_path))[None]
     if mask.shape[1:] != image.shape[1:]:
         raise MediaError(
-            f"{found.mask} is {mask.shape[2]}x{mask.shape[1]}, but its image {found.image} is "
+            f"{mask_path} is {mask.shape[2]}x{mask.shape[1]}, but its image {image_path} is "
             f"{image.shape[2]}x{image.shape[1]}. Give both at one size."
         )
     return shrunk(image, short_edge), shrunk(mask, short_edge)
@@ -228,13 +217,7 @@ class MaskBatch:
 class MaskBatches(Iterator[MaskBatch]):
     """An endless, seeded stream of batches; its state is one generator's.
 
-    Args:
-        folders: the clips of each folder; all folders are drawn equally often.
-        config: the settings.
-        device: where the images are kept, and cropped.
-
-    Raises:
-        MediaError: there is no mask.
+    Images are kept, and cropped, on the device. All folders of clips are drawn equally often.
     """
 
     def __init__(
@@ -299,14 +282,9 @@ class FoundMask(NamedTuple):
     confidence: float
 
 
-class MaskJob(NamedTuple):
-    """How the masks of one clip, or of one still, are found."""
-
-    find: Callable[[], Iterable[FoundMask]]
-    """Finds them; picklable where several processes share the work."""
-    made_of: str
-    """What they follow from: masks of something else are not taken for done."""
-
+MaskJob = tuple[Callable[[], Iterable[FoundMask]], str]
+"""Finds the masks of one clip, or of one still; and says what they follow from: masks of something
+else are not taken for done."""
 
 Found = dict[str, float] | MediaError
 """The confidence of each mask of a job, or why there is none."""
@@ -332,7 +310,6 @@ def write_mask_folder(
 
     Raises:
         MediaError: more than one in a hundred cannot be read; the others are done.
-        DeviceError: a process was killed, as happens where memory runs out, or could not begin.
     """
     top = Path(folder)
     make_folder(top)
@@ -347,9 +324,9 @@ def write_mask_folder(
             write_text(file, json.dumps(values, indent=0, sort_keys=True))
 
     waiting = {
-        name: partial(_write, job, top, name, masks_of(name))
-        for name, job in jobs.items()
-        if made_of.get(name) != job.made_of
+        name: partial(_write, find, top, name, masks_of(name))
+        for name, (find, origin) in jobs.items()
+        if made_of.get(name) != origin
     }
     broken: dict[str, str] = {}
     saved = time.monotonic()
@@ -362,7 +339,7 @@ def write_mask_folder(
             for old in masks_of(name):
                 del confidence[old]
             confidence.update(found)
-            made_of[name] = jobs[name].made_of
+            made_of[name] = jobs[name][1]
             if time.monotonic() - saved > 1:
                 save()
                 saved = time.monotonic()
@@ -399,14 +376,16 @@ def _on_one_core(job: Callable[[], Found]) -> Found:
     return job()
 
 
-def _write(job: MaskJob, top: Path, name: str, before: Iterable[str]) -> Found:
+def _write(
+    find: Callable[[], Iterable[FoundMask]], top: Path, name: str, before: Iterable[str]
+) -> Found:
     """Write the images and masks of a job in the place of those before."""
     for old in before:
         (top / "images" / f"{old}.jpg").unlink(missing_ok=True)
         (top / "masks" / f"{old}.png").unlink(missing_ok=True)
     confidence = {}
     try:
-        for found in job.find():
+        for found in find():
             key = f"{name}/{found.name}" if found.name else name
             image, mask = top / "images" / f"{key}.jpg", top / "masks" / f"{key}.png"
             for path, pixels in ((image, found.image), (mask, found.mask)):

@@ -20,7 +20,7 @@ from amd_seg.errors import InputError, MediaError
 from amd_seg.media.video import shrunk_size
 from amd_seg.training.clips import VIDEO_SUFFIXES, Clip
 from amd_seg.training.config import REFERENCE_RATE
-from amd_seg.training.masked_images import FoundMask, MaskJob, write_mask_folder
+from amd_seg.training.masked_images import FoundMask, write_mask_folder
 
 Bytes = NDArray[np.uint8]
 Values = NDArray[np.float32]
@@ -127,8 +127,8 @@ def find_motion_masks(
             yield MotionMask(index, shown, mask, confidence)
 
 
+# By number: frames at the work size, and at the size that is given.
 Window = dict[int, tuple[Bytes, Bytes]]
-"""By number: frames at the work size, and at the size that is given."""
 
 
 def _windows(frames: Iterable[Bytes], config: MotionMaskConfig) -> Iterator[tuple[int, Window]]:
@@ -274,17 +274,7 @@ def write_motion_masks(
 ) -> None:
     """Find the masks of clips, gaps scaled to each clip's frame rate; see `write_mask_folder`.
 
-    Args:
-        clips: from `find_clips`.
-        folder: where images and masks go.
-        config: how to look.
-        flow: the dense flow, picklable; masks of another flow belong into another folder.
-        workers: processes; with 1 all is done in this one.
-        on_clip: called with name and number of masks after each clip that was done.
-
-    Raises:
-        InputError: two clips have one name.
-        MediaError: more than one in a hundred cannot be read; the others are done.
+    A dense flow must be picklable; masks of another flow belong into another folder.
     """
     jobs = {}
     for name, clip in clips_by_name(clips).items():
@@ -294,7 +284,7 @@ def write_motion_masks(
             rate = REFERENCE_RATE  # its own job says what is wrong with it, beside the others
         settings = (config or MotionMaskConfig()).at_rate(rate)
         find = partial(_masks_of_clip, clip, settings, flow)
-        jobs[name] = MaskJob(find, f"{clip.identity()}, {settings}")
+        jobs[name] = find, f"{clip.identity()}, {settings}"
     write_mask_folder(jobs, folder, workers=workers, on_done=on_clip)
 
 

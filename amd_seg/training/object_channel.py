@@ -56,13 +56,7 @@ def relative_motion(view: View) -> Tensor:
 
 @torch.no_grad()
 def choose_object_channel(model: AMD, batches: Iterator[Any], *, count: int = 16) -> ChannelChoice:
-    """Choose the region with the largest mean relative motion over some batches of pairs.
-
-    Args:
-        model: its mode is kept.
-        batches: of `PairBatch`, on the model's device.
-        count: how many of them are looked at.
-    """
+    """Choose the region with the largest mean relative motion over `count` batches of pairs."""
     was_training = model.training
     model.eval()
     motion = []

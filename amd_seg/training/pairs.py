@@ -55,14 +55,10 @@ class PairBatch:
 
 
 class PairSchedule:
-    """Which pair each draw is.
+    """Which pair each draw is, of clips of some lengths of two frames or more.
 
     An epoch has one random pair of each clip, as published, or, with the sampling "pair", a pair at
     every frame of every clip. The second frame comes 1 to `max_gap` frames after the first.
-
-    Args:
-        lengths: frames of each clip, at least 2.
-        config: sampling, max_gap and seed.
     """
 
     def __init__(self, lengths: Sequence[int], config: TrainingConfig) -> None:
@@ -111,12 +107,7 @@ class Pairs(Dataset[Any]):
 class StoredPairs(Pairs):
     """Clips whose frames are all in the memory of one device, where their pairs are cropped.
 
-    All are decoded at once, in parallel; frames that repeat the one before are left out.
-
-    Args:
-        clips: what find_clips gave.
-        config: crop and decoding.
-        device: where the frames are kept.
+    Frames that repeat the one before are left out.
 
     Raises:
         MediaError: more than one in a hundred clips cannot be read.
@@ -183,13 +174,6 @@ class DecodedPairs(Pairs):
 
     It gives what StoredPairs gives. A clip that turns out to be broken, or in which nothing moves,
     gives its place to the next one. It lives in worker processes.
-
-    Args:
-        clips, config: as in StoredPairs.
-
-    Raises:
-        MediaError: more than one in a hundred clips cannot be read.
-        InputError: no clip has two frames.
     """
 
     def __init__(self, clips: Sequence[Clip], config: TrainingConfig) -> None:
@@ -205,11 +189,7 @@ class DecodedPairs(Pairs):
         self._readers: dict[int, FrameFolder | VideoReader] = {}
 
     def fetch(self, draw: PairDraw) -> tuple[Tensor, str]:
-        """See `Pairs`.
-
-        Raises:
-            MediaError: no clip can be read any more.
-        """
+        """See `Pairs`."""
         for number in range(draw.clip, draw.clip + len(self._clips)):
             place = number % len(self._clips)
             clip, times = self._clips[place]
@@ -254,14 +234,9 @@ def _differing(
 
 
 class PairBatches(NumberedBatches[PairBatch]):
-    """The endless batches of this process's pairs.
-
-    Args:
-        source: the clips; pairs decoded as drawn are made by worker processes, ahead of the steps.
-        processes: those that share a step.
+    """The endless batches of this process's pairs; those decoded as drawn come from workers.
 
     Raises:
-        ConfigError: a step cannot be shared equally.
         MediaError: while iterating, when more than one in a hundred clips turned out to be broken.
     """
 

@@ -3,9 +3,8 @@
 import dataclasses
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from amd_seg.errors import ConfigError, InputError, MediaError, TrainingDiverged
 from amd_seg.model.amd import AMD
 from amd_seg.model.config import AMDConfig, WeightsConfig
 from amd_seg.training.batches import Batches
-from amd_seg.training.clips import find_clips, log_progress
+from amd_seg.training.clips import Clip, find_clips, log_progress
 from amd_seg.training.config import SEEDS, RunConfig, TrainingConfig
 from amd_seg.training.distributed import Processes, distribute, joined_processes
 from amd_seg.training.loop import OnStep, StepReport, StopTraining, TrainState, optimize
@@ -40,205 +39,180 @@ from amd_seg.weights import Network, load_weights, save_weights
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
 class Run:
-    """The parts of a run in this process."""
+    """A run in this process, whatever it learns.
 
-    config: RunConfig
-    folder: RunFolder
-    processes: Processes
-    state: TrainState
-    batches: Batches
+    Making one checks that the run may start, or go on, and seeds what its model is drawn from.
 
-    @property
-    def model(self) -> Network:
-        """The model that is released: the average where there is one."""
-        model = self.state.released
+    Args:
+        out: the run folder; it must be new, or without a checkpoint, unless `resume` is set.
+        config: how steps are taken.
+        processes: those that share the run.
+        data: what it learns from, see `RunFolder.require_same`.
+        resume: go on from the newest checkpoint in `out`.
+    """
+
+    def __init__(
+        self,
+        out: str | os.PathLike[str],
+        config: RunConfig,
+        processes: Processes,
+        data: Mapping[str, Sequence[str]],
+        *,
+        resume: bool,
+    ) -> None:
+        self.folder, self.config, self.processes = RunFolder(Path(out)), config, processes
+        self.data, self.is_resumed = data, resume
+        processes.share_of(config)
+        if processes.is_first:
+            self.folder.require_usable(resume)
+            if resume:
+                self.folder.require_same(config.seed, data)
+        seed_everything(config.seed)
+
+    def learn(
+        self,
+        objective: nn.Module,
+        batches: Batches,
+        settings: Mapping[str, Any],
+        *,
+        object_channel: int = 0,
+        some_unused: bool = False,
+        on_step: OnStep | None = None,
+    ) -> tuple[Network, dict[str, Any]]:
+        """Take all steps.
+
+        Args:
+            objective: model and loss; maps a batch to {"loss": ..., parts}.
+            batches: what this process learns from.
+            settings: what config.json of the run says besides, as JSON-able values.
+            object_channel: the region that pictures show as the object.
+            some_unused: parameters may have no part in a step.
+            on_step: called after each step; it may raise `StopTraining`.
+
+        Returns:
+            The model that is released, the average where there is one, and what to say of the run
+            in its config.json.
+
+        Raises:
+            ConfigError, WeightsError: the checkpoint is of another run, or cannot be read.
+            TrainingDivergedError: the loss is not finite.
+            StopTraining: from `on_step`, after a checkpoint.
+        """
+        folder, processes, log = self.folder, self.processes, None
+        self.config = config = _with_layout(objective, self.config, processes.device)
+        about = {"amd_seg": __version__, **settings, "training": dataclasses.asdict(config)}
+        objective = distribute(objective, processes, some_unused=some_unused)
+        if not processes.is_alone:
+            # Dropout must not be the same in all processes.
+            seed_everything(config.seed + processes.rank)
+        state = TrainState(objective, config)
+        if processes.is_first:
+            if not self.is_resumed:
+                folder.write_settings(about, self.data)
+            log = RunLog(folder, config, batches, object_channel)
+        if self.is_resumed:
+            self._go_on(state, batches)
+            if processes.is_first:
+                # Not before: settings that do not fit must not take the place of those that do.
+                before = folder.read_settings()
+                about |= {name: before[name] for name in ORIGIN if name in before}
+                folder.write_settings(about, self.data)
+        with log or nullcontext():
+            self._take_steps(state, batches, log, on_step)
+        model = state.released
         assert isinstance(model, Network)
-        return model
+        return model, {**about, "steps": state.step, "minutes": round(state.seconds / 60, 1)}
 
-    def checkpoint(self) -> None:
-        """Save what is needed to go on, with the random state of every process.
-
-        Raises:
-            MediaError: the disk is full.
-        """
-        device = self.processes.device
-        own = {"rng": torch.get_rng_state(), "batches": self.batches.state_dict()}
-        if device.type == "cuda":
-            own["cuda_rng"] = [torch.cuda.get_rng_state(device)]
-        ranks = self.processes.gather(own)
-        if ranks:
-            saved = {**self.state.state_dict(), **ranks[0], "other_ranks": ranks[1:]}
-            folder = self.folder.checkpoints
-            save_checkpoint(folder, self.state.step, saved, keep=self.config.keep)
-
-    def resume(self) -> None:
-        """Go on from the newest checkpoint.
-
-        Raises:
-            WeightsError: it cannot be read.
-            ConfigError: it is of another model, optimiser or stream of batches.
-        """
+    def _go_on(self, state: TrainState, batches: Batches) -> None:
         saved = load_checkpoint(list_checkpoints(self.folder.checkpoints)[-1])
-        if not saved["batches"].keys() >= self.batches.state_dict().keys():
+        if not saved["batches"].keys() >= batches.state_dict().keys():
             raise ConfigError(
                 f"Cannot resume {self.folder.path}: it learned by another objective, from other "
                 "batches. Leave out --objective."
             )
-        self.state.load_state_dict(saved)
+        state.load_state_dict(saved)
         ranks, device = [saved, *saved.get("other_ranks", [])], self.processes.device
         if self.processes.rank < len(ranks):
             own = ranks[self.processes.rank]
             torch.set_rng_state(own["rng"])
             if device.type == "cuda" and "cuda_rng" in own:
                 torch.cuda.set_rng_state(own["cuda_rng"][0], device)
-            self.batches.load_state_dict(own["batches"])
-        elif isinstance(self.batches, MaskBatches):
+            batches.load_state_dict(own["batches"])
+        elif isinstance(batches, MaskBatches):
             # The run goes on in more processes than before.
-            self.batches.begin_at(self.state.step)
+            batches.begin_at(state.step)
         else:
-            self.batches.load_state_dict(saved["batches"])
+            batches.load_state_dict(saved["batches"])
 
-    def take_steps(self, log: RunLog | None, on_step: OnStep | None) -> None:
+    def _take_steps(
+        self, state: TrainState, batches: Batches, log: RunLog | None, on_step: OnStep | None
+    ) -> None:
         """Take the steps, and write what is due after each."""
+        config, processes, folder = self.config, self.processes, self.folder
         check = CollapseCheck()
+        if log is not None:
+            log.cut_after(state.step)
+
+        def checkpoint() -> None:
+            own = {"rng": torch.get_rng_state(), "batches": batches.state_dict()}
+            if processes.device.type == "cuda":
+                own["cuda_rng"] = [torch.cuda.get_rng_state(processes.device)]
+            ranks = processes.gather(own)
+            if ranks:
+                saved = {**state.state_dict(), **ranks[0], "other_ranks": ranks[1:]}
+                save_checkpoint(folder.checkpoints, state.step, saved, keep=config.keep)
 
         def after_step(report: StepReport) -> None:
             if log is not None:
-                log.after_step(self.model, report)
-            if self.config.alarms:
+                log.after_step(state.released, report)
+            if config.alarms:
                 check(report.step, report.parts)
-            if report.step % self.config.checkpoint_every == 0:
-                self.checkpoint()
+            if report.step % config.checkpoint_every == 0:
+                checkpoint()
             asked = None
             try:
                 if on_step is not None:
                     on_step(report)
             except StopTraining as stop:
                 asked = stop  # Processes stop together.
-            if self.processes.any(asked is not None):
+            if processes.any(asked is not None):
                 raise asked or StopTraining(f"another process, after step {report.step}")
 
         try:
             try:
-                optimize(
-                    self.state,
-                    self.batches,
-                    self.config,
-                    on_step=after_step,
-                    processes=self.processes,
-                )
+                optimize(state, batches, config, on_step=after_step, processes=processes)
             except StopTraining:
-                self.checkpoint()
+                checkpoint()
                 raise
-            self.checkpoint()
+            checkpoint()
         except (TrainingDivergedError, MediaError) as error:
             # A lost run, a full disk, or clips that break while they are read.
-            found = list_checkpoints(self.folder.checkpoints)
+            found = list_checkpoints(folder.checkpoints)
             good = "There is no checkpoint yet."
             if found:
                 good = f"The last good checkpoint is {found[-1]}; --resume goes on from it."
             raise type(error)(f"{error} {good}") from error
 
 
-def carry_out(
-    out: str | os.PathLike[str],
-    *,
-    config: RunConfig,
-    settings: Mapping[str, Any],
-    data: Mapping[str, Sequence[str]],
-    make_model: Callable[[], Network],
-    open_batches: Callable[[Processes, RunFolder], Batches],
-    make_objective: Callable[[Any], nn.Module],
-    release: Callable[[Run, dict[str, Any]], None],
-    object_channel: int = 0,
-    some_unused: bool = False,
-    device: str = "auto",
-    resume: bool = False,
-    on_step: OnStep | None = None,
-) -> Path:
-    """Take a run from its first step, or from the newest checkpoint, to its last.
-
-    Args:
-        out: the run folder; it must be new, or without a checkpoint, unless `resume` is set.
-        config: how steps are taken.
-        settings: what config.json of the run says besides, as JSON-able values.
-        data: what it learns from, see `RunFolder.require_same`.
-        make_model: the model before the first step.
-        open_batches: what this process learns from.
-        make_objective: model and loss as one module; maps a batch to {"loss": ..., parts}.
-        release: writes the trained weights, with these words about the run; in the first process.
-        object_channel: see `RunLog`.
-        some_unused: parameters may have no part in a step.
-        device: see `resolve_device`.
-        resume: go on from the newest checkpoint in `out`.
-        on_step: called after each step; it may raise `StopTraining`.
-
-    Returns:
-        The folder of the trained weights.
-
-    Raises:
-        ConfigError, InputError, MediaError, WeightsError: the run cannot start.
-        TrainingDivergedError: the loss is not finite.
-        StopTraining: from `on_step`, after a checkpoint.
-    """
-    folder = RunFolder(Path(out))
-    with joined_processes(device) as processes:
-        if processes.is_first:
-            folder.require_usable(resume)
-            if resume:
-                folder.require_same(config.seed, data)
-        seed_everything(config.seed)
-        model = make_model().to(processes.device)
-        batches = open_batches(processes, folder)
-        config = _with_layout(model, config, processes.device)
-        settings = {"amd_seg": __version__, **settings, "training": dataclasses.asdict(config)}
-        objective = distribute(make_objective(model), processes, some_unused=some_unused)
-        if not processes.is_alone:
-            # Dropout must not be the same in all processes.
-            seed_everything(config.seed + processes.rank)
-        run = Run(config, folder, processes, TrainState(objective, config), batches)
-        log = None
-        if processes.is_first:
-            if not resume:
-                folder.write_settings(settings, data)
-            log = RunLog(folder, config, batches, object_channel)
-        if resume:
-            run.resume()
-            if processes.is_first:
-                # Not before: settings that do not fit must not take the place of those that do.
-                before = folder.read_settings()
-                settings |= {name: before[name] for name in ORIGIN if name in before}
-                folder.write_settings(settings, data)
-        with log or nullcontext():
-            if log is not None:
-                log.cut_after(run.state.step)
-            run.take_steps(log, on_step)
-        if processes.is_first:
-            minutes = round(run.state.seconds / 60, 1)
-            release(run, {**settings, "steps": run.state.step, "minutes": minutes})
-    return folder.weights
-
-
-def _with_layout(model: Network, config: RunConfig, device: torch.device) -> RunConfig:
+def _with_layout(objective: nn.Module, config: RunConfig, device: torch.device) -> RunConfig:
     """Bring a model to the memory layout of the settings, and name it in them."""
     layout = config.memory_layout
     # oneDNN's strided 1x1 convolution writes out of bounds there (found with torch 2.13 on AVX2).
-    is_too_narrow = min(model.config.stage_widths) < 8
-    if layout == "channels-last" and is_too_narrow:
+    model: Any = objective.model
+    widths = model.config.stage_widths
+    if layout == "channels-last" and min(widths) < 8:
         raise ConfigError(
-            f"stage_widths={model.config.stage_widths!r} cannot be trained in channels-last "
-            "layout: fewer than 8 channels crash there. Give --set memory_layout=channels-first, "
-            "or wider stages."
+            f"stage_widths={widths!r} cannot be trained in channels-last layout: fewer than 8 "
+            "channels crash there. Give --set memory_layout=channels-first, or wider stages."
         )
     if layout == "auto":
         # Measured: a tenth faster on GPUs and with AVX-512, a sixth slower on other CPUs.
         has_avx512 = "AVX512" in torch.backends.cpu.get_cpu_capability()
         is_faster = device.type == "cuda" or (device.type == "cpu" and has_avx512)
-        layout = "channels-last" if is_faster and not is_too_narrow else "channels-first"
+        layout = "channels-last" if is_faster and min(widths) >= 8 else "channels-first"
     if layout == "channels-last":
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model.to(memory_format=torch.channels_last)
     return dataclasses.replace(config, memory_layout=layout)
 
 
@@ -266,11 +240,22 @@ def train(
         targets: folders of images with masks, see `masked_images`, for the objective
             "motion-masks"; all are drawn equally often. The masks of the clips are found first
             and kept in the run folder. A resumed run knows its own.
-        device, resume, on_step: see `carry_out`, as for what is returned and raised.
+        device: see `resolve_device`.
+        resume: go on from the newest checkpoint in `out`.
+        on_step: called after each step; it may raise `StopTraining`.
+
+    Returns:
+        The folder of the trained weights.
+
+    Raises:
+        ConfigError, InputError, MediaError, WeightsError: the run cannot start.
+        TrainingDivergedError: the loss is not finite, or the masks have collapsed.
+        StopTraining: from `on_step`, after a checkpoint.
     """
+    by_masks = config.objective == "motion-masks"
     before = RunFolder(Path(out)).read_settings() if resume else {}
     given = [os.fspath(each) for each in targets] or list(before.get("targets") or ())
-    if given and config.objective != "motion-masks":
+    if given and not by_masks:
         raise ConfigError(
             f"The objective {config.objective} learns from pairs of frames alone. "
             "Give --targets with --objective motion-masks only."
@@ -283,11 +268,19 @@ def train(
     if not roots and not given:
         raise InputError("There is nothing to learn from. Give VIDEOS, or --targets.")
     clips = find_clips(roots) if roots else []
+    data = {"clips": [clip.identity() for clip in clips], "images": images}
     start = None if init is None or resume else load_weights(init)
     # The object's region in the weights that the run began with, which may be gone by now.
     known = before.get("init_channel") if start is None else start.config.object_channel
-
-    def make_model() -> AMD:
+    settings = {
+        "roots": list(roots),
+        "init": init,
+        "init_channel": known,
+        "targets": given,
+        "model": dataclasses.asdict(model),
+    }
+    with joined_processes(device) as processes:
+        run = Run(out, config, processes, data, resume=resume)
         amd = AMD(model)
         if start is not None:
             try:
@@ -304,57 +297,42 @@ def train(
                 ) from cause
         if config.motion_init == "kaiming" and not resume:
             amd.motion.initialise_by_kaiming()
-        return amd
-
-    def release(run: Run, training: dict[str, Any]) -> None:
+        amd.to(processes.device)
+        batches = open_batches(clips, config, processes, run.folder, targets=given)
         channel = known or 0
-        if config.objective != "motion-masks":
-            # The region that moves most, without labels; the known one if in doubt.
-            assert isinstance(run.model, AMD)
-            choice = choose_object_channel(run.model, run.batches)
-            if known is not None:
-                choice = choice.unless_clear(known)
-            channel = choice.channel
-            logger.info(
-                "The object is region %d. The regions move %s pixels against their frames.",
-                *(channel, ", ".join(f"{pixels:.2g}" for pixels in choice.motion)),
-            )
-        card = WeightsConfig(
-            model=model,
+        trained, about = run.learn(
+            make_objective(amd, config, channel),
+            batches,
+            settings,
             object_channel=channel,
-            input_size=min(config.crop),
-            name=run.folder.path.name,
-            training=training,
+            some_unused=config.objective != "photometric",
+            on_step=on_step,
         )
-        save_weights(run.folder.weights, run.model, card)
-
-    return carry_out(
-        out,
-        config=config,
-        settings={
-            "roots": list(roots),
-            "init": init,
-            "init_channel": known,
-            "targets": given,
-            "model": dataclasses.asdict(model),
-        },
-        data={"clips": [clip.identity() for clip in clips], "images": images},
-        make_model=make_model,
-        open_batches=lambda processes, folder: open_batches(
-            roots, config, processes, folder, targets=given
-        ),
-        make_objective=lambda amd: make_objective(amd, config, known or 0),
-        release=release,
-        object_channel=known or 0,
-        some_unused=config.objective != "photometric",
-        device=device,
-        resume=resume,
-        on_step=on_step,
-    )
+        if processes.is_first:
+            assert isinstance(trained, AMD)
+            if not by_masks:
+                # The region that moves most, without labels; the known one if in doubt.
+                choice = choose_object_channel(trained, batches)
+                if known is not None:
+                    choice = choice.unless_clear(known)
+                channel = choice.channel
+                logger.info(
+                    "The object is region %d. The regions move %s pixels against their frames.",
+                    *(channel, ", ".join(f"{pixels:.2g}" for pixels in choice.motion)),
+                )
+            card = WeightsConfig(
+                model=model,
+                object_channel=channel,
+                input_size=min(config.crop),
+                name=run.folder.path.name,
+                training=about,
+            )
+            save_weights(run.folder.weights, trained, card)
+    return run.folder.weights
 
 
 def open_batches(
-    roots: Sequence[str],
+    clips: Sequence[Clip],
     config: TrainingConfig,
     processes: Processes,
     folder: RunFolder,
@@ -363,18 +341,9 @@ def open_batches(
 ) -> Batches:
     """Open clips, and images with masks, as a stream of this process's micro-batches.
 
-    Args:
-        roots, targets: see `train`.
-        config: the settings.
-        processes: those that share a step.
-        folder: where the masks of the clips are kept (objective motion-masks).
-
-    Raises:
-        ConfigError: the batch cannot be shared by the processes.
-        InputError, MediaError: the clips, or the images, cannot be used.
+    The masks of clips (objective motion-masks) are found first and kept in the run folder.
     """
-    processes.share_of(config)
-    clips, device = find_clips(roots) if roots else [], processes.device
+    device = processes.device
     if config.objective != "motion-masks":
         if config.frames == "loader":
             return PairBatches(DecodedPairs(clips, config), processes)

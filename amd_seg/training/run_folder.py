@@ -35,12 +35,7 @@ class RunFolder:
         self.weights = path / "weights"  # the trained model, as `from_pretrained` reads it
 
     def require_usable(self, resume: bool) -> None:
-        """Tell a run to go on from one to start.
-
-        Raises:
-            InputError: there is nothing to go on from, the folder is in use, or it is a file.
-            MediaError: it may not be written to.
-        """
+        """Raise where there is no run to go on from, or where one cannot start in the folder."""
         there = next(path for path in (self.path, *self.path.absolute().parents) if path.exists())
         if not there.is_dir():
             raise InputError(
@@ -72,11 +67,7 @@ class RunFolder:
             return False
 
     def read_settings(self) -> dict[str, Any]:
-        """What config.json says; nothing where it is not there.
-
-        Raises:
-            InputError: it is no JSON object.
-        """
+        """What config.json says; nothing where it is not there."""
         return self._read(self.config)
 
     def write_settings(self, settings: dict[str, Any], data: Mapping[str, Sequence[str]]) -> None:
@@ -93,10 +84,6 @@ class RunFolder:
         Args:
             seed: of the run that goes on.
             data: kind ("clips") -> its items in order, each named so that another is told from it.
-
-        Raises:
-            ConfigError: the seed is another.
-            InputError: the data are others, or in another order.
         """
         begun = self.read_settings().get("training", {}).get("seed", seed)
         if begun != seed:
@@ -141,12 +128,8 @@ def write_text(path: Path, text: str) -> None:
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any], *, keep: int) -> None:
     """Write `folder/step-<step>.pt` atomically, then delete all but the newest `keep`.
 
-    Args:
-        state: tensors, numbers, strings, and lists and dicts of them: what can be read back
-            without running code.
-
-    Raises:
-        MediaError: the disk is full, or the file cannot be written; older ones are untouched.
+    The state holds tensors, numbers, strings, and lists and dicts of them: what can be read back
+    without running code.
     """
     # In memory first: torch's own writer turns a full disk into an error without a reason.
     buffer = io.BytesIO()
@@ -168,11 +151,7 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read what `save_checkpoint` wrote; no code in the file is run.
-
-    Raises:
-        WeightsError: the file is missing, cut short or no checkpoint.
-    """
+    """Read what `save_checkpoint` wrote; no code in the file is run."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as cause:  # torch raises its own, pickle's and zip's errors alike

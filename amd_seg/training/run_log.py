@@ -10,12 +10,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Self
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from amd_seg.classes import Classes
 from amd_seg.errors import TrainingDivergedError
@@ -34,7 +35,6 @@ from amd_seg.training.loop import StepReport
 from amd_seg.training.masked_images import MaskBatch
 from amd_seg.training.pairs import PairBatch
 from amd_seg.training.run_folder import RunFolder, write_text
-from amd_seg.weights import Network
 
 logger = logging.getLogger(__name__)
 
@@ -74,12 +74,8 @@ class RunLog:
             with self._curves_optional():
                 self._curves = SummaryWriter(str(folder.curves))
 
-    def after_step(self, model: Network, report: StepReport) -> None:
-        """Write the line and the sheet that are due.
-
-        Raises:
-            MediaError: the disk is full.
-        """
+    def after_step(self, model: nn.Module, report: StepReport) -> None:
+        """Write the line and the sheet that are due."""
         if report.step % self.config.log_every == 0:
             self._write_line(report)
         if self.shown is not None and report.step % self.config.sheet_every == 0:
@@ -167,11 +163,7 @@ class CollapseCheck:
         self._counts: Counter[str] = Counter()
 
     def __call__(self, step: int, parts: Mapping[str, float]) -> None:
-        """Look at one step's monitors.
-
-        Raises:
-            TrainingDivergedError: one has been out of its range for `patience` steps.
-        """
+        """Raise where one of a step's monitors has been out of its range for `patience` steps."""
         for name in COLLAPSES.keys() & parts.keys():
             low, high, what, advice = COLLAPSES[name]
             is_healthy = low < parts[name] < high
@@ -185,17 +177,12 @@ class CollapseCheck:
 
 @torch.no_grad()
 def draw_sheet(
-    model: Network, batch: PairBatch | MaskBatch | LabelBatch, object_channel: int = 0
+    model: nn.Module, batch: PairBatch | MaskBatch | LabelBatch, object_channel: int = 0
 ) -> Image.Image:
-    """Draw what a model makes of the first items of a batch, as an image of mode "RGB".
+    """Draw what a model makes of the first items of a batch.
 
     The bar under regions gives each its share of the frame, region 0 first. For the flow see
     `flow_colours`.
-
-    Args:
-        model: its mode is kept.
-        batch: on the model's device.
-        object_channel: the region that is the object of a `MaskBatch`.
     """
     was_training = model.training
     model.eval()
@@ -222,12 +209,9 @@ def flow_colours(flow: NDArray[np.float32]) -> Pixels:
     """
     length = np.linalg.norm(flow, axis=-1)
     share = length / max(float(length.max()), 1e-2)
-    turn = np.arctan2(flow[..., 1], flow[..., 0]) / (2 * np.pi) * 6  # sixths, -3 to 3
-    # Each primary is full within a sixth of its direction, absent from two sixths on.
-    distance = np.abs((turn[..., None] - np.array((0, 2, 4)) + 3) % 6 - 3)
-    hue = np.clip(2 - distance, 0, 1)
-    colours = 1 - share[..., None] * (1 - hue)
-    picture: Pixels = np.rint(255 * np.clip(colours, 0, 1)).astype(np.uint8)
+    angle = np.degrees(np.arctan2(flow[..., 1], flow[..., 0])) % 360
+    hsv = np.stack((angle, share, np.ones_like(share)), axis=-1).astype(np.float32)
+    picture: Pixels = np.rint(255 * cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)).astype(np.uint8)
     return picture
 
 

@@ -116,11 +116,9 @@ def vote(
 
     Args:
         frames: (frame, height, width, 3), RGB uint8.
-        maps: of each frame, (height, width), float32, 0..1.
+        maps: of each frame, (height, width), float32, 0..1; those returned are constant over each
+            patch.
         trust: of each frame, above 0: how much its patches' voices count.
-
-    Returns:
-        The map of each frame after the vote, constant over each patch.
     """
     cuts = [superpixels(frame, PATCHES) for frame in frames]
     neighbours, likeness = _listeners(np.concatenate([_looks(cut) for cut in cuts]))

@@ -45,7 +45,7 @@ def write_photo_masks(photos: str | os.PathLike[str], folder: Path, *, short_edg
         if name in jobs:
             raise InputError(f"Two photos are called {name}, such as {path}. Rename one.")
         made_of = f"{path.stat().st_size} bytes, {PATCHES}, {short_edge}"
-        jobs[name] = MaskJob(partial(_find, path, short_edge), made_of)
+        jobs[name] = partial(_find, path, short_edge), made_of
     write_mask_folder(jobs, folder, workers=os.cpu_count() or 1)
 
 

@@ -14,7 +14,6 @@ from amd_seg.training.clip_masks import combine_odds, flip_averaged_regions
 from amd_seg.training.masked_images import (
     FoundMask,
     MaskedClip,
-    MaskJob,
     load_masked_images,
     write_mask_folder,
 )
@@ -45,7 +44,7 @@ def write_joined_masks(
     made_of = f"{pretrained.config.sha256}, {redraw}, {short_edge}"
     clips = load_masked_images(teacher, short_edge=short_edge)
     jobs = {
-        clip.name: MaskJob(partial(_join, model, channel, clip, redraw, precision), made_of)
+        clip.name: (partial(_join, model, channel, clip, redraw, precision), made_of)
         for clip in clips
     }
     write_mask_folder(jobs, folder)
