@@ -48,7 +48,7 @@ REMOVED_OPTIONS = {
     "--ablate-regions": "train once for each number of regions, by recipes/ablate_regions.sh.",
     "--frame-step": "every frame counts; --set max_gap=N pairs frames that are further apart.",
     "--init-backbone": "`amd-seg weights convert FILE -o DIR` makes weights of it for --init DIR.",
-    "--channels-last": "it follows the device; --set memory_layout=channels-last insists.",
+    "--channels-last": "the faster layout is found; --set memory_layout=channels-last insists.",
     "--no-channels-last": "--set memory_layout=channels-first insists on it.",
     "--share": "it is called --blend now.",
     "--photos": "find their masks by recipes/released_weights, and give --targets DIR.",

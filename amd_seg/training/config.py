@@ -82,8 +82,8 @@ class RunConfig(Settings):
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of autocast; the objective accumulates in float32 in any case."""
     memory_layout: Literal["auto", "channels-first", "channels-last"] = "auto"
-    """Of the convolutions. auto is channels-last on GPUs and on CPUs with AVX-512, channels-first
-    elsewhere."""
+    """Of the convolutions. auto takes two steps in each at the start of a run of 200 steps or
+    more, and keeps the faster one."""
     seed: int = 0
     """What all random numbers follow from."""
     log_every: int = 20

@@ -1,8 +1,10 @@
 """A run from its first step, or its newest checkpoint, to its last; and a run on clips."""
 
+import copy
 import dataclasses
 import logging
 import os
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -37,6 +39,9 @@ from amd_seg.training.run_log import CollapseCheck, RunLog
 from amd_seg.weights import Network, load_weights, save_weights
 
 logger = logging.getLogger(__name__)
+
+STEPS_WORTH_A_TRIAL = 200
+"""Shorter runs are not worth the steps that find the faster memory layout."""
 
 
 class Run:
@@ -100,7 +105,7 @@ class Run:
             StopTraining: from `on_step`, after a checkpoint.
         """
         folder, processes, log = self.folder, self.processes, None
-        self.config = config = _with_layout(objective, self.config, processes.device)
+        self.config = config = _with_layout(objective, self.config, batches, processes)
         about = {"amd_seg": __version__, **settings, "training": dataclasses.asdict(config)}
         objective = distribute(objective, processes, some_unused=some_unused)
         if not processes.is_alone:
@@ -195,22 +200,48 @@ class Run:
             raise type(error)(f"{error} {good}") from error
 
 
-def _with_layout(objective: nn.Module, config: RunConfig, device: torch.device) -> RunConfig:
-    """Bring a model to the memory layout of the settings, and name it in them."""
-    layout = config.memory_layout
-    # oneDNN's strided 1x1 convolution writes out of bounds there (found with torch 2.13 on AVX2).
+def _with_layout(
+    objective: nn.Module, config: RunConfig, batches: Batches, processes: Processes
+) -> RunConfig:
+    """Bring a model to the memory layout of the settings, and name it in them.
+
+    Which of the two is faster depends on the machine: channels-last by a tenth on GPUs and on CPUs
+    with AVX-512, channels-first by a sixth on others.
+    """
+    layout, device = config.memory_layout, processes.device
     model: Any = objective.model
-    widths = model.config.stage_widths
-    if layout == "channels-last" and min(widths) < 8:
+    # oneDNN's strided 1x1 convolution writes out of bounds there (found with torch 2.13 on AVX2).
+    is_too_narrow = min(model.config.stage_widths) < 8
+    if layout == "channels-last" and is_too_narrow:
         raise ConfigError(
-            f"stage_widths={widths!r} cannot be trained in channels-last layout: fewer than 8 "
-            "channels crash there. Give --set memory_layout=channels-first, or wider stages."
+            f"stage_widths={model.config.stage_widths!r} cannot be trained in channels-last "
+            "layout: fewer than 8 channels crash there. Give --set memory_layout=channels-first, "
+            "or wider stages."
         )
     if layout == "auto":
-        # Measured: a tenth faster on GPUs and with AVX-512, a sixth slower on other CPUs.
-        has_avx512 = "AVX512" in torch.backends.cpu.get_cpu_capability()
-        is_faster = device.type == "cuda" or (device.type == "cpu" and has_avx512)
-        layout = "channels-last" if is_faster and min(widths) >= 8 else "channels-first"
+        layout = "channels-first"
+        if config.steps >= STEPS_WORTH_A_TRIAL and not is_too_narrow:
+            position, seconds = batches.state_dict(), []
+            with torch.random.fork_rng([device] if device.type == "cuda" else []):
+                for memory_format in (torch.contiguous_format, torch.channels_last):
+                    twin: Any = copy.deepcopy(objective)
+                    twin.model.to(memory_format=memory_format)
+                    state = TrainState(twin, config)
+                    for step in (1, 2):
+                        began = time.perf_counter()
+                        one = dataclasses.replace(config, steps=step, minutes=0.0)
+                        optimize(state, batches, one)
+                        if device.type == "cuda":
+                            torch.cuda.synchronize(device)
+                    seconds.append(time.perf_counter() - began)  # The first step warms up.
+            batches.load_state_dict(position)
+            # The first process decides for all.
+            if processes.any(processes.is_first and seconds[1] < seconds[0]):
+                layout = "channels-last"
+            logger.info(
+                "A step takes %.3g s channels-first, %.3g s channels-last: %s is taken.",
+                *(*seconds, layout),
+            )
     if layout == "channels-last":
         model.to(memory_format=torch.channels_last)
     return dataclasses.replace(config, memory_layout=layout)
