@@ -7,19 +7,32 @@ runs `amd-seg image` or `amd-seg video` on each, and says how it went. The same 
 the same file.
 """
 
+import argparse
 import io
 import os
+import signal
 import struct
 import sys
+import tempfile
+import time
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
+from datetime import date
+from functools import cache
 from pathlib import Path
 from random import Random
 
 import numpy as np
+import torch
 from PIL import Image, ImageCms
 
+import amd_seg.weights
+from amd_seg.model.amd import AMD
+from amd_seg.model.config import WeightsConfig
 from tests.clips import moving_square, write_clip
+from tests.kill import import_commands, start
+from tests.tiny import TINY
 
 Mutation = Callable[[bytearray, Random], None]
 
@@ -66,9 +79,9 @@ def good_pictures() -> dict[str, bytes]:
     }
     files = {}
     for name, (form, mode, options) in wanted.items():
-        image = smooth.convert("L") if mode in ("I;16", "F") else smooth
+        image = smooth.convert("L") if mode == "I;16" else smooth
         if mode == "F":
-            image = Image.fromarray(np.asarray(image, np.float32) / 255)
+            image = Image.fromarray(np.asarray(smooth.convert("L"), np.float32) / 255)
         stream = io.BytesIO()
         image.convert(mode).save(stream, form, **options)
         files[name] = stream.getvalue()
@@ -199,7 +212,98 @@ def hostile_files(good: dict[str, bytes], count: int) -> Iterator[tuple[str, byt
         yield stem.format(f"-{number}{ending}"), data
 
 
-if __name__ == "__main__":
-    from tests.hostile_run import main
+# The long run: the command on thousands of files, each by itself
 
+PATIENCE = 30.0
+"""Seconds of processor time that one file may take."""
+
+SILENCE = 300.0
+"""Seconds by the clock after which a command counts as hung: a busy machine makes it wait."""
+
+MEMORY = 4096.0
+"""MiB that a command may take: a picture of 200 million pixels needs some 3,000."""
+
+
+def run(folder: Path, kind: str, count: int) -> int:
+    """Try `count` files, print what is wrong and a line of a table; return the exit code."""
+    if kind == "pictures":
+        files = [*bombs().items(), ("bomb.png", unpacking_bomb())]
+        files += hostile_files(good_pictures(), count - len(files))
+        command, target = "image", folder / "out.png"
+    else:
+        files = list(hostile_files(good_clips(folder), count))
+        command, target = "video", folder / "out.mp4"
+    # A tiny network, read once before the commands fork: files are what is tried.
+    config = WeightsConfig(model=TINY, object_channel=1, input_size=64)
+    weights = amd_seg.weights.save_weights(folder / "weights", AMD(TINY), config)
+    amd_seg.weights.read_weights = cache(amd_seg.weights.read_weights)
+    amd_seg.weights.read_weights(weights)
+    import_commands()
+    os.chdir(folder)
+    codes, faults, slowest, peak = Counter[int](), 0, (0.0, ""), 0.0
+    for name, data in files:
+        Path(name).write_bytes(data)
+        options = ["-o", str(target), "--overwrite", "--device", "cpu", "--quiet"]
+        child = start(command, *options, "--weights", str(weights), "--", name, log="log")
+        code, seconds, memory = wait(child)
+        stderr = Path("log").read_text(errors="replace")
+        fault = fault_of(code, stderr, name, target.exists())
+        if seconds > PATIENCE or memory > MEMORY:
+            fault = f"{seconds:.0f} s of processor time, {memory:.0f} MiB of memory"
+        if fault:
+            print(f"{name!a}: {fault}\n{stderr}", file=sys.stderr, flush=True)
+        codes[code] += 1
+        faults += bool(fault)
+        slowest, peak = max(slowest, (seconds, name)), max(peak, memory)
+        Path(name).unlink()
+        target.unlink(missing_ok=True)
+    print(
+        f"| {date.today()} | {len(files)} {kind} | {codes[0]} | {codes[1]} | {faults} | "
+        f"{slowest[0]:.1f} s, {slowest[1]!a} | {peak / 1024:.2f} GiB |"
+    )
+    return 1 if faults else 0
+
+
+def wait(child: int) -> tuple[int, float, float]:
+    """Return a child's exit code, seconds of processor time and MiB; one that hangs is killed."""
+    end = time.monotonic() + SILENCE
+    while (done := os.wait4(child, os.WNOHANG))[0] == 0:
+        if time.monotonic() > end:
+            os.kill(child, signal.SIGKILL)
+        time.sleep(0.002)
+    _, status, usage = done
+    seconds = usage.ru_utime + usage.ru_stime
+    return os.waitstatus_to_exitcode(status), seconds, usage.ru_maxrss / 1024
+
+
+def fault_of(code: int, stderr: str, name: str, is_written: bool) -> str:
+    """Return what a command should not have done; nothing, where all is well."""
+    lines = stderr.splitlines()
+    errors = [line for line in lines if line.startswith("Error: ")]
+    is_cut_short = any("is cut short: the" in line for line in lines)
+    if code not in (0, 1):
+        return f"exit code {code}"
+    if "Traceback" in stderr:
+        return "a traceback"
+    if is_written != (code == 0 or is_cut_short):
+        return "an output without success, or the reverse"
+    if code == 1 and len(errors) != (not is_cut_short):
+        return f"{len(errors)} lines of error"
+    # Names differ in what follows the last dash, which no way of quoting changes.
+    if errors and name.rpartition("-")[2] not in errors[0]:
+        return "an error that does not name the file"
+    return ""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("kind", choices=["pictures", "clips"])
+    parser.add_argument("count", type=int, nargs="?", default=100)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        return run(Path(folder), options.kind, options.count)
+
+
+if __name__ == "__main__":
     sys.exit(main())

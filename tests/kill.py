@@ -15,12 +15,13 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
-from dataclasses import dataclass
 from datetime import date
 from importlib import import_module
 from pathlib import Path
 from random import Random
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -37,35 +38,43 @@ from tests.tiny import TINY, TINY_SETTINGS
 Digests = dict[str, str]
 
 
-@dataclass(frozen=True)
-class Work:
-    """A command, and what is to be had of it.
+def import_commands() -> None:
+    """Import what commands need before any fork, or each child would."""
+    for module in ("segmenter", "video_segmenter", "training.run"):
+        import_module(f"amd_seg.{module}")
 
-    Attributes:
-        arguments: all but the output.
-        output: the name that `-o` or `--out` gets, below a folder of its own.
-        again: what a rerun says besides.
-    """
 
-    arguments: list[str]
-    output: str
-    again: str
+def start(*arguments: str, log: str = os.devnull) -> int:
+    """Fork a child that runs `amd-seg` with these arguments; return its number."""
+    child = os.fork()
+    if child:
+        return child
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    sys.argv, code = ["amd-seg", *arguments], 0
+    try:
+        amd_seg()
+    except SystemExit as ending:
+        code = ending.code if isinstance(ending.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+class Work(NamedTuple):
+    """A command, and what is to be had of it."""
+
+    arguments: list[str]  # all but the output
+    output: str  # the name that `-o` or `--out` gets, below a folder of its own
+    again: str  # what a rerun says besides
 
     def start(self, folder: Path, *more: str) -> int:
         """Fork a child that runs the command into a folder; return its number."""
-        child = os.fork()
-        if child:
-            return child
-        silence = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(silence, 1)
-        os.dup2(silence, 2)
         out = "--out" if self.arguments[0] == "train" else "-o"
-        sys.argv = ["amd-seg", *self.arguments, out, str(folder / self.output), *more]
-        try:
-            amd_seg()
-        except SystemExit as ending:
-            os._exit(ending.code if isinstance(ending.code, int) else 1)
-        os._exit(0)
+        return start(*self.arguments, out, str(folder / self.output), *more)
 
 
 def prepare(kind: str, folder: Path) -> Work:
@@ -137,16 +146,14 @@ def main() -> int:
     parser.add_argument("count", type=int, nargs="?", default=50)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    # Before the fork, or each child would import them anew.
-    for module in ("segmenter", "video_segmenter", "training.run"):
-        import_module(f"amd_seg.{module}")
+    import_commands()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         work = prepare(options.kind, folder)
         (folder / "whole").mkdir()
-        start = time.perf_counter()
+        begin = time.perf_counter()
         os.waitpid(work.start(folder / "whole"), 0)
-        duration = time.perf_counter() - start
+        duration = time.perf_counter() - begin
         whole = digests(folder / "whole")
         random = Random(0)
         faults = Counter(

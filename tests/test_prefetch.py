@@ -1,3 +1,5 @@
+"""Threads that work ahead: order, memory, errors, and an end."""
+
 import threading
 from collections.abc import Iterator
 from itertools import count, islice
@@ -12,27 +14,26 @@ from amd_seg.prefetch import map_ahead, read_ahead
 @settings(max_examples=30, deadline=None)
 @given(length=st.integers(0, 20), ahead=st.integers(1, 30))
 def test_results_come_in_order(length: int, ahead: int) -> None:
-    assert list(map_ahead(lambda x: x * x, range(length), ahead=ahead)) == [
-        x * x for x in range(length)
-    ]
+    squares = [x * x for x in range(length)]
+    assert list(map_ahead(lambda x: x * x, range(length), ahead=ahead)) == squares
+    assert list(read_ahead(iter(squares), ahead=ahead)) == squares
 
 
-def test_at_most_ahead_results_wait() -> None:
+@pytest.mark.parametrize(
+    ("start", "waiting"),
+    [
+        (lambda items: map_ahead(lambda x: x, items, ahead=3), 3),
+        (lambda items: read_ahead(items, ahead=3), 3),
+        (lambda items: map_ahead(lambda x: x, items, ahead=8, weigh=lambda x: 10, budget=20), 2),
+    ],
+    ids=["map", "read", "heavy results"],
+)
+def test_so_many_results_wait(start, waiting: int) -> None:
     taken: list[int] = []
-    items = (taken.append(x) or x for x in count(1))  # type: ignore[func-returns-value]
-    results = map_ahead(lambda x: x, items, ahead=3)
-    assert list(islice(results, 5)) == [1, 2, 3, 4, 5]
-    results.close()
-    assert len(taken) == 5 + 3
-
-
-def test_heavy_results_leave_less_room() -> None:
-    taken: list[int] = []
-    items = (taken.append(x) or x for x in count(1))  # type: ignore[func-returns-value]
-    results = map_ahead(lambda x: x, items, ahead=8, weigh=lambda x: 10, budget=20)
+    results = start(taken.append(x) or x for x in count(1))
     assert list(islice(results, 20)) == list(range(1, 21))
     results.close()
-    assert len(taken) <= 20 + 2
+    assert len(taken) <= 20 + waiting
 
 
 def test_an_error_comes_in_its_place_and_ends_the_threads() -> None:
@@ -43,16 +44,6 @@ def test_an_error_comes_in_its_place_and_ends_the_threads() -> None:
     with pytest.raises(ZeroDivisionError):
         next(results)
     assert threading.active_count() == before
-
-
-def test_reading_ahead_keeps_order_and_takes_at_most_ahead() -> None:
-    assert list(read_ahead(iter(range(20)), ahead=3)) == list(range(20))
-    taken: list[int] = []
-    items = (taken.append(x) or x for x in count(1))  # type: ignore[func-returns-value]
-    read = read_ahead(items, ahead=3)
-    assert list(islice(read, 5)) == [1, 2, 3, 4, 5]
-    read.close()
-    assert len(taken) <= 5 + 3
 
 
 def test_reading_ahead_raises_in_place_and_closes_its_generator() -> None:
@@ -76,17 +67,3 @@ def test_reading_ahead_raises_in_place_and_closes_its_generator() -> None:
     with pytest.raises(StopIteration):
         next(endless)
     assert threading.active_count() == before
-
-
-def test_reading_ahead_runs_beside_the_caller() -> None:
-    ready = threading.Event()
-
-    def items() -> Iterator[int]:
-        yield 1
-        ready.set()
-        yield 2
-
-    read = read_ahead(items(), ahead=2)
-    assert next(read) == 1
-    assert ready.wait(timeout=10)
-    read.close()
