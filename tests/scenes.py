@@ -50,17 +50,15 @@ def stripes(generator: np.random.Generator, height: int, width: int) -> np.ndarr
     return np.repeat(128 + 80 * wave[..., None], 3, axis=2)
 
 
-def noise(generator: np.random.Generator, height: int, width: int) -> np.ndarray:
-    return generator.integers(0, 255, (height, width, 3))
-
-
-def one_colour(generator: np.random.Generator, height: int, width: int) -> np.ndarray:
-    return np.broadcast_to(generator.integers(0, 255, 3), (height, width, 3))
-
-
 SCENES: dict[str, Scene] = {
-    scene.__name__.replace("_", " "): scene
-    for scene in (clear_sky, cloudy_sky, grass, stone, bricks, stripes, noise, one_colour)
+    **{
+        scene.__name__.replace("_", " "): scene
+        for scene in (clear_sky, cloudy_sky, grass, stone, bricks, stripes)
+    },
+    "noise": lambda generator, height, width: generator.integers(0, 255, (height, width, 3)),
+    "one colour": lambda generator, height, width: np.broadcast_to(
+        generator.integers(0, 255, 3), (height, width, 3)
+    ),
 }
 
 

@@ -42,9 +42,8 @@ def test_a_full_disk_is_one_clear_line_and_exit_code_1(
 ) -> None:
     work = prepare(kind, tmp_path)
     # Leave what holds the first cutout, and nothing of a clip or a checkpoint.
-    (small_disk / "filling").write_bytes(
-        bytes({"image": 70, "video": 290, "train": 200}[kind] << 10)
-    )
+    filling = {"image": 70, "video": 290, "train": 200}[kind]
+    (small_disk / "filling").write_bytes(bytes(filling << 10))
     out = "--out" if kind == "train" else "-o"
     result = CliRunner().invoke(cli, [*work.arguments, out, str(small_disk / work.output)])
     assert result.exit_code == 1

@@ -34,11 +34,11 @@ def of_session(session: int) -> list[int]:
     return found
 
 
-def until(is_so: Callable[[], object], seconds: float) -> bool:
+def until(is_so: Callable[[], object], seconds: float) -> object:
     end = time.monotonic() + seconds
-    while not is_so() and time.monotonic() < end:
+    while not (answer := is_so()) and time.monotonic() < end:
         time.sleep(0.05)
-    return bool(is_so())
+    return answer
 
 
 @pytest.fixture

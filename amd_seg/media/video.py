@@ -410,9 +410,8 @@ class VideoReader(FrameReader):
                 if not packet.size or packet.is_discard:
                     continue
                 if packet.pts is None:
-                    raise MediaError(
-                        f"Cannot seek in {self.source}: it has no timestamps. Remux it."
-                    )
+                    advice = "it has no timestamps. Remux it."
+                    raise MediaError(f"Cannot seek in {self.source}: {advice}")
                 times.append(packet.pts * base - self.start_time)
         return sorted(times)
 
@@ -539,20 +538,19 @@ class Clock:
         self._latest = max(time for time, _ in self._last.values())
 
 
-def open_container(source: str | PathLike[str]) -> InputContainer:
+def open_container(source: str) -> InputContainer:
     """Open a video file; MediaError tells why it cannot be."""
-    path = Path(source)
-    if not os.path.isfile(path):
-        raise MediaError(f"Cannot read {path}: no such file. Check the path.")
-    if path.stat().st_size == 0:
-        raise MediaError(f"Cannot read {path}: the file is empty. Give a video file.")
+    if not os.path.isfile(source):
+        raise MediaError(f"Cannot read {source}: no such file. Check the path.")
+    if os.path.getsize(source) == 0:
+        raise MediaError(f"Cannot read {source}: the file is empty. Give a video file.")
     try:
         # Whole, for FFmpeg takes what stands before a colon, as in 12:30.mp4, for a protocol.
         name = os.path.abspath(source)
         return av.open(name, mode="r", options={"format_whitelist": ",".join(DEMUXERS)})
     except (FFmpegError, UnicodeDecodeError) as cause:
         raise MediaError(
-            f"Cannot read {path}: it is not a video that FFmpeg knows ({fault(cause)}). "
+            f"Cannot read {source}: it is not a video that FFmpeg knows ({fault(cause)}). "
             "Give a video file or a folder of frames."
         ) from cause
 
@@ -565,22 +563,19 @@ def video_stream(container: InputContainer, source: str) -> VideoStream:
     """
     pictures = Disposition.attached_pic | Disposition.timed_thumbnails
     streams = [s for s in container.streams.video if not s.disposition & pictures]
-    if not streams:
-        raise MediaError(
-            f"Cannot read {source}: no video stream. Give a video file or a folder of frames."
-        )
     # PyAV's types say otherwise, but of a codec that FFmpeg does not know there is no context.
     known = [s for s in streams if s.codec_context is not None]
     if not known:
-        raise MediaError(
-            f"Cannot read {source}: no frame can be decoded (unknown codec). Convert it first."
-        )
+        reason = "no video stream. Give a video file or a folder of frames."
+        if streams:
+            reason = "no frame can be decoded (unknown codec). Convert it first."
+        raise MediaError(f"Cannot read {source}: {reason}")
     best = container.streams.best("video")
-    stream = next((s for s in known if best is not None and s.index == best.index), known[0])
-    context = stream.codec_context
-    require_at_most(MAX_FRAME_PIXELS, (context.width, context.height), source)
+    stream = next((s for s in known if s is best), known[0])
+    size = stream.codec_context.width, stream.codec_context.height
+    require_at_most(MAX_FRAME_PIXELS, size, source)
     # Frames may grow on the way, whatever the header says.
-    context.options = {"max_pixels": str(MAX_FRAME_PIXELS)}
+    stream.codec_context.options = {"max_pixels": str(MAX_FRAME_PIXELS)}
     return stream
 
 
