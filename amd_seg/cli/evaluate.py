@@ -66,14 +66,6 @@ if TYPE_CHECKING:
 def evaluate(
     dataset: str | None,
     folder: Path | None,
-    images: Path | None,
-    masks: Path | None,
-    classes: Path | None,
-    coloured_masks: bool,
-    every: int,
-    limit: int | None,
-    workers: int,
-    per_sequence: bool,
     json_file: str | None,
     sheet: Path | None,
     overwrite: bool,
@@ -95,30 +87,33 @@ def evaluate(
     amd-seg evaluate voc2012 VOC2012/ --weights run/ --flip
     """
     from amd_seg.evaluation import report, scoring
-    from amd_seg.media.files import write_atomically
+    from amd_seg.media.files import check_target, write_atomically
+    from amd_seg.media.images import WRITERS
 
     is_json = json_file == STANDARD_STREAM
     json_path = None if json_file is None or is_json else Path(json_file)
-    _check_reports(json_path, sheet, overwrite=overwrite)
-    data = _dataset(dataset, folder, images, masks, classes, coloured_masks)
-    data = data.subset(every=every, limit=limit)
+    # Whatever could not be written is told before a run that may take hours.
+    if sheet is not None and sheet.suffix.lower() not in WRITERS:
+        known = ", ".join(WRITERS)
+        raise click.UsageError(f"--sheet {sheet} has no known ending. Use one of {known}.")
+    for path in (json_path, sheet):
+        if path is not None:
+            check_target(path, overwrite=overwrite)
+    data = _dataset(dataset, folder, settings)
+    data = data.subset(every=settings["every"], limit=settings["limit"])
     if data.benchmark.kind != "semantic":
         refuse("masks with classes", "slide", "flip")
     if data.benchmark.kind != "video":
         refuse("videos", "threshold", "per_sequence")
     maps, method = _maps(data, settings)
+    scoring_settings = {name: settings[name] for name in ("threshold", "resize_masks", "workers")}
     with terminal.progress(len(data.samples), data.unit) as bar:
         result = scoring.evaluate(
-            data,
-            maps,
-            method=method,
-            threshold=settings["threshold"],
-            resize_masks=settings["resize_masks"],
-            workers=workers,
-            on_row=lambda row: bar.update(),
+            data, maps, method=method, on_row=lambda row: bar.update(), **scoring_settings
         )
     plain = report.as_json(result)
-    terminal.put(plain if is_json else report.table(result, per_sequence=per_sequence))
+    shown = plain if is_json else report.table(result, per_sequence=settings["per_sequence"])
+    terminal.put(shown)
     if json_path is not None:
         text = json.dumps(plain, indent=2).encode() + b"\n"
         write_atomically(json_path, lambda stream: stream.write(text))
@@ -126,30 +121,11 @@ def evaluate(
         report.write_sheet(result, sheet)
 
 
-def _check_reports(json_path: Path | None, sheet: Path | None, *, overwrite: bool) -> None:
-    """Raise where a report could not be written, before a run that may take hours."""
-    from amd_seg.media.files import check_target
-    from amd_seg.media.images import WRITERS
-
-    if sheet is not None and sheet.suffix.lower() not in WRITERS:
-        known = ", ".join(WRITERS)
-        raise click.UsageError(f"--sheet {sheet} has no known ending. Use one of {known}.")
-    for path in (json_path, sheet):
-        if path is not None:
-            check_target(path, overwrite=overwrite)
-
-
-def _dataset(
-    name: str | None,
-    folder: Path | None,
-    images: Path | None,
-    masks: Path | None,
-    classes: Path | None,
-    coloured_masks: bool,
-) -> "Dataset":
+def _dataset(name: str | None, folder: Path | None, settings: dict[str, Any]) -> "Dataset":
     from amd_seg.classes import read_classes
     from amd_seg.evaluation.datasets import open_dataset, open_folders
 
+    images, masks, classes = (settings[name] for name in ("images", "masks", "classes"))
     if name is not None and folder is not None and images is None and masks is None:
         if classes is not None:
             raise click.UsageError(f"{name} has its own classes. Drop --classes.")
@@ -160,7 +136,7 @@ def _dataset(
         raise click.UsageError("Give DATASET and its folder, or --images and --masks of any set.")
     if data.benchmark.classes is None:
         refuse("masks with classes", "coloured_masks")
-    return dataclasses.replace(data, by_colour=coloured_masks)
+    return dataclasses.replace(data, by_colour=settings["coloured_masks"])
 
 
 def _maps(data: "Dataset", settings: dict[str, Any]) -> "tuple[Iterable[Map], str]":
