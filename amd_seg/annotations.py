@@ -61,15 +61,10 @@ def coco_annotations(
         if mask_format == "polygon":
             segmentation = [ring.ravel().tolist() for ring in outlines(thing.mask)]
         if segmentation:
-            annotation = {
-                "category_id": thing.category,
-                "segmentation": segmentation,
-                "area": float(runs.area(encoded)),
-                "bbox": runs.toBbox(encoded).tolist(),
-                "iscrowd": 0,
-            }
+            annotation = {"category_id": thing.category, "segmentation": segmentation}
+            annotation |= {"area": float(runs.area(encoded)), "bbox": runs.toBbox(encoded).tolist()}
             score = {} if thing.score is None else {"score": round(thing.score, 4)}
-            found.append(annotation | score)
+            found.append({**annotation, "iscrowd": 0, **score})
     return found
 
 
@@ -95,26 +90,16 @@ def yolo_lines(things: Iterable[Thing], *, split: bool = False) -> str:
 
 def labelstudio_result(things: Iterable[Thing], names: Sequence[str]) -> list[dict[str, Any]]:
     """Return the regions of a Label Studio prediction: a polygon for each part, in percent."""
-    rings = [
-        (category, mask.shape, ring) for category, mask, _ in things for ring in outlines(mask)
-    ]
-    return [
-        {
-            "id": f"{category}-{number}",
-            "type": "polygonlabels",
-            "from_name": "label",
-            "to_name": "image",
-            "original_width": width,
-            "original_height": height,
-            "image_rotation": 0,
-            "value": {
-                "points": (100 * ring / (width, height)).round(3).tolist(),
-                "closed": True,
-                "polygonlabels": [names[category - 1]],
-            },
-        }
-        for number, (category, (height, width), ring) in enumerate(rings)
-    ]
+    found: list[dict[str, Any]] = []
+    for category, mask, _ in things:
+        height, width = mask.shape
+        size = {"original_width": width, "original_height": height, "image_rotation": 0}
+        for ring in outlines(mask):
+            kind = {"type": "polygonlabels", "from_name": "label", "to_name": "image"}
+            points = (100 * ring / (width, height)).round(3).tolist()
+            value = {"points": points, "closed": True, "polygonlabels": [names[category - 1]]}
+            found.append({"id": f"{category}-{len(found)}", **kind, **size, "value": value})
+    return found
 
 
 def outlines(mask: Mask) -> list[Ring]:
@@ -315,10 +300,9 @@ class ClipFile:
         scores = [score for (_, score), area in zip(self._frames, areas, strict=True) if area]
         height, width = encoded[0]["size"]
         size = {"width": width, "height": height, "length": len(encoded)}
+        ids = {"id": 1, "video_id": 1, "category_id": 1}
         annotation = {
-            "id": 1,
-            "video_id": 1,
-            "category_id": 1,
+            **ids,
             "iscrowd": 0,
             **size,
             "score": round(float(np.mean(scores)), 4) if scores else 0.0,

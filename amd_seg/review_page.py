@@ -7,7 +7,8 @@ several that link to each other.
 import base64
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from html import escape
 from importlib.resources import files
 from io import BytesIO
@@ -88,32 +89,25 @@ class ReviewPage:
         # The first page last: until it is there, the old ones or FILE.part hold everything.
         for number in reversed(range(count)):
             chosen = order[number * PHOTOS_A_PAGE : (number + 1) * PHOTOS_A_PAGE]
-            records = self._file.at(place for _, place in chosen)
-            write_atomically(paths[number], self._writer(records, paths, number))
+            write = partial(self._write, [place for _, place in chosen], paths, number)
+            write_atomically(paths[number], write)
         self._file.close(remove=True)
         return paths
 
-    def _writer(
-        self, records: Iterable[dict[str, Any]], paths: Sequence[Path], page: int
-    ) -> Callable[[BinaryIO], None]:
-        links = [
-            f"<b>{number + 1}</b>"
-            if number == page
-            else f'<a href="{escape(path.name)}">{number + 1}</a>'
-            for number, path in enumerate(paths)
-        ]
+    def _write(
+        self, places: Sequence[int], paths: Sequence[Path], page: int, stream: BinaryIO
+    ) -> None:
+        """Write one of the pages, with the photos at these places of FILE.part."""
+        links = [f'<a href="{escape(p.name)}">{n}</a>' for n, p in enumerate(paths, 1)]
+        links[page] = f"<b>{page + 1}</b>"
         template = files("amd_seg").joinpath("review_page.html").read_text("utf-8")
         template = template.replace("<!--pages-->", " ".join(links) if len(links) > 1 else "")
         template = template.replace("<!--settings-->", _in_script(self._settings))
         head, tail = template.split("<!--photos-->")
-
-        def write(stream: BinaryIO) -> None:
-            stream.write(head.encode() + b"[")
-            for number, record in enumerate(records):
-                stream.write((b",\n" if number else b"\n") + _in_script(record).encode())
-            stream.write(b"\n]" + tail.encode())
-
-        return write
+        stream.write(head.encode() + b"[")
+        for number, record in enumerate(self._file.at(places)):
+            stream.write((b",\n" if number else b"\n") + _in_script(record).encode())
+        stream.write(b"\n]" + tail.encode())
 
 
 def _in_script(value: Any) -> str:

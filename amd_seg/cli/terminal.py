@@ -191,8 +191,8 @@ def progress(total: int | None, unit: str) -> "tqdm[Any]":
     """
     from tqdm import tqdm
 
-    is_quiet = bool(click.get_current_context().meta.get(_QUIET))
-    hidden = is_quiet or total in (0, 1) or not sys.stderr.isatty()
+    # None shows it on a terminal only.
+    hidden = bool(click.get_current_context().meta.get(_QUIET)) or total in (0, 1) or None
     return tqdm(total=total, unit=unit, file=sys.stderr, disable=hidden)
 
 
