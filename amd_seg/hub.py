@@ -50,13 +50,9 @@ def fetch_snapshot(source: str, files: Sequence[str]) -> Path:
 
 
 def push_folder(folder: Path, repo: str, files: Sequence[str], *, private: bool = False) -> str:
-    """Upload `files` of `folder` in one commit, making the repository where there is none.
+    """Upload `files` of `folder` in one commit, and return the repository's address.
 
-    Args:
-        private: of a repository that is made; one that exists stays as it is.
-
-    Returns:
-        The repository's address.
+    Where there is no such repository it is made, `private` or not.
 
     Raises:
         WeightsError: the Hub cannot be reached or refuses.

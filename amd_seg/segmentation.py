@@ -72,9 +72,7 @@ class Segmentation:
         return segment_by_clicks(pixels, cells, self.refine, self.include, self.exclude)
 
     def clicked(self, include: Iterable[Point] = (), exclude: Iterable[Point] = ()) -> Self:
-        """Return the object that clicks choose, in place of what stands out.
-
-        The network doesn't run again: a click takes a fraction of a second.
+        """Return the object that clicks choose, in place of what stands out; no network runs.
 
         Args:
             include: points of the object: pixels of the photo as it is shown, x first.

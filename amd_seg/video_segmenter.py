@@ -47,10 +47,6 @@ in its pixels."""
 OnFrame = Callable[[int, int | None], None]
 """Called with the number of frames done and of all; None where only reading tells."""
 
-# Frames that may wait for the next stage, and their pixels: at 1080p seven, some 100 MB.
-_FRAMES_WAITING = 8
-_PIXELS_WAITING = 16_000_000
-
 
 @dataclass(frozen=True)
 class VideoReport:
@@ -58,10 +54,9 @@ class VideoReport:
 
     path: Path
     frames: int
-    """Those that are in the file."""
     width: int
-    """Of the clip's frames, upright, in pixels."""
     height: int
+    """Of the clip's frames, upright, in pixels."""
     mask_share: float
     """Share of the pixels that are in the mask, 0..1, mean over the frames."""
     confidence: float
@@ -101,25 +96,39 @@ class VideoSegmenter:
         return cls(Segmenter.from_pretrained(source, device=device, precision=precision))
 
     def __call__(
-        self,
-        source: ClipLike,
-        **options: Unpack[CallOptions],
+        self, source: ClipLike, **options: Unpack[CallOptions]
     ) -> Iterator[FrameSegmentation]:
-        """Segment the frames of a clip, one after the other.
+        """Segment the frames of a clip, one after the other, with the options of a `Segmenter`.
 
-        The next frames are decoded meanwhile.
-
-        Args:
-            source: the clip. Of a file that is cut short the frames that it has are given, and a
-                warning is logged.
-            options: as for `Segmenter`.
+        Of a file that is cut short the frames that it has are given, and a warning is logged.
 
         Raises:
-            InputError: an argument cannot be used.
+            InputError, DeviceError: as a `Segmenter` does.
             MediaError: there is no such clip, or it cannot be read.
-            DeviceError: the device ran out of memory.
         """
         return self._segment(_opened(source), **options)
+
+    def _segment(
+        self, clip: FrameReader, **options: Unpack[CallOptions]
+    ) -> Generator[FrameSegmentation, None, None]:
+        frames = read_ahead(clip, ahead=_frames_waiting(clip))
+        under_way: deque[Frame] = deque()
+
+        def photos() -> Iterator[Photo]:
+            for frame in frames:
+                under_way.append(frame)
+                yield _photo_of(frame, clip)
+
+        # Its arguments are checked now, not at the first frame.
+        results = self.segmenter.stream(photos(), **options)
+
+        def segmentations() -> Generator[FrameSegmentation, None, None]:
+            with closing(frames), closing(results):
+                for result in raising(results):
+                    frame = under_way.popleft()
+                    yield FrameSegmentation(**vars(result), index=frame.index, time=frame.time)
+
+        return segmentations()
 
     def write(
         self,
@@ -147,7 +156,6 @@ class VideoSegmenter:
             overwrite: replace a file, or a folder of frames, that is there.
             on_frame: called after each frame.
             info: what a .json file says of its masks, such as the weights.
-            options: as for a call.
 
         Raises:
             InputError: an argument cannot be used, `target` exists, or no frame is in the span.
@@ -156,6 +164,11 @@ class VideoSegmenter:
         """
         target, clip = Path(target), _opened(source)
         check_output(clip, target, output=output, background=background, overwrite=overwrite)
+        behind = None
+        if background is not None:
+            behind = open_background(background, clip.width, clip.height)
+        is_annotation = _is_annotation(target)
+        totals = np.zeros(2)
         frames = read_ahead(self._segment(clip, **options), ahead=_frames_waiting(clip))
         with closing(frames):
             first = next(frames, None)
@@ -165,16 +178,14 @@ class VideoSegmenter:
                     "decoded. Give an intact file."
                 )
             if first is None:
-                end = "the end" if clip.span.end is None else f"{clip.span.end} s"
+                start, end = clip.span.start or 0, clip.span.end
+                until = "the end" if end is None else f"{end} s"
                 raise InputError(
-                    f"No frame of {clip.source} is shown from {clip.span.start or 0} s to {end}. "
+                    f"No frame of {clip.source} is shown from {start} s to {until}. "
                     "Choose other times."
                 )
-            behind = None
-            if background is not None:
-                behind = open_background(background, clip.width, clip.height)
             opened: AbstractContextManager[Any]
-            if _is_annotation(target):
+            if is_annotation:
                 made_by = {"description": "Masks found by amd-seg"}
                 made_by |= {"version": f"amd-seg {__version__}", **(info or {})}
                 opened = ClipFile(target, Path(clip.source).stem, made_by)
@@ -182,12 +193,11 @@ class VideoSegmenter:
                 has_alpha = output == "cutout" and behind is None
                 origin = 0.0 if clip.span.start is None else first.time
                 opened = open_writer(target, clip, has_alpha=has_alpha, origin=origin)
-            totals = np.zeros(2)
             with opened as writer:
 
                 def draw(frame: FrameSegmentation) -> tuple[Any, int, float, tuple[float, float]]:
                     picture: Any
-                    if _is_annotation(target):
+                    if is_annotation:
                         picture = frame
                     elif behind is None:
                         picture = np.asarray(frame.render(output))
@@ -203,13 +213,14 @@ class VideoSegmenter:
                         totals += facts
                         if on_frame is not None:
                             on_frame(count, clip.frame_count)
+        mask_share, confidence = (totals / count).tolist()
         return VideoReport(
             target,
             writer.frames,
             clip.width,
             clip.height,
-            mask_share=float(totals[0] / count),
-            confidence=float(totals[1] / count),
+            mask_share,
+            confidence,
             is_truncated=clip.is_truncated,
             hdr=clip.hdr,
         )
@@ -246,7 +257,6 @@ class VideoSegmenter:
             InputError: nothing moves in the clip, there is no such region, or a click is outside
                 of it.
             MediaError: the clip cannot be read.
-            ConfigError: a setting cannot be used.
             DeviceError: a step does not fit the memory.
             TrainingDivergedError: the loss is not finite.
         """
@@ -259,17 +269,17 @@ class VideoSegmenter:
             config = replace(config, steps=steps)
         released = self._released
         clicks = tuple(include), tuple(exclude)
+        # Points are those of the clip's own frames.
         small = None if any(clicks) else config.frame_size(released.config.input_size)
         clip = _opened(source, short_edge=small)
         with own_numerics(released.device, learning=True):
-            certain = self._clicked(clip, *clicks) if any(clicks) else None
             adapted = adapt(
                 released.model,
                 released.config,
                 clip,
                 config,
                 channel=channel,
-                certain=certain,
+                certain=self._clicked(clip, *clicks) if any(clicks) else None,
                 on_step=on_step,
             )
             self.segmenter = Segmenter(
@@ -278,26 +288,26 @@ class VideoSegmenter:
         return adapted.report
 
     def _clicked(
-        self, clip: FrameReader, include: Iterable[ClipPoint], exclude: Iterable[ClipPoint]
+        self, clip: FrameReader, include: Sequence[ClipPoint], exclude: Sequence[ClipPoint]
     ) -> "MaskedClip":
         """Segment the frames that were clicked in, with the released weights."""
         from amd_seg.training.masked_images import MaskedClip
 
-        points = [(m, (x, y), side) for side in (0, 1) for m, x, y in (include, exclude)[side]]
         clicks: dict[int, tuple[list[Point], list[Point]]] = {}
-        by_index: dict[int, Frame] = {}
-        shown = frames_at(clip, [moment for moment, _, _ in points])
-        for frame, (_, point, side) in zip(shown, points, strict=True):
-            by_index[frame.index] = frame
-            clicks.setdefault(frame.index, ([], []))[side].append(point)
-        frames, masks, labels = [], [], []
-        for index, frame in by_index.items():
-            photo = Photo(frame.pixels, None, f"{clip.source}, frame {index}")
+        clicked: dict[int, Frame] = {}
+        points = [(0, point) for point in include] + [(1, point) for point in exclude]
+        frames = frames_at(clip, [moment for _, (moment, _, _) in points])
+        for frame, (side, (_, x, y)) in zip(frames, points, strict=True):
+            clicked[frame.index] = frame
+            clicks.setdefault(frame.index, ([], []))[side].append((x, y))
+        pixels, masks, labels = [], [], []
+        for index, frame in clicked.items():
+            photo = _photo_of(frame, clip)
             saliency = self._released(photo).clicked(*clicks[index]).saliency
-            frames.append(torch.from_numpy(frame.pixels.copy()).permute(2, 0, 1))
+            pixels.append(torch.from_numpy(frame.pixels.copy()).permute(2, 0, 1))
             masks.append(torch.from_numpy(np.rint(saliency * 255).astype(np.uint8))[None])
             labels.append(photo.source)
-        return MaskedClip(clip.source, frames, masks, torch.ones(len(frames)), tuple(labels))
+        return MaskedClip(clip.source, pixels, masks, torch.ones(len(pixels)), tuple(labels))
 
     def reset(self) -> None:
         """Go back to the released weights."""
@@ -310,28 +320,6 @@ class VideoSegmenter:
             WeightsError: the folder cannot be written.
         """
         return save_weights(folder, self.segmenter.model, self.segmenter.config)
-
-    def _segment(
-        self, clip: FrameReader, **options: Unpack[CallOptions]
-    ) -> Generator[FrameSegmentation, None, None]:
-        frames = read_ahead(clip, ahead=_frames_waiting(clip))
-        under_way: deque[tuple[int, float]] = deque()
-
-        def photos() -> Iterator[Photo]:
-            for frame in frames:
-                under_way.append((frame.index, frame.time))
-                yield Photo(frame.pixels, None, f"{clip.source}, frame {frame.index}")
-
-        # Its arguments are checked now, not at the first frame.
-        results = self.segmenter.stream(photos(), **options)
-
-        def segmentations() -> Generator[FrameSegmentation, None, None]:
-            with closing(frames), closing(results):
-                for result in raising(results):
-                    index, time = under_way.popleft()
-                    yield FrameSegmentation(**vars(result), index=index, time=time)
-
-        return segmentations()
 
 
 def frames_at(clip: FrameReader, moments: Sequence[float]) -> list[Frame]:
@@ -398,9 +386,13 @@ def _is_annotation(target: Path) -> bool:
     return target.suffix.lower() == ".json"
 
 
+def _photo_of(frame: Frame, clip: FrameReader) -> Photo:
+    return Photo(frame.pixels, None, f"{clip.source}, frame {frame.index}")
+
+
 def _frames_waiting(clip: FrameReader) -> int:
-    """Return how many of a clip's frames may wait between two stages, 1 or more."""
-    return max(1, min(_FRAMES_WAITING, _PIXELS_WAITING // (clip.width * clip.height)))
+    """Return how many frames may wait between two stages: 8, or at 1080p seven, some 50 MB."""
+    return max(1, min(8, 16_000_000 // (clip.width * clip.height)))
 
 
 def _opened(source: ClipLike, short_edge: int | None = None) -> FrameReader:

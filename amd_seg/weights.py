@@ -162,11 +162,7 @@ def bundled_names() -> list[str]:
 
 
 def bundled_folder(name: str) -> Path:
-    """Folder of the bundled weights `name`.
-
-    Raises:
-        WeightsError: no bundled weights have that name.
-    """
+    """Folder of the bundled weights `name`; a WeightsError where there are none of that name."""
     if name not in bundled_names():
         raise WeightsError(
             f"No bundled weights are called {name!r}: {_bundled_root()} has "
@@ -181,27 +177,13 @@ def _bundled_root() -> Path:
 
 
 def download_weights(repo: str) -> Path:
-    """Fetch the weights of a repository, "org/name[@revision]", into the Hub's cache; check them.
-
-    Returns:
-        The folder in the cache.
-
-    Raises:
-        WeightsError: they cannot be fetched, or they are not valid.
-    """
+    """Fetch the weights of a repository, "org/name[@revision]", check them, return their folder."""
     folder = fetch_snapshot(repo, FILES)
     read_weights(folder)
     return folder
 
 
 def push_to_hub(folder: str | os.PathLike[str], repo: str, *, private: bool = False) -> str:
-    """Check the weights in `folder` and upload them, with their README.md where there is one.
-
-    Returns:
-        The repository's address.
-
-    Raises:
-        WeightsError: the weights are not valid, or the Hub refuses them.
-    """
+    """Check and upload the weights in `folder`, with their README.md; return the address."""
     read_weights(Path(folder))
     return push_folder(Path(folder), repo, (*FILES, "README.md"), private=private)
