@@ -300,17 +300,6 @@ def test_a_resumed_run_learns_from_its_own_masks(tmp_path: Path) -> None:
     assert json.loads((run / "config.json").read_text())["targets"] == [str(targets)]
 
 
-def test_a_run_without_a_record_of_its_clips_goes_on_and_has_one_then(
-    clips: Path, tmp_path: Path
-) -> None:
-    train(clips, tmp_path, steps=2)
-    record = json.loads((tmp_path / "data.json").read_text())
-    assert [item.partition(" ")[0] for item in record["clips"]] == ["clip-0.mp4", "clip-1.mp4"]
-    (tmp_path / "data.json").unlink()
-    train(clips, tmp_path, resume=True)
-    assert json.loads((tmp_path / "data.json").read_text()) == record
-
-
 def test_what_is_given_when_a_run_is_resumed_counts(clips: Path, tmp_path: Path) -> None:
     before = load_weights(train(clips, tmp_path, learning_rate=1e-2)).model.state_dict()
     # The average of a step that changes next to nothing is the model that the run had.
@@ -508,12 +497,3 @@ def test_frames_that_do_not_fit_are_refused_before_any_is_decoded_or_written(
     # Decoded as they are drawn, it goes on to the frames.
     with pytest.raises(AmdSegError, match=r"\.png: no such file"):
         train(vast, tmp_path / "run", frames="loader", workers=0)
-
-
-def test_streamed_frames_give_the_run_that_frames_in_memory_give(
-    clips: Path, tmp_path: Path
-) -> None:
-    train(clips, tmp_path / "memory")
-    for workers in (0, 1):
-        train(clips, tmp_path / f"{workers}", frames="loader", workers=workers)
-        assert column(tmp_path / f"{workers}") == column(tmp_path / "memory")

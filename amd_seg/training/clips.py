@@ -3,7 +3,6 @@
 import itertools
 import logging
 import os
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -114,18 +113,20 @@ def of_each_clip(
 
     Clips that cannot be read are named and left out, one in a hundred at most.
     """
+
+    def attempt(clip: Clip) -> Result | MediaError:
+        try:
+            return work(clip)
+        except MediaError as error:
+            return error
+
     broken: dict[str, str] = {}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        pending = deque((clip, pool.submit(work, clip)) for clip in clips)
         try:
-            while pending:
-                # Popped, so that a result does not stay in memory after it was used.
-                clip, future = pending.popleft()
-                try:
-                    result = future.result()
-                except MediaError as error:
-                    logger.warning("Clip %s is left out: %s", clip.name, error)
-                    broken[clip.name] = str(error)
+            for clip, result in zip(clips, pool.map(attempt, clips), strict=True):
+                if isinstance(result, MediaError):
+                    logger.warning("Clip %s is left out: %s", clip.name, result)
+                    broken[clip.name] = str(result)
                 else:
                     yield clip, result
         finally:

@@ -19,7 +19,7 @@ from amd_seg.training.config import FinetuneConfig
 from amd_seg.training.distributed import batch_mean, joined_processes
 from amd_seg.training.labelled_photos import LabelBatches, LabelledPhotos, check_labelled
 from amd_seg.training.loop import OnStep
-from amd_seg.training.run import Run
+from amd_seg.training.run import Run, differences
 from amd_seg.weights import load_any_weights, save_weights
 from amd_seg.weights_import import load_backbone
 
@@ -98,14 +98,10 @@ def _start_backbone(network: SemanticNetwork, weights: str | None) -> None:
         load_backbone(network, weights)
         return
     start, model = load_any_weights(weights), network.config
-    differing = [
-        f"{key} {getattr(model, key)!r} instead of {getattr(start.config.model, key)!r}"
-        for key in ("backbone", "stage_widths")
-        if getattr(model, key) != getattr(start.config.model, key)
-    ]
+    differing = differences(model, start.config.model, ("backbone", "stage_widths"))
     if differing:
         raise ConfigError(
-            f"The backbone of the weights {start.source} is another: {', '.join(differing)}. "
+            f"The backbone of the weights {start.source} is another: {differing}. "
             "Leave these settings out, or give other --weights."
         )
     network.appearance.backbone.load_state_dict(start.model.appearance.backbone.state_dict())

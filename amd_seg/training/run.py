@@ -5,7 +5,7 @@ import dataclasses
 import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -98,11 +98,6 @@ class Run:
         Returns:
             The model that is released, the average where there is one, and what to say of the run
             in its config.json.
-
-        Raises:
-            ConfigError, WeightsError: the checkpoint is of another run, or cannot be read.
-            TrainingDivergedError: the loss is not finite.
-            StopTraining: from `on_step`, after a checkpoint.
         """
         folder, processes, log = self.folder, self.processes, None
         self.config = config = _with_layout(objective, self.config, batches, processes)
@@ -317,13 +312,9 @@ def train(
             try:
                 amd.load_state_dict(start.model.state_dict())
             except RuntimeError as cause:
-                differing = [
-                    f"{name} {value!r} instead of {getattr(model, name)!r}"
-                    for name, value in vars(start.model.config).items()
-                    if value != getattr(model, name)
-                ]
+                differing = differences(start.model.config, model, vars(model))
                 raise ConfigError(
-                    f"The weights {start.source} are of another model: {', '.join(differing)}. "
+                    f"The weights {start.source} are of another model: {differing}. "
                     "Train the same model, or start without --init."
                 ) from cause
         if config.motion_init == "kaiming" and not resume:
@@ -360,6 +351,12 @@ def train(
             )
             save_weights(run.folder.weights, trained, card)
     return run.folder.weights
+
+
+def differences(one: object, other: object, names: Iterable[str]) -> str:
+    """Say in which of some settings one group differs from another."""
+    values = [(name, getattr(one, name), getattr(other, name)) for name in names]
+    return ", ".join(f"{name} {x!r} instead of {y!r}" for name, x, y in values if x != y)
 
 
 def open_batches(
