@@ -134,6 +134,10 @@ def test_faults_of_a_folder_are_named_together(tmp_path: Path) -> None:
         open_dataset("duts", tmp_path)
     with pytest.raises(InputError, match="no such folder"):
         open_dataset("ecssd", tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    for masks, fault in (("empty", "there is no image in it"), ("nowhere", "no such folder")):
+        with pytest.raises(InputError, match=f"{masks}: {fault}. Check the name"):
+            open_folders(None, tmp_path / masks)
     write(tmp_path / "masks" / "c.bmp", ramp())
     with pytest.raises(InputError, match="have one name"):
         open_folders(None, tmp_path / "masks")
@@ -142,6 +146,8 @@ def test_faults_of_a_folder_are_named_together(tmp_path: Path) -> None:
 def test_davis_2016_wants_all_that_its_list_names(tmp_path: Path) -> None:
     (tmp_path / "ImageSets/480p").mkdir(parents=True)
     write(tmp_path / "Annotations/480p/cow/00000.png", ramp())
+    with pytest.raises(InputError, match="Give a folder that holds Annotations/480p/"):
+        open_dataset("davis2016", tmp_path / "ImageSets")
     with pytest.raises(InputError, match=r"val\.txt is missing"):
         open_dataset("davis2016", tmp_path)
     lines = (f"/JPEGImages/480p/cow/{i:05}.jpg /Annotations/480p/cow/{i:05}.png" for i in (0, 1))

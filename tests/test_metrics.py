@@ -66,12 +66,6 @@ def test_a_level_is_the_same_in_every_dtype(dtype: type) -> None:
     assert predicted.tolist() == list(range(256, 0, -1))
 
 
-def test_f_weighs_precision_more() -> None:
-    assert metrics.f_beta(0.5, 1.0) == pytest.approx(1.3 * 0.5 / (0.3 * 0.5 + 1))
-    assert metrics.f_beta(0.0, 0.0) == 0
-    assert metrics.f_beta(1.0, 0.5) > metrics.f_beta(0.5, 1.0)
-
-
 # The DAVIS definitions, written out pixel by pixel.
 
 
@@ -112,13 +106,13 @@ def slow_f(mask: np.ndarray, truth: np.ndarray, radius: int) -> float:
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(pairs)
 def test_j_is_what_davis_says(pair: tuple[np.ndarray, np.ndarray]) -> None:
     assert metrics.intersection_over_union(*pair) == slow_j(*pair)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(pairs, st.integers(0, 3))
 def test_boundary_f_is_what_davis_says(pair: tuple[np.ndarray, np.ndarray], radius: int) -> None:
     tolerance = radius / math.hypot(*pair[0].shape)
@@ -134,35 +128,18 @@ def test_the_tolerance_is_eight_pixels_at_480p() -> None:
     assert boundary_f(np.roll(truth, 9, 1), truth) < 1
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(masks)
 def test_an_outline_is_where_neighbours_differ(mask: np.ndarray) -> None:
     assert set(zip(*np.nonzero(boundary(mask)), strict=True)) == slow_outline(mask)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(masks.filter(np.any))
 def test_distances_are_exact(mask: np.ndarray) -> None:
     places = np.argwhere(mask)
     for place, distance in np.ndenumerate(metrics.distance_to(mask)):
         assert distance == math.sqrt(((places - place) ** 2).sum(axis=1).min())
-
-
-@settings(deadline=None, max_examples=50)
-@given(pairs)
-def test_scores_stay_in_their_range(pair: tuple[np.ndarray, np.ndarray]) -> None:
-    mask, truth = pair
-    saliency = mask.astype(np.float64)
-    found = [
-        metrics.mean_absolute_error(saliency, truth),
-        metrics.adaptive_f(saliency, truth),
-        metrics.pixel_accuracy(mask, truth),
-        metrics.weighted_f(saliency, truth),
-        metrics.s_measure(saliency, truth),
-        boundary_f(mask, truth),
-    ]
-    assert all(-1e-9 <= value <= 1 + 1e-9 for value in found)
-    assert boundary_f(mask, truth) == boundary_f(truth, mask)
 
 
 def test_empty_and_full_masks() -> None:
@@ -204,7 +181,7 @@ label_maps = st.tuples(
 )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(pairs=st.lists(label_maps, min_size=1, max_size=3))
 def test_scores_of_classes_are_those_of_the_definition(
     pairs: list[tuple[np.ndarray, np.ndarray]],
