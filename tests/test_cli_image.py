@@ -53,10 +53,6 @@ def picture(name: str) -> np.ndarray:
         return np.asarray(image)
 
 
-def words(value: object) -> str:
-    return " ".join(value) if isinstance(value, list) else ""
-
-
 # Where outputs go
 
 
@@ -64,6 +60,8 @@ def test_one_photo_gives_a_mask_beside_it(run: Run, folder: Path, weights: Path)
     result = run("a.jpg")
     assert (result.exit_code, result.stdout, result.stderr) == (0, "a.mask.png\n", "")
     assert files(folder) == PHOTOS | {"a.mask.png"}
+    assert "Using device" in run("b.png", "--device", "auto").stderr
+    assert run("b.png", "--device", "auto", "--overwrite", "--quiet").stderr == ""
     expected = Segmenter.from_pretrained(weights, device="cpu")("a.jpg").mask
     np.testing.assert_array_equal(picture("a.mask.png"), expected * np.uint8(255))
 
@@ -84,7 +82,6 @@ def test_one_photo_gives_a_mask_beside_it(run: Run, folder: Path, weights: Path)
         ),
         (["deep", "--output", "regions"], {"deep/c.regions.png"}),
     ],
-    ids=words,
 )
 def test_outputs_go_where_they_are_told(
     run: Run, folder: Path, args: list[str], outputs: set[str]
@@ -234,7 +231,6 @@ def test_too_little_confidence_is_no_object(run: Run) -> None:
         ([".", "--report", "report.pdf"], "End it in .html"),
         (["--list", "nowhere.txt"], "Cannot read the list nowhere.txt"),
     ],
-    ids=words,
 )
 def test_wrong_usage_is_told_before_anything_is_done(
     run: Run, folder: Path, args: list[str], advice: str
@@ -273,11 +269,6 @@ def test_exit_codes(run: Run, folder: Path, args: list[str], code: int, message:
         assert "Traceback" in run("a.jpg", *args, "--debug").stderr
 
 
-def test_auto_says_what_it_took_unless_quiet(run: Run) -> None:
-    assert "Using device" in run("a.jpg", "--device", "auto").stderr
-    assert run("b.png", "--device", "auto", "--quiet").stderr == ""
-
-
 def test_settings_reach_the_network(run: Run, folder: Path) -> None:
     def saliency(*options: str) -> np.ndarray:
         result = run("a.jpg", "--output", "saliency", "-o", "s.png", "--overwrite", *options)
@@ -290,15 +281,13 @@ def test_settings_reach_the_network(run: Run, folder: Path) -> None:
     assert np.abs(saliency("--precision", "bfloat16") - plain).max() <= 5
 
 
-@pytest.mark.parametrize("where", [["-o", "out"], []])
-@pytest.mark.parametrize("again", [[], ["--resume"], ["--overwrite"]])
+@pytest.mark.parametrize("flags", [[], ["-o", "out", "--resume"], ["-o", "out", "--overwrite"]])
 def test_a_name_too_long_for_its_output_fails_alone(
-    run: Run, folder: Path, where: list[str], again: list[str]
+    run: Run, folder: Path, flags: list[str]
 ) -> None:
-    (folder / "out").mkdir()
     long = "n" * 249 + ".jpg"
     (folder / "a.jpg").rename(folder / long)
-    result = run(".", *where, *again)
+    result = run(".", *flags)
     assert result.exit_code == 1, result.output
     assert result.stdout.split("/")[-1] == "b.mask.png\n"
     line, last = result.stderr.splitlines()

@@ -60,10 +60,6 @@ def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-def words(value: object) -> str:
-    return " ".join(value) if isinstance(value, list) else ""
-
-
 # Where the output goes
 
 
@@ -94,7 +90,6 @@ def test_a_clip_gives_masks_beside_it(run: Run, folder: Path, weights: Path) -> 
         (["frames/", "-o", "masks/"], "masks"),
         (["frames/*.png", "-o", "masks"], "masks"),
     ],
-    ids=words,
 )
 def test_the_output_goes_where_it_is_told(
     run: Run, folder: Path, args: list[str], output: str
@@ -204,7 +199,6 @@ def test_what_is_no_video_is_told_in_one_line(
         (["clip.mp4", "--save-adapted", "w"], "--save-adapted is for --adapt"),
         (["frames/*.png"], "Give -o"),
     ],
-    ids=words,
 )
 def test_wrong_usage_leaves_everything_as_it_was(
     run: Run, folder: Path, args: list[str], advice: str
