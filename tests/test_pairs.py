@@ -20,8 +20,8 @@ from amd_seg.training.pairs import (
     PairBatch,
     PairBatches,
     Pairs,
-    PairSchedule,
     StoredPairs,
+    draw_pair,
 )
 from tests.clips import moving_square, truncate, write_clip, write_folder, write_lossless
 
@@ -59,10 +59,7 @@ def equal(first: PairBatch, second: PairBatch) -> bool:
 
 # Clip, first and second frame, and the chances of some of 40 draws, as they have always been:
 # published runs go on and can be repeated.
-DRAWS = {
-    ("video", 1): [(1, 1, 2), (2, 0, 1), (0, 3, 4), (2, 2, 3), (0, 5, 6)],
-    ("pair", 3): [(1, 1, 2), (0, 3, 6), (2, 3, 6), (0, 5, 6), (0, 0, 3)],
-}
+DRAWS = [(1, 1, 2), (2, 0, 1), (0, 3, 4), (2, 2, 3), (0, 5, 6)]
 CHANCES = [
     (0.207809, 0.443363, 0.248999, 0.677591),
     (0.098901, 0.760534, 0.053559, 0.21421),
@@ -73,36 +70,24 @@ CHANCES = [
 BOXES = [(6, 2, 35, 53), (7, 0, 39, 58), (15, 3, 23, 35), (3, 6, 30, 45), (13, 15, 29, 43)]
 
 
-@pytest.mark.parametrize(("sampling", "max_gap"), DRAWS)
-def test_draws_are_those_that_they_have_always_been(sampling: str, max_gap: int) -> None:
-    schedule = PairSchedule([7, 3, 9], TrainingConfig(sampling=sampling, max_gap=max_gap, seed=5))
-    some = [schedule[number] for number in (0, 1, 2, 13, 39)]
-    assert [draw[:3] for draw in some] == DRAWS[sampling, max_gap]
+def test_draws_are_those_that_they_have_always_been() -> None:
+    config = TrainingConfig(seed=5)
+    some = [draw_pair(number, [7, 3, 9], config) for number in (0, 1, 2, 13, 39)]
+    assert [draw[:3] for draw in some] == DRAWS
     np.testing.assert_allclose([draw.chances for draw in some], CHANCES, atol=1e-6)
     crop = Crop(size=(16, 24), scale=(0.5, 1.0))
     assert [crop.box(draw.chances, 48, 64)[:4] for draw in some] == BOXES
 
 
 def test_an_epoch_draws_one_pair_of_each_video_in_a_new_order() -> None:
-    schedule = PairSchedule([5] * 20, TrainingConfig())
-    epochs = [[schedule[20 * epoch + n].clip for n in range(20)] for epoch in range(5)]
+    draws = [draw_pair(number, [5] * 20, TrainingConfig()).clip for number in range(100)]
+    epochs = [tuple(draws[start : start + 20]) for start in range(0, 100, 20)]
     assert all(sorted(epoch) == list(range(20)) for epoch in epochs)
-    assert len({tuple(epoch) for epoch in epochs}) == 5
+    assert len(set(epochs)) == 5
 
 
-def test_every_adjacent_pair_is_an_item() -> None:
-    schedule = PairSchedule([2, 5, 3], TrainingConfig(sampling="pair"))
-    expected = {(0, 0), (1, 0), (1, 1), (1, 2), (1, 3), (2, 0), (2, 1)}
-    for epoch in range(3):
-        draws = [schedule[7 * epoch + number] for number in range(7)]
-        assert {(draw.clip, draw.first) for draw in draws} == expected
-        assert all(draw.second - draw.first == 1 for draw in draws)
-
-
-@pytest.mark.parametrize("sampling", ["video", "pair"])
-def test_gaps_are_uniform_and_stay_in_the_clip(sampling: str) -> None:
-    schedule = PairSchedule([3, 50], TrainingConfig(sampling=sampling, max_gap=4))
-    draws = [schedule[number] for number in range(800)]
+def test_gaps_are_uniform_and_stay_in_the_clip() -> None:
+    draws = [draw_pair(number, [3, 50], TrainingConfig(max_gap=4)) for number in range(800)]
     assert all(0 <= draw.first < draw.second < (3, 50)[draw.clip] for draw in draws)
     gaps = Counter(draw.second - draw.first for draw in draws if draw.clip)
     assert set(gaps) == {1, 2, 3, 4}
@@ -112,11 +97,12 @@ def test_gaps_are_uniform_and_stay_in_the_clip(sampling: str) -> None:
 def test_frames_are_kept_as_they_are_read_and_portraits_transposed(clips: list[Clip]) -> None:
     stored = StoredPairs([clips[0], clips[3]], WHOLE, CPU)
     expected = np.stack(moving_square(6)).transpose(0, 3, 1, 2)
-    assert torch.equal(stored.frames[0], torch.from_numpy(expected))
+    frames = [clip[1] for clip in stored.clips]
+    assert torch.equal(frames[0], torch.from_numpy(expected))
     as_they_are = dataclasses.replace(WHOLE, transpose_portrait=False)
-    (upright,) = StoredPairs(clips[3:], as_they_are, CPU).frames
+    upright = StoredPairs(clips[3:], as_they_are, CPU).clips[0][1]
     assert tuple(upright.shape) == (5, 3, 64, 48)
-    assert torch.equal(stored.frames[1], upright.transpose(2, 3))
+    assert torch.equal(frames[1], upright.transpose(2, 3))
 
 
 def test_frames_that_repeat_or_come_back_never_make_a_pair(tmp_path: Path) -> None:
@@ -130,7 +116,7 @@ def test_frames_that_repeat_or_come_back_never_make_a_pair(tmp_path: Path) -> No
 
 def test_a_batch_holds_pairs_of_neighbours(clips: list[Clip]) -> None:
     source = StoredPairs(clips, WHOLE, CPU)
-    frames = dict(zip(source.names, source.frames, strict=True))
+    frames = {name: pixels for name, pixels, *_ in source.clips}
     for batch in itertools.islice(PairBatches(source, ALONE), 15):
         assert batch.frame_i.shape == batch.frame_j.shape == (4, 3, 48, 64)
         assert batch.frame_i.dtype == torch.uint8
@@ -222,7 +208,7 @@ def test_a_clip_in_which_nothing_moves_is_left_out(
     tmp_path: Path, clips: list[Clip], caplog: pytest.LogCaptureFixture
 ) -> None:
     still = one_clip(tmp_path / "still.mkv", moving_square(1) * 5)
-    assert len(StoredPairs([*clips, *still], SMALL, CPU).names) == len(clips)
+    assert len(StoredPairs([*clips, *still], SMALL, CPU).clips) == len(clips)
     assert "still.mkv" in caplog.text
     with pytest.raises(InputError, match="two different frames"):
         StoredPairs(still, SMALL, CPU)

@@ -46,6 +46,7 @@ REMOVED_OPTIONS = {
     "--stretch": "maps are scored as they are.",
     "train --evaluate": "score the run's weights by `amd-seg evaluate DATASET DIR --weights OUT`.",
     "--ablate-regions": "train once for each number of regions, by recipes/ablate_regions.sh.",
+    "--sampling": "each epoch draws a pair of each clip, as published.",
     "--frame-step": "every frame counts; --set max_gap=N pairs frames that are further apart.",
     "--init-backbone": "`amd-seg weights convert FILE -o DIR` makes weights of it for --init DIR.",
     "--channels-last": "the faster layout is found; --set memory_layout=channels-last insists.",

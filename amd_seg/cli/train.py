@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 import json
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
@@ -13,6 +13,7 @@ import click
 
 from amd_seg.choices import PRECISIONS
 from amd_seg.cli import terminal
+from amd_seg.cli.options import PATH, Command, several
 from amd_seg.errors import InputError
 from amd_seg.model.config import AMDConfig, AppearanceConfig, SemanticConfig
 from amd_seg.training.config import (
@@ -28,11 +29,8 @@ from amd_seg.training.config import (
 if TYPE_CHECKING:
     from amd_seg.training.loop import OnStep, StepReport
 
-Command = TypeVar("Command", bound=Callable[..., Any])
 Model = TypeVar("Model", bound=AppearanceConfig)
 Training = TypeVar("Training", bound=RunConfig)
-
-PATH = click.Path(path_type=Path)
 
 # What `--set` of a command changes: how it trains, and the model.
 SETTINGS: dict[str, tuple[type, type]] = {
@@ -59,46 +57,6 @@ class RunCommand(click.Command):
             ) from error
 
 
-def run_options(command: Command) -> Command:
-    """Add the flags that both kinds of run have."""
-    presets = list(PRESETS if command.__name__ == "train" else FINETUNE_PRESETS)
-    options = [
-        click.option("--out", required=True, type=PATH, help="The run folder."),
-        click.option(
-            "--preset",
-            type=click.Choice(presets),
-            default="cpu",
-            show_default=True,
-            is_eager=True,
-        ),
-        click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps."),
-        click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in OUT."),
-        click.option("--precision", type=click.Choice(PRECISIONS)),
-        click.option("--steps", type=int, help="Of the whole run."),
-        click.option("--minutes", type=float, help="End by the clock."),
-        click.option("--batch-size", type=int, help="Items a step, over all processes."),
-        click.option("--accumulate", type=int, help="Micro-batches a step."),
-        click.option("--learning-rate", type=float),
-        click.option("--crop", metavar="HxW", help="What the network sees, in pixels."),
-        click.option("--seed", type=int),
-        click.option("--workers", type=int, help="Processes that read data."),
-        click.option("--checkpoint-every", type=int, help="Steps between checkpoints."),
-        click.option(
-            "--set",
-            "changes",
-            multiple=True,
-            metavar="KEY=VALUE",
-            is_eager=True,
-            callback=_list_settings,
-            help="Any other setting; may be given several times. --set help lists all.",
-        ),
-        terminal.quiet_option,
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
 def _list_settings(
     ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]
 ) -> tuple[str, ...]:
@@ -122,6 +80,37 @@ def _list_settings(
     return ctx.exit()
 
 
+def run_options(presets: Iterable[str]) -> Callable[[Command], Command]:
+    """Add the options that both kinds of run have."""
+    preset = click.Choice(list(presets))
+    return several(
+        click.option("--out", required=True, type=PATH, help="The run folder."),
+        click.option("--preset", type=preset, default="cpu", show_default=True, is_eager=True),
+        click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps."),
+        click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in OUT."),
+        click.option("--precision", type=click.Choice(PRECISIONS)),
+        click.option("--steps", type=int, help="Of the whole run."),
+        click.option("--minutes", type=float, help="End by the clock."),
+        click.option("--batch-size", type=int, help="Items a step, over all processes."),
+        click.option("--accumulate", type=int, help="Micro-batches a step."),
+        click.option("--learning-rate", type=float),
+        click.option("--crop", metavar="HxW", help="What the network sees, in pixels."),
+        click.option("--seed", type=int),
+        click.option("--workers", type=int, help="Processes that read data."),
+        click.option("--checkpoint-every", type=int, help="Steps between checkpoints."),
+        click.option(
+            "--set",
+            "changes",
+            multiple=True,
+            metavar="KEY=VALUE",
+            is_eager=True,
+            callback=_list_settings,
+            help="Any other setting; may be given several times. --set help lists all.",
+        ),
+        terminal.quiet_option,
+    )
+
+
 @click.command(cls=RunCommand)
 @click.argument("videos", nargs=-1, metavar="[VIDEOS...]")
 @click.option("--init", metavar="W", help="Weights to start from: a name, folder or file.")
@@ -133,7 +122,7 @@ def _list_settings(
     metavar="DIR",
     help="Images with masks (DIR/images, DIR/masks) to learn from, beside VIDEOS or without.",
 )
-@run_options
+@run_options(PRESETS)
 def train(
     videos: tuple[str, ...],
     out: Path,
@@ -210,7 +199,7 @@ def train(
     help="Where the backbone starts: a name, a folder, org/name on the Hub, a ResNet's .pth or "
     ".safetensors (torchvision, MoCo, TimeCycle), or none. [default: bundled]",
 )
-@run_options
+@run_options(FINETUNE_PRESETS)
 def finetune(
     dataset: str | None,
     folder: Path | None,
@@ -344,7 +333,9 @@ def _saved_settings(
     """Return the settings of a run from its folder."""
     try:
         saved = json.loads((out / "config.json").read_text())
-        return model.from_record(saved["model"]), training(**saved["training"])
+        # Before, there was a choice of how pairs are drawn.
+        kept = {k: v for k, v in saved["training"].items() if (k, v) != ("sampling", "video")}
+        return model.from_record(saved["model"]), training(**kept)
     except (OSError, ValueError, KeyError, TypeError) as cause:
         raise InputError(
             f"Cannot resume {out}: its config.json cannot be read ({cause}). "

@@ -152,19 +152,9 @@ def adapt(
     if config.precision == "auto":
         config = replace(config, precision=fastest_precision(device))
     if certain is not None:
-        if config.objective != "motion-masks":
-            raise InputError(
-                f"Clicks make masks, and the objective {config.objective!r} learns from none. "
-                "Take motion-masks, or drop the clicks."
-            )
         config = replace(config, guard=False)
-    regions = weights.model.regions
-    if channel is not None and not 0 <= channel < regions:
-        raise InputError(
-            f"channel is {channel}, but {weights.name or 'the model'} has {regions} regions. "
-            f"Give 0 to {regions - 1}."
-        )
     taught = weights.object_channel if channel is None else channel
+    _require_possible(weights, config, taught, has_clicks=certain is not None)
     seconds: dict[str, float] = {}
     began = time.perf_counter()
 
@@ -226,6 +216,22 @@ def adapt(
         learned = {**weights.training, "adapted": about}
         settings = replace(settings, name=f"{weights.name}-adapted", training=learned)
     return Adaptation(kept, settings, report)
+
+
+def _require_possible(
+    weights: WeightsConfig, config: AdaptationConfig, channel: int, *, has_clicks: bool
+) -> None:
+    if has_clicks and config.objective != "motion-masks":
+        raise InputError(
+            f"Clicks make masks, and the objective {config.objective!r} learns from none. "
+            "Take motion-masks, or drop the clicks."
+        )
+    regions = weights.model.regions
+    if not 0 <= channel < regions:
+        raise InputError(
+            f"channel is {channel}, but {weights.name or 'the model'} has {regions} regions. "
+            f"Give 0 to {regions - 1}."
+        )
 
 
 def _training_config(config: AdaptationConfig, crop: tuple[int, int]) -> TrainingConfig:

@@ -151,8 +151,6 @@ class TrainingConfig(RunConfig):
     """Mirror half of the crops (the paper does, the released code does not)."""
     colour: bool = False
     """Change brightness, contrast, saturation and tint at random (objective motion-masks)."""
-    sampling: Literal["video", "pair"] = "video"
-    """video: one random pair a clip and epoch, as published; pair: every pair is an item."""
     max_gap: int = 1
     """Largest distance, in frames, between the two of a pair."""
     frames: Literal["memory", "loader"] = "memory"

@@ -263,11 +263,6 @@ class MaskBatches(Iterator[MaskBatch]):
         """Go on where `state_dict` was taken."""
         self.generator.set_state(state["generator"])
 
-    def begin_at(self, step: int) -> None:
-        """Draw, from here on, what depends on the seed and this step: no process drew it before."""
-        seed = np.random.SeedSequence((self.config.seed, step)).generate_state(1, np.uint64)
-        self.generator.manual_seed(int(seed[0]))
-
 
 # Writing such folders, in parallel.
 

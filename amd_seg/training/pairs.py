@@ -54,34 +54,22 @@ class PairBatch:
     """Clip and frame numbers of each pair, as "clip.mp4:12-13"."""
 
 
-class PairSchedule:
-    """Which pair each draw is, of clips of some lengths of two frames or more.
+def draw_pair(number: int, lengths: Sequence[int], config: TrainingConfig) -> PairDraw:
+    """Return a draw from clips of some lengths, each of two frames or more.
 
-    An epoch has one random pair of each clip, as published, or, with the sampling "pair", a pair at
-    every frame of every clip. The second frame comes 1 to `max_gap` frames after the first.
+    An epoch has one random pair of each clip, as published. The second frame comes 1 to `max_gap`
+    frames after the first.
     """
-
-    def __init__(self, lengths: Sequence[int], config: TrainingConfig) -> None:
-        self.lengths, self.config = lengths, config
-        # Clip and first frame; -1 where chance decides.
-        items = [(clip, -1) for clip in range(len(lengths))]
-        if config.sampling == "pair":
-            items = [(clip, at) for clip, end in enumerate(lengths) for at in range(end - 1)]
-        self.items = np.array(items, np.int64)
-
-    def __getitem__(self, number: int) -> PairDraw:
-        epoch, place = divmod(number, len(self.items))
-        clip, first = self.items[order_of(self.config.seed, epoch, len(self.items))[place]].tolist()
-        # Eight numbers a draw, two of them spare: two steps of this generator, which can be begun
-        # anywhere.
-        random = np.random.Generator(np.random.Philox(key=self.config.seed, counter=2 * number))
-        gap, start, *chances = random.random(6).tolist()
-        last = self.lengths[clip] - 1
-        reach = last if first < 0 else last - first
-        step = 1 + int(gap * min(self.config.max_gap, reach))
-        if first < 0:
-            first = int(start * (last - step + 1))
-        return PairDraw(clip, first, first + step, tuple(chances))
+    epoch, place = divmod(number, len(lengths))
+    clip = int(order_of(config.seed, epoch, len(lengths))[place])
+    # Eight numbers a draw, two of them spare: two steps of this generator, which can be begun
+    # anywhere.
+    random = np.random.Generator(np.random.Philox(key=config.seed, counter=2 * number))
+    gap, start, *chances = random.random(6).tolist()
+    last = lengths[clip] - 1
+    step = 1 + int(gap * min(config.max_gap, last))
+    first = int(start * (last - step + 1))
+    return PairDraw(clip, first, first + step, tuple(chances))
 
 
 class Pairs(Dataset[Any]):
@@ -91,17 +79,21 @@ class Pairs(Dataset[Any]):
         self.lengths, self.config = lengths, config
         self.broken: dict[str, str] = {}  # clips that turned out to be broken, with the reasons
         self._crop = Crop(size=config.crop, scale=config.scale, flip=config.flip)
-        self._schedule = PairSchedule(lengths, config)
 
     def __getitem__(self, numbers: range) -> tuple[Tensor, tuple[str, ...], dict[str, str]]:
         """Return the pairs (pair, 2, 3, height, width), uint8, their names, and what is broken."""
-        draws = [self._schedule[number] for number in numbers]
+        draws = [draw_pair(number, self.lengths, self.config) for number in numbers]
         pairs, names = zip(*map(self.fetch, draws), strict=True)
         return self._crop(pairs, [draw.chances for draw in draws]), names, dict(self.broken)
 
     @abstractmethod
     def fetch(self, draw: PairDraw) -> tuple[Tensor, str]:
         """Return the frames of a pair, (2, 3, height, width), uint8, and its name."""
+
+
+StoredClip = tuple[str, Tensor, list[int], list[int]]
+"""A clip's name and frames, (frame, 3, height, width), uint8; of each its number in the clip, and a
+digest, alike where frames are."""
 
 
 class StoredPairs(Pairs):
@@ -123,7 +115,7 @@ class StoredPairs(Pairs):
             guessed = (reader.duration or 10) * float(reader.frame_rate or 25)
             return (guessed if count is None else count) * reader.height * reader.width * 3
 
-        def decode(clip: Clip) -> tuple[Tensor, list[int], list[int]]:
+        def decode(clip: Clip) -> StoredClip:
             frames: list[Any] = []
             numbers: list[int] = []
             for frame in clip.open(short_edge=config.short_edge):
@@ -131,42 +123,37 @@ class StoredPairs(Pairs):
                 if not frames or not np.array_equal(frame.pixels, frames[-1]):
                     frames.append(frame.pixels)
                     numbers.append(frame.index)
-            pixels = _channels_first(frames, config).contiguous()
-            return pixels, numbers, [zlib.crc32(each.data) for each in frames]
+            digests = [zlib.crc32(each.data) for each in frames]
+            return clip.name, _channels_first(frames, config).contiguous(), numbers, digests
 
         sizes = list(of_each_clip(clips, size))
         require_memory(sum(needed for _, needed in sizes), device)
-        self.names: list[str] = []
-        self.frames: list[Tensor] = []
-        self._numbers: list[list[int]] = []  # of each frame in its clip
-        self._digests: list[list[int]] = []  # alike where frames are
+        self.clips: list[StoredClip] = []
         tell = log_progress("Decoded", len(sizes))
-        for clip, (frames, numbers, digests) in of_each_clip([clip for clip, _ in sizes], decode):
+        for _, stored in of_each_clip([clip for clip, _ in sizes], decode):
             tell()
-            if len(numbers) < 2:
-                logger.warning("Clip %s is left out: it has no two different frames.", clip.name)
-                continue
-            self.names.append(clip.name)
-            self.frames.append(frames.to(device))
-            self._numbers.append(numbers)
-            self._digests.append(digests)
-        if not self.frames:
+            name, frames, numbers, digests = stored
+            if len(frames) > 1:
+                self.clips.append((name, frames.to(device), numbers, digests))
+            else:
+                logger.warning("Clip %s is left out: it has no two different frames.", name)
+        if not self.clips:
             raise InputError("No clip has two different frames. Give clips in which things move.")
-        super().__init__([len(frames) for frames in self.frames], config)
-        gib = sum(frames.nbytes for frames in self.frames) / GIB
+        super().__init__([len(frames) for _, frames, *_ in self.clips], config)
+        gib = sum(frames.nbytes for _, frames, *_ in self.clips) / GIB
         logger.info(
             *("%d frames of %d clips take %.2f GiB on %s.", sum(self.lengths)),
-            *(len(self.frames), gib, device),
+            *(len(self.clips), gib, device),
         )
 
     def fetch(self, draw: PairDraw) -> tuple[Tensor, str]:
         """See `Pairs`."""
-        clip, first, second, _ = draw
-        if self._digests[clip][first] == self._digests[clip][second]:
+        _, first, second, _ = draw
+        name, frames, numbers, digests = self.clips[draw.clip]
+        if digests[first] == digests[second]:
             second = first + 1  # Where something blinks, the adjacent two differ.
-        numbers = self._numbers[clip]
-        name = f"{self.names[clip]}:{numbers[first]}-{numbers[second]}"
-        return self.frames[clip][first : second + 1 : second - first], name
+        pair = frames[first : second + 1 : second - first]
+        return pair, f"{name}:{numbers[first]}-{numbers[second]}"
 
 
 class DecodedPairs(Pairs):

@@ -36,7 +36,7 @@ from amd_seg.training.run_folder import (
     save_checkpoint,
 )
 from amd_seg.training.run_log import CollapseCheck, RunLog
-from amd_seg.weights import Network, load_weights, save_weights
+from amd_seg.weights import Network, Pretrained, load_weights, save_weights
 
 logger = logging.getLogger(__name__)
 
@@ -139,10 +139,8 @@ class Run:
             if device.type == "cuda" and "cuda_rng" in own:
                 torch.cuda.set_rng_state(own["cuda_rng"][0], device)
             batches.load_state_dict(own["batches"])
-        elif isinstance(batches, MaskBatches):
-            # The run goes on in more processes than before.
-            batches.begin_at(state.step)
-        else:
+        elif not isinstance(batches, MaskBatches):
+            # In more processes than before. Masks are drawn by each from a seed of its own.
             batches.load_state_dict(saved["batches"])
 
     def _take_steps(
@@ -309,14 +307,7 @@ def train(
         run = Run(out, config, processes, data, resume=resume)
         amd = AMD(model)
         if start is not None:
-            try:
-                amd.load_state_dict(start.model.state_dict())
-            except RuntimeError as cause:
-                differing = differences(start.model.config, model, vars(model))
-                raise ConfigError(
-                    f"The weights {start.source} are of another model: {differing}. "
-                    "Train the same model, or start without --init."
-                ) from cause
+            _take_over(amd, start)
         if config.motion_init == "kaiming" and not resume:
             amd.motion.initialise_by_kaiming()
         amd.to(processes.device)
@@ -351,6 +342,17 @@ def train(
             )
             save_weights(run.folder.weights, trained, card)
     return run.folder.weights
+
+
+def _take_over(model: AMD, start: Pretrained[AMD, WeightsConfig]) -> None:
+    try:
+        model.load_state_dict(start.model.state_dict())
+    except RuntimeError as cause:
+        differing = differences(start.model.config, model.config, vars(model.config))
+        raise ConfigError(
+            f"The weights {start.source} are of another model: {differing}. "
+            "Train the same model, or start without --init."
+        ) from cause
 
 
 def differences(one: object, other: object, names: Iterable[str]) -> str:
