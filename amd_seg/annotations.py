@@ -49,10 +49,8 @@ def coco_annotations(
 ) -> list[dict[str, Any]]:
     """Return the annotations of a photo, without ids.
 
-    Args:
-        things: what is marked in it.
-        mask_format: "rle" is exact; "polygon" can be edited, and is right to a pixel.
-        split: each connected part is an annotation of its own, but for specks: see `LEAST_PART`.
+    "rle" is exact; "polygon" can be edited, and is right to a pixel. With `split` each connected
+    part is an annotation of its own, but for specks: see `LEAST_PART`.
     """
     found = []
     for thing in _parts(things, split):

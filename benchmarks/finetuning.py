@@ -103,7 +103,7 @@ def table(results: dict[str, list[Evaluation]], title: str) -> str:
 
 
 def iou_of(evaluation: Evaluation, row: str) -> float:
-    share = evaluation.scores["miou"] if row == "mIoU" else evaluation.classes[row]["iou"]
+    share = evaluation.scores["miou"] if row == "mIoU" else evaluation.groups[row]["iou"]
     return 100 * share
 
 

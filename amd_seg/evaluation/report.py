@@ -66,19 +66,16 @@ def table(evaluation: Evaluation, *, per_sequence: bool = False) -> str:
 
     With `per_sequence` each sequence of a video set has a line.
     """
-    lines = [heading(evaluation), ""]
-    for key, (label, text) in DEFINITIONS[evaluation.dataset.benchmark.kind].items():
+    kind, lines = evaluation.dataset.benchmark.kind, [heading(evaluation), ""]
+    for key, (label, text) in DEFINITIONS[kind].items():
         lines.append(f"{label:20}{shown(key, evaluation.scores[key]):>7}  {text}")
-    if per_sequence and evaluation.sequences:
-        keys = ("j_mean", "j_recall", "j_decay", "f_mean", "f_recall", "f_decay", "j_all", "f_all")
-        cells = [["sequence", *(DEFINITIONS["video"][key][0] for key in keys)]]
-        for name, scores in evaluation.sequences.items():
-            cells.append([name, *(shown(key, scores[key]) for key in keys)])
-        lines += ["", *_aligned(cells)]
-    if evaluation.classes:
-        cells = [["class", "IoU", "accuracy"]]
-        for name, scores in evaluation.classes.items():
-            cells.append([name, *(shown(key, scores[key]) for key in ("iou", "class_accuracy"))])
+    keys = ["j_mean", "j_recall", "j_decay", "f_mean", "f_recall", "f_decay", "j_all", "f_all"]
+    cells = [["sequence", *(DEFINITIONS["video"][key][0] for key in keys)]]
+    if kind == "semantic":
+        keys, cells = ["iou", "class_accuracy"], [["class", "IoU", "accuracy"]]
+    for name, scores in evaluation.groups.items():
+        cells.append([name, *(shown(key, scores[key]) for key in keys)])
+    if kind == "semantic" or (kind == "video" and per_sequence):
         lines += ["", *_aligned(cells)]
     return "\n".join([*lines, *_published_lines(evaluation.dataset.benchmark.name)])
 
@@ -103,7 +100,8 @@ def shown(key: str, value: float) -> str:
 def as_json(evaluation: Evaluation) -> dict[str, Any]:
     """Return an evaluation as plain values, scores from 0 to 1, None where undefined."""
     dataset = evaluation.dataset
-    definitions = DEFINITIONS[dataset.benchmark.kind]
+    kind = dataset.benchmark.kind
+    groups = {name: _defined(scores) for name, scores in evaluation.groups.items()}
     return {
         "dataset": dataset.benchmark.name,
         "title": dataset.title,
@@ -112,9 +110,9 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
         "count": len(dataset.samples),
         "scoring": evaluation.scoring,
         "scores": _defined(evaluation.scores),
-        "sequences": {name: _defined(s) for name, s in evaluation.sequences.items()},
-        "classes": {name: _defined(s) for name, s in evaluation.classes.items()},
-        "definitions": {key: definitions[key][1] for key in evaluation.scores},
+        "sequences": groups if kind == "video" else {},
+        "classes": groups if kind == "semantic" else {},
+        "definitions": {key: DEFINITIONS[kind][key][1] for key in evaluation.scores},
     }
 
 

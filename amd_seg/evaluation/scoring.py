@@ -52,10 +52,8 @@ class Evaluation:
     """Value by value for each sample; without curves."""
     scores: Scores
     """Key of `report.DEFINITIONS` -> value over the whole set."""
-    sequences: dict[str, Scores] = field(default_factory=dict)
-    """The same for each sequence of a video set."""
-    classes: dict[str, Scores] = field(default_factory=dict)
-    """The same for each class of a semantic set."""
+    groups: dict[str, Scores]
+    """The same for each sequence of a video set, or each class of a semantic set."""
 
 
 def evaluate(
@@ -94,15 +92,14 @@ def evaluate(
         # Curves are added up at once: kept, they would be most of the memory.
         rows.append(replace(row, curves={}))
         on_row(row)
-    scoring = {"threshold": threshold, "resize_masks": resize_masks}
-    result = partial(Evaluation, dataset, method, scoring, rows)
     if kind == "video":
-        scores, sequences = _video_scores(rows)
-        return result(scores, sequences=sequences)
-    if classes is not None:
-        scores, by_class = _semantic_scores(sums["confusion"], classes)
-        return result(scores, classes=by_class)
-    return result(_saliency_scores(rows, sums))
+        scores, groups = _video_scores(rows)
+    elif classes is not None:
+        scores, groups = _semantic_scores(sums["confusion"], classes)
+    else:
+        scores, groups = _saliency_scores(rows, sums), {}
+    scoring = {"threshold": threshold, "resize_masks": resize_masks}
+    return Evaluation(dataset, method, scoring, rows, scores, groups)
 
 
 def _rows(
