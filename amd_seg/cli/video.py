@@ -83,7 +83,7 @@ def adaptation_config(settings: dict[str, Any]) -> AdaptationConfig:
     options.clip_point,
     "T:X,Y",
     "A pixel of the object that is meant, in the frame at a time (12.5s:320,240) or "
-    "of a number (300:320,240). Give options.several by repeating it.",
+    "of a number (300:320,240). Give several by repeating it.",
 )
 @click.option(
     "--save-adapted",
