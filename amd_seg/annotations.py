@@ -8,6 +8,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 from urllib.parse import quote
@@ -21,7 +22,7 @@ from amd_seg.errors import InputError
 from amd_seg.media.files import find_images, make_folder, some, write_atomically
 from amd_seg.media.images import read_photo_size
 from amd_seg.media.labels import save_labels
-from amd_seg.media.part_file import PartFile, begun
+from amd_seg.media.part_file import PartFile, write_rows
 
 Mask = NDArray[np.bool_]
 Ring = NDArray[np.float64]
@@ -151,7 +152,7 @@ def _parts(things: Iterable[Thing], split: bool) -> Iterator[Thing]:
 # Many photos in one file.
 
 
-class AnnotationFile:
+class AnnotationFile(PartFile):
     """One JSON file of many photos, in its place when it is finished; see `PartFile`."""
 
     def __init__(
@@ -178,39 +179,38 @@ class AnnotationFile:
         """
         self.layout, self.info, self.categories = layout, info, list(categories)
         settings = {**info, "categories": self.categories}
-        kept = begun(path, self._read_finished, resume=resume, overwrite=overwrite)
-        self._file = PartFile(path, settings, kept)
-        self.done = self._file.names
-        """Names of the photos in it."""
-        self.close = self._file.close
-        """Stop here: what was added stays in FILE.part, for another run to resume."""
+        super().__init__(path, settings, resume=resume, overwrite=overwrite)
 
     def add(self, name: str, width: int, height: int, found: Sequence[dict[str, Any]]) -> None:
         """Add a photo by its path below the folder of photos, and its size, upright.
 
         `found` is what `coco_annotations` or `labelstudio_result` gave.
         """
-        self._file.add({"file_name": name, "width": width, "height": height, "found": found})
+        self.add_record({"file_name": name, "width": width, "height": height, "found": found})
 
     def finish(self) -> None:
         """Write the file."""
         write = self._write_coco if self.layout == "coco" else self._write_tasks
-        write_atomically(self._file.path, write)
-        self._file.close(remove=True)
+        write_atomically(self.path, write)
+        self.close(remove=True)
 
     def _write_coco(self, stream: BinaryIO) -> None:
         categories = [{"id": k, "name": name} for k, name in enumerate(self.categories, 1)]
         head = f'"info": {json.dumps(self.info)},\n"licenses": [],\n'
         stream.write(f'{{{head}"categories": {json.dumps(categories)},\n"images": ['.encode())
-        images = ({key: record[key] for key in _IMAGE} for record in self._file.records())
-        _write_rows(stream, ({"id": number, **image} for number, image in enumerate(images, 1)))
+        images = (
+            {"id": number} | {key: record[key] for key in _IMAGE}
+            for number, record in enumerate(self.records(), 1)
+        )
+        write_rows(stream, images)
         stream.write(b'\n],\n"annotations": [')
-        found = (
-            {"image_id": number, **found}
-            for number, record in enumerate(self._file.records(), 1)
+        numbers = count(1)
+        annotations = (
+            {"id": next(numbers), "image_id": image, **found}
+            for image, record in enumerate(self.records(), 1)
             for found in record["found"]
         )
-        _write_rows(stream, ({"id": number, **row} for number, row in enumerate(found, 1)))
+        write_rows(stream, annotations)
         stream.write(b"\n]}\n")
 
     def _write_tasks(self, stream: BinaryIO) -> None:
@@ -225,12 +225,12 @@ class AnnotationFile:
             }
 
         stream.write(b"[")
-        _write_rows(stream, map(task, self._file.records()))
+        write_rows(stream, map(task, self.records()))
         stream.write(b"\n]\n")
 
-    def _read_finished(self, path: Path) -> Iterator[dict[str, Any]]:
+    def read_finished(self) -> Iterator[dict[str, Any]]:
         """Yield what the finished file holds, also where a tool has rewritten it since."""
-        content = _read_json(path)
+        content = _read_json(self.path)
         try:
             if self.layout == "labelstudio":
                 for task in content:
@@ -248,16 +248,11 @@ class AnnotationFile:
                 yield {**size, "found": by_image.get(image["id"], [])}
         except (KeyError, TypeError, IndexError, AttributeError) as cause:
             raise InputError(
-                f"Cannot go on with {path}: it is no {self.layout} file. Give another name."
+                f"Cannot go on with {self.path}: it is no {self.layout} file. Give another name."
             ) from cause
 
 
 _IMAGE = ("file_name", "width", "height")
-
-
-def _write_rows(stream: BinaryIO, rows: Iterable[dict[str, Any]]) -> None:
-    for number, row in enumerate(rows):
-        stream.write((b",\n" if number else b"\n") + json.dumps(row).encode())
 
 
 class ClipFile:

@@ -21,7 +21,7 @@ from PIL import Image
 
 from amd_seg.errors import InputError
 from amd_seg.media.files import write_atomically
-from amd_seg.media.part_file import PartFile, begun
+from amd_seg.media.part_file import PartFile, write_rows
 from amd_seg.media.render import render_overlay
 
 PHOTOS_A_PAGE = 5000
@@ -48,7 +48,7 @@ def picture_of(pixels: NDArray[np.uint8], mask: NDArray[np.bool_]) -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
-class ReviewPage:
+class ReviewPage(PartFile):
     """The page, written photo by photo; in its place when it is finished, see `PartFile`."""
 
     def __init__(
@@ -65,13 +65,8 @@ class ReviewPage:
         """
         if path.suffix.lower() not in (".html", ".htm"):
             raise InputError(f"{path} is no name of a page. End it in .html.")
-        kept = begun(path, _read_pages, resume=resume, overwrite=overwrite)
         self._settings = settings
-        self._file = PartFile(path, settings, kept)
-        self.done = self._file.names
-        """Names of the photos in it."""
-        self.close = self._file.close
-        """Stop here: what was added stays in FILE.part, for another run to resume."""
+        super().__init__(path, settings, resume=resume, overwrite=overwrite)
 
     def add(self, name: str, facts: dict[str, Any], picture: str) -> None:
         """Add a photo by the path that the saved lists shall have, and its `picture_of`.
@@ -79,19 +74,19 @@ class ReviewPage:
         Of the facts it shows "width", "height" and "confidence".
         """
         shown = {key: facts[key] for key in ("width", "height", "confidence")}
-        self._file.add({"file_name": name, **shown, "picture": picture})
+        self.add_record({"file_name": name, **shown, "picture": picture})
 
     def finish(self) -> list[Path]:
         """Write the page, or the pages, and return their paths."""
-        order = sorted((record["confidence"], place) for place, record in self._file.items())
+        order = sorted((record["confidence"], place) for place, record in self.items())
         count = max(1, -(-len(order) // PHOTOS_A_PAGE))
-        paths = [_page(self._file.path, number) for number in range(count)]
+        paths = [_page(self.path, number) for number in range(count)]
         # The first page last: until it is there, the old ones or FILE.part hold everything.
         for number in reversed(range(count)):
             chosen = order[number * PHOTOS_A_PAGE : (number + 1) * PHOTOS_A_PAGE]
             write = partial(self._write, [place for _, place in chosen], paths, number)
             write_atomically(paths[number], write)
-        self._file.close(remove=True)
+        self.close(remove=True)
         return paths
 
     def _write(
@@ -105,9 +100,22 @@ class ReviewPage:
         template = template.replace("<!--settings-->", _in_script(self._settings))
         head, tail = template.split("<!--photos-->")
         stream.write(head.encode() + b"[")
-        for number, record in enumerate(self._file.at(places)):
-            stream.write((b",\n" if number else b"\n") + _in_script(record).encode())
+        write_rows(stream, self.at(places), _in_script)
         stream.write(b"\n]" + tail.encode())
+
+    def read_finished(self) -> Iterator[dict[str, Any]]:
+        """Yield the settings and the photos of finished pages."""
+        number = 0
+        while (page := _page(self.path, number)).exists():
+            try:
+                data = {name: json.loads(text) for name, text in _DATA.findall(page.read_bytes())}
+                yield {"settings": data[b"settings"]}
+                yield from data[b"photos"]
+            except (OSError, ValueError, KeyError) as cause:
+                raise InputError(
+                    f"{page} is no page of this command. Give another name."
+                ) from cause
+            number += 1
 
 
 def _in_script(value: Any) -> str:
@@ -117,16 +125,3 @@ def _in_script(value: Any) -> str:
 
 def _page(path: Path, number: int) -> Path:
     return path if number == 0 else path.with_stem(f"{path.stem}-{number + 1}")
-
-
-def _read_pages(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the photos of finished pages."""
-    number = 0
-    while (page := _page(path, number)).exists():
-        try:
-            data = {name: json.loads(text) for name, text in _DATA.findall(page.read_bytes())}
-            yield {"settings": data[b"settings"]}
-            yield from data[b"photos"]
-        except (OSError, ValueError, KeyError) as cause:
-            raise InputError(f"{page} is no page of this command. Give another name.") from cause
-        number += 1

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from amd_seg.errors import InputError
 from amd_seg.media.files import make_folder, replacing, some, write_errors
@@ -17,29 +17,46 @@ class PartFile:
     """
 
     def __init__(
-        self, path: Path, settings: dict[str, Any], kept: Iterable[dict[str, Any]]
+        self, path: Path, settings: dict[str, Any], *, resume: bool, overwrite: bool
     ) -> None:
-        """Open it, with the records that are kept, see `begun`; they must have these settings."""
-        self.path, self.part = path, _part_of(path)
-        self.names: set[str] = set()  # the "file_name" of each record
+        """Begin with the records of FILE.part, else of FILE, else none.
+
+        Where there are some, they are kept to `resume`, if they were made by the same settings,
+        dropped to `overwrite`, and else an InputError.
+        """
+        self.path, self.part = path, path.with_name(f"{path.name}.part")
+        self.done: set[str] = set()
+        """The "file_name" of each record."""
+        kept: Iterable[dict[str, Any]] = ()
+        there = next((p for p in (self.part, path) if p.exists()), None)
+        if there is not None and not overwrite:
+            if not resume:
+                raise InputError(
+                    f"{there} exists. Use --overwrite to replace it, or --resume to go on."
+                )
+            kept = _whole_lines(there) if there == self.part else self.read_finished()
         make_folder(path.parent)
         with replacing(self.part) as temporary, open(temporary, "xb") as stream:
             stream.write(_line({"settings": settings}))
             for record in kept:
                 if "settings" in record:
                     _require_same(record["settings"], settings, path)
-                elif record["file_name"] not in self.names:
-                    self.names.add(record["file_name"])
+                elif record["file_name"] not in self.done:
+                    self.done.add(record["file_name"])
                     stream.write(_line(record))
         with write_errors(self.part):
             self._stream = open(self.part, "ab")  # noqa: SIM115 - open until FILE is written
 
-    def add(self, record: dict[str, Any]) -> None:
+    def read_finished(self) -> Iterator[dict[str, Any]]:
+        """Yield the settings, {"settings": ...}, and the records of FILE."""
+        raise NotImplementedError
+
+    def add_record(self, record: dict[str, Any]) -> None:
         """Add a record, which has a "file_name"; MediaError where the disk is full."""
         with write_errors(self.part):
             self._stream.write(_line(record))
             self._stream.flush()
-        self.names.add(record["file_name"])
+        self.done.add(record["file_name"])
 
     def records(self) -> Iterator[dict[str, Any]]:
         """Yield all records in their order."""
@@ -67,25 +84,12 @@ class PartFile:
             self.part.unlink()
 
 
-def begun(
-    path: Path,
-    finished: Callable[[Path], Iterable[dict[str, Any]]],
-    *,
-    resume: bool,
-    overwrite: bool,
-) -> Iterable[dict[str, Any]]:
-    """Return the records that a run begins with: of FILE.part, else of FILE, else none.
-
-    `finished` reads those of FILE. Where there are some, they are kept to `resume`, dropped to
-    `overwrite`, and else an InputError.
-    """
-    part = _part_of(path)
-    there = next((p for p in (part, path) if p.exists()), None)
-    if there is None or overwrite:
-        return ()
-    if not resume:
-        raise InputError(f"{there} exists. Use --overwrite to replace it, or --resume to go on.")
-    return _whole_lines(part) if there == part else finished(path)
+def write_rows(
+    stream: BinaryIO, rows: Iterable[Any], as_json: Callable[[Any], str] = json.dumps
+) -> None:
+    """Write the rows of a JSON list, each on a line of its own."""
+    for number, row in enumerate(rows):
+        stream.write((b",\n" if number else b"\n") + as_json(row).encode())
 
 
 def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -97,10 +101,6 @@ def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
             except ValueError:
                 return
             yield record
-
-
-def _part_of(path: Path) -> Path:
-    return path.with_name(f"{path.name}.part")
 
 
 def _line(record: dict[str, Any]) -> bytes:
