@@ -368,7 +368,7 @@ def test_a_list_names_the_photos(run: Run, folder: Path) -> None:
     assert result.exit_code == 0
     assert "open report.html" in result.stderr
     assert "deep/c.png" in (folder / "report.html").read_text()
-    (folder / "accepted.txt").write_text("deep/c.png\na.jpg\nnowhere.jpg\n")
+    (folder / "accepted.txt").write_text("./deep/c.png\na.jpg\nnowhere.jpg\n")
     result = run("--list", "accepted.txt", "-o", "chosen", "--output", "cutout")
     assert result.exit_code == 1
     assert "No image found at: nowhere.jpg" in result.stderr

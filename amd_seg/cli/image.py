@@ -299,7 +299,7 @@ def _plan(
     is_folder = out not in (None, STANDARD_STREAM) and output not in ONE_FILE
     if is_folder and is_alone and not listed:
         is_folder = str(out).endswith(("/", "\\")) or os.path.isdir(str(out))
-    jobs, of_list = [], set(listed)
+    jobs, of_list = [], {str(Path(text)) for text in listed}
     for whole, (source, folder) in found.items():
         path = Path("stdin" if source == STANDARD_STREAM else source)
         name = path.name if source == STANDARD_STREAM else os.path.relpath(whole, base)
@@ -323,7 +323,7 @@ def _plan(
 def _find(text: str, recursive: bool) -> list[tuple[str, Path]]:
     """Return the photos that an input stands for, each with its folder below the input."""
     if text == STANDARD_STREAM or os.path.isfile(text):
-        return [(text, Path())]
+        return [(str(Path(text)), Path())]
     from amd_seg.media.files import find_images
 
     paths = find_images([text], recursive=recursive)
