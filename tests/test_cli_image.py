@@ -256,6 +256,7 @@ def test_photos_that_would_share_an_output_are_named(run: Run, folder: Path) -> 
         (["--weights", "nowhere"], 3, "nowhere"),
         (["--weights", "deep"], 3, "deep"),
         (["--max-pixels", "100"], 1, "--max-pixels"),
+        (["-o", "nowhere/m.png"], 1, "Make its folder first"),
     ],
 )
 def test_exit_codes(run: Run, folder: Path, args: list[str], code: int, message: str) -> None:

@@ -160,7 +160,7 @@ def image(
         _tell_failure(text, error, as_json)
     failed = len(missing)
     if waiting or (report and jobs):
-        failed += _segment_photos(jobs, waiting, output, report, kept, as_json, settings)
+        failed += _segment_photos(jobs, waiting, out, output, report, kept, as_json, settings)
     else:
         _tell_skipped(jobs, waiting, as_json)
     if failed:
@@ -170,6 +170,7 @@ def image(
 def _segment_photos(
     jobs: list[Job],
     waiting: list[Job],
+    out: str | None,
     output: str,
     report: Path | None,
     kept: dict[str, bool],
@@ -209,7 +210,7 @@ def _segment_photos(
             waiting = [job for job in jobs if job in todo or job.source not in page.done]
         _tell_skipped(jobs, waiting, as_json)
         if file is None:
-            for folder in {Path(job.target).parent for job in waiting}:
+            for folder in {Path(job.target).parent for job in waiting if job.target != out}:
                 make_folder(folder)
         bar = stack.enter_context(terminal.progress(len(waiting), "photo"))
         write = partial(_write, output=output, names=names, on_page=page is not None, **settings)
