@@ -13,11 +13,11 @@ from collections.abc import Iterator
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from amd_seg.model.amd import AMD
 from amd_seg.training.clips import find_clips
 from amd_seg.training.motion_masks import dis_flow
-from amd_seg.training.objectives import area_resize
 from amd_seg.weights import load_weights
 
 GAPS = (1, 2, 3)
@@ -45,7 +45,7 @@ def pairs_of(clip, model: AMD, every: int) -> Iterator[tuple[int, torch.Tensor, 
     """Each gap in turn, from every n-th frame on; frames are at the motion size."""
     size = model.config.motion_size
     frames = [
-        area_resize(torch.tensor(frame.pixels).permute(2, 0, 1)[None].float(), torch.empty(size))
+        F.adaptive_avg_pool2d(torch.tensor(frame.pixels).permute(2, 0, 1)[None].float(), size)
         for frame in clip.open(short_edge=2 * min(size))
     ]
     for number, first in enumerate(range(0, len(frames) - max(GAPS), every)):

@@ -6,7 +6,7 @@ import inspect
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import ClassVar, Literal
 
 from amd_seg.model.config import AMDConfig, Rule, Settings
@@ -341,9 +341,11 @@ def cpu() -> Preset:
 PRESETS = {"paper": paper, "single-gpu": single_gpu, "cpu": cpu}
 
 
-def finetune_on_a_cpu() -> FinetuneConfig:
-    """What two CPU cores do in minutes, for a few hundred photos; few steps want a high rate."""
-    return FinetuneConfig(
+FINETUNE_PRESETS: dict[str, Callable[[], FinetuneConfig]] = {
+    "paper": FinetuneConfig,
+    # What two CPU cores do in minutes, for a few hundred photos; few steps want a high rate.
+    "cpu": partial(
+        FinetuneConfig,
         steps=600,
         learning_rate=0.05,
         short_edge=128,
@@ -351,28 +353,19 @@ def finetune_on_a_cpu() -> FinetuneConfig:
         workers=0,
         sheet_every=200,
         checkpoint_every=200,
-    )
-
-
-FINETUNE_PRESETS: dict[str, Callable[[], FinetuneConfig]] = {
-    "paper": FinetuneConfig,
-    "cpu": finetune_on_a_cpu,
+    ),
 }
 
-
-def published_adaptation() -> AdaptationConfig:
-    """Section 4.3: eq. 7 on pairs of the clip; `blend` is ours, 1 is as published."""
-    return AdaptationConfig(
+ADAPTATIONS: dict[str, Callable[[], AdaptationConfig]] = {
+    "motion-masks": AdaptationConfig,
+    # Section 4.3: eq. 7 on pairs of the clip; `blend` is ours, 1 is as published.
+    "photometric": partial(
+        AdaptationConfig,
         objective="photometric",
         learning_rate=1e-4,
         size=0,
         scale=(0.96, 1.0),
         max_gap=1,
         blend=0.5,
-    )
-
-
-ADAPTATIONS: dict[str, Callable[[], AdaptationConfig]] = {
-    "motion-masks": AdaptationConfig,
-    "photometric": published_adaptation,
+    ),
 }

@@ -33,11 +33,13 @@ class Box(NamedTuple):
         rows = slice(self.top, self.top + self.height)
         part = images[..., rows, self.left : self.left + self.width]
         if part.shape[-2:] != size:
-            # Only the CPU has a kernel for bytes.
-            source = part.contiguous() if part.device.type == "cpu" else part.float()
+            # The CPU has a kernel for bytes, CUDA one for floats; others have none.
+            is_cuda = part.device.type == "cuda"
+            source = part.float() if is_cuda else part.cpu().contiguous()
             part = F.interpolate(source, size, mode="bilinear", antialias=True)
-            if part.is_floating_point():
+            if is_cuda:
                 part = part.round().clamp(0, 255).byte()
+            part = part.to(images.device)
         return part.flip(-1) if self.is_mirrored else part
 
 

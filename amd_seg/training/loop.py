@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from amd_seg.device import resolve_precision
 from amd_seg.errors import ConfigError, TrainingDivergedError
+from amd_seg.media.files import some
 from amd_seg.training.config import RunConfig
 from amd_seg.training.distributed import Processes, local_gradients
 
@@ -97,10 +98,9 @@ class TrainState:
         )
         differing = [name for name in {**mine, **its} if mine.get(name) != its.get(name)]
         if differing:
-            shown = [f"{name} {its.get(name)}, now {mine.get(name)}" for name in differing[:3]]
-            more = f"; and {len(differing) - 3} more" if len(differing) > 3 else ""
+            shown = some(f"{name} {its.get(name)}, now {mine.get(name)}" for name in differing)
             raise ConfigError(
-                f"Cannot go on from a checkpoint of another model ({'; '.join(shown)}{more}). "
+                f"Cannot go on from a checkpoint of another model ({shown}). "
                 "Leave out the settings that change the model."
             )
         needed = "momentum_buffer" if isinstance(self.optimizer, torch.optim.SGD) else "exp_avg"

@@ -64,11 +64,6 @@ class MaskedClip:
         """How often each mask is drawn, relative to the clip's others."""
         return self.confidence.pow(CONFIDENCE_POWER)
 
-    def to(self, device: torch.device) -> Self:
-        """Return the clip with its pictures on a device."""
-        frames, masks = ([image.to(device) for image in part] for part in (self.frames, self.masks))
-        return replace(self, frames=frames, masks=masks)
-
     def part(self, rows: Sequence[int]) -> Self:
         """Return some of the clip's images."""
         return replace(
@@ -164,8 +159,10 @@ def load_masked_images(
         for clip, images in found.items():
             labels, paths, mask_paths, trust = zip(*images, strict=True)
             pairs = pool.map(partial(_read_pair, short_edge=short_edge), paths, mask_paths)
-            frames, masks = zip(*pairs, strict=True)
-            clips.append(MaskedClip(clip, frames, masks, torch.tensor(trust), labels).to(device))
+            frames, masks = (
+                [each.to(device) for each in part] for part in zip(*pairs, strict=True)
+            )
+            clips.append(MaskedClip(clip, frames, masks, torch.tensor(trust), labels))
     return clips
 
 
@@ -217,7 +214,7 @@ class MaskBatch:
 class MaskBatches(Iterator[MaskBatch]):
     """An endless, seeded stream of batches; its state is one generator's.
 
-    Images are kept, and cropped, on the device. All folders of clips are drawn equally often.
+    Images are cropped where they are kept. All folders of clips are drawn equally often.
     """
 
     def __init__(
@@ -226,8 +223,8 @@ class MaskBatches(Iterator[MaskBatch]):
         folders = [folder for folder in folders if folder]
         if not folders:
             raise MediaError("There is no mask to learn from. Give clips in which things move.")
-        self.clips = [clip.to(device) for folder in folders for clip in folder]
-        self.config = config
+        self.clips = [clip for folder in folders for clip in folder]
+        self.config, self.device = config, device
         shares = []
         for folder in folders:
             means = [float(clip.trust.mean()) * len(clip.labels) ** CLIP_POWER for clip in folder]
@@ -250,10 +247,10 @@ class MaskBatches(Iterator[MaskBatch]):
             frames.append(box.cut(clip.frames[item][None], config.crop))
             masks.append(box.cut(clip.masks[item][None], config.crop))
             names.append(clip.labels[item])
-        images = torch.cat(frames).float()
+        images, targets = (torch.cat(part).to(self.device).float() for part in (frames, masks))
         if config.colour:
             images = jitter_colours(images, generator)
-        return MaskBatch(images, torch.cat(masks).float(), tuple(names))
+        return MaskBatch(images, targets, tuple(names))
 
     def state_dict(self) -> dict[str, Any]:
         """Where the stream stands."""

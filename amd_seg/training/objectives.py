@@ -72,7 +72,8 @@ class MotionMaskObjective(nn.Module):
     def forward(self, batch: Any, progress: float = 0.0, step: int = 0) -> dict[str, Tensor]:
         """Score a `MaskBatch`: cross-entropy and half of the Dice loss, on the 1/8 grid."""
         logits = self.model.region_logits(batch.frames)
-        target = area_resize(batch.masks.to(logits.dtype) / 255, logits)
+        masks = batch.masks.to(logits.dtype) / 255
+        target = F.adaptive_avg_pool2d(masks, (logits.shape[-2], logits.shape[-1]))
         score = object_logit(logits, self.object_channel)
         cross_entropy = F.binary_cross_entropy_with_logits(score, target)
         saliency = score.sigmoid()
@@ -91,9 +92,3 @@ def object_logit(logits: Tensor, channel: int) -> Tensor:
     """Log-odds of one region against all others: its sigmoid is its softmax, (batch, 1, h, w)."""
     others = torch.cat((logits[:, :channel], logits[:, channel + 1 :]), dim=1)
     return logits[:, channel : channel + 1] - others.logsumexp(dim=1, keepdim=True)
-
-
-def area_resize(images: Tensor, like: Tensor) -> Tensor:
-    """Means of the images (batch, channel, height, width) over the cells of another grid."""
-    height, width = like.shape[-2:]
-    return F.adaptive_avg_pool2d(images, (height, width))

@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,8 +15,6 @@ from amd_seg.media.files import make_folder, replacing, some
 
 ORIGIN = ("init", "init_channel", "start")
 """Settings that say what a run started from, which is not asked for again when it is resumed."""
-
-CHECKPOINT = re.compile(r"step-(\d{9})\.pt")
 
 
 class RunFolder:
@@ -147,17 +144,17 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], *, keep: int
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """The checkpoints of a run, oldest first."""
-    return sorted(path for path in folder.glob("*") if CHECKPOINT.fullmatch(path.name))
+    return sorted(folder.glob("step-*.pt"))
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read what `save_checkpoint` wrote; no code in the file is run."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        if "step" not in state:
+            raise ValueError("it is of another program")
+        return state
     except Exception as cause:  # torch raises its own, pickle's and zip's errors alike
         raise WeightsError(
             f"Cannot read checkpoint {path}: {cause}. Resume from another."
         ) from cause
-    if not isinstance(state, dict) or "step" not in state:
-        raise WeightsError(f"{path} is no checkpoint of amd-seg train. Resume from another.")
-    return state

@@ -164,9 +164,8 @@ class CollapseCheck:
 
     def __call__(self, step: int, parts: Mapping[str, float]) -> None:
         """Raise where one of a step's monitors has been out of its range for `patience` steps."""
-        for name in COLLAPSES.keys() & parts.keys():
-            low, high, what, advice = COLLAPSES[name]
-            is_healthy = low < parts[name] < high
+        for name, (low, high, what, advice) in COLLAPSES.items():
+            is_healthy = name not in parts or low < parts[name] < high
             self._counts[name] = 0 if is_healthy else self._counts[name] + 1
             if self._counts[name] >= self.patience:
                 raise TrainingDivergedError(
