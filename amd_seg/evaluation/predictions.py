@@ -1,12 +1,11 @@
 """Pictures as ground truth and as predictions, and where predictions come from.
 
 Each `from_...` gives one map for each sample of a data set, in its order: an array (height, width),
-uint8, or a `MapFile`, which the process that scores reads. Maps of an object run from 0 to 255,
-maps of classes hold labels.
+uint8, or the path of a file, which the process that scores reads. Maps of an object run from 0 to
+255, maps of classes hold labels.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,12 +15,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from amd_seg.choices import OUTPUTS, SEMANTIC_OUTPUTS
-from amd_seg.classes import VOID, Classes
+from amd_seg.classes import VOID
 from amd_seg.errors import InputError, MediaError
 from amd_seg.evaluation.datasets import HALF, Dataset, Sample
 from amd_seg.media.files import IMAGE_SUFFIXES, some
 from amd_seg.media.images import load, opened, read_photo_size
-from amd_seg.media.labels import read_labels
 from amd_seg.media.render import render_saliency
 
 if TYPE_CHECKING:
@@ -31,6 +29,7 @@ if TYPE_CHECKING:
 
 Bytes = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
+Map = Bytes | Path
 
 FAINT = 32
 """Grey values that all lie below this one are labels, or nothing that can be told from them."""
@@ -125,34 +124,10 @@ def shown_size(shape: tuple[int, ...]) -> str:
     return f"{shape[1]}x{shape[0]}"
 
 
-@dataclass(frozen=True)
-class MapFile:
-    """A map that is read from a file when it is scored."""
-
-    path: Path
-    is_binary: bool = False
-    """Grey values are 0 and 1, not 0 to 255."""
-    classes: Classes | None = None
-    """What the labels are; None for a map of one object."""
-
-    def read(self) -> Bytes:
-        """Return the map in the file, (height, width)."""
-        if self.classes is not None:
-            return read_labels(self.path, self.classes)
-        return read_prediction(self.path, is_binary=self.is_binary)
-
-
-Map = Bytes | MapFile
-
-
-def read_prediction(path: Path, *, is_binary: bool = False) -> Bytes:
-    """Read a predicted map or mask as (height, width), uint8; labels become 0 and 255.
-
-    With `is_binary` grey values are labels too, 0 and 1. A file cannot tell by itself: a map that
-    is nowhere above 1 of 255 looks the same.
-    """
+def read_prediction(path: Path) -> Bytes:
+    """Read a predicted map or mask as (height, width), uint8; labels become 0 and 255."""
     values, is_indexed = read_grey(path)
-    return (values > 0) * np.uint8(255) if is_indexed or is_binary else values
+    return (values > 0) * np.uint8(255) if is_indexed else values
 
 
 # The centre prior.
@@ -180,7 +155,7 @@ def centre_prior(height: int, width: int) -> NDArray[np.float32]:
 # A folder of files.
 
 
-def from_folder(dataset: Dataset, folder: Path) -> list[Map]:
+def from_folder(dataset: Dataset, folder: Path) -> Iterable[Map]:
     """Return the predictions in a folder, to be read when they are scored.
 
     Grey files are masks of 0 and 1 where no value of any of them is higher, and run from 0 to 255
@@ -198,9 +173,9 @@ def from_folder(dataset: Dataset, folder: Path) -> list[Map]:
             f"{some(missing)}. Add them as NAME.png; --limit and --every score a part."
         )
     paths = [files[sample.name] for sample in dataset.samples]
-    classes = dataset.benchmark.classes
-    is_binary = classes is None and _are_binary(paths, dataset)
-    return [MapFile(path, is_binary, classes) for path in paths]
+    if dataset.benchmark.classes is None and _are_binary(paths, dataset):
+        return ((read_grey(path)[0] > 0) * np.uint8(255) for path in paths)
+    return paths
 
 
 def prediction_files(folder: Path) -> dict[str, Path]:

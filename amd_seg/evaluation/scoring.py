@@ -6,6 +6,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import partial
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,14 @@ from amd_seg.classes import VOID, Classes
 from amd_seg.errors import InputError
 from amd_seg.evaluation import metrics
 from amd_seg.evaluation.datasets import Dataset, Sample
-from amd_seg.evaluation.predictions import Bytes, Map, MapFile, Mask, shown_size, truth_of
+from amd_seg.evaluation.predictions import (
+    Bytes,
+    Map,
+    Mask,
+    read_prediction,
+    shown_size,
+    truth_of,
+)
 from amd_seg.media.labels import read_labels
 from amd_seg.media.render import otsu_threshold
 from amd_seg.workers import worker_pool
@@ -125,7 +133,7 @@ def _rows(
 
 def _score_frame(sample: Sample, source: Map, *, threshold: float | str, resize: bool) -> Row:
     truth, void = truth_of(sample)
-    saliency = _map_of(sample, source, truth.shape, resize, Image.Resampling.BILINEAR) / 255.0
+    saliency = _map_of(sample, source, truth.shape, resize) / 255.0
     mask = saliency > _level(threshold, saliency)
     j = metrics.intersection_over_union(mask, truth, void)
     values = {"j": j, "f": metrics.boundary_f(mask, truth, void)}
@@ -135,7 +143,7 @@ def _score_frame(sample: Sample, source: Map, *, threshold: float | str, resize:
 def _score_picture(sample: Sample, source: Map, *, resize: bool) -> Row:
     """Return the values of one picture, and its curves over thresholds."""
     truth, _ = truth_of(sample)
-    saliency = _map_of(sample, source, truth.shape, resize, Image.Resampling.BILINEAR) / 255.0
+    saliency = _map_of(sample, source, truth.shape, resize) / 255.0
     precision, recall = metrics.precision_recall(saliency, truth)
     values = {
         "f_adaptive": metrics.adaptive_f(saliency, truth),
@@ -163,12 +171,11 @@ def _score_labels(
 ) -> Row:
     """Return the values of one picture, and its confusion matrix as a curve."""
     truth = read_labels(sample.masks[0], classes, by_colour=by_colour)
-    labels = _map_of(sample, source, truth.shape, resize, Image.Resampling.NEAREST)
+    labels = _map_of(sample, source, truth.shape, resize, classes)
     try:
         counts = metrics.confusion_matrix(labels, truth, len(classes), void=VOID)
     except InputError as cause:
-        name = source.path if isinstance(source, MapFile) else sample.name
-        raise InputError(f"{name}: {cause}") from cause
+        raise InputError(f"{_name_of(sample, source)}: {cause}") from cause
     values = {
         "iou": metrics.mean_over_classes(metrics.class_iou(counts)),
         "accuracy": metrics.label_accuracy(counts),
@@ -177,19 +184,30 @@ def _score_labels(
 
 
 def _map_of(
-    sample: Sample, source: Map, shape: tuple[int, ...], resize: bool, way: Image.Resampling
+    sample: Sample,
+    source: Map,
+    shape: tuple[int, ...],
+    resize: bool,
+    classes: Classes | None = None,
 ) -> Bytes:
     """Return the map that is scored, at the shape of the ground truth."""
-    values = source.read() if isinstance(source, MapFile) else source
+    values = source
+    if isinstance(values, Path):
+        values = read_prediction(values) if classes is None else read_labels(values, classes)
     if values.shape == shape:
         return values
     if not resize:
-        name = source.path if isinstance(source, MapFile) else sample.image
         raise InputError(
-            f"{name} is {shown_size(values.shape)}, but its ground truth {sample.masks[0]} is "
-            f"{shown_size(shape)}. Give --resize-masks to resize predictions to the ground truth."
+            f"{_name_of(sample, source)} is {shown_size(values.shape)}, but its ground truth "
+            f"{sample.masks[0]} is {shown_size(shape)}. Give --resize-masks to resize predictions "
+            "to the ground truth."
         )
+    way = Image.Resampling.BILINEAR if classes is None else Image.Resampling.NEAREST
     return np.asarray(Image.fromarray(values).resize((shape[1], shape[0]), way))
+
+
+def _name_of(sample: Sample, source: Map) -> object:
+    return source if isinstance(source, Path) else sample.image or sample.name
 
 
 def _level(rule: float | str, saliency: metrics.Saliency) -> float:
