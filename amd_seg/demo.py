@@ -28,21 +28,13 @@ from amd_seg.video_segmenter import OnFrame, VideoSegmenter
 
 HOST = "127.0.0.1"
 
-MAX_BYTES = 100_000_000
-"""Of an upload."""
+MAX_BYTES = 100_000_000  # of an upload
 MAX_PHOTO_PIXELS = 40_000_000
-MAX_FRAME_PIXELS = 9_000_000
-"""Of a clip's frame: 4K."""
-MAX_SECONDS = 30.0
-"""Of a clip."""
+MAX_FRAME_PIXELS = 9_000_000  # of a clip: 4K
+MAX_SECONDS = 30.0  # of a clip
 
 SHOWN = ("overlay", "saliency", "mask", "cutout")
 """Outputs with a picture on the page; all of them can be downloaded."""
-
-# Of images that may hold many frames, or one.
-_ANIMATED = {".gif", ".apng", ".webp"}
-
-_ADVICE = "The command amd-seg video takes any clip."
 
 
 class Page:
@@ -80,7 +72,8 @@ class Page:
         source = self._new_file(upload.name)
         shutil.move(upload, source)
         ending = source.suffix.lower()
-        if ending in IMAGE_SUFFIXES and (ending not in _ANIMATED or count_frames(source) == 1):
+        has_frames = ending in (".gif", ".apng", ".webp") and count_frames(source) != 1
+        if ending in IMAGE_SUFFIXES and not has_frames:
             read_image(source, max_pixels=MAX_PHOTO_PIXELS)
             self.source = source
             return 0.0
@@ -98,6 +91,29 @@ class Page:
             return seen
         include, exclude = ([at for kind, at in self.clicks if kind is k] for k in (True, False))
         return seen.clicked(include, exclude)
+
+    def _photo_at(self, time: float) -> Photo:
+        """Read the photo, or the frame that is shown at or after a time, in seconds."""
+        if self.source is None:
+            raise InputError("There is no file. Drop a photo or a clip first.")
+        if self.clip is None:
+            return read_image(self.source, max_pixels=MAX_PHOTO_PIXELS)
+        for start in (time, 0.0):  # No frame may follow so late.
+            for frame in open_video(self.source, start=start, end=MAX_SECONDS):
+                return Photo(frame.pixels, None, f"{self.source.name} at {frame.time:.2f} s")
+        raise MediaError(f"Cannot read {self.source.name}: it has no frame. Give an intact file.")
+
+    def save(self, seen: Segmentation) -> dict[str, Path]:
+        """Write each output as `amd-seg image` does, in place of those before."""
+        assert self.source is not None
+        if self._shown is not None:
+            shutil.rmtree(self._shown, ignore_errors=True)
+        first = self._new_file(self.source.stem)
+        self._shown = first.parent
+        return {
+            output: seen.save(first.with_name(f"{first.name}.{output}.png"), output)
+            for output in OUTPUTS
+        }
 
     def adapt(
         self, config: AdaptationConfig, on_step: OnStep, **call: Any
@@ -117,19 +133,13 @@ class Page:
             if not self._folder.exists():
                 raise StopTraining("the page was closed")
 
-        small = open_video(
-            source, end=MAX_SECONDS, short_edge=config.frame_size(released.config.input_size)
-        )
+        short_edge = config.frame_size(released.config.input_size)
+        small = open_video(source, end=MAX_SECONDS, short_edge=short_edge)
         report = self._video.adapt(small, config, on_step=after_step)
         adapted = self._video.segmenter
+        target = self._new_file(f"{source.stem}.report.html")
         page = write_adaptation_page(
-            self._new_file(f"{source.stem}.report.html"),
-            clip,
-            report,
-            config,
-            released=released,
-            adapted=adapted,
-            **call,
+            target, clip, report, config, released=released, adapted=adapted, **call
         )
         told = f"<p>{escape(verdict(report))}</p>{loss_curve(report)}"
         return told, page, adapted.config.input_size
@@ -141,17 +151,6 @@ class Page:
         target = self._new_file(f"{source.stem}.{output}{ending}")
         self._video.write(clip, target, output=output, on_frame=on_frame, **call)
         return target
-
-    def save(self, seen: Segmentation) -> dict[str, Path]:
-        """Write each output as `amd-seg image` does, in place of those before."""
-        assert self.source is not None
-        if self._shown is not None:
-            shutil.rmtree(self._shown, ignore_errors=True)
-        stem = self.source.stem
-        self._shown = self._new_file(stem).parent
-        return {
-            output: seen.save(self._shown / f"{stem}.{output}.png", output) for output in OUTPUTS
-        }
 
     def close(self) -> None:
         """Remove every file of the page."""
@@ -171,38 +170,29 @@ class Page:
             raise InputError("There is no clip. Drop one first.")
         return self.clip, self.source
 
-    def _photo_at(self, time: float) -> Photo:
-        """Read the photo, or the frame that is shown at or after a time, in seconds."""
-        if self.source is None:
-            raise InputError("There is no file. Drop a photo or a clip first.")
-        if self.clip is None:
-            return read_image(self.source, max_pixels=MAX_PHOTO_PIXELS)
-        for start in (time, 0.0):  # No frame may follow so late.
-            for frame in open_video(self.source, start=start, end=MAX_SECONDS):
-                return Photo(frame.pixels, None, f"{self.source.name} at {frame.time:.2f} s")
-        raise MediaError(f"Cannot read {self.source.name}: it has no frame. Give an intact file.")
-
 
 def _last_time(clip: FrameReader) -> float:
     """Refuse a clip that is too long or too large; else tell about when its last frame is shown."""
-    if clip.width * clip.height > MAX_FRAME_PIXELS:
-        raise InputError(
-            f"Cannot take {clip.source}: its frames are {clip.width}x{clip.height}, more than "
-            f"the {MAX_FRAME_PIXELS / 1e6:.0f} million pixels of this page. {_ADVICE}"
-        )
+    too_much, last = "", 0.0
     if clip.duration is not None:
         seconds, last = clip.duration, clip.duration - 1 / float(clip.frame_rate or 1)
     else:
-        seconds = last = 0.0
         # Animated images and recordings of browsers do not tell: small, frames cost little.
         for frame in open_video(clip.source, short_edge=16):
-            seconds = last = frame.time
-            if seconds > MAX_SECONDS:
+            last = frame.time
+            if last > MAX_SECONDS:
                 break
+        seconds = last
     if seconds > MAX_SECONDS:
+        too_much = f"it lasts more than the {MAX_SECONDS:.0f} s of this page"
+    if clip.width * clip.height > MAX_FRAME_PIXELS:
+        too_much = (
+            f"its frames are {clip.width}x{clip.height}, more than the "
+            f"{MAX_FRAME_PIXELS / 1e6:.0f} million pixels of this page"
+        )
+    if too_much:
         raise InputError(
-            f"Cannot take {clip.source}: it lasts more than the {MAX_SECONDS:.0f} s of this page. "
-            f"{_ADVICE}"
+            f"Cannot take {clip.source}: {too_much}. The command amd-seg video takes any clip."
         )
     return max(0.0, last)
 
