@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from amd_seg.choices import REFINEMENTS
 from amd_seg.colour_model import iou
-from amd_seg.errors import InputError
 from amd_seg.refine import (
     AGREEMENT,
     CELL,
@@ -53,14 +52,10 @@ def slow_guided_filter(
     return total / count
 
 
-def redrawn(coefficients: torch.Tensor, guide: torch.Tensor) -> torch.Tensor:
-    return (coefficients[:3] * guide).sum(dim=0) + coefficients[3]
-
-
 def filtered(guide: np.ndarray, values: np.ndarray, radius: int, epsilon: float) -> np.ndarray:
     colours = torch.from_numpy(guide).permute(2, 0, 1)
     coefficients = guided_coefficients(colours, torch.from_numpy(values), radius, epsilon)
-    return redrawn(coefficients, colours).numpy()
+    return ((coefficients[:3] * colours).sum(dim=0) + coefficients[3]).numpy()
 
 
 @pytest.mark.parametrize("radius", [1, 2, 4])
@@ -103,19 +98,6 @@ def test_a_flat_picture_only_averages() -> None:
     np.testing.assert_allclose(filtered(guide, values, 3, 1e-4), twice, atol=1e-6)
 
 
-@pytest.mark.gpu
-def test_cuda_equals_the_cpu() -> None:
-    if not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device")
-    generator = torch.Generator().manual_seed(0)
-    guide = torch.rand(3, 90, 120, generator=generator)
-    values = torch.rand(90, 120, generator=generator)
-    expected = guided_coefficients(guide, values, 4, 1e-4)
-    actual = guided_coefficients(guide.cuda(), values.cuda(), 4, 1e-4).cpu()
-    maps = (redrawn(coefficients, guide) for coefficients in (actual, expected))
-    torch.testing.assert_close(*maps, atol=1e-4, rtol=0)
-
-
 # Whole photos
 
 
@@ -134,14 +116,6 @@ def coarse(mask: np.ndarray, cells: tuple[int, int]) -> np.ndarray:
     rows, columns = cells
     blocks = mask.reshape(rows, mask.shape[0] // rows, columns, mask.shape[1] // columns)
     return (0.05 + 0.9 * blocks.mean(axis=(1, 3))).astype(np.float32)
-
-
-def test_plain_enlarging_is_the_published_way() -> None:
-    pixels, disc = scene(60, 90)
-    cells = coarse(disc, (6, 9))
-    np.testing.assert_array_equal(
-        refine_map(pixels, cells, "none"), upsample(cells[None], (60, 90))[0]
-    )
 
 
 def test_where_it_is_fitted_at_full_size_it_is_the_plain_guided_filter() -> None:
@@ -187,11 +161,6 @@ def test_nothing_and_everything_stay_so(how: str, level: float, size: tuple[int,
         refined = refine_map(pixels, cells, how)
         assert refined.shape == size
         np.testing.assert_allclose(refined, level, atol=1e-4)
-
-
-def test_an_unknown_way_is_told_the_known_ones() -> None:
-    with pytest.raises(InputError, match="give one of none, guided, colour, grabcut"):
-        refine_map(scene(20, 20)[0], np.zeros((2, 2), np.float32), "crf")
 
 
 # Densities of colour and place

@@ -4,7 +4,6 @@ import subprocess
 import sys
 import threading
 from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,6 @@ import pytest
 from PIL import Image
 
 from amd_seg import InputError, MediaError, Segmenter, VideoSegmenter, open_video
-from amd_seg.media.video import FrameReader
 from amd_seg.training.config import AdaptationConfig
 from amd_seg.training.loop import StepReport, StopTraining
 from tests.clips import moving_square, truncate, write_clip, write_folder
@@ -223,10 +221,3 @@ def test_stopping_keeps_what_was_learned(weights: Path, clip: Path) -> None:
 
 def masks_of(video: VideoSegmenter, clip: Path) -> np.ndarray:
     return np.stack([frame.region_masks for frame in video(clip, size=48)])
-
-
-def test_a_reader_is_what_it_says(tmp_path: Path) -> None:
-    clip: FrameReader = open_video(
-        write_folder(tmp_path / "clip", moving_square(2)), frame_rate=Fraction(30000, 1001)
-    )
-    assert (clip.time_base, clip.pixel_aspect) == (Fraction(1001, 30000), 1)

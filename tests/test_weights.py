@@ -4,8 +4,6 @@ import json
 import os
 import pickle
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,8 +28,6 @@ from amd_seg.weights import (
     save_weights,
 )
 from amd_seg.weights_import import convert_checkpoint
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture
@@ -74,6 +70,8 @@ def test_weights_come_back_as_they_were_saved(
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
     generator = torch.get_rng_state()
     loaded = load_weights(folder)
+    assert loaded.source == str(folder)
+    assert load_weights(str(folder / "model.safetensors")).config == loaded.config
     assert torch.equal(generator, torch.get_rng_state())
     assert not loaded.model.training
     expected = model.state_dict()
@@ -87,12 +85,6 @@ def test_weights_come_back_as_they_were_saved(
     assert loaded.config.training == {"steps": 7}
     frames = torch.randint(256, (1, 3, 24, 40), dtype=torch.uint8)
     assert torch.isfinite(loaded.model.segment(frames)).all()
-
-
-@pytest.mark.parametrize("name", ["", "model.safetensors"])
-def test_a_folder_and_a_file_are_sources(folder: Path, name: str) -> None:
-    path = folder / name
-    assert load_weights(path).source == load_weights(str(path)).source == str(path)
 
 
 def test_values_that_overflow_float16_are_kept(
@@ -161,10 +153,7 @@ def test_a_source_that_is_nowhere_says_what_was_tried(source: str) -> None:
     assert "no bundled weights have that name" in message
     assert f"{os.path.abspath(source)} does not exist" in message
     assert "no repository 'org/name'" in message
-
-
-def test_an_onnx_file_is_no_source(tmp_path: Path) -> None:
-    assert "Give the weights that it was made of" in refusal(tmp_path / "model.onnx")
+    assert "Give the weights that it was made of" in refusal("model.onnx")
 
 
 def test_all_wrong_tensors_are_in_one_message(folder: Path) -> None:
@@ -261,16 +250,12 @@ def test_a_pickle_is_refused_and_not_run(folder: Path, tmp_path: Path) -> None:
         ("null", "not a JSON object"),
         ('{"format_version": 2}', "format_version 2"),
         (" " * 1_000_001, "larger than"),
+        ('{"name": "\xe9"}', "not valid JSON"),
     ],
 )
 def test_a_config_that_is_none_is_refused(folder: Path, content: str, message: str) -> None:
-    (folder / "config.json").write_text(content)
+    (folder / "config.json").write_bytes(content.encode("latin-1"))
     assert message in refusal(folder)
-
-
-def test_a_config_in_another_encoding_is_refused(folder: Path) -> None:
-    (folder / "config.json").write_bytes('{"name": "é"}'.encode("latin-1"))
-    assert "not valid JSON" in refusal(folder)
 
 
 @pytest.mark.parametrize(
@@ -368,14 +353,3 @@ def test_list_prints_what_is_bundled(folder: Path, monkeypatch: pytest.MonkeyPat
     assert CliRunner().invoke(weights_command, ["list"]).stdout == "tiny\n"
     row = json.loads(CliRunner().invoke(weights_command, ["list", "--json"]).stdout)
     assert row == {"name": "tiny", "folder": str(folder), "default": False}
-
-
-def test_help_of_the_command_loads_no_torch() -> None:
-    script = (
-        "import sys; from click.testing import CliRunner; from amd_seg.cli.weights import weights\n"
-        "for name in ('list', 'info', 'download', 'convert'):\n"
-        "    assert CliRunner().invoke(weights, [name, '--help']).exit_code == 0\n"
-        "sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    assert subprocess.run([sys.executable, "-c", script], env=environment).returncode == 0
