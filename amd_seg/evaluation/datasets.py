@@ -252,12 +252,10 @@ def _fbms_sequence(home: Path) -> list[Sample]:
 
 
 def _fbms_number(path: Path) -> int:
-    parts = path.stem.split("_")
-    text = parts[1] if path.suffix.lower() == ".ppm" and len(parts) > 1 else parts[-1]
-    digits = re.search(r"\d+", text) or re.search(r"\d+", path.stem)
+    digits = re.search(r"_(\d+)", path.stem) or re.search(r"(\d+)", path.stem)
     if digits is None:
         raise InputError(f"{path} has no frame number in its name. Name it SEQUENCE_NUMBER.")
-    return int(digits[0])
+    return int(digits[1])
 
 
 def _voc2012(folder: Path) -> list[Sample]:
