@@ -20,6 +20,7 @@ import torch
 from amd_seg.device import resolve_device, resolve_precision
 from amd_seg.model.amd import AMD
 from amd_seg.training import loop
+from amd_seg.training.batches import Batches
 from amd_seg.training.clips import find_clips
 from amd_seg.training.config import PRESETS, Preset
 from amd_seg.training.distributed import Processes
@@ -69,9 +70,7 @@ def main() -> None:
                 )
 
 
-def measured(
-    preset: Preset, batches: loop.Batches, options: argparse.Namespace
-) -> tuple[float, float]:
+def measured(preset: Preset, batches: Batches, options: argparse.Namespace) -> tuple[float, float]:
     """Median seconds of a whole step, and of its forward and backward pass alone."""
     device, config = resolve_device(options.device), preset.training
     dtype = resolve_precision(config.precision, device)
