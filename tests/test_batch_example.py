@@ -41,14 +41,8 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def start(mark: str, *arguments: object) -> subprocess.Popen[str]:
     command = [sys.executable, "examples/batch_over_a_dataset.py", *map(str, arguments)]
     environment = os.environ | {MARK: mark, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env=environment,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, text=True, **pipes)
 
 
 def finish(run: subprocess.Popen[str]) -> str:
