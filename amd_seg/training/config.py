@@ -27,7 +27,6 @@ def _at_least(low: float) -> Rule:
 
 _ABOVE_ZERO: Rule = ("above 0", lambda value: value > 0)
 _SEED: Rule = (f"0 to {SEEDS - 1}", lambda value: 0 <= value < SEEDS)
-_CROP: Rule = ("two sizes of 16 or more", lambda crop: min(crop) >= 16)
 _SHARES: Rule = ("0 < low <= high <= 1", lambda scale: 0 < scale[0] <= scale[1] <= 1)
 
 
@@ -50,9 +49,9 @@ def descriptions(settings: type) -> dict[str, str]:
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig(Settings):
-    """How a run takes its steps, and what it writes on the way."""
+    """What all runs share; the defaults are those of the paper's training (section 4.1)."""
 
-    steps: int
+    steps: int = 400_000
     """Optimiser steps of the whole run."""
     minutes: float = 0.0
     """Wall-clock budget; above 0 the schedule follows the clock and the run ends by it."""
@@ -60,20 +59,20 @@ class RunConfig(Settings):
     """Pairs or photos of an optimiser step, over all processes and micro-batches."""
     accumulate: int = 1
     """Micro-batches per step and process."""
-    optimizer: Optimizer
+    optimizer: Optimizer = "adam"
     """adam adds weight decay to the gradient (as released), adamw decouples it; sgd has momentum
     and adds weight decay too."""
     momentum: float = 0.9
     """Of sgd: share of the last step that each step keeps."""
-    learning_rate: float
+    learning_rate: float = 1e-4
     """Of the first step after the warm-up."""
-    final_learning_rate: float
+    final_learning_rate: float = 1e-6
     """Where the polynomial schedule ends."""
     poly_power: float = 0.9
     """Power of that schedule; 1 is linear."""
     warmup_steps: int = 0
     """Steps over which the learning rate rises from 0."""
-    weight_decay: float
+    weight_decay: float = 1e-6
     """Share of each weight, per step and learning rate, that decays."""
     gradient_clip: float = 0.0
     """Largest L2 norm of the gradient; 0 clips nothing."""
@@ -84,6 +83,16 @@ class RunConfig(Settings):
     memory_layout: Literal["auto", "channels-first", "channels-last"] = "auto"
     """Of the convolutions. auto takes two steps in each at the start of a run of 200 steps or
     more, and keeps the faster one."""
+    short_edge: int = 400
+    """Short edge, in pixels, to which frames are decoded."""
+    scale: tuple[float, float] = (0.96, 1.0)
+    """Range of the crop's side, as a share of the largest crop of its aspect in the frame."""
+    crop: tuple[int, int] = (384, 384)
+    """Height and width, in pixels, of what the network sees."""
+    flip: bool = True
+    """Mirror half of the crops (the paper does, the released code does not)."""
+    workers: int = 2
+    """Processes a rank that read frames (frames=loader) or photos; 0 reads between the steps."""
     seed: int = 0
     """What all random numbers follow from."""
     log_every: int = 20
@@ -105,6 +114,10 @@ class RunConfig(Settings):
         **dict.fromkeys(("learning_rate", "poly_power"), _ABOVE_ZERO),
         "momentum": ("0 to below 1", lambda value: 0 <= value < 1),
         "ema_decay": ("0 to 1", lambda value: 0 <= value <= 1),
+        "short_edge": _at_least(16),
+        "scale": _SHARES,
+        "crop": ("two sizes of 16 or more", lambda crop: min(crop) >= 16),
+        "workers": _at_least(0),
         "seed": _SEED,
     }
 
@@ -119,13 +132,8 @@ class RunConfig(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig(RunConfig):
-    """How a model is trained; the defaults are the paper's (section 4.1)."""
+    """How a model is trained; the defaults are the paper's."""
 
-    steps: int = 400_000
-    optimizer: Optimizer = "adam"
-    learning_rate: float = 1e-4
-    final_learning_rate: float = 1e-6
-    weight_decay: float = 1e-6
     objective: Objective = "photometric"
     """photometric: eq. 7, end to end. dense: the motion pathway alone, by its dense flow.
     motion-masks: the object channel alone, by masks of what moves, or those of --targets."""
@@ -141,14 +149,6 @@ class TrainingConfig(RunConfig):
     entropy_weight: float = 0.0
     """Weight of the masks' mean entropy as a reward that fades to 0 over the run's first half;
     keeps masks soft until the motion features know something."""
-    short_edge: int = 400
-    """Short edge, in pixels, to which frames are decoded."""
-    scale: tuple[float, float] = (0.96, 1.0)
-    """Range of the crop's side, as a share of the largest crop of its aspect in the frame."""
-    crop: tuple[int, int] = (384, 384)
-    """Height and width, in pixels, of what the network sees."""
-    flip: bool = True
-    """Mirror half of the crops (the paper does, the released code does not)."""
     colour: bool = False
     """Change brightness, contrast, saturation and tint at random (objective motion-masks)."""
     max_gap: int = 1
@@ -156,20 +156,14 @@ class TrainingConfig(RunConfig):
     frames: Literal["memory", "loader"] = "memory"
     """memory: all clips are decoded once and kept on the training device; loader: decoded as they
     are drawn, for clips that do not fit."""
-    workers: int = 2
-    """Processes a rank that decode for frames=loader; 0 decodes between the steps."""
     transpose_portrait: bool = True
     """Swap the axes of frames that are higher than wide, as published."""
 
     RULES: ClassVar[Mapping[str, Rule]] = {
         **RunConfig.RULES,
-        "crop": _CROP,
-        "short_edge": _at_least(16),
-        "workers": _at_least(0),
         "ssim_weight": ("0 to 1", lambda value: 0 <= value <= 1),
         "entropy_weight": _at_least(0),
         "max_gap": _at_least(1),
-        "scale": _SHARES,
     }
 
 
@@ -193,18 +187,12 @@ class FinetuneConfig(RunConfig):
     crop: tuple[int, int] = (512, 512)
     """Height and width, in pixels, of what the network sees; smaller photos are filled up with the
     mean colour and void."""
-    flip: bool = True
-    """Mirror half of the photos."""
     augment: Literal["light", "heavy"] = "light"
     """light: scale, crop and flip; heavy: changes of colour, grey and blur besides."""
     workers: int = 4
-    """Processes a rank that read and crop photos; 0 does it between the steps."""
 
     RULES: ClassVar[Mapping[str, Rule]] = {
         **RunConfig.RULES,
-        "crop": _CROP,
-        "short_edge": _at_least(16),
-        "workers": _at_least(0),
         "scale": ("0 < low <= high", lambda scale: 0 < scale[0] <= scale[1]),
     }
 
