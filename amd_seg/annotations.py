@@ -429,22 +429,17 @@ def _find_photos(names: Sequence[str], folder: Path) -> list[Path]:
         raise InputError(f"Cannot take the photos of {folder}: no such folder. Check the name.")
     photos = find_images([str(folder)], recursive=True)
     below = {path.relative_to(folder).as_posix(): path for path in photos}
-    by_name = {path.name: path for path in photos}
     alike = Counter(path.name for path in photos)
-    found, missing = [], []
-    for name in names:
-        last = name.replace("\\", "/").rpartition("/")[2]
-        path = below.get(name, by_name[last] if alike[last] == 1 else None)
-        if path is None:
-            missing.append(name)
-        else:
-            found.append(path)
-    if missing:
+    unique = {path.name: path for path in photos if alike[path.name] == 1}
+    # A tool on Windows writes its own separators.
+    last = [name.replace("\\", "/").rpartition("/")[2] for name in names]
+    paths = [below.get(name, unique.get(end)) for name, end in zip(names, last, strict=True)]
+    if missing := [name for name, path in zip(names, paths, strict=True) if path is None]:
         raise InputError(
             f"{len(missing)} of {len(names)} photos are not in {folder}: {some(missing)}. "
             "Give the folder that was labelled."
         )
-    return found
+    return [path for path in paths if path is not None]
 
 
 def _read_json(path: Path) -> Any:
