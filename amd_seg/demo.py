@@ -325,7 +325,19 @@ def build(segmenter: Segmenter, folder: Path) -> Any:
                 pictures = []
                 for pair in (SHOWN[:2], SHOWN[2:]):
                     with gr.Row():
-                        pictures += [_picture(gr, output) for output in pair]
+                        pictures += [
+                            gr.Image(
+                                label=output.capitalize(),
+                                type="filepath",
+                                interactive=False,
+                                # Gradio's own would share the picture on the Hub.
+                                buttons=["fullscreen"],
+                                height=300,
+                                elem_id=output,
+                                elem_classes="transparent" if output == "cutout" else None,
+                            )
+                            for output in pair
+                        ]
                 with gr.Row():
                     buttons = [
                         gr.DownloadButton(
@@ -360,19 +372,6 @@ def build(segmenter: Segmenter, folder: Path) -> Any:
     return blocks
 
 
-def _picture(gr: Any, output: str) -> Any:
-    # Without Gradio's own buttons, of which one would share the picture on the Hub.
-    return gr.Image(
-        label=output.capitalize(),
-        type="filepath",
-        interactive=False,
-        buttons=["fullscreen"],
-        height=300,
-        elem_id=output,
-        elem_classes="transparent" if output == "cutout" else None,
-    )
-
-
 # The server: this machine only, nothing asked of any other, nothing left behind
 
 
@@ -387,20 +386,25 @@ def require_gradio() -> None:
 
 def listen(port: int) -> socket.socket:
     """Take a port of this machine, for this machine only; 0 takes any free one."""
-    taken = socket.socket()
-    # Or a port stays in use for a minute after the last page.
-    taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        taken.bind((HOST, port))
+        return socket.create_server((HOST, port))
     except OSError as cause:
-        taken.close()
         is_used = cause.errno == errno.EADDRINUSE
         reason = "in use" if is_used else f"not to be had ({cause.strerror})"
         raise InputError(
             f"Port {port} is {reason}. Give another one with --port; 0 takes any that is free."
         ) from cause
-    taken.listen()
-    return taken
+
+
+# A browser may ask no other host, and keep nothing.
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; script-src 'self' 'unsafe-inline' "
+    "'unsafe-eval'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; media-src 'self' "
+    "blob:; font-src 'self' data:; worker-src 'self' blob:; frame-ancestors 'none'; "
+    "form-action 'self'",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
 
 
 def serve(segmenter: Segmenter, taken: socket.socket, on_ready: Callable[[str], None]) -> None:
@@ -417,6 +421,7 @@ def serve(segmenter: Segmenter, taken: socket.socket, on_ready: Callable[[str], 
         import uvicorn
         from fastapi import FastAPI
         from starlette.middleware.trustedhost import TrustedHostMiddleware
+        from starlette.responses import PlainTextResponse
 
         folder = Path(name, "pages")
         # What is written there is served from there: a copy would outlive its page.
@@ -436,43 +441,18 @@ def serve(segmenter: Segmenter, taken: socket.socket, on_ready: Callable[[str], 
             css=f"#file .download {{ display: none; }} .transparent img {{ {checks}; }}"
             + CURVE_STYLE,
         )
-        app.add_middleware(_Guard)
+
+        async def guard(request: Any, answer: Any) -> Any:
+            if "file=http" in request.url.path:  # Gradio would fetch it for the browser.
+                response = PlainTextResponse("Not a file of this page.", 403)
+            else:
+                response = await answer(request)
+            response.headers.update(_HEADERS)
+            return response
+
+        app.middleware("http")(guard)
         # Another site's page may reach a port of this machine under a name of its own.
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
         config = uvicorn.Config(app, log_level="error", ws="none", timeout_graceful_shutdown=3)
         on_ready(f"http://{HOST}:{taken.getsockname()[1]}/")
         uvicorn.Server(config).run(sockets=[taken])
-
-
-class _Guard:
-    """Stands before Gradio: a browser may ask no other host, keep nothing, and fetch no address."""
-
-    _HEADERS = (
-        (
-            b"content-security-policy",
-            b"default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
-            b"style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
-            b"media-src 'self' blob:; font-src 'self' data:; worker-src 'self' blob:; "
-            b"frame-ancestors 'none'; form-action 'self'",
-        ),
-        (b"referrer-policy", b"no-referrer"),
-        (b"cache-control", b"no-store"),
-    )
-
-    def __init__(self, app: Any) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        async def with_headers(message: Any) -> None:
-            if message["type"] == "http.response.start":
-                names = {name for name, _ in self._HEADERS}
-                kept = [pair for pair in message["headers"] if pair[0].lower() not in names]
-                message = {**message, "headers": [*kept, *self._HEADERS]}
-            await send(message)
-
-        if "file=http" in scope.get("path", ""):  # Gradio would fetch it for the browser.
-            start = {"type": "http.response.start", "status": 403, "headers": []}
-            await with_headers(start)
-            await send({"type": "http.response.body", "body": b"Not a file of this page."})
-        else:
-            await self._app(scope, receive, with_headers)

@@ -93,13 +93,6 @@ class Segmentation:
             )
         return replace(self, include=clicks[0], exclude=clicks[1])
 
-    def thresholded(self, rule: float | str) -> Self:
-        """Return it with another `threshold_rule`; the saliency is not made again."""
-        other = replace(self, threshold_rule=rule)
-        if "saliency" in vars(self):
-            vars(other)["saliency"] = self.saliency
-        return other
-
     @cached_property
     def threshold(self) -> float:
         """The saliency above which a pixel is in the mask; Otsu's where that was asked for."""

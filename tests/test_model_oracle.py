@@ -26,7 +26,6 @@ from torch import Tensor
 
 from amd_seg.model.amd import AMD, Reconstruction
 from amd_seg.model.config import AMDConfig
-from amd_seg.model.correlation import correlation
 from amd_seg.model.motion import MotionPathway
 from amd_seg.model.objective import (
     dssim,
@@ -115,13 +114,6 @@ def test_photometric_error_shares_its_means_over_the_batch() -> None:
     visible = np.where(uniform(8, 2, 1, 8, 11) < [[[[0.8]]], [[[0.3]]]], 1.0, 0.0)
     found = photometric_error(*map(torch.from_numpy, (x, y, visible)))
     assert found.item() == pytest.approx(oracle.photometric_error(x, y, visible), rel=1e-12)
-
-
-@pytest.mark.parametrize(("reach", "size"), [(1, (6, 5)), (2, (3, 2)), (4, (6, 10)), (4, (2, 3))])
-def test_cost_volume_is_a_mean_over_channels_dy_outer(reach: int, size: tuple[int, int]) -> None:
-    target, source = normal(9, 2, 7, *size), normal(10, 2, 7, *size)
-    volume = correlation(torch.from_numpy(target), torch.from_numpy(source), reach)
-    assert_equal(volume, oracle.correlation(target, source, reach))
 
 
 @pytest.mark.parametrize("normalised", [False, True])

@@ -18,7 +18,7 @@ PUBLIC_NAMES = (
 SEGMENTATION = (
     "alpha clicked confidence cutout encode exclude facts include mask min_confidence "
     "object_channel overlay photo refine region_masks regions render saliency save source things "
-    "threshold threshold_rule thresholded"
+    "threshold threshold_rule"
 )
 ATTRIBUTES = {
     "Segmenter": "config device from_pretrained model precision region_masks stream",
@@ -50,7 +50,6 @@ SIGNATURES = {
     "Segmentation": "(photo, region_masks, object_channel, threshold_rule=0.5, refine='none', "
     "min_confidence=0.0, include=(), exclude=())",
     "Segmentation.clicked": "(self, include=(), exclude=())",
-    "Segmentation.thresholded": "(self, rule)",
     "Segmentation.cutout": "(self)",
     "Segmentation.overlay": "(self)",
     "Segmentation.render": "(self, output='mask')",

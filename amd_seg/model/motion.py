@@ -22,6 +22,10 @@ def leaky(features: Tensor) -> Tensor:
     return F.leaky_relu(features, SLOPE)
 
 
+def _conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1)
+
+
 class PyramidStage(nn.Sequential):
     """Two 3x3 convolutions, the first of which halves the grid."""
 
@@ -82,22 +86,15 @@ class MotionPathway(nn.Module):
         last_weight, _ = list(self.region_flow.parameters())[-2:]
         nn.init.normal_(last_weight, std=FLOW_SPREAD)
 
-    @property
-    def levels(self) -> int:
-        """Number of levels of the coarse-to-fine recursion (5 as released)."""
-        return len(self.reductions)
-
     def features(self, frames: Tensor) -> list[Tensor]:
         """Map frames (batch, 3, height, width) in 0..1 to their levels, coarse to fine.
 
         Level l has (batch, channels, height / 2^(n-l), width / 2^(n-l)) for n stages, l from 0.
         """
-        pyramid = []
-        features = frames
+        pyramid = [frames]
         for stage in self.pyramid:
-            features = stage(features)
-            pyramid.append(features)
-        return pyramid[:0:-1]
+            pyramid.append(stage(pyramid[-1]))
+        return pyramid[:1:-1]
 
     def motion_features(self, level: int, target: Tensor, source: Tensor, flow: Tensor) -> Tensor:
         """Eq. 2: V at one level, given the flow that the coarser levels found.
@@ -113,7 +110,10 @@ class MotionPathway(nn.Module):
         """
         # At the coarsest level the flow is zero: warping by it would change nothing.
         warped = source if level == 0 else synthesize_view(source, flow)
-        volume = leaky(self._cost_volume(target, warped))
+        compared = target, warped
+        if self.normalised_volume:
+            compared = _standardised(target), _standardised(warped)
+        volume = leaky(correlation(*compared, self.max_displacement))
         reduced = leaky(self.reductions[level](target))
         c1, c2, c3, c4, c5 = self.estimator
         first = leaky(c1(torch.cat((volume, reduced, flow.to(reduced.dtype)), dim=1)))
@@ -122,11 +122,6 @@ class MotionPathway(nn.Module):
         fourth = leaky(c4(torch.cat((second, third), dim=1)))
         fifth = leaky(c5(torch.cat((third, fourth), dim=1)))
         return torch.cat((fourth, fifth), dim=1)
-
-    def _cost_volume(self, target: Tensor, warped: Tensor) -> Tensor:
-        if self.normalised_volume:
-            target, warped = _standardised(target), _standardised(warped)
-        return correlation(target, warped, self.max_displacement)
 
     def flow_of(self, motion_features: Tensor) -> Tensor:
         """Eq. 4: g, from motion features (batch, channel, ...) to flow (batch, 2, ...), x first.
@@ -151,7 +146,3 @@ def _standardised(features: Tensor) -> Tensor:
         # The cost volume is a mean over channels: sqrt(channels) makes it a sum.
         unit: Tensor = F.normalize(centred, dim=1) * features.shape[1] ** 0.5
     return unit.to(features.dtype)
-
-
-def _conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1)

@@ -122,10 +122,9 @@ def photometric_objective(
 
     Args:
         reconstruction: what `AMD.forward` returned.
-        ssim_weight: see `photometric_error`.
+        ssim_weight, share: see `photometric_error`.
         scales: how many of the flows, finest first, are scored; each halves the frame.
         occlusion: leave out what the other frame does not show.
-        share: see `photometric_error`.
 
     Returns:
         "loss", its parts "scale_0" ..., and "visible", the visible share at the finest scale.
@@ -137,22 +136,20 @@ def photometric_objective(
             visible_j = splat_visibility(full_precision(view_i.flows[0]))
         else:
             visible_i = visible_j = torch.ones_like(view_i.target[:, :1])
+
+        def error_at(view: "View", visible: Tensor, scale: int) -> Tensor:
+            step = 2**scale
+            target, source = F.avg_pool2d(view.target, step), F.avg_pool2d(view.source, step)
+            synthesized = synthesize_view(source, view.flows[scale])
+            seen = visible[..., ::step, ::step]
+            return photometric_error(
+                target, synthesized, seen, ssim_weight=ssim_weight, share=share
+            )
+
         parts = {}
         for scale in range(min(scales, len(view_i.flows))):
-            error_i = _error_at(view_i, visible_i, scale, ssim_weight, share)
-            error_j = _error_at(view_j, visible_j, scale, ssim_weight, share)
-            parts[f"scale_{scale}"] = (error_i + error_j) / 2
+            both = error_at(view_i, visible_i, scale) + error_at(view_j, visible_j, scale)
+            parts[f"scale_{scale}"] = both / 2
         loss = torch.stack(list(parts.values())).sum()
         visible = (visible_i.mean() + visible_j.mean()) / 2
     return {"loss": loss, **parts, "visible": visible}
-
-
-def _error_at(
-    view: "View", visible: Tensor, scale: int, ssim_weight: float, share: Share
-) -> Tensor:
-    step = 2**scale
-    target, source = F.avg_pool2d(view.target, step), F.avg_pool2d(view.source, step)
-    synthesized = synthesize_view(source, view.flows[scale])
-    return photometric_error(
-        target, synthesized, visible[..., ::step, ::step], ssim_weight=ssim_weight, share=share
-    )
