@@ -54,15 +54,20 @@ def redraw_by_colour(
 
 
 def redrawn_where_agreed(
-    frame: NDArray[np.uint8], probability: NDArray[np.float32]
+    frame: NDArray[np.uint8],
+    probability: NDArray[np.float32],
+    background: NDArray[np.bool_] | None = None,
+    agreement: float = AGREEMENT,
 ) -> NDArray[np.float32]:
     """Mix a map (height, width) with what the colour model makes of its mask, if the two agree.
 
     The map itself comes back where they do not, or where one side is all but empty.
     """
     mask = probability > 0.5
-    redrawn = redraw_by_colour(frame, mask, probability < SURE_BACKGROUND, rounds=1)
-    if redrawn is mask or iou(redrawn, mask) < AGREEMENT:
+    if background is None:
+        background = probability < SURE_BACKGROUND
+    redrawn = redraw_by_colour(frame, mask, background, rounds=1)
+    if redrawn is mask or iou(redrawn, mask) < agreement:
         return probability
     weight = np.float32(REDRAWN_WEIGHT)
     return weight * redrawn.astype(np.float32) + (1 - weight) * probability

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from amd_seg.colour_model import iou, redraw_by_colour
+from amd_seg.colour_model import iou, redrawn_where_agreed
 from amd_seg.errors import InputError, MediaError
 from amd_seg.media.video import shrunk_size
 from amd_seg.training.clips import VIDEO_SUFFIXES, Clip
@@ -49,8 +49,6 @@ SURE_BACKGROUND = 0.3
 """Residual, in units of the pair's threshold, below which a pixel cannot be an object."""
 AGREEMENT = 0.2
 """IoU of the redrawn mask and the motion from which the redrawn one is taken."""
-REDRAWN_WEIGHT = 0.75
-"""Share of the redrawn mask where it is taken; the rest is the motion's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,10 +162,7 @@ def _look(
         return None
     if config.grabcut:
         background = np.median(np.stack(clear), axis=0) < SURE_BACKGROUND
-        redrawn = redraw_by_colour(frame, agreed, background, rounds=1)
-        if iou(redrawn, agreed) >= AGREEMENT:
-            weight = np.float32(REDRAWN_WEIGHT)
-            probability = weight * redrawn.astype(np.float32) + (1 - weight) * probability
+        probability = redrawn_where_agreed(frame, probability, background, AGREEMENT)
     return probability, confidence
 
 
