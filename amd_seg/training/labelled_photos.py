@@ -179,14 +179,18 @@ def check_labelled(labelled: LabelledPhotos) -> None:
             "%d of %d label maps, such as %s: their palettes give label %d (%s) the colour of "
             "label %d (%s). The values are taken; if the colours are right instead, give "
             "--coloured-masks.",
-            *(len(swapped), len(by_photo), mask, label, names[label], other, names[other]),
+            len(swapped),
+            len(by_photo),
+            mask,
+            label,
+            names[label],
+            other,
+            names[other],
         )
     absent = [name for label, name in enumerate(names) if label not in present]
     if absent:
-        logger.warning(
-            "No pixel of %s is labelled %s: nothing can be learned of it.",
-            *(labelled.title, some(absent)),
-        )
+        about = labelled.title, some(absent)
+        logger.warning("No pixel of %s is labelled %s: nothing can be learned of it.", *about)
 
 
 @dataclass(frozen=True)

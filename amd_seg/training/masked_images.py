@@ -106,9 +106,8 @@ def find_masked_images(folder: str | os.PathLike[str]) -> dict[str, list[MaskedI
             "name masks/NAME.png; where there is a confidence.json it names each that counts."
         )
     if left:
-        logger.info(
-            "%d of %d images in %s have no mask, or none that counts.", *(left, len(images), top)
-        )
+        text = "%d of %d images in %s have no mask, or none that counts."
+        logger.info(text, left, len(images), top)
     return found
 
 

@@ -140,11 +140,9 @@ class StoredPairs(Pairs):
         if not self.clips:
             raise InputError("No clip has two different frames. Give clips in which things move.")
         super().__init__([len(frames) for _, frames, *_ in self.clips], config)
-        gib = sum(frames.nbytes for _, frames, *_ in self.clips) / GIB
-        logger.info(
-            *("%d frames of %d clips take %.2f GiB on %s.", sum(self.lengths)),
-            *(len(self.clips), gib, device),
-        )
+        count, gib = sum(self.lengths), sum(clip[1].nbytes for clip in self.clips) / GIB
+        text = "%d frames of %d clips take %.2f GiB on %s."
+        logger.info(text, count, len(self.clips), gib, device)
 
     def fetch(self, draw: PairDraw) -> tuple[Tensor, str]:
         """See `Pairs`."""

@@ -231,10 +231,8 @@ def _with_layout(
             # The first process decides for all.
             if processes.any(processes.is_first and seconds[1] < seconds[0]):
                 layout = "channels-last"
-            logger.info(
-                "A step takes %.3g s channels-first, %.3g s channels-last: %s is taken.",
-                *(*seconds, layout),
-            )
+            text = "A step takes %.3g s channels-first, %.3g s channels-last: %s is taken."
+            logger.info(text, *seconds, layout)
     if layout == "channels-last":
         model.to(memory_format=torch.channels_last)
     return dataclasses.replace(config, memory_layout=layout)
@@ -329,10 +327,8 @@ def train(
                 if known is not None:
                     choice = choice.unless_clear(known)
                 channel = choice.channel
-                logger.info(
-                    "The object is region %d. The regions move %s pixels against their frames.",
-                    *(channel, ", ".join(f"{pixels:.2g}" for pixels in choice.motion)),
-                )
+                text = "The object is region %d. The regions move %s pixels against their frames."
+                logger.info(text, channel, ", ".join(f"{pixels:.2g}" for pixels in choice.motion))
             card = WeightsConfig(
                 model=model,
                 object_channel=channel,

@@ -103,11 +103,9 @@ class RunLog:
         try:
             yield
         except OSError as error:
-            self._curves = None
-            logger.warning(
-                "No more curves in %s: %s. log.jsonl has the same numbers.",
-                *(self.folder.curves, error.strerror or error),
-            )
+            self._curves, reason = None, error.strerror or error
+            text = "No more curves in %s: %s. log.jsonl has the same numbers."
+            logger.warning(text, self.folder.curves, reason)
 
     def cut_after(self, step: int) -> None:
         """Take back the lines of later steps, which happen again, and one that a kill cut short."""
@@ -133,23 +131,27 @@ class RunLog:
                 self._curves.close()
 
 
-# Monitor -> the healthy range, without its ends; what lies beyond; what helps. Far outside what a
-# run that learns shows: reasoned, not measured on runs that were lost.
+# Monitor -> the healthy range, without its ends; what lies beyond, and what helps. Far outside what
+# a run that learns shows: reasoned, not measured on runs that were lost.
 COLLAPSES = {
     "largest_area": (
-        *(-1.0, 0.995, "all pixels are in one region"),
+        (-1.0, 0.995),
+        "all pixels are in one region",
         "Start again with --set entropy_weight=0.1, or more --set regions",
     ),
     "visible": (
-        *(0.05, 2.0, "the flow leaves the frame, so that nothing is visible"),
+        (0.05, 2.0),
+        "the flow leaves the frame, so that nothing is visible",
         "Start again with a lower --learning-rate, --set gradient_clip=1 or --set warmup_steps=200",
     ),
     "entropy": (
-        *(1e-3, 2.0, "the masks are saturated, so that no gradient reaches them"),
+        (1e-3, 2.0),
+        "the masks are saturated, so that no gradient reaches them",
         "Start again with --set entropy_weight=0.1 or a lower --learning-rate",
     ),
     "area": (
-        *(5e-4, 0.995, "the object is everything or nothing"),
+        (5e-4, 0.995),
+        "the object is everything or nothing",
         "Look at the targets, or start again with a lower --learning-rate",
     ),
 }
@@ -164,7 +166,7 @@ class CollapseCheck:
 
     def __call__(self, step: int, parts: Mapping[str, float]) -> None:
         """Raise where one of a step's monitors has been out of its range for `patience` steps."""
-        for name, (low, high, what, advice) in COLLAPSES.items():
+        for name, ((low, high), what, advice) in COLLAPSES.items():
             is_healthy = name not in parts or low < parts[name] < high
             self._counts[name] = 0 if is_healthy else self._counts[name] + 1
             if self._counts[name] >= self.patience:
