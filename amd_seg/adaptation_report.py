@@ -70,16 +70,13 @@ def write_adaptation_page(
     Args:
         path: ends in .html; it is there whole or not at all.
         clip: what was adapted to; it is read once, for the frames that are shown.
-        report: of `VideoSegmenter.adapt`.
-        config: the settings that it was given.
-        released: `VideoSegmenter.segmenter` before it.
-        adapted: and after it.
+        report, config: of `VideoSegmenter.adapt`.
+        released, adapted: `VideoSegmenter.segmenter` before it and after it.
         overwrite: replace a file that is there.
         **call: size, threshold and refine, as for a call of a `Segmenter`.
 
     Raises:
-        InputError: `path` is no page's name, has no folder, or exists.
-        MediaError: the clip cannot be read, or the page cannot be written.
+        InputError, MediaError: as `check_page` does; or the clip cannot be read.
     """
     path = Path(path)
     check_page(path, overwrite=overwrite)

@@ -259,12 +259,7 @@ class Segmenter(PlacedNetwork[AMD, WeightsConfig]):
         batch_size: int = 8,
         max_pixels: int = MAX_PIXELS,
     ) -> Generator[Segmentation | AmdSegError, None, None]:
-        """Segment images as a call does, with the error itself in the place of a bad image.
-
-        Raises:
-            InputError: an argument, not an image, cannot be used.
-            DeviceError: the device ran out of memory.
-        """
+        """Segment images as a call does, with the error itself in the place of a bad image."""
         rule = self.config.threshold if threshold is None else threshold
         is_level = isinstance(rule, int | float) and 0 < rule < 1
         allowed = "give a number between 0 and 1, or otsu"
@@ -291,11 +286,7 @@ class Segmenter(PlacedNetwork[AMD, WeightsConfig]):
         return self._results(images, segment, size, batch_size, max_pixels)
 
     def region_masks(self, frames: Tensor) -> NDArray[np.float32]:
-        """Run the network on frames that are resized for it already: `AMD.segment` as an array.
-
-        Raises:
-            DeviceError: the device ran out of memory.
-        """
+        """Run the network on frames that are resized for it already: `AMD.segment` as an array."""
         with self._computing(frames):
             masks = self.model.segment(frames.to(self.device))
             return cast(NDArray[np.float32], masks.float().cpu().numpy())
@@ -331,10 +322,6 @@ def prepare(image: ImageLike, size: int, max_pixels: int) -> Prepared:
 
     Unlike the released code it is antialiased: a reduced photo would get patterns that are not in
     the scene.
-
-    Raises:
-        InputError: an array or a tensor cannot be an image.
-        MediaError: a file cannot be read, or claims more than `max_pixels`.
     """
     if isinstance(image, Photo):
         photo = image

@@ -148,9 +148,7 @@ class SemanticSegmenter(PlacedNetwork[SemanticNetwork, SemanticWeightsConfig]):
     ) -> "SemanticSegmenter":
         """Return a segmenter with fine-tuned weights, as `Segmenter.from_pretrained` does.
 
-        Args:
-            source: the folder of a run of `amd-seg finetune`, or any weights that know classes.
-            device, precision: as there.
+        They may be the folder of a run of `amd-seg finetune`, or any weights that know classes.
         """
         resolve_precision(precision, resolve_device(device))  # Before a download, not after it.
         found = load_semantic_weights(source)
@@ -183,17 +181,11 @@ class SemanticSegmenter(PlacedNetwork[SemanticNetwork, SemanticWeightsConfig]):
         """Segment images as a call does, with the error itself in the place of a bad image.
 
         Args:
-            images: of any sizes; the next ones are read meanwhile.
-            size: short edge, in pixels, that the network sees; None takes that of the weights.
+            size, max_pixels: see `CallOptions`.
             slide: let a square window of the weights' size slide over the photo, by two thirds of
                 its side, and take the mean where windows overlap; else the network sees it whole.
             flip: take the mean with the mirrored photo.
             batch_size: windows that share a pass of the network; photos that are read ahead.
-            max_pixels: a file that claims more is refused before it is decoded.
-
-        Raises:
-            InputError: an argument, not an image, cannot be used.
-            DeviceError: the device ran out of memory.
         """
         window = self.config.input_size if slide else None
 
@@ -252,7 +244,7 @@ def class_probabilities(
     flip: bool = False,
     batch_size: int = 8,
 ) -> Tensor:
-    """Return the probability of each class at each pixel of a frame.
+    """Return the probability of each class at each pixel, (class, height, width), float32.
 
     Args:
         model: in eval mode.
@@ -261,9 +253,6 @@ def class_probabilities(
             overlapping windows are averaged. None shows the network the whole frame.
         flip: average with the probabilities of the mirrored frame.
         batch_size: windows in a pass of the network.
-
-    Returns:
-        (class, height, width), float32, sums to 1 over class.
 
     Source: the practice of the published toolbox (mmsegmentation: whole and slide inference).
     """
@@ -299,14 +288,10 @@ def _starts(length: int, window: int) -> list[int]:
 
 
 def strongest_classes(scores: Tensor, size: tuple[int, ...]) -> NDArray[np.uint8]:
-    """Return the class with the highest score at each pixel of a map of another size.
+    """Return the class with the highest score at each pixel (height, width) of another size.
 
-    Args:
-        scores: (class, h, w), float32, on the CPU; resized bilinearly, strip by strip.
-        size: height and width of the result.
-
-    Returns:
-        (height, width), uint8; the lower label where scores are equal.
+    The scores (class, h, w) are resized bilinearly, strip by strip; the lower label is taken where
+    two are equal.
     """
     height, width = size
     labels = np.empty((height, width), np.uint8)

@@ -53,9 +53,6 @@ def save_weights(
     Args:
         dtype: of the stored parameters; one whose values overflow it is stored as it is.
 
-    Returns:
-        The folder.
-
     Raises:
         InputError: `config.model` is not the model's own.
         WeightsError: a value is not finite, or the folder cannot be written.
@@ -101,11 +98,10 @@ def save_weights(
 def read_weights(source: Path) -> tuple[Network, NetworkConfig]:
     """Read a model of either kind, strictly: all its tensors, of their shapes, finite, none more.
 
+    It is in eval mode, float32, on the CPU.
+
     Args:
         source: a folder, or a .safetensors file with config.json beside it.
-
-    Returns:
-        The model, in eval mode, float32, on the CPU; and its config.
 
     Raises:
         WeightsError: a file is missing, damaged, or does not fit the other.

@@ -60,9 +60,6 @@ def convert_checkpoint(
             the rest is random, for `amd-seg train --init` and `amd-seg finetune --weights`.
         overwrite: replace weights that are in `folder`.
 
-    Returns:
-        The folder.
-
     Raises:
         WeightsError: the file cannot be read or is of another network, its wrong keys all named,
             or the folder has weights already.

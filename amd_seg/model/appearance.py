@@ -194,11 +194,9 @@ class AppearancePathway(nn.Module):
                 nn.init.zeros_(module.bn2.weight)
 
     def forward(self, frames: Tensor) -> Tensor:
-        """Map frames (batch, 3, height, width), normalised per channel, to logits.
+        """Map normalised frames (batch, 3, height, width) to logits, (batch, output, ...).
 
-        Returns:
-            (batch, output, ceil(height / stride), ceil(width / stride)), float; the stride is 8
-            in the dilated layout, 2 in the top-down one.
+        The grid is that of the frames divided by 8 (dilated layout) or 2 (top-down), rounded up.
         """
         stages = list(self.backbone.stages(frames))
         is_dilated = isinstance(self.head, nn.Sequential)

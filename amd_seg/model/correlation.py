@@ -123,11 +123,8 @@ def gradients_plain(
 def _cut(x1: Tensor, x2: Tensor, reach: int, size: int) -> tuple[Tensor, Tensor]:
     """Cut the rows of `x1` into tiles of `size` pixels, those of `x2` into bands around them.
 
-    Height comes first: then a shift by dy is a contiguous slice, and no product copies.
-
-    Returns:
-        (height, batch, tile, channel, size) and
-        (height + 2 reach, batch, tile, channel, size + 2 reach), float32 or wider, 0 outside.
+    Tiles are (height, batch, tile, channel, size), bands larger by `reach` on all sides, 0 outside
+    the frame. Height comes first: then a shift by dy is a contiguous slice, and no product copies.
     """
     wide = torch.promote_types(x1.dtype, torch.float32)
     spare = -x1.shape[3] % size

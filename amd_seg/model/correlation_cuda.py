@@ -305,9 +305,8 @@ def compile_source(
 ) -> tuple[bytes, str]:
     """Compile `source` for a compute capability, as (9, 0), with NVRTC; no device is needed.
 
-    Returns:
-        The image (machine code, or PTX where the device is newer than NVRTC) and the log, which
-        names registers and spills.
+    The image is machine code, or PTX where the device is newer than NVRTC; the log names registers
+    and spills.
 
     Raises:
         DeviceError: there is no NVRTC, or it does not compile.
