@@ -71,9 +71,9 @@ def volume_plain(x1: Tensor, x2: Tensor, max_displacement: int) -> Tensor:
     The product of a tile of neighbouring pixels of `x1` with the wider band of pixels of `x2`
     around them, in one row, holds their similarities for one dy on its diagonals.
     """
-    batch, channels, height, width = x1.shape
+    channels, height, width = x1.shape[1:]
     side = 2 * max_displacement + 1
-    volume = x1.new_empty(batch, side * side, height, width)
+    volume = _empty_volume(x1, x2, max_displacement)
     if volume.numel() == 0:
         return volume
     tiles, bands = _cut(x1, x2, max_displacement, _VOLUME_TILE)
@@ -98,7 +98,7 @@ def gradients_plain(
     channels, height, width = x1.shape[1:]
     reach, side = max_displacement, 2 * max_displacement + 1
     if x1.numel() == 0:
-        return _gradients_fake(grad, x1, x2, reach, needs_x1, needs_x2)
+        return _empty_gradients(grad, x1, x2, reach, needs_x1, needs_x2)
     tiles, bands = _cut(x1, x2, reach, _GRADIENTS_TILE)
     grad = functional.pad(grad.to(tiles.dtype), (0, -width % _GRADIENTS_TILE))
     grad = grad.unfold(3, _GRADIENTS_TILE, _GRADIENTS_TILE).permute(2, 0, 3, 4, 1)
@@ -170,7 +170,11 @@ def _volume(x1: Tensor, x2: Tensor, max_displacement: int) -> Tensor:
     kernels = correlation_cuda.kernels_for(x1, max_displacement)
     if kernels is None:
         return volume_plain(x1, x2, max_displacement)
-    return correlation_cuda.volume_cuda(kernels, x1, x2, max_displacement)
+    volume = _empty_volume(x1, x2, max_displacement)
+    if volume.numel():
+        launch = correlation_cuda.volume_launch(x1, x2, volume, max_displacement)
+        kernels.launch(launch, torch.cuda.current_stream(x1.device).cuda_stream)
+    return volume
 
 
 def _gradients(
@@ -179,17 +183,20 @@ def _gradients(
     kernels = correlation_cuda.kernels_for(x1, max_displacement)
     if kernels is None:
         return gradients_plain(grad, x1, x2, max_displacement, needs_x1, needs_x2)
-    return correlation_cuda.gradients_cuda(
-        kernels, grad, x1, x2, max_displacement, needs_x1, needs_x2
-    )
+    first, second = _empty_gradients(grad, x1, x2, max_displacement, needs_x1, needs_x2)
+    if x1.numel() and (needs_x1 or needs_x2):
+        wanted = (first if needs_x1 else None, second if needs_x2 else None)
+        launch = correlation_cuda.gradients_launch(grad, x1, x2, wanted, max_displacement)
+        kernels.launch(launch, torch.cuda.current_stream(x1.device).cuda_stream)
+    return first, second
 
 
-def _volume_fake(x1: Tensor, x2: Tensor, max_displacement: int) -> Tensor:
+def _empty_volume(x1: Tensor, x2: Tensor, max_displacement: int) -> Tensor:
     batch, _, height, width = x1.shape
     return x1.new_empty(batch, (2 * max_displacement + 1) ** 2, height, width)
 
 
-def _gradients_fake(
+def _empty_gradients(
     grad: Tensor, x1: Tensor, x2: Tensor, max_displacement: int, needs_x1: bool, needs_x2: bool
 ) -> tuple[Tensor, Tensor]:
     first, second = (x1.shape if needs_x1 else (0,)), (x2.shape if needs_x2 else (0,))
@@ -221,8 +228,8 @@ def _volume_autocast(x1: Tensor, x2: Tensor, max_displacement: int) -> Tensor:
 
 torch.library.impl("amd_seg::correlation", "default", _volume)
 torch.library.impl("amd_seg::correlation_backward", "default", _gradients)
-torch.library.register_fake("amd_seg::correlation", _volume_fake)
-torch.library.register_fake("amd_seg::correlation_backward", _gradients_fake)
+torch.library.register_fake("amd_seg::correlation", _empty_volume)
+torch.library.register_fake("amd_seg::correlation_backward", _empty_gradients)
 torch.library.register_autograd(
     "amd_seg::correlation", _volume_backward, setup_context=_volume_context
 )

@@ -105,38 +105,6 @@ def _build(index: int, dtype: torch.dtype, max_displacement: int) -> "Module | s
 # ---- what is launched ------------------------------------------------------------------------
 
 
-def volume_cuda(module: "Module", x1: Tensor, x2: Tensor, reach: int) -> Tensor:
-    """Return the cost volume; arguments as in `correlation`."""
-    batch, _, height, width = x1.shape
-    volume = x1.new_empty(batch, (2 * reach + 1) ** 2, height, width)
-    if volume.numel():
-        module.launch(volume_launch(x1, x2, volume, reach), _stream(x1))
-    return volume
-
-
-def gradients_cuda(
-    module: "Module",
-    grad: Tensor,
-    x1: Tensor,
-    x2: Tensor,
-    reach: int,
-    needs_x1: bool,
-    needs_x2: bool,
-) -> tuple[Tensor, Tensor]:
-    """Return the gradients of `x1` and `x2`, an empty tensor where one is not needed."""
-    first = x1.new_empty(x1.shape if needs_x1 else (0,))
-    second = x2.new_empty(x2.shape if needs_x2 else (0,))
-    if x1.numel() and (needs_x1 or needs_x2):
-        wanted = (first if needs_x1 else None, second if needs_x2 else None)
-        module.launch(gradients_launch(grad, x1, x2, wanted, reach), _stream(x1))
-    return first, second
-
-
-def _stream(x: Tensor) -> int:
-    stream: int = torch.cuda.current_stream(x.device).cuda_stream
-    return stream
-
-
 class _Map(ctypes.Structure):
     _fields_ = (
         ("data", ctypes.c_void_p),
@@ -240,7 +208,7 @@ class Module:
             }
 
     def launch(self, launch: Launch, stream: int) -> None:
-        """Start a kernel on a stream of the module's device.
+        """Start a kernel on a stream of the module's device, `torch.cuda.Stream.cuda_stream`.
 
         Raises:
             DeviceError: the driver refused the launch.
