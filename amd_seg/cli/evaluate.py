@@ -19,7 +19,16 @@ if TYPE_CHECKING:
     from amd_seg.training.adaptation import AdaptationReport
 
 
-@click.command(context_settings={"show_default": True})
+_HEADINGS = options.under_headings(
+    images="What is scored",
+    weights="Network",
+    adapt="Adaptation",
+    threshold="Scoring",
+    per_sequence="Output",
+)
+
+
+@click.command(cls=_HEADINGS, context_settings={"show_default": True})
 @click.argument("dataset", metavar="[DATASET", required=False)
 @click.argument("folder", type=PATH, metavar="DIR]", required=False)
 @click.option("--images", type=PATH, help="Any folder of pictures, and")

@@ -57,7 +57,12 @@ class Outcome:
     """The picture on the page of all photos."""
 
 
-@click.command(context_settings={"show_default": True})
+_HEADINGS = options.under_headings(
+    out="Output", include="Object and edges", weights="Network", batch_size="Batch"
+)
+
+
+@click.command(cls=_HEADINGS, context_settings={"show_default": True})
 @click.argument("inputs", nargs=-1, metavar="[INPUT]...")
 @click.option("-o", "--out", metavar="OUT", help="A file, a folder, or - for stdout.")
 @click.option(

@@ -28,6 +28,25 @@ def refuse(what_for: str, *names: str) -> None:
         raise click.UsageError(f"{flags} {are} for {what_for}. Drop {them}.")
 
 
+def under_headings(**headings: str) -> type[click.Command]:
+    """Make a kind of command whose help has a heading before each of these options."""
+
+    class Headed(click.Command):
+        def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+            heading = "Options"
+            sections: dict[str, list[tuple[str, str]]] = {}
+            for parameter in self.get_params(ctx):
+                heading = headings.get(parameter.name or "", heading)
+                record = parameter.get_help_record(ctx)
+                if isinstance(parameter, click.Option) and record is not None:
+                    sections.setdefault(heading, []).append(record)
+            for heading, records in sections.items():
+                with formatter.section(heading):
+                    formatter.write_dl(records, col_max=22)
+
+    return Headed
+
+
 # Kinds of values.
 
 
