@@ -249,11 +249,11 @@ def opened(
         file = open(path, "rb")  # noqa: SIM115 -- closed below, its failure reported here
     except MediaError:
         raise
-    except FileNotFoundError as cause:
-        raise MediaError(f"Cannot read {name}: no such file. Check the name.") from cause
     except (OSError, ValueError) as cause:  # ValueError: a null byte in the name.
         reason = getattr(cause, "strerror", None) or cause
-        raise MediaError(f"Cannot read {name}: {reason}. Check the file.") from cause
+        if isinstance(cause, FileNotFoundError):
+            reason = "no such file"
+        raise MediaError(f"Cannot read {name}: {reason}. Check the name.") from cause
     with file:
         image = open_image(file, name)
         require_at_most(max_pixels, image.size, name, advice)
@@ -344,10 +344,7 @@ def decode_upright(image: Image.Image, name: str) -> Pixels:
     """Decode an image of any Pillow mode as upright RGB.
 
     16-bit values are scaled to 8 bits, never clipped; CMYK is converted without its ink profile;
-    alpha is laid over `BACKDROP`.
-
-    Raises:
-        MediaError: the file is damaged, 32-bit values are outside 0..65535, or floats outside 0..1.
+    alpha is laid over `BACKDROP`. MediaError tells of damage and of values out of range.
     """
     clear, opacity = _clear_colour(image, name)
     load(image, name)

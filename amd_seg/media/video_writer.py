@@ -88,7 +88,6 @@ WITH_ALPHA = {
 }
 """The same for pictures with alpha; in a GIF a pixel is clear or not, nothing between."""
 
-_LONGEST_EDGE = 16_384  # pixels, that the encoders take
 _FRAME_NAME, _FRAME_NAMES = "{:05d}.png", re.compile(r"\d{5,}\.png")  # as DAVIS calls its frames
 
 
@@ -159,10 +158,11 @@ def open_writer(
         return
     suffix = target.suffix.lower()
     encoding = (WITH_ALPHA if has_alpha else OPAQUE)[suffix]
-    if max(clip.width, clip.height) > _LONGEST_EDGE:
+    longest = 65_535 if encoding is _GIF else 16_384  # edge, in pixels, that the encoder takes
+    if max(clip.width, clip.height) > longest:
         raise MediaError(
             f"Cannot write {target}: frames of {clip.source} have {clip.width}x{clip.height} "
-            f"pixels, and such a file holds {_LONGEST_EDGE} on an edge. Give -o a folder."
+            f"pixels, and such a file holds {longest} on an edge. Give -o a folder."
         )
     has_sound = isinstance(clip, VideoReader) and encoding is not _GIF
     with (
