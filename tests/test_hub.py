@@ -21,42 +21,32 @@ from amd_seg.weights import push_to_hub, save_weights
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# Prints a line for each source: what came of it, or the error. The first one loads no torch, so
-# that its process answers in a fraction of a second.
-FETCH = """
+EACH = """
 import sys
 from amd_seg.errors import WeightsError
-from amd_seg.hub import fetch_snapshot
+{imports}
 for source in sys.argv[1:]:
     try:
-        print(fetch_snapshot(source, ("model.safetensors", "config.json")))
+        print({result})
     except WeightsError as error:
         print("WeightsError:", error)
 """
+"""Prints a line for each source: what came of it, or the error."""
 
-LOAD = """
-import sys
-from amd_seg.errors import WeightsError
-from amd_seg.weights import load_weights
-for source in sys.argv[1:]:
-    try:
-        pretrained = load_weights(source)
-        print(pretrained.source, pretrained.config.name)
-    except WeightsError as error:
-        print("WeightsError:", error)
-"""
-
-PUSH = """
-import sys
-from pathlib import Path
-from amd_seg.errors import WeightsError
-from amd_seg.hub import push_folder
-folder, repo, *files = sys.argv[1:]
-try:
-    print(push_folder(Path(folder), repo, files))
-except WeightsError as error:
-    print("WeightsError:", error)
-"""
+FILES = ("model.safetensors", "config.json")
+# It loads no torch, so that its process answers in a fraction of a second.
+FETCH = EACH.format(
+    imports="from amd_seg.hub import fetch_snapshot",
+    result=f"fetch_snapshot(source, {FILES})",
+)
+LOAD = EACH.format(
+    imports="from amd_seg.weights import load_weights",
+    result="(found := load_weights(source)).source, found.config.name",
+)
+PUSH = EACH.format(
+    imports="from pathlib import Path\nfrom amd_seg.hub import push_folder",
+    result=f"push_folder(Path(source), 'org/mine', (*{FILES}, 'README.md'))",
+)
 
 SHARE = """
 import sys
@@ -89,13 +79,8 @@ def run(hub: HubServer, tmp_path: Path) -> Run:
     """Run a script against the server; return the lines of its stdout."""
 
     def run(script: str, *args: object, **environment: str) -> list[str]:
-        done = process(script, *args, **environment)
-        assert (done.returncode, done.stderr) == (0, "")
-        return done.stdout.splitlines()
-
-    def process(script: str, *args: object, **environment: str) -> subprocess.CompletedProcess[str]:
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
-        return subprocess.run(
+        done = subprocess.run(
             [sys.executable, "-c", script, *map(str, args)],
             env={
                 **inherited,
@@ -111,6 +96,8 @@ def run(hub: HubServer, tmp_path: Path) -> Run:
             text=True,
             timeout=120,
         )
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout.splitlines()
 
     return run
 
@@ -229,11 +216,10 @@ def test_a_folder_is_pushed_as_one_commit(
 ) -> None:
     folder = write(tmp_path / "mine", {**files, "README.md": b"# card", "notes.txt": b"private"})
     hub.write_token = "may-write"
-    arguments = (folder, "org/mine", *files, "README.md")
-    assert run(PUSH, *arguments, HF_TOKEN="may-write") == [f"{hub.url}/org/mine"]
+    assert run(PUSH, folder, HF_TOKEN="may-write") == [f"{hub.url}/org/mine"]
     (pushed,) = hub.repos["org/mine"].commits.values()
     assert pushed == files | {"README.md": b"# card"}
-    assert "Set HF_TOKEN" in run(PUSH, *arguments, HF_TOKEN="may-not")[0]
+    assert "Set HF_TOKEN" in run(PUSH, folder, HF_TOKEN="may-not")[0]
 
 
 def test_fine_tuned_weights_go_to_the_hub_and_come_back(
