@@ -211,7 +211,7 @@ def test_each_kind_of_weights_has_its_segmenter(
         SemanticSegmenter.from_pretrained(objects)
     assert load_weights(objects).config.model == tiny_config
     config = load_semantic_weights(weights).config
-    assert config == SemanticWeightsConfig.from_dict(json.loads(json.dumps(config.to_dict())))
+    assert config == stored_config(json.loads(json.dumps(config.to_dict())))
     assert config.classes == CLASSES
     shown = CliRunner().invoke(cli, ["weights", "info", str(weights)])
     assert "kind: semantic" in shown.stdout

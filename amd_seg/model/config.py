@@ -174,7 +174,7 @@ class SemanticConfig(AppearanceConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class StoredConfig(Settings):
-    """What all kinds of config.json share: a version, a kind, a strict way back."""
+    """What all kinds of config.json share: a version and a kind; see `stored_config`."""
 
     FORMAT_VERSION: ClassVar[int] = 1
     KIND: ClassVar[str]
@@ -184,26 +184,6 @@ class StoredConfig(Settings):
         """Return the settings as JSON-able values, with the format's version and the kind."""
         head = {"format_version": self.FORMAT_VERSION, "kind": self.KIND}
         return {**head, **dataclasses.asdict(self)}
-
-    @classmethod
-    def from_dict(cls, values: Any) -> Self:
-        """Build the settings from what `to_dict` returned.
-
-        Raises:
-            ConfigError: unknown version, unknown or missing keys, or a wrong value, all named.
-        """
-        if not isinstance(values, dict):
-            raise ConfigError(f"config is a {type(values).__name__}, not a JSON object.")
-        version = values.get("format_version")
-        if version != cls.FORMAT_VERSION:
-            raise ConfigError(
-                f"config has format_version {version!r}; this release reads "
-                f"{cls.FORMAT_VERSION}. Update amd-seg, or take weights of another revision."
-            )
-        rest = {key: v for key, v in values.items() if key not in ("format_version", "kind")}
-        if not isinstance(rest.get("model"), dict):
-            raise ConfigError("model is missing or not a JSON object.")
-        return _build(cls, {**rest, "model": cls.MODEL.from_record(rest["model"])}, "config")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -284,18 +264,29 @@ class SemanticWeightsConfig(StoredConfig):
 
 
 def stored_config(values: Any) -> WeightsConfig | SemanticWeightsConfig:
-    """Build the settings of either kind from what `to_dict` returned.
+    """Build the settings of either kind from what `to_dict` returned, strictly.
 
     Raises:
-        ConfigError: an unknown kind, or what `from_dict` raises.
+        ConfigError: unknown version or kind, unknown or missing keys, or a wrong value, all named.
     """
+    if not isinstance(values, dict):
+        raise ConfigError(f"config is a {type(values).__name__}, not a JSON object.")
+    rest = dict(values)
     # What was written before there were two kinds does not tell its own.
-    kind = values.get("kind", WeightsConfig.KIND) if isinstance(values, dict) else None
-    if kind == SemanticWeightsConfig.KIND:
-        return SemanticWeightsConfig.from_dict(values)
-    if kind not in (WeightsConfig.KIND, None):
+    version, kind = rest.pop("format_version", None), rest.pop("kind", WeightsConfig.KIND)
+    if version != StoredConfig.FORMAT_VERSION:
+        raise ConfigError(
+            f"config has format_version {version!r}; this release reads "
+            f"{StoredConfig.FORMAT_VERSION}. Update amd-seg, or take weights of another revision."
+        )
+    kinds: tuple[type[WeightsConfig], type[SemanticWeightsConfig]]
+    kinds = WeightsConfig, SemanticWeightsConfig
+    cls = next((each for each in kinds if kind == each.KIND), None)
+    if cls is None:
         raise ConfigError(f"config is of the kind {kind!r}, which this release does not know.")
-    return WeightsConfig.from_dict(values)
+    if not isinstance(rest.get("model"), dict):
+        raise ConfigError("model is missing or not a JSON object.")
+    return _build(cls, {**rest, "model": cls.MODEL.from_record(rest["model"])}, "config")
 
 
 def _build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
