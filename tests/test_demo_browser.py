@@ -149,6 +149,14 @@ class Browser:
         until(lambda: self.find(selector), selector)
         self.driver.execute_script("arguments[0].click()", self.find(selector))
 
+    def click_in_the_middle(self, output: str) -> str:
+        """Click on a picture; return the address of the one that comes of it."""
+        from selenium.webdriver.common.action_chains import ActionChains
+
+        before = self.picture(output)
+        ActionChains(self.driver).move_to_element(self.find(f"#{output} img")).click().perform()
+        return self.picture(output, after=before)
+
     def asked(self) -> set[str]:
         """The hosts that the tab has asked for anything."""
         lines = (json.loads(e["message"])["message"] for e in self.driver.get_log("performance"))
@@ -238,23 +246,20 @@ def test_a_photo_is_dropped_and_its_cutout_is_that_of_the_command(
     assert errors == []
 
 
-def test_a_click_chooses_the_object_and_is_undone(
-    browser: Browser, photo: Path, tmp_path: Path
+@pytest.mark.parametrize(("kind", "flag"), [("is object", "--include"), ("is not", "--exclude")])
+def test_a_click_puts_the_mask_right_and_is_undone(
+    browser: Browser, photo: Path, tmp_path: Path, kind: str, flag: str
 ) -> None:
-    from selenium.webdriver.common.action_chains import ActionChains
-
     with serving(tmp_path) as server:
         browser.open(server.address)
         browser.drop(photo)
-        first = browser.picture("overlay")
         before = fetched(browser.picture("mask"))
-        overlay = browser.find("#overlay img")
-        ActionChains(browser.driver).move_to_element(overlay).click().perform()
-        second = browser.picture("overlay", after=first)
+        browser.click(f"#kind input[value='{kind}']")
+        second = browser.click_in_the_middle("overlay")
         clicked = fetched(browser.picture("mask"))
         with Image.open(photo) as image:
             middle = ",".join(str(side // 2) for side in image.size)
-        command = [sys.executable, "-m", "amd_seg.cli", "image", str(photo), "--include", middle]
+        command = [sys.executable, "-m", "amd_seg.cli", "image", str(photo), flag, middle]
         command += ["--device", "cpu", "-o", str(tmp_path / "mask.png")]
         subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
         with Image.open(tmp_path / "mask.png") as expected, Image.open(io.BytesIO(clicked)) as mask:
@@ -291,6 +296,9 @@ def test_a_clip_is_adapted_to_in_the_browser(
         assert "Cannot read text.jpg: it is no image" in told
         browser.open(server.address)
         browser.drop(clip)
+        browser.click_in_the_middle("overlay")
+        with Image.open(io.BytesIO(fetched(browser.picture("mask")))) as mask:
+            assert mask.convert("L").getpixel((64, 48)) == 255
         before = browser.picture("saliency")
         browser.click("#adapt")
         until(lambda: browser.find("#learned svg.curve"), "the curve of the loss")
