@@ -55,10 +55,9 @@ def max_pool(x: Array) -> Array:
     padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=-np.inf)
     height, width = (x.shape[2] + 1) // 2, (x.shape[3] + 1) // 2
     out = np.empty((*x.shape[:2], height, width))
-    for row in range(height):
-        for column in range(width):
-            window = padded[:, :, 2 * row : 2 * row + 3, 2 * column : 2 * column + 3]
-            out[:, :, row, column] = window.max(axis=(2, 3))
+    for row, column in np.ndindex(height, width):
+        window = padded[:, :, 2 * row : 2 * row + 3, 2 * column : 2 * column + 3]
+        out[:, :, row, column] = window.max(axis=(2, 3))
     return out
 
 
@@ -104,17 +103,14 @@ class BatchNorm:
 
 def resize_corners(x: Array, size: tuple[int, int]) -> Array:
     """Resize bilinearly; the centres of the corner pixels stay where they are."""
-    rows = [_source_position(i, size[0], x.shape[2]) for i in range(size[0])]
-    columns = [_source_position(i, size[1], x.shape[3]) for i in range(size[1])]
     out = np.empty((*x.shape[:2], *size))
-    for row, y in enumerate(rows):
-        for column, x_position in enumerate(columns):
-            out[:, :, row, column] = _sample(x, y, x_position)
+    for place in np.ndindex(size):
+        y, x_position = (
+            index * (source - 1) / (length - 1) if length > 1 else 0.0
+            for index, length, source in zip(place, size, x.shape[2:], strict=True)
+        )
+        out[:, :, *place] = _sample(x, y, x_position)
     return out
-
-
-def _source_position(index: int, length: int, source_length: int) -> float:
-    return index * (source_length - 1) / (length - 1) if length > 1 else 0.0
 
 
 def _sample(x: Array, y: float, x_position: float) -> Array:
@@ -135,12 +131,10 @@ def warp(x: Array, flow: Array) -> Array:
     """Read x (batch, channel, height, width) at p + flow(p), positions clamped to the frame."""
     batch, _, height, width = x.shape
     out = np.empty_like(x)
-    for item in range(batch):
-        for row in range(height):
-            for column in range(width):
-                y = min(max(row + flow[item, 1, row, column], 0.0), height - 1.0)
-                x_position = min(max(column + flow[item, 0, row, column], 0.0), width - 1.0)
-                out[item, :, row, column] = _sample(x[item], y, x_position)
+    for item, row, column in np.ndindex(batch, height, width):
+        y = min(max(row + flow[item, 1, row, column], 0.0), height - 1.0)
+        x_position = min(max(column + flow[item, 0, row, column], 0.0), width - 1.0)
+        out[item, :, row, column] = _sample(x[item], y, x_position)
     return out
 
 
@@ -148,16 +142,13 @@ def splat(flow: Array) -> Array:
     """Weight (batch, 1, height, width) that every pixel gets from the pixels that flow onto it."""
     batch, _, height, width = flow.shape
     out = np.zeros((batch, 1, height, width))
-    for item in range(batch):
-        for row in range(height):
-            for column in range(width):
-                x = column + flow[item, 0, row, column]
-                y = row + flow[item, 1, row, column]
-                for near_row in (floor(y), floor(y) + 1):
-                    for near_column in (floor(x), floor(x) + 1):
-                        if 0 <= near_row < height and 0 <= near_column < width:
-                            weight = (1 - abs(y - near_row)) * (1 - abs(x - near_column))
-                            out[item, 0, near_row, near_column] += weight
+    for item, row, column in np.ndindex(batch, height, width):
+        x, y = column + flow[item, 0, row, column], row + flow[item, 1, row, column]
+        for down, right in np.ndindex(2, 2):
+            near_row, near_column = floor(y) + down, floor(x) + right
+            if 0 <= near_row < height and 0 <= near_column < width:
+                weight = (1 - abs(y - near_row)) * (1 - abs(x - near_column))
+                out[item, 0, near_row, near_column] += weight
     return out
 
 
@@ -173,17 +164,10 @@ def visibility(flow: Array) -> Array:
 def block_means(x: Array, factor: int) -> Array:
     """Mean over factor x factor blocks."""
     height, width = x.shape[2] // factor, x.shape[3] // factor
-    out = np.empty((*x.shape[:2], height, width))
-    for row in range(height):
-        for column in range(width):
-            block = x[
-                :,
-                :,
-                row * factor : (row + 1) * factor,
-                column * factor : (column + 1) * factor,
-            ]
-            out[:, :, row, column] = block.mean(axis=(2, 3))
-    return out
+    blocks = x[:, :, : height * factor, : width * factor]
+    blocks = blocks.reshape(*x.shape[:2], height, factor, width, factor)
+    means: Array = blocks.mean(axis=(3, 5))
+    return means
 
 
 # --- appearance pathway (eq. 1) -------------------------------------------------------------
@@ -205,8 +189,7 @@ def region_logits(
         for block in range(count):
             stride = STRIDES[layer] if block == 0 else 1
             name = f"{stem}.layer{layer + 1}.{block}"
-            residual = _basic_block if backbone == "resnet18" else _bottleneck
-            x = residual(state, x, name, stride, DILATIONS[layer], norm)
+            x = _residual(state, x, name, stride, DILATIONS[layer], norm)
     return _head(state, x, head_dilation, norm)
 
 
@@ -218,37 +201,24 @@ def _head(state: Mapping[str, Array], x: Array, dilation: int, norm: BatchNorm) 
     return convolve(x, state["appearance.classifier.weight"], state["appearance.classifier.bias"])
 
 
-def _basic_block(
+def _residual(
     state: Mapping[str, Array], x: Array, name: str, stride: int, dilation: int, norm: BatchNorm
 ) -> Array:
-    y = convolve(
-        x, state[f"{name}.conv1.weight"], stride=stride, padding=dilation, dilation=dilation
-    )
-    y = relu(norm(y, state, f"{name}.bn1"))
-    y = convolve(y, state[f"{name}.conv2.weight"], padding=dilation, dilation=dilation)
-    y = norm(y, state, f"{name}.bn2")
-    return relu(y + _shortcut(state, x, name, stride, norm))
-
-
-def _bottleneck(
-    state: Mapping[str, Array], x: Array, name: str, stride: int, dilation: int, norm: BatchNorm
-) -> Array:
-    y = relu(norm(convolve(x, state[f"{name}.conv1.weight"]), state, f"{name}.bn1"))
-    y = convolve(
-        y, state[f"{name}.conv2.weight"], stride=stride, padding=dilation, dilation=dilation
-    )
-    y = relu(norm(y, state, f"{name}.bn2"))
-    y = norm(convolve(y, state[f"{name}.conv3.weight"]), state, f"{name}.bn3")
-    return relu(y + _shortcut(state, x, name, stride, norm))
-
-
-def _shortcut(
-    state: Mapping[str, Array], x: Array, name: str, stride: int, norm: BatchNorm
-) -> Array:
-    if f"{name}.downsample.0.weight" not in state:
-        return x
-    y = convolve(x, state[f"{name}.downsample.0.weight"], stride=stride)
-    return norm(y, state, f"{name}.downsample.1")
+    """A basic block of two 3x3 convolutions, or a bottleneck of 1x1, 3x3 and 1x1."""
+    is_bottleneck = f"{name}.conv3.weight" in state
+    convolutions = 3 if is_bottleneck else 2
+    strided = 2 if is_bottleneck else 1
+    y = x
+    for index in range(1, convolutions + 1):
+        weight = state[f"{name}.conv{index}.weight"]
+        spread = {"padding": dilation, "dilation": dilation} if weight.shape[2] == 3 else {}
+        y = convolve(y, weight, stride=stride if index == strided else 1, **spread)
+        y = norm(y, state, f"{name}.bn{index}")
+        y = y if index == convolutions else relu(y)
+    if f"{name}.downsample.0.weight" in state:
+        x = convolve(x, state[f"{name}.downsample.0.weight"], stride=stride)
+        x = norm(x, state, f"{name}.downsample.1")
+    return relu(y + x)
 
 
 # --- motion pathway and segment flow (eqs. 2-6) ---------------------------------------------
@@ -259,13 +229,12 @@ def correlation(reference: Array, other: Array, reach: int) -> Array:
     batch, _, height, width = reference.shape
     side = 2 * reach + 1
     out = np.zeros((batch, side * side, height, width))
-    for dy in range(-reach, reach + 1):
-        for dx in range(-reach, reach + 1):
-            channel = (dy + reach) * side + dx + reach
-            for row in range(max(0, -dy), min(height, height - dy)):
-                for column in range(max(0, -dx), min(width, width - dx)):
-                    products = reference[:, :, row, column] * other[:, :, row + dy, column + dx]
-                    out[:, channel, row, column] = products.mean(axis=1)
+    for channel, (dy, dx) in enumerate(np.ndindex(side, side)):
+        dy, dx = dy - reach, dx - reach
+        for row in range(max(0, -dy), min(height, height - dy)):
+            for column in range(max(0, -dx), min(width, width - dx)):
+                products = reference[:, :, row, column] * other[:, :, row + dy, column + dx]
+                out[:, channel, row, column] = products.mean(axis=1)
     return out
 
 
@@ -273,10 +242,9 @@ def pool_over_regions(features: Array, masks: Array) -> Array:
     """Eq. 3: (batch, region, channel), the mean of the features weighted by each mask."""
     batch, regions = masks.shape[:2]
     out = np.empty((batch, regions, features.shape[1]))
-    for item in range(batch):
-        for region in range(regions):
-            mask = masks[item, region]
-            out[item, region] = (features[item] * mask).sum(axis=(1, 2)) / mask.sum()
+    for item, region in np.ndindex(batch, regions):
+        mask = masks[item, region]
+        out[item, region] = (features[item] * mask).sum(axis=(1, 2)) / mask.sum()
     return out
 
 
@@ -284,10 +252,8 @@ def compose(masks: Array, vectors: Array) -> Array:
     """Eq. 5: flow (batch, 2, h, w) of masks (batch, region, h, w), vectors (batch, region, 2)."""
     batch, regions, height, width = masks.shape
     flow = np.zeros((batch, 2, height, width))
-    for item in range(batch):
-        for region in range(regions):
-            for axis in range(2):
-                flow[item, axis] += masks[item, region] * vectors[item, region, axis]
+    for item, region, axis in np.ndindex(batch, regions, 2):
+        flow[item, axis] += masks[item, region] * vectors[item, region, axis]
     return flow
 
 
@@ -336,25 +302,21 @@ def standardise(features: Array) -> Array:
     result = np.empty_like(features)
     for item in range(batch):
         centred = [features[item, c] - features[item, c].mean() for c in range(channels)]
-        for row in range(height):
-            for column in range(width):
-                vector = np.array([plane[row, column] for plane in centred])
-                length = np.sqrt((vector**2).sum())
-                result[item, :, row, column] = vector / length * np.sqrt(channels)
+        for row, column in np.ndindex(height, width):
+            vector = np.array([plane[row, column] for plane in centred])
+            length = np.sqrt((vector**2).sum())
+            result[item, :, row, column] = vector / length * np.sqrt(channels)
     return result
 
 
 def region_flow(state: Mapping[str, Array], pooled: Array) -> Array:
     """Eq. 4: g, a perceptron of two layers, from (batch, region, channel) to (b, region, 2)."""
-    hidden = (
-        pooled @ state["motion.region_flow.0.weight"][:, :, 0, 0].T
-        + state["motion.region_flow.0.bias"]
+    weight, bias = (
+        [state[f"motion.region_flow.{layer}.{name}"] for layer in range(2)]
+        for name in ("weight", "bias")
     )
-    hidden = leaky_relu(hidden)
-    return (
-        hidden @ state["motion.region_flow.1.weight"][:, :, 0, 0].T
-        + state["motion.region_flow.1.bias"]
-    )
+    hidden = leaky_relu(pooled @ weight[0][:, :, 0, 0].T + bias[0])
+    return hidden @ weight[1][:, :, 0, 0].T + bias[1]
 
 
 @dataclass
@@ -404,17 +366,16 @@ def dssim(x: Array, y: Array) -> Array:
     """(1 - SSIM) / 2 over 3x3 windows without padding, clamped to 0..1."""
     height, width = x.shape[2] - 2, x.shape[3] - 2
     out = np.empty((*x.shape[:2], height, width))
-    for row in range(height):
-        for column in range(width):
-            a = x[:, :, row : row + 3, column : column + 3]
-            b = y[:, :, row : row + 3, column : column + 3]
-            mean_a, mean_b = a.mean(axis=(2, 3)), b.mean(axis=(2, 3))
-            variance_a = (a * a).mean(axis=(2, 3)) - mean_a**2
-            variance_b = (b * b).mean(axis=(2, 3)) - mean_b**2
-            covariance = (a * b).mean(axis=(2, 3)) - mean_a * mean_b
-            similarity = (2 * mean_a * mean_b + 1e-4) * (2 * covariance + 9e-4)
-            similarity /= (mean_a**2 + mean_b**2 + 1e-4) * (variance_a + variance_b + 9e-4)
-            out[:, :, row, column] = np.clip((1 - similarity) / 2, 0, 1)
+    for row, column in np.ndindex(height, width):
+        a = x[:, :, row : row + 3, column : column + 3]
+        b = y[:, :, row : row + 3, column : column + 3]
+        mean_a, mean_b = a.mean(axis=(2, 3)), b.mean(axis=(2, 3))
+        variance_a = (a * a).mean(axis=(2, 3)) - mean_a**2
+        variance_b = (b * b).mean(axis=(2, 3)) - mean_b**2
+        covariance = (a * b).mean(axis=(2, 3)) - mean_a * mean_b
+        similarity = (2 * mean_a * mean_b + 1e-4) * (2 * covariance + 9e-4)
+        similarity /= (mean_a**2 + mean_b**2 + 1e-4) * (variance_a + variance_b + 9e-4)
+        out[:, :, row, column] = np.clip((1 - similarity) / 2, 0, 1)
     return out
 
 
