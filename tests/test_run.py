@@ -24,7 +24,6 @@ from amd_seg.errors import (
     AmdSegError,
     ConfigError,
     InputError,
-    MediaError,
     TrainingDivergedError,
     WeightsError,
 )
@@ -35,9 +34,9 @@ from amd_seg.training.clips import find_clips
 from amd_seg.training.config import PRESETS, TrainingConfig
 from amd_seg.training.loop import StepReport, StopTraining
 from amd_seg.training.motion_masks import MotionMaskConfig, write_motion_masks
-from amd_seg.training.run_folder import RunFolder, list_checkpoints, load_checkpoint
+from amd_seg.training.run_folder import list_checkpoints, load_checkpoint
 from amd_seg.weights import load_weights, save_weights
-from tests.clips import moving_square, write_clip, write_folder
+from tests.clips import moving_patch, moving_square, write_clip, write_folder
 from tests.tiny import TINY, TINY_SETTINGS, settings
 
 SETTINGS = TrainingConfig(
@@ -57,14 +56,9 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def mover_clip(path: Path, seed: int = 0) -> Path:
-    """Write a clip in which a patch of noise moves on its own."""
-    noise = np.random.default_rng(seed).integers(0, 256, (96, 128, 3), dtype=np.uint8)
-    frames = []
-    for number in range(12):
-        frame = np.asarray(Image.fromarray(noise).resize((160, 120)))[:96, 2 : 2 + 128].copy()
-        frame[20:60, 10 + 4 * number : 50 + 4 * number] = frame[50:90, 60:100][::-1]
-        frames.append(frame)
+def mover_clip(path: Path, speed: int = 2) -> Path:
+    """Write a clip in which a patch moves on its own."""
+    frames, _ = moving_patch(12, height=96, width=128, side=40, speed=speed)
     return write_clip(path, frames, rate=24)
 
 
@@ -92,6 +86,10 @@ def stopped(roots: Path | list[Path], out: Path, **changes: Any) -> None:
 
 def column(run: Path, name: str = "loss") -> list[float]:
     return [json.loads(line)[name] for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+def state_of(folder: Path) -> dict[str, torch.Tensor]:
+    return load_weights(folder).model.state_dict()
 
 
 def newest(run: Path) -> Path:
@@ -166,6 +164,11 @@ def command(clips: Path, *flags: str) -> list[str]:
     ]
 
 
+def begin(words: list[Any], **options: Any) -> subprocess.Popen[str]:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(words, env={**os.environ, "OMP_NUM_THREADS": "1"}, **pipes, **options)
+
+
 def wait_until(has_come: Callable[[], bool], process: subprocess.Popen[str]) -> None:
     while not has_come() and process.poll() is None:
         time.sleep(0.02)
@@ -174,19 +177,20 @@ def wait_until(has_come: Callable[[], bool], process: subprocess.Popen[str]) -> 
 def test_a_killed_run_goes_on_to_the_same_curve(clips: Path, tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     words = command(clips, "--checkpoint-every", "2", "--steps", "40", "--set", "keep=3", "--out")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([*words, killed], env=environment, stderr=subprocess.PIPE, text=True)
+    process = begin([*words, killed])
     wait_until(lambda: len(list_checkpoints(killed / "checkpoints")) > 1, process)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     for extra in ([whole], [killed, "--resume"]):
-        subprocess.run([*words, *extra], env=environment, check=True, capture_output=True)
+        with begin([*words, *extra]) as process:
+            _, errors = process.communicate()
+        assert process.returncode == 0, errors
     assert_same_runs(killed, whole)
 
 
 def test_sigterm_ends_with_a_checkpoint_and_a_clear_line(clips: Path, tmp_path: Path) -> None:
     words = command(clips, "--checkpoint-every", "100000", "--steps", "100000", "--out", tmp_path)
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = begin(words)
     log = tmp_path / "log.jsonl"
     wait_until(lambda: log.exists() and len(log.read_text().splitlines()) > 1, process)
     process.terminate()
@@ -204,13 +208,7 @@ def test_a_signal_before_the_first_step_ends_the_run_at_once(tmp_path: Path, nam
     for number in range(1, 40):
         shutil.copy(first, first.with_stem(str(number)))
     words = ["train", tmp_path / "clips", "--device", "cpu", "--out", tmp_path / "run"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "amd_seg.cli", *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    process = begin([sys.executable, "-m", "amd_seg.cli", *words], start_new_session=True)
     masks = tmp_path / "run" / "targets" / "masks"
     wait_until(lambda: bool(list(masks.glob("*"))), process)
     # A terminal sends Ctrl-C to those that help, too.
@@ -256,7 +254,7 @@ def test_a_run_goes_on_with_its_own_clips_only_wherever_they_lie(
     home, run, whole = (tmp_path / name for name in ("home", "run", "whole"))
     home.mkdir()
     for number in range(2):
-        mover_clip(home / f"{number}.mp4", seed=number)
+        mover_clip(home / f"{number}.mp4", speed=2 + number)
     write_folder(home / "walk", moving_square(5, height=96, width=128))
     train(home, whole, **changes)
     stopped(home, run, **changes)
@@ -301,10 +299,10 @@ def test_a_resumed_run_learns_from_its_own_masks(tmp_path: Path) -> None:
 
 
 def test_what_is_given_when_a_run_is_resumed_counts(clips: Path, tmp_path: Path) -> None:
-    before = load_weights(train(clips, tmp_path, learning_rate=1e-2)).model.state_dict()
+    before = state_of(train(clips, tmp_path, learning_rate=1e-2))
     # The average of a step that changes next to nothing is the model that the run had.
     changes = {**STILL, "ema_decay": 0.5, "weight_decay": 0}
-    after = load_weights(train(clips, tmp_path, steps=7, resume=True, **changes)).model.state_dict()
+    after = state_of(train(clips, tmp_path, steps=7, resume=True, **changes))
     for name, value in before.items():
         if "running" not in name and "num_batches" not in name:
             assert torch.allclose(value, after[name], atol=1e-6), name
@@ -361,10 +359,10 @@ def test_the_motion_pathway_of_weights_is_begun_anew_where_asked(
     clips: Path, tmp_path: Path
 ) -> None:
     first = train(clips, tmp_path / "a", steps=1)
-    begun = load_weights(first).model.state_dict()
+    begun = state_of(first)
     changes = {**STILL, "steps": 1, "objective": "dense", "init": str(first)}
     released, kaiming = (
-        load_weights(train(clips, tmp_path / way, motion_init=way, **changes)).model.state_dict()
+        state_of(train(clips, tmp_path / way, motion_init=way, **changes))
         for way in ("released", "kaiming")
     )
     for name, value in begun.items():
@@ -397,7 +395,7 @@ def test_motion_masks_are_found_first_and_teach_the_object_of_the_weights(tmp_pa
     clip, run = mover_clip(tmp_path / "mover.mp4"), tmp_path / "run"
     stopped(clip, run, init=str(start), learning_rate=1e-5, **BY_MASKS)
     mask = np.asarray(Image.open(min((run / "targets" / "masks" / "mover").glob("*.png"))))
-    assert mask[25:55, 15:45].mean() > 2 * mask[70:, 100:].mean()
+    assert mask[25:55, 25:55].mean() > 2 * mask[70:, 100:].mean()
     shutil.rmtree(start)
     folder = train(clip, run, learning_rate=1e-5, resume=True, **BY_MASKS)
     assert min(column(run, "area")) > 0.9
@@ -473,12 +471,6 @@ def test_what_cannot_be_used_is_said_before_anything_is_made(
     assert result.exit_code == 2
     assert message in result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
-
-
-def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("mine")
-    with pytest.raises(MediaError, match=r"Cannot write .*file/run: Not a directory\. Make its"):
-        RunFolder(tmp_path / "file" / "run").write_settings({}, {})
 
 
 def test_frames_that_do_not_fit_are_refused_before_any_is_decoded_or_written(
