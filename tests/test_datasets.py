@@ -229,18 +229,14 @@ def test_ground_truth_beyond_the_frames_is_told(tmp_path: Path) -> None:
         open_dataset("fbms59", tmp_path)
 
 
-def test_parts_are_even(shared: Path) -> None:
+def test_subsets_at_hand_are_named_so_and_parts_are_even(shared: Path) -> None:
     dataset = open_dataset("davis2016", shared / "data" / "davis2016")
     assert dataset.title == "DAVIS 2016 val 598x336 copy (1,376 frames)"
     part = dataset.subset(every=10)
     assert len({sample.sequence for sample in part.samples}) == 20
     assert len(part.samples) == 141
     assert dataset.subset(limit=3).samples[-1] == dataset.samples[-1]
-
-
-def test_subsets_at_hand_are_named_so(shared: Path) -> None:
-    counts = {"ecssd": 200, "duts-tr": 300, "pascal-s": 60}
-    for name, count in counts.items():
+    for name, count in {"ecssd": 200, "duts-tr": 300, "pascal-s": 60}.items():
         dataset = open_dataset(name, shared / "data" / name)
         assert len(dataset.samples) == count
         assert f"{BENCHMARKS[name].title} subset ({count} of" in dataset.title
