@@ -9,6 +9,7 @@ from hypothesis import settings
 from amd_seg.model.amd import AMD
 from amd_seg.model.config import AMDConfig, WeightsConfig
 from amd_seg.weights import save_weights
+from tests.clips import moving_square, write_clip
 from tests.tiny import TINY
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -41,3 +42,12 @@ def weights(tmp_path_factory: pytest.TempPathFactory, tiny_config: AMDConfig) ->
     torch.manual_seed(0)
     config = WeightsConfig(model=tiny_config, object_channel=1, input_size=48, threshold=0.25)
     return save_weights(tmp_path_factory.mktemp("weights"), AMD(tiny_config), config)
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of two short clips of a moving square."""
+    folder = tmp_path_factory.mktemp("clips")
+    for number, step in enumerate(((0, 2), (1, 0))):
+        write_clip(folder / f"clip-{number}.mp4", moving_square(6, step=step))
+    return folder

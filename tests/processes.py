@@ -1,15 +1,33 @@
-"""The command `amd-seg` as a process of its own."""
+"""The command `amd-seg`, in this process or as one of its own."""
 
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+
+from click.testing import CliRunner, Result
+
+from amd_seg.cli import cli
 
 # Whoever runs the tests in the background may have had interrupts ignored.
 CODE = (
     "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
     "from amd_seg.cli import main; main()"
 )
+
+Run = Callable[..., Result]
+
+
+def runner(command: str, weights: Path) -> Run:
+    """Give a call that runs a command, with these weights and on the CPU unless told otherwise."""
+
+    def run(*args: str, stdin: bytes | None = None) -> Result:
+        defaults = ["--weights", str(weights)] if "--weights" not in args else []
+        defaults += ["--device", "cpu"] if "--device" not in args else []
+        return CliRunner().invoke(cli, [command, *args, *defaults], input=stdin)
+
+    return run
 
 
 def start(*args: str) -> "subprocess.Popen[bytes]":

@@ -1,22 +1,19 @@
 import io
 import json
 import signal
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
 from PIL import Image
 from pycocotools import mask as runs
 
 from amd_seg import Segmenter
 from amd_seg.cli import COMMANDS, cli
 from amd_seg.cli.terminal import REMOVED_OPTIONS
-from tests.processes import start
-
-Run = Callable[..., Result]
+from tests.processes import Run, runner, start
 
 PHOTOS = {"a.jpg", "b.png", "deep/c.png"}
 
@@ -34,14 +31,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def run(folder: Path, weights: Path) -> Run:
-    """Run `amd-seg image` there, on the CPU with tiny weights unless told otherwise."""
-
-    def run_image(*args: str, stdin: bytes | None = None) -> Result:
-        defaults = ["--weights", str(weights)] if "--weights" not in args else []
-        defaults += ["--device", "cpu"] if "--device" not in args else []
-        return CliRunner().invoke(cli, ["image", *args, *defaults], input=stdin)
-
-    return run_image
+    """Run `amd-seg image` there."""
+    return runner("image", weights)
 
 
 def files(folder: Path) -> set[str]:
@@ -391,16 +382,13 @@ def test_env_tells_what_a_bug_report_needs() -> None:
     assert len(text.stdout.splitlines()) == len(facts)
 
 
-@pytest.mark.parametrize(
-    ("args", "code", "message"),
-    [
+def test_what_is_no_command_and_no_repository() -> None:
+    for args, code, message in (
         (["imagine"], 2, "No such command"),
         (["weights", "download", "../etc"], 3, "that is no name of a repository"),
-    ],
-)
-def test_what_is_no_command_and_no_repository(args: list[str], code: int, message: str) -> None:
-    result = CliRunner().invoke(cli, args)
-    assert (result.exit_code, message in result.stderr) == (code, True)
+    ):
+        result = CliRunner().invoke(cli, args)
+        assert (result.exit_code, message in result.stderr) == (code, True)
 
 
 GROUPS = {"download": ["weights"], "info": ["weights"], "onnx": ["export"]}

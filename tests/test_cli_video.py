@@ -1,26 +1,21 @@
 import dataclasses
 import json
 import signal
-from collections.abc import Callable
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner, Result
 from PIL import Image
 from pycocotools import mask as runs
 
 from amd_seg import VideoSegmenter, open_video
-from amd_seg.cli import cli
 from amd_seg.model.amd import AMD
 from amd_seg.model.config import AMDConfig, WeightsConfig
 from amd_seg.weights import load_weights, save_weights
 from tests.clips import moving_square, truncate, write_clip, write_folder
-from tests.processes import start
-
-Run = Callable[..., Result]
+from tests.processes import Run, runner, start
 
 CLIPS = {"clip.mp4", "frames"}
 
@@ -46,14 +41,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def run(folder: Path, weights: Path) -> Run:
-    """Run `amd-seg video` there, on the CPU with tiny weights unless told otherwise."""
-
-    def run_video(*args: str) -> Result:
-        defaults = ["--weights", str(weights)] if "--weights" not in args else []
-        defaults += ["--device", "cpu"] if "--device" not in args else []
-        return CliRunner().invoke(cli, ["video", *args, *defaults])
-
-    return run_video
+    """Run `amd-seg video` there."""
+    return runner("video", weights)
 
 
 def names(folder: Path) -> set[str]:

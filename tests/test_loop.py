@@ -13,13 +13,20 @@ from amd_seg.training.loop import StepReport
 from amd_seg.training.masked_images import MaskBatch
 
 
-class Cusp(nn.Module):
-    """An objective whose loss is 0 where its gradient is not finite."""
+class Slope(nn.Module):
+    """An objective whose gradient is the mean of the batch, whatever the weight."""
 
     def __init__(self) -> None:
         super().__init__()
         self.model = nn.Linear(1, 1, bias=False)
         nn.init.zeros_(self.model.weight)
+
+    def forward(self, batch: MaskBatch, progress: float, step: int) -> dict[str, torch.Tensor]:
+        return {"loss": (batch.frames * self.model.weight).mean()}
+
+
+class Cusp(Slope):
+    """An objective whose loss is 0 where its gradient is not finite."""
 
     def forward(self, batch: MaskBatch, progress: float, step: int) -> dict[str, torch.Tensor]:
         return {"loss": self.model.weight.abs().sqrt().sum()}
@@ -32,18 +39,6 @@ def test_a_gradient_that_is_not_finite_stops_before_the_step() -> None:
     with pytest.raises(TrainingDivergedError, match=r"gradient is not finite at step 0.*walk:3"):
         loop.optimize(state, iter([batch]), config)
     assert state.model.weight.item() == 0
-
-
-class Slope(nn.Module):
-    """An objective whose gradient is the mean of the batch, whatever the weight."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.model = nn.Linear(1, 1, bias=False)
-        nn.init.zeros_(self.model.weight)
-
-    def forward(self, batch: MaskBatch, progress: float, step: int) -> dict[str, torch.Tensor]:
-        return {"loss": (batch.frames * self.model.weight).mean()}
 
 
 def descend(*batches: list[float], **settings: Any) -> tuple[loop.TrainState, list[StepReport]]:
@@ -72,6 +67,18 @@ def test_a_gradient_is_clipped_and_its_own_length_is_told() -> None:
     state, reports = descend([3.0, 5.0], gradient_clip=0.5)
     assert state.model.weight.item() == pytest.approx(-0.5, rel=1e-5)
     assert reports[0].gradient_norm == 4.0
+
+
+def test_steps_are_sgd_with_momentum_on_the_poly_schedule() -> None:
+    slopes = [1.0, -0.5, 2.0, 0.25, 1.0]
+    rates = {"learning_rate": 0.1, "final_learning_rate": 0.02, "poly_power": 0.9}
+    decays = {"momentum": 0.9, "weight_decay": 5e-4, "warmup_steps": 0}
+    state, _ = descend(*([s] for s in slopes), steps=5, batch_size=1, **rates, **decays)
+    weight = velocity = 0.0
+    for step, slope in enumerate(slopes):
+        velocity = 0.9 * velocity + slope + 5e-4 * weight
+        weight -= ((0.1 - 0.02) * (1 - step / 5) ** 0.9 + 0.02) * velocity
+    assert state.model.weight.item() == pytest.approx(weight, rel=1e-5)
 
 
 def test_the_average_follows_the_weights_by_its_decay() -> None:

@@ -31,7 +31,6 @@ CPU = torch.device("cpu")
 CONFIG = TrainingConfig(
     objective="motion-masks", batch_size=4, crop=(16, 24), scale=(0.5, 1.0), colour=True
 )
-CLIP_CONFIG = MotionMaskConfig(partners=(1, -1, 2), every=2)
 
 
 def write_pair(folder: Path, name: str, mask: Image.Image) -> None:
@@ -204,11 +203,12 @@ def test_clips_are_named_after_their_files_and_made_anew_when_they_change(
     clip, out = tmp_path / "in" / "patch-001.mp4", tmp_path / "out"
     clip.parent.mkdir()
     write_clip(clip, list(moving_patch(4)[0]), rate=24)
-    seen: list[tuple[str, int]] = []
+    seen: list[tuple[object, ...]] = []
 
     def write() -> None:
-        told = lambda *each: seen.append(each)  # noqa: E731
-        write_motion_masks(find_clips([str(clip)]), out, CLIP_CONFIG, workers=1, on_clip=told)
+        found = find_clips([str(clip)])
+        config = MotionMaskConfig(partners=(1, -1, 2), every=2)
+        write_motion_masks(found, out, config, workers=1, on_clip=lambda *each: seen.append(each))
 
     write()
     write()

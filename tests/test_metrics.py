@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 
 from amd_seg.errors import InputError
 from amd_seg.evaluation import metrics
-from amd_seg.evaluation.metrics import boundary, boundary_f, class_iou, confusion_matrix
+from amd_seg.evaluation.metrics import boundary_f, class_iou, confusion_matrix
 from tests.saliency_cases import cases, drawn, subset
 
 GOLDEN = json.loads((Path(__file__).parent / "data" / "saliency_golden.json").read_text())
@@ -126,12 +126,6 @@ def test_the_tolerance_is_eight_pixels_at_480p() -> None:
     truth[100:300, 200:400] = True
     assert boundary_f(np.roll(truth, 8, 1), truth) == 1
     assert boundary_f(np.roll(truth, 9, 1), truth) < 1
-
-
-@settings(max_examples=50)
-@given(masks)
-def test_an_outline_is_where_neighbours_differ(mask: np.ndarray) -> None:
-    assert set(zip(*np.nonzero(boundary(mask)), strict=True)) == slow_outline(mask)
 
 
 @settings(max_examples=50)

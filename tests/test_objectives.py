@@ -1,6 +1,5 @@
 """Objectives and crops: what they promise, on numbers worked out by hand."""
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,7 +11,6 @@ from amd_seg.model.objective import photometric_objective
 from amd_seg.training.config import TrainingConfig
 from amd_seg.training.masked_images import MaskBatch
 from amd_seg.training.object_channel import (
-    ChannelChoice,
     choose_object_channel,
     relative_motion,
 )
@@ -23,6 +21,7 @@ from amd_seg.training.objectives import (
     object_logit,
 )
 from amd_seg.training.pairs import PairBatch
+from tests.clips import moving_patch
 
 
 def pairs(count: int = 2) -> PairBatch:
@@ -48,14 +47,10 @@ def test_the_entropy_reward_fades(tiny_config: AMDConfig) -> None:
     config = TrainingConfig(entropy_weight=1.0)
     objective = PhotometricObjective(AMD(tiny_config).eval(), config)
     batch = pairs()
-    scales = {p: objective(batch, p) for p in (0.0, 0.25, 0.5, 0.9)}
-    rewards = {
-        p: (parts["scale_0"] + parts["scale_1"] - parts["loss"]) for p, parts in scales.items()
-    }
-    assert rewards[0.0].item() == pytest.approx(scales[0.0]["entropy"].item(), abs=1e-5)
-    assert rewards[0.25].item() == pytest.approx(rewards[0.0].item() / 2, abs=1e-5)
-    assert rewards[0.5].item() == pytest.approx(0, abs=1e-6)
-    assert rewards[0.9].item() == pytest.approx(0, abs=1e-6)
+    for progress, share in ((0.0, 1), (0.25, 0.5), (0.5, 0), (0.9, 0)):
+        parts = objective(batch, progress)
+        reward = parts["scale_0"] + parts["scale_1"] - parts["loss"]
+        torch.testing.assert_close(reward, share * parts["entropy"], rtol=0, atol=1e-5)
 
 
 def test_flows_and_errors_are_float32_under_autocast(tiny_config: AMDConfig) -> None:
@@ -66,22 +61,16 @@ def test_flows_and_errors_are_float32_under_autocast(tiny_config: AMDConfig) -> 
         parts = photometric_objective(reconstruction)
     assert features[0].dtype == torch.bfloat16  # the convolutions are reduced
     view = reconstruction.view_j
-    for name, value in {
-        "masks": view.masks,
-        "vectors": view.vectors,
-        "flow": view.flows[0],
-    }.items():
-        assert value.dtype == torch.float32, name
+    for value in (view.masks, view.vectors, view.flows[0]):
+        assert value.dtype == torch.float32
         # A number that went through bfloat16 has 8 bits.
-        assert not torch.equal(value, value.bfloat16().float()), name
+        assert not torch.equal(value, value.bfloat16().float())
     torch.testing.assert_close(parts, photometric_objective(reconstruction), rtol=0, atol=0)
     whole = photometric_objective(model(batch.frame_i, batch.frame_j))
     torch.testing.assert_close(parts["loss"], whole["loss"], rtol=0.02, atol=0)
 
 
-def test_the_loss_falls_as_the_object_channel_learns_its_masks(
-    tiny_config: AMDConfig,
-) -> None:
+def test_the_loss_falls_as_the_object_channel_learns(tiny_config: AMDConfig) -> None:
     torch.manual_seed(0)
     objective = MotionMaskObjective(AMD(tiny_config))
     frames = torch.zeros(4, 3, 32, 48)
@@ -110,34 +99,18 @@ def test_relative_motion_is_measured_against_the_frame_s_mean() -> None:
     assert relative_motion(view)[0, 1].item() == 0
 
 
-def test_the_object_channel_is_the_fastest_and_the_model_s_mode_is_kept(
-    tiny_config: AMDConfig,
-) -> None:
+def test_the_fastest_channel_is_the_object_s(tiny_config: AMDConfig) -> None:
     model = AMD(tiny_config).train()
     choice = choose_object_channel(model, iter([pairs(), pairs()]), count=2)
     assert choice.channel == max(range(5), key=choice.motion.__getitem__)
     assert choice.margin >= 0
     assert model.training
-    assert ChannelChoice(1, (1.0, 3.0, 2.0)).margin == pytest.approx(0.5)
-
-
-def textured(step: int, square_step: int) -> list[np.ndarray]:
-    """Four frames of a pan by `step` pixels a frame over noise, and a square that moves on it."""
-    generator = np.random.default_rng(0)
-    world = np.kron(generator.integers(0, 200, (24, 60)), np.ones((4, 4))).astype(np.uint8)
-    frames = []
-    for number in range(4):
-        frame = np.repeat(world[:, number * step : number * step + 144, None], 3, axis=-1)
-        left = 40 + number * square_step
-        frame[30:70, left : left + 40] = world[:40, 100:140, None] // 2 + 127
-        frames.append(frame.astype(np.uint8))
-    return frames
 
 
 def test_kaiming_gives_a_cost_volume_of_the_size_of_the_frames() -> None:
     torch.manual_seed(0)
     model = AMD(AMDConfig(backbone="resnet18", motion_size=(64, 128)))
-    frames = torch.from_numpy(np.stack(textured(3, 3)[:2])).permute(0, 3, 1, 2)
+    frames = torch.from_numpy(moving_patch(2, height=96, width=144, side=40)[0]).permute(0, 3, 1, 2)
 
     def finest_volume() -> float:
         finest = model.motion.features(model.motion_input(frames))[-1]

@@ -47,15 +47,6 @@ BY_MASKS = {"objective": "motion-masks", "short_edge": 96}
 STILL = {"learning_rate": 1e-9, "final_learning_rate": 0.0}
 
 
-@pytest.fixture(scope="module")
-def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of two short clips of a moving square."""
-    folder = tmp_path_factory.mktemp("clips")
-    for number, step in enumerate(((0, 2), (1, 0))):
-        write_clip(folder / f"clip-{number}.mp4", moving_square(6, step=step))
-    return folder
-
-
 def mover_clip(path: Path, speed: int = 2) -> Path:
     """Write a clip in which a patch moves on its own."""
     frames, _ = moving_patch(12, height=96, width=128, side=40, speed=speed)

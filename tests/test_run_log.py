@@ -3,6 +3,7 @@
 import dataclasses
 import resource
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,27 +14,15 @@ from PIL import Image
 from amd_seg.errors import TrainingDivergedError
 from amd_seg.media.render import GAP, LINE, TILE, Tile, region_palette, tiled
 from amd_seg.model.amd import AMD
-from amd_seg.training.config import TrainingConfig
 from amd_seg.training.loop import StepReport
 from amd_seg.training.masked_images import MaskBatch
 from amd_seg.training.pairs import PairBatch
 from amd_seg.training.run import train
 from amd_seg.training.run_folder import RunFolder, list_checkpoints, load_checkpoint
 from amd_seg.training.run_log import CollapseCheck, RunLog, draw_sheet, flow_colours
-from tests.clips import moving_square, write_clip
-from tests.test_run import command
+from tests.clips import moving_square
+from tests.test_run import SETTINGS, command
 from tests.tiny import TINY
-
-SETTINGS = TrainingConfig(
-    steps=4, batch_size=2, short_edge=32, crop=(32, 48), checkpoint_every=2, log_every=1
-)
-
-
-@pytest.fixture(scope="module")
-def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("clips")
-    write_clip(folder / "clip.mp4", moving_square(6))
-    return folder
 
 
 def test_the_wheel_has_one_colour_for_each_direction_and_fades_with_the_length() -> None:
@@ -107,7 +96,7 @@ def test_captions_keep_their_end_and_any_name_can_be_one() -> None:
 def test_a_run_draws_sheets_and_curves_and_learns_the_same(clips: Path, tmp_path: Path) -> None:
     logs = []
     for every in (0, 2):
-        config = dataclasses.replace(SETTINGS, sheet_every=every)
+        config = dataclasses.replace(SETTINGS, steps=4, sheet_every=every)
         train([str(clips)], tmp_path / f"{every}", model=TINY, config=config, device="cpu")
         lines = (tmp_path / f"{every}" / "log.jsonl").read_text().splitlines()
         logs.append([line.partition('"seconds"')[0] for line in lines])
@@ -155,18 +144,14 @@ def test_a_full_disk_ends_with_one_line_and_the_older_checkpoints(
     clips: Path, tmp_path: Path
 ) -> None:
     words = command(clips, "--out", str(tmp_path / "run"))
-    first = subprocess.run([*words, "--steps", "3"], capture_output=True, text=True, check=False)
+    run = partial(subprocess.run, capture_output=True, text=True, check=False)
+    first = run([*words, "--steps", "3"])
     assert first.returncode == 0, first.stderr
     kept = list_checkpoints(tmp_path / "run" / "checkpoints")
     limit = kept[0].stat().st_size // 2
-    full = subprocess.run(
-        [*words, "--resume", "--steps", "5"],
-        capture_output=True,
-        text=True,
-        check=False,
-        # No file may grow beyond the limit: the error a full disk gives, without a disk to fill.
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
-    )
+    # No file may grow beyond the limit: the error a full disk gives, without a disk to fill.
+    fill = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (limit, limit))
+    full = run([*words, "--resume", "--steps", "5"], preexec_fn=fill)
     assert full.returncode == 1
     assert "step-000000005.pt: File too large. Free some space" in full.stderr
     assert f"last good checkpoint is {kept[-1]}; --resume goes on from it" in full.stderr

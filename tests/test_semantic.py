@@ -1,14 +1,15 @@
 """Classes in photos: whole, by windows, mirrored; as arrays, as files, on the command line."""
 
+import dataclasses
 import io
 import json
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
 from PIL import Image
 from torch.nn.functional import interpolate, pad
 
@@ -21,7 +22,6 @@ from amd_seg.model.amd import AMD
 from amd_seg.model.appearance import SemanticNetwork
 from amd_seg.model.config import (
     AMDConfig,
-    SemanticConfig,
     SemanticWeightsConfig,
     WeightsConfig,
     stored_config,
@@ -29,35 +29,27 @@ from amd_seg.model.config import (
 from amd_seg.semantic import class_probabilities, strongest_classes
 from amd_seg.weights import load_semantic_weights, load_weights, save_weights
 from tests.labelled import HEIGHT, WIDTH, make_voc2012, scene
+from tests.processes import Run, runner
+from tests.test_cli_evaluate import evaluate, scores
+from tests.tiny import SEMANTIC
 
 CLASSES = Classes.of(("background", "cup", "sign", "tree"))
 
 
-def network(classes: int = 4, seed: int = 0) -> SemanticNetwork:
-    torch.manual_seed(seed)
-    config = SemanticConfig(
-        backbone="resnet18",
-        stage_widths=(8, 8, 8, 8),
-        head_channels=8,
-        head_dilation=1,
-        classes=classes,
-    )
-    model = SemanticNetwork(config).eval()
+def network(classes: int = 4) -> SemanticNetwork:
+    torch.manual_seed(0)
+    model = SemanticNetwork(dataclasses.replace(SEMANTIC, classes=classes)).eval()
     # Fresh weights say nearly the same everywhere: let classes win and lose.
     torch.nn.init.normal_(model.appearance.classifier.weight, std=3.0)
     return model
 
 
-def saved(folder: Path, classes: Classes = CLASSES, input_size: int = 32) -> Path:
+def saved(folder: Path, classes: Classes = CLASSES) -> Path:
     model = network(len(classes))
-    config = SemanticWeightsConfig(
-        model=model.config,
-        class_names=classes.names,
-        class_colours=classes.colours,
-        input_size=input_size,
-        name="tiny",
+    named = {"class_names": classes.names, "class_colours": classes.colours, "name": "tiny"}
+    return save_weights(
+        folder, model, SemanticWeightsConfig(model=model.config, input_size=32, **named)
     )
-    return save_weights(folder, model, config)
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +60,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def photo(tmp_path: Path) -> Path:
     pixels = np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)
-    image = Image.fromarray(pixels).resize((90, 60))
-    image.save(tmp_path / "photo.png")
+    Image.fromarray(pixels).resize((90, 60)).save(tmp_path / "photo.png")
     return tmp_path / "photo.png"
 
 
@@ -160,19 +151,19 @@ def test_labels_and_overlay_are_written(weights: Path, photo: Path, tmp_path: Pa
     result.save(tmp_path / "overlay.jpg", "overlay")
     with Image.open(tmp_path / "overlay.jpg") as image:
         assert image.size == (90, 60)
-    with Image.open(photo) as image:
-        image.save(photo, dpi=(300, 150))
-    result = SemanticSegmenter.from_pretrained(weights, device="cpu")(photo)
-    for output, is_of_photo in (("overlay", True), ("labels", False)):
-        saved = result.save(tmp_path / "out.png", output).read_bytes()
-        for content in (saved, result.encode(output)):
-            with Image.open(io.BytesIO(content)) as image:
-                dpi = image.info.get("dpi")
-            assert dpi == (pytest.approx((300, 150), abs=0.1) if is_of_photo else None)
     with pytest.raises(MediaError, match=r"indexed \.png files only"):
         result.save(tmp_path / "labels.jpg")
     with pytest.raises(InputError, match="Use one of labels, overlay"):
         result.render("mask")
+
+
+def test_an_overlay_has_the_resolution_of_its_photo(weights: Path, photo: Path) -> None:
+    Image.open(photo).save(photo, dpi=(300, 150))
+    result = SemanticSegmenter.from_pretrained(weights, device="cpu")(photo)
+    for output, dpi in (("overlay", pytest.approx((300, 150), abs=0.1)), ("labels", None)):
+        saved = result.save(photo.with_name("out.png"), output).read_bytes()
+        for content in (saved, result.encode(output)):
+            assert Image.open(io.BytesIO(content)).info.get("dpi") == dpi
 
 
 def test_a_bad_photo_takes_its_place_in_the_stream(
@@ -242,17 +233,12 @@ def test_a_config_of_classes_is_read_strictly(
 
 
 @pytest.fixture
-def run(weights: Path, photo: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+def run(weights: Path, photo: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.chdir(photo.parent)
-
-    def run_image(*args: str) -> Result:
-        command = ["image", "photo.png", "--device", "cpu", "--weights", str(weights.parent)]
-        return CliRunner().invoke(cli, [*command, *args])
-
-    return run_image
+    return partial(runner("image", weights.parent), "photo.png")
 
 
-def test_image_writes_labels_and_overlay(run: Callable[..., Result], photo: Path) -> None:
+def test_image_writes_labels_and_overlay(run: Run, photo: Path) -> None:
     result = run("--output", "labels")
     assert (result.exit_code, result.stdout, result.stderr) == (0, "photo.labels.png\n", "")
     with Image.open("photo.labels.png") as image:
@@ -278,7 +264,7 @@ def test_image_writes_labels_and_overlay(run: Callable[..., Result], photo: Path
     ],
 )
 def test_what_the_weights_cannot_give_is_wrong_usage(
-    run: Callable[..., Result], args: list[str], message: str
+    run: Run, args: list[str], message: str
 ) -> None:
     result = run(*args)
     assert (result.exit_code, result.stdout) == (2, "")
@@ -293,18 +279,14 @@ def voc(tmp_path: Path) -> Path:
     return make_voc2012(tmp_path / "VOC2012")
 
 
-def evaluate(*args: object) -> Result:
-    return CliRunner().invoke(cli, ["evaluate", *map(str, args)])
+@pytest.fixture
+def names(tmp_path: Path) -> Path:
+    """The names of its four classes, for --classes."""
+    (tmp_path / "names.txt").write_text("ground\nred\ngreen\nblue\n")
+    return tmp_path / "names.txt"
 
 
-def scores(*args: object) -> dict[str, float]:
-    result = evaluate(*args, "--json", "-")
-    assert result.exit_code == 0, result.stderr
-    found: dict[str, float] = json.loads(result.stdout)["scores"]
-    return found
-
-
-def test_perfect_labels_score_full_marks(voc: Path, tmp_path: Path) -> None:
+def test_perfect_labels_score_full_marks(voc: Path, names: Path) -> None:
     truths = voc / "SegmentationClass"
     assert set(scores("voc2012", voc, "--predictions", truths).values()) == {1.0}
     result = evaluate("voc2012", voc, "--predictions", truths)
@@ -313,8 +295,6 @@ def test_perfect_labels_score_full_marks(voc: Path, tmp_path: Path) -> None:
     rows = dict(line.split()[:2] for line in result.stdout.splitlines() if len(line.split()) == 3)
     assert (rows["aeroplane"], rows["tvmonitor"]) == ("100.0", "-")
     assert "AMD, YouTube-VOS, light      62.0" in result.stdout
-    names = tmp_path / "names.txt"
-    names.write_text("ground\nred\ngreen\nblue\n")
     folders = ["--images", voc / "JPEGImages", "--masks", truths, "--classes", names]
     assert scores(*folders, "--predictions", truths)["miou"] == 1
 
@@ -334,23 +314,22 @@ def test_the_score_is_that_of_what_a_user_would_write(voc: Path, tmp_path: Path)
     assert title.endswith("voc-weights, slide, flip")
 
 
-def test_coloured_truths_score_alike(voc: Path, tmp_path: Path) -> None:
+def test_coloured_truths_score_alike(voc: Path, names: Path, tmp_path: Path) -> None:
     (tmp_path / "coloured").mkdir()
     for path in (voc / "SegmentationClass").iterdir():
         with Image.open(path) as image:
             image.convert("RGB").save(tmp_path / "coloured" / path.name)
-    names = tmp_path / "names.txt"
-    names.write_text("ground\nred\ngreen\nblue\n")
     folders = ["--images", voc / "JPEGImages", "--masks", tmp_path / "coloured"]
     folders += ["--classes", names, "--predictions", voc / "SegmentationClass"]
     assert scores(*folders, "--coloured-masks")["miou"] == 1
     for path in (tmp_path / "coloured").iterdir():
         path.replace(voc / "SegmentationClass" / path.name)
-    written = ["--predictions", tmp_path / "labels", "--coloured-masks"]
     (tmp_path / "labels").mkdir()
     for number in range(6, 9):
-        labels = Image.fromarray(np.where(scene(number)[1] == VOID, 0, scene(number)[1]))
-        labels.save(tmp_path / "labels" / f"2007_{number:06}.png")
+        labels = scene(number)[1]
+        labels[labels == VOID] = 0
+        Image.fromarray(labels).save(tmp_path / "labels" / f"2007_{number:06}.png")
+    written = ["--predictions", tmp_path / "labels", "--coloured-masks"]
     assert scores("voc2012", voc, *written)["miou"] == 1
     refused = evaluate("voc2012", voc, *written[:-1])
     assert refused.exit_code == 2

@@ -1,6 +1,6 @@
 """A real model small enough for a test: 1/8 masks, two motion levels."""
 
-from amd_seg.model.config import AMDConfig
+from amd_seg.model.config import AMDConfig, SemanticConfig
 
 TINY = AMDConfig(
     backbone="resnet18",
@@ -12,6 +12,9 @@ TINY = AMDConfig(
     estimator_channels=(8, 8, 8, 4, 4),
     max_displacement=2,
     motion_size=(32, 48),
+)
+SEMANTIC = SemanticConfig(
+    backbone="resnet18", stage_widths=(8, 8, 8, 8), head_channels=8, head_dilation=1, dropout=0.0
 )
 
 
