@@ -16,16 +16,20 @@ from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from time import perf_counter
+from typing import Any
 
+import numpy as np
 import torch
 from adaptation import GIB, WEIGHTS, peak
 
 from amd_seg.device import resolve_device
 from amd_seg.media.video import FrameReader, open_video
+from amd_seg.media.video_writer import open_writer
 from amd_seg.model.amd import AMD
+from amd_seg.prefetch import map_ahead
 from amd_seg.segmentation import FrameSegmentation
 from amd_seg.segmenter import Segmenter, resize_for_network
-from amd_seg.video_segmenter import VideoSegmenter, write_video
+from amd_seg.video_segmenter import VideoSegmenter
 
 
 def main() -> None:
@@ -94,7 +98,13 @@ def stages(
     def encode() -> None:
         # New objects: those of the last round hold refined maps.
         fresh = map(replace, found)
-        write_video(fresh, clip, target, output="overlay", background=None, on_frame=None)
+        with open_writer(target, clip) as writer:
+
+            def draw(frame: FrameSegmentation) -> tuple[Any, int, float]:
+                return writer.prepare(np.asarray(frame.overlay())), frame.index, frame.time
+
+            for drawn in map_ahead(draw, fresh, ahead=8):
+                writer.write(*drawn)
 
     return decode, network, encode
 
