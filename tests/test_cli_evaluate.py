@@ -60,9 +60,9 @@ def photos(tmp_path: Path) -> Path:
 
 
 def write_sequences(folder: Path, masks: Sequence[np.ndarray]) -> Path:
-    """Write the same masks for both sequences of `davis`, in turn where there are too few."""
+    """Write the same five masks for both sequences of `davis`."""
     for sequence, index in itertools.product(("cow", "goat"), range(5)):
-        write(folder / sequence / f"{index:05}.png", masks[index % len(masks)])
+        write(folder / sequence / f"{index:05}.png", masks[index])
     return folder
 
 
@@ -197,7 +197,7 @@ def test_results_are_written_as_asked(davis: Path, tmp_path: Path) -> None:
         # What would change nothing.
         ("--method centre-prior --refine guided", "--refine is for a network. Drop it."),
         ("--predictions masks --refine none", "--refine is for a network. Drop it."),
-        ("--predictions masks --size 96 --device cpu", "--device and --size are for a network. Dr"),
+        ("--predictions masks --size 96 --device cpu", "--device and --size are for a network."),
         ("--method centre-prior --precision bfloat16", "--precision is for a network."),
         ("--method centre-prior --threshold 0.5", "--threshold is for videos."),
         ("--method centre-prior --per-sequence", "--per-sequence is for videos."),

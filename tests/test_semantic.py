@@ -254,19 +254,14 @@ def test_image_writes_labels_and_overlay(run: Run, photo: Path) -> None:
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        ([], "tell classes: they give no mask. Use --output labels or overlay"),
-        (["--output", "labels", "-o", "x.jpg"], "labels are an indexed picture. Use .png"),
-        (["--output", "labels", "--threshold", "0.3"], "--threshold is for masks"),
-        (
-            ["--output", "labels", "--weights", "amd-resnet18"],
-            "know no classes: they give no labels",
-        ),
+        ("", "tell classes: they give no mask. Use --output labels or overlay"),
+        ("--output labels -o x.jpg", "labels are an indexed picture. Use .png"),
+        ("--output labels --threshold 0.3", "--threshold is for masks"),
+        ("--output labels --weights amd-resnet18", "know no classes: they give no labels"),
     ],
 )
-def test_what_the_weights_cannot_give_is_wrong_usage(
-    run: Run, args: list[str], message: str
-) -> None:
-    result = run(*args)
+def test_what_the_weights_cannot_give_is_wrong_usage(run: Run, args: str, message: str) -> None:
+    result = run(*args.split())
     assert (result.exit_code, result.stdout) == (2, "")
     assert message in " ".join(result.stderr.split())
 
@@ -339,25 +334,22 @@ def test_coloured_truths_score_alike(voc: Path, names: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["voc2012", "VOC"], "Classes need --weights of amd-seg finetune, or --predictions"),
-        (["voc2012", "VOC", "--weights", "FOUR"], "know 4 classes (background, cup, sign, tree)"),
-        (["voc2012", "VOC", "--weights", "amd-resnet18"], "know no classes"),
-        (["voc2012", "VOC", "--classes", "NAMES"], "voc2012 has its own classes"),
-        (
-            ["voc2012", "VOC", "--predictions", "WRONG"],
-            "2007_000006.png: The label 255 is predicted",
-        ),
-        (["voc2012", "VOC", "--predictions", "SMALL"], "Give --resize-masks"),
-        (["voc2012", "VOC", "--weights", "FOUR", "--refine", "none"], "for masks of one object"),
-        (["voc2012", "VOC", "--weights", "FOUR", "--refine", "guided"], "--refine is for masks of"),
-        (["voc2012", "VOC", "--weights", "FOUR", "--threshold", "0.5"], "--threshold is for vid"),
-        (["voc2012", "VOC", "--predictions", "WRONG", "--flip"], "--flip is for a network. Drop"),
-        (["ecssd", "PAIRS", "--slide"], "for masks with classes"),
-        (["ecssd", "PAIRS", "--coloured-masks"], "for masks with classes"),
+        ("voc2012 VOC", "Classes need --weights of amd-seg finetune, or --predictions"),
+        ("voc2012 VOC --weights FOUR", "know 4 classes (background, cup, sign, tree)"),
+        ("voc2012 VOC --weights amd-resnet18", "know no classes"),
+        ("voc2012 VOC --classes NAMES", "voc2012 has its own classes"),
+        ("voc2012 VOC --predictions WRONG", "2007_000006.png: The label 255 is predicted"),
+        ("voc2012 VOC --predictions SMALL", "Give --resize-masks"),
+        ("voc2012 VOC --weights FOUR --refine none", "for masks of one object"),
+        ("voc2012 VOC --weights FOUR --refine guided", "--refine is for masks of"),
+        ("voc2012 VOC --weights FOUR --threshold 0.5", "--threshold is for vid"),
+        ("voc2012 VOC --predictions WRONG --flip", "--flip is for a network. Drop"),
+        ("ecssd PAIRS --slide", "for masks with classes"),
+        ("ecssd PAIRS --coloured-masks", "for masks with classes"),
     ],
 )
 def test_what_cannot_be_scored_gets_one_clear_line(
-    voc: Path, tmp_path: Path, weights: Path, args: list[str], message: str
+    voc: Path, tmp_path: Path, weights: Path, args: str, message: str
 ) -> None:
     for folder, size, label in (("wrong", (WIDTH, HEIGHT), 255), ("small", (8, 8), 1)):
         (tmp_path / folder).mkdir()
@@ -369,8 +361,8 @@ def test_what_cannot_be_scored_gets_one_clear_line(
         Image.new("L", (16, 16), 255).save(tmp_path / "pairs" / folder / "a.png")
     words = {"VOC": voc, "FOUR": weights, "PAIRS": tmp_path / "pairs", "NAMES": tmp_path / "n.txt"}
     words |= {"WRONG": tmp_path / "wrong", "SMALL": tmp_path / "small"}
-    args = args if "--predictions" in args else [*args, "--device", "cpu"]
-    result = evaluate(*(words.get(arg, arg) for arg in args))
+    args = args if "--predictions" in args else f"{args} --device cpu"
+    result = evaluate(*(words.get(arg, arg) for arg in args.split()))
     assert result.exit_code in (2, 3)
     assert message in " ".join(result.stderr.split())
     assert result.stdout == ""
