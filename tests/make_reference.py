@@ -171,7 +171,6 @@ def parameter_names(state: Mapping[str, Array]) -> list[str]:
 
 
 def main() -> None:
-    """Compute both cases and write them."""
     stored: dict[str, NDArray[np.generic]] = {}
     for case, config in CASES.items():
         state = make_state(config)

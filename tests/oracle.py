@@ -323,7 +323,6 @@ def region_flow(state: Mapping[str, Array], pooled: Array) -> Array:
 class SegmentFlow:
     """One direction: vectors in pixels of each level's grid, flows O_s in pixels of their own."""
 
-    pooled: list[Array]
     vectors: list[Array]
     flows: list[Array]
 
@@ -341,7 +340,7 @@ def segment_flow(
     batch, regions = masks.shape[:2]
     vectors = np.zeros((batch, regions, 2))
     flow = np.zeros((batch, 2, *target_levels[0].shape[2:]))
-    result = SegmentFlow([], [], [])
+    result = SegmentFlow([], [])
     for level, (reference, other) in enumerate(zip(target_levels, source_levels, strict=True)):
         size = (reference.shape[2], reference.shape[3])
         if level > 0:
@@ -350,10 +349,8 @@ def segment_flow(
             other = warp(other, flow)
         level_masks = resize_corners(masks, size)
         features = motion_features(state, reference, other, flow, level, reach)
-        pooled = pool_over_regions(features, level_masks)
-        vectors = vectors + region_flow(state, pooled)
+        vectors = vectors + region_flow(state, pool_over_regions(features, level_masks))
         flow = compose(level_masks, vectors)
-        result.pooled.append(pooled)
         result.vectors.append(vectors)
         result.flows.insert(0, resize_corners(4 * flow, (4 * size[0], 4 * size[1])))
     return result
@@ -391,7 +388,6 @@ class Chain:
     """Everything between two frames and the loss; suffix 12: target 1, source 2, masks of 2."""
 
     logits: Array
-    masks: Array
     flow_12: SegmentFlow
     flow_21: SegmentFlow
     visible: tuple[Array, Array]
@@ -416,8 +412,7 @@ def run_chain(
     norm = BatchNorm(train)
     # Both frames of all pairs share the statistics of one batch.
     logits = region_logits(state, np.concatenate(frames), backbone, head_dilation, norm)
-    masks = softmax(logits)
-    masks_1, masks_2 = np.split(masks, 2)
+    masks_1, masks_2 = np.split(softmax(logits), 2)
     frame_1, frame_2 = (resize_corners(frame / 255, motion_size) for frame in frames)
     flow_12 = segment_flow(state, frame_1, frame_2, masks_2, reach)
     flow_21 = segment_flow(state, frame_2, frame_1, masks_1, reach)
@@ -435,7 +430,6 @@ def run_chain(
         per_scale.append(sum(errors) / 2)
     return Chain(
         logits,
-        masks,
         flow_12,
         flow_21,
         visible,
