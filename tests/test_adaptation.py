@@ -16,7 +16,7 @@ from amd_seg.model.config import WeightsConfig
 from amd_seg.training.adaptation import Adaptation, adapt, mean_state
 from amd_seg.training.clip_masks import flip_averaged_regions
 from amd_seg.training.config import ADAPTATIONS, AdaptationConfig
-from amd_seg.training.loop import OnStep, StepReport
+from amd_seg.training.loop import StepReport
 from amd_seg.training.object_channel import ChannelChoice
 from tests.clips import moving_patch, texture, write_folder
 from tests.tiny import TINY
@@ -42,17 +42,11 @@ def model() -> AMD:
     return AMD(TINY).eval()
 
 
-def adapted(
-    model: AMD,
-    clip: Path,
-    config: AdaptationConfig,
-    *,
-    channel: int | None = None,
-    on_step: OnStep | None = None,
-    **changes: Any,
-) -> Adaptation:
+def adapted(model: AMD, clip: Path, config: AdaptationConfig, **changes: Any) -> Adaptation:
+    """Adapt to a clip by a configuration with some changes."""
+    options = {name: changes.pop(name, None) for name in ("channel", "on_step")}
     config = dataclasses.replace(config, **changes)
-    return adapt(model, WEIGHTS, open_video(clip), config, channel=channel, on_step=on_step)
+    return adapt(model, WEIGHTS, open_video(clip), config, **options)
 
 
 def objects_iou(

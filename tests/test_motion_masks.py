@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from amd_seg.training.motion_masks import (
     MotionMaskConfig,
@@ -148,8 +149,6 @@ def test_gaps_follow_the_frame_rate():
 
 
 def test_the_teacher_beats_the_floor_on_a_real_clip(shared: Path):
-    from PIL import Image
-
     folder = shared / "data" / "davis2016"
     files = sorted((folder / "JPEGImages/480p/cows").glob("*.jpg"))[20:25]
     frames = np.stack([np.asarray(Image.open(file)) for file in files])

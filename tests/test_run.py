@@ -64,15 +64,15 @@ def train(roots: Path | list[Path], out: Path, **changes: Any) -> Path:
     return runs.train([*map(str, paths)], out, config=config, device="cpu", **options)
 
 
+def stop_at_step_3(report: StepReport) -> None:
+    if report.step == 3:
+        raise StopTraining("enough")
+
+
 def stopped(roots: Path | list[Path], out: Path, **changes: Any) -> None:
     """Train, and stop after the third step."""
-
-    def on_step(report: StepReport) -> None:
-        if report.step == 3:
-            raise StopTraining("enough")
-
     with pytest.raises(StopTraining):
-        train(roots, out, on_step=on_step, **changes)
+        train(roots, out, on_step=stop_at_step_3, **changes)
 
 
 def column(run: Path, name: str = "loss") -> list[float]:
