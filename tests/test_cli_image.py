@@ -60,24 +60,24 @@ def test_one_photo_gives_a_mask_beside_it(run: Run, folder: Path, weights: Path)
 @pytest.mark.parametrize(
     ("args", "outputs"),
     [
-        (["a.jpg", "-o", "m.tiff"], {"m.tiff"}),
-        (["a.jpg", "-o", "deep"], {"deep/a.mask.png"}),
-        (["a.jpg", "-o", "new/"], {"new/a.mask.png"}),
-        (["a.jpg", "b.png", "-o", "new"], {"new/a.mask.png", "new/b.mask.png"}),
-        (["a.jpg", "./a.jpg"], {"a.mask.png"}),
-        ([".", "a.jpg"], {"a.mask.png", "b.mask.png"}),
-        (["*.jpg", "-o", "new"], {"new/a.mask.png"}),
+        ("a.jpg -o m.tiff", {"m.tiff"}),
+        ("a.jpg -o deep", {"deep/a.mask.png"}),
+        ("a.jpg -o new/", {"new/a.mask.png"}),
+        ("a.jpg b.png -o new", {"new/a.mask.png", "new/b.mask.png"}),
+        ("a.jpg ./a.jpg", {"a.mask.png"}),
+        (". a.jpg", {"a.mask.png", "b.mask.png"}),
+        ("*.jpg -o new", {"new/a.mask.png"}),
         (
-            [".", "--recursive", "-o", "new", "--output", "cutout"],
+            ". --recursive -o new --output cutout",
             {"new/a.cutout.png", "new/b.cutout.png", "new/deep/c.cutout.png"},
         ),
-        (["deep", "--output", "regions"], {"deep/c.regions.png"}),
+        ("deep --output regions", {"deep/c.regions.png"}),
     ],
 )
 def test_outputs_go_where_they_are_told(
-    run: Run, folder: Path, args: list[str], outputs: set[str]
+    run: Run, folder: Path, args: str, outputs: set[str]
 ) -> None:
-    result = run(*args)
+    result = run(*args.split())
     assert result.exit_code == 0, result.stderr
     assert files(folder) == PHOTOS | outputs
     assert {str(Path(line)) for line in result.stdout.splitlines()} == outputs
@@ -104,8 +104,7 @@ def test_stdin_and_stdout(run: Run, folder: Path) -> None:
         np.testing.assert_array_equal(np.asarray(mask), picture("a.mask.png"))
     with Image.open(io.BytesIO(to_stdout.stdout_bytes)) as cutout:
         assert (cutout.format, cutout.mode) == ("PNG", "RGBA")
-    written = {"a.mask.png", "new/stdin.mask.png", "new/b.mask.png"}
-    assert files(folder) == PHOTOS | written
+    assert files(folder) == PHOTOS | {"a.mask.png", "new/stdin.mask.png", "new/b.mask.png"}
 
 
 def test_links_to_one_photo_are_photos_of_their_own(run: Run, folder: Path) -> None:
@@ -153,9 +152,8 @@ def test_shards_share_the_photos_whatever_else_is_there(run: Run, folder: Path) 
     (folder / parts[1][0]).unlink()
     again = [run("deep", "-o", "out", "--shard", shard, "--resume") for shard in shards]
     lines = [result.stdout.splitlines() for result in again]
-    assert [[line for line in part if "new" not in line] for part in lines] == [
-        *([], parts[1][:1], []),
-    ]
+    redone = [[line for line in part if "new" not in line] for part in lines]
+    assert redone == [[], parts[1][:1], []]
     assert [line for part in lines for line in part].count("out/new.mask.png") == 1
 
 
@@ -199,34 +197,34 @@ def test_too_little_confidence_is_no_object(run: Run) -> None:
 @pytest.mark.parametrize(
     ("args", "advice"),
     [
-        ([], "Give a photo, a folder, or --list"),
-        (["a.jpg", "--output", "video"], "'video' is not one of"),
-        (["a.jpg", "--threshold", "1.5"], "neither otsu nor a number between 0 and 1"),
-        (["a.jpg", "--threshold", "high"], "neither otsu nor a number"),
-        (["a.jpg", "--size", "2"], "16<=x<=8192"),
-        (["a.jpg", "--overwrite", "--resume"], "Choose one"),
-        (["a.jpg", "-o", "mask.xyz"], "Use one of .png"),
-        (["a.jpg", "-o", "c.jpg", "--output", "cutout"], "no transparency. Use .png"),
-        (["a.jpg", "-o", "a.jpg", "--overwrite"], "is an input"),
-        (["a.jpg", "b.png", "-o", "deep/c.png"], "is a file"),
-        (["a.jpg", "b.png", "-o", "-"], "2 photos cannot share stdout"),
-        (["a.jpg", "-o", "-", "--json"], "Drop one"),
-        (["a.jpg", "--refine", "crf"], "'crf' is not one of 'none', 'guided', 'colour', 'grabcut'"),
-        (["a.jpg", "--min-confidence", "2"], "0<=x<=1"),
-        *((["a.jpg", "--shard", s], "such as 1/64") for s in ("0/3", "4/3", "3", "a/b", "1/2/3")),
-        ([".", "--output", "coco"], "Name it: -o masks.json"),
-        ([".", "--output", "labelstudio", "-o", "out"], "Name it: -o masks.json"),
-        (["a.jpg", "--output", "yolo", "-o", "a.png"], "Use .txt, or a folder"),
-        ([".", "--mask-format", "polygon"], "--mask-format is for --output coco"),
-        ([".", "--split"], "--split is for --output coco and yolo"),
-        ([".", "--report", "report.pdf"], "End it in .html"),
-        (["--list", "nowhere.txt"], "Cannot read the list nowhere.txt"),
+        ("", "Give a photo, a folder, or --list"),
+        ("a.jpg --output video", "'video' is not one of"),
+        ("a.jpg --threshold 1.5", "neither otsu nor a number between 0 and 1"),
+        ("a.jpg --threshold high", "neither otsu nor a number"),
+        ("a.jpg --size 2", "16<=x<=8192"),
+        ("a.jpg --overwrite --resume", "Choose one"),
+        ("a.jpg -o mask.xyz", "Use one of .png"),
+        ("a.jpg -o c.jpg --output cutout", "no transparency. Use .png"),
+        ("a.jpg -o a.jpg --overwrite", "is an input"),
+        ("a.jpg b.png -o deep/c.png", "is a file"),
+        ("a.jpg b.png -o -", "2 photos cannot share stdout"),
+        ("a.jpg -o - --json", "Drop one"),
+        ("a.jpg --refine crf", "'crf' is not one of 'none', 'guided', 'colour', 'grabcut'"),
+        ("a.jpg --min-confidence 2", "0<=x<=1"),
+        *((f"a.jpg --shard {s}", "such as 1/64") for s in ("0/3", "4/3", "3", "a/b", "1/2/3")),
+        (". --output coco", "Name it: -o masks.json"),
+        (". --output labelstudio -o out", "Name it: -o masks.json"),
+        ("a.jpg --output yolo -o a.png", "Use .txt, or a folder"),
+        (". --mask-format polygon", "--mask-format is for --output coco"),
+        (". --split", "--split is for --output coco and yolo"),
+        (". --report report.pdf", "End it in .html"),
+        ("--list nowhere.txt", "Cannot read the list nowhere.txt"),
     ],
 )
 def test_wrong_usage_is_told_before_anything_is_done(
-    run: Run, folder: Path, args: list[str], advice: str
+    run: Run, folder: Path, args: str, advice: str
 ) -> None:
-    result = run(*args)
+    result = run(*args.split())
     assert result.exit_code == 2
     assert advice in " ".join(result.stderr.split())
     assert (result.stdout, files(folder)) == ("", PHOTOS)
@@ -243,22 +241,22 @@ def test_photos_that_would_share_an_output_are_named(run: Run, folder: Path) -> 
 @pytest.mark.parametrize(
     ("args", "code", "message"),
     [
-        (["--device", "cuda:99"], 1, "cuda:99 cannot be used"),
-        (["--weights", "nowhere"], 3, "nowhere"),
-        (["--weights", "deep"], 3, "deep"),
-        (["--max-pixels", "100"], 1, "--max-pixels"),
-        (["-o", "nowhere/m.png"], 1, "Make its folder first"),
+        ("--device cuda:99", 1, "cuda:99 cannot be used"),
+        ("--weights nowhere", 3, "nowhere"),
+        ("--weights deep", 3, "deep"),
+        ("--max-pixels 100", 1, "--max-pixels"),
+        ("-o nowhere/m.png", 1, "Make its folder first"),
     ],
 )
-def test_exit_codes(run: Run, folder: Path, args: list[str], code: int, message: str) -> None:
-    result = run("a.jpg", *args)
+def test_exit_codes(run: Run, folder: Path, args: str, code: int, message: str) -> None:
+    result = run("a.jpg", *args.split())
     assert result.exit_code == code
     assert result.stderr.startswith("Error: ")
     assert message in result.stderr
     assert "Traceback" not in result.stderr
     assert files(folder) == PHOTOS
     if code == 3:
-        assert "Traceback" in run("a.jpg", *args, "--debug").stderr
+        assert "Traceback" in run("a.jpg", *args.split(), "--debug").stderr
 
 
 def test_settings_reach_the_network(run: Run, folder: Path) -> None:

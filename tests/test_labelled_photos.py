@@ -52,10 +52,8 @@ def test_the_layout_of_voc_is_read_by_its_lists(voc: Path) -> None:
     assert [photo.name for photo in open_voc2012(voc, "paths").photos] == ["2007_000001"]
     shutil.copytree(voc / "SegmentationClass", voc / "SegmentationClassAug")
     shutil.copy(lists / "val.txt", lists / "trainaug.txt")
-    folders = {split: open_voc2012(voc, split).photos[0].mask.parent for split in (None, "train")}
-    assert [folder.name for folder in folders.values()] == [
-        *("SegmentationClassAug", "SegmentationClass"),
-    ]
+    folders = [open_voc2012(voc, split).photos[0].mask.parent.name for split in (None, "train")]
+    assert folders == ["SegmentationClassAug", "SegmentationClass"]
     shutil.rmtree(voc / "SegmentationClass")
     assert open_voc2012(voc, "train").photos[0].mask.parent.name == "SegmentationClassAug"
 
