@@ -197,7 +197,7 @@ def test_results_are_written_as_asked(davis: Path, tmp_path: Path) -> None:
         # What would change nothing.
         ("--method centre-prior --refine guided", "--refine is for a network. Drop it."),
         ("--predictions masks --refine none", "--refine is for a network. Drop it."),
-        ("--predictions masks --size 96 --device cpu", "--device and --size are for a network."),
+        ("--predictions masks --size 96 --device cpu", "and --size are for a network. Drop them."),
         ("--method centre-prior --precision bfloat16", "--precision is for a network."),
         ("--method centre-prior --threshold 0.5", "--threshold is for videos."),
         ("--method centre-prior --per-sequence", "--per-sequence is for videos."),
