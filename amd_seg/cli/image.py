@@ -3,11 +3,10 @@
 import os
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,8 +18,6 @@ from amd_seg.cli import options, terminal
 from amd_seg.cli.options import PATH, refuse
 from amd_seg.cli.terminal import STANDARD_STREAM
 from amd_seg.errors import AmdSegError, InputError
-
-Points = tuple[tuple[float, float], ...]
 
 ONE_FILE = ("coco", "labelstudio")
 """Outputs that hold all photos in one file."""
@@ -46,15 +43,11 @@ class Job(NamedTuple):
 class Outcome:
     """What became of a photo, beside its file."""
 
-    facts: dict[str, Any] = field(default_factory=dict)
-    """What `--json` tells of it."""
+    facts: dict[str, Any] = field(default_factory=dict)  # what `--json` tells of it
     error: Exception | None = None
-    picture: bytes = b""
-    """A PNG for stdout."""
-    annotations: Sequence[dict[str, Any]] = ()
-    """What goes into the one file of all photos."""
-    shown: str = ""
-    """The picture on the page of all photos."""
+    picture: bytes = b""  # a PNG for stdout
+    annotations: Sequence[dict[str, Any]] = ()  # what goes into the one file of all photos
+    shown: str = ""  # the picture on the page of all photos
 
 
 _HEADINGS = options.under_headings(
@@ -184,6 +177,7 @@ def _segment_photos(
 ) -> int:
     """Write the outputs of the photos that wait, tell of each, and return how many failed."""
     from amd_seg.media.files import make_folder
+    from amd_seg.prefetch import map_ahead
     from amd_seg.weights import digest_of_weights
 
     failed = 0
@@ -218,8 +212,20 @@ def _segment_photos(
             for folder in {Path(job.target).parent for job in waiting if job.target != out}:
                 make_folder(folder)
         bar = stack.enter_context(terminal.progress(len(waiting), "photo"))
-        write = partial(_write, output=output, names=names, on_page=page is not None, **settings)
-        outcomes = stack.enter_context(closing(_segment(waiting, segmenter, call, write)))
+        photos = (
+            sys.stdin.buffer.read() if job.source == STANDARD_STREAM else job.source
+            for job in waiting
+        )
+        # Reading, network and writing overlap.
+        results = stack.enter_context(closing(segmenter.stream(photos, **call)))
+        outcomes = map_ahead(
+            lambda pair: _write(*pair, output, names, settings, on_page=page is not None),
+            zip(waiting, results, strict=True),
+            ahead=_WRITERS_AHEAD,
+            weigh=lambda made: made.facts.get("width", 0) * made.facts.get("height", 0),
+            budget=_PIXELS_WAITING,
+        )
+        stack.enter_context(closing(outcomes))
         for job, outcome in zip(waiting, outcomes, strict=True):
             bar.update()
             if outcome.error is not None:
@@ -250,11 +256,12 @@ def _segment_photos(
 
 def _tell_skipped(jobs: Sequence[Job], waiting: Sequence[Job], as_json: bool) -> None:
     todo = set(waiting)
-    for job in jobs:
-        if as_json and job not in todo:
+    skipped = [job for job in jobs if job not in todo]
+    if as_json:
+        for job in skipped:
             terminal.put({"input": job.source, "output": job.target, "status": "skipped"})
-    if len(todo) < len(jobs):
-        terminal.notice(f"{len(jobs) - len(todo)} of {len(jobs)} photos were done before.")
+    if skipped:
+        terminal.notice(f"{len(skipped)} of {len(jobs)} photos were done before.")
 
 
 def _tell_failure(source: str, error: Exception, as_json: bool) -> None:
@@ -409,39 +416,14 @@ def _load(output: str, settings: dict[str, Any]) -> tuple[Any, dict[str, Any], S
     return segmenter, call | {name: settings[name] for name in _OF_MASKS}, ("object",)
 
 
-def _segment(
-    jobs: list[Job], segmenter: Any, call: dict[str, Any], write: Callable[..., Outcome]
-) -> Generator[Outcome, None, None]:
-    """Yield what became of each job, in order; reading, network and writing overlap."""
-    from amd_seg.prefetch import map_ahead
-
-    photos = (
-        sys.stdin.buffer.read() if job.source == STANDARD_STREAM else job.source for job in jobs
-    )
-    results = segmenter.stream(photos, **call)
-    outcomes = map_ahead(
-        lambda pair: write(*pair),
-        zip(jobs, results, strict=True),
-        ahead=_WRITERS_AHEAD,
-        weigh=lambda made: made.facts.get("width", 0) * made.facts.get("height", 0),
-        budget=_PIXELS_WAITING,
-    )
-    with closing(results), closing(outcomes):
-        yield from outcomes
-
-
 def _write(
     job: Job,
     result: Any,
-    *,
     output: str,
     names: Sequence[str],
+    settings: dict[str, Any],
+    *,
     on_page: bool,
-    include: Points,
-    exclude: Points,
-    mask_format: str,
-    split: bool,
-    **_: Any,
 ) -> Outcome:
     """Write a photo's own file, and make what goes into the files of all photos."""
     if isinstance(result, AmdSegError):
@@ -449,12 +431,15 @@ def _write(
     from amd_seg import annotations
     from amd_seg.media.files import write_atomically
 
-    if include or exclude:
-        result = result.clicked(include, exclude)
+    if settings["include"] or settings["exclude"]:
+        result = result.clicked(settings["include"], settings["exclude"])
+    split = settings["split"]
     try:
         made = Outcome(result.facts)
         if output == "coco":
-            made.annotations = annotations.coco_annotations(result.things, mask_format, split=split)
+            made.annotations = annotations.coco_annotations(
+                result.things, settings["mask_format"], split=split
+            )
         elif output == "labelstudio":
             made.annotations = annotations.labelstudio_result(result.things, names)
         elif output == "yolo":
