@@ -6,12 +6,15 @@ import re
 import shutil
 import socket
 import tempfile
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from html import escape
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from amd_seg.adaptation_report import CURVE_STYLE, loss_curve, verdict, write_adaptation_page
@@ -20,6 +23,7 @@ from amd_seg.errors import AmdSegError, ConfigError, InputError, MediaError
 from amd_seg.media.files import IMAGE_SUFFIXES
 from amd_seg.media.images import Photo, read_image
 from amd_seg.media.video import FrameReader, count_frames, open_video
+from amd_seg.model.config import WeightsConfig
 from amd_seg.segmentation import Segmentation
 from amd_seg.segmenter import Segmenter
 from amd_seg.training.config import AdaptationConfig
@@ -173,28 +177,26 @@ class Page:
 
 def _last_time(clip: FrameReader) -> float:
     """Refuse a clip that is too long or too large; else tell about when its last frame is shown."""
-    too_much, last = "", 0.0
     if clip.duration is not None:
         seconds, last = clip.duration, clip.duration - 1 / float(clip.frame_rate or 1)
     else:
         # Animated images and recordings of browsers do not tell: small, frames cost little.
+        last = 0.0
         for frame in open_video(clip.source, short_edge=16):
             last = frame.time
             if last > MAX_SECONDS:
                 break
         seconds = last
-    if seconds > MAX_SECONDS:
-        too_much = f"it lasts more than the {MAX_SECONDS:.0f} s of this page"
     if clip.width * clip.height > MAX_FRAME_PIXELS:
-        too_much = (
-            f"its frames are {clip.width}x{clip.height}, more than the "
-            f"{MAX_FRAME_PIXELS / 1e6:.0f} million pixels of this page"
-        )
-    if too_much:
-        raise InputError(
-            f"Cannot take {clip.source}: {too_much}. The command amd-seg video takes any clip."
-        )
-    return max(0.0, last)
+        most = f"{MAX_FRAME_PIXELS / 1e6:.0f} million pixels"
+        too_much = f"its frames are {clip.width}x{clip.height}, more than the {most} of this page"
+    elif seconds > MAX_SECONDS:
+        too_much = f"it lasts more than the {MAX_SECONDS:.0f} s of this page"
+    else:
+        return max(0.0, last)
+    raise InputError(
+        f"Cannot take {clip.source}: {too_much}. The command amd-seg video takes any clip."
+    )
 
 
 # The page in the browser
@@ -204,37 +206,22 @@ def build(segmenter: Segmenter, folder: Path) -> Any:
     """Return the page; each browser tab that opens it has a `Page` with a folder of its own."""
     import gradio as gr
 
-    pages: dict[str, Page] = {}
-    # All work shares the cores: one thing at a time, whoever asked.
-    queue: dict[str, Any] = {"concurrency_id": "network", "concurrency_limit": 1}
-
-    @contextmanager
-    def page_of(request: gr.Request) -> Iterator[Page]:
-        name = str(request.session_hash)
-        if name not in pages:
-            pages[name] = Page(segmenter, folder / f"page-{len(pages)}-{os.urandom(8).hex()}")
-        try:
-            yield pages[name]
-        except AmdSegError as error:
-            # Where a page's files lie is of no use to whom dropped them.
-            text = re.sub(r"\S*[/\\]page-\w+-\w+[/\\]\d+[/\\]", "", str(error))
-            raise gr.Error(text, print_exception=False) from error
+    pages: dict[str, Page] = defaultdict(
+        lambda: Page(segmenter, folder / f"page-{os.urandom(8).hex()}")
+    )
+    page_of = partial(_page_of, pages)
 
     def close(request: gr.Request) -> None:
-        page = pages.pop(str(request.session_hash), None)
-        if page is not None:
+        if page := pages.pop(str(request.session_hash), None):
             page.close()
 
     def open_file(path: str, request: gr.Request) -> list[Any]:
         with page_of(request) as page:
             last = page.open(Path(path))
-            hidden = gr.update(visible=False, value=None)
-            return [
-                gr.update(visible=page.clip is not None),
-                gr.update(value=0, maximum=max(last, 0.01)),
-                segmenter.config.input_size,
-                *("", hidden, hidden),
-            ]
+        clip = gr.update(visible=page.clip is not None)
+        time = gr.update(value=0, maximum=max(last, 0.01))
+        hidden = gr.update(visible=False, value=None)
+        return [clip, time, segmenter.config.input_size, "", hidden, hidden]
 
     def show(
         threshold: float, refine: str, size: int, time: float, request: gr.Request
@@ -272,10 +259,9 @@ def build(segmenter: Segmenter, folder: Path) -> Any:
             progress(step.done, desc=f"Step {step.step}, loss {step.parts['loss']:.3f}")
 
         progress(0, desc="Finding what moves")
+        call = {"threshold": threshold, "refine": refine}
         with page_of(request) as page:
-            told, report, size = page.adapt(
-                AdaptationConfig(), on_step, threshold=threshold, refine=refine
-            )
+            told, report, size = page.adapt(AdaptationConfig(), on_step, **call)
         return [size, told, gr.update(visible=True, value=str(report))]
 
     def write(
@@ -294,82 +280,97 @@ def build(segmenter: Segmenter, folder: Path) -> Any:
         return gr.update(visible=True, value=str(path))
 
     with gr.Blocks(title="amd-seg", analytics_enabled=False, delete_cache=(60, 600)) as blocks:
-        gr.Markdown(
-            "# The object in a photo or a clip\nFound by a network that never saw a label. No file "
-            "leaves this machine, and what you drop is removed when you close the page. Up to "
-            f"{MAX_BYTES / 1e6:.0f} MB, {MAX_PHOTO_PIXELS / 1e6:.0f} million pixels, "
-            f"{MAX_SECONDS:.0f} seconds."
-        )
-        with gr.Row():
-            with gr.Column(scale=1, min_width=260):
-                file = gr.File(label="A photo or a short clip", height=140, elem_id="file")
-                level = segmenter.config.threshold
-                threshold = gr.Slider(
-                    0.02, 0.98, level, step=0.01, label="Threshold", elem_id="threshold"
-                )
-                refine = gr.Radio(list(REFINEMENTS), value=DEFAULT_REFINEMENT, label="Edges")
-                size = gr.Slider(
-                    *(16, 768, segmenter.config.input_size),
-                    step=8,
-                    label="Size that the network sees",
-                )
-                kind = gr.Radio(
-                    ["is object", "is not"],
-                    value="is object",
-                    label="A click on the overlay",
-                    elem_id="kind",
-                )
-                back = gr.Button("Undo the last click", elem_id="undo")
-                facts = gr.Markdown(elem_id="facts")
-            with gr.Column(scale=3):
-                pictures = []
-                for pair in (SHOWN[:2], SHOWN[2:]):
-                    with gr.Row():
-                        pictures += [
-                            gr.Image(
-                                label=output.capitalize(),
-                                type="filepath",
-                                interactive=False,
-                                # Gradio's own would share the picture on the Hub.
-                                buttons=["fullscreen"],
-                                height=300,
-                                elem_id=output,
-                                elem_classes="transparent" if output == "cutout" else None,
-                            )
-                            for output in pair
-                        ]
-                with gr.Row():
-                    buttons = [
-                        gr.DownloadButton(
-                            f"Download {output}", interactive=False, elem_id=f"download-{output}"
-                        )
-                        for output in OUTPUTS
-                    ]
-        with gr.Column(visible=False, elem_id="clip") as clip:
-            time = gr.Slider(0, 1, 0, step=0.01, label="Frame, in seconds", elem_id="time")
-            learn = gr.Button("Adapt to this clip", variant="primary", elem_id="adapt")
-            learned = gr.HTML(elem_id="learned")
-            report = gr.DownloadButton("Download the report", visible=False, elem_id="report")
-            with gr.Row():
-                output = gr.Dropdown(list(OUTPUTS), value="overlay", label="Output")
-                draw = gr.Button("Write the whole clip", elem_id="write")
-            video = gr.Video(visible=False, label="The clip", buttons=["download"], elem_id="video")
-        controls = [threshold, refine, size, time]
-        shown = [facts, *pictures, *buttons]
-
-        def then_show(event: Any) -> None:
+        has = _lay_out(segmenter.config)
+        controls = [has.threshold, has.refine, has.size, has.time]
+        shown = [has.facts, *has.pictures, *has.buttons]
+        learned = [has.learned, has.report]
+        # All work shares the cores: one thing at a time, whoever asked.
+        queue: dict[str, Any] = {"concurrency_id": "network", "concurrency_limit": 1}
+        latest = {"trigger_mode": "always_last", **queue}
+        for control in controls[:3]:
+            control.change(show, controls, shown, **latest)
+        opened = [has.clip, has.time, has.size, *learned, has.video]
+        for event in (
+            has.file.upload(open_file, has.file, opened, **queue),
+            has.time.change(forget_clicks, **latest),
+            has.pictures[0].select(click, has.kind, **queue),
+            has.undo.click(undo, **queue),
+            has.learn.click(adapt, controls[:2], [has.size, *learned], **queue),
+        ):
             event.success(show, controls, shown, **queue)
-
-        then_show(file.upload(open_file, file, [clip, time, size, learned, report, video], **queue))
-        for control in (threshold, refine, size):
-            control.change(show, controls, shown, trigger_mode="always_last", **queue)
-        then_show(time.change(forget_clicks, trigger_mode="always_last", **queue))
-        then_show(pictures[0].select(click, kind, **queue))
-        then_show(back.click(undo, **queue))
-        then_show(learn.click(adapt, [threshold, refine], [size, learned, report], **queue))
-        draw.click(write, [output, threshold, refine, size], video, **queue)
+        has.write.click(write, [has.output, *controls[:3]], has.video, **queue)
         blocks.unload(close)
     return blocks
+
+
+@contextmanager
+def _page_of(pages: Mapping[str, Page], request: Any) -> Iterator[Page]:
+    """Give the page of a browser tab, which shows the errors of what is done with it."""
+    import gradio as gr
+
+    try:
+        yield pages[str(request.session_hash)]
+    except AmdSegError as error:
+        # Where a page's files lie is of no use to whom dropped them.
+        text = re.sub(r"\S*[/\\]page-\w+[/\\]\d+[/\\]", "", str(error))
+        raise gr.Error(text, print_exception=False) from error
+
+
+def _lay_out(config: WeightsConfig) -> SimpleNamespace:
+    """Place all that the page shows, and return what of it is asked or changed."""
+    import gradio as gr
+
+    has = SimpleNamespace()
+    gr.Markdown(
+        "# The object in a photo or a clip\nFound by a network that never saw a label. No file "
+        "leaves this machine, and what you drop is removed when you close the page. Up to "
+        f"{MAX_BYTES / 1e6:.0f} MB, {MAX_PHOTO_PIXELS / 1e6:.0f} million pixels, "
+        f"{MAX_SECONDS:.0f} seconds."
+    )
+    with gr.Row():
+        with gr.Column(scale=1, min_width=260):
+            has.file = gr.File(label="A photo or a short clip", height=140, elem_id="file")
+            has.threshold = gr.Slider(
+                0.02, 0.98, config.threshold, step=0.01, label="Threshold", elem_id="threshold"
+            )
+            has.refine = gr.Radio(list(REFINEMENTS), value=DEFAULT_REFINEMENT, label="Edges")
+            label = "Size that the network sees"
+            has.size = gr.Slider(16, 768, config.input_size, step=8, label=label)
+            kinds, label = ["is object", "is not"], "A click on the overlay"
+            has.kind = gr.Radio(kinds, value=kinds[0], label=label, elem_id="kind")
+            has.undo = gr.Button("Undo the last click", elem_id="undo")
+            has.facts = gr.Markdown(elem_id="facts")
+        with gr.Column(scale=3):
+            has.pictures = []
+            for pair in (SHOWN[:2], SHOWN[2:]):
+                with gr.Row():
+                    has.pictures += [
+                        gr.Image(
+                            label=output.capitalize(),
+                            type="filepath",
+                            interactive=False,
+                            buttons=["fullscreen"],  # Gradio's own would share it on the Hub.
+                            height=300,
+                            elem_id=output,
+                            elem_classes="transparent" if output == "cutout" else None,
+                        )
+                        for output in pair
+                    ]
+            with gr.Row():
+                has.buttons = [
+                    gr.DownloadButton(f"Download {o}", interactive=False, elem_id=f"download-{o}")
+                    for o in OUTPUTS
+                ]
+    with gr.Column(visible=False, elem_id="clip") as has.clip:
+        has.time = gr.Slider(0, 1, 0, step=0.01, label="Frame, in seconds", elem_id="time")
+        has.learn = gr.Button("Adapt to this clip", variant="primary", elem_id="adapt")
+        has.learned = gr.HTML(elem_id="learned")
+        has.report = gr.DownloadButton("Download the report", visible=False, elem_id="report")
+        with gr.Row():
+            has.output = gr.Dropdown(list(OUTPUTS), value="overlay", label="Output")
+            has.write = gr.Button("Write the whole clip", elem_id="write")
+        has.video = gr.Video(visible=False, label="The clip", buttons=["download"], elem_id="video")
+    return has
 
 
 # The server: this machine only, nothing asked of any other, nothing left behind
