@@ -24,6 +24,7 @@ from amd_seg.media.files import IMAGE_SUFFIXES
 from amd_seg.media.images import Photo, read_image
 from amd_seg.media.video import FrameReader, count_frames, open_video
 from amd_seg.model.config import WeightsConfig
+from amd_seg.refine import resize_pixels, size_within
 from amd_seg.segmentation import Segmentation
 from amd_seg.segmenter import Segmenter
 from amd_seg.training.config import AdaptationConfig
@@ -39,6 +40,7 @@ MAX_SECONDS = 30.0  # of a clip
 
 SHOWN = ("overlay", "saliency", "mask", "cutout")
 """Outputs with a picture on the page; all of them can be downloaded."""
+SHOWN_EDGE = 1024  # longest edge of these pictures: a click on a large photo is answered as fast
 
 
 class Page:
@@ -53,12 +55,14 @@ class Page:
         self._folder = folder
         self._folder.mkdir(parents=True)
         self._count = 0
-        self._shown: Path | None = None
+        self._saved: dict[tuple[str, ...], Path] = {}
         self._video = VideoSegmenter(segmenter)
         self.source: Path | None = None
         self.clip: FrameReader | None = None
         self.clicks: list[tuple[bool, tuple[float, float]]] = []
-        """Points of the picture, x first, and whether they are of the object; the last one last."""
+        """Points of the photo, x first, and whether they are of the object; the last one last."""
+        self.reduction = 1.0
+        """Pixels of the photo for each one of the picture that was shown last."""
         self._seen: tuple[tuple[int, float], Segmentation] | None = None
 
     def open(self, upload: Path) -> float:
@@ -107,16 +111,31 @@ class Page:
                 return Photo(frame.pixels, None, f"{self.source.name} at {frame.time:.2f} s")
         raise MediaError(f"Cannot read {self.source.name}: it has no frame. Give an intact file.")
 
-    def save(self, seen: Segmentation) -> dict[str, Path]:
-        """Write each output as `amd-seg image` does, in place of those before."""
+    def reduced(self, seen: Segmentation) -> Segmentation:
+        """Give the same object in a photo that is no larger than the page shows."""
+        pixels = seen.photo.pixels
+        height, width = size_within((SHOWN_EDGE, SHOWN_EDGE), pixels)
+        self.reduction = factor = pixels.shape[1] / width
+        if factor == 1:
+            return seen
+        small = resize_pixels(pixels, (height, width)).permute(1, 2, 0).contiguous().numpy()
+        include, exclude = (
+            tuple((x / factor, y / factor) for x, y in points)
+            for points in (seen.include, seen.exclude)
+        )
+        photo = replace(seen.photo, pixels=small)
+        return replace(seen, photo=photo, include=include, exclude=exclude)
+
+    def save(self, seen: Segmentation, outputs: tuple[str, ...] = OUTPUTS) -> dict[str, Path]:
+        """Write outputs as `amd-seg image` does, in place of those before."""
         assert self.source is not None
-        if self._shown is not None:
-            shutil.rmtree(self._shown, ignore_errors=True)
+        if outputs in self._saved:
+            shutil.rmtree(self._saved[outputs], ignore_errors=True)
         first = self._new_file(self.source.stem)
-        self._shown = first.parent
+        self._saved[outputs] = first.parent
         return {
             output: seen.save(first.with_name(f"{first.name}.{output}.png"), output)
-            for output in OUTPUTS
+            for output in outputs
         }
 
     def adapt(
@@ -229,17 +248,25 @@ def build(segmenter: Segmenter, folder: Path) -> Any:
         with page_of(request) as page:
             if page.source is None:  # A control was moved before anything was dropped.
                 return [gr.skip()] * (1 + len(SHOWN) + len(OUTPUTS))
-            seen = page.show(threshold, refine, size, time)
-            files = {output: str(path) for output, path in page.save(seen).items()}
+            seen = page.reduced(page.show(threshold, refine, size, time))
+            pictures = [str(path) for path in page.save(seen, SHOWN).values()]
         share, confidence = seen.facts["mask_share"], seen.facts["confidence"]
         facts = f"{share:.0%} of the picture is object, confidence {confidence:.2f}."
-        buttons = [gr.update(value=files[output], interactive=True) for output in OUTPUTS]
-        return [facts, *(files[output] for output in SHOWN), *buttons]
+        return [facts, *pictures, *[gr.update(interactive=False)] * len(OUTPUTS)]
+
+    def save(
+        threshold: float, refine: str, size: int, time: float, request: gr.Request
+    ) -> list[Any]:
+        with page_of(request) as page:
+            if page.source is None:
+                return [gr.skip()] * len(OUTPUTS)
+            files = page.save(page.show(threshold, refine, size, time))
+        return [gr.update(value=str(files[output]), interactive=True) for output in OUTPUTS]
 
     def click(kind: str, event: gr.SelectData, request: gr.Request) -> None:
         with page_of(request) as page:
-            x, y = event.index
-            page.clicks.append((kind == "is object", (float(x), float(y))))
+            x, y = (page.reduction * place for place in event.index)
+            page.clicks.append((kind == "is object", (x, y)))
 
     def undo(request: gr.Request) -> None:
         with page_of(request) as page:
@@ -287,8 +314,11 @@ def build(segmenter: Segmenter, folder: Path) -> Any:
         # All work shares the cores: one thing at a time, whoever asked.
         queue: dict[str, Any] = {"concurrency_id": "network", "concurrency_limit": 1}
         latest = {"trigger_mode": "always_last", **queue}
+        # Files of the photo's size take longer than the pictures: they come after them.
+        files: dict[str, Any] = {"concurrency_id": "files", "concurrency_limit": 1}
         for control in controls[:3]:
-            control.change(show, controls, shown, **latest)
+            changed = control.change(show, controls, shown, **latest)
+            changed.success(save, controls, has.buttons, **files)
         opened = [has.clip, has.time, has.size, *learned, has.video]
         for event in (
             has.file.upload(open_file, has.file, opened, **queue),
@@ -297,7 +327,8 @@ def build(segmenter: Segmenter, folder: Path) -> Any:
             has.undo.click(undo, **queue),
             has.learn.click(adapt, controls[:2], [has.size, *learned], **queue),
         ):
-            event.success(show, controls, shown, **queue)
+            seen = event.success(show, controls, shown, **queue)
+            seen.success(save, controls, has.buttons, **files)
         has.write.click(write, [has.output, *controls[:3]], has.video, **queue)
         blocks.unload(close)
     return blocks

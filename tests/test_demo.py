@@ -107,6 +107,22 @@ def test_clicks_choose_the_object_and_can_be_undone(page: Page, tmp_path: Path) 
     np.testing.assert_array_equal(show(page).saliency, before)
 
 
+def test_a_large_photo_is_shown_reduced_and_saved_whole(page: Page, tmp_path: Path) -> None:
+    Image.effect_noise((2048, 1024), 60).convert("RGB").save(tmp_path / "large.png")
+    page.open(tmp_path / "large.png")
+    page.clicks.append((True, (200.0, 100.0)))
+    whole = show(page)
+    shown = page.reduced(whole)
+    assert (shown.photo.pixels.shape, page.reduction) == ((512, 1024, 3), 2)
+    assert shown.include == ((100.0, 50.0),)
+    assert shown.mask[50, 100]
+    pictures = page.save(shown, ("mask",))
+    files = page.save(whole)
+    for path, size in ((pictures["mask"], (1024, 512)), (files["mask"], (2048, 1024))):
+        with Image.open(path) as picture:
+            assert picture.size == size
+
+
 def test_a_clip_is_adapted_to_and_written(page: Page, segmenter: Segmenter, tmp_path: Path) -> None:
     page.open(clip(tmp_path))
     before = show(page).saliency

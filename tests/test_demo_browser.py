@@ -141,6 +141,7 @@ class Browser:
     def download(self, button: str, name: str) -> bytes:
         path = self.downloads / name
         path.unlink(missing_ok=True)
+        until(lambda: self.find(f"#{button}:enabled"), "the file")
         self.click(f"#{button}")
         until(path.exists, name)
         return path.read_bytes()
