@@ -50,7 +50,7 @@ class CompiledPlain(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, ...]:  # noqa: D102 -- torch's own protocol
-        return compiled(gradients_plain)(grad, *ctx.saved_tensors, REACH, True, True)
+        return compiled(gradients_plain)(grad, *ctx.saved_tensors, REACH)
 
 
 @functools.cache

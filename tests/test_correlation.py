@@ -41,35 +41,34 @@ def features(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> 
     return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
 
 
+def assert_equals_the_loop(x1: Tensor, x2: Tensor, grad: Tensor, reach: int) -> None:
+    x1.requires_grad_()
+    x2.requires_grad_()
+    volume, expected = correlation(x1, x2, reach), loop(x1, x2, reach)
+    assert volume.is_contiguous()
+    torch.testing.assert_close(volume, expected)
+    torch.testing.assert_close(
+        torch.autograd.grad(volume, (x1, x2), grad), torch.autograd.grad(expected, (x1, x2), grad)
+    )
+
+
 @settings(max_examples=60, deadline=None)
 @given(SIZES)
 def test_equals_the_loop_with_its_gradients_at_any_size(sizes: tuple[int, ...]) -> None:
     *shape, reach = sizes
-    x1 = features(*shape, seed=1).requires_grad_()
-    x2 = features(*shape, seed=2).requires_grad_()
-    volume, expected = correlation(x1, x2, reach), loop(x1, x2, reach)
-    grad = features(*expected.shape, seed=3)
-    torch.testing.assert_close(volume, expected)
-    torch.testing.assert_close(
-        torch.autograd.grad(volume, (x1, x2), grad),
-        torch.autograd.grad(expected, (x1, x2), grad),
-    )
+    grad = features(shape[0], (2 * reach + 1) ** 2, *shape[2:], seed=3)
+    assert_equals_the_loop(features(*shape, seed=1), features(*shape, seed=2), grad, reach)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 def test_sums_in_float32_or_wider(dtype: torch.dtype) -> None:
-    x1, x2 = features(2, 40, 7, 21, dtype=dtype), features(2, 40, 7, 21, dtype=dtype, seed=1)
-    wide1, wide2 = x1.double().requires_grad_(), x2.double().requires_grad_()
-    expected = loop(wide1, wide2, 4)
-    x1.requires_grad_()
-    x2.requires_grad_()
-    volume = correlation(x1, x2)
-    volume.sum().backward()
-    expected.sum().backward()
-    pairs = ((volume, expected), (x1.grad, wide1.grad), (x2.grad, wide2.grad))
-    for ours, exact in pairs:
-        assert ours is not None
-        assert exact is not None
+    inputs = [features(2, 40, 7, 21, dtype=dtype, seed=s).requires_grad_() for s in (0, 1)]
+    wide = [x.detach().double().requires_grad_() for x in inputs]
+    volume, expected = correlation(*inputs), loop(*wide, 4)
+    found = volume, *torch.autograd.grad(volume.sum(), inputs)
+    for ours, exact in zip(
+        found, (expected, *torch.autograd.grad(expected.sum(), wide)), strict=True
+    ):
         assert ours.dtype == dtype
         assert (ours - exact).abs().max() <= TOLERANCE[dtype] * exact.abs().max()
 
@@ -86,17 +85,8 @@ def test_sums_in_float32_or_wider(dtype: torch.dtype) -> None:
     ids=["channels-last", "transposed", "cropped", "expanded", "flipped"],
 )
 def test_takes_any_layout(layout: Callable[[Tensor], Tensor]) -> None:
-    x1, x2 = layout(features(2, 6, 5, 18)), layout(features(2, 6, 5, 18, seed=1))
-    grad = features(2, 5, 18, 81, seed=2).permute(0, 3, 1, 2)
-    x1.requires_grad_()
-    x2.requires_grad_()
-    volume, expected = correlation(x1, x2), loop(x1, x2, 4)
-    assert volume.is_contiguous()
-    torch.testing.assert_close(volume, expected)
-    torch.testing.assert_close(
-        torch.autograd.grad(volume, (x1, x2), grad),
-        torch.autograd.grad(expected, (x1, x2), grad),
-    )
+    x1, x2 = (layout(features(2, 6, 5, 18, seed=seed)) for seed in (0, 1))
+    assert_equals_the_loop(x1, x2, features(2, 5, 18, 81, seed=2).permute(0, 3, 1, 2), 4)
 
 
 @pytest.mark.parametrize(("first", "second"), [(True, True), (True, False), (False, True)])
@@ -117,8 +107,7 @@ def test_gradients_are_right_and_of_first_order(first: bool, second: bool) -> No
 def test_operators_keep_the_rules_of_torch_library(batch: int) -> None:
     x1, x2 = features(batch, 2, 3, 4), features(batch, 2, 3, 4)
     grad = features(batch, 9, 3, 4)
-    for needs in ((True, True), (True, False), (False, True)):
-        torch.library.opcheck(torch.ops.amd_seg.correlation_backward, (grad, x1, x2, 1, *needs))
+    torch.library.opcheck(torch.ops.amd_seg.correlation_backward, (grad, x1, x2, 1))
     leaves = x1.requires_grad_(), x2.requires_grad_()
     torch.library.opcheck(torch.ops.amd_seg.correlation, (*leaves, 1))
 
@@ -141,7 +130,6 @@ def test_autocast_takes_the_wider_dtype_of_the_two() -> None:
         (torch.zeros(1, 2, 3, 4), torch.zeros(1, 2, 3, 5), 4, "Give two of one shape"),
         (torch.zeros(2, 3, 4), torch.zeros(2, 3, 4), 4, "batch, channel, height, width"),
         (torch.zeros(1, 0, 3, 4), torch.zeros(1, 0, 3, 4), 4, "at least one channel"),
-        (torch.zeros(1, 2, 3, 4), torch.zeros(1, 2, 3, 4), 0, "Use 1 to 8"),
         (torch.zeros(1, 2, 3, 4), torch.zeros(1, 2, 3, 4), 9, "Use 1 to 8"),
         (torch.zeros(1, 2, 3, 4), torch.zeros(1, 2, 3, 4).half(), 4, "Convert them to one dtype"),
         (torch.zeros(1, 2, 3, 4).long(), torch.zeros(1, 2, 3, 4).long(), 4, "Give float16"),

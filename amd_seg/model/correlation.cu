@@ -139,7 +139,6 @@ struct Arguments {
     Element* gradients[2];   // of x1, of x2
     int channels, height, width;
     int tile_rows, tile_columns;      // tiles of a sample; a launch has batch * rows * columns
-    int first;               // gradient of blockIdx.y == 0: 0 for x1, 1 for x2
     int chunk;               // channels that a block of the gradients handles
 };
 
@@ -271,7 +270,7 @@ KERNEL(THREADS, BLOCKS) correlation_gradients(const Arguments a) {
     alignas(16) __shared__ Element far[2][STAGE * HALO_ROWS * HALO_COLUMNS];
     __shared__ FloatQuad parts[STAGE][SIDE][ROWS * GROUPS];
     const Tile tile = own_tile(a);
-    const int which = a.first + static_cast<int>(blockIdx.y);
+    const int which = static_cast<int>(blockIdx.y);
     const bool second = which == 1;
     const int group = threadIdx.x % GROUPS;
     const int dy = threadIdx.x / GROUPS % SIDE;

@@ -5,7 +5,7 @@ registered here together with the plain path, which is made of ordinary tensor o
 serves every device and dtype. CUDA devices have kernels of their own: correlation_cuda.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -58,8 +58,7 @@ def correlation(x1: Tensor, x2: Tensor, max_displacement: int = 4) -> Tensor:
     if fault is not None:
         given = (f"{tuple(x.shape)} of {x.dtype} on {x.device}" for x in (x1, x2))
         raise InputError(f"correlation cannot compare {' with '.join(given)}. {fault}")
-    volume: Tensor = torch.ops.amd_seg.correlation(x1, x2, max_displacement)
-    return volume
+    return cast(Tensor, torch.ops.amd_seg.correlation(x1, x2, max_displacement))
 
 
 # ---- the plain path: any device, any dtype -------------------------------------------------
@@ -87,18 +86,18 @@ def volume_plain(x1: Tensor, x2: Tensor, max_displacement: int) -> Tensor:
 
 
 def gradients_plain(
-    grad: Tensor, x1: Tensor, x2: Tensor, max_displacement: int, needs_x1: bool, needs_x2: bool
+    grad: Tensor, x1: Tensor, x2: Tensor, max_displacement: int
 ) -> tuple[Tensor, Tensor]:
     """Return the gradients of `x1` and `x2` for `grad`, the gradient of the volume.
 
-    A gradient that is not needed is an empty tensor. The products of `volume_plain` run
-    backwards: the gradient is laid on the diagonals, and what it multiplies is summed in place.
-    An infinity or a NaN therefore reaches the gradients of its whole tile of 16 pixels.
+    The products of `volume_plain` run backwards: the gradient is laid on the diagonals, and what
+    it multiplies is summed in place. An infinity or a NaN therefore reaches the gradients of its
+    whole tile of 16 pixels.
     """
     channels, height, width = x1.shape[1:]
     reach, side = max_displacement, 2 * max_displacement + 1
     if x1.numel() == 0:
-        return _empty_gradients(grad, x1, x2, reach, needs_x1, needs_x2)
+        return _empty_gradients(grad, x1, x2, reach)
     tiles, bands = _cut(x1, x2, reach, _GRADIENTS_TILE)
     grad = functional.pad(grad.to(tiles.dtype), (0, -width % _GRADIENTS_TILE))
     grad = grad.unfold(3, _GRADIENTS_TILE, _GRADIENTS_TILE).permute(2, 0, 3, 4, 1)
@@ -108,16 +107,10 @@ def gradients_plain(
     for dy in range(side):
         torch.div(grad[..., dy * side : (dy + 1) * side], channels, out=diagonals)
         rows = slice(dy, dy + height)
-        if needs_x1:
-            grad_tiles.flatten(0, 2).baddbmm_(bands[rows].flatten(0, 2), factors.mT)
-        if needs_x2:
-            grad_bands[rows].flatten(0, 2).baddbmm_(tiles.flatten(0, 2), factors)
-    grad_x1, grad_x2 = x1.new_empty(0), x2.new_empty(0)
-    if needs_x1:
-        grad_x1 = _join(grad_tiles, 0, width).to(x1.dtype)
-    if needs_x2:
-        grad_x2 = _join(grad_bands[reach:][:height], reach, width).to(x2.dtype)
-    return grad_x1, grad_x2
+        grad_tiles.flatten(0, 2).baddbmm_(bands[rows].flatten(0, 2), factors.mT)
+        grad_bands[rows].flatten(0, 2).baddbmm_(tiles.flatten(0, 2), factors)
+    grad_x1 = _join(grad_tiles, 0, width).to(x1.dtype)
+    return grad_x1, _join(grad_bands[reach:][:height], reach, width).to(x2.dtype)
 
 
 def _cut(x1: Tensor, x2: Tensor, reach: int, size: int) -> tuple[Tensor, Tensor]:
@@ -152,19 +145,6 @@ def _join(pieces: Tensor, reach: int, width: int) -> Tensor:
 
 # ---- registration: names, shapes, gradients, casts; no device is asked, nothing is compiled ----
 
-# define and impl cost less of each call than torch.library.custom_op does.
-torch.library.define(
-    "amd_seg::correlation",
-    "(Tensor x1, Tensor x2, int max_displacement) -> Tensor",
-    tags=(torch.Tag.pt2_compliant_tag,),
-)
-torch.library.define(
-    "amd_seg::correlation_backward",
-    "(Tensor grad, Tensor x1, Tensor x2, int max_displacement, bool needs_x1, bool needs_x2)"
-    " -> (Tensor, Tensor)",
-    tags=(torch.Tag.pt2_compliant_tag,),
-)
-
 
 def _volume(x1: Tensor, x2: Tensor, max_displacement: int) -> Tensor:
     kernels = correlation_cuda.kernels_for(x1, max_displacement)
@@ -178,17 +158,16 @@ def _volume(x1: Tensor, x2: Tensor, max_displacement: int) -> Tensor:
 
 
 def _gradients(
-    grad: Tensor, x1: Tensor, x2: Tensor, max_displacement: int, needs_x1: bool, needs_x2: bool
+    grad: Tensor, x1: Tensor, x2: Tensor, max_displacement: int
 ) -> tuple[Tensor, Tensor]:
     kernels = correlation_cuda.kernels_for(x1, max_displacement)
     if kernels is None:
-        return gradients_plain(grad, x1, x2, max_displacement, needs_x1, needs_x2)
-    first, second = _empty_gradients(grad, x1, x2, max_displacement, needs_x1, needs_x2)
-    if x1.numel() and (needs_x1 or needs_x2):
-        wanted = (first if needs_x1 else None, second if needs_x2 else None)
-        launch = correlation_cuda.gradients_launch(grad, x1, x2, wanted, max_displacement)
+        return gradients_plain(grad, x1, x2, max_displacement)
+    gradients = _empty_gradients(grad, x1, x2, max_displacement)
+    if x1.numel():
+        launch = correlation_cuda.gradients_launch(grad, x1, x2, gradients, max_displacement)
         kernels.launch(launch, torch.cuda.current_stream(x1.device).cuda_stream)
-    return first, second
+    return gradients
 
 
 def _empty_volume(x1: Tensor, x2: Tensor, max_displacement: int) -> Tensor:
@@ -197,10 +176,9 @@ def _empty_volume(x1: Tensor, x2: Tensor, max_displacement: int) -> Tensor:
 
 
 def _empty_gradients(
-    grad: Tensor, x1: Tensor, x2: Tensor, max_displacement: int, needs_x1: bool, needs_x2: bool
+    grad: Tensor, x1: Tensor, x2: Tensor, max_displacement: int
 ) -> tuple[Tensor, Tensor]:
-    first, second = (x1.shape if needs_x1 else (0,)), (x2.shape if needs_x2 else (0,))
-    return x1.new_empty(first), x2.new_empty(second)
+    return x1.new_empty(x1.shape), x2.new_empty(x2.shape)
 
 
 def _volume_context(ctx: Any, inputs: tuple[Tensor, Tensor, int], output: Tensor) -> None:
@@ -209,29 +187,30 @@ def _volume_context(ctx: Any, inputs: tuple[Tensor, Tensor, int], output: Tensor
 
 
 @once_differentiable  # no loss asks for a second derivative
-def _volume_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-    x1, x2 = ctx.saved_tensors
-    needs_x1, needs_x2, _ = ctx.needs_input_grad
-    grad_x1, grad_x2 = torch.ops.amd_seg.correlation_backward(
-        grad, x1, x2, ctx.max_displacement, needs_x1, needs_x2
-    )
-    return grad_x1 if needs_x1 else None, grad_x2 if needs_x2 else None, None
+def _volume_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+    backward = torch.ops.amd_seg.correlation_backward
+    return *backward(grad, *ctx.saved_tensors, ctx.max_displacement), None
 
 
 def _volume_autocast(x1: Tensor, x2: Tensor, max_displacement: int) -> Tensor:
     # As torch does for dot and grid_sample: features of a convolution are half, warped ones float.
     wide = torch.promote_types(x1.dtype, x2.dtype)
     with torch.autocast(x1.device.type, enabled=False):
-        volume: Tensor = torch.ops.amd_seg.correlation(x1.to(wide), x2.to(wide), max_displacement)
-    return volume
+        return cast(
+            Tensor, torch.ops.amd_seg.correlation(x1.to(wide), x2.to(wide), max_displacement)
+        )
 
 
-torch.library.impl("amd_seg::correlation", "default", _volume)
-torch.library.impl("amd_seg::correlation_backward", "default", _gradients)
-torch.library.register_fake("amd_seg::correlation", _empty_volume)
-torch.library.register_fake("amd_seg::correlation_backward", _empty_gradients)
-torch.library.register_autograd(
-    "amd_seg::correlation", _volume_backward, setup_context=_volume_context
-)
-torch.library.impl("amd_seg::correlation", "AutocastCPU", _volume_autocast)
-torch.library.impl("amd_seg::correlation", "AutocastCUDA", _volume_autocast)
+# define and impl cost less of each call than torch.library.custom_op does.
+_TAGS = (torch.Tag.pt2_compliant_tag,)
+_VOLUME, _BACKWARD = "amd_seg::correlation", "amd_seg::correlation_backward"
+_INPUTS = "Tensor x1, Tensor x2, int max_displacement"
+torch.library.define(_VOLUME, f"({_INPUTS}) -> Tensor", tags=_TAGS)
+torch.library.define(_BACKWARD, f"(Tensor grad, {_INPUTS}) -> (Tensor, Tensor)", tags=_TAGS)
+torch.library.impl(_VOLUME, "default", _volume)
+torch.library.impl(_BACKWARD, "default", _gradients)
+torch.library.register_fake(_VOLUME, _empty_volume)
+torch.library.register_fake(_BACKWARD, _empty_gradients)
+torch.library.register_autograd(_VOLUME, _volume_backward, setup_context=_volume_context)
+torch.library.impl(_VOLUME, "AutocastCPU", _volume_autocast)
+torch.library.impl(_VOLUME, "AutocastCUDA", _volume_autocast)

@@ -122,7 +122,7 @@ class Arguments(ctypes.Structure):
         ("volume", ctypes.c_void_p),
         ("gradients", ctypes.c_void_p * 2),
         *((name, ctypes.c_int) for name in ("channels", "height", "width")),
-        *((name, ctypes.c_int) for name in ("tile_rows", "tile_columns", "first", "chunk")),
+        *((name, ctypes.c_int) for name in ("tile_rows", "tile_columns", "chunk")),
     )
 
 
@@ -148,20 +148,17 @@ def volume_launch(x1: Tensor, x2: Tensor, volume: Tensor, max_displacement: int)
 
 
 def gradients_launch(
-    grad: Tensor, x1: Tensor, x2: Tensor, gradients: Sequence[Tensor | None], max_displacement: int
+    grad: Tensor, x1: Tensor, x2: Tensor, gradients: Sequence[Tensor], max_displacement: int
 ) -> Launch:
-    """Return the launch that fills one or both of `gradients`, contiguous, of x1 and x2."""
+    """Return the launch that fills `gradients`, contiguous, of x1 and x2."""
     arguments, blocks, threads = _arguments(x1, x2, max_displacement)
     arguments.grad = _map(grad)
-    wanted = [i for i, gradient in enumerate(gradients) if gradient is not None]
-    for i, gradient in enumerate(gradients):
-        arguments.gradients[i] = None if gradient is None else gradient.data_ptr()
-    arguments.first = wanted[0]
+    arguments.gradients[:] = [gradient.data_ptr() for gradient in gradients]
     stage = 4 if max_displacement <= 4 else 2
     stages = -(-x1.shape[1] // stage)
-    chunks = min(stages, max(1, _ENOUGH_BLOCKS // (blocks * len(wanted))))
+    chunks = min(stages, max(1, _ENOUGH_BLOCKS // (2 * blocks)))
     arguments.chunk = stage * -(-stages // chunks)
-    grid = (blocks, len(wanted), -(-x1.shape[1] // arguments.chunk))
+    grid = (blocks, 2, -(-x1.shape[1] // arguments.chunk))
     return Launch(KERNELS[1], grid, threads, arguments)
 
 
@@ -171,14 +168,9 @@ def _arguments(x1: Tensor, x2: Tensor, max_displacement: int) -> tuple[Arguments
     tile_height = 4 if max_displacement <= 4 else 2
     rows, columns = -(-height // tile_height), -(-width // _TILE_COLUMNS)
     blocks = batch * rows * columns
-    arguments = Arguments(
-        inputs=(_map(x1), _map(x2)),
-        channels=channels,
-        height=height,
-        width=width,
-        tile_rows=rows,
-        tile_columns=columns,
-    )
+    sizes = {"channels": channels, "height": height, "width": width}
+    tiles = {"tile_rows": rows, "tile_columns": columns}
+    arguments = Arguments(inputs=(_map(x1), _map(x2)), **sizes, **tiles)
     return arguments, blocks, tile_height * (2 * max_displacement + 1) * _GROUPS
 
 
@@ -216,11 +208,10 @@ class Module:
         driver, _ = _bindings()
         # The driver reads the structure before this returns: it need not outlive the call.
         pointers = (ctypes.c_void_p * 1)(ctypes.addressof(launch.arguments))
-        block, shared_bytes, extra = (launch.threads, 1, 1), 0, 0
-        rest = (shared_bytes, stream, ctypes.addressof(pointers), extra)
-        function = self._functions[launch.kernel]
+        block, shared_bytes = (launch.threads, 1, 1), 0
+        rest = (*block, shared_bytes, stream, ctypes.addressof(pointers), 0)
         with _current(self._context):
-            _call(driver.cuLaunchKernel, function, *launch.grid, *block, *rest)
+            _call(driver.cuLaunchKernel, self._functions[launch.kernel], *launch.grid, *rest)
 
 
 def load(source: Path, defines: Mapping[str, int], names: Sequence[str], index: int) -> Module:
@@ -235,14 +226,9 @@ def load(source: Path, defines: Mapping[str, int], names: Sequence[str], index: 
     driver, nvrtc = _bindings()
     _call(driver.cuInit, 0)
     device, kinds = _call(driver.cuDeviceGet, index), driver.CUdevice_attribute
-    major, minor = (
-        _call(driver.cuDeviceGetAttribute, kind, device)
-        for kind in (
-            kinds.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR,
-            kinds.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
-        )
-    )
-    capability = major, minor
+    major = kinds.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
+    minor = kinds.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR
+    capability = tuple(_call(driver.cuDeviceGetAttribute, kind, device) for kind in (major, minor))
     parts = (source.read_text(), sorted(defines.items()), capability, _call(nvrtc.nvrtcVersion))
     name = hashlib.sha256(repr(parts).encode()).hexdigest() + ".kernels"
     # RuntimeError: the user has no home folder. DeviceError: the driver refuses what was kept.
@@ -269,7 +255,7 @@ def _cache_folder() -> Path:
 
 
 def compile_source(
-    source: Path, defines: Mapping[str, int], capability: tuple[int, int]
+    source: Path, defines: Mapping[str, int], capability: tuple[int, ...]
 ) -> tuple[bytes, str]:
     """Compile `source` for a compute capability, as (9, 0), with NVRTC; no device is needed.
 
@@ -288,9 +274,8 @@ def compile_source(
             f"NVRTC compiles for compute capability {min(known) / 10} and newer, this device has "
             f"{wanted / 10}. Install a torch of an older CUDA, which brings an older NVRTC."
         )
-    kind, target = (
-        ("CUBIN", f"sm_{wanted}") if wanted in older else ("PTX", f"compute_{max(older)}")
-    )
+    is_known = wanted in older
+    target = f"sm_{wanted}" if is_known else f"compute_{max(older)}"
     options = [f"--gpu-architecture={target}", "--std=c++17", "--ptxas-options=-v"]
     options += [f"-D{name}={value}" for name, value in defines.items()]
     program = _call(nvrtc.nvrtcCreateProgram, source.read_bytes(), source.name.encode(), 0, [], [])
@@ -301,16 +286,15 @@ def compile_source(
         return buffer
 
     try:
-        (status,) = nvrtc.nvrtcCompileProgram(
-            program, len(options), [option.encode() for option in options]
-        )
+        encoded = [option.encode() for option in options]
+        (status,) = nvrtc.nvrtcCompileProgram(program, len(options), encoded)
         log = filled("ProgramLog").decode(errors="replace").rstrip("\0")
         if int(status) != 0:
             raise DeviceError(
                 f"NVRTC cannot compile {source.name} for {target} ({status.name}). Please report "
                 f"it, with what `amd-seg env` prints: {log}"
             )
-        return filled(kind), log
+        return filled("CUBIN" if is_known else "PTX"), log
     finally:
         _call(nvrtc.nvrtcDestroyProgram, program)
 
