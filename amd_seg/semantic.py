@@ -267,7 +267,7 @@ def _logits(model: SemanticNetwork, frame: Tensor, window: int | None, batch_siz
     """Return logits (class, height, width) of a frame, whole or from windows."""
     height, width = frame.shape[-2:]
     if window is None:
-        return _resized(model.class_logits(frame[None])[0], (height, width))
+        return _resized(model.logits(frame[None])[0], (height, width))
     side = (min(window, height), min(window, width))
     corners = [(top, left) for top in _starts(height, window) for left in _starts(width, window)]
     total = torch.zeros(model.config.classes, height, width, device=frame.device)
@@ -275,7 +275,7 @@ def _logits(model: SemanticNetwork, frame: Tensor, window: int | None, batch_siz
     for first in range(0, len(corners), batch_size):
         group = corners[first : first + batch_size]
         parts = torch.stack([frame[:, y : y + side[0], x : x + side[1]] for y, x in group])
-        for (y, x), logits in zip(group, model.class_logits(parts), strict=True):
+        for (y, x), logits in zip(group, model.logits(parts), strict=True):
             total[:, y : y + side[0], x : x + side[1]] += _resized(logits, side)
             count[y : y + side[0], x : x + side[1]] += 1
     return total / count

@@ -6,7 +6,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from amd_seg.device import one_thread, own_numerics
 from amd_seg.errors import WeightsError
@@ -14,29 +14,9 @@ from amd_seg.hub import fetch_snapshot, push_folder
 from amd_seg.model.amd import AMD
 from amd_seg.model.appearance import SemanticNetwork
 from amd_seg.model.config import SemanticWeightsConfig, WeightsConfig
-from amd_seg.weights_files import (
-    FILES,
-    WEIGHTS_FILE,
-    Network,
-    NetworkConfig,
-    read_weights,
-    save_weights,
-)
-
-__all__ = [
-    "DEFAULT_WEIGHTS",
-    "Network",
-    "Pretrained",
-    "bundled_folder",
-    "bundled_names",
-    "digest_of_weights",
-    "download_weights",
-    "load_any_weights",
-    "load_semantic_weights",
-    "load_weights",
-    "push_to_hub",
-    "save_weights",
-]
+from amd_seg.weights_files import CONFIG_FILE, FILES, WEIGHTS_FILE, NetworkConfig, read_weights
+from amd_seg.weights_files import Network as Network
+from amd_seg.weights_files import save_weights as save_weights
 
 logger = logging.getLogger(__name__)
 
@@ -75,8 +55,8 @@ def load_weights(source: str | os.PathLike[str] | None = None) -> Pretrained[AMD
             they are fine-tuned ones with classes.
     """
     found = load_any_weights(source)
-    if isinstance(found.model, AMD) and isinstance(found.config, WeightsConfig):
-        return Pretrained(found.model, found.config, found.source)
+    if isinstance(found.model, AMD):
+        return cast(Pretrained[AMD, WeightsConfig], found)
     raise WeightsError(
         f"The weights {found.source} are fine-tuned: they tell classes, not the object. Use them "
         "with amd-seg image --output labels, or as SemanticSegmenter.from_pretrained(...)."
@@ -86,23 +66,17 @@ def load_weights(source: str | os.PathLike[str] | None = None) -> Pretrained[AMD
 def load_semantic_weights(
     source: str | os.PathLike[str],
 ) -> Pretrained[SemanticNetwork, SemanticWeightsConfig]:
-    """Load the weights of a fine-tuned model with classes; see `load_weights`.
-
-    Raises:
-        WeightsError: as there, or they are of a model that finds objects and knows no classes.
-    """
+    """Load the weights of a fine-tuned model with classes; see `load_weights`."""
     found = load_any_weights(source)
-    if isinstance(found.model, SemanticNetwork) and isinstance(found.config, SemanticWeightsConfig):
-        return Pretrained(found.model, found.config, found.source)
+    if isinstance(found.model, SemanticNetwork):
+        return cast(Pretrained[SemanticNetwork, SemanticWeightsConfig], found)
     raise WeightsError(
         f"The weights {found.source} know no classes: they find the object. Give the folder of a "
         "run of amd-seg finetune, or use them with amd-seg image --output mask."
     )
 
 
-def load_any_weights(
-    source: str | os.PathLike[str] | None = None,
-) -> Pretrained[Network, NetworkConfig]:
+def load_any_weights(source: str | os.PathLike[str] | None = None) -> Pretrained[Any, Any]:
     """Load weights of either kind; see `load_weights`."""
     path, label = _locate(source)
     # A parent may fork when it has loaded, and a caller may have set anything in torch.
@@ -114,12 +88,10 @@ def load_any_weights(
 def digest_of_weights(source: str | os.PathLike[str] | None = None) -> str:
     """Return the sha256 of the files of some weights, found as by `load_weights` but not loaded."""
     path, _ = _locate(source)
-    files = [path / name for name in FILES] if path.is_dir() else [path, path.parent / FILES[1]]
-    digest = hashlib.sha256()
-    for file in files:
-        if file.is_file():  # What lacks is told by loading.
-            digest.update(file.read_bytes())
-    return digest.hexdigest()
+    file = path / WEIGHTS_FILE if path.is_dir() else path
+    both = (file, file.with_name(CONFIG_FILE))
+    # What lacks is told by loading.
+    return hashlib.sha256(b"".join(f.read_bytes() for f in both if f.is_file())).hexdigest()
 
 
 def _locate(source: str | os.PathLike[str] | None) -> tuple[Path, str]:
@@ -156,8 +128,7 @@ def _locate(source: str | os.PathLike[str] | None) -> tuple[Path, str]:
 
 def bundled_names() -> list[str]:
     """Names of the weights that came with this installation, sorted."""
-    root = _bundled_root()
-    folders = root.iterdir() if root.is_dir() else ()
+    folders = _bundled_root().glob("*")
     return sorted(f.name for f in folders if all((f / name).is_file() for name in FILES))
 
 

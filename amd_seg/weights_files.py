@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeAlias
@@ -18,13 +18,7 @@ from torch.overrides import TorchFunctionMode
 from amd_seg.errors import ConfigError, InputError, WeightsError
 from amd_seg.model.amd import AMD
 from amd_seg.model.appearance import SemanticNetwork
-from amd_seg.model.config import (
-    AMDConfig,
-    SemanticConfig,
-    SemanticWeightsConfig,
-    WeightsConfig,
-    stored_config,
-)
+from amd_seg.model.config import SemanticWeightsConfig, WeightsConfig, stored_config
 
 Network: TypeAlias = AMD | SemanticNetwork
 NetworkConfig: TypeAlias = WeightsConfig | SemanticWeightsConfig
@@ -75,8 +69,7 @@ def save_weights(
     text = json.dumps(config.to_dict(), indent=2) + "\n"
     try:
         exists = folder.is_dir()
-        if not exists:
-            folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
         # Inside an existing folder, because its parent may be another file system.
         with TemporaryDirectory(prefix=".amd-seg-", dir=folder if exists else folder.parent) as at:
             fresh = Path(at, "weights")
@@ -111,8 +104,8 @@ def read_weights(source: Path) -> tuple[Network, NetworkConfig]:
         _require_safetensors(file)
         config = _read_config(file.with_name(CONFIG_FILE))
         # On the meta device a model takes no memory: a hostile config is found out before it does.
-        with torch.device("meta"), _NoRandomValues():
-            expected = _new_model(config.model).state_dict()
+        with torch.device("meta"):
+            expected = _new_model(config).state_dict()
         with safe_open(str(file), framework="pt") as handle:
             _check_header(file, expected, handle)
             with file.open("rb") as stream:
@@ -132,23 +125,35 @@ def read_weights(source: Path) -> tuple[Network, NetworkConfig]:
             f"Give a folder with {WEIGHTS_FILE} and {CONFIG_FILE}."
         ) from cause
     except SafetensorError as cause:
-        raise WeightsError(
-            f"Cannot read {file}: it is damaged or no safetensors file ({cause}). "
-            "Copy or download it again."
-        ) from cause
+        raise _damaged(file, f" ({cause})") from cause
     except OSError as cause:
         raise WeightsError(
             f"Cannot read {cause.filename or file}: {cause.strerror or cause}. Check the file."
         ) from cause
     _require_finite(tensors, f"Cannot use {file}")
-    with _NoRandomValues():
-        model = _new_model(config.model)
+    model = _new_model(config)
     model.load_state_dict(tensors)
     return model.eval(), config
 
 
-def _new_model(config: AMDConfig | SemanticConfig) -> Network:
-    return SemanticNetwork(config) if isinstance(config, SemanticConfig) else AMD(config)
+def _new_model(config: NetworkConfig) -> Network:
+    """Make a model without the drawing of first values, which the weights replace anyway.
+
+    It would change the global generator, and on the meta device load sympy: 4 seconds.
+    """
+    with _NoRandomValues():
+        if isinstance(config, SemanticWeightsConfig):
+            return SemanticNetwork(config.model)
+        return AMD(config.model)
+
+
+class _NoRandomValues(TorchFunctionMode):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        drawing = ("kaiming_normal_", "kaiming_uniform_", "normal_", "uniform_")
+        if getattr(func, "__name__", "") in drawing:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 def _require_safetensors(file: Path) -> None:
@@ -163,8 +168,13 @@ def _require_safetensors(file: Path) -> None:
             f"Cannot load {file}: it is a pickle, which can run code when it is read. "
             f"Convert it first: amd-seg weights convert {file} -o DIR"
         )
-    raise WeightsError(
-        f"Cannot read {file}: it is damaged or no safetensors file. Copy or download it again."
+    raise _damaged(file)
+
+
+def _damaged(file: Path, reason: str = "") -> WeightsError:
+    return WeightsError(
+        f"Cannot read {file}: it is damaged or no safetensors file{reason}. "
+        "Copy or download it again."
     )
 
 
@@ -181,27 +191,6 @@ def _read_config(path: Path) -> NetworkConfig:
         raise WeightsError(
             f"Cannot use {path}: {reason}. Take the {CONFIG_FILE} that came with these weights."
         ) from cause
-
-
-class _NoRandomValues(TorchFunctionMode):
-    """Leave out the drawing of first values, which the weights replace anyway.
-
-    It would change the global generator, and on the meta device load sympy: 4 seconds.
-    """
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        """Return the tensor as it is, in place of drawing into it."""
-        kwargs = kwargs or {}
-        drawing = ("kaiming_normal_", "kaiming_uniform_", "normal_", "uniform_")
-        if getattr(func, "__name__", "") in drawing:
-            return args[0] if args else kwargs["tensor"]
-        return func(*args, **kwargs)
 
 
 def _check_header(file: Path, expected: Mapping[str, Tensor], handle: Any) -> None:

@@ -38,12 +38,12 @@ def test_logits_have_an_eighth_of_the_frame_rounded_up(size: tuple[int, int]) ->
         regions=3,
     )  # fmt: skip
     frames = torch.randn(1, 3, *size)
-    logits = AppearancePathway(config)(frames)
+    logits = AppearancePathway(config, 3)(frames)
     assert logits.shape == (1, 3, -(-size[0] // 8), -(-size[1] // 8))
 
 
 def test_a_fresh_backbone_starts_its_blocks_as_the_identity() -> None:
-    pathway = AppearancePathway(AMDConfig(backbone="resnet50", stage_widths=(8, 8, 8, 8)))
+    pathway = AppearancePathway(AMDConfig(stage_widths=(8, 8, 8, 8)), 5)
     for name, value in pathway.named_parameters():
         if name.endswith("bn3.weight"):
             assert not value.any(), name
@@ -56,7 +56,7 @@ def test_the_top_down_layout_draws_on_half_of_the_frame(size: tuple[int, int]) -
         backbone="resnet18", layout="top-down", stage_widths=(8, 8, 16, 16),
         decoder_channels=(32, 32, 32), regions=3,
     )  # fmt: skip
-    pathway = AppearancePathway(config).eval()
+    pathway = AppearancePathway(config, 3).eval()
     for name, value in pathway.named_parameters():
         if name.endswith("bn2.weight"):
             torch.nn.init.ones_(value)  # a fresh block is the identity and reaches nowhere

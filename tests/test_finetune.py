@@ -55,7 +55,7 @@ def test_the_loss_is_the_mean_cross_entropy_over_what_is_judged() -> None:
     labels = torch.randint(0, 21, (2, 24, 32))
     labels[:, 5:20] = VOID
     parts = SegmentationObjective(model)(LabelBatch(frames, labels, ("a", "b")))
-    logits = model.class_logits(frames).detach()
+    logits = model.logits(frames).detach()
     logits = nn.functional.interpolate(logits, (24, 32), mode="bilinear", align_corners=False)
     errors, right = [], []
     for item, row, place in (labels != VOID).nonzero().tolist():

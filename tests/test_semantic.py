@@ -68,7 +68,7 @@ def photo(tmp_path: Path) -> Path:
 
 
 def whole(model: SemanticNetwork, frame: torch.Tensor) -> torch.Tensor:
-    logits = model.class_logits(frame[None])
+    logits = model.logits(frame[None])
     return interpolate(logits, frame.shape[-2:], mode="bilinear", align_corners=False)[0]
 
 

@@ -15,7 +15,7 @@ from amd_seg.choices import PRECISIONS
 from amd_seg.cli import terminal
 from amd_seg.cli.options import PATH, Command, several
 from amd_seg.errors import InputError
-from amd_seg.model.config import AMDConfig, AppearanceConfig, SemanticConfig
+from amd_seg.model.config import AMDConfig, AppearanceConfig, SemanticConfig, build
 from amd_seg.training.config import (
     FINETUNE_PRESETS,
     PRESETS,
@@ -335,7 +335,7 @@ def _saved_settings(
         saved = json.loads((out / "config.json").read_text())
         # Before, there was a choice of how pairs are drawn.
         kept = {k: v for k, v in saved["training"].items() if (k, v) != ("sampling", "video")}
-        return model.from_record(saved["model"]), training(**kept)
+        return build(model, saved["model"], "model"), training(**kept)
     except (OSError, ValueError, KeyError, TypeError) as cause:
         raise InputError(
             f"Cannot resume {out}: its config.json cannot be read ({cause}). "

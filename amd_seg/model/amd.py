@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from amd_seg.model.appearance import AppearancePathway, NormalisedModel
+from amd_seg.model.appearance import AppearanceModel
 from amd_seg.model.config import AMDConfig
 from amd_seg.model.motion import MotionPathway
 from amd_seg.model.segment_flow import (
@@ -50,23 +50,13 @@ class Reconstruction:
     """frame_j from frame_i: the direction of the paper's equations."""
 
 
-class AMD(NormalisedModel):
-    """The appearance and the motion pathway, tied by the segment flow.
-
-    Frames are (batch, 3, height, width), RGB, uint8 or float in 0..255: normalisation happens
-    here and nowhere else.
-    """
+class AMD(AppearanceModel):
+    """The appearance and the motion pathway, tied by the segment flow."""
 
     def __init__(self, config: AMDConfig) -> None:
-        super().__init__()
+        super().__init__(config, config.regions)
         self.config = config
-        self.appearance = AppearancePathway(config)
         self.motion = MotionPathway(config)
-
-    def region_logits(self, frames: Tensor) -> Tensor:
-        """Logits of the regions, (batch, region, ceil(h / stride), ceil(w / stride))."""
-        logits: Tensor = self.appearance(self.preprocess(frames))
-        return full_precision(logits)
 
     def segment(self, frames: Tensor) -> Tensor:
         """Eq. 1: the soft regions of each frame.
@@ -78,7 +68,7 @@ class AMD(NormalisedModel):
             (batch, region, ceil(height / stride), ceil(width / stride)), float, sums to 1 over
             region; the stride is 8 in the dilated layout, 2 in the top-down one.
         """
-        return self.region_logits(frames).softmax(dim=1)
+        return self.logits(frames).softmax(dim=1)
 
     def motion_input(self, frames: Tensor) -> Tensor:
         """Frames in 0..1 at the motion size, as the motion pathway and the objective see them."""
@@ -99,7 +89,7 @@ class AMD(NormalisedModel):
         # One pass over both frames, so that BatchNorm mixes them, as released.
         masks = _other_half(self.segment(frames))
         levels = self.motion.features(inputs)
-        flow = _zero_flow(levels[0])
+        flow = inputs.new_zeros(len(inputs), 2, *levels[0].shape[-2:])
         vectors = flow.new_zeros(*masks.shape[:2], 2)  # (batch, region, 2)
         flows, history = [], []
         for level, target in enumerate(levels):
@@ -123,7 +113,7 @@ class AMD(NormalisedModel):
         """
         inputs = self.motion_input(torch.cat((frame_i, frame_j)))
         levels = self.motion.features(inputs)
-        flow = _zero_flow(levels[0])
+        flow = inputs.new_zeros(len(inputs), 2, *levels[0].shape[-2:])
         flows = []
         for level, target in enumerate(levels):
             if level > 0:
@@ -138,11 +128,6 @@ def _other_half(values: Tensor) -> Tensor:
     """Swap the two halves of a batch: each target's partner stands in the other half."""
     first, second = values.chunk(2)
     return torch.cat((second, first))
-
-
-def _zero_flow(features: Tensor) -> Tensor:
-    """No motion on the grid of the features, (batch, 2, height, width)."""
-    return full_precision(features.new_zeros(features.shape[0], 2, *features.shape[-2:]))
 
 
 def _reconstruction(

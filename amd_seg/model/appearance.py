@@ -54,7 +54,7 @@ class Bottleneck(nn.Module):
         self.downsample = shortcut(inputs, outputs, stride)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Map (batch, inputs, height, width) to (batch, 4 * width, height', width')."""
+        """Map (batch, inputs, height, width) to (batch, expansion * width, height', width')."""
         hidden = F.relu(self.bn1(self.conv1(features)))
         hidden = F.relu(self.bn2(self.conv2(hidden)))
         return F.relu(self.bn3(self.conv3(hidden)) + self.downsample(features))
@@ -74,7 +74,7 @@ class BasicBlock(nn.Module):
         self.downsample = shortcut(inputs, width, stride)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Map (batch, inputs, height, width) to (batch, width, height', width')."""
+        """Map (batch, inputs, height, width) to (batch, expansion * width, height', width')."""
         hidden = F.relu(self.bn1(self.conv1(features)))
         return F.relu(self.bn2(self.conv2(hidden)) + self.downsample(features))
 
@@ -90,13 +90,13 @@ class ResNet(nn.Module):
         self.conv1 = convolution(3, inputs, 7, stride=2)
         self.bn1 = nn.BatchNorm2d(inputs)
         for index, count in enumerate(BLOCKS[config.backbone]):
-            blocks = []
+            stage = nn.Sequential()
             width, dilation = config.stage_widths[index], config.dilations[index]
             for position in range(count):
                 stride = STRIDES[config.layout][index] if position == 0 else 1
-                blocks.append(block(inputs, width, stride=stride, dilation=dilation))
+                stage.append(block(inputs, width, stride=stride, dilation=dilation))
                 inputs = width * block.expansion
-            self.add_module(f"layer{index + 1}", nn.Sequential(*blocks))
+            self.add_module(f"layer{index + 1}", stage)
         self.out_channels = inputs
 
     def stages(self, frames: Tensor) -> Iterator[Tensor]:
@@ -165,7 +165,7 @@ def _enlarged(features: Tensor, like: Tensor) -> Tensor:
 class AppearancePathway(nn.Module):
     """Eq. 1 without its softmax: frame -> logits of c region masks, or classes."""
 
-    def __init__(self, config: AppearanceConfig) -> None:
+    def __init__(self, config: AppearanceConfig, outputs: int) -> None:
         super().__init__()
         self.backbone = ResNet(config)
         self.head: nn.Sequential | TopDownHead
@@ -181,7 +181,7 @@ class AppearancePathway(nn.Module):
             channels = config.decoder_channels[-1]
             widths = tuple(width * self.backbone.expansion for width in config.stage_widths)
             self.head = TopDownHead(config, config.stage_widths[0], widths)
-        self.classifier = nn.Conv2d(channels, config.outputs, 1)
+        self.classifier = nn.Conv2d(channels, outputs, 1)
         # As released: Kaiming fan-out, and the last norm of each block starts at zero.
         for module in self.modules():
             if isinstance(module, nn.Conv2d) and module is not self.classifier:
@@ -205,33 +205,29 @@ class AppearancePathway(nn.Module):
         return logits
 
 
-class NormalisedModel(nn.Module):
+class AppearanceModel(nn.Module):
     """A model that takes frames as they are, (batch, 3, height, width), RGB, uint8 or 0..255.
 
     They are normalised here and nowhere else.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, config: AppearanceConfig, outputs: int) -> None:
         super().__init__()
+        self.appearance = AppearancePathway(config, outputs)
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
         self.mean: Tensor
         self.std: Tensor
 
-    def preprocess(self, frames: Tensor) -> Tensor:
-        """Normalise frames per channel, as the appearance pathway reads them."""
-        return (frames.to(self.mean.dtype) - self.mean) / self.std
+    def logits(self, frames: Tensor) -> Tensor:
+        """Logits of regions or classes, (batch, output, ...), float32; see `AppearancePathway`."""
+        normalised = (frames.to(self.mean.dtype) - self.mean) / self.std
+        return full_precision(self.appearance(normalised))
 
 
-class SemanticNetwork(NormalisedModel):
+class SemanticNetwork(AppearanceModel):
     """The appearance pathway with a class in the place of each region (paper, section 4.4)."""
 
     def __init__(self, config: SemanticConfig) -> None:
-        super().__init__()
+        super().__init__(config, config.classes)
         self.config = config
-        self.appearance = AppearancePathway(config)
-
-    def class_logits(self, frames: Tensor) -> Tensor:
-        """Logits of the classes, (batch, class, ceil(height / 8), ceil(width / 8)), float32."""
-        logits: Tensor = self.appearance(self.preprocess(frames))
-        return full_precision(logits)

@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Self, TypeVar, get_args, get_origin
+from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin
 
 from amd_seg.classes import MOST, Classes
 from amd_seg.errors import ConfigError, InputError
@@ -92,22 +92,6 @@ class AppearanceConfig(Settings):
         "dropout": ("0 to below 1", lambda share: 0 <= share < 1),
     }
 
-    @property
-    def outputs(self) -> int:
-        """Maps that the pathway gives: regions, or classes."""
-        raise NotImplementedError
-
-    @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> Self:
-        """Build the settings from their names and values, as this version or an older wrote them.
-
-        Raises:
-            ConfigError: unknown names or a wrong value, all named.
-        """
-        # Before there were two layouts there was a padding: of zeros in all that was released.
-        kept = {k: v for k, v in record.items() if (k, v) != ("padding", "zeros")}
-        return _build(cls, kept, "model")
-
 
 @dataclass(frozen=True, kw_only=True)
 class AMDConfig(AppearanceConfig):
@@ -141,11 +125,6 @@ class AMDConfig(AppearanceConfig):
         "max_displacement": between(1, 8),
     }
 
-    @property
-    def outputs(self) -> int:
-        """The regions."""
-        return self.regions
-
     def faults(self) -> Iterator[tuple[str, str]]:
         """See `Settings`; and what the frame's size must be for the number of stages."""
         yield from super().faults()
@@ -161,24 +140,26 @@ class SemanticConfig(AppearanceConfig):
     classes: int = 21
     """Number of classes, the background included; the default is PASCAL VOC's."""
 
-    RULES: ClassVar[Mapping[str, Rule]] = {
-        **AppearanceConfig.RULES,
-        "classes": between(2, MOST),
-    }
-
-    @property
-    def outputs(self) -> int:
-        """The classes."""
-        return self.classes
+    RULES: ClassVar[Mapping[str, Rule]] = {**AppearanceConfig.RULES, "classes": between(2, MOST)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoredConfig(Settings):
-    """What all kinds of config.json share: a version and a kind; see `stored_config`."""
+    """What config.json says of weights of any kind: the model, its use, where it comes from."""
 
     FORMAT_VERSION: ClassVar[int] = 1
     KIND: ClassVar[str]
-    MODEL: ClassVar[type[AppearanceConfig]]
+
+    model: Any
+    input_size: int
+    """Short edge, in pixels, at which the network sees a photo by default."""
+    name: str = ""
+    training: dict[str, Any] = field(default_factory=dict)
+    """Data by name, steps, objectives, revision: for people; no code reads it."""
+    sha256: str = ""
+    """Digest of model.safetensors, checked when it is read; empty where unknown."""
+
+    RULES: ClassVar[Mapping[str, Rule]] = {"input_size": between(16, 8192)}
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as JSON-able values, with the format's version and the kind."""
@@ -188,26 +169,19 @@ class StoredConfig(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class WeightsConfig(StoredConfig):
-    """What config.json says of a set of weights: the model, its use, and where it comes from."""
+    """What config.json says of weights that find objects."""
 
     KIND = "objectness"
-    MODEL = AMDConfig
 
     model: AMDConfig
     object_channel: int = 0
     """Region that is the object (section 3.5), counted from 0."""
     input_size: int = 392
-    """Short edge, in pixels, at which the network sees a photo by default."""
     threshold: float = 0.5
     """Saliency above which a pixel belongs to the mask."""
-    name: str = ""
-    training: dict[str, Any] = field(default_factory=dict)
-    """Data by name, steps, objectives, revision: for people; no code reads it."""
-    sha256: str = ""
-    """Digest of model.safetensors, checked when it is read; empty where unknown."""
 
     RULES: ClassVar[Mapping[str, Rule]] = {
-        "input_size": between(16, 8192),
+        **StoredConfig.RULES,
         "threshold": ("between 0 and 1", lambda level: 0 < level < 1),
     }
 
@@ -220,10 +194,9 @@ class WeightsConfig(StoredConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class SemanticWeightsConfig(StoredConfig):
-    """What config.json says of fine-tuned weights: the model, what its classes are, its use."""
+    """What config.json says of fine-tuned weights; a sliding window has the side `input_size`."""
 
     KIND = "semantic"
-    MODEL = SemanticConfig
 
     model: SemanticConfig
     class_names: tuple[str, ...]
@@ -231,15 +204,6 @@ class SemanticWeightsConfig(StoredConfig):
     class_colours: tuple[str, ...]
     """Colour of each label, "#rrggbb"."""
     input_size: int = 512
-    """Short edge, in pixels, at which the network sees a photo by default; the side of a window
-    where one slides."""
-    name: str = ""
-    training: dict[str, Any] = field(default_factory=dict)
-    """See `WeightsConfig`."""
-    sha256: str = ""
-    """See `WeightsConfig`."""
-
-    RULES: ClassVar[Mapping[str, Rule]] = {"input_size": between(16, 8192)}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -279,18 +243,24 @@ def stored_config(values: Any) -> WeightsConfig | SemanticWeightsConfig:
             f"config has format_version {version!r}; this release reads "
             f"{StoredConfig.FORMAT_VERSION}. Update amd-seg, or take weights of another revision."
         )
-    kinds: tuple[type[WeightsConfig], type[SemanticWeightsConfig]]
-    kinds = WeightsConfig, SemanticWeightsConfig
-    cls = next((each for each in kinds if kind == each.KIND), None)
-    if cls is None:
-        raise ConfigError(f"config is of the kind {kind!r}, which this release does not know.")
     if not isinstance(rest.get("model"), dict):
         raise ConfigError("model is missing or not a JSON object.")
-    return _build(cls, {**rest, "model": cls.MODEL.from_record(rest["model"])}, "config")
+    if kind == WeightsConfig.KIND:
+        return build(WeightsConfig, {**rest, "model": build(AMDConfig, rest["model"], "model")})
+    if kind == SemanticWeightsConfig.KIND:
+        model = build(SemanticConfig, rest["model"], "model")
+        return build(SemanticWeightsConfig, {**rest, "model": model})
+    raise ConfigError(f"config is of the kind {kind!r}, which this release does not know.")
 
 
-def _build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
-    """Make a dataclass from JSON; every unknown key and wrong type in one message."""
+def build(cls: type[T], values: Mapping[str, Any], where: str = "config") -> T:
+    """Make settings from their names and values in JSON, as this version or an older wrote them.
+
+    Raises:
+        ConfigError: every unknown key, or every wrong value, in one message.
+    """
+    # Before there were two layouts there was a padding: of zeros in all that was released.
+    values = {k: v for k, v in values.items() if (k, v) != ("padding", "zeros")}
     fields = {f.name: f for f in dataclasses.fields(cls)}
     unknown = sorted(set(values) - set(fields))
     if unknown:

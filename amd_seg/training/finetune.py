@@ -131,7 +131,7 @@ class SegmentationObjective(nn.Module):
 
     def forward(self, batch: Any, progress: float = 0.0, step: int = 0) -> dict[str, Tensor]:
         """Score a `LabelBatch`."""
-        logits = self.model.class_logits(batch.frames)
+        logits = self.model.logits(batch.frames)
         logits = F.interpolate(
             logits, batch.labels.shape[-2:], mode="bilinear", align_corners=False
         )

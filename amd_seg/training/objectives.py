@@ -71,7 +71,7 @@ class MotionMaskObjective(nn.Module):
 
     def forward(self, batch: Any, progress: float = 0.0, step: int = 0) -> dict[str, Tensor]:
         """Score a `MaskBatch`: cross-entropy and half of the Dice loss, on the 1/8 grid."""
-        logits = self.model.region_logits(batch.frames)
+        logits = self.model.logits(batch.frames)
         masks = batch.masks.to(logits.dtype) / 255
         target = F.adaptive_avg_pool2d(masks, (logits.shape[-2], logits.shape[-1]))
         score = object_logit(logits, self.object_channel)

@@ -259,7 +259,7 @@ def _mask_rows(model: AMD, batch: MaskBatch, channel: int) -> list[list[Tile]]:
 
 def _label_rows(model: SemanticNetwork, batch: LabelBatch) -> list[list[Tile]]:
     frames, labels = batch.frames[:ROWS], batch.labels[:ROWS]
-    logits = F.interpolate(model.class_logits(frames), labels.shape[-2:], mode="bilinear")
+    logits = F.interpolate(model.logits(frames), labels.shape[-2:], mode="bilinear")
     # VOC's colours, whatever the classes': a sheet is to be looked at, not to be read back.
     plain = Classes.of([str(label) for label in range(model.config.classes)])
     return [
