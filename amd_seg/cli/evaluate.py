@@ -107,15 +107,9 @@ def evaluate(
         raise click.UsageError(f"--sheet {sheet} has no known ending. Use one of {known}.")
     if sheet is not None and sheet == json_path:
         raise click.UsageError(f"Two reports would share {sheet}. Give two names.")
-    for path in (json_path, sheet):
-        if path is not None:
-            check_target(path, overwrite=overwrite)
+    for path in filter(None, (json_path, sheet)):
+        check_target(path, overwrite=overwrite)
     data = _dataset(dataset, folder, settings)
-    data = data.subset(every=settings["every"], limit=settings["limit"])
-    if data.benchmark.kind != "semantic":
-        refuse("masks with classes", "slide", "flip")
-    if data.benchmark.kind != "video":
-        refuse("videos", "threshold", "per_sequence")
     maps, method = _maps(data, settings)
     scoring_settings = {name: settings[name] for name in ("threshold", "resize_masks", "workers")}
     with terminal.progress(len(data.samples), data.unit) as bar:
@@ -133,6 +127,7 @@ def evaluate(
 
 
 def _dataset(name: str | None, folder: Path | None, settings: dict[str, Any]) -> "Dataset":
+    """Return what is scored; options that its kind does not read are refused."""
     from amd_seg.classes import read_classes
     from amd_seg.evaluation.datasets import open_dataset, open_folders
 
@@ -145,46 +140,42 @@ def _dataset(name: str | None, folder: Path | None, settings: dict[str, Any]) ->
         data = open_folders(images, masks, None if classes is None else read_classes(classes))
     else:
         raise click.UsageError("Give DATASET and its folder, or --images and --masks of any set.")
-    if data.benchmark.classes is None:
-        refuse("masks with classes", "coloured_masks")
-    return dataclasses.replace(data, by_colour=settings["coloured_masks"])
+    if data.benchmark.kind != "semantic":
+        refuse("masks with classes", "slide", "flip", "coloured_masks")
+    if data.benchmark.kind != "video":
+        refuse("videos", "threshold", "per_sequence")
+    data = dataclasses.replace(data, by_colour=settings["coloured_masks"])
+    return data.subset(every=settings["every"], limit=settings["limit"])
 
 
 def _maps(data: "Dataset", settings: dict[str, Any]) -> "tuple[Iterable[Map], str]":
     """Return the maps that are scored and what to call them."""
     from amd_seg.evaluation import predictions
-    from amd_seg.media.files import some
 
-    folder, method, weights = settings["predictions"], settings["method"], settings["weights"]
-    given = {"--predictions": folder, "--method": method, "--weights": weights}
-    chosen = [option for option, value in given.items() if value is not None]
+    origins = ("predictions", "method", "weights")
+    chosen = [f"--{name}" for name in origins if settings[name] is not None]
     if len(chosen) > 1:
         raise click.UsageError(f"{' and '.join(chosen)} are two origins of masks. Give one.")
+    folder, method, weights = (settings[name] for name in origins)
     is_semantic = data.benchmark.kind == "semantic"
     if not settings["adapt"]:
         refuse("--adapt", *LEARNING)
     elif method or folder is not None or is_semantic:
         refuse("a network and clips", "adapt")
+    load = {name: settings[name] for name in ("device", "precision")}
+    call = {name: settings[name] for name in ("size", "batch_size")}
     if folder is not None or method:
-        of_networks = ("weights", "device", "precision", "size", "batch_size", "refine")
-        refuse("a network", *of_networks, "slide", "flip")
+        refuse("a network", *load, *call, "refine", "slide", "flip")
     if folder is not None:
-        known = {sample.name for sample in data.samples}
-        extra = [name for name in predictions.prediction_files(folder) if name not in known]
-        if extra and len(data.samples) == data.total:
-            text = f"{len(extra)} files in {folder} belong to no sample: {some(extra)}."
-            terminal.say(f"Warning: {text}")
         return predictions.from_folder(data, folder), str(folder)
     if method:
         return predictions.from_centre_prior(data), method
-    load = {name: settings[name] for name in ("device", "precision")}
-    call = {name: settings[name] for name in ("size", "batch_size")}
-    name = str(weights or "bundled weights")
+    name = weights or "bundled weights"
     if is_semantic:
         if weights is None:
             raise click.UsageError("Classes need --weights of amd-seg finetune, or --predictions.")
         refuse("masks of one object", "refine")
-        call |= {name: settings[name] for name in ("slide", "flip")}
+        call |= {key: settings[key] for key in ("slide", "flip")}
         name += "".join(f", {key}" for key in ("slide", "flip") if call[key])
         return predictions.from_semantic_network(data, weights, load, call), name
     call["refine"] = settings["refine"]

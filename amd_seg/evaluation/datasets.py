@@ -4,7 +4,7 @@ A finder turns a folder into samples: one picture or frame each, with the files 
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,27 +16,20 @@ from amd_seg.errors import InputError
 from amd_seg.media.files import by_stem, images_in, natural_key, require_same_names, some
 from amd_seg.media.images import read_photo_size
 
-HALF = 128
-"""The usual grey value from which on a pixel of a ground truth is the object."""
+HALF = 128  # the usual grey value from which on a pixel of a ground truth is the object
 
 
 @dataclass(frozen=True)
 class Sample:
     """One picture, or one frame of a video, with its ground truth."""
 
-    name: str
-    """What a prediction's file is called, without its ending: "0005" or "dog/00000"."""
-    masks: tuple[Path, ...]
-    """Files of the ground truth; several are joined to one object."""
-    image: Path | None
-    """None where the data set's pictures are not there."""
+    name: str  # of a prediction's file, without its ending: "0005" or "dog/00000"
+    masks: tuple[Path, ...]  # files of the ground truth; several are joined to one object
+    image: Path | None  # None where the data set's pictures are not there
     sequence: str | None = None
-    is_end: bool = False
-    """The first or the last frame of its sequence, which DAVIS 2016 does not count."""
-    level: int = HALF
-    """Grey value of the masks from which on a pixel is the object."""
-    is_white_ground: bool = False
-    """The masks are coloured, and white is the background."""
+    is_end: bool = False  # first or last of its sequence, which DAVIS 2016 does not count
+    level: int = HALF  # grey value of the masks from which on a pixel is the object
+    is_white_ground: bool = False  # the masks are coloured, and white is the background
 
 
 @dataclass(frozen=True)
@@ -45,17 +38,12 @@ class Benchmark:
 
     name: str
     title: str
-    count: int | None
-    """Pictures, or frames with a ground truth, of the full set; None where any number may be."""
-    kind: str
-    """"saliency", "video" or "semantic": which metrics it has."""
+    count: int | None  # pictures, or frames with a ground truth, of the full set, if known
+    kind: str  # "saliency", "video" or "semantic": which metrics it has
     find: Callable[[Path], list[Sample]]
-    layout: str
-    """What a folder must hold, in words for a message."""
-    size: tuple[int, int] | None = None
-    """Width and height of the originals where all have one; copies in another are named so."""
-    classes: Classes | None = None
-    """What the labels of a semantic set are."""
+    layout: str  # what a folder must hold, in words for a message
+    size: tuple[int, int] | None = None  # width and height, where all originals have one
+    classes: Classes | None = None  # of a semantic set
 
 
 @dataclass(frozen=True)
@@ -65,23 +53,18 @@ class Dataset:
     benchmark: Benchmark
     folder: Path
     samples: tuple[Sample, ...]
-    total: int
-    """Samples in the folder, of which `samples` may be a part."""
-    size: tuple[int, int] | None = None
-    """Width and height of a reduced copy, None for the originals."""
-    by_colour: bool = False
-    """The masks of a semantic set are RGB in the classes' colours."""
+    total: int  # samples in the folder, of which `samples` may be a part
+    size: tuple[int, int] | None = None  # width and height of a reduced copy
+    by_colour: bool = False  # masks of a semantic set are RGB in the classes' colours
 
     @property
     def title(self) -> str:
         """The name for tables: a part of a benchmark is never called by the benchmark's name."""
         full, taken = self.benchmark.count or self.total, len(self.samples)
-        name = self.benchmark.title
-        if self.size is not None:
-            name += " {}x{} copy".format(*self.size)
-        if taken == full:
-            return f"{name} ({taken:,} {self.unit}s)"
-        return f"{name} subset ({taken:,} of {full:,} {self.unit}s)"
+        copy = "" if self.size is None else " {}x{} copy".format(*self.size)
+        part = "" if taken == full else " subset"
+        counted = f"{taken:,} of {full:,}" if part else f"{taken:,}"
+        return f"{self.benchmark.title}{copy}{part} ({counted} {self.unit}s)"
 
     @property
     def unit(self) -> str:
@@ -150,12 +133,12 @@ _PAIRS = (
 
 def _pairs(folder: Path, *folders: tuple[str, str]) -> list[Sample]:
     """Pair a folder of pictures and one of masks, by the first names that fit."""
-    known = (*folders, *_PAIRS)
-    for image, mask in known:
-        if (folder / image).is_dir() and (folder / mask).is_dir():
-            return _pair_by_name(folder / image, folder / mask)
-    masks = next((folder / mask for _, mask in known if (folder / mask).is_dir()), None)
-    return [] if masks is None else _pair_by_name(None, masks)
+    known = [(folder / image, folder / mask) for image, mask in (*folders, *_PAIRS)]
+    for images, masks in known:
+        if images.is_dir() and masks.is_dir():
+            return _pair_by_name(images, masks)
+    alone = next((masks for _, masks in known if masks.is_dir()), None)
+    return [] if alone is None else _pair_by_name(None, alone)
 
 
 def _pair_by_name(images: Path | None, masks: Path) -> list[Sample]:
@@ -167,37 +150,31 @@ def _pair_by_name(images: Path | None, masks: Path) -> list[Sample]:
     return [Sample(stem, (path,), pictures.get(stem)) for stem, path in truths.items()]
 
 
-def _davis2016(folder: Path) -> list[Sample]:
-    """Return the frames of the list ImageSets/480p/val.txt."""
-    root, frames = folder / "Annotations" / "480p", folder / "JPEGImages" / "480p"
-    if not root.is_dir():
-        return []
-    names: dict[str, list[str]] = {}
-    for line in _lines(folder / "ImageSets" / "480p" / "val.txt"):
-        mask = Path(line.split()[-1])
-        names.setdefault(mask.parent.name, []).append(mask.stem)
-    return _listed_frames(names, root, frames)
-
-
-def _davis2017(folder: Path) -> list[Sample]:
-    """Return all frames of the sequences in ImageSets/2017/val.txt."""
-    roots = [folder / name / "480p" for name in ("Annotations_unsupervised", "Annotations")]
-    root = next((path for path in roots if path.is_dir()), None)
+def _davis(folder: Path, year: str, *roots: str) -> list[Sample]:
+    """Return the frames that ImageSets/YEAR/val.txt lists, or all of the sequences it lists."""
+    root = next((path for name in roots if (path := folder / name / "480p").is_dir()), None)
     if root is None:
         return []
-    sequences = _lines(folder / "ImageSets" / "2017" / "val.txt")
-    if without := [name for name in sequences if not (root / name).is_dir()]:
-        raise InputError(f"{root} has no folder for {some(without)}. Copy the whole data set.")
-    names = {sequence: list(by_stem(root / sequence)) for sequence in sequences}
-    return _listed_frames(names, root, folder / "JPEGImages" / "480p")
-
-
-def _listed_frames(names: dict[str, list[str]], root: Path, frames: Path) -> list[Sample]:
+    listed = folder / "ImageSets" / year / "val.txt"
+    if not listed.is_file():
+        raise InputError(
+            f"{listed} is missing. It lists what is scored; copy it from the full data set."
+        )
+    stems: dict[str, list[str]] = {}
+    for line in filter(str.strip, listed.read_text("utf-8").splitlines()):
+        mask = Path(line.split()[-1])
+        if year == "480p":
+            stems.setdefault(mask.parent.name, []).append(mask.stem)
+        elif (root / mask.name).is_dir():
+            stems[mask.name] = list(by_stem(root / mask.name))
+        else:
+            raise InputError(f"{root} has no folder for {mask}. Copy the whole data set.")
+    frames = folder / "JPEGImages" / "480p"
     samples: list[Sample] = []
-    for sequence, stems in names.items():
-        masks = {stem: (root / sequence / f"{stem}.png",) for stem in stems}
-        pictures = {stem: frames / sequence / f"{stem}.jpg" for stem in stems}
-        samples += _frames(sequence, masks, pictures if frames.is_dir() else {})
+    for name, own in stems.items():
+        masks = {stem: (root / name / f"{stem}.png",) for stem in own}
+        pictures = {stem: frames / name / f"{stem}.jpg" for stem in own if frames.is_dir()}
+        samples += _frames(name, masks, pictures)
     files = [path for s in samples for path in (*s.masks, s.image) if path is not None]
     if missing := [path for path in files if not path.is_file()]:
         raise InputError(
@@ -208,47 +185,45 @@ def _listed_frames(names: dict[str, list[str]], root: Path, frames: Path) -> lis
 
 def _segtrackv2(folder: Path) -> list[Sample]:
     """Return the frames of SegTrack v2; masks are in a folder for each object, or in one."""
-    root, frames = folder / "GroundTruth", folder / "JPEGImages"
     samples: list[Sample] = []
-    for home in _folders(root):
+    for home in _folders(folder / "GroundTruth"):
         places = _folders(home) or [home]
-        objects = [by_stem(path) for path in places]
+        objects = [by_stem(place) for place in places]
         for place, masks in zip(places[1:], objects[1:], strict=True):
             require_same_names(objects[0], masks, places[0], place)
-        pictures = by_stem(frames / home.name) if frames.is_dir() else {}
-        if pictures:
-            require_same_names(pictures, objects[0], frames / home.name, home)
+        frames, pictures = folder / "JPEGImages" / home.name, {}
+        if frames.parent.is_dir():
+            pictures = by_stem(frames)
+            require_same_names(pictures, objects[0], frames, home)
         joined = {stem: tuple(masks[stem] for masks in objects) for stem in objects[0]}
         samples += _frames(home.name, joined, pictures, level=1)
     return samples
 
 
 def _fbms59(folder: Path) -> list[Sample]:
-    """Return the annotated frames of FBMS-59, of its test and its training set."""
-    homes = (home for part in ("Trainingset", "Testset") for home in _folders(folder / part))
-    return [sample for home in homes for sample in _fbms_sequence(home)]
-
-
-def _fbms_sequence(home: Path) -> list[Sample]:
-    """Return the annotated frames of one sequence: their numbers start at its first frame."""
-    masks = [path for path in images_in(home / "GroundTruth") if "PROB" not in path.name]
-    coloured = [path for path in masks if path.suffix.lower() == ".ppm"]
-    # Beside the colour files lie grey renderings of them, in which some objects are background.
-    masks = coloured or masks
-    pictures = images_in(home)
-    numbers = {_fbms_number(path): path for path in masks}
-    if len(numbers) < len(masks) or max(numbers) - min(numbers) >= len(pictures):
-        raise InputError(
-            f"The ground truth in {home / 'GroundTruth'} does not fit the {len(pictures)} frames "
-            f"of {home}: it is numbered {min(numbers)} to {max(numbers)}, {len(masks)} files. "
-            "Copy the whole sequence."
-        )
-    # Grey values above 0.1; of two sequences, above 0.05 and 0.4.
-    level = {"marple7": 13, "marple2": 103}.get(home.name, 26)
-    frames = {pictures[number - min(numbers)]: numbers[number] for number in sorted(numbers)}
-    truths = {picture.stem: (mask,) for picture, mask in frames.items()}
-    by_name = {picture.stem: picture for picture in frames}
-    return _frames(home.name, truths, by_name, level=level, is_white_ground=bool(coloured))
+    """Return the annotated frames of FBMS-59; the numbers of masks start at the first frame."""
+    samples: list[Sample] = []
+    for home in (*_folders(folder / "Trainingset"), *_folders(folder / "Testset")):
+        masks = [path for path in images_in(home / "GroundTruth") if "PROB" not in path.name]
+        coloured = [path for path in masks if path.suffix.lower() == ".ppm"]
+        # Beside the colour files lie grey renderings of them, in which some objects are background.
+        masks = coloured or masks
+        pictures = images_in(home)
+        numbers = {_fbms_number(path): path for path in masks}
+        if len(numbers) < len(masks) or max(numbers) - min(numbers) >= len(pictures):
+            raise InputError(
+                f"The ground truth in {home / 'GroundTruth'} does not fit the {len(pictures)} "
+                f"frames of {home}: it is numbered {min(numbers)} to {max(numbers)}, {len(masks)} "
+                "files. Copy the whole sequence."
+            )
+        # Grey values above 0.1; of two sequences, above 0.05 and 0.4.
+        level = {"marple7": 13, "marple2": 103}.get(home.name, 26)
+        frames = {number: pictures[number - min(numbers)] for number in sorted(numbers)}
+        truths = {frame.stem: (numbers[number],) for number, frame in frames.items()}
+        by_name = {frame.stem: frame for frame in frames.values()}
+        how = {"level": level, "is_white_ground": bool(coloured)}
+        samples += _frames(home.name, truths, by_name, **how)
+    return samples
 
 
 def _fbms_number(path: Path) -> int:
@@ -267,7 +242,7 @@ def _voc2012(folder: Path) -> list[Sample]:
 
 
 def _frames(
-    sequence: str, masks: Mapping[str, tuple[Path, ...]], pictures: dict[str, Path], **how: Any
+    sequence: str, masks: Mapping[str, tuple[Path, ...]], pictures: Mapping[str, Path], **how: Any
 ) -> list[Sample]:
     """Return the samples of a sequence; `how` their masks are to be read."""
     ends = {*list(masks)[:1], *list(masks)[-1:]}
@@ -278,27 +253,11 @@ def _frames(
 
 
 def _folders(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    found = (path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    return sorted(found, key=natural_key)
-
-
-def _lines(path: Path) -> list[str]:
-    if not path.is_file():
-        raise InputError(
-            f"{path} is missing. It lists what is scored; copy it from the full data set."
-        )
-    return [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
+    found: Iterable[Path] = folder.iterdir() if folder.is_dir() else ()
+    return sorted((p for p in found if p.is_dir() and p.name[0] != "."), key=natural_key)
 
 
 # The data sets that are known by name.
-
-
-_DAVIS = "Annotations/480p/, JPEGImages/480p/ and ImageSets/{}/val.txt"
-_SEGTRACK = "GroundTruth/SEQUENCE/ and JPEGImages/SEQUENCE/"
-_FBMS = "Trainingset/SEQUENCE/GroundTruth/ and Testset/SEQUENCE/GroundTruth/"
-_OMRON = ("DUT-OMRON-image", "pixelwiseGT-new-PNG")
 
 
 def _salient(name: str, title: str, count: int, *folders: tuple[str, str]) -> Benchmark:
@@ -306,35 +265,35 @@ def _salient(name: str, title: str, count: int, *folders: tuple[str, str]) -> Be
     return Benchmark(name, title, count, "saliency", lambda f: _pairs(f, *folders), layout)
 
 
+_DAVIS = "Annotations/480p/, JPEGImages/480p/ and ImageSets/{}/val.txt"
+_SEGTRACK = "GroundTruth/SEQUENCE/ and JPEGImages/SEQUENCE/"
+_FBMS = "Trainingset/SEQUENCE/GroundTruth/ and Testset/SEQUENCE/GroundTruth/"
+_OMRON = ("DUT-OMRON-image", "pixelwiseGT-new-PNG")
+_INNER = (f"{_OMRON[0]}/{_OMRON[0]}", f"{_OMRON[1]}/{_OMRON[1]}")  # as it is unpacked
+
 _BENCHMARKS = (
     _salient("duts-te", "DUTS-TE", 5019, ("DUTS-TE-Image", "DUTS-TE-Mask")),
     _salient("duts-tr", "DUTS-TR", 10553, ("DUTS-TR-Image", "DUTS-TR-Mask")),
     _salient("ecssd", "ECSSD", 1000, ("images", "ground_truth_mask")),
     _salient("pascal-s", "PASCAL-S", 850, ("datasets/imgs/pascal", "datasets/masks/pascal")),
-    # Unpacked, each folder of DUT-OMRON holds one of its own name.
-    _salient(
-        "dut-omron",
-        "DUT-OMRON",
-        5168,
-        _OMRON,
-        (f"{_OMRON[0]}/{_OMRON[0]}", f"{_OMRON[1]}/{_OMRON[1]}"),
-    ),
+    _salient("dut-omron", "DUT-OMRON", 5168, _OMRON, _INNER),
     _salient("hku-is", "HKU-IS", 4447, ("imgs", "gt")),
     Benchmark(
-        "davis2016", "DAVIS 2016 val", 1376, "video", _davis2016, _DAVIS.format("480p"), (854, 480)
+        *("davis2016", "DAVIS 2016 val", 1376, "video"),
+        lambda folder: _davis(folder, "480p", "Annotations"),
+        _DAVIS.format("480p"),
+        (854, 480),
     ),
     Benchmark(
-        "davis2017",
-        "DAVIS 2017 val, objects merged",
-        1999,
-        "video",
-        _davis2017,
+        *("davis2017", "DAVIS 2017 val, objects merged", 1999, "video"),
+        lambda folder: _davis(folder, "2017", "Annotations_unsupervised", "Annotations"),
         _DAVIS.format("2017"),
     ),
     Benchmark("segtrackv2", "SegTrack v2", 976, "video", _segtrackv2, _SEGTRACK),
     Benchmark("fbms59", "FBMS-59", 720, "video", _fbms59, _FBMS),
     Benchmark(
-        "voc2012", "PASCAL VOC 2012 val", 1449, "semantic", _voc2012, VOC_LAYOUT, classes=VOC2012
+        *("voc2012", "PASCAL VOC 2012 val", 1449, "semantic", _voc2012, VOC_LAYOUT),
+        classes=VOC2012,
     ),
 )
 BENCHMARKS = {benchmark.name: benchmark for benchmark in _BENCHMARKS}

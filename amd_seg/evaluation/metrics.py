@@ -18,10 +18,6 @@ from amd_seg.errors import InputError
 Mask = NDArray[np.bool_]
 Saliency = NDArray[np.floating[Any]]
 Curve = NDArray[np.float64]
-Confusion = NDArray[np.floating[Any]] | NDArray[np.integer[Any]]
-
-LEVELS = 256
-"""Thresholds of a curve: k / 255 for k = 0..255, a pixel is predicted where S >= k / 255."""
 
 _EPSILON = float(np.spacing(1))
 
@@ -35,10 +31,7 @@ def mean_absolute_error(saliency: Saliency, truth: Mask) -> float:
 
 
 def precision_recall(saliency: Saliency, truth: Mask) -> tuple[Curve, Curve]:
-    """Return precision and recall at every threshold k / 255, (256,) each.
-
-    Precision is 0 where nothing is predicted, recall 0 where the ground truth is empty.
-    """
+    """Return precision and recall at every threshold k / 255, (256,) each; 0 where undefined."""
     hits, predicted = counts_at_levels(saliency, truth)
     return hits / np.maximum(predicted, 1), hits / max(int(np.count_nonzero(truth)), 1)
 
@@ -46,11 +39,11 @@ def precision_recall(saliency: Saliency, truth: Mask) -> tuple[Curve, Curve]:
 def counts_at_levels(
     saliency: Saliency, truth: Mask
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return, at every threshold k / 255, how many pixels are hits and how many are predicted."""
+    """Return how many pixels are hits, and how many predicted: S >= k / 255 for k = 0..255."""
     # A value k / 255 comes back as k exactly, in float32 and in float64.
     levels = np.floor(np.clip(saliency, 0, 1) * 255).astype(np.uint8)
-    on_object = np.bincount(levels[truth], minlength=LEVELS)
-    everywhere = np.bincount(levels.ravel(), minlength=LEVELS)
+    on_object = np.bincount(levels[truth], minlength=256)
+    everywhere = np.bincount(levels.ravel(), minlength=256)
     return np.cumsum(on_object[::-1])[::-1], np.cumsum(everywhere[::-1])[::-1]
 
 
@@ -97,7 +90,15 @@ def s_measure(saliency: Saliency, truth: Mask) -> float:
         mean = float(saliency.mean(dtype=np.float64))
         return mean if share else 1 - mean
     of_object = share * _evenness(saliency[truth]) + (1 - share) * _evenness(1 - saliency[~truth])
-    return max(0.0, 0.5 * of_object + 0.5 * _similarity_of_quarters(saliency, truth))
+    # The four parts about the object's centre, weighed by their areas.
+    row, column = (int(place) + 1 for place in np.argwhere(truth).mean(axis=0).round())
+    of_regions = 0.0
+    for rows in (slice(None, row), slice(row, None)):
+        for columns in (slice(None, column), slice(column, None)):
+            part = truth[rows, columns]
+            if part.size:
+                of_regions += part.size * _similarity(saliency[rows, columns], part) / truth.size
+    return max(0.0, 0.5 * of_object + 0.5 * of_regions)
 
 
 def _evenness(values: Saliency) -> float:
@@ -105,18 +106,6 @@ def _evenness(values: Saliency) -> float:
     mean = float(values.mean(dtype=np.float64))
     deviation = float(values.std(ddof=1, dtype=np.float64)) if values.size > 1 else 0.0
     return 2 * mean / (mean**2 + 1 + deviation + _EPSILON)
-
-
-def _similarity_of_quarters(saliency: Saliency, truth: Mask) -> float:
-    """Return the mean SSIM of the four parts about the object's centre, by their areas."""
-    row, column = (int(place) + 1 for place in np.argwhere(truth).mean(axis=0).round())
-    total = 0.0
-    for rows in (slice(None, row), slice(row, None)):
-        for columns in (slice(None, column), slice(column, None)):
-            part = truth[rows, columns]
-            if part.size:
-                total += part.size * _similarity(saliency[rows, columns], part)
-    return total / truth.size
 
 
 def _similarity(saliency: Saliency, truth: Mask) -> float:
@@ -141,8 +130,8 @@ def e_measure_curve(saliency: Saliency, truth: Mask) -> Curve:
 
 def adaptive_e_measure(saliency: Saliency, truth: Mask) -> float:
     """Return the enhanced-alignment measure at twice the mean saliency."""
-    hits, predicted = adaptive_counts(saliency, truth)
-    return float(_alignment(np.array([hits]), np.array([predicted]), truth)[0])
+    hits, predicted = np.array(adaptive_counts(saliency, truth))[:, None]
+    return float(_alignment(hits, predicted, truth)[0])
 
 
 def _alignment(hits: NDArray[Any], predicted: NDArray[Any], truth: Mask) -> Curve:
@@ -152,14 +141,13 @@ def _alignment(hits: NDArray[Any], predicted: NDArray[Any], truth: Mask) -> Curv
         agreeing = predicted if positives else size - predicted
         return np.asarray(agreeing / (size - 1 + _EPSILON), np.float64)
     mean, true_mean = predicted / size, positives / size
-    quarters = (
+    total = np.zeros(len(hits))
+    for value, true_value, count in (
         (1, 1, hits),
         (1, 0, predicted - hits),
         (0, 1, positives - hits),
         (0, 0, size - predicted - positives + hits),
-    )
-    total = np.zeros(len(hits))
-    for value, true_value, count in quarters:
+    ):
         off, true_off = value - mean, true_value - true_mean
         aligned = 2 * off * true_off / (off**2 + true_off**2 + _EPSILON)
         total += count * (aligned + 1) ** 2 / 4
@@ -175,28 +163,28 @@ def weighted_f(saliency: Saliency, truth: Mask, beta_squared: float = 1.0) -> fl
     """
     if not truth.any():
         return 0.0
-    error = np.abs(saliency.astype(np.float64) - truth)
-    spread = _blur(_with_edges_outwards(error, truth))
+    error, distance = np.abs(saliency.astype(np.float64) - truth), distance_to(truth)
+    outwards = _with_edges_outwards(error, truth, distance)
+    spread = cv2.GaussianBlur(outwards, (7, 7), 5.0, borderType=cv2.BORDER_CONSTANT)
     error = np.where(truth, np.minimum(error, spread), error)
     # An error's extra weight is half of its whole 5 pixels from the object.
-    error *= np.where(truth, 1.0, 2 - 0.5 ** (distance_to(truth) / 5))
+    error *= np.where(truth, 1.0, 2 - 0.5 ** (distance / 5))
     missed, invented = float(error[truth].sum()), float(error[~truth].sum())
     size = int(np.count_nonzero(truth))
     hits = size - missed
     return float(f_beta(hits / (hits + invented + _EPSILON), 1 - missed / size, beta_squared))
 
 
-def _with_edges_outwards(values: Curve, mask: Mask) -> Curve:
+def _with_edges_outwards(values: Curve, mask: Mask, distance: Curve) -> Curve:
     """Return the values; within 5 pixels outside the mask, those of the mask's nearest pixel.
 
-    The window of `_blur`, around a pixel of the mask, reaches no further. Of equally near pixels
+    The window of 7x7, around a pixel of the mask, reaches no further. Of equally near pixels
     the one furthest left counts, of these the upper one: scipy's distance transform has it so.
     """
     reach = 5
-    shifts = np.arange(-reach, reach + 1)
-    disk = [(int(x), int(y)) for x in shifts for y in shifts if 0 < x * x + y * y <= reach * reach]
+    shifts = range(-reach, reach + 1)
+    disk = [(x, y) for x in shifts for y in shifts if 0 < x * x + y * y <= reach * reach]
     disk.sort(key=lambda shift: shift[0] ** 2 + shift[1] ** 2)
-    distance = distance_to(mask)
     waiting = np.argwhere((distance > 0) & (distance <= reach))
     padded, result = np.pad(mask, reach), values.copy()
     for x, y in disk:
@@ -205,14 +193,6 @@ def _with_edges_outwards(values: Curve, mask: Mask) -> Curve:
         result[rows, columns] = values[rows + y, columns + x]
         waiting = waiting[~is_found]
     return result
-
-
-def _blur(values: Curve) -> Curve:
-    """Return values under a Gaussian window of 7x7, sigma 5; outside counts as 0."""
-    window = cv2.getGaussianKernel(7, 5.0)
-    return np.asarray(
-        cv2.sepFilter2D(values, cv2.CV_64F, window, window, borderType=cv2.BORDER_CONSTANT)
-    )
 
 
 def distance_to(mask: Mask) -> Curve:
@@ -242,12 +222,10 @@ def intersection_over_union(mask: Mask, truth: Mask, void: Mask | None = None) -
 def boundary_f(
     mask: Mask, truth: Mask, void: Mask | None = None, *, tolerance: float = 0.008
 ) -> float:
-    """Return the boundary measure F of DAVIS, 0..1.
+    """Return the boundary measure F of DAVIS, 0..1: the F of two outlines that may be near by.
 
-    Precision is the share of the prediction's outline that lies within the tolerance of the ground
-    truth's; recall the converse; F their harmonic mean: 1 where neither mask has an outline, 0
-    where only one has. The tolerance is a share of the image's diagonal, rounded up to whole
-    pixels. Pixels in `void` are background in both.
+    1 where neither mask has an outline, 0 where only one has. The tolerance is a share of the
+    image's diagonal, rounded up to whole pixels. Pixels in `void` are background in both.
 
     Source: Perazzi et al., CVPR 2016, and its toolkit; the outline lies between pixels there.
     """
@@ -303,10 +281,8 @@ def confusion_matrix(
 ) -> NDArray[np.int64]:
     """Count the pixels of each pair of classes, but those that are void in the ground truth.
 
-    Labels are (height, width), 0 to classes - 1.
-
     Raises:
-        InputError: a prediction is no class.
+        InputError: a prediction is no class, 0 to classes - 1.
 
     Source: PASCAL VOC 2012 development kit, VOCevalseg.m.
     """
@@ -320,18 +296,17 @@ def confusion_matrix(
     return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
 
 
-def class_iou(confusion: Confusion) -> Curve:
-    """Return the IoU of each class, (class,): right / (in the truth + predicted - right).
-
-    NaN for a class that is neither in the truth nor predicted.
-    """
-    right = np.diag(confusion).astype(np.float64)
-    return _ratio(right, confusion.sum(axis=1) + confusion.sum(axis=0) - right)
+def class_iou(confusion: NDArray[Any]) -> Curve:
+    """Return right / (in the truth + predicted - right) of each class, (class,); NaN for 0 / 0."""
+    right = np.diag(confusion)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(right / (confusion.sum(axis=1) + confusion.sum(axis=0) - right))
 
 
-def class_accuracy(confusion: Confusion) -> Curve:
+def class_accuracy(confusion: NDArray[Any]) -> Curve:
     """Return the share of each class's pixels that are right, (class,); NaN where it has none."""
-    return _ratio(np.diag(confusion).astype(np.float64), confusion.sum(axis=1))
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.diag(confusion) / confusion.sum(axis=1))
 
 
 def mean_over_classes(values: Curve) -> float:
@@ -340,13 +315,7 @@ def mean_over_classes(values: Curve) -> float:
     return float(defined.mean()) if len(defined) else float("nan")
 
 
-def label_accuracy(confusion: Confusion) -> float:
+def label_accuracy(confusion: NDArray[Any]) -> float:
     """Return the share of all pixels that are right; NaN where none counts."""
     total = confusion.sum()
     return float(np.trace(confusion) / total) if total else float("nan")
-
-
-def _ratio(part: Curve, whole: Confusion) -> Curve:
-    ratio = np.full(len(part), np.nan)
-    np.divide(part, whole, out=ratio, where=whole > 0)
-    return ratio

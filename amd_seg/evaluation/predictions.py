@@ -5,6 +5,7 @@ uint8, or the path of a file, which the process that scores reads. Maps of an ob
 255, maps of classes hold labels.
 """
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
 from pathlib import Path
@@ -12,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from amd_seg.choices import OUTPUTS, SEMANTIC_OUTPUTS
 from amd_seg.classes import VOID
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from amd_seg.training.adaptation import AdaptationReport
     from amd_seg.training.config import AdaptationConfig
 
+logger = logging.getLogger(__name__)
 
 Bytes = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 Map = Bytes | Path
 
-FAINT = 32
-"""Grey values that all lie below this one are labels, or nothing that can be told from them."""
+FAINT = 32  # grey values that all lie below are labels, or nothing that can be told from them
 
 
 # The files of ground truths and of predictions.
@@ -40,17 +40,13 @@ FAINT = 32
 
 def truth_of(sample: Sample) -> tuple[Mask, Mask]:
     """Read a sample's ground truth, its files joined, and the pixels that do not count."""
-    truths, voids = zip(
-        *(read_truth(path, sample.level, sample.is_white_ground) for path in sample.masks),
-        strict=True,
-    )
-    for path, truth in zip(sample.masks, truths, strict=True):
-        if truth.shape != truths[0].shape:
-            raise InputError(
-                f"{sample.masks[0]} is {shown_size(truths[0].shape)}, {path} is "
-                f"{shown_size(truth.shape)}: the masks of one frame must have one size. Copy them "
-                "again."
-            )
+    read = [read_truth(path, sample.level, sample.is_white_ground) for path in sample.masks]
+    truths, voids = zip(*read, strict=True)
+    if len({truth.shape for truth in truths}) > 1:
+        raise InputError(
+            f"The masks of one frame must have one size, but {some(sample.masks)} differ. Copy "
+            "them again."
+        )
     joined = np.logical_or.reduce(truths)
     return joined, np.logical_or.reduce(voids) & ~joined
 
@@ -81,16 +77,14 @@ def read_truth(path: Path, level: int = HALF, is_white_ground: bool = False) -> 
 
 
 def read_grey(path: Path, *, may_be_coloured: bool = False) -> tuple[Bytes, bool]:
-    """Return (height, width) uint8, and whether these are labels of an indexed PNG, not grey.
-
-    Raises:
-        MediaError: the file cannot be read.
-        InputError: its values are neither grey nor labels.
-    """
+    """Return (height, width) uint8, and whether these are labels of an indexed PNG, not grey."""
     with opened(path) as image:
         load(image, str(path))
-    if image.mode == "P" and not _has_grey_palette(image):
-        return np.asarray(image), True
+    if image.mode == "P":
+        palette = np.array(image.getpalette("RGB") or [0, 0, 0]).reshape(-1, 3)
+        used = palette[np.unique(np.asarray(image)).clip(max=len(palette) - 1)]
+        is_grey = (used == used[:, :1]).all() and used.max() > 1
+        return np.asarray(image.convert("L") if is_grey else image), not is_grey
     if image.mode == "I" or image.mode.startswith("I;16"):
         deep = np.asarray(image)
         highest = int(deep.max())
@@ -102,7 +96,7 @@ def read_grey(path: Path, *, may_be_coloured: bool = False) -> tuple[Bytes, bool
         return (deep if highest < 2 else deep >> 8).astype(np.uint8), False
     if image.mode == "F":
         raise MediaError(f"Cannot read {path} as a mask: it holds floats. Save it with 8 bits.")
-    if not may_be_coloured and image.mode not in ("1", "L", "LA", "P"):
+    if not may_be_coloured and image.mode not in ("1", "L", "LA"):
         channels = np.asarray(image.convert("RGB")).astype(np.int16)
         # Lossy compression tints grey less than this.
         if int(np.ptp(channels, axis=2).max()) > 48:
@@ -113,24 +107,13 @@ def read_grey(path: Path, *, may_be_coloured: bool = False) -> tuple[Bytes, bool
     return np.asarray(image.convert("L")), False
 
 
-def _has_grey_palette(image: Image.Image) -> bool:
-    colours = np.array(image.getpalette("RGB") or [0, 0, 0]).reshape(-1, 3)
-    used = colours[np.unique(np.asarray(image)).clip(max=len(colours) - 1)]
-    return bool((used == used[:, :1]).all() and used.max() > 1)
-
-
-def shown_size(shape: tuple[int, ...]) -> str:
-    """Return (height, width) for a message: "640x480"."""
-    return f"{shape[1]}x{shape[0]}"
-
-
 def read_prediction(path: Path) -> Bytes:
     """Read a predicted map or mask as (height, width), uint8; labels become 0 and 255."""
     values, is_indexed = read_grey(path)
     return (values > 0) * np.uint8(255) if is_indexed else values
 
 
-# The centre prior.
+# Predictions.
 
 
 def from_centre_prior(dataset: Dataset) -> Iterator[Bytes]:
@@ -152,36 +135,16 @@ def centre_prior(height: int, width: int) -> NDArray[np.float32]:
     return prior.astype(np.float32)
 
 
-# A folder of files.
-
-
 def from_folder(dataset: Dataset, folder: Path) -> Iterable[Map]:
     """Return the predictions in a folder, to be read when they are scored.
 
+    `photo.saliency.png` and `photo.mask.png`, as `amd-seg image` writes them, count as `photo`.
     Grey files are masks of 0 and 1 where no value of any of them is higher, and run from 0 to 255
     otherwise: all are read alike, so that a map that is faint everywhere passes for no mask.
 
     Raises:
         InputError: there is no such folder, two files are for one picture, samples have no file
             (all are named), or files of a video hold numbers of objects, most likely.
-    """
-    files = prediction_files(folder)
-    missing = [sample.name for sample in dataset.samples if sample.name not in files]
-    if missing:
-        raise InputError(
-            f"{len(missing)} of {len(dataset.samples)} predictions are missing in {folder}: "
-            f"{some(missing)}. Add them as NAME.png; --limit and --every score a part."
-        )
-    paths = [files[sample.name] for sample in dataset.samples]
-    if dataset.benchmark.classes is None and _are_binary(paths, dataset):
-        return ((read_grey(path)[0] > 0) * np.uint8(255) for path in paths)
-    return paths
-
-
-def prediction_files(folder: Path) -> dict[str, Path]:
-    """Return the images at and below a folder by the name of the sample that they are for.
-
-    `photo.saliency.png` and `photo.mask.png`, as `amd-seg image` writes them, count as `photo`.
     """
     if not folder.is_dir():
         raise InputError(f"Cannot read predictions from {folder}: no such folder. Check the name.")
@@ -192,11 +155,23 @@ def prediction_files(folder: Path) -> dict[str, Path]:
         stem = path.relative_to(folder).with_suffix("")
         if stem.suffix.removeprefix(".") in (*OUTPUTS, *SEMANTIC_OUTPUTS):
             stem = stem.with_suffix("")
-        name = stem.as_posix()
-        if name in files:
-            raise InputError(f"{files[name]} and {path} are for one picture. Keep one of them.")
-        files[name] = path
-    return files
+        other = files.setdefault(stem.as_posix(), path)
+        if other != path:
+            raise InputError(f"{other} and {path} are for one picture. Keep one of them.")
+    names = [sample.name for sample in dataset.samples]
+    if missing := [name for name in names if name not in files]:
+        raise InputError(
+            f"{len(missing)} of {len(names)} predictions are missing in {folder}: "
+            f"{some(missing)}. Add them as NAME.png; --limit and --every score a part."
+        )
+    extra = files.keys() - names
+    if extra and len(names) == dataset.total:
+        listed = some(sorted(extra))
+        logger.warning("%d files in %s belong to no sample: %s.", len(extra), folder, listed)
+    paths = [files[name] for name in names]
+    if dataset.benchmark.classes is None and _are_binary(paths, dataset):
+        return ((read_grey(path)[0] > 0) * np.uint8(255) for path in paths)
+    return paths
 
 
 def _are_binary(paths: list[Path], dataset: Dataset) -> bool:
@@ -215,9 +190,6 @@ def _are_binary(paths: list[Path], dataset: Dataset) -> bool:
             f"{where}. Save masks as 0 and 255, as 0 and 1, or as an indexed PNG."
         )
     return highest == 1
-
-
-# Networks.
 
 
 def from_network(
@@ -289,11 +261,9 @@ def from_semantic_network(
 
 
 def _images(dataset: Dataset) -> list[Path]:
-    images = [sample.image for sample in dataset.samples if sample.image is not None]
-    if len(images) < len(dataset.samples):
-        without = [sample.name for sample in dataset.samples if sample.image is None]
+    if without := [sample.name for sample in dataset.samples if sample.image is None]:
         raise InputError(
             f"{dataset.folder} holds no pictures for {some(without)}, so there is nothing to "
             "segment. Add them, or score masks with --predictions."
         )
-    return images
+    return [sample.image for sample in dataset.samples if sample.image is not None]

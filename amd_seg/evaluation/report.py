@@ -66,28 +66,25 @@ def table(evaluation: Evaluation, *, per_sequence: bool = False) -> str:
 
     With `per_sequence` each sequence of a video set has a line.
     """
-    kind, lines = evaluation.dataset.benchmark.kind, [heading(evaluation), ""]
+    dataset, scoring = evaluation.dataset, evaluation.scoring
+    kind, parts = dataset.benchmark.kind, [dataset.title, evaluation.method]
+    if kind == "video" and scoring["threshold"] != 0.5:
+        parts.append(f"threshold {scoring['threshold']}")
+    if scoring["resize_masks"]:
+        parts.append("maps resized to the ground truth")
+    lines = [", ".join(parts), ""]
     for key, (label, text) in DEFINITIONS[kind].items():
         lines.append(f"{label:20}{shown(key, evaluation.scores[key]):>7}  {text}")
-    keys = ["j_mean", "j_recall", "j_decay", "f_mean", "f_recall", "f_decay", "j_all", "f_all"]
-    cells = [["sequence", *(DEFINITIONS["video"][key][0] for key in keys)]]
-    if kind == "semantic":
-        keys, cells = ["iou", "class_accuracy"], [["class", "IoU", "accuracy"]]
-    for name, scores in evaluation.groups.items():
-        cells.append([name, *(shown(key, scores[key]) for key in keys)])
     if kind == "semantic" or (kind == "video" and per_sequence):
+        names = {"iou": "IoU", "class_accuracy": "accuracy"}
+        if kind == "video":
+            named = DEFINITIONS[kind].items()
+            names = {key: label for key, (label, _) in named if not key.endswith("_frames")}
+        cells = [["sequence" if kind == "video" else "class", *names.values()]]
+        for name, scores in evaluation.groups.items():
+            cells.append([name, *(shown(key, scores[key]) for key in names)])
         lines += ["", *_aligned(cells)]
-    return "\n".join([*lines, *_published_lines(evaluation.dataset.benchmark.name)])
-
-
-def heading(evaluation: Evaluation) -> str:
-    """Return what was scored, whose maps, and how, where that is not the usual way."""
-    scoring = evaluation.scoring
-    parts = [evaluation.dataset.title, evaluation.method]
-    if evaluation.dataset.benchmark.kind == "video" and scoring["threshold"] != 0.5:
-        parts.append(f"threshold {scoring['threshold']}")
-    parts += ["maps resized to the ground truth"] if scoring["resize_masks"] else []
-    return ", ".join(parts)
+    return "\n".join([*lines, *_published(dataset.benchmark.name)])
 
 
 def shown(key: str, value: float) -> str:
@@ -99,9 +96,12 @@ def shown(key: str, value: float) -> str:
 
 def as_json(evaluation: Evaluation) -> dict[str, Any]:
     """Return an evaluation as plain values, scores from 0 to 1, None where undefined."""
-    dataset = evaluation.dataset
-    kind = dataset.benchmark.kind
-    groups = {name: _defined(scores) for name, scores in evaluation.groups.items()}
+    dataset, kind = evaluation.dataset, evaluation.dataset.benchmark.kind
+
+    def defined(scores: Scores) -> dict[str, float | None]:
+        return {key: None if math.isnan(value) else value for key, value in scores.items()}
+
+    groups = {name: defined(scores) for name, scores in evaluation.groups.items()}
     return {
         "dataset": dataset.benchmark.name,
         "title": dataset.title,
@@ -109,26 +109,27 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
         "method": evaluation.method,
         "count": len(dataset.samples),
         "scoring": evaluation.scoring,
-        "scores": _defined(evaluation.scores),
+        "scores": defined(evaluation.scores),
         "sequences": groups if kind == "video" else {},
         "classes": groups if kind == "semantic" else {},
         "definitions": {key: DEFINITIONS[kind][key][1] for key in evaluation.scores},
     }
 
 
-def _published_lines(dataset: str) -> list[str]:
+def _published(dataset: str) -> list[str]:
     """Return what others published for a data set, as lines of a table; [] where nothing is."""
     text = files("amd_seg.evaluation").joinpath("published.json").read_text("utf-8")
     rows = json.loads(text).get(dataset, [])
     if not rows:
         return []
     names = list(dict.fromkeys(name for row in rows for name in row["scores"]))
+    unchecked = [row["method"] for row in rows if not row.get("checked", True)]
     cells = [["method", *names, "outside help"]]
     for row in rows:
-        method = row["method"] if row.get("checked", True) else f"{row['method']} *"
-        cells.append([method, *(row["scores"].get(name, "-") for name in names), row["help"]])
-    is_marked = any(row[0].endswith("*") for row in cells)
-    footnote = ["* not checked against its own paper"] if is_marked else []
+        mark = " *" if row["method"] in unchecked else ""
+        scores = (row["scores"].get(name, "-") for name in names)
+        cells.append([row["method"] + mark, *scores, row["help"]])
+    footnote = ["* not checked against its own paper"] if unchecked else []
     return ["", "Published, on the full set:", *_aligned(cells), *footnote]
 
 
@@ -137,26 +138,16 @@ def _aligned(cells: list[list[str]]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = []
     for row in cells:
-        first, *rest = (
+        padded = (
             text.rjust(width) if place and width < 12 else text.ljust(width)
             for place, (text, width) in enumerate(zip(row, widths, strict=True))
         )
-        lines.append("  ".join([first, *rest]).rstrip())
+        lines.append("  ".join(padded).rstrip())
     return lines
 
 
-def _defined(scores: Scores) -> dict[str, float | None]:
-    # JSON knows no NaN.
-    return {key: None if math.isnan(value) else value for key, value in scores.items()}
-
-
-# The sheet of pictures.
-
-_CELL = (240, 180)  # Room for one picture, in pixels.
+_CELL = (240, 180)  # room for one picture of a sheet, in pixels
 _CAPTION, _MARGIN = 16, 6
-
-# Kind of a data set -> the value by which its samples are ranked.
-_RANKED_BY = {"saliency": "iou_half", "video": "j", "semantic": "iou"}
 
 
 def write_sheet(evaluation: Evaluation, path: Path, *, count: int = 4) -> None:
@@ -164,20 +155,17 @@ def write_sheet(evaluation: Evaluation, path: Path, *, count: int = 4) -> None:
 
     Each case is its ground truth over the picture, then the scored mask or labels over it.
     """
-    key = _RANKED_BY[evaluation.dataset.benchmark.kind]
+    ranking = {"saliency": "iou_half", "video": "j", "semantic": "iou"}
+    key = ranking[evaluation.dataset.benchmark.kind]
     ranked = sorted(evaluation.rows, key=lambda row: row.values[key], reverse=True)
     count = min(count, len(ranked))
     middle = (len(ranked) - count) // 2
-    groups = {
-        "best": ranked[:count],
-        "median": ranked[middle : middle + count],
-        "worst": ranked[-count:],
-    }
+    groups = {"best": 0, "median": middle, "worst": len(ranked) - count}
     width, height = 2 * _CELL[0] + 3 * _MARGIN, _CELL[1] + _CAPTION + _MARGIN
     sheet = Image.new("RGB", (width * count, height * 3), "white")
     pen = ImageDraw.Draw(sheet)
-    for line, (rank, rows) in enumerate(groups.items()):
-        for place, row in enumerate(rows):
+    for line, (rank, first) in enumerate(groups.items()):
+        for place, row in enumerate(ranked[first : first + count]):
             left, top = place * width + _MARGIN, line * height
             title = f"{rank} {row.sample.name} {100 * row.values[key]:.0f}"
             pen.text((left, top + 2), title, fill="black")

@@ -17,23 +17,13 @@ from amd_seg.classes import VOID, Classes
 from amd_seg.errors import InputError
 from amd_seg.evaluation import metrics
 from amd_seg.evaluation.datasets import Dataset, Sample
-from amd_seg.evaluation.predictions import (
-    Bytes,
-    Map,
-    Mask,
-    read_prediction,
-    shown_size,
-    truth_of,
-)
+from amd_seg.evaluation.predictions import Bytes, Map, Mask, read_prediction, truth_of
 from amd_seg.media.labels import read_labels
 from amd_seg.media.render import otsu_threshold
 from amd_seg.workers import worker_pool
 
 Curves = dict[str, NDArray[np.float64]]
 Scores = dict[str, float]
-
-# Samples that wait for each worker process: enough to keep it busy, little memory.
-_AHEAD = 4
 
 
 @dataclass(frozen=True)
@@ -45,6 +35,7 @@ class Row:
     scored: bytes = field(repr=False)
     """The mask or labels at the shape of the ground truth, as a PNG of a kilobyte or two."""
     curves: Curves = field(default_factory=dict, repr=False)
+    """What is added up over the set: curves over thresholds, or a confusion matrix."""
 
 
 @dataclass(frozen=True)
@@ -52,16 +43,11 @@ class Evaluation:
     """What a method scores on a data set."""
 
     dataset: Dataset
-    method: str
-    """Who made the maps: weights, a method or a folder."""
-    scoring: dict[str, Any]
-    """`threshold` and `resize_masks`, as `evaluate` takes them."""
-    rows: list[Row] = field(repr=False)
-    """Value by value for each sample; without curves."""
-    scores: Scores
-    """Key of `report.DEFINITIONS` -> value over the whole set."""
-    groups: dict[str, Scores]
-    """The same for each sequence of a video set, or each class of a semantic set."""
+    method: str  # who made the maps: weights, a method or a folder
+    scoring: dict[str, Any]  # `threshold` and `resize_masks`, as `evaluate` takes them
+    rows: list[Row] = field(repr=False)  # one for each sample, without curves
+    scores: Scores  # key of `report.DEFINITIONS` -> value over the whole set
+    groups: dict[str, Scores]  # the same for each sequence of videos, or each class
 
 
 def evaluate(
@@ -100,12 +86,13 @@ def evaluate(
         # Curves are added up at once: kept, they would be most of the memory.
         rows.append(replace(row, curves={}))
         on_row(row)
+    groups: dict[str, Scores] = {}
     if kind == "video":
         scores, groups = _video_scores(rows)
     elif classes is not None:
         scores, groups = _semantic_scores(sums["confusion"], classes)
     else:
-        scores, groups = _saliency_scores(rows, sums), {}
+        scores = _saliency_scores(rows, sums)
     scoring = {"threshold": threshold, "resize_masks": resize_masks}
     return Evaluation(dataset, method, scoring, rows, scores, groups)
 
@@ -115,14 +102,14 @@ def _rows(
 ) -> Iterator[Row]:
     """Yield the row of each pair, in order."""
     if workers == 1:
-        for sample, source in pairs:
-            yield scorer(sample, source)
+        yield from (scorer(*pair) for pair in pairs)
         return
     waiting: deque[Future[Row]] = deque()
     with worker_pool(workers, job="score") as pool:
-        for sample, source in pairs:
-            waiting.append(pool.submit(scorer, sample, source))
-            if len(waiting) > _AHEAD * workers:
+        for pair in pairs:
+            waiting.append(pool.submit(scorer, *pair))
+            # Four for each process keep it busy, with little memory.
+            if len(waiting) > 4 * workers:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
@@ -136,12 +123,10 @@ def _score_frame(sample: Sample, source: Map, *, threshold: float | str, resize:
     saliency = _map_of(sample, source, truth.shape, resize) / 255.0
     mask = saliency > _level(threshold, saliency)
     j = metrics.intersection_over_union(mask, truth, void)
-    values = {"j": j, "f": metrics.boundary_f(mask, truth, void)}
-    return Row(sample, values, _packed(mask))
+    return Row(sample, {"j": j, "f": metrics.boundary_f(mask, truth, void)}, _packed(mask))
 
 
 def _score_picture(sample: Sample, source: Map, *, resize: bool) -> Row:
-    """Return the values of one picture, and its curves over thresholds."""
     truth, _ = truth_of(sample)
     saliency = _map_of(sample, source, truth.shape, resize) / 255.0
     precision, recall = metrics.precision_recall(saliency, truth)
@@ -169,7 +154,6 @@ def _score_picture(sample: Sample, source: Map, *, resize: bool) -> Row:
 def _score_labels(
     sample: Sample, source: Map, *, classes: Classes, by_colour: bool, resize: bool
 ) -> Row:
-    """Return the values of one picture, and its confusion matrix as a curve."""
     truth = read_labels(sample.masks[0], classes, by_colour=by_colour)
     labels = _map_of(sample, source, truth.shape, resize, classes)
     try:
@@ -194,16 +178,17 @@ def _map_of(
     values = source
     if isinstance(values, Path):
         values = read_prediction(values) if classes is None else read_labels(values, classes)
-    if values.shape == shape:
+    (height, width), (own_height, own_width) = shape, values.shape
+    if (own_height, own_width) == (height, width):
         return values
     if not resize:
         raise InputError(
-            f"{_name_of(sample, source)} is {shown_size(values.shape)}, but its ground truth "
-            f"{sample.masks[0]} is {shown_size(shape)}. Give --resize-masks to resize predictions "
+            f"{_name_of(sample, source)} is {own_width}x{own_height}, but its ground truth "
+            f"{sample.masks[0]} is {width}x{height}. Give --resize-masks to resize predictions "
             "to the ground truth."
         )
     way = Image.Resampling.BILINEAR if classes is None else Image.Resampling.NEAREST
-    return np.asarray(Image.fromarray(values).resize((shape[1], shape[0]), way))
+    return np.asarray(Image.fromarray(values).resize((width, height), way))
 
 
 def _name_of(sample: Sample, source: Map) -> object:
@@ -225,7 +210,7 @@ def _packed(values: Mask | Bytes) -> bytes:
 
 
 def _saliency_scores(rows: list[Row], sums: Curves) -> Scores:
-    """Return the scores of a set of pictures, over which curves are added up in `sums`."""
+    """Return the scores of a set of pictures; `sums` are their curves added up."""
     curves = {key: total / len(rows) for key, total in sums.items()}
     over_set = metrics.f_beta(curves["precision"], curves["recall"])
     means = {key: float(np.mean([row.values[key] for row in rows])) for key in rows[0].values}
@@ -246,19 +231,16 @@ def _video_scores(rows: list[Row]) -> tuple[Scores, dict[str, Scores]]:
     for row in rows:
         groups[row.sample.sequence or ""].append(row)
     sequences: dict[str, Scores] = {name: {} for name in groups}
-    scores: Scores = {}
-    for key in ("j", "f"):
-        for name, group in groups.items():
-            inner = [row.values[key] for row in group if not row.sample.is_end]
+    for name, scores in sequences.items():
+        for key in ("j", "f"):
+            inner = [row.values[key] for row in groups[name] if not row.sample.is_end]
             names = (f"{key}_mean", f"{key}_recall", f"{key}_decay")
-            sequences[name] |= zip(names, metrics.sequence_statistics(inner), strict=True)
-            sequences[name][f"{key}_all"] = float(np.mean([row.values[key] for row in group]))
-        for part in ("mean", "recall", "decay", "all"):
-            own = [found[f"{key}_{part}"] for found in sequences.values()]
-            scores[f"{key}_{part}"] = float(np.mean(own))
+            scores |= zip(names, metrics.sequence_statistics(inner), strict=True)
+            scores[f"{key}_all"] = float(np.mean([row.values[key] for row in groups[name]]))
+    means = {k: float(np.mean([found[k] for found in sequences.values()])) for k in scores}
     for key in ("j", "f"):
-        scores[f"{key}_frames"] = float(np.mean([row.values[key] for row in rows]))
-    return scores, sequences
+        means[f"{key}_frames"] = float(np.mean([row.values[key] for row in rows]))
+    return means, sequences
 
 
 def _semantic_scores(
@@ -271,8 +253,6 @@ def _semantic_scores(
         "class_accuracy": metrics.mean_over_classes(accuracy),
         "pixel_accuracy": metrics.label_accuracy(confusion),
     }
-    by_class = {
-        name: {"iou": float(iou[label]), "class_accuracy": float(accuracy[label])}
-        for label, name in enumerate(classes.names)
-    }
-    return scores, by_class
+    pairs = zip(iou.tolist(), accuracy.tolist(), strict=True)
+    by_class = [{"iou": one, "class_accuracy": other} for one, other in pairs]
+    return scores, dict(zip(classes.names, by_class, strict=True))
