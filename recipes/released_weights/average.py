@@ -5,15 +5,23 @@ It holds only for weights with a common past: the mean of two runs from scratch 
 Source: Wortsman et al., Model soups, ICML 2022.
 """
 
-import dataclasses
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from amd_seg.model.amd import AMD
 from amd_seg.training.adaptation import mean_state
 from amd_seg.weights import load_weights, save_weights
 
 
-def average_weights(sources: Sequence[Path], folder: Path, *, motion: Path | None = None) -> None:
+def average_weights(
+    sources: Sequence[Path],
+    folder: Path,
+    *,
+    motion: Path | None = None,
+    sharpening: float = 1.0,
+    input_size: int | None = None,
+) -> None:
     """Write the mean of weights of one model, BatchNorm's statistics too.
 
     Args:
@@ -21,14 +29,28 @@ def average_weights(sources: Sequence[Path], folder: Path, *, motion: Path | Non
         folder: where the mean goes.
         motion: weights whose motion pathway is taken as it is; of the sources only the appearance
             pathways are averaged then.
+        sharpening: factor of the logits of eq. 1. Masks that were joined in doubt teach doubt; the
+            threshold of 0.5 draws the same line with any factor.
+        input_size: short edge, in pixels, at which the weights are used from now on; None keeps it.
     """
     found = [load_weights(source) for source in sources]
-    kept = found[0] if motion is None else load_weights(motion)
-    mean = mean_state([each.model.state_dict() for each in found], [1.0] * len(found))
-    if motion is not None:
-        mean = {name: value for name, value in mean.items() if not name.startswith("motion.")}
-    kept.model.load_state_dict(kept.model.state_dict() | mean)
+    state = mean_state([each.model.state_dict() for each in found], [1.0] * len(found))
+    for part in ("weight", "bias"):
+        state[f"appearance.classifier.{part}"] *= sharpening
     config = found[0].config
-    about = {**config.training, "mean_of": [each.config.sha256 for each in found]}
-    config = dataclasses.replace(config, model=kept.config.model, training=about)
-    save_weights(folder, kept.model, config)
+    if motion is not None:
+        other = load_weights(motion)
+        size = other.config.model.motion_size
+        config = replace(config, model=replace(config.model, motion_size=size))
+        for name, value in other.model.state_dict().items():
+            if name.startswith("motion."):
+                state[name] = value
+    model = AMD(config.model)
+    model.load_state_dict(state)
+    about = {
+        **config.training,
+        "mean_of": [each.config.sha256 for each in found],
+        "sharpening": sharpening,
+    }
+    size = config.input_size if input_size is None else input_size
+    save_weights(folder, model.eval(), replace(config, input_size=size, training=about))
