@@ -21,8 +21,7 @@ from amd_seg.refine import (
 )
 
 Mask = NDArray[np.bool_]
-Places = list[tuple[int, int]]
-"""Pixels of the small photo, x first."""
+Places = list[tuple[int, int]]  # pixels of the small photo, x first
 
 EDGES = (192, 768)  # longest short and long edge, in pixels, of the small photo that is worked on
 
@@ -56,8 +55,7 @@ def segment_by_clicks(
         pixels: (height, width, 3), RGB.
         cells: (h, w), float32, 0..1, the network's map of what stands out.
         how: how that map gets its edges before the clicks, one of `choices.REFINEMENTS`.
-        include: points of the object, inside the photo.
-        exclude: points that are not of the object, likewise.
+        include, exclude: points that are of the object, and that are not; inside the photo.
 
     Returns:
         (height, width), float32, 0..1; the order of the clicks makes no difference.
@@ -105,11 +103,7 @@ def corrected_odds(small: Pixels, prior: Map, include: Places, exclude: Places) 
 
 
 def cut(small: Pixels, probability: Map, include: Places, exclude: Places) -> Mask:
-    """Find the outline of the likely object by GrabCut, with the clicks as certain.
-
-    Returns:
-        (h, w), bool; where one side is all but empty, what is likely.
-    """
+    """Find the outline of the likely object by GrabCut, with the clicks as certain."""
     labels = np.where(probability > 0.5, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
     labels[probability < SURE_BACKGROUND] = cv2.GC_BGD
     labels[probability > SURE_OBJECT] = cv2.GC_FGD
@@ -125,5 +119,4 @@ def parts_at(mask: Mask, points: Places) -> Mask:
     window = np.ones((GAP, GAP), np.uint8)
     closed = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_CLOSE, window)
     _, parts = cv2.connectedComponents(closed, connectivity=8)
-    kept: Mask = mask & np.isin(parts, [parts[y, x] for x, y in points])
-    return kept
+    return np.logical_and(mask, np.isin(parts, [parts[y, x] for x, y in points]))

@@ -13,14 +13,10 @@ LEAST_PIXELS = 32  # of each side: its model has five components and cannot star
 def grabcut(
     frame: NDArray[np.uint8], labels: NDArray[np.uint8], rounds: int = 1
 ) -> NDArray[np.bool_] | None:
-    """Run rounds of colour model and cut, and return the mask that they give.
+    """Return the mask of rounds of colour model and cut; None where a side is all but empty.
 
     Args:
-        frame: (height, width, 3), RGB.
         labels: (height, width), OpenCV's GC_BGD, GC_FGD, GC_PR_BGD or GC_PR_FGD; changed.
-
-    Returns:
-        (height, width); None where one of the two sides is all but empty.
     """
     import cv2
 
@@ -40,10 +36,9 @@ def redraw_by_colour(
     background: NDArray[np.bool_],
     rounds: int,
 ) -> NDArray[np.bool_]:
-    """Redraw a mask (height, width) along the colours of its frame, nowhere on `background`.
+    """Redraw a mask along the colours of its frame, nowhere on `background`.
 
-    Returns:
-        (height, width), bool; the mask itself where one of the two sides is all but empty.
+    The mask itself comes back where one of the two sides is all but empty.
     """
     import cv2
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
 from amd_seg.choices import REFINEMENTS
-from amd_seg.colour_model import iou, redraw_by_colour
+from amd_seg.colour_model import redrawn_where_agreed
 from amd_seg.device import own_numerics
 from amd_seg.errors import InputError
 
@@ -22,9 +22,7 @@ Point = tuple[float, float]
 """A place in a photo as it is shown: pixels from its upper left corner, x first."""
 
 # guided
-CELL = 4
-"""Pixels for each of the map's cells, which were 8 in the network's input, where the guided filter
-is fitted; its windows reach as far."""
+CELL = 4  # pixels for each of the map's cells where the filter is fitted; its windows' reach
 EPSILON = 1e-4  # variance of colours in 0..1 below which a window counts as flat
 FEATHER = 2  # reach, in pixels of a redrawn map, of the filter that brings it to the photo's size
 
@@ -33,20 +31,17 @@ COLOUR_CELL = 2  # pixels for each of the map's cells where the densities of col
 COLOUR_SPREAD = 0.025  # standard deviation of the kernel in colour, of channels in 0..1
 PLACE_SPREAD = 0.5  # standard deviation of the kernel in place, in short edges of the picture
 SAMPLES = 1024  # pixels, at most and spread evenly, that the densities are estimated from
+# Of the densities' log-ratio beside the map's log-odds; below 1, as they depend on the map.
 DENSITY_WEIGHT = 0.5
-"""Weight of the densities' log-ratio beside the map's log-odds. It is below 1 because the map tells
-the densities which colours are whose: they are no independent witness."""
 DECISION = 2.0  # factor of the first round's log-odds: it draws the two sides apart
 SUREST = 1e-5  # distance from 0 and 1 within which a given map counts as no surer than that
+# Density, in means of the picture, that both sides have of a colour which neither knows.
 FLOOR = 1e-3
-"""Density, as a share of the picture's mean, that both sides have everywhere, so that a colour that
-neither knows decides nothing."""
 
 # grabcut
 GRABCUT_EDGES = (240, 960)  # longest short and long edge, in pixels, of the picture that it sees
 SURE_BACKGROUND = 0.05  # saliency below which it may not find the object
 AGREEMENT = 0.2  # IoU with the network's mask below which it has found something else
-GRABCUT_SHARE = 0.75  # of its mask in the result: what the network doubted stays in doubt
 
 _STRIP_ROWS = 16  # Rows that are resized at a time: a strip of a wide photo fits a CPU's cache.
 _BLOCK = 128  # Rows of the kernel that are made at a time, likewise.
@@ -54,21 +49,14 @@ _LEAST_EXPONENT = -30.0  # Below it a kernel is nothing; subnormal float32 numbe
 
 
 def refine_map(pixels: Pixels, cells: Map, how: str) -> Map:
-    """Bring the network's map of the object to the size of its photo.
+    """Bring the network's map of the object (h, w), 0..1, to the size of its photo.
 
     Every way but "none" works at a size of its own, so that a large photo needs no more memory.
-
-    Args:
-        pixels: (height, width, 3), RGB.
-        cells: (h, w), float32, 0..1.
-        how: one of `choices.REFINEMENTS`. "grabcut" gives what "none" does where its mask and the
-            network's have an IoU under `AGREEMENT`, or one of its two sides is all but empty.
-
-    Returns:
-        (height, width), float32, 0..1.
+    "grabcut" gives what "none" does where its mask and the network's have an IoU under `AGREEMENT`,
+    or one of its two sides is all but empty.
 
     Raises:
-        InputError: `how` is unknown.
+        InputError: `how` is none of `choices.REFINEMENTS`.
     """
     if how not in REFINEMENTS:
         raise InputError(f"refine={how!r} cannot be used: give one of {', '.join(REFINEMENTS)}.")
@@ -81,9 +69,11 @@ def refine_map(pixels: Pixels, cells: Map, how: str) -> Map:
             return along_edges(pixels, guide, redraw_by_densities(guide, enlarged), FEATHER)
         if how == "grabcut":
             guide = resize_pixels(pixels, size_within(GRABCUT_EDGES, pixels))
-            redrawn = _redraw_by_cut(guide, cells)
-            if redrawn is not None:
-                return along_edges(pixels, guide.float() / 255, redrawn, FEATHER)
+            small: Map = upsample(cells[np.newaxis], guide.shape[1:])[0]
+            colours = guide.permute(1, 2, 0).contiguous().numpy()
+            redrawn = redrawn_where_agreed(colours, small, small < SURE_BACKGROUND, AGREEMENT)
+            if redrawn is not small:
+                return along_edges(pixels, guide.float() / 255, torch.from_numpy(redrawn), FEATHER)
         plain: Map = upsample(cells[np.newaxis], pixels.shape[:2])[0]
         return plain
 
@@ -94,18 +84,6 @@ def _at(cell: int, pixels: Pixels, cells: Map) -> tuple[Tensor, Tensor]:
     size = min(cell * cells.shape[0], height), min(cell * cells.shape[1], width)
     enlarged = torch.from_numpy(upsample(cells[np.newaxis], size)[0])
     return resize_pixels(pixels, size).float() / 255, enlarged
-
-
-def _redraw_by_cut(frame: Tensor, cells: Map) -> Tensor | None:
-    """Give the map that GrabCut makes of another at a frame (3, h, w), uint8; None if no use."""
-    saliency = upsample(cells[np.newaxis], frame.shape[1:])[0]
-    mask = saliency > 0.5
-    colours = frame.permute(1, 2, 0).contiguous().numpy()
-    redrawn = redraw_by_colour(colours, mask, saliency < SURE_BACKGROUND, rounds=1)
-    # The mask itself comes back where one side was too small for a colour model.
-    if redrawn is mask or iou(redrawn, mask) < AGREEMENT:
-        return None
-    return torch.from_numpy(saliency + np.float32(GRABCUT_SHARE) * (redrawn - saliency))
 
 
 # "colour"
@@ -123,9 +101,6 @@ def redraw_by_densities(guide: Tensor, probability: Tensor) -> Tensor:
     Args:
         guide: (3, height, width), float, 0..1, the picture at the map's size.
         probability: (height, width), float, 0..1, of the object.
-
-    Returns:
-        (height, width), float, 0..1.
 
     Source: ours; Bayes' rule on kernel densities (Parzen, 1962), in place of the mixtures of
     Gaussians and the cut of GrabCut.
@@ -151,10 +126,7 @@ def _features(guide: Tensor) -> Tensor:
 
 
 def _log_ratio(points: Tensor, samples: Tensor, log_odds: Tensor) -> Tensor:
-    """Give the log of the object's density over the ground's at each point (point, 5).
-
-    The densities are those of `samples` (sample, 5), with `log_odds` that they are the object's.
-    """
+    """Give the log of the object's density over the ground's, of samples (sample, 5), at points."""
     # 1 minus the one would round to no pixel at all.
     sides = torch.sigmoid(torch.stack((log_odds, -log_odds)))
     sides /= sides.sum(dim=1, keepdim=True)
@@ -200,13 +172,12 @@ def guided_coefficients(guide: Tensor, values: Tensor, radius: int, epsilon: flo
 
     Args:
         guide: (3, height, width), float, 0..1: the picture whose edges count.
-        values: (height, width), float: the map to redraw, on the same device.
+        values: (height, width), float: the map to redraw.
         radius: windows are squares of 2 * radius + 1 pixels, cut off at the border.
         epsilon: variance of the colour below which a window's values are only averaged.
 
     Returns:
-        (4, height, width): the slope for each colour, then the offset. The redrawn map is the
-        offset plus the sum of the slopes times the colours.
+        (4, height, width): the slope for each colour, then the offset.
 
     Source: He, Sun, Tang, Guided Image Filtering, PAMI 2013, eqs. 14 and 15: eqs. 5, 6 and 8 for
     a guide of colours.
@@ -231,10 +202,7 @@ def guided_coefficients(guide: Tensor, values: Tensor, radius: int, epsilon: flo
 
 
 def box_filter(values: Tensor, radius: int) -> Tensor:
-    """Give the mean of values (channel, height, width) over each pixel's window.
-
-    The window is a square of 2 * radius + 1 pixels; what lies beyond the border does not count.
-    """
+    """Give the mean of values (channel, height, width) over each pixel's square window."""
     # Running sums would not grow with the radius, but lose the variance of flat windows to
     # rounding in float32.
     window = 2 * radius + 1
@@ -262,12 +230,7 @@ def resize_pixels(pixels: Pixels, size: tuple[int, int]) -> Tensor:
 
 
 def upsample(maps: Map, size: tuple[int, ...]) -> Map:
-    """Resize maps (map, h, w), 0..1, bilinearly with aligned corners to (map, height, width).
-
-    A sum of 1 over the maps stays 1.
-
-    Source: the released code resizes probabilities with align_corners=True.
-    """
+    """Resize maps (map, h, w), 0..1, bilinearly with aligned corners, as released: sums stay 1."""
     resized = np.empty((maps.shape[0], *size), np.float32)
     for start, strip in upsampled_strips(maps, size):
         # Rounding may leave 0..1.
@@ -276,11 +239,7 @@ def upsample(maps: Map, size: tuple[int, ...]) -> Map:
 
 
 def upsampled_strips(maps: Map, size: tuple[int, ...]) -> Iterator[tuple[int, Map]]:
-    """Resize maps (map, h, w) of any range as `upsample` does, with memory for one strip.
-
-    Yields:
-        A strip's first row, and the maps (map, rows, width) there.
-    """
+    """Resize maps (map, h, w) as `upsample` does; yield each strip's first row, and the strip."""
     height, width = size
     left, right, share = _neighbours(maps.shape[2], width)
     wide = _blend(maps[:, :, left], maps[:, :, right], share)  # (map, h, width)
@@ -291,7 +250,7 @@ def upsampled_strips(maps: Map, size: tuple[int, ...]) -> Iterator[tuple[int, Ma
 
 
 def _neighbours(cells: int, pixels: int) -> tuple[NDArray[np.intp], NDArray[np.intp], Map]:
-    """Return, for each pixel, the cells before and after it and the second one's share."""
+    """Return, for each pixel, the cells before and after it, and the share of the second."""
     positions = np.linspace(0.0, cells - 1.0, pixels)
     before = np.minimum(positions.astype(np.intp), max(cells - 2, 0))
     after = np.minimum(before + 1, cells - 1)
