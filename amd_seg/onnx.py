@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 
 OPSET = 18
 
-BAR = 1e-4
-"""Largest difference of a region, 0..1, that the file may have from the model."""
+BAR = 1e-4  # largest difference of a region, 0..1, that the file may have from the model
 
 # Batch, height and width of the frames of the check: single and several, odd, long and high.
 CHECKED = ((1, 96, 131), (2, 150, 97), (1, 83, 300))
@@ -42,7 +41,6 @@ def export_onnx(
     Args:
         path: the file to make; its folder exists.
         weights: as `Segmenter.from_pretrained` takes them.
-        overwrite: replace a file that is there.
 
     Returns:
         The largest difference of a region, 0..1, between the file and the model.

@@ -208,7 +208,6 @@ class Segmentation:
         return path
 
     def _metadata(self, output: str) -> dict[str, Any]:
-        """Return what of the photo goes with a picture that shows it."""
         if output not in ("cutout", "overlay"):
             return {}
         return {"icc_profile": self.photo.icc_profile, "resolution": self.photo.resolution}

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
 from math import floor
-from typing import BinaryIO, Generic, TypeAlias, TypedDict, TypeVar, Unpack, cast, overload
+from typing import Any, BinaryIO, Generic, TypeAlias, TypedDict, TypeVar, Unpack, cast, overload
 
 import numpy as np
 import torch
@@ -43,18 +43,13 @@ ImageLike: TypeAlias = (
     | Photo
 )
 
-Prepared: TypeAlias = tuple[Photo, Tensor]
-"""A photo and what the network sees of it: (3, h, w), RGB, uint8."""
-
+Prepared: TypeAlias = tuple[Photo, Tensor]  # and what the network sees: (3, h, w), RGB, uint8
 Result = TypeVar("Result")
 Model = TypeVar("Model", AMD, SemanticNetwork)
 Config = TypeVar("Config", WeightsConfig, SemanticWeightsConfig)
 
-LONGEST_ASPECT = 4
-"""The long edge, in short edges, that the network sees at most: its cost stays bounded."""
-
-PIXELS_HELD = 64_000_000
-"""Pixels of photos that one batch, or the photos read ahead, may hold: 192 MB."""
+LONGEST_ASPECT = 4  # of what the network sees, so that its cost stays bounded
+PIXELS_HELD = 64_000_000  # that one batch, or the photos read ahead, may hold: 192 MB
 
 _SINGLE_IMAGES = (
     *(str, os.PathLike, bytes, bytearray, memoryview),
@@ -101,23 +96,27 @@ class PlacedNetwork(Generic[Model, Config]):
         self.config: Config = config
         self.model: Model = model
 
-    def _results(
-        self,
-        images: Iterable[ImageLike],
-        segment: Callable[[list[Prepared]], Iterator[Result | AmdSegError]],
-        size: int | None,
-        batch_size: int,
-        max_pixels: int,
-    ) -> Generator[Result | AmdSegError, None, None]:
-        """Give what `segment` makes of batches of photos, with the errors of bad ones in place."""
+    def _checked(self, size: int | None, batch_size: int) -> int:
+        """Return the size that the network sees."""
         edge, (least, most) = self.config.input_size if size is None else size, SIZES
         allowed = f"the short edge that the network sees must be {least} to {most} pixels"
         require(least <= edge <= most, "size", edge, allowed)
         require(batch_size >= 1, "batch_size", batch_size, "it must be 1 or more")
+        return edge
+
+    def _results(
+        self,
+        images: Iterable[ImageLike],
+        segment: Callable[[list[Prepared]], Iterator[Result | AmdSegError]],
+        size: int,
+        batch_size: int,
+        max_pixels: int,
+    ) -> Generator[Result | AmdSegError, None, None]:
+        """Yield what `segment` makes of batches of photos, with the errors of bad ones in place."""
 
         def prepare_or_error(image: ImageLike) -> Prepared | AmdSegError:
             try:
-                return prepare(image, edge, max_pixels)
+                return prepare(image, size, max_pixels)
             except AmdSegError as error:
                 return error
 
@@ -129,22 +128,16 @@ class PlacedNetwork(Generic[Model, Config]):
             for item in batch:
                 yield item if isinstance(item, AmdSegError) else next(found)
 
-        items = map_ahead(
-            prepare_or_error, images, ahead=batch_size, weigh=pixel_count, budget=PIXELS_HELD
-        )
-
-        def results() -> Generator[Result | AmdSegError, None, None]:
-            batch: list[Prepared | AmdSegError] = []
-            with closing(items):
-                for item in items:
-                    batch.append(item)
-                    # Large photos fill a batch sooner.
-                    if len(batch) == batch_size or sum(map(pixel_count, batch)) >= PIXELS_HELD:
-                        yield from results_of(batch)
-                        batch = []
-                yield from results_of(batch)
-
-        return results()
+        batch: list[Prepared | AmdSegError] = []
+        ahead: dict[str, Any] = {"ahead": batch_size, "weigh": pixel_count, "budget": PIXELS_HELD}
+        with closing(map_ahead(prepare_or_error, images, **ahead)) as items:
+            for item in items:
+                batch.append(item)
+                # Large photos fill a batch sooner.
+                if len(batch) == batch_size or sum(map(pixel_count, batch)) >= PIXELS_HELD:
+                    yield from results_of(batch)
+                    batch = []
+            yield from results_of(batch)
 
     @contextmanager
     def _computing(self, frames: Tensor) -> Iterator[None]:
@@ -260,6 +253,7 @@ class Segmenter(PlacedNetwork[AMD, WeightsConfig]):
         max_pixels: int = MAX_PIXELS,
     ) -> Generator[Segmentation | AmdSegError, None, None]:
         """Segment images as a call does, with the error itself in the place of a bad image."""
+        edge = self._checked(size, batch_size)
         rule = self.config.threshold if threshold is None else threshold
         is_level = isinstance(rule, int | float) and 0 < rule < 1
         allowed = "give a number between 0 and 1, or otsu"
@@ -283,13 +277,13 @@ class Segmenter(PlacedNetwork[AMD, WeightsConfig]):
                 else:
                     yield self._damaged(photo)
 
-        return self._results(images, segment, size, batch_size, max_pixels)
+        return self._results(images, segment, edge, batch_size, max_pixels)
 
     def region_masks(self, frames: Tensor) -> NDArray[np.float32]:
         """Run the network on frames that are resized for it already: `AMD.segment` as an array."""
         with self._computing(frames):
-            masks = self.model.segment(frames.to(self.device))
-            return cast(NDArray[np.float32], masks.float().cpu().numpy())
+            masks = self.model.segment(frames.to(self.device)).float().cpu()
+        return cast(NDArray[np.float32], masks.numpy())
 
 
 # What every segmenter of photos does
@@ -318,11 +312,7 @@ def require(holds: bool, name: str, value: object, allowed: str) -> None:
 
 
 def prepare(image: ImageLike, size: int, max_pixels: int) -> Prepared:
-    """Read one image, and resize it for the network: (3, h, w), RGB, uint8.
-
-    Unlike the released code it is antialiased: a reduced photo would get patterns that are not in
-    the scene.
-    """
+    """Read one image, and resize it for the network; antialiased, unlike in the released code."""
     if isinstance(image, Photo):
         photo = image
     elif isinstance(image, Tensor):

@@ -27,16 +27,14 @@ from amd_seg.media.labels import (
     render_labels_overlay,
     save_labels,
 )
-from amd_seg.model.amd import AMD
 from amd_seg.model.appearance import SemanticNetwork
-from amd_seg.model.config import SemanticWeightsConfig, WeightsConfig
+from amd_seg.model.config import SemanticWeightsConfig
 from amd_seg.segmenter import ImageLike, PlacedNetwork, Prepared, Segmenter, one_or_all
 from amd_seg.weights import load_any_weights, load_semantic_weights
 
 __all__ = ["SemanticSegmentation", "SemanticSegmenter", "open_segmenter"]
 
-# Rows that are brought to the photo's size at a time: all classes of a large photo at once take
-# gigabytes.
+# Rows brought to the photo's size at a time: all classes of a large photo take gigabytes.
 _STRIP_ROWS = 64
 
 
@@ -121,7 +119,6 @@ class SemanticSegmentation:
 
     @property
     def _metadata(self) -> dict[str, Any]:
-        """What of the photo goes with an overlay."""
         return {"icc_profile": self.photo.icc_profile, "resolution": self.photo.resolution}
 
 
@@ -187,6 +184,7 @@ class SemanticSegmenter(PlacedNetwork[SemanticNetwork, SemanticWeightsConfig]):
             flip: take the mean with the mirrored photo.
             batch_size: windows that share a pass of the network; photos that are read ahead.
         """
+        edge = self._checked(size, batch_size)
         window = self.config.input_size if slide else None
 
         def segment(photos: list[Prepared]) -> Iterator[SemanticSegmentation | AmdSegError]:
@@ -200,7 +198,7 @@ class SemanticSegmenter(PlacedNetwork[SemanticNetwork, SemanticWeightsConfig]):
                 else:
                     yield self._damaged(photo)
 
-        return self._results(images, segment, size, batch_size, max_pixels)
+        return self._results(images, segment, edge, batch_size, max_pixels)
 
 
 def open_segmenter(
@@ -218,7 +216,7 @@ def open_segmenter(
     """
     resolve_precision(precision, resolve_device(device))  # Before a download, not after it.
     found = load_any_weights(source)
-    is_semantic = isinstance(found.config, SemanticWeightsConfig)
+    is_semantic = isinstance(found.model, SemanticNetwork)
     outputs = SEMANTIC_OUTPUTS if is_semantic else OUTPUTS
     if output not in (*outputs, *ANNOTATIONS):
         what = "tell classes" if is_semantic else "find the object and know no classes"
@@ -226,11 +224,8 @@ def open_segmenter(
             f"The weights {found.source} {what}: they give no {output}. "
             f"Use --output {' or '.join(outputs)}, or other --weights."
         )
-    if isinstance(found.model, SemanticNetwork) and isinstance(found.config, SemanticWeightsConfig):
-        return SemanticSegmenter(found.model, found.config, device=device, precision=precision)
-    assert isinstance(found.model, AMD)
-    assert isinstance(found.config, WeightsConfig)
-    return Segmenter(found.model, found.config, device=device, precision=precision)
+    kind = SemanticSegmenter if is_semantic else Segmenter
+    return kind(found.model, found.config, device=device, precision=precision)
 
 
 # From a frame to its classes
@@ -247,14 +242,12 @@ def class_probabilities(
     """Return the probability of each class at each pixel, (class, height, width), float32.
 
     Args:
-        model: in eval mode.
         frame: (3, height, width), RGB, uint8 or float in 0..255, on the model's device.
         window: side of a square window, in pixels, that slides by two thirds of it; the logits of
             overlapping windows are averaged. None shows the network the whole frame.
         flip: average with the probabilities of the mirrored frame.
-        batch_size: windows in a pass of the network.
 
-    Source: the practice of the published toolbox (mmsegmentation: whole and slide inference).
+    Source: mmsegmentation, whole and slide inference.
     """
     scores = _logits(model, frame, window, batch_size).softmax(dim=0)
     if not flip:
@@ -288,11 +281,7 @@ def _starts(length: int, window: int) -> list[int]:
 
 
 def strongest_classes(scores: Tensor, size: tuple[int, ...]) -> NDArray[np.uint8]:
-    """Return the class with the highest score at each pixel (height, width) of another size.
-
-    The scores (class, h, w) are resized bilinearly, strip by strip; the lower label is taken where
-    two are equal.
-    """
+    """Return the class whose bilinearly resized score (class, h, w) is highest at each pixel."""
     height, width = size
     labels = np.empty((height, width), np.uint8)
     with own_numerics():
