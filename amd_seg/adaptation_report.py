@@ -72,11 +72,10 @@ def write_adaptation_page(
         clip: what was adapted to; it is read once, for the frames that are shown.
         report, config: of `VideoSegmenter.adapt`.
         released, adapted: `VideoSegmenter.segmenter` before it and after it.
-        overwrite: replace a file that is there.
         **call: size, threshold and refine, as for a call of a `Segmenter`.
 
     Raises:
-        InputError, MediaError: as `check_page` does; or the clip cannot be read.
+        InputError, MediaError: the page cannot be written there, or the clip not be read.
     """
     path = Path(path)
     check_page(path, overwrite=overwrite)
@@ -97,6 +96,7 @@ def write_adaptation_page(
     if report.evidence is not None:
         chosen["Evidence"] = f"{report.evidence:.2f} of 1: how clear the clip's motion is"
     times = {_TIMES[part]: f"{seconds:.1f} s" for part, seconds in report.seconds.items()}
+    times["In all"] = f"{sum(report.seconds.values()):.1f} s"
     settings = {
         "Clip": f"{Path(clip.source).name}, {clip.width}x{clip.height}",
         "Weights": released.config.name,
@@ -113,23 +113,16 @@ def write_adaptation_page(
         "<h2>Before and after</h2><table><tr><th>Released weights</th><th>Adapted weights</th></tr>"
         f"{''.join(f'<tr>{row}</tr>' for row in rows)}</table>"
         f"<h2>What was chosen</h2>{_table(chosen)}"
-        f"<h2>Time</h2>{_table({**times, 'In all': f'{sum(report.seconds.values()):.1f} s'})}"
+        f"<h2>Time</h2>{_table(times)}"
         f"<h2>Settings</h2>{_table(settings)}</body></html>\n"
     )
     # A file's name may hold bytes that are no text.
-    data = text.encode(errors="replace")
-    write_atomically(path, lambda stream: stream.write(data))
+    write_atomically(path, lambda stream: stream.write(text.encode(errors="replace")))
     return path
 
 
 def check_page(path: Path, *, overwrite: bool) -> None:
-    """Raise where a page shall not be written, before there is anything to write.
-
-    Raises:
-        InputError: the ending is not that of a page, its folder is not there, or a file is there
-            and `overwrite` not set.
-        MediaError: it is a folder or a device.
-    """
+    """Raise where a page shall not be written, before there is anything to write."""
     if path.suffix.lower() not in (".html", ".htm"):
         raise InputError(f"Cannot write {path}: a page ends in .html or .htm.")
     check_target(path, overwrite=overwrite)
@@ -150,8 +143,8 @@ def loss_curve(report: AdaptationReport) -> str:
     """Return an SVG of the loss of each step and its running mean, with dots before and after."""
     ends = (0.0, report.loss_before, "before"), (report.steps, report.loss_after, "after")
     dots = [(step, value, name) for step, value, name in ends if math.isfinite(value)]
-    values = np.array(report.losses)
-    raw = np.column_stack([np.arange(1, len(values) + 1), values])[np.isfinite(values)]
+    raw = np.array([(n, v) for n, v in enumerate(report.losses, 1) if math.isfinite(v)])
+    raw = raw.reshape(-1, 2)
     reach = len(raw) // 20
     means = [raw[max(0, i - reach) : i + reach + 1, 1].mean() for i in range(len(raw))]
     heights = np.array([*raw[:, 1], *(value for _, value, _ in dots)])
@@ -201,9 +194,8 @@ def spread(clip: Iterable[Frame], count: int) -> Sequence[Frame]:
             kept.append(frame)
         if len(kept) > 2 * count:
             kept, stride = kept[::2], 2 * stride
-    if len(kept) <= count:
-        return kept
-    return [kept[round(place * (len(kept) - 1) / (count - 1))] for place in range(count)]
+    count = min(count, len(kept))
+    return [kept[round(place)] for place in np.linspace(0, len(kept) - 1, count)]
 
 
 def _picture(frame: Frame, shown: Segmentation) -> str:

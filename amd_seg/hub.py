@@ -48,12 +48,9 @@ def fetch_snapshot(source: str, files: Sequence[str]) -> Path:
 
 
 def push_folder(folder: Path, repo: str, files: Sequence[str], *, private: bool = False) -> str:
-    """Upload `files` of `folder` in one commit, and return the repository's address.
+    """Upload `files` of `folder` in one commit, to a repository that is made if need be.
 
-    Where there is no such repository it is made, `private` or not.
-
-    Raises:
-        WeightsError: the Hub cannot be reached or refuses.
+    Returns its address; raises a WeightsError where the Hub cannot be reached or refuses.
     """
     from huggingface_hub import HfApi
 
@@ -74,11 +71,9 @@ def push_folder(folder: Path, repo: str, files: Sequence[str], *, private: bool 
 
 
 def _hub_errors() -> tuple[type[Exception], ...]:
-    """What huggingface_hub raises, its HTTP library's transport errors included.
+    """What huggingface_hub raises; a reply that is no JSON, and a bad name, are ValueErrors.
 
-    That library differs between releases, so its root error is asked for and not imported: with
-    OSError it is the base of HfHubHTTPError. A reply that is no JSON, and a name that is none,
-    are ValueErrors.
+    Its HTTP library differs between releases: the root error of that is a base of HfHubHTTPError.
     """
     from huggingface_hub.errors import HfHubHTTPError
 

@@ -1,11 +1,12 @@
 """VideoSegmenter: a clip in, its object out, frame by frame, and the output video that shows it."""
 
+import math
 import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, Unpack
 
@@ -106,11 +107,7 @@ class VideoSegmenter:
             InputError, DeviceError: as a `Segmenter` does.
             MediaError: there is no such clip, or it cannot be read.
         """
-        return self._segment(_opened(source), **options)
-
-    def _segment(
-        self, clip: FrameReader, **options: Unpack[CallOptions]
-    ) -> Generator[FrameSegmentation, None, None]:
+        clip = _opened(source)
         frames = read_ahead(clip, ahead=_frames_waiting(clip))
         under_way: deque[Frame] = deque()
 
@@ -167,9 +164,9 @@ class VideoSegmenter:
         behind = None
         if background is not None:
             behind = open_background(background, clip.width, clip.height)
-        is_annotation = _is_annotation(target)
+        is_annotation = target.suffix.lower() == ".json"
         totals = np.zeros(2)
-        frames = read_ahead(self._segment(clip, **options), ahead=_frames_waiting(clip))
+        frames = read_ahead(self(clip, **options), ahead=_frames_waiting(clip))
         with closing(frames):
             first = next(frames, None)
             if first is None and clip.is_truncated:
@@ -178,10 +175,9 @@ class VideoSegmenter:
                     "decoded. Give an intact file."
                 )
             if first is None:
-                start, end = clip.span.start or 0, clip.span.end
-                until = "the end" if end is None else f"{end} s"
+                until = "the end" if clip.span.end is None else f"{clip.span.end} s"
                 raise InputError(
-                    f"No frame of {clip.source} is shown from {start} s to {until}. "
+                    f"No frame of {clip.source} is shown from {clip.span.start or 0} s to {until}. "
                     "Choose other times."
                 )
             opened: AbstractContextManager[Any]
@@ -196,13 +192,11 @@ class VideoSegmenter:
             with opened as writer:
 
                 def draw(frame: FrameSegmentation) -> tuple[Any, int, float, tuple[float, float]]:
-                    picture: Any
-                    if is_annotation:
-                        picture = frame
-                    elif behind is None:
-                        picture = np.asarray(frame.render(output))
-                    else:
+                    picture: Any = frame
+                    if behind is not None:
                         picture = np.asarray(render_on(frame.photo.pixels, frame.cutout(), behind))
+                    elif not is_annotation:
+                        picture = np.asarray(frame.render(output))
                     facts = float(frame.mask.mean()), frame.confidence
                     return writer.prepare(picture), frame.index, frame.time, facts
 
@@ -213,17 +207,9 @@ class VideoSegmenter:
                         totals += facts
                         if on_frame is not None:
                             on_frame(count, clip.frame_count)
-        mask_share, confidence = (totals / count).tolist()
-        return VideoReport(
-            target,
-            writer.frames,
-            clip.width,
-            clip.height,
-            mask_share,
-            confidence,
-            is_truncated=clip.is_truncated,
-            hdr=clip.hdr,
-        )
+        share, sure = (totals / count).tolist()
+        size = clip.width, clip.height
+        return VideoReport(target, writer.frames, *size, share, sure, clip.is_truncated, clip.hdr)
 
     def adapt(
         self,
@@ -293,17 +279,15 @@ class VideoSegmenter:
         """Segment the frames that were clicked in, with the released weights."""
         from amd_seg.training.masked_images import MaskedClip
 
-        clicks: dict[int, tuple[list[Point], list[Point]]] = {}
-        clicked: dict[int, Frame] = {}
-        points = [(0, point) for point in include] + [(1, point) for point in exclude]
-        frames = frames_at(clip, [moment for _, (moment, _, _) in points])
-        for frame, (side, (_, x, y)) in zip(frames, points, strict=True):
-            clicked[frame.index] = frame
-            clicks.setdefault(frame.index, ([], []))[side].append((x, y))
+        clicked: dict[int, tuple[Frame, tuple[list[Point], list[Point]]]] = {}
+        points = [(0, *point) for point in include] + [(1, *point) for point in exclude]
+        frames = frames_at(clip, [moment for _, moment, _, _ in points])
+        for frame, (side, _, x, y) in zip(frames, points, strict=True):
+            clicked.setdefault(frame.index, (frame, ([], [])))[1][side].append((x, y))
         pixels, masks, labels = [], [], []
-        for index, frame in clicked.items():
+        for frame, clicks in clicked.values():
             photo = _photo_of(frame, clip)
-            saliency = self._released(photo).clicked(*clicks[index]).saliency
+            saliency = self._released(photo).clicked(*clicks).saliency
             pixels.append(torch.from_numpy(frame.pixels.copy()).permute(2, 0, 1))
             masks.append(torch.from_numpy(np.rint(saliency * 255).astype(np.uint8))[None])
             labels.append(photo.source)
@@ -328,27 +312,20 @@ def frames_at(clip: FrameReader, moments: Sequence[float]) -> list[Frame]:
     Raises:
         InputError: the clip has no such frame; all are named.
     """
-    found: dict[int, Frame] = {}
-    before: Frame | None = None
-    for frame in clip:
+    found: dict[int, Frame] = {}  # by the place of the moment
+    shown, last = -math.inf, "missing"
+    for frame, after in pairwise(chain(clip, (None,))):
+        assert frame is not None
+        end = math.nextafter(clip.duration or frame.time, math.inf) if after is None else after.time
         for place, moment in enumerate(moments):
-            if place in found:
-                continue
-            if isinstance(moment, int) and moment == frame.index:
+            is_time = isinstance(moment, float)
+            if shown <= moment < end if is_time else moment == frame.index:
                 found[place] = frame
-            # The frame at a time is the last one that begins no later.
-            if isinstance(moment, float) and moment < frame.time:
-                found[place] = before or frame
         if len(found) == len(moments):
             break
-        before = frame
-    else:
-        for place, moment in enumerate(moments):
-            if before and isinstance(moment, float) and moment <= (clip.duration or before.time):
-                found.setdefault(place, before)
+        shown, last = end, f"number {frame.index}, at {frame.time:g} s"
     if lost := [moment for place, moment in enumerate(moments) if place not in found]:
         named = " or ".join(f"{m:g} s" if isinstance(m, float) else f"number {m}" for m in lost)
-        last = f"number {before.index}, at {before.time:g} s" if before else "missing"
         raise InputError(f"{clip.source} has no frame at {named}. Its last one is {last}.")
     return [found[place] for place in range(len(moments))]
 
@@ -371,7 +348,7 @@ def check_output(
         raise InputError(f"Unknown output {output!r}. Use one of {', '.join(OUTPUTS)}.")
     if background is not None and output != "cutout":
         raise InputError(f"A background goes behind a cutout, not behind {output!r}. Drop one.")
-    if _is_annotation(target):
+    if target.suffix.lower() == ".json":
         if output != "mask":
             raise InputError(f"{target} holds masks. Drop the output {output}, or write a video.")
         files.check_target(target, overwrite=overwrite)
@@ -380,10 +357,6 @@ def check_output(
     check_target(target, clip.source, has_alpha=has_alpha, overwrite=overwrite)
     if background is not None:
         open_background(background, clip.width, clip.height)
-
-
-def _is_annotation(target: Path) -> bool:
-    return target.suffix.lower() == ".json"
 
 
 def _photo_of(frame: Frame, clip: FrameReader) -> Photo:
