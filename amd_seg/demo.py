@@ -7,10 +7,9 @@ import shutil
 import socket
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from html import escape
 from importlib.util import find_spec
 from pathlib import Path
@@ -38,17 +37,14 @@ MAX_PHOTO_PIXELS = 40_000_000
 MAX_FRAME_PIXELS = 9_000_000  # of a clip: 4K
 MAX_SECONDS = 30.0  # of a clip
 
-SHOWN = ("overlay", "saliency", "mask", "cutout")
-"""Outputs with a picture on the page; all of them can be downloaded."""
+SHOWN = ("overlay", "saliency", "mask", "cutout")  # on the page; all outputs can be downloaded
 SHOWN_EDGE = 1024  # longest edge of these pictures: a click on a large photo is answered as fast
 
 
 class Page:
     """One open page: its file, what the network said of it, and the files of that.
 
-    Args:
-        segmenter: shared by all pages; it is not changed.
-        folder: this page's own; it is gone when the page is closed, and work under way ends.
+    The folder is its own: it goes when the page is closed, and work under way ends.
     """
 
     def __init__(self, segmenter: Segmenter, folder: Path) -> None:
@@ -59,19 +55,13 @@ class Page:
         self._video = VideoSegmenter(segmenter)
         self.source: Path | None = None
         self.clip: FrameReader | None = None
+        # Points of the photo, x first, and whether they are of the object.
         self.clicks: list[tuple[bool, tuple[float, float]]] = []
-        """Points of the photo, x first, and whether they are of the object; the last one last."""
-        self.reduction = 1.0
-        """Pixels of the photo for each one of the picture that was shown last."""
+        self.reduction = 1.0  # pixels of the photo for each one of the picture that was shown last
         self._seen: tuple[tuple[int, float], Segmentation] | None = None
 
     def open(self, upload: Path) -> float:
-        """Take a photo or a clip, in place of the one before; give a clip's last time, or 0.
-
-        Raises:
-            InputError: it is too large or too long.
-            MediaError: it cannot be read.
-        """
+        """Take a photo or a clip, in place of the one before; give a clip's last time, or 0."""
         self.close()
         self._folder.mkdir()
         self._video.reset()
@@ -119,12 +109,9 @@ class Page:
         if factor == 1:
             return seen
         small = resize_pixels(pixels, (height, width)).permute(1, 2, 0).contiguous().numpy()
-        include, exclude = (
-            tuple((x / factor, y / factor) for x, y in points)
-            for points in (seen.include, seen.exclude)
-        )
-        photo = replace(seen.photo, pixels=small)
-        return replace(seen, photo=photo, include=include, exclude=exclude)
+        both = seen.include, seen.exclude
+        clicks = [[(x / factor, y / factor) for x, y in points] for points in both]
+        return replace(seen, photo=replace(seen.photo, pixels=small)).clicked(*clicks)
 
     def save(self, seen: Segmentation, outputs: tuple[str, ...] = OUTPUTS) -> dict[str, Path]:
         """Write outputs as `amd-seg image` does, in place of those before."""
@@ -132,19 +119,15 @@ class Page:
         if outputs in self._saved:
             shutil.rmtree(self._saved[outputs], ignore_errors=True)
         first = self._new_file(self.source.stem)
-        self._saved[outputs] = first.parent
-        return {
-            output: seen.save(first.with_name(f"{first.name}.{output}.png"), output)
-            for output in outputs
-        }
+        self._saved[outputs] = folder = first.parent
+        return {o: seen.save(folder / f"{first.name}.{o}.png", o) for o in outputs}
 
     def adapt(
         self, config: AdaptationConfig, on_step: OnStep, **call: Any
     ) -> tuple[str, Path, int]:
         """Let the weights learn from the clip; they are used until another file comes.
 
-        Returns:
-            What came of it, as HTML; the page about it; the size that the new weights see best.
+        Give what came of it, as HTML; the page about it; the size that the new weights see best.
         """
         clip, source = self._require_clip()
         self._video.reset()
@@ -206,16 +189,18 @@ def _last_time(clip: FrameReader) -> float:
             if last > MAX_SECONDS:
                 break
         seconds = last
+    too_much = ""
     if clip.width * clip.height > MAX_FRAME_PIXELS:
         most = f"{MAX_FRAME_PIXELS / 1e6:.0f} million pixels"
-        too_much = f"its frames are {clip.width}x{clip.height}, more than the {most} of this page"
+        too_much = f"its frames are {clip.width}x{clip.height}, more than the {most}"
     elif seconds > MAX_SECONDS:
-        too_much = f"it lasts more than the {MAX_SECONDS:.0f} s of this page"
-    else:
-        return max(0.0, last)
-    raise InputError(
-        f"Cannot take {clip.source}: {too_much}. The command amd-seg video takes any clip."
-    )
+        too_much = f"it lasts more than the {MAX_SECONDS:.0f} s"
+    if too_much:
+        raise InputError(
+            f"Cannot take {clip.source}: {too_much} of this page. "
+            "The command amd-seg video takes any clip."
+        )
+    return max(0.0, last)
 
 
 # The page in the browser
@@ -228,7 +213,15 @@ def build(segmenter: Segmenter, folder: Path) -> Any:
     pages: dict[str, Page] = defaultdict(
         lambda: Page(segmenter, folder / f"page-{os.urandom(8).hex()}")
     )
-    page_of = partial(_page_of, pages)
+
+    @contextmanager
+    def page_of(request: gr.Request) -> Iterator[Page]:
+        try:
+            yield pages[str(request.session_hash)]
+        except AmdSegError as error:
+            # Where a page's files lie is of no use to whom dropped them.
+            text = re.sub(r"\S*[/\\]page-\w+[/\\]\d+[/\\]", "", str(error))
+            raise gr.Error(text, print_exception=False) from error
 
     def close(request: gr.Request) -> None:
         if page := pages.pop(str(request.session_hash), None):
@@ -332,19 +325,6 @@ def build(segmenter: Segmenter, folder: Path) -> Any:
         has.write.click(write, [has.output, *controls[:3]], has.video, **queue)
         blocks.unload(close)
     return blocks
-
-
-@contextmanager
-def _page_of(pages: Mapping[str, Page], request: Any) -> Iterator[Page]:
-    """Give the page of a browser tab, which shows the errors of what is done with it."""
-    import gradio as gr
-
-    try:
-        yield pages[str(request.session_hash)]
-    except AmdSegError as error:
-        # Where a page's files lie is of no use to whom dropped them.
-        text = re.sub(r"\S*[/\\]page-\w+[/\\]\d+[/\\]", "", str(error))
-        raise gr.Error(text, print_exception=False) from error
 
 
 def _lay_out(config: WeightsConfig) -> SimpleNamespace:
