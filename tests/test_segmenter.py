@@ -1,7 +1,7 @@
 import dataclasses
 import io
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import count, islice
 from pathlib import Path
 
@@ -13,19 +13,11 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 from torch.nn.functional import interpolate
 
-from amd_seg import (
-    DeviceError,
-    InputError,
-    MediaError,
-    Segmentation,
-    Segmenter,
-    WeightsError,
-)
+from amd_seg import DeviceError, InputError, MediaError, Segmentation, Segmenter, WeightsError
 from amd_seg.choices import DEFAULT_REFINEMENT, OUTPUTS, REFINEMENTS
 from amd_seg.device import _warn_where_emulated
 from amd_seg.errors import AmdSegError
 from amd_seg.media.images import Photo
-from amd_seg.media.render import otsu_threshold
 from amd_seg.refine import refine_map, upsample
 from amd_seg.segmenter import network_size, resize_for_network
 from amd_seg.weights import bundled_names
@@ -54,41 +46,30 @@ def result_of(saliency: np.ndarray, rule: float | str = 0.5) -> Segmentation:
 # What goes in
 
 
-@pytest.mark.parametrize(
-    "as_input",
-    [
-        lambda path, pixels: str(path),
-        lambda path, pixels: path,
-        lambda path, pixels: path.read_bytes(),
-        lambda path, pixels: Image.open(path),
-        lambda path, pixels: pixels,
-        lambda path, pixels: np.dstack([pixels, np.full(pixels.shape[:2], 255, np.uint8)]),
-        lambda path, pixels: pixels.astype(np.float32) / 255,
-        lambda path, pixels: torch.from_numpy(pixels).permute(2, 0, 1),
-        lambda path, pixels: torch.from_numpy(pixels).permute(2, 0, 1).double() / 255,
-        lambda path, pixels: Photo(pixels, None, "photo"),
-        lambda path, pixels: Photo(np.frombuffer(pixels, np.uint8).reshape(40, 60, 3), None, "x"),
-    ],
-    ids=[
-        *("str", "Path", "bytes", "PIL", "numpy", "RGBA", "float", "torch", "torch-float"),
-        *("Photo", "read-only"),
-    ],
-)
+INPUTS: dict[str, Callable[[Path, np.ndarray], object]] = {
+    "str": lambda path, pixels: str(path),
+    "Path": lambda path, pixels: path,
+    "bytes": lambda path, pixels: path.read_bytes(),
+    "PIL": lambda path, pixels: Image.open(path),
+    "RGBA": lambda path, pixels: np.dstack([pixels, np.full(pixels.shape[:2], 255, np.uint8)]),
+    "float": lambda path, pixels: pixels.astype(np.float32) / 255,
+    "torch": lambda path, pixels: torch.from_numpy(pixels).permute(2, 0, 1),
+    "torch-float": lambda path, pixels: torch.from_numpy(pixels).permute(2, 0, 1).double() / 255,
+    "Photo": lambda path, pixels: Photo(pixels, None, "photo"),
+    "read-only": lambda path, pixels: Photo(
+        np.frombuffer(pixels, np.uint8).reshape(40, 60, 3), None, "x"
+    ),
+}
+
+
+@pytest.mark.parametrize("as_input", INPUTS.values(), ids=INPUTS)
 def test_every_kind_of_input_gives_the_same(
     segmenter: Segmenter, tmp_path: Path, as_input: Callable[[Path, np.ndarray], object]
 ) -> None:
     pixels = photo()
-    path = tmp_path / "photo.png"
-    Image.fromarray(pixels).save(path)
-    expected = segmenter(pixels)
-    result = segmenter(as_input(path, pixels))  # type: ignore[call-overload]
-    assert isinstance(result, Segmentation)
-    np.testing.assert_array_equal(result.saliency, expected.saliency)
-
-
-def test_a_bfloat16_tensor_and_a_grey_image_are_images(segmenter: Segmenter) -> None:
-    assert segmenter(torch.rand(3, 20, 30).bfloat16()).mask.shape == (20, 30)
-    assert segmenter(photo()[..., 0]).mask.shape == (40, 60)
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    result = segmenter(as_input(tmp_path / "photo.png", pixels))  # type: ignore[call-overload]
+    np.testing.assert_array_equal(result.saliency, segmenter(pixels).saliency)
 
 
 @pytest.mark.parametrize(
@@ -105,18 +86,8 @@ def test_a_bfloat16_tensor_and_a_grey_image_are_images(segmenter: Segmenter) -> 
 def test_what_is_no_image_is_told_so(segmenter: Segmenter, image: object, advice: str) -> None:
     with pytest.raises(InputError, match=advice):
         segmenter(image)  # type: ignore[call-overload]
-
-
-def test_a_broken_file_is_one_error(segmenter: Segmenter, tmp_path: Path) -> None:
-    whole, empty, cut = tmp_path / "whole.png", tmp_path / "empty.png", tmp_path / "cut.png"
-    Image.fromarray(photo()).save(whole)
-    empty.touch()
-    cut.write_bytes(whole.read_bytes()[:1500])
-    for path in (empty, cut, tmp_path / "none.png"):
-        with pytest.raises(MediaError, match=path.name):
-            segmenter(path)
-    with pytest.raises(MediaError, match="max_pixels"):
-        segmenter(whole, max_pixels=100)
+    assert segmenter(torch.rand(3, 20, 30).bfloat16()).mask.shape == (20, 30)
+    assert segmenter(photo()[..., 0]).mask.shape == (40, 60)
 
 
 # What the network sees
@@ -170,10 +141,8 @@ def test_extreme_shapes_work(segmenter: Segmenter, shape: tuple[int, int]) -> No
 def test_maps_have_the_photo_s_size_and_keep_their_promises(segmenter: Segmenter) -> None:
     result = segmenter(photo(41, 67))
     assert result.saliency.shape == result.mask.shape == (41, 67)
-    assert result.saliency.dtype == np.float32
-    assert result.mask.dtype == np.bool_
-    assert result.saliency.min() >= 0
-    assert result.saliency.max() <= 1
+    assert (result.saliency.dtype, result.mask.dtype) == (np.float32, np.bool_)
+    assert 0 <= result.saliency.min() <= result.saliency.max() <= 1
     assert result.threshold == 0.25
     np.testing.assert_array_equal(result.mask, result.saliency > 0.25)
     assert result.regions.shape == (5, 41, 67)
@@ -212,11 +181,11 @@ def test_upsampling_aligns_corners(cells: tuple[int, int], size: tuple[int, int]
 
 def test_otsu_splits_two_levels_between_them() -> None:
     saliency = np.full((20, 20), 0.1, np.float32)
+    assert result_of(saliency, "otsu").threshold == 0.5
     saliency[5:9, 5:9] = 0.6
     result = result_of(saliency, "otsu")
     assert 0.3 < result.threshold < 0.4
     assert result.mask.sum() == 16
-    assert otsu_threshold(np.full((4, 4), 0.9, np.float32)) == 0.5
 
 
 def test_confidence_is_the_iou_that_the_map_expects() -> None:
@@ -267,9 +236,7 @@ def test_no_map_is_stretched(segmenter: Segmenter) -> None:
         assert np.asarray(result.render("saliency")).max() < most * 255
         assert result.confidence == 0
         assert not result.mask.any()
-    with torch.no_grad():
-        narrow = segmenter(np.full((40, 60, 3), 90, np.uint8))
-    assert np.ptp(narrow.saliency) < 0.5
+    assert np.ptp(segmenter(np.full((40, 60, 3), 90, np.uint8)).saliency) < 0.5
 
 
 @pytest.mark.parametrize(
@@ -323,17 +290,11 @@ def test_a_batch_equals_its_images_one_by_one_and_keeps_their_order(segmenter: S
 
 
 def test_an_endless_source_is_read_as_it_is_needed(segmenter: Segmenter) -> None:
-    taken: list[int] = []
-
-    def camera() -> Iterator[np.ndarray]:
-        for seed in count():
-            taken.append(seed)
-            yield photo(16, 16, seed=seed)
-
-    results = segmenter(camera(), batch_size=2)
+    seeds = count()
+    results = segmenter((photo(16, 16, seed=seed) for seed in seeds), batch_size=2)
     assert len(list(islice(results, 5))) == 5
     # The batch of the fifth, and as many again that are read meanwhile.
-    assert len(taken) <= 6 + 2
+    assert next(seeds) <= 6 + 2
 
 
 def test_a_bad_image_takes_its_place(segmenter: Segmenter, tmp_path: Path) -> None:
@@ -368,17 +329,15 @@ def test_settings_are_checked_before_an_image_is_read(
 # Device, precision, weights
 
 
-def test_auto_says_which_device_it_took(weights: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_auto_says_which_device_it_took_and_what_is_not_here_is_an_error(
+    weights: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.INFO, "amd_seg"):
         device = Segmenter.from_pretrained(weights).device
     assert f"Using device {device}." in caplog.text
-
-
-def test_a_device_that_is_not_here_is_an_error(weights: Path) -> None:
-    with pytest.raises(DeviceError, match="cuda:99"):
-        Segmenter.from_pretrained(weights, device="cuda:99")
-    with pytest.raises(DeviceError, match="float32, bfloat16"):
-        Segmenter.from_pretrained(weights, device="cpu", precision="float8")
+    for wrong, told in ({"device": "cuda:99"}, "cuda:99"), ({"precision": "float8"}, "bfloat16"):
+        with pytest.raises(DeviceError, match=told):
+            Segmenter.from_pretrained(weights, **wrong)
 
 
 def test_bfloat16_is_near_float32_and_in_software_warned_of_once(
