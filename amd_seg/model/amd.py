@@ -59,10 +59,7 @@ class AMD(AppearanceModel):
         self.motion = MotionPathway(config)
 
     def segment(self, frames: Tensor) -> Tensor:
-        """Eq. 1: the soft regions of each frame.
-
-        Args:
-            frames: (batch, 3, height, width), RGB, uint8 or float in 0..255.
+        """Eq. 1: the soft regions of frames (batch, 3, height, width), RGB, uint8 or 0..255.
 
         Returns:
             (batch, region, ceil(height / stride), ceil(width / stride)), float, sums to 1 over

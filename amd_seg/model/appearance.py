@@ -188,10 +188,9 @@ class AppearancePathway(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-            if isinstance(module, Bottleneck):
-                nn.init.zeros_(module.bn3.weight)
-            if isinstance(module, BasicBlock):
-                nn.init.zeros_(module.bn2.weight)
+            if isinstance(module, Bottleneck | BasicBlock):
+                last = module.bn3 if isinstance(module, Bottleneck) else module.bn2
+                nn.init.zeros_(last.weight)
 
     def forward(self, frames: Tensor) -> Tensor:
         """Map normalised frames (batch, 3, height, width) to logits, (batch, output, ...).

@@ -10,9 +10,7 @@ from amd_seg.classes import MOST, Classes
 from amd_seg.errors import ConfigError, InputError
 
 T = TypeVar("T", bound="Settings")
-
-# What a setting must be, in words, and whether a value is.
-Rule = tuple[str, Callable[[Any], bool]]
+Rule = tuple[str, Callable[[Any], bool]]  # what a setting must be, and whether a value is
 
 
 def between(low: float, high: float) -> Rule:
@@ -26,12 +24,9 @@ def between(low: float, high: float) -> Rule:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Settings that are checked when they are made.
+    """Settings that are checked when they are made; a ConfigError names all that are wrong.
 
     A `Literal` allows its words, a float any finite number, and `RULES` says what else.
-
-    Raises:
-        ConfigError: with the names of all that are wrong.
     """
 
     RULES: ClassVar[Mapping[str, Rule]] = {}
@@ -109,8 +104,8 @@ class AMDConfig(AppearanceConfig):
     """Reach d of the cost volume, in cells of a level: (2d+1)^2 channels."""
     normalised_volume: bool = False
     """Compare features of mean 0 and length 1 in the cost volume, in place of the features as they
-    are (as released): what matches stands out however small the features are, so that a flow is
-    learned in hundreds of steps (notes/experiments.md, section 3)."""
+    are (as released): what matches stands out however small they are, so that a flow is learned in
+    hundreds of steps."""
     motion_size: tuple[int, int] = (384, 640)
     """Height and width, in pixels, at which the motion pathway and the objective see a frame."""
 

@@ -28,16 +28,12 @@ def correlation(x1: Tensor, x2: Tensor, max_displacement: int = 4) -> Tensor:
 
     `volume[b, (dy + d) * (2d + 1) + (dx + d), y, x]` is the mean over channels of
     `x1[b, :, y, x] * x2[b, :, y + dy, x + dx]`, where `x2` is 0 outside its frame and dy and dx
-    run over -d..d. Sums are float32 or wider; the volume has the dtype of the inputs, and
-    under autocast the wider dtype of the two.
+    run over -d..d. Sums are float32 or wider; the volume is contiguous, has the dtype of the
+    inputs, and under autocast the wider dtype of the two.
 
     Args:
-        x1: (batch, channel, height, width), float, features of the reference frame.
-        x2: like `x1` in shape, dtype and device, features of the other frame.
+        x1, x2: (batch, channel, height, width), float, features of the two frames.
         max_displacement: the reach d, in pixels of this grid, 1 to 8.
-
-    Returns:
-        (batch, (2d + 1)^2, height, width), contiguous.
 
     Raises:
         InputError: shapes, dtypes, devices or `max_displacement` do not fit together.

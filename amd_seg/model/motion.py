@@ -3,6 +3,8 @@
 Source: paper section 3.2 and table 5; levels and channels as in the released code.
 """
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,8 +15,7 @@ from amd_seg.model.segment_flow import full_precision, synthesize_view
 
 SLOPE = 0.1
 REGION_FLOW_CHANNELS = 64
-FLOW_SPREAD = 0.01
-"""Standard deviation of g's last weights, where the pathway starts by Kaiming's rule."""
+FLOW_SPREAD = 0.01  # of g's last weights, where the pathway starts by Kaiming's rule
 
 
 def leaky(features: Tensor) -> Tensor:
@@ -59,14 +60,8 @@ class MotionPathway(nn.Module):
         )
         volume = (2 * config.max_displacement + 1) ** 2
         c1, c2, c3, c4, c5 = config.estimator_channels
-        shapes = (
-            (volume + config.reduced_channels + 2, c1),
-            (c1, c2),
-            (c1 + c2, c3),
-            (c2 + c3, c4),
-            (c3 + c4, c5),
-        )
-        self.estimator = nn.ModuleList(_conv3x3(*shape) for shape in shapes)
+        inputs = (volume + config.reduced_channels + 2, c1, c1 + c2, c2 + c3, c3 + c4)
+        self.estimator = nn.ModuleList(map(_conv3x3, inputs, config.estimator_channels))
         self.region_flow = nn.ModuleList(
             (nn.Conv2d(c4 + c5, REGION_FLOW_CHANNELS, 1), nn.Conv2d(REGION_FLOW_CHANNELS, 2, 1))
         )
@@ -97,16 +92,11 @@ class MotionPathway(nn.Module):
         return pyramid[:1:-1]
 
     def motion_features(self, level: int, target: Tensor, source: Tensor, flow: Tensor) -> Tensor:
-        """Eq. 2: V at one level, given the flow that the coarser levels found.
+        """Eq. 2: V at one level (0 is the coarsest), given the flow that the coarser ones found.
 
         Args:
-            level: 0 is the coarsest.
-            target: (batch, channel, height, width), features of the frame to re-create.
-            source: the same of the frame that is warped.
+            target, source: (batch, channel, height, width), features of the two frames.
             flow: (batch, 2, height, width), pixels of this grid, x first.
-
-        Returns:
-            (batch, motion channel, height, width).
         """
         # At the coarsest level the flow is zero: warping by it would change nothing.
         warped = source if level == 0 else synthesize_view(source, flow)
@@ -129,16 +119,14 @@ class MotionPathway(nn.Module):
         It reads pooled features (batch, channel, region, 1) or, densely, a whole grid.
         """
         hidden, out = self.region_flow
-        flow: Tensor = out(leaky(hidden(motion_features)))
-        return flow
+        return cast(Tensor, out(leaky(hidden(motion_features))))
 
 
 def _standardised(features: Tensor) -> Tensor:
     """Bring features (batch, channel, height, width) to mean 0 over each map, and to one length.
 
     The cost volume of two such maps is the cosine of the angle between their features, -1 to 1.
-    Normalised features are what UFlow found to matter most in a cost volume (Jonschkowski et al.,
-    ECCV 2020), there by one mean and deviation for all channels.
+    Source: after UFlow (Jonschkowski et al., ECCV 2020), which has one mean for all channels.
     """
     with torch.autocast(features.device.type, enabled=False):
         wide = full_precision(features)

@@ -21,19 +21,11 @@ VISIBLE_WEIGHT = 0.2
 # Below one pixel of any batch: guards the division when nothing is visible, changes nothing else.
 NOTHING_VISIBLE = 1e-12
 
-Share = Callable[[Tensor], Tensor]
-"""Gives the visible share, a number, of a map of 0 and 1."""
+Share = Callable[[Tensor], Tensor]  # from a map of 0 and 1 to its visible share, a number
 
 
 def dssim(x: Tensor, y: Tensor) -> Tensor:
-    """Structural dissimilarity, (1 - SSIM) / 2, over 3x3 uniform windows.
-
-    Args:
-        x, y: (batch, channel, height, width), 0..1.
-
-    Returns:
-        (batch, channel, height - 2, width - 2), 0..1.
-    """
+    """Structural dissimilarity, (1 - SSIM) / 2, over 3x3 uniform windows without padding."""
     c1, c2 = 0.01**2, 0.03**2
     mean_x, mean_y = F.avg_pool2d(x, 3, 1), F.avg_pool2d(y, 3, 1)
     var_x = F.avg_pool2d(x * x, 3, 1) - mean_x * mean_x
@@ -46,16 +38,10 @@ def dssim(x: Tensor, y: Tensor) -> Tensor:
 
 
 def splat_weights(flow: Tensor) -> Tensor:
-    """How much of the other frame lands on each pixel when every pixel follows the flow.
+    """How much lands on each pixel, (batch, 1, height, width), when all follow a flow in pixels.
 
     Each pixel sends a weight of 1, split bilinearly over four neighbours; what falls outside
     the frame is lost.
-
-    Args:
-        flow: (batch, 2, height, width), pixels, x first.
-
-    Returns:
-        (batch, 1, height, width), 0 or more.
     """
     batch, _, height, width = flow.shape
     ys = torch.arange(height, device=flow.device, dtype=flow.dtype)[:, None]
@@ -75,14 +61,11 @@ def splat_weights(flow: Tensor) -> Tensor:
 
 @torch.no_grad()
 def splat_visibility(opposite_flow: Tensor) -> Tensor:
-    """Which pixels of a frame the other frame shows too, as 0 or 1.
+    """Which pixels of a frame the other frame shows too, (batch, 1, height, width), 0 or 1.
 
     Args:
-        opposite_flow: (batch, 2, height, width), pixels, x first: the flow on the grid of the
-            *other* frame, pointing into this one.
-
-    Returns:
-        (batch, 1, height, width): 0 where less than 0.2 of a pixel arrives.
+        opposite_flow: on the grid of the *other* frame, pointing into this one; less than 0.2 of
+            a pixel that arrives is nothing.
     """
     weights = splat_weights(opposite_flow)
     return (weights >= VISIBLE_WEIGHT).to(weights.dtype)
@@ -96,11 +79,9 @@ def photometric_error(
     ssim_weight: float = SSIM_WEIGHT,
     share: Share = torch.mean,
 ) -> Tensor:
-    """Dissimilarity of two frames where they are visible, as one number.
+    """Dissimilarity of two frames, 0..1, where they are visible (0 or 1), as one number.
 
     Args:
-        target, synthesized: (batch, 3, height, width), 0..1.
-        visible: (batch, 1, height, width), 0 or 1.
         ssim_weight: share of DSSIM, the rest is the absolute difference; 1 is the paper's D.
         share: of what is visible, by which the error is divided.
     """
@@ -121,7 +102,6 @@ def photometric_objective(
     """Eq. 7 in both directions, summed over scales.
 
     Args:
-        reconstruction: what `AMD.forward` returned.
         ssim_weight, share: see `photometric_error`.
         scales: how many of the flows, finest first, are scored; each halves the frame.
         occlusion: leave out what the other frame does not show.
