@@ -83,7 +83,7 @@ def measured(preset: Preset, batches: Batches, options: argparse.Namespace) -> t
 
     def bare() -> None:
         with torch.autocast(device.type, dtype=dtype, enabled=dtype is not torch.float32):
-            loss = state.objective(batch, 0.5, 0)["loss"]
+            loss = state.objective(batch, 0.5)["loss"]
         loss.backward()
         state.optimizer.zero_grad()
 

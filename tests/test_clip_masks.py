@@ -1,6 +1,5 @@
 """What adaptation learns from: some frames of a clip, and masks that motion and network share."""
 
-import dataclasses
 import tracemalloc
 from collections.abc import Iterator, Sequence
 
@@ -143,8 +142,7 @@ def test_masks_join_motion_and_the_clip() -> None:
     motion = find_motion(clip, most=4)
     assert motion.numbers == (0, 2, 5, 7)
     assert (motion.confidence > 0.5).all()
-    silent = dataclasses.replace(
-        motion,
+    silent = motion._replace(
         maps=np.concatenate([motion.maps[:3], np.full_like(motion.maps[:1], 0.5)]),
         confidence=np.append(motion.confidence[:3], np.float32(0)),
     )

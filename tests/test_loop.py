@@ -21,14 +21,14 @@ class Slope(nn.Module):
         self.model = nn.Linear(1, 1, bias=False)
         nn.init.zeros_(self.model.weight)
 
-    def forward(self, batch: MaskBatch, progress: float, step: int) -> dict[str, torch.Tensor]:
+    def forward(self, batch: MaskBatch, progress: float) -> dict[str, torch.Tensor]:
         return {"loss": (batch.frames * self.model.weight).mean()}
 
 
 class Cusp(Slope):
     """An objective whose loss is 0 where its gradient is not finite."""
 
-    def forward(self, batch: MaskBatch, progress: float, step: int) -> dict[str, torch.Tensor]:
+    def forward(self, batch: MaskBatch, progress: float) -> dict[str, torch.Tensor]:
         return {"loss": self.model.weight.abs().sqrt().sum()}
 
 

@@ -118,18 +118,6 @@ def test_the_loss_falls_on_a_moving_square(clips: Path, tmp_path: Path) -> None:
     assert np.mean(losses[-5:]) < 0.9 * np.mean(losses[:5])
 
 
-def test_the_faster_memory_layout_is_found_and_recorded(
-    clips: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level("INFO")
-    stopped(clips, tmp_path / "found", steps=200)
-    assert "A step takes" in caplog.text
-    taken = json.loads((tmp_path / "found" / "config.json").read_text())["training"]
-    # The trial moves neither the stream of pairs nor the random numbers.
-    stopped(clips, tmp_path / "asked", steps=200, memory_layout=taken["memory_layout"])
-    assert column(tmp_path / "found") == column(tmp_path / "asked")
-
-
 # Stop and resume
 
 

@@ -30,7 +30,7 @@ from amd_seg.training.clip_masks import (
     gather_frames,
 )
 from amd_seg.training.config import AdaptationConfig, TrainingConfig
-from amd_seg.training.crops import Crop
+from amd_seg.training.crops import crop_pairs
 from amd_seg.training.loop import OnStep, StepReport, StopTraining, TrainState, optimize
 from amd_seg.training.masked_images import MaskBatches, MaskedClip
 from amd_seg.training.object_channel import ChannelChoice, choose_object_channel
@@ -39,12 +39,9 @@ from amd_seg.training.pairs import PairBatch
 
 logger = logging.getLogger(__name__)
 
-LEAST_EVIDENCE = 0.05
-"""Clearness of a clip's motion below which there is nothing to adapt to."""
-CHECKS = 4
-"""Batches whose loss is compared before and after."""
-HELD_OUT_EVERY = 5
-"""Each n-th frame, or pair's first frame, is held out."""
+LEAST_EVIDENCE = 0.05  # clearness of a clip's motion below which there is nothing to adapt to
+CHECKS = 4  # batches whose loss is compared before and after
+HELD_OUT_EVERY = 5  # each n-th frame, or pair's first frame, is held out
 SHOWING_SHARE = 0.3
 """Steps, as a share of all, that teach the object that clicks mean before the other frames are
 looked at."""
@@ -57,31 +54,22 @@ less of what is an object than the many that the weights have seen."""
 class AdaptationReport:
     """What an adaptation did."""
 
-    objective: str
-    """Which one was minimised."""
-    losses: tuple[float, ...] = field(repr=False)
-    """Of each step taken."""
+    objective: str  # which one was minimised
+    losses: tuple[float, ...] = field(repr=False)  # of each step taken
     loss_before: float
     """Mean loss of the released weights on `held_out` pairs or frames that were not learned from;
     of a clip too short for that, on those that were."""
-    loss_after: float
-    """The same of the adapted weights."""
+    loss_after: float  # the same of the adapted weights
     held_out: int
-    examples: int
-    """Pairs, or frames with a mask, that were learned from."""
-    is_adapted: bool
-    """Whether the adapted weights are kept."""
-    reason: str
-    """Why the released weights are kept; empty where they are not."""
-    channel: int
-    """The object channel."""
+    examples: int  # pairs, or frames with a mask, that were learned from
+    is_adapted: bool  # whether the adapted weights are kept
+    reason: str  # why the released weights are kept; empty where they are not
+    channel: int  # of the object
     margin: float
     """How much more the object moves than any other region, as a share of that one's motion; below
     0 where another one moves more and the known channel was trusted."""
-    evidence: float | None
-    """How clear the clip's motion is, 0..1 (objective motion-masks, else None)."""
-    seconds: dict[str, float]
-    """Wall-clock time of "frames", "examples", "steps" and "checks"."""
+    evidence: float | None  # how clear the motion is, 0..1 (objective motion-masks, else None)
+    seconds: dict[str, float]  # wall-clock time of "frames", "examples", "steps" and "checks"
 
     @property
     def steps(self) -> int:
@@ -93,10 +81,8 @@ class AdaptationReport:
 class Adaptation:
     """A model for one clip."""
 
-    model: AMD
-    """A model of its own, in eval mode, on the device of the one that was given."""
-    weights: WeightsConfig
-    """Its settings: object channel and input size are the clip's."""
+    model: AMD  # of its own, in eval mode, on the device of the one that was given
+    weights: WeightsConfig  # object channel and input size are the clip's
     report: AdaptationReport
 
 
@@ -109,12 +95,10 @@ class _Examples:
     """What a model learns from one clip."""
 
     batches: Batches
-    checks: Sequence[Any]
-    """Batches whose loss is compared before and after the steps."""
+    checks: Sequence[Any]  # batches whose loss is compared before and after the steps
     count: int
     held_out: int
-    choose: Callable[[AMD, int], ChannelChoice]
-    """Chooses the object channel of the model that is kept, for an input size."""
+    choose: Callable[[AMD, int], ChannelChoice]  # for the model that is kept and an input size
     evidence: float | None = None
 
 
@@ -185,8 +169,7 @@ def adapt(
         after = _mean_loss(adapted, taught, examples.checks, training)
         reason = ""
         if config.guard and not losses:
-            evidence = f"evidence {examples.evidence:.2f}"
-            reason = f"Hardly anything in it moves on its own ({evidence})."
+            reason = f"Hardly anything in it moves on its own (evidence {examples.evidence:.2f})."
         elif config.guard and not after < before:  # A loss that is no number is no progress either.
             where = "frames that it did not learn from" if examples.held_out else "its frames"
             reason = f"The loss on {where} did not fall ({before:.4f} before, {after:.4f} after)."
@@ -265,18 +248,19 @@ def _learn(
 
     Where the device runs out of memory, all begins anew in smaller micro-batches.
     """
+    losses: list[float] = []
+
+    def after_step(report: StepReport) -> None:
+        losses.append(report.parts["loss"])
+        if on_step is not None:
+            on_step(report)
+
     for accumulate in range(1, training.batch_size + 1):
         if training.batch_size % accumulate:
             continue
+        losses.clear()
         student = copy.deepcopy(model).requires_grad_(True)
         settings = replace(training, accumulate=accumulate)
-        losses: list[float] = []
-
-        def after_step(report: StepReport, losses: list[float] = losses) -> None:
-            losses.append(report.parts["loss"])
-            if on_step is not None:
-                on_step(report)
-
         try:
             state = TrainState(make_objective(student, settings, channel), settings)
             # BatchNorm's statistics stay as released: a clip is too little to estimate them from.
@@ -303,7 +287,7 @@ def _mean_loss(model: AMD, channel: int, batches: Sequence[Any], config: Trainin
     objective, device = make_objective(model, config, channel).eval(), model.mean.device
     dtype = resolve_precision(config.precision, device)
     with torch.autocast(device.type, dtype, enabled=dtype is not torch.float32):
-        losses: list[float] = [objective(batch, 1.0, 0)["loss"].item() for batch in batches]
+        losses: list[float] = [objective(batch, 1.0)["loss"].item() for batch in batches]
     return sum(losses) / len(losses)
 
 
@@ -379,8 +363,6 @@ def _pairs(
     learned, held_out = pairs_of(clip.chunks, config.gap_at(clip.frame_rate))
 
     def stream(pairs: Sequence[Pair], settings: TrainingConfig, seed: int) -> Iterator[PairBatch]:
-        """Yield batches without end; all draws follow from the seed."""
-        crop = Crop(size=settings.crop, scale=settings.scale, flip=settings.flip)
         count = settings.batch_size // settings.accumulate
         generator = torch.Generator().manual_seed(seed)
         while True:
@@ -391,13 +373,13 @@ def _pairs(
                 numbers, pixels = clip.chunks[place]
                 frames.append(torch.from_numpy(pixels[both]).permute(0, 3, 1, 2).to(device))
                 names.append("frames {}-{}".format(*(numbers[row] for row in both)))
-            cut = crop(frames, chances)
+            cut = crop_pairs(frames, chances, settings)
             yield PairBatch(cut[:, 0], cut[:, 1], tuple(names))
 
     checks = stream(held_out or learned, training, config.seed + 1)
     looked_at = stream(learned + held_out, training, config.seed + 2)
 
-    def choose(kept: AMD, input_size: int) -> ChannelChoice:
+    def choose(kept: AMD, _: int) -> ChannelChoice:
         choice = choose_object_channel(kept, looked_at, count=CHECKS)
         if is_certain:
             return replace(choice, channel=known)

@@ -1,21 +1,17 @@
 """Endless streams of batches: what a loop asks of them, and those whose draws have numbers."""
 
-from abc import abstractmethod
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from amd_seg.errors import ConfigError
 from amd_seg.training.config import RunConfig
 from amd_seg.training.distributed import Processes
 from amd_seg.workers import start_worker
-
-Batch = TypeVar("Batch")
 
 
 class Batches(Iterator[Any], Protocol):
@@ -28,8 +24,8 @@ class Batches(Iterator[Any], Protocol):
         """Go on from there."""
 
 
-class NumberedBatches(Iterator[Batch], Generic[Batch]):
-    """An endless stream of this process's batches.
+class NumberedBatches(Iterator[Any]):
+    """An endless stream of what this process's draws give.
 
     What a draw shows follows from the seed and its number alone, whatever the batch, the workers
     and the processes. So a run resumes from one number, and processes agree without talking.
@@ -39,51 +35,33 @@ class NumberedBatches(Iterator[Batch], Generic[Batch]):
         config: batch and seed.
         processes: those that share a step.
         workers: processes that fetch ahead of the steps; with 0 it is done between them.
-        record: what else the draws follow from.
 
     Raises:
         ConfigError: a step cannot be shared equally.
     """
 
     def __init__(
-        self,
-        source: Dataset[Any],
-        config: RunConfig,
-        processes: Processes,
-        *,
-        workers: int,
-        record: dict[str, int],
+        self, source: Dataset[Any], config: RunConfig, processes: Processes, workers: int
     ) -> None:
         self._source, self._workers, self._device = source, workers, processes.device
         self._mine = processes.share_of(config)
         self._size = config.batch_size // config.accumulate
-        self._record = {"seed": config.seed, **record}
         self._drawn = 0
         self._fetched: Iterator[Any] | None = None
 
-    @abstractmethod
-    def finish(self, fetched: Any) -> Batch:
-        """Make a batch of what the source gave."""
-
-    def __next__(self) -> Batch:
+    def __next__(self) -> Any:
         if self._fetched is None:
             self._fetched = self._fetch()
-        batch = self.finish(next(self._fetched))
+        fetched = next(self._fetched)
         self._drawn += self._size
-        return batch
+        return fetched
 
     def state_dict(self) -> dict[str, int]:
         """The position after the batch given last; the same in all processes."""
-        return {**self._record, "drawn": self._drawn}
+        return {"drawn": self._drawn}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on from a position; what was fetched ahead is dropped."""
-        for key, now in self._record.items():
-            if state[key] != now:
-                raise ConfigError(
-                    f"Cannot resume the order of draws: it was saved with {key}={state[key]}, "
-                    f"now {key}={now}. Give the same data, options and seed."
-                )
         self._drawn, self._fetched = state["drawn"], None
 
     def _fetch(self) -> Iterator[Any]:

@@ -5,7 +5,6 @@ some of their frames, `agreed_masks` joins that with the network's opinion.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import count, islice
 from typing import NamedTuple
 
@@ -25,42 +24,31 @@ from amd_seg.training.masked_images import MaskedClip, shrunk
 from amd_seg.training.motion_masks import MotionMaskConfig, find_motion_masks
 from amd_seg.training.superpixel_voting import vote
 
-FEWEST_CHUNKS = 4
-"""Places of a long clip that are looked at, whatever the number of frames in memory."""
-LONGEST_ASPECT = 4
-"""The long edge of a crop, in its short edges, at most."""
-LEAST_CONFIDENCE = 0.05
-"""Confidence below which the motion of a frame says nothing."""
-LEAST_TRUST = 0.1
-"""What such a frame still counts in the vote."""
+FEWEST_CHUNKS = 4  # places of a long clip that are looked at, however few frames are in memory
+LONGEST_ASPECT = 4  # the long edge of a crop, in its short edges, at most
+LEAST_CONFIDENCE = 0.05  # below which the motion of a frame says nothing
+LEAST_TRUST = 0.1  # what such a frame still counts in the vote
 FULL_TRUST_SHARE = 0.5
 """Share of the network's object that moves from which its opinion counts in full: it often sees
 more than moves at a time, but where next to none of it moves it looks at another thing."""
-MOTION_RANGE = (0.15, 0.85)
-"""Clamp of what the motion says: it is over-confident when wrong."""
-NETWORK_RANGE = (0.02, 0.98)
-"""Clamp of what the network says."""
+MOTION_RANGE = (0.15, 0.85)  # of what the motion says: it is over-confident when wrong
+NETWORK_RANGE = (0.02, 0.98)  # of what the network says
 BATCH = 16
 
 
 class FrameChunk(NamedTuple):
     """Frames of a clip that follow each other."""
 
-    numbers: tuple[int, ...]
-    """Of each frame in its clip."""
-    frames: NDArray[np.uint8]
-    """(frame, height, width, 3), RGB."""
+    numbers: tuple[int, ...]  # of each frame in its clip
+    frames: NDArray[np.uint8]  # (frame, height, width, 3), RGB
 
 
-@dataclass(frozen=True)
-class ClipFrames:
+class ClipFrames(NamedTuple):
     """A clip as far as it is in memory."""
 
-    source: str
-    """How messages name it."""
+    source: str  # how messages name it
     chunks: Sequence[FrameChunk]
-    frame_rate: float | None
-    """Frames a second, as far as the clip tells."""
+    frame_rate: float | None  # frames a second, as far as the clip tells
 
     def crop_size(self, short_edge: int) -> tuple[int, int]:
         """Height and width of the clip's aspect, in multiples of the grid of the masks."""
@@ -119,19 +107,15 @@ def gather_frames(clip: FrameReader, config: AdaptationConfig, *, short_edge: in
     return ClipFrames(clip.source, kept, rate)
 
 
-@dataclass(frozen=True)
-class MotionEvidence:
+class MotionEvidence(NamedTuple):
     """What moves on its own in some frames of a clip."""
 
-    numbers: tuple[int, ...]
-    """Of the frames in their clip."""
-    frames: NDArray[np.uint8]
-    """(frame, height, width, 3), RGB."""
+    numbers: tuple[int, ...]  # of the frames in their clip
+    frames: NDArray[np.uint8]  # (frame, height, width, 3), RGB
     maps: NDArray[np.float32]
     """(frame, height, width), 0..1: probability that a pixel moves on its own; 0.5 throughout where
     the motion says nothing."""
-    confidence: NDArray[np.float32]
-    """(frame,), 0..1; 0 where the motion says nothing."""
+    confidence: NDArray[np.float32]  # (frame,), 0..1; 0 where the motion says nothing
 
 
 def find_motion(clip: ClipFrames, *, most: int) -> MotionEvidence:
@@ -214,8 +198,7 @@ def flip_averaged_regions(
         size: short edge, in pixels, that the network sees; None shows it the frames as they are.
         precision: of autocast.
 
-    Returns:
-        (frame, region, height, width), float32, 0..1, on the CPU.
+    Returns: (frame, region, height, width), float32, 0..1, on the CPU.
     """
     device, edges = model.mean.device, frames.shape[-2:]
     dtype = resolve_precision(precision, device)

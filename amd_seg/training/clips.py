@@ -27,25 +27,18 @@ VIDEO_SUFFIXES = frozenset(
 # In this order a data set's folder leads to its frames: YouTube-VOS, then DAVIS. Masks, lists and
 # the same frames in another size lie beside these folders.
 _LAYOUT = ("train_all_frames", "JPEGImages", "480p")
-
-# Above this share of clips that cannot be read, the data is not what its owner thinks it is.
-MAX_BROKEN = 0.01
-
+MAX_BROKEN = 0.01  # More clips that cannot be read: the data is not what its owner thinks it is.
 GIB = 2**30
-# Decoding holds a clip or two a thread beside what is kept.
-_SHARE_OF_FREE = 0.9
+_SHARE_OF_FREE = 0.9  # Decoding holds a clip or two a thread beside what is kept.
 
 
 @dataclass(frozen=True)
 class Clip:
     """A clip to learn from; nothing of it is decoded yet."""
 
-    name: str
-    """How messages and batches name it, relative to its root."""
-    path: Path
-    """The video file, or the folder of its frames."""
-    frames: tuple[str, ...] = ()
-    """File names in `path`, in order; none for a video file."""
+    name: str  # how messages and batches name it, relative to its root
+    path: Path  # the video file, or the folder of its frames
+    frames: tuple[str, ...] = ()  # file names in `path`, in order; none for a video file
 
     def open(self, *, short_edge: int | None = None) -> VideoReader | FrameFolder:
         """Return a reader of its frames, for one thread: clips are read in parallel."""
@@ -59,9 +52,9 @@ class Clip:
         if len(self.frames) > 1:
             content = f"{len(self.frames)} frames, {self.frames[0]} to {self.frames[-1]}"
         else:
-            # Not every container tells its frames, and another encoding is another clip.
+            # Not every container tells its frames, and another encoding is another clip. What
+            # cannot be read is said where clips are opened.
             file = self.path.joinpath(*self.frames)
-            # What cannot be read is said where clips are opened.
             content = f"{file.stat().st_size if file.is_file() else 0} bytes"
         return f"{self.name} ({content})"
 
@@ -139,8 +132,7 @@ def log_progress(what: str, total: int) -> Callable[..., None]:
     done = itertools.count(1)
 
     def tell(*_: object) -> None:
-        count = next(done)
-        if count * 10 // total > (count - 1) * 10 // total:
+        if (count := next(done)) * 10 // total > (count - 1) * 10 // total:
             logger.info("%s: %d of %d.", what, count, total)
 
     return tell
@@ -160,13 +152,11 @@ def require_memory(
     copies = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if device.type == "cpu" else 1
     usable = _SHARE_OF_FREE * free / copies
     if needed > usable:
-        whose = f"can be used of {free / GIB:.3g} GiB free"
-        if copies > 1:
-            whose += f" by each of {copies} processes"
-            advice = f"fewer processes, {advice}"
+        several = f" by each of {copies} processes" if copies > 1 else ""
         raise InputError(
             f"The frames do not fit the memory of {device}: they need {needed / GIB:.3g} GiB, "
-            f"{usable / GIB:.3g} GiB {whose}. Use a smaller short edge, {advice}."
+            f"{usable / GIB:.3g} GiB can be used of {free / GIB:.3g} GiB free{several}. "
+            f"Use a smaller short edge, {'fewer processes, ' if several else ''}{advice}."
         )
 
 
@@ -209,8 +199,8 @@ def _walk(folder: Path, root: Path) -> Iterator[Clip]:
 def _split_file(path: Path) -> Iterator[Clip]:
     def unusable(fault: object) -> InputError:
         return InputError(
-            f'Cannot use {path}: {fault}. Give a text file with lines as "folder frame frame '
-            "...\", in the data set's folder or one below it, or give the folders themselves."
+            f'Cannot use {path}: {fault}. Give a text file with lines as "folder frame frame ...", '
+            "in the data set's folder or one below it, or give the folders themselves."
         )
 
     try:
@@ -223,9 +213,7 @@ def _split_file(path: Path) -> Iterator[Clip]:
     first = lines[0][0] if lines else ""
     base = next((up for up in path.parents if (up / first).is_dir()), None)
     if base is None:
-        raise unusable(
-            f"its first folder, {first}, is neither beside it nor beside a folder above it"
-        )
+        raise unusable(f"its first folder, {first}, is not in its folder, nor in one above")
     for folder, *frames in lines:
         place = base / folder
         if place.is_dir() and not all(Path(frame).suffix for frame in frames):

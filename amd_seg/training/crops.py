@@ -2,21 +2,18 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-ASPECT_JITTER = 0.25
-"""Largest change of a crop's aspect, as a factor beside 1."""
-GREY_SHARE = 0.1
-"""Share of the frames that lose their colours."""
-BLURRED_SHARE = 0.5
-"""Share of the frames that `blur` changes."""
-BLUR_SIGMAS = (0.1, 2.0)
-"""Range of its Gaussians, in pixels: MoCo v2's."""
+from amd_seg.training.config import RunConfig
+
+ASPECT_JITTER = 0.25  # largest change of a crop's aspect, as a factor beside 1
+GREY_SHARE = 0.1  # of the frames that lose their colours
+BLURRED_SHARE = 0.5  # of the frames that `blur` changes
+BLUR_SIGMAS = (0.1, 2.0)  # range of its Gaussians, in pixels: MoCo v2's
 
 
 class Box(NamedTuple):
@@ -43,55 +40,38 @@ class Box(NamedTuple):
         return part.flip(-1) if self.is_mirrored else part
 
 
-@dataclass(frozen=True, kw_only=True)
-class Crop:
-    """Which part of a pair is seen; both frames have the same box, as in the released code."""
+def pair_box(size: Sequence[int], chances: Sequence[float], config: RunConfig) -> Box:
+    """Return the part of a frame (height, width) that both of a pair show, as the published code.
 
-    size: tuple[int, int] = (384, 384)
-    """Height and width of what the network sees, in pixels."""
-    scale: tuple[float, float] = (0.96, 1.0)
-    """Least and largest side of the box, as a share of the largest box of this aspect in the frame;
-    the default is the published crop of 384 from a short edge of 384..400."""
-    flip: bool = False
-    """Mirror half of the pairs left to right."""
-
-    def box(self, chances: Sequence[float], height: int, width: int) -> Box:
-        """Return the part of a frame that numbers in [0, 1) draw: zoom, top, left, mirroring."""
-        zoom, down, right, mirror = chances
-        low, high = self.scale
-        scale = 1 / (1 / high + zoom * (1 / low - 1 / high))
-        factor = scale * min(height / self.size[0], width / self.size[1])
-        rows = min(height, max(1, round(self.size[0] * factor)))
-        columns = min(width, max(1, round(self.size[1] * factor)))
-        top, left = int(down * (height - rows + 1)), int(right * (width - columns + 1))
-        return Box(top, left, rows, columns, self.flip and mirror < 0.5)
-
-    def __call__(self, pairs: Sequence[Tensor], chances: Sequence[Sequence[float]]) -> Tensor:
-        """Return the drawn parts, (pair, 2, 3, *size), of pairs (2, 3, height, width), uint8."""
-        boxes = [self.box(own, *pair.shape[-2:]) for pair, own in zip(pairs, chances, strict=True)]
-        return torch.stack([b.cut(pair, self.size) for b, pair in zip(boxes, pairs, strict=True)])
-
-
-def random_box(
-    size: tuple[int, int],
-    crop: tuple[int, int],
-    scale: tuple[float, float],
-    generator: torch.Generator,
-    *,
-    flip: bool = True,
-) -> Box:
-    """Draw a part of a frame of a size (height, width), with about the aspect of a crop.
-
-    `scale` is the range of its side, as a share of the largest such box.
+    `chances` are numbers in [0, 1): zoom, top, left, mirroring.
     """
+    (height, width), (low, high), (zoom, down, right, mirror) = size, config.scale, chances
+    scale = 1 / (1 / high + zoom * (1 / low - 1 / high))
+    factor = scale * min(height / config.crop[0], width / config.crop[1])
+    rows = min(height, max(1, round(config.crop[0] * factor)))
+    columns = min(width, max(1, round(config.crop[1] * factor)))
+    top, left = int(down * (height - rows + 1)), int(right * (width - columns + 1))
+    return Box(top, left, rows, columns, config.flip and mirror < 0.5)
+
+
+def crop_pairs(
+    pairs: Sequence[Tensor], chances: Sequence[Sequence[float]], config: RunConfig
+) -> Tensor:
+    """Return the drawn parts, (pair, 2, 3, *crop), of pairs (2, 3, height, width), uint8."""
+    drawn = zip(pairs, chances, strict=True)
+    return torch.stack([pair_box(p.shape[-2:], c, config).cut(p, config.crop) for p, c in drawn])
+
+
+def random_box(size: Sequence[int], config: RunConfig, generator: torch.Generator) -> Box:
+    """Draw a part of a frame (height, width), with about the aspect of the crop."""
     zoom, jitter, x, y, mirror = torch.rand(5, generator=generator).tolist()
+    (low, high), crop = config.scale, config.crop
     aspect = crop[1] / crop[0] * (1 + ASPECT_JITTER) ** (2 * jitter - 1)
-    largest = min(size[0], size[1] / aspect)
-    side = largest * (scale[0] + (scale[1] - scale[0]) * zoom)
+    side = min(size[0], size[1] / aspect) * (low + (high - low) * zoom)
     height = max(8, min(size[0], round(side)))
     width = max(8, min(size[1], round(side * aspect)))
     top, left = round((size[0] - height) * y), round((size[1] - width) * x)
-    return Box(top, left, height, width, flip and mirror < 0.5)
+    return Box(top, left, height, width, config.flip and mirror < 0.5)
 
 
 def jitter_colours(frames: Tensor, generator: torch.Generator) -> Tensor:

@@ -1,9 +1,8 @@
 """Training in several processes, started by torchrun: who is who, and what they agree on.
 
 On GPUs N processes with B pairs in all take the steps of one process with B pairs, up to rounding
-and dropout, if `shared_visibility` is set. As published, each process divides the photometric error
-by its own visible share. BatchNorm's statistics are those of the whole batch on GPUs, and each
-process's own on CPUs.
+and dropout, if `shared_visibility` is set; as published each divides the photometric error by its
+own visible share. BatchNorm's statistics are the whole batch's there, each process's own on CPUs.
 """
 
 import atexit
@@ -11,7 +10,7 @@ import gc
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from inspect import signature
@@ -139,11 +138,8 @@ def distribute(
 ) -> nn.Module:
     """Make an objective train on the batch of all processes; alone, it is returned as it is.
 
-    Args:
-        objective: its weights become those of the first process; its BatchNorms are synchronised
-            on GPUs.
-        processes: from `joined_processes`.
-        some_unused: parameters may have no part in a step (costs a walk over the graph).
+    Its weights become those of the first process, and its BatchNorms are synchronised on GPUs.
+    `some_unused` parameters may have no part in a step (costs a walk over the graph).
     """
     if processes.is_alone:
         return objective
@@ -168,10 +164,3 @@ def batch_mean(values: Tensor) -> Tensor:
         dist.all_reduce(mean)
         mean /= dist.get_world_size()
     return mean
-
-
-def local_gradients(objective: nn.Module, is_last: bool) -> AbstractContextManager[None]:
-    """Keep the gradients of all but the last micro-batch from being averaged over processes."""
-    if is_last or not isinstance(objective, DistributedDataParallel):
-        return nullcontext()
-    return objective.no_sync()

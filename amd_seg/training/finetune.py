@@ -23,11 +23,8 @@ from amd_seg.training.run import Run, differences
 from amd_seg.weights import load_any_weights, save_weights
 from amd_seg.weights_import import load_backbone
 
-SCRATCH = "none"
-"""In the place of weights: start from random values, the row "scratch" of table 2."""
-
-RESNET_SUFFIXES = frozenset({".pth", ".pt", ".tar", ".bin"})
-"""Endings of checkpoints that `load_backbone` reads; a .safetensors without its config.json too."""
+SCRATCH = "none"  # in the place of weights: start from random values, the row "scratch" of table 2
+RESNET_SUFFIXES = frozenset({".pth", ".pt", ".tar", ".bin"})  # a bare .safetensors is one too
 
 
 def finetune(
@@ -129,7 +126,7 @@ class SegmentationObjective(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, batch: Any, progress: float = 0.0, step: int = 0) -> dict[str, Tensor]:
+    def forward(self, batch: Any, progress: float = 0.0) -> dict[str, Tensor]:
         """Score a `LabelBatch`."""
         logits = self.model.logits(batch.frames)
         logits = F.interpolate(

@@ -40,12 +40,10 @@ class LabelledPhoto(NamedTuple):
 class LabelledPhotos:
     """Photos of one set of classes."""
 
-    title: str
-    """How messages and records name them."""
+    title: str  # how messages and records name them
     photos: tuple[LabelledPhoto, ...]
     classes: Classes
-    by_colour: bool = False
-    """Label maps are RGB pictures in the classes' colours."""
+    by_colour: bool = False  # label maps are RGB pictures in the classes' colours
 
 
 def open_voc2012(
@@ -163,59 +161,41 @@ def check_labelled(labelled: LabelledPhotos) -> None:
             f"and {VOID} need 1 in the place of {VOID}."
         )
     # Tools that shrink PNGs renumber the colours of a palette.
-    swapped = (
-        []
-        if labelled.by_colour
-        else [
-            (photo.mask, colours)
-            for photo, labels in zip(labelled.photos, by_photo, strict=True)
-            if (colours := colours_of_others(photo.mask, labels, labelled.classes))
-        ]
-    )
-    if swapped:
+    pairs = zip(labelled.photos, by_photo, strict=True)
+    found_in = {p.mask: colours_of_others(p.mask, found, labelled.classes) for p, found in pairs}
+    swapped = [(mask, colours) for mask, colours in found_in.items() if colours]
+    if swapped and not labelled.by_colour:
         mask, colours = swapped[0]
         label, other = min(colours.items())
         logger.warning(
-            "%d of %d label maps, such as %s: their palettes give label %d (%s) the colour of "
-            "label %d (%s). The values are taken; if the colours are right instead, give "
-            "--coloured-masks.",
-            len(swapped),
-            len(by_photo),
-            mask,
-            label,
-            names[label],
-            other,
-            names[other],
+            f"{len(swapped)} of {len(by_photo)} label maps, such as {mask}: their palettes give "
+            f"label {label} ({names[label]}) the colour of label {other} ({names[other]}). "
+            "The values are taken; if the colours are right instead, give --coloured-masks."
         )
     absent = [name for label, name in enumerate(names) if label not in present]
     if absent:
-        about = labelled.title, some(absent)
-        logger.warning("No pixel of %s is labelled %s: nothing can be learned of it.", *about)
+        text = "No pixel of %s is labelled %s: nothing can be learned of it."
+        logger.warning(text, labelled.title, some(absent))
 
 
-@dataclass(frozen=True)
-class LabelBatch:
+class LabelBatch(NamedTuple):
     """Crops of photos and their labels."""
 
-    frames: Tensor
-    """(batch, 3, height, width), uint8, RGB."""
-    labels: Tensor
-    """(batch, height, width), int64: classes, and VOID where nothing counts."""
+    frames: Tensor  # (batch, 3, height, width), uint8, RGB
+    labels: Tensor  # (batch, height, width), int64: classes, and VOID where nothing counts
     names: tuple[str, ...]
 
 
-class LabelBatches(NumberedBatches[LabelBatch]):
+class LabelBatches(NumberedBatches):
     """The endless batches of this process's photos; each epoch shows every photo once."""
 
     def __init__(
         self, labelled: LabelledPhotos, config: FinetuneConfig, processes: Processes
     ) -> None:
-        record = {"photos": len(labelled.photos)}
-        source = _Crops(labelled, config)
-        super().__init__(source, config, processes, workers=config.workers, record=record)
+        super().__init__(_Crops(labelled, config), config, processes, config.workers)
 
-    def finish(self, fetched: Any) -> LabelBatch:
-        """Put the crops on the device."""
+    def __next__(self) -> LabelBatch:
+        fetched = super().__next__()
         if isinstance(fetched, AmdSegError):
             raise fetched
         frames, labels = (each.to(self._device, non_blocking=True) for each in fetched[:2])
@@ -245,11 +225,10 @@ class _Crops(Dataset[Any]):
         random = np.random.default_rng((config.seed, number, 1))
         size, box, is_mirrored = draw_view((len(labels), labels.shape[1]), config, random)
         # What a small photo leaves has the mean colour and is void.
-        frame = np.empty((*config.crop, 3), np.uint8)
-        frame[:] = np.rint(MEAN)
+        frame = np.tile(np.rint(MEAN).astype(np.uint8), (*config.crop, 1))
         truth = np.full(config.crop, VOID, np.uint8)
-        for image, whole in ((pixels, frame), (labels, truth)):
-            cut_view(image, size, box, whole)
+        cut_view(pixels, size, box, frame)
+        cut_view(labels, size, box, truth)
         crop, target = torch.from_numpy(frame).permute(2, 0, 1), torch.from_numpy(truth)
         if is_mirrored:
             crop, target = crop.flip(-1), target.flip(-1)

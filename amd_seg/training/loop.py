@@ -4,8 +4,8 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from contextlib import nullcontext
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,29 +14,23 @@ from amd_seg.device import resolve_precision
 from amd_seg.errors import ConfigError, TrainingDivergedError
 from amd_seg.media.files import some
 from amd_seg.training.config import RunConfig
-from amd_seg.training.distributed import Processes, local_gradients
+from amd_seg.training.distributed import Processes
 
 
 class StopTraining(Exception):
     """Raised by `on_step` to end a run between two steps; what was learned is kept."""
 
 
-@dataclass(frozen=True)
-class StepReport:
+class StepReport(NamedTuple):
     """What one step did."""
 
-    step: int
-    """Steps done, this one included."""
-    done: float
-    """How much of the run that is, 0 to 1; see `progress`."""
-    parts: dict[str, float]
-    """The loss, its terms and the monitors."""
+    step: int  # steps done, this one included
+    done: float  # how much of the run that is, 0 to 1; see `progress`
+    parts: dict[str, float]  # the loss, its terms and the monitors
     learning_rate: float
     gradient_norm: float
-    seconds: float
-    """Time since the run began, over all its parts."""
-    names: tuple[str, ...] = field(repr=False)
-    """The pairs of the last micro-batch."""
+    seconds: float  # since the run began, over all its parts
+    names: tuple[str, ...]  # of the last micro-batch's items
 
 
 OnStep = Callable[[StepReport], None]
@@ -60,16 +54,13 @@ class TrainState:
             self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.step, self.seconds = 0, 0.0  # time spent in steps, over all parts of a resumed run
         parameters = [p for p in objective.parameters() if p.requires_grad]
-        rates: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
-        # One kernel for all parameters, where there is one.
-        fused = parameters[0].device.type in ("cpu", "cuda")
-        self.optimizer: torch.optim.Optimizer
+        kind = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+        options: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
         if config.optimizer == "sgd":
-            self.optimizer = torch.optim.SGD(parameters, momentum=config.momentum, **rates)
-        elif config.optimizer == "adamw":
-            self.optimizer = torch.optim.AdamW(parameters, fused=fused, **rates)
-        else:
-            self.optimizer = torch.optim.Adam(parameters, fused=fused, **rates)
+            options["momentum"] = config.momentum
+        else:  # One kernel for all parameters, where there is one.
+            options["fused"] = parameters[0].device.type in ("cpu", "cuda")
+        self.optimizer: torch.optim.Optimizer = kind[config.optimizer](parameters, **options)
 
     @property
     def released(self) -> nn.Module:
@@ -152,9 +143,11 @@ def optimize(
         totals: dict[str, Tensor] = {}
         for micro_batch in range(1, config.accumulate + 1):
             batch = next(batches)
-            with local_gradients(state.objective, micro_batch == config.accumulate):
+            # The gradients are averaged over processes with the last micro-batch.
+            is_local = micro_batch < config.accumulate and not processes.is_alone
+            with state.objective.no_sync() if is_local else nullcontext():  # type: ignore[operator]
                 with torch.autocast(device.type, dtype, enabled=dtype is not torch.float32):
-                    parts = state.objective(batch, done, state.step)
+                    parts = state.objective(batch, done)
                 _require_finite(parts["loss"], "loss", parts, batch.names, state.step)
                 (parts["loss"] / config.accumulate).backward()
             for name, value in parts.items():

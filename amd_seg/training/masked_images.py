@@ -39,10 +39,10 @@ from amd_seg.workers import worker_pool
 
 logger = logging.getLogger(__name__)
 
-CLIP_POWER = 0.3
-"""A clip of n masks is drawn with weight n^0.3: long clips must not crowd out short ones."""
-CONFIDENCE_POWER = 2.0
-"""A mask is drawn with weight confidence^2: where pairs of frames disagree it is noise."""
+CLIP_POWER = 0.3  # A clip of n masks is drawn with weight n^0.3: no long one crowds out short ones.
+CONFIDENCE_POWER = (
+    2.0  # A mask is drawn with weight confidence^2: where pairs disagree it is noise.
+)
 
 
 @dataclass(frozen=True)
@@ -50,14 +50,11 @@ class MaskedClip:
     """Images with masks that are drawn together: frames of one clip, or one still."""
 
     name: str
-    frames: Sequence[Tensor]
-    """Each (3, height, width), uint8, RGB."""
-    masks: Sequence[Tensor]
-    """Each (1, height, width), uint8: probability of the object in 0..255."""
+    frames: Sequence[Tensor]  # each (3, height, width), uint8, RGB
+    masks: Sequence[Tensor]  # each (1, height, width), uint8: probability of the object in 0..255
     confidence: Tensor
     """(mask,), float, 0..1: how far to trust each mask; stays on the CPU, where chance is drawn."""
-    labels: tuple[str, ...]
-    """How messages name each frame."""
+    labels: tuple[str, ...]  # how messages name each frame
 
     @property
     def trust(self) -> Tensor:
@@ -199,14 +196,11 @@ def shrunk(image: Tensor, short_edge: int) -> Tensor:
     return F.interpolate(image[None].contiguous(), size, mode="bilinear", antialias=True)[0]
 
 
-@dataclass(frozen=True)
-class MaskBatch:
+class MaskBatch(NamedTuple):
     """Crops of images and what their object channel should say."""
 
-    frames: Tensor
-    """(batch, 3, height, width), float, RGB in 0..255."""
-    masks: Tensor
-    """(batch, 1, height, width), float, 0..255."""
+    frames: Tensor  # (batch, 3, height, width), float, RGB in 0..255
+    masks: Tensor  # (batch, 1, height, width), float, 0..255
     names: tuple[str, ...]
 
 
@@ -227,8 +221,7 @@ class MaskBatches(Iterator[MaskBatch]):
         shares = []
         for folder in folders:
             means = [float(clip.trust.mean()) * len(clip.labels) ** CLIP_POWER for clip in folder]
-            weights = torch.tensor(means)
-            shares.append(weights / weights.sum() / len(folders))
+            shares.append(torch.tensor(means) / torch.tensor(means).sum() / len(folders))
         self.weights = torch.cat(shares)
         self.generator = torch.Generator().manual_seed(config.seed)
 
@@ -239,10 +232,7 @@ class MaskBatches(Iterator[MaskBatch]):
         for index in torch.multinomial(self.weights, count, True, generator=generator).tolist():
             clip = self.clips[index]
             item = int(torch.multinomial(clip.trust, 1, generator=generator))
-            height, width = clip.frames[item].shape[-2:]
-            box = random_box(
-                (height, width), config.crop, config.scale, generator, flip=config.flip
-            )
+            box = random_box(clip.frames[item].shape[-2:], config, generator)
             frames.append(box.cut(clip.frames[item][None], config.crop))
             masks.append(box.cut(clip.masks[item][None], config.crop))
             names.append(clip.labels[item])
@@ -266,8 +256,7 @@ class MaskBatches(Iterator[MaskBatch]):
 class FoundMask(NamedTuple):
     """One image and its mask, as a job finds them; see `write_mask_folder`."""
 
-    name: str
-    """Within the job's folder; empty for a still, which lies in no folder of its own."""
+    name: str  # within the job's folder; empty for a still, which lies in no folder of its own
     image: NDArray[np.uint8]
     mask: NDArray[np.uint8]
     confidence: float
@@ -277,8 +266,7 @@ MaskJob = tuple[Callable[[], Iterable[FoundMask]], str]
 """Finds the masks of one clip, or of one still; and says what they follow from: masks of something
 else are not taken for done."""
 
-Found = dict[str, float] | MediaError
-"""The confidence of each mask of a job, or why there is none."""
+Found = dict[str, float] | MediaError  # the confidence of each mask of a job, or why there is none
 
 
 def write_mask_folder(

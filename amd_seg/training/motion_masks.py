@@ -5,7 +5,7 @@ is left over moves on its own; GrabCut redraws it along the colours of its frame
 """
 
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -28,27 +28,17 @@ Flow = Callable[[Bytes, Bytes], Values]
 """Dense flow from one frame (height, width, 3), RGB, to another: (height, width, 2), in pixels, x
 first. A point (x, y) of the first is at (x, y) + flow[y, x] in the second."""
 
-GRID_STEP = 6
-"""Pixels between the flow vectors that the background is fitted to; more only cost time."""
-RANSAC_REACH = 1.0
-"""Pixels within which a vector agrees with the background."""
+GRID_STEP = 6  # pixels between the vectors that the background is fitted to; more cost only time
+RANSAC_REACH = 1.0  # pixels within which a vector agrees with the background
 RANSAC_ROUNDS = 500
-SECOND_PLANE_AREA = 0.15
-"""Share of the frame from which what moves alike may be a second plane of the background."""
-SECOND_PLANE_MARGIN = 0.06
-"""Width of the frame's edge, as a share of the frame's."""
-SECOND_PLANE_EDGE = 0.1
-"""Share of a second plane that must lie on that edge."""
-FITTED_BELOW = 1.0
-"""Median residual, in pixels, below which the background counts as fitted."""
-CLEAR_AREA = (0.005, 0.5)
-"""Share of the frame between which a mask is an object, neither noise nor the scene."""
-CLEAR_BORDER = 0.35
-"""Share of the frame's outermost pixels above which a mask is the scene."""
-SURE_BACKGROUND = 0.3
-"""Residual, in units of the pair's threshold, below which a pixel cannot be an object."""
-AGREEMENT = 0.2
-"""IoU of the redrawn mask and the motion from which the redrawn one is taken."""
+SECOND_PLANE_AREA = 0.15  # share of the frame from which what moves alike may be a second plane
+SECOND_PLANE_MARGIN = 0.06  # width of the frame's edge, as a share of the frame's
+SECOND_PLANE_EDGE = 0.1  # share of a second plane that must lie on that edge
+FITTED_BELOW = 1.0  # median residual, in pixels, below which the background counts as fitted
+CLEAR_AREA = (0.005, 0.5)  # share of the frame that is an object, neither noise nor the scene
+CLEAR_BORDER = 0.35  # share of the frame's outermost pixels above which a mask is the scene
+SURE_BACKGROUND = 0.3  # residual over the pair's threshold below which nothing is an object
+AGREEMENT = 0.2  # IoU of the redrawn mask and the motion from which the redrawn one is taken
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,12 +71,9 @@ class MotionMaskConfig:
 class MotionMask(NamedTuple):
     """What moves on its own in one frame of a clip."""
 
-    number: int
-    """Of the frame, counted from 0."""
-    frame: Bytes
-    """(height, width, 3), RGB."""
-    mask: Bytes
-    """(height, width): probability of an object in 0..255."""
+    number: int  # of the frame, counted from 0
+    frame: Bytes  # (height, width, 3), RGB
+    mask: Bytes  # (height, width): probability of an object in 0..255
     confidence: float
     """0..1: share of the partners whose motion is clear, times their mean IoU with the mask that
     they agree on."""
@@ -131,9 +118,8 @@ Window = dict[int, tuple[Bytes, Bytes]]
 
 def _windows(frames: Iterable[Bytes], config: MotionMaskConfig) -> Iterator[tuple[int, Window]]:
     """Yield each frame's number and the frames around it, itself included."""
-    reach = max(map(abs, config.partners))
+    reach, number = max(map(abs, config.partners)), -1
     window: Window = {}
-    number = -1
     for number, frame in enumerate(frames):
         window[number] = shrink(frame, config.work_height), shrink(frame, config.short_edge)
         if number >= reach:
@@ -192,8 +178,8 @@ def own_motion(flow: Values, min_motion: float) -> Values | None:
     shares = residual / np.float32(threshold)
     mask = shares > 1
     border = np.concatenate((mask[0], mask[-1], mask[:, 0], mask[:, -1]))
-    is_object = CLEAR_AREA[0] <= float(mask.mean()) <= CLEAR_AREA[1]
-    return shares if is_object and float(border.mean()) < CLEAR_BORDER else None
+    is_object = CLEAR_AREA[0] <= mask.mean() <= CLEAR_AREA[1] and border.mean() < CLEAR_BORDER
+    return shares if is_object else None
 
 
 def dis_flow(frame_i: Bytes, frame_j: Bytes, /) -> Values:
@@ -289,12 +275,8 @@ def _masks_of_clip(clip: Clip, config: MotionMaskConfig, flow: Flow | None) -> I
         yield FoundMask(f"{found.number:06d}", *found[1:])
 
 
-def clips_by_name(clips: Iterable[Clip]) -> Mapping[str, Clip]:
-    """Return clips by the names of their masks.
-
-    Raises:
-        InputError: two have one name, so that one would be taught by the other's masks.
-    """
+def clips_by_name(clips: Iterable[Clip]) -> dict[str, Clip]:
+    """Return clips by the names of their masks; an InputError where two would share one."""
     named: dict[str, Clip] = {}
     for clip in clips:
         name = Path(clip.name)

@@ -9,10 +9,8 @@ from torch import Tensor
 
 from amd_seg.model.amd import AMD, View
 
-CLEAR_LEAD = 1.5
-"""How much faster than a known object channel another region must move to take its place."""
-LEAST_MOTION = 0.1
-"""Pixels that it must move at least: less is noise, whatever the lead."""
+CLEAR_LEAD = 1.5  # how much faster than a known channel another must move to take its place
+LEAST_MOTION = 0.1  # pixels that it must move at least: less is noise, whatever the lead
 
 
 @dataclass(frozen=True)
@@ -20,9 +18,7 @@ class ChannelChoice:
     """The chosen region and how clear the choice is."""
 
     channel: int
-    motion: tuple[float, ...]
-    """Mean motion of each region against the mean motion of its frame, in pixels of the motion
-    size."""
+    motion: tuple[float, ...]  # mean of each region against its frame's, in pixels
 
     @property
     def margin(self) -> float:
@@ -47,8 +43,7 @@ def relative_motion(view: View) -> Tensor:
     assert view.masks is not None
     assert view.vectors is not None
     area = view.masks.mean(dim=(2, 3))  # (batch, region)
-    # The finest level has a quarter of the motion size.
-    vectors = 4 * view.vectors[:, -1]
+    vectors = 4 * view.vectors[:, -1]  # the finest level has a quarter of the motion size
     mean = (vectors * area.unsqueeze(-1)).sum(dim=1, keepdim=True)
     length: Tensor = torch.linalg.vector_norm(vectors - mean, dim=-1)
     return length * view.masks.amax(dim=(2, 3))

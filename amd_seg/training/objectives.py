@@ -1,8 +1,7 @@
 """What a step minimises: a model and its loss as one module, so that DDP sees a single forward.
 
-Every objective maps a batch to {"loss": ..., parts}: the loss to minimise, its terms, and what
-tells a run that learns from one that is lost (entropy and area of the masks, scale of the flow,
-visible share).
+Every objective maps a batch to {"loss": ..., parts}: the loss, its terms, and what tells a run that
+learns from one that is lost.
 """
 
 import math
@@ -37,7 +36,7 @@ class PhotometricObjective(nn.Module):
         self.config = config
         self.share = batch_mean if config.shared_visibility else torch.mean
 
-    def forward(self, batch: Any, progress: float = 0.0, step: int = 0) -> dict[str, Tensor]:
+    def forward(self, batch: Any, progress: float = 0.0) -> dict[str, Tensor]:
         """Score a `PairBatch`."""
         is_dense = self.config.objective == "dense"
         reconstruct: Any = self.model.dense_reconstruction if is_dense else self.model
@@ -69,7 +68,7 @@ class MotionMaskObjective(nn.Module):
         self.model = model
         self.object_channel = object_channel
 
-    def forward(self, batch: Any, progress: float = 0.0, step: int = 0) -> dict[str, Tensor]:
+    def forward(self, batch: Any, progress: float = 0.0) -> dict[str, Tensor]:
         """Score a `MaskBatch`: cross-entropy and half of the Dice loss, on the 1/8 grid."""
         logits = self.model.logits(batch.frames)
         masks = batch.masks.to(logits.dtype) / 255

@@ -4,7 +4,6 @@ import logging
 import zlib
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,13 +23,12 @@ from amd_seg.training.clips import (
     require_mostly_intact,
 )
 from amd_seg.training.config import TrainingConfig
-from amd_seg.training.crops import Crop
+from amd_seg.training.crops import crop_pairs
 from amd_seg.training.distributed import Processes
 
 logger = logging.getLogger(__name__)
 
-# Two ways of reading one timestamp differ by rounding only; frames are farther apart than this.
-_SAME_TIME = 1e-4
+_SAME_TIME = 1e-4  # Two ways of reading one timestamp differ by rounding only, frames by more.
 
 
 class PairDraw(NamedTuple):
@@ -42,16 +40,12 @@ class PairDraw(NamedTuple):
     chances: tuple[float, ...]
 
 
-@dataclass(frozen=True)
-class PairBatch:
+class PairBatch(NamedTuple):
     """Pairs of frames to learn from."""
 
-    frame_i: Tensor
-    """(batch, 3, height, width), uint8, RGB, the earlier frames."""
-    frame_j: Tensor
-    """The later frames, cropped and flipped as frame_i."""
-    names: tuple[str, ...]
-    """Clip and frame numbers of each pair, as "clip.mp4:12-13"."""
+    frame_i: Tensor  # (batch, 3, height, width), uint8, RGB, the earlier frames
+    frame_j: Tensor  # the later frames, cropped and flipped as frame_i
+    names: tuple[str, ...]  # clip and frame numbers of each pair, as "clip.mp4:12-13"
 
 
 def draw_pair(number: int, lengths: Sequence[int], config: TrainingConfig) -> PairDraw:
@@ -62,8 +56,7 @@ def draw_pair(number: int, lengths: Sequence[int], config: TrainingConfig) -> Pa
     """
     epoch, place = divmod(number, len(lengths))
     clip = int(order_of(config.seed, epoch, len(lengths))[place])
-    # Eight numbers a draw, two of them spare: two steps of this generator, which can be begun
-    # anywhere.
+    # Two steps of this generator, which can be begun anywhere, are eight numbers: two are spare.
     random = np.random.Generator(np.random.Philox(key=config.seed, counter=2 * number))
     gap, start, *chances = random.random(6).tolist()
     last = lengths[clip] - 1
@@ -78,13 +71,16 @@ class Pairs(Dataset[Any]):
     def __init__(self, lengths: list[int], config: TrainingConfig) -> None:
         self.lengths, self.config = lengths, config
         self.broken: dict[str, str] = {}  # clips that turned out to be broken, with the reasons
-        self._crop = Crop(size=config.crop, scale=config.scale, flip=config.flip)
 
     def __getitem__(self, numbers: range) -> tuple[Tensor, tuple[str, ...], dict[str, str]]:
         """Return the pairs (pair, 2, 3, height, width), uint8, their names, and what is broken."""
         draws = [draw_pair(number, self.lengths, self.config) for number in numbers]
         pairs, names = zip(*map(self.fetch, draws), strict=True)
-        return self._crop(pairs, [draw.chances for draw in draws]), names, dict(self.broken)
+        return (
+            crop_pairs(pairs, [draw.chances for draw in draws], self.config),
+            names,
+            dict(self.broken),
+        )
 
     @abstractmethod
     def fetch(self, draw: PairDraw) -> tuple[Tensor, str]:
@@ -130,9 +126,8 @@ class StoredPairs(Pairs):
         require_memory(sum(needed for _, needed in sizes), device)
         self.clips: list[StoredClip] = []
         tell = log_progress("Decoded", len(sizes))
-        for _, stored in of_each_clip([clip for clip, _ in sizes], decode):
+        for _, (name, frames, numbers, digests) in of_each_clip([c for c, _ in sizes], decode):
             tell()
-            name, frames, numbers, digests = stored
             if len(frames) > 1:
                 self.clips.append((name, frames.to(device), numbers, digests))
             else:
@@ -188,8 +183,7 @@ class DecodedPairs(Pairs):
                 self.broken[clip.name] = str(error)
             else:
                 pair = _channels_first([frame.pixels for frame in frames], self.config)
-                name = f"{clip.name}:{start}-{start + frames[1].index}"
-                return pair, name
+                return pair, f"{clip.name}:{start}-{start + frames[1].index}"
         raise MediaError(f"No clip can be read any more: {self.broken}. Give intact clips.")
 
 
@@ -218,7 +212,7 @@ def _differing(
     raise MediaError(f"Cannot use {reader.source}: no two frames differ. Leave it out.")
 
 
-class PairBatches(NumberedBatches[PairBatch]):
+class PairBatches(NumberedBatches):
     """The endless batches of this process's pairs; those decoded as drawn come from workers.
 
     Raises:
@@ -226,14 +220,12 @@ class PairBatches(NumberedBatches[PairBatch]):
     """
 
     def __init__(self, source: Pairs, processes: Processes) -> None:
-        config, frames = source.config, sum(source.lengths)
-        workers = config.workers if isinstance(source, DecodedPairs) else 0
-        super().__init__(source, config, processes, workers=workers, record={"frames": frames})
+        workers = source.config.workers if isinstance(source, DecodedPairs) else 0
+        super().__init__(source, source.config, processes, workers)
         self._clips, self._broken = len(source.lengths), dict[str, str]()
 
-    def finish(self, fetched: Any) -> PairBatch:
-        """Put the pairs on the device; name the clips that were found to be broken."""
-        pairs, names, broken = fetched
+    def __next__(self) -> PairBatch:
+        pairs, names, broken = super().__next__()
         for name in broken.keys() - self._broken.keys():
             logger.warning("Clip %s is left out: %s", name, broken[name])
         self._broken |= broken

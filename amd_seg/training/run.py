@@ -1,12 +1,10 @@
 """A run from its first step, or its newest checkpoint, to its last; and a run on clips."""
 
-import copy
 import dataclasses
 import logging
 import os
-import time
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +34,9 @@ from amd_seg.training.run_folder import (
     save_checkpoint,
 )
 from amd_seg.training.run_log import CollapseCheck, RunLog
-from amd_seg.weights import Network, Pretrained, load_weights, save_weights
+from amd_seg.weights import Network, load_weights, save_weights
 
 logger = logging.getLogger(__name__)
-
-STEPS_WORTH_A_TRIAL = 200
-"""Shorter runs are not worth the steps that find the faster memory layout."""
 
 
 class Run:
@@ -95,12 +90,11 @@ class Run:
             some_unused: parameters may have no part in a step.
             on_step: called after each step; it may raise `StopTraining`.
 
-        Returns:
-            The model that is released, the average where there is one, and what to say of the run
-            in its config.json.
+        Returns: the model that is released, the average where there is one, and what to say of the
+            run in its config.json.
         """
         folder, processes, log = self.folder, self.processes, None
-        self.config = config = _with_layout(objective, self.config, batches, processes)
+        self.config = config = _with_layout(objective, self.config, processes)
         about = {"amd_seg": __version__, **settings, "training": dataclasses.asdict(config)}
         objective = distribute(objective, processes, some_unused=some_unused)
         if not processes.is_alone:
@@ -118,7 +112,7 @@ class Run:
                 before = folder.read_settings()
                 about |= {name: before[name] for name in ORIGIN if name in before}
                 folder.write_settings(about, self.data)
-        with log or nullcontext():
+        with closing(log) if log else nullcontext():
             self._take_steps(state, batches, log, on_step)
         model = state.released
         assert isinstance(model, Network)
@@ -147,7 +141,7 @@ class Run:
         self, state: TrainState, batches: Batches, log: RunLog | None, on_step: OnStep | None
     ) -> None:
         """Take the steps, and write what is due after each."""
-        config, processes, folder = self.config, self.processes, self.folder
+        config, processes, checkpoints = self.config, self.processes, self.folder.checkpoints
         check = CollapseCheck()
         if log is not None:
             log.cut_after(state.step)
@@ -159,7 +153,7 @@ class Run:
             ranks = processes.gather(own)
             if ranks:
                 saved = {**state.state_dict(), **ranks[0], "other_ranks": ranks[1:]}
-                save_checkpoint(folder.checkpoints, state.step, saved, keep=config.keep)
+                save_checkpoint(checkpoints, state.step, saved, keep=config.keep)
 
         def after_step(report: StepReport) -> None:
             if log is not None:
@@ -175,33 +169,24 @@ class Run:
             except StopTraining as stop:
                 asked = stop  # Processes stop together.
             if processes.any(asked is not None):
+                checkpoint()
                 raise asked or StopTraining(f"another process, after step {report.step}")
 
         try:
-            try:
-                optimize(state, batches, config, on_step=after_step, processes=processes)
-            except StopTraining:
-                checkpoint()
-                raise
+            optimize(state, batches, config, on_step=after_step, processes=processes)
             checkpoint()
         except (TrainingDivergedError, MediaError) as error:
             # A lost run, a full disk, or clips that break while they are read.
-            found = list_checkpoints(folder.checkpoints)
+            found = list_checkpoints(checkpoints)
             good = "There is no checkpoint yet."
             if found:
                 good = f"The last good checkpoint is {found[-1]}; --resume goes on from it."
             raise type(error)(f"{error} {good}") from error
 
 
-def _with_layout(
-    objective: nn.Module, config: RunConfig, batches: Batches, processes: Processes
-) -> RunConfig:
-    """Bring a model to the memory layout of the settings, and name it in them.
-
-    Which of the two is faster depends on the machine: channels-last by a tenth on GPUs and on CPUs
-    with AVX-512, channels-first by a sixth on others.
-    """
-    layout, device = config.memory_layout, processes.device
+def _with_layout(objective: nn.Module, config: RunConfig, processes: Processes) -> RunConfig:
+    """Bring a model to the memory layout of the settings, and name it in them."""
+    layout, kind = config.memory_layout, processes.device.type
     model: Any = objective.model
     # oneDNN's strided 1x1 convolution writes out of bounds there (found with torch 2.13 on AVX2).
     is_too_narrow = min(model.config.stage_widths) < 8
@@ -212,27 +197,12 @@ def _with_layout(
             "or wider stages."
         )
     if layout == "auto":
-        layout = "channels-first"
-        if config.steps >= STEPS_WORTH_A_TRIAL and not is_too_narrow:
-            position, seconds = batches.state_dict(), []
-            with torch.random.fork_rng([device] if device.type == "cuda" else []):
-                for memory_format in (torch.contiguous_format, torch.channels_last):
-                    twin: Any = copy.deepcopy(objective)
-                    twin.model.to(memory_format=memory_format)
-                    state = TrainState(twin, config)
-                    for step in (1, 2):
-                        began = time.perf_counter()
-                        one = dataclasses.replace(config, steps=step, minutes=0.0)
-                        optimize(state, batches, one)
-                        if device.type == "cuda":
-                            torch.cuda.synchronize(device)
-                    seconds.append(time.perf_counter() - began)  # The first step warms up.
-            batches.load_state_dict(position)
-            # The first process decides for all.
-            if processes.any(processes.is_first and seconds[1] < seconds[0]):
-                layout = "channels-last"
-            text = "A step takes %.3g s channels-first, %.3g s channels-last: %s is taken."
-            logger.info(text, *seconds, layout)
+        # Channels-last is a tenth faster there, and a sixth slower on other CPUs.
+        has_avx512 = "AVX512" in torch.backends.cpu.get_cpu_capability()
+        is_faster = kind == "cuda" or (kind == "cpu" and has_avx512)
+        # The first process decides for all.
+        is_taken = processes.any(processes.is_first and is_faster and not is_too_narrow)
+        layout = "channels-last" if is_taken else "channels-first"
     if layout == "channels-last":
         model.to(memory_format=torch.channels_last)
     return dataclasses.replace(config, memory_layout=layout)
@@ -266,8 +236,7 @@ def train(
         resume: go on from the newest checkpoint in `out`.
         on_step: called after each step; it may raise `StopTraining`.
 
-    Returns:
-        The folder of the trained weights.
+    Returns: the folder of the trained weights.
 
     Raises:
         ConfigError, InputError, MediaError, WeightsError: the run cannot start.
@@ -305,7 +274,14 @@ def train(
         run = Run(out, config, processes, data, resume=resume)
         amd = AMD(model)
         if start is not None:
-            _take_over(amd, start)
+            try:
+                amd.load_state_dict(start.model.state_dict())
+            except RuntimeError as cause:
+                differing = differences(start.model.config, model, vars(model))
+                raise ConfigError(
+                    f"The weights {start.source} are of another model: {differing}. "
+                    "Train the same model, or start without --init."
+                ) from cause
         if config.motion_init == "kaiming" and not resume:
             amd.motion.initialise_by_kaiming()
         amd.to(processes.device)
@@ -338,17 +314,6 @@ def train(
             )
             save_weights(run.folder.weights, trained, card)
     return run.folder.weights
-
-
-def _take_over(model: AMD, start: Pretrained[AMD, WeightsConfig]) -> None:
-    try:
-        model.load_state_dict(start.model.state_dict())
-    except RuntimeError as cause:
-        differing = differences(start.model.config, model.config, vars(model.config))
-        raise ConfigError(
-            f"The weights {start.source} are of another model: {differing}. "
-            "Train the same model, or start without --init."
-        ) from cause
 
 
 def differences(one: object, other: object, names: Iterable[str]) -> str:

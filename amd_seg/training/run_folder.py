@@ -5,6 +5,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,20 +49,15 @@ class RunFolder:
         # Motion masks are used. What a run leaves that was killed before its first checkpoint is
         # written anew; what lies beside another config.json than a run's is not ours to replace.
         renewed = {self.targets, *self.path.glob(".*.tmp")}
-        if not checkpoints and self._is_begun():
-            renewed |= {self.config, self.data, self.log, self.checkpoints}
-            renewed |= {self.sheets, self.curves}
+        with suppress(InputError):
+            if not checkpoints and "amd_seg" in self.read_settings():
+                renewed |= {self.config, self.data, self.log, self.checkpoints}
+                renewed |= {self.sheets, self.curves}
         if not resume and self.path.exists() and set(self.path.iterdir()) - renewed:
             raise InputError(
                 f"The run folder {self.path} is not empty. "
                 "Give --resume to go on, or another --out."
             )
-
-    def _is_begun(self) -> bool:
-        try:
-            return "amd_seg" in self.read_settings()
-        except InputError:
-            return False
 
     def read_settings(self) -> dict[str, Any]:
         """What config.json says; nothing where it is not there."""
@@ -76,11 +72,8 @@ class RunFolder:
     def require_same(self, seed: int, data: Mapping[str, Sequence[str]]) -> None:
         """Raise where a run would go on with another seed or other data than it was begun with.
 
+        The data are kind ("clips") -> items in order, each named so that another is told from it.
         A run that left no record is taken at its word.
-
-        Args:
-            seed: of the run that goes on.
-            data: kind ("clips") -> its items in order, each named so that another is told from it.
         """
         begun = self.read_settings().get("training", {}).get("seed", seed)
         if begun != seed:

@@ -6,9 +6,8 @@ And what tells a run that learns from one that is lost.
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any, Self
+from collections.abc import Mapping
+from typing import Any
 
 import cv2
 import numpy as np
@@ -38,12 +37,9 @@ from amd_seg.training.run_folder import RunFolder, write_text
 
 logger = logging.getLogger(__name__)
 
-ROWS = 4
-"""Of a sheet."""
-ERROR_GAIN = 3
-"""An absolute difference of 1/3 is drawn white: errors that matter are far below 1."""
-PATIENCE = 200
-"""Steps in a row that a collapse must last: a run passes through bad batches and bad starts."""
+ROWS = 4  # of a sheet
+ERROR_GAIN = 3  # A difference of 1/3 is drawn white: errors that matter are far below 1.
+PATIENCE = 200  # steps that a collapse must last: a run passes through bad batches and bad starts
 
 
 class RunLog:
@@ -68,11 +64,12 @@ class RunLog:
         self._curves: Any = None
         try:
             from torch.utils.tensorboard import SummaryWriter
+
+            self._curves = SummaryWriter(str(folder.curves))
         except ImportError:
             logger.debug("TensorBoard is not installed: log.jsonl has the same numbers.")
-        else:
-            with self._curves_optional():
-                self._curves = SummaryWriter(str(folder.curves))
+        except OSError as error:
+            self._end_curves(error)
 
     def after_step(self, model: nn.Module, report: StepReport) -> None:
         """Write the line and the sheet that are due."""
@@ -92,20 +89,18 @@ class RunLog:
         }
         with write_errors(self.folder.log), self.folder.log.open("a") as file:
             file.write(json.dumps({"step": report.step, **line}) + "\n")
-        with self._curves_optional():
-            for name, value in line.items():
-                if self._curves is not None:
+        if self._curves is not None:
+            try:
+                for name, value in line.items():
                     self._curves.add_scalar(name, value, report.step)
+            except OSError as error:
+                self._end_curves(error)
 
-    @contextmanager
-    def _curves_optional(self) -> Iterator[None]:
-        """Where TensorBoard cannot write, curves end, and the run goes on."""
-        try:
-            yield
-        except OSError as error:
-            self._curves, reason = None, error.strerror or error
-            text = "No more curves in %s: %s. log.jsonl has the same numbers."
-            logger.warning(text, self.folder.curves, reason)
+    def _end_curves(self, error: OSError) -> None:
+        """Go on without TensorBoard, which cannot write."""
+        self._curves, reason = None, error.strerror or error
+        text = "No more curves in %s: %s. log.jsonl has the same numbers."
+        logger.warning(text, self.folder.curves, reason)
 
     def cut_after(self, step: int) -> None:
         """Take back the lines of later steps, which happen again, and one that a kill cut short."""
@@ -121,18 +116,17 @@ class RunLog:
             kept.append(text + "\n")
         write_text(self.folder.log, "".join(kept))
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        # However a run ends, its last numbers are those that tell why.
+    def close(self) -> None:
+        """Write the last numbers of the curves: those that tell why a run ended."""
         if self._curves is not None:
-            with self._curves_optional():
+            try:
                 self._curves.close()
+            except OSError as error:
+                self._end_curves(error)
 
 
-# Monitor -> the healthy range, without its ends; what lies beyond, and what helps. Far outside what
-# a run that learns shows: reasoned, not measured on runs that were lost.
+# Monitor: the healthy range, without its ends; what lies beyond, and what helps. Far outside what a
+# run that learns shows: reasoned, not measured on runs that were lost.
 COLLAPSES = {
     "largest_area": (
         (-1.0, 0.995),

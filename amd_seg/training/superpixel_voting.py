@@ -7,53 +7,36 @@ features, weights and rounds are ours.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-PATCHES = 500
-"""Superpixels a frame is cut into, about."""
-NEIGHBOURS = 20
-"""Patches that each patch listens to."""
-PLACE_WEIGHT = 60.0
-"""Lab units that the height or the width of the frame counts: a patch listens to its own place."""
-SURROUNDINGS_WEIGHT = 0.3
-"""Weight of the mean colour of the patches around, beside the patch's own."""
-LIKENESS = 8.0
-"""Distance of the features, in Lab units, at which a voice counts exp(-1/2)."""
-ROUNDS = 8
-"""Rounds of voting."""
-OWN_SHARE = 0.4
-"""What stays of a patch's own evidence in each round."""
-ROWS = 256
-"""Patches whose neighbours are looked for at a time."""
-COMPACTNESS = 20.0
-"""Lab units that a distance of one grid step weighs: higher makes the patches squarer."""
-SLIC_ROUNDS = 6
-"""Rounds of assignment and means; the patches hardly move after five."""
+PATCHES = 500  # that a frame is cut into, about
+NEIGHBOURS = 20  # patches that each patch listens to
+PLACE_WEIGHT = 60.0  # Lab units of the frame's height or width: a patch listens to its own place
+SURROUNDINGS_WEIGHT = 0.3  # of the mean colour of the patches around, beside the patch's own
+LIKENESS = 8.0  # distance of the features, in Lab units, at which a voice counts exp(-1/2)
+ROUNDS = 8  # of voting
+OWN_SHARE = 0.4  # what stays of a patch's own evidence in each round
+ROWS = 256  # patches whose neighbours are looked for at a time
+COMPACTNESS = 20.0  # Lab units of one step of the grid: higher makes the patches squarer
+SLIC_ROUNDS = 6  # the patches hardly move after five
 
 
-@dataclass(frozen=True)
-class Superpixels:
+class Superpixels(NamedTuple):
     """The patches of one photo."""
 
-    labels: NDArray[np.int64]
-    """(height, width): the patch of each pixel, 0 to patch - 1."""
-    colours: NDArray[np.float64]
-    """(patch, 3): mean Lab colour, L in 0..100."""
-    places: NDArray[np.float64]
-    """(patch, 2): mean row and column, as shares of height and width, 0..1."""
-    touching: NDArray[np.bool_]
-    """(patch, patch), symmetric: which patches share an edge or a corner."""
+    labels: NDArray[np.int64]  # (height, width): the patch of each pixel, 0 to patch - 1
+    colours: NDArray[np.float64]  # (patch, 3): mean Lab colour, L in 0..100
+    places: NDArray[np.float64]  # (patch, 2): mean row and column, 0..1 of height and width
+    touching: NDArray[np.bool_]  # (patch, patch): which share an edge or a corner
 
 
 def superpixels(photo: NDArray[np.uint8], count: int) -> Superpixels:
-    """Cut a photo (height, width, 3), RGB, into about `count` patches.
-
-    They are found by k-means of colour and place around a grid.
+    """Cut a photo (height, width, 3), RGB, into about `count` patches: k-means from a grid.
 
     Source: Achanta et al., SLIC Superpixels, PAMI 2012; without its repair of stray pixels.
     """
@@ -121,43 +104,33 @@ def vote(
         trust: of each frame, above 0: how much its patches' voices count.
     """
     cuts = [superpixels(frame, PATCHES) for frame in frames]
-    neighbours, likeness = _listeners(np.concatenate([_looks(cut) for cut in cuts]))
-    means = [
-        _means(cut.labels.ravel(), values.reshape(-1, 1))[:, 0]
-        for cut, values in zip(cuts, maps, strict=True)
+    looks, means = [], []
+    for cut, values in zip(cuts, maps, strict=True):
+        means.append(_means(cut.labels.ravel(), values.reshape(-1, 1))[:, 0])
+        # What a patch looks like, (patch, 8): its colour, that around it, its place; Lab units.
+        touching = cut.touching.astype(np.float32)
+        degree = np.maximum(touching.sum(axis=1, keepdims=True), 1)
+        around = touching @ cut.colours.astype(np.float32) / degree
+        features = (cut.colours, SURROUNDINGS_WEIGHT * around, PLACE_WEIGHT * cut.places)
+        looks.append(np.concatenate(features, axis=1).astype(np.float32))
+
+    # Whom each patch listens to, itself included; by rows, for all distances would be gigabytes.
+    everyone = torch.from_numpy(np.concatenate(looks))
+    count = min(NEIGHBOURS, len(everyone))
+    nearest = [
+        torch.cdist(rows, everyone).topk(count, largest=False, sorted=False)
+        for rows in torch.split(everyone, ROWS)
     ]
-    votes = evidence = np.concatenate(means)
+    distances = torch.cat([part.values for part in nearest])  # (patch, neighbour)
+    neighbours = torch.cat([part.indices for part in nearest]).numpy()
+    likeness = torch.exp(-distances.square() / (2 * LIKENESS**2)).numpy()
+
     counts = [len(cut.colours) for cut in cuts]
     voices = likeness * np.repeat(trust, counts)[neighbours]
     voices /= np.maximum(voices.sum(axis=1, keepdims=True), 1e-9)
+    votes = evidence = np.concatenate(means)
     for _ in range(ROUNDS):
         heard = (voices * votes[neighbours]).sum(axis=1)
         votes = OWN_SHARE * evidence + (1 - OWN_SHARE) * heard
     parts = np.split(votes, np.cumsum(counts)[:-1])
     return [p[cut.labels].astype(np.float32) for p, cut in zip(parts, cuts, strict=True)]
-
-
-def _looks(cut: Superpixels) -> NDArray[np.float32]:
-    """What a patch looks like, (patch, 8): its colour, that around it, its place; Lab units."""
-    touching = cut.touching.astype(np.float32)
-    degree = np.maximum(touching.sum(axis=1, keepdims=True), 1)
-    around = touching @ cut.colours.astype(np.float32) / degree
-    features = (cut.colours, SURROUNDINGS_WEIGHT * around, PLACE_WEIGHT * cut.places)
-    return np.concatenate(features, axis=1).astype(np.float32)
-
-
-def _listeners(looks: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Give whom each patch listens to, itself included, and how alike they are.
-
-    Both are (patch, neighbour).
-    """
-    everyone = torch.from_numpy(looks)
-    count = min(NEIGHBOURS, len(looks))
-    # By rows: all distances at once would be gigabytes.
-    found = [
-        torch.cdist(rows, everyone).topk(count, largest=False, sorted=False)
-        for rows in torch.split(everyone, ROWS)
-    ]
-    distances = torch.cat([part.values for part in found])
-    likeness = torch.exp(-distances.square() / (2 * LIKENESS**2))
-    return torch.cat([part.indices for part in found]).numpy(), likeness.numpy()
