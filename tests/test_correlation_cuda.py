@@ -50,15 +50,11 @@ LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 @functools.cache
-def shim(dtype: torch.dtype, reach: int) -> ctypes.CDLL:
-    """The kernels as a library for the CPU; each pair of arguments is compiled once."""
+def shim(dtype: torch.dtype, reach: int, source: Path = SOURCE) -> ctypes.CDLL:
+    """The kernels as a library for the CPU; each set of arguments is compiled once."""
     with tempfile.TemporaryDirectory() as folder:
-        return loaded(cuda_cpu.kernels(dtype, reach, Path(folder)))
-
-
-def loaded(path: Path, arguments: type[ctypes.Structure] = Arguments) -> ctypes.CDLL:
-    library = ctypes.CDLL(str(path))
-    assert library.size_of_arguments() == ctypes.sizeof(arguments)
+        library = ctypes.CDLL(str(cuda_cpu.kernels(dtype, reach, Path(folder), source)))
+    assert library.size_of_arguments() == ctypes.sizeof(Arguments)
     for kernel in KERNELS:
         getattr(library, f"run_{kernel}").restype = ctypes.c_char_p
     return library
@@ -89,33 +85,23 @@ def features(*shape: int, dtype: torch.dtype, seed: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
-def assert_near(ours: Tensor, exact: Tensor, dtype: torch.dtype) -> None:
-    assert (ours - exact).abs().max() <= TOLERANCE[dtype] * exact.abs().max()
-
-
-def assert_untouched(buffer: Tensor) -> None:
-    assert buffer[:32].isnan().all()
-    assert buffer[-32:].isnan().all()
-
-
 def check_against_plain(
     shape: tuple[int, int, int, int], reach: int, dtype: torch.dtype, layout: str, order: int
 ) -> None:
     batch, _, height, width = shape
+    volume_shape = batch, (2 * reach + 1) ** 2, height, width
     x1, x2 = (LAYOUTS[layout](features(*shape, dtype=dtype, seed=seed)) for seed in (1, 2))
-    volume, around = poisoned(batch, (2 * reach + 1) ** 2, height, width, dtype=dtype)
+    grad = LAYOUTS[layout](features(*volume_shape, dtype=dtype, seed=3))
+    found = [poisoned(*size, dtype=dtype) for size in (volume_shape, shape, shape)]
+    (volume, *gradients), buffers = zip(*found, strict=True)
     run(dtype, reach, volume_launch(x1, x2, volume, reach), order)
-    assert_near(volume, volume_plain(x1.double(), x2.double(), reach), dtype)
-    assert_untouched(around)
-
-    grad = LAYOUTS[layout](features(*volume.shape, dtype=dtype, seed=3))
-    exact = gradients_plain(grad.double(), x1.double(), x2.double(), reach)
-    (first, around_first), (second, around_second) = (poisoned(*shape, dtype=dtype) for _ in "12")
-    run(dtype, reach, gradients_launch(grad, x1, x2, (first, second), reach), order)
-    assert_near(first, exact[0], dtype)
-    assert_near(second, exact[1], dtype)
-    assert_untouched(around_first)
-    assert_untouched(around_second)
+    run(dtype, reach, gradients_launch(grad, x1, x2, gradients, reach), order)
+    wide = x1.double(), x2.double()
+    exact = volume_plain(*wide, reach), *gradients_plain(grad.double(), *wide, reach)
+    for ours, expected in zip((volume, *gradients), exact, strict=True):
+        assert (ours - expected).abs().max() <= TOLERANCE[dtype] * expected.abs().max()
+    for buffer in buffers:
+        assert torch.cat((buffer[:32], buffer[-32:])).isnan().all()
 
 
 SIZES = st.tuples(st.integers(1, 2), st.integers(1, 9), st.integers(1, 9), st.integers(1, 40))
@@ -182,7 +168,7 @@ def test_emulation_sees_a_race(
     places = [instead if place in (None, i) else needed for i in range(len(pieces) - 1)]
     source = tmp_path / SOURCE.name
     source.write_text("".join(itertools.chain(*zip(pieces, [*places, ""], strict=True))))
-    library = loaded(cuda_cpu.kernels(torch.float32, 1, tmp_path, source))
+    library = shim(torch.float32, 1, source)
     x1, x2 = (features(1, 10, 6, 36, dtype=torch.float32, seed=seed) for seed in (1, 2))
     grad = features(1, 9, 6, 36, dtype=torch.float32, seed=3)
     written = [poisoned(*x.shape, dtype=torch.float32)[0] for x in (grad, x1, x2)]
@@ -210,8 +196,8 @@ def test_source_gives_equal_bits_in_any_order_of_threads() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_rounds_as_torch_does(dtype: torch.dtype) -> None:
-    exact = torch.tensor([1.0, 1 + 2**-7, 1 + 3 * 2**-7, -3.1, 6e4, 3e38, 7e-8, 0.0])
-    exact = torch.cat([exact, torch.tensor([float("inf"), float("nan")])])
+    extremes = 6e4, 3e38, 7e-8, 0.0, float("inf"), float("nan")
+    exact = torch.tensor([1.0, 1 + 2**-7, 1 + 3 * 2**-7, -3.1, *extremes])
     x1 = exact.to(dtype).view(1, 1, 1, -1)
     x2 = torch.full_like(x1, 1 + 2**-7)
     volume, _ = poisoned(1, 81, 1, x1.shape[3], dtype=dtype)
@@ -238,32 +224,20 @@ def test_source_compiles_without_spills(
     assert local == ["0"] * 6, log
 
 
-# ---- the choice of a path --------------------------------------------------------------------
-
-
-def test_plain_and_auto_are_the_plain_path_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cpu_takes_the_plain_path_or_says_that_it_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
     x1, x2 = (features(1, 3, 4, 5, dtype=torch.float32, seed=seed) for seed in (1, 2))
     for path in ("auto", "plain"):
         monkeypatch.setenv(VARIABLE, path)
         assert torch.equal(correlation(x1, x2), volume_plain(x1, x2, 4))
-
-
-@pytest.mark.parametrize(
-    ("path", "error", "words"),
-    [("cuda", DeviceError, "set it to auto"), ("fast", ConfigError, "auto, plain, cuda")],
-)
-def test_a_path_that_cannot_be_taken_is_an_error(
-    path: str, error: type[Exception], words: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(VARIABLE, path)
-    with pytest.raises(error, match=words):
-        correlation(torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 2, 2))
-
-
-def test_env_names_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    for path, words in (("auto", "plain PyTorch"), ("cuda", "none: AMD_SEG_CORRELATION=cuda")):
+        assert path_in_words(x1.device) == "plain PyTorch"
+    for path, error, words in (
+        ("cuda", DeviceError, "set it to auto"),
+        ("fast", ConfigError, "auto, plain, cuda"),
+    ):
         monkeypatch.setenv(VARIABLE, path)
-        assert path_in_words(torch.device("cpu")).startswith(words)
+        with pytest.raises(error, match=words):
+            correlation(x1, x2)
+        assert path_in_words(x1.device).startswith("none: AMD_SEG_CORRELATION=")
 
 
 # ---- compiling, keeping, loading, launching: by a CUDA driver that runs on the CPU ------------
@@ -276,14 +250,9 @@ WANTED = defines(torch.float32, 2)
 
 
 @pytest.fixture(scope="module")
-def driver_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return cuda_cpu.driver(tmp_path_factory.mktemp("driver"))
-
-
-@pytest.fixture
-def driver(driver_path: Path) -> ctypes.CDLL:
+def driver(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     """The CPU's driver, found by its name from here on, as one that is loaded already."""
-    library = ctypes.CDLL(str(driver_path))
+    library = ctypes.CDLL(str(cuda_cpu.driver(tmp_path_factory.mktemp("driver"))))
     library.last_stream.restype = ctypes.c_size_t
     return library
 

@@ -102,8 +102,7 @@ def test_runs_on_the_device_of_its_inputs() -> None:
 
 
 def test_is_captured_by_a_cuda_graph() -> None:
-    x1, x2 = features(2, 16, 12, 20), features(2, 16, 12, 20, seed=1)
-    grad = features(2, 81, 12, 20, seed=3)
+    x1, x2, grad = (features(2, c, 12, 20, seed=seed) for c, seed in ((16, 0), (16, 1), (81, 3)))
     gradients(x1, x2, grad)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
