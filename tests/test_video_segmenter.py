@@ -45,20 +45,15 @@ def test_masks_are_those_of_the_frames_alone(
     assert frames[2].source == f"{clip}, frame 6"
 
 
-def test_leaving_early_ends_the_threads(video: VideoSegmenter, clip: Path) -> None:
+def test_leaving_early_and_errors_end_the_threads(video: VideoSegmenter, clip: Path) -> None:
     before = threading.active_count()
     frames = video(clip, batch_size=1)
     next(frames)
     frames.close()  # type: ignore[attr-defined]
     assert threading.active_count() == before
-
-
-def test_errors_reach_the_caller_in_their_place(video: VideoSegmenter, clip: Path) -> None:
     (clip / "00006.png").write_bytes(b"no image")
-    before = threading.active_count()
-    seen = []
     with pytest.raises(MediaError, match=r"00006\.png"):
-        seen += [frame.index for frame in video(clip, batch_size=1)]
+        list(video(clip, batch_size=1))
     with pytest.raises(MediaError, match=r"00006\.png"):
         video.write(clip, clip.parent / "twin.mp4")
     assert threading.active_count() == before
@@ -208,14 +203,11 @@ def test_adapting_in_bfloat16_learns_as_in_float32(weights: Path, clip: Path) ->
 
 def test_stopping_keeps_what_was_learned(weights: Path, clip: Path) -> None:
     video = VideoSegmenter.from_pretrained(weights, device="cpu")
-    steps = []
 
     def stop(report: StepReport) -> None:
-        steps.append(report.step)
         raise StopTraining
 
     assert video.adapt(clip, QUICK, steps=50, on_step=stop).steps == 1
-    assert steps == [1]
     assert video.segmenter.config.name.endswith("-adapted")
 
 
