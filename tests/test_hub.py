@@ -40,22 +40,12 @@ FETCH = EACH.format(
     result=f"fetch_snapshot(source, {FILES})",
 )
 LOAD = EACH.format(
-    imports="from amd_seg.weights import load_weights",
-    result="(found := load_weights(source)).source, found.config.name",
+    imports="from amd_seg.weights import load_any_weights, push_to_hub",
+    result="(found := load_any_weights(source)).source, found.config.name",
 )
-PUSH = EACH.format(
-    imports="from pathlib import Path\nfrom amd_seg.hub import push_folder",
-    result=f"push_folder(Path(source), 'org/mine', (*{FILES}, 'README.md'))",
+PUSH = LOAD.replace("(found", "push_to_hub(source, 'org/mine'), (found").replace(
+    "load_any_weights(source)", "load_any_weights('org/mine')"
 )
-
-SHARE = """
-import sys
-from amd_seg import SemanticSegmenter
-from amd_seg.weights import push_to_hub
-folder, repo = sys.argv[1:]
-print(push_to_hub(folder, repo))
-print(*SemanticSegmenter.from_pretrained(repo, device="cpu").classes.names)
-"""
 
 Run = Callable[..., list[str]]
 
@@ -145,22 +135,18 @@ def test_a_revision_is_a_branch_a_tag_or_a_commit(
     assert "revision 'v9' does not exist" in absent
 
 
-def test_a_private_repository_opens_with_a_token(
-    hub: HubServer, run: Run, files: dict[str, bytes]
-) -> None:
-    hub.repo("org/secret", files, token="let-me-in")
-    assert "set HF_TOKEN if private" in run(FETCH, "org/secret")[0]
-    assert "WeightsError" not in run(FETCH, "org/secret", HF_TOKEN="let-me-in")[0]
-
-
 def test_what_cannot_be_fetched_is_said_in_one_line_each(
     hub: HubServer, run: Run, files: dict[str, bytes]
 ) -> None:
+    hub.repo("org/secret", files, token="let-me-in")
+    assert "WeightsError" not in run(FETCH, "org/secret", HF_TOKEN="let-me-in")[0]
+    hub.repo("org/sealed", files, token="let-me-in")
     hub.repo("org/gated", files, gated=True)
     hub.repo("org/gone", files, gone={"config.json"})
     hub.repo("org/other", {"model.safetensors": files["model.safetensors"]})
     hub.repo("org/broken", files, status=500)
     expected = {
+        "org/sealed": "set HF_TOKEN if private",
         "org/gated": "Accept its terms on its page",
         "org/gone": "a file of its main branch is gone",
         "org/other": "its main branch has no config.json",
@@ -211,30 +197,24 @@ def test_loading_looks_here_first_then_on_the_hub_and_checks_what_came(
     assert "Looked before for bundled weights and for a folder 'org/nowhere'" in nowhere
 
 
-def test_a_folder_is_pushed_as_one_commit(
-    hub: HubServer, run: Run, files: dict[str, bytes], tmp_path: Path
-) -> None:
-    folder = write(tmp_path / "mine", {**files, "README.md": b"# card", "notes.txt": b"private"})
-    hub.write_token = "may-write"
-    assert run(PUSH, folder, HF_TOKEN="may-write") == [f"{hub.url}/org/mine"]
-    (pushed,) = hub.repos["org/mine"].commits.values()
-    assert pushed == files | {"README.md": b"# card"}
-    assert "Set HF_TOKEN" in run(PUSH, folder, HF_TOKEN="may-not")[0]
-
-
-def test_fine_tuned_weights_go_to_the_hub_and_come_back(
+def test_a_folder_is_pushed_as_one_commit_and_comes_back(
     hub: HubServer, run: Run, tmp_path: Path
 ) -> None:
     hub.write_token = "may-write"
     model = SemanticNetwork(SemanticConfig(backbone="resnet18", stage_widths=(8,) * 4, classes=3))
-    card = SemanticWeightsConfig(
-        model=model.config,
-        class_names=("ground", "cup", "tree"),
-        class_colours=("#000000", "#800000", "#008000"),
+    names, colours = ("ground", "cup", "tree"), ("#000000", "#800000", "#008000")
+    kept = SemanticWeightsConfig(
+        model=model.config, name="mine", class_names=names, class_colours=colours
     )
-    folder = save_weights(tmp_path / "run" / "weights", model, card)
-    address, names = run(SHARE, folder, "org/classes", HF_TOKEN="may-write")
-    assert (address, names) == (f"{hub.url}/org/classes", "ground cup tree")
+    folder = save_weights(tmp_path / "run" / "weights", model, kept)
+    (folder / "README.md").write_bytes(b"# card")
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    (folder / "notes.txt").write_bytes(b"private")
+    (told,) = run(PUSH, folder, HF_TOKEN="may-write")
+    ((sha, pushed),) = hub.repos["org/mine"].commits.items()
+    assert pushed == files
+    assert told == f"{hub.url}/org/mine org/mine@{sha} mine"
+    assert "Set HF_TOKEN" in run(PUSH, folder, HF_TOKEN="may-not")[0]
 
 
 def test_only_valid_weights_are_pushed(files: dict[str, bytes], tmp_path: Path) -> None:

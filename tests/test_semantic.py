@@ -20,12 +20,7 @@ from amd_seg.errors import ConfigError, InputError, MediaError, WeightsError
 from amd_seg.media.labels import read_labels
 from amd_seg.model.amd import AMD
 from amd_seg.model.appearance import SemanticNetwork
-from amd_seg.model.config import (
-    AMDConfig,
-    SemanticWeightsConfig,
-    WeightsConfig,
-    stored_config,
-)
+from amd_seg.model.config import AMDConfig, SemanticWeightsConfig, WeightsConfig, stored_config
 from amd_seg.semantic import class_probabilities, strongest_classes
 from amd_seg.weights import load_semantic_weights, load_weights, save_weights
 from tests.labelled import HEIGHT, WIDTH, make_voc2012, scene
@@ -143,48 +138,31 @@ def test_photos_come_back_labelled_at_their_own_size(weights: Path, photo: Path)
 
 
 def test_labels_and_overlay_are_written(weights: Path, photo: Path, tmp_path: Path) -> None:
+    Image.open(photo).save(photo, dpi=(300, 150))
     result = SemanticSegmenter.from_pretrained(weights, device="cpu")(photo)
     assert result.save(tmp_path / "labels.png") == tmp_path / "labels.png"
     np.testing.assert_array_equal(read_labels(tmp_path / "labels.png", CLASSES), result.labels)
     with Image.open(io.BytesIO(result.encode())) as image:
         assert (image.mode, image.getpalette()[3:6]) == ("P", [128, 0, 0])
-    result.save(tmp_path / "overlay.jpg", "overlay")
-    with Image.open(tmp_path / "overlay.jpg") as image:
-        assert image.size == (90, 60)
+    for output, dpi in (("overlay", pytest.approx((300, 150), abs=0.1)), ("labels", None)):
+        saved = result.save(tmp_path / "out.png", output).read_bytes()
+        for content in (saved, result.encode(output)):
+            image = Image.open(io.BytesIO(content))
+            assert (image.size, image.info.get("dpi")) == ((90, 60), dpi)
     with pytest.raises(MediaError, match=r"indexed \.png files only"):
         result.save(tmp_path / "labels.jpg")
     with pytest.raises(InputError, match="Use one of labels, overlay"):
         result.render("mask")
 
 
-def test_an_overlay_has_the_resolution_of_its_photo(weights: Path, photo: Path) -> None:
-    Image.open(photo).save(photo, dpi=(300, 150))
-    result = SemanticSegmenter.from_pretrained(weights, device="cpu")(photo)
-    for output, dpi in (("overlay", pytest.approx((300, 150), abs=0.1)), ("labels", None)):
-        saved = result.save(photo.with_name("out.png"), output).read_bytes()
-        for content in (saved, result.encode(output)):
-            assert Image.open(io.BytesIO(content)).info.get("dpi") == dpi
-
-
-def test_a_bad_photo_takes_its_place_in_the_stream(
-    weights: Path, photo: Path, tmp_path: Path
-) -> None:
-    segmenter = SemanticSegmenter.from_pretrained(weights, device="cpu")
-    outcomes = list(segmenter.stream([photo, tmp_path / "none.jpg", photo]))
-    assert isinstance(outcomes[1], MediaError)
-    np.testing.assert_array_equal(outcomes[0].labels, outcomes[2].labels)
-    with pytest.raises(MediaError, match=r"none\.jpg"):
-        list(segmenter([tmp_path / "none.jpg"]))
+def test_what_cannot_be_segmented_is_told(weights: Path, photo: Path) -> None:
+    found = load_semantic_weights(weights)
+    segmenter = SemanticSegmenter(found.model, found.config, device="cpu")
+    _, bad, _ = segmenter.stream([photo, photo.with_name("none.jpg"), photo])
+    assert isinstance(bad, MediaError)
     with pytest.raises(InputError, match="size=4"):
         segmenter(photo, size=4)
-    with pytest.raises(InputError, match="A int is no image"):
-        segmenter(7)
-
-
-def test_weights_that_are_not_finite_are_told(weights: Path, photo: Path) -> None:
-    found = load_semantic_weights(weights)
     found.model.appearance.classifier.bias.data[0] = torch.nan
-    segmenter = SemanticSegmenter(found.model, found.config, device="cpu")
     with pytest.raises(WeightsError, match="'tiny' are damaged"):
         segmenter(photo)
 
