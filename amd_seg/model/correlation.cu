@@ -139,6 +139,7 @@ struct Arguments {
     Element* gradients[2];   // of x1, of x2
     int channels, height, width;
     int tile_rows, tile_columns;      // tiles of a sample; a launch has batch * rows * columns
+    int first;               // always 0, but with a constant ptxas spills registers for sm_80
     int chunk;               // channels that a block of the gradients handles
 };
 
@@ -270,7 +271,7 @@ KERNEL(THREADS, BLOCKS) correlation_gradients(const Arguments a) {
     alignas(16) __shared__ Element far[2][STAGE * HALO_ROWS * HALO_COLUMNS];
     __shared__ FloatQuad parts[STAGE][SIDE][ROWS * GROUPS];
     const Tile tile = own_tile(a);
-    const int which = static_cast<int>(blockIdx.y);
+    const int which = a.first + static_cast<int>(blockIdx.y);
     const bool second = which == 1;
     const int group = threadIdx.x % GROUPS;
     const int dy = threadIdx.x / GROUPS % SIDE;

@@ -122,7 +122,7 @@ class Arguments(ctypes.Structure):
         ("volume", ctypes.c_void_p),
         ("gradients", ctypes.c_void_p * 2),
         *((name, ctypes.c_int) for name in ("channels", "height", "width")),
-        *((name, ctypes.c_int) for name in ("tile_rows", "tile_columns", "chunk")),
+        *((name, ctypes.c_int) for name in ("tile_rows", "tile_columns", "first", "chunk")),
     )
 
 
