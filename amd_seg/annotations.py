@@ -19,10 +19,16 @@ from pycocotools import mask as runs
 
 from amd_seg.classes import Classes
 from amd_seg.errors import InputError
-from amd_seg.media.files import find_images, make_folder, some, write_atomically
+from amd_seg.media.files import (
+    PartFile,
+    find_images,
+    make_folder,
+    some,
+    write_atomically,
+    write_rows,
+)
 from amd_seg.media.images import read_photo_size
 from amd_seg.media.labels import save_labels
-from amd_seg.media.part_file import PartFile, write_rows
 
 Mask = NDArray[np.bool_]
 Ring = NDArray[np.float64]

@@ -20,8 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from amd_seg.errors import InputError
-from amd_seg.media.files import write_atomically
-from amd_seg.media.part_file import PartFile, write_rows
+from amd_seg.media.files import PartFile, write_atomically, write_rows
 from amd_seg.media.render import render_overlay
 
 PHOTOS_A_PAGE = 5000
@@ -78,7 +77,8 @@ class ReviewPage(PartFile):
 
     def finish(self) -> list[Path]:
         """Write the page, or the pages, and return their paths."""
-        order = sorted((record["confidence"], place) for place, record in self.items())
+        places = zip(self.done.values(), self.records(), strict=True)
+        order = sorted((record["confidence"], place) for place, record in places)
         count = max(1, -(-len(order) // PHOTOS_A_PAGE))
         paths = [_page(self.path, number) for number in range(count)]
         # The first page last: until it is there, the old ones or FILE.part hold everything.
@@ -100,7 +100,7 @@ class ReviewPage(PartFile):
         template = template.replace("<!--settings-->", _in_script(self._settings))
         head, tail = template.split("<!--photos-->")
         stream.write(head.encode() + b"[")
-        write_rows(stream, self.at(places), _in_script)
+        write_rows(stream, self.records(places), _in_script)
         stream.write(b"\n]" + tail.encode())
 
     def read_finished(self) -> Iterator[dict[str, Any]]:

@@ -163,7 +163,7 @@ def test_a_killed_run_goes_on_and_ends_alike(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="refine colour there, none now"):
         AnnotationFile(path, "coco", info={**INFO, "refine": "none"}, resume=True)
     resumed = AnnotationFile(path, "coco", info=INFO, resume=True)
-    assert resumed.done == set(names[:2])
+    assert list(resumed.done) == names[:2]
     for name in names[2:]:
         resumed.add(name, 80, 60, coco_annotations(things[name]))
     resumed.finish()
@@ -177,7 +177,8 @@ def test_a_finished_file_takes_more_photos(tmp_path: Path, layout: str) -> None:
     for name in ("a.jpg", "b.jpg"):
         file = AnnotationFile(path, layout, info=INFO, resume=True)
         assert name not in file.done
-        file.add(name, 80, 60, [])
+        for _ in range(2):  # What is done again, for a report that lacks it, is there once.
+            file.add(name, 80, 60, [])
         file.finish()
     content = json.loads(path.read_text())
     rows = content["images"] if layout == "coco" else [task["meta"] for task in content]

@@ -1,8 +1,9 @@
-"""Files: find images, pair them with their masks, write a file whole or not at all."""
+"""Files: find images, pair them with masks, write a file whole or record by record."""
 
 import errno
 import glob
 import hashlib
+import json
 import os
 import re
 import secrets
@@ -10,9 +11,11 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from amd_seg.errors import AmdSegError, InputError, MediaError
+
+# Images in
 
 IMAGE_SUFFIXES = frozenset(
     {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".avif", ".gif", ".bmp"}
@@ -20,95 +23,6 @@ IMAGE_SUFFIXES = frozenset(
     | {".pbm", ".pgm", ".ppm", ".pnm", ".pfm"}
 )
 """Endings, in lower case, by which a file in a folder counts as an image."""
-
-_ADVICE = {
-    **dict.fromkeys((errno.ENOENT, errno.ENOTDIR), "Make its folder first."),
-    **dict.fromkeys((errno.ENOSPC, errno.EFBIG), "Free some space, or write elsewhere."),
-    **dict.fromkeys(
-        (errno.EACCES, errno.EPERM, errno.EROFS), "Choose a folder that you may write to."
-    ),
-    errno.EINVAL: "Give another ending, or a folder.",
-    errno.ENAMETOOLONG: "Shorten the name, or give another with -o.",
-}
-
-
-@contextmanager
-def write_errors(path: Path, *others: type[Exception]) -> Iterator[None]:
-    """Turn an OSError, or one of `others`, into a MediaError: what to do to write `path`."""
-    errors: tuple[type[Exception], ...] = (OSError, *others)
-    try:
-        yield
-    except AmdSegError:
-        raise
-    except errors as cause:
-        reason = getattr(cause, "strerror", None) or cause
-        advice = _ADVICE.get(getattr(cause, "errno", None) or 0, "Check the name and the folder.")
-        raise MediaError(f"Cannot write {path}: {reason}. {advice}") from cause
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a name beside `path` to write to, and move the file over `path` if all went well.
-
-    A link is followed, and an old file's permissions are kept.
-    """
-    require_possible_name(path)
-    target = Path(os.path.realpath(path))
-    temporary = name_beside(target)
-    with write_errors(path):
-        _require_replaceable(target)
-        try:
-            yield temporary
-            with suppress(FileNotFoundError):
-                shutil.copymode(target, temporary)
-            os.replace(temporary, target)
-        finally:
-            with suppress(OSError):
-                temporary.unlink()
-
-
-def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file as `replacing` does; `write` is given an open binary stream."""
-    with replacing(path) as temporary, open(temporary, "xb") as stream:
-        write(stream)
-
-
-def name_beside(target: Path) -> Path:
-    """Return a hidden name in the folder of `target` that nothing has."""
-    return target.with_name(f".{secrets.token_hex(8)}.tmp")
-
-
-def check_target(path: Path, *, overwrite: bool) -> None:
-    """Raise where a file shall not or cannot be written, before there is anything to write.
-
-    Raises:
-        InputError: its folder is not there, or it is there itself and `overwrite` is not set.
-        MediaError: it is a folder or a device.
-    """
-    if not os.path.isdir(path.parent):
-        raise InputError(f"Cannot write {path}: there is no folder {path.parent}. Make it first.")
-    if os.path.exists(path) and not overwrite:
-        raise InputError(f"{path} exists. Give another name, or overwrite it (--overwrite).")
-    _require_replaceable(path)
-
-
-def require_possible_name(path: Path) -> None:
-    """Raise MediaError where no file can have this name, as where it is too long."""
-    with write_errors(path, ValueError), suppress(FileNotFoundError, NotADirectoryError):
-        os.lstat(path)
-
-
-def _require_replaceable(target: Path) -> None:
-    # Moved over /dev/null by a superuser, a file would take the place of the device.
-    if os.path.exists(target) and not os.path.isfile(target):
-        kind = "a folder" if os.path.isdir(target) else "a device or a pipe"
-        raise MediaError(f"Cannot write {target}: it is {kind}. Give the name of a file.")
-
-
-def make_folder(path: Path) -> None:
-    """Make a folder, and those above it, where it is not there yet."""
-    with write_errors(path):
-        path.mkdir(parents=True, exist_ok=True)
 
 
 def find_images(inputs: Sequence[str], *, recursive: bool = False) -> list[Path]:
@@ -145,7 +59,7 @@ def find_images(inputs: Sequence[str], *, recursive: bool = False) -> list[Path]
     return list(found.values())
 
 
-def _images_in(folder: Path, recursive: bool) -> list[Path]:
+def _images_in(folder: Path, recursive: bool = False) -> list[Path]:
     images: list[Path] = []
     for parent, folders, files in os.walk(folder):
         images += filter(_is_image_file, (Path(parent, file) for file in files))
@@ -165,7 +79,7 @@ def _is_image_file(path: Path) -> bool:
 
 def images_in(folder: Path) -> list[Path]:
     """Return the image files of one folder, hidden ones left out, in natural order."""
-    found = _images_in(folder, recursive=False)
+    found = _images_in(folder)
     if not found:
         lacks = "there is no image in it" if os.path.isdir(folder) else "no such folder"
         raise InputError(
@@ -225,3 +139,193 @@ def natural_key(path: Path) -> list[list[str | int]]:
         [int(piece) if place % 2 else piece for place, piece in enumerate(re.split(r"(\d+)", part))]
         for part in path.parts
     ]
+
+
+# Files out
+
+_ADVICE = {
+    **dict.fromkeys((errno.ENOENT, errno.ENOTDIR), "Make its folder first."),
+    **dict.fromkeys((errno.ENOSPC, errno.EFBIG), "Free some space, or write elsewhere."),
+    **dict.fromkeys(
+        (errno.EACCES, errno.EPERM, errno.EROFS), "Choose a folder that you may write to."
+    ),
+    errno.EINVAL: "Give another ending, or a folder.",
+    errno.ENAMETOOLONG: "Shorten the name, or give another with -o.",
+}
+
+
+@contextmanager
+def write_errors(path: Path, *others: type[Exception]) -> Iterator[None]:
+    """Turn an OSError, or one of `others`, into a MediaError: what to do to write `path`."""
+    errors: tuple[type[Exception], ...] = (OSError, *others)
+    try:
+        yield
+    except AmdSegError:
+        raise
+    except errors as cause:
+        reason = getattr(cause, "strerror", None) or cause
+        advice = _ADVICE.get(getattr(cause, "errno", None) or 0, "Check the name and the folder.")
+        raise MediaError(f"Cannot write {path}: {reason}. {advice}") from cause
+
+
+def require_possible_name(path: Path) -> None:
+    """Raise MediaError where no file can have this name, as where it is too long."""
+    with write_errors(path, ValueError), suppress(FileNotFoundError, NotADirectoryError):
+        os.lstat(path)
+
+
+def check_target(path: Path, *, overwrite: bool) -> None:
+    """Raise where a file shall not or cannot be written, before there is anything to write.
+
+    Raises:
+        InputError: its folder is not there, or it is there itself and `overwrite` is not set.
+        MediaError: it is a folder or a device.
+    """
+    if not os.path.isdir(path.parent):
+        raise InputError(f"Cannot write {path}: there is no folder {path.parent}. Make it first.")
+    if os.path.exists(path) and not overwrite:
+        raise InputError(f"{path} exists. Give another name, or overwrite it (--overwrite).")
+    _require_replaceable(path)
+
+
+def _require_replaceable(target: Path) -> None:
+    # Moved over /dev/null by a superuser, a file would take the place of the device.
+    if os.path.exists(target) and not os.path.isfile(target):
+        kind = "a folder" if os.path.isdir(target) else "a device or a pipe"
+        raise MediaError(f"Cannot write {target}: it is {kind}. Give the name of a file.")
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it, where it is not there yet."""
+    with write_errors(path):
+        path.mkdir(parents=True, exist_ok=True)
+
+
+def name_beside(target: Path) -> Path:
+    """Return a hidden name in the folder of `target` that nothing has."""
+    return target.with_name(f".{secrets.token_hex(8)}.tmp")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a name beside `path` to write to, and move the file over `path` if all went well.
+
+    A link is followed, and an old file's permissions are kept.
+    """
+    require_possible_name(path)
+    target = Path(os.path.realpath(path))
+    temporary = name_beside(target)
+    with write_errors(path):
+        _require_replaceable(target)
+        try:
+            yield temporary
+            with suppress(FileNotFoundError):
+                shutil.copymode(target, temporary)
+            os.replace(temporary, target)
+        finally:
+            with suppress(OSError):
+                temporary.unlink()
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write a file as `replacing` does; `write` is given an open binary stream."""
+    with replacing(path) as temporary, open(temporary, "xb") as stream:
+        write(stream)
+
+
+class PartFile:
+    """What a run has made so far, one JSON object a line in FILE.part, until FILE is written.
+
+    So memory stays flat, a run that was killed can be resumed, and FILE is the old one or the
+    whole new one.
+    """
+
+    def __init__(
+        self, path: Path, settings: dict[str, Any], *, resume: bool, overwrite: bool
+    ) -> None:
+        """Begin with the records of FILE.part, else of FILE, else none.
+
+        Where there are some, they are kept to `resume`, if they were made by the same settings,
+        dropped to `overwrite`, and else an InputError.
+        """
+        self.path, self.part = path, path.with_name(f"{path.name}.part")
+        self.done: dict[str, int] = {}
+        """The "file_name" of each record, and where in FILE.part it is."""
+        kept: Iterable[dict[str, Any]] = ()
+        there = next((p for p in (self.part, path) if p.exists()), None)
+        if there is not None and not overwrite:
+            if not resume:
+                raise InputError(
+                    f"{there} exists. Use --overwrite to replace it, or --resume to go on."
+                )
+            kept = _whole_lines(there) if there == self.part else self.read_finished()
+        make_folder(path.parent)
+        with replacing(self.part) as temporary, open(temporary, "xb") as self._stream:
+            self._append({"settings": settings})
+            for record in kept:
+                if "settings" in record:
+                    _require_same(record["settings"], settings, path)
+                else:
+                    self.add_record(record)
+        with write_errors(self.part):
+            self._stream = open(self.part, "ab")  # noqa: SIM115 - open until FILE is written
+
+    def read_finished(self) -> Iterator[dict[str, Any]]:
+        """Yield the settings, {"settings": ...}, and the records of FILE."""
+        raise NotImplementedError
+
+    def add_record(self, record: dict[str, Any]) -> None:
+        """Add a record, in place of an earlier one with its "file_name".
+
+        Raises:
+            MediaError: the disk is full.
+        """
+        place = self._stream.tell()
+        self._append(record)
+        self.done[record["file_name"]] = place
+
+    def _append(self, record: dict[str, Any]) -> None:
+        with write_errors(self.part):
+            self._stream.write(json.dumps(record).encode() + b"\n")
+            self._stream.flush()
+
+    def records(self, places: Iterable[int] | None = None) -> Iterator[dict[str, Any]]:
+        """Yield the records at some places of FILE.part, or all in their order."""
+        with open(self.part, "rb") as lines:
+            for place in self.done.values() if places is None else places:
+                lines.seek(place)
+                yield json.loads(lines.readline())
+
+    def close(self, *, remove: bool = False) -> None:
+        """Close it: once FILE is written it is removed, else another run can go on."""
+        self._stream.close()
+        if remove:
+            self.part.unlink()
+
+
+def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the records of a file up to the one that a kill cut short."""
+    with open(path, "rb") as lines, suppress(ValueError):
+        for line in lines:
+            yield json.loads(line)
+
+
+def _require_same(theirs: dict[str, Any], mine: dict[str, Any], path: Path) -> None:
+    differing = [
+        f"{key} {theirs.get(key, 'unset')} there, {mine.get(key, 'unset')} now"
+        for key in {**mine, **theirs}
+        if key != "date_created" and theirs.get(key) != mine.get(key)
+    ]
+    if differing:
+        raise InputError(
+            f"The masks in {path} were made by other settings: {some(differing, 3)}. "
+            "Give the same ones, or another file."
+        )
+
+
+def write_rows(
+    stream: BinaryIO, rows: Iterable[Any], as_json: Callable[[Any], str] = json.dumps
+) -> None:
+    """Write the rows of a JSON list, each on a line of its own."""
+    for number, row in enumerate(rows):
+        stream.write((b",\n" if number else b"\n") + as_json(row).encode())
