@@ -6,7 +6,7 @@ import re
 import stat
 import struct
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
@@ -16,18 +16,21 @@ from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, TiffImagePlugin
-from PIL.AvifImagePlugin import AvifImageFile
-from PIL.BmpImagePlugin import BmpImageFile
-from PIL.GifImagePlugin import GifImageFile
+from PIL import (
+    AvifImagePlugin,
+    BmpImagePlugin,
+    ExifTags,
+    GifImagePlugin,
+    Image,
+    Jpeg2KImagePlugin,
+    JpegImagePlugin,
+    PngImagePlugin,
+    PpmImagePlugin,
+    QoiImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
 from PIL.ImageFile import ImageFile
-from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
-from PIL.JpegImagePlugin import JpegImageFile
-from PIL.PngImagePlugin import PngImageFile
-from PIL.PpmImagePlugin import PpmImageFile
-from PIL.QoiImagePlugin import QoiImageFile
-from PIL.TiffImagePlugin import TiffImageFile
-from PIL.WebPImagePlugin import WebPImageFile
 
 from amd_seg.choices import MAX_PIXELS
 from amd_seg.errors import InputError, MediaError
@@ -79,7 +82,7 @@ def read_image(
     advice = "If you trust the file, raise max_pixels (--max-pixels)."
     if isinstance(source, str | os.PathLike):
         with opened(source, max_pixels=max_pixels, advice=advice) as image:
-            return _decode(image, _printable(source))
+            return _photo(image, _printable(source))
     name = "PIL image"
     if not isinstance(source, Image.Image):
         data: Any = source
@@ -95,23 +98,42 @@ def read_image(
         name = f"image of {len(data)} bytes"
         source = open_image(BytesIO(data), name)
     require_at_most(max_pixels, source.size, name, advice)
-    return _decode(source, name)
+    return _photo(source, name)
 
 
-def read_photo_size(path: Path) -> tuple[int, int]:
-    """Return the height and width that a photo has upright, from its header alone."""
-    with opened(path) as image:
-        width, height = upright_size(image)
-    return height, width
+def _photo(image: Image.Image, name: str) -> Photo:
+    """Decode an image with what goes with its pixels: a profile for RGB, and the resolution."""
+    if min(image.size) < MIN_EDGE:
+        raise MediaError(f"Cannot read {name}: {_too_small(*image.size)}")
+    with suppress(Exception):  # To tell, a reader may parse what is damaged.
+        if getattr(image, "is_animated", False):
+            logger.info("Of %s, which has several frames, the first is taken.", name)
+    # Decoding turns a TIFF, and finds what a PNG tells behind its pixels.
+    is_turned_tiff = image.format == "TIFF" and exif_orientation(image) in TURNED
+    pixels = decode_upright(image, name)
+    profile = image.info.get("icc_profile")
+    if "hdr" in image.info:
+        logger.info("%s is HDR (%s): it is tone-mapped to BT.709.", name, image.info["hdr"][0])
+        profile = None
+    # A profile for CMYK or grey does not describe the RGB values that came out.
+    is_for_rgb = isinstance(profile, bytes) and profile[16:20] == b"RGB "
+    resolution = None
+    with suppress(KeyError, TypeError, ValueError, ZeroDivisionError):
+        right, down = (float(value) for value in image.info["dpi"])
+        if all(1 <= value <= MAX_RESOLUTION for value in (right, down)):
+            is_turned = is_turned_tiff or exif_orientation(image) in TURNED
+            resolution = (down, right) if is_turned else (right, down)
+    return Photo(pixels, profile if is_for_rgb else None, name, resolution)
+
+
+def _too_small(width: int, height: int) -> str:
+    return f"it is {width}x{height} pixels. Give an image of at least {MIN_EDGE}x{MIN_EDGE}."
 
 
 def photo_from_array(array: NDArray[Any], *, source: str = "array") -> Photo:
-    """Take an array as a photo; its values are copied.
+    """Copy an array (height, width) or (height, width, 1|3|4), uint8 or float in 0..1, as a photo.
 
-    Args:
-        array: (height, width) or (height, width, 1|3|4), uint8, or float in 0..1; alpha is laid
-            over mid grey, as `read_image` does.
-        source: how messages name it.
+    Alpha is laid over mid grey, as by `read_image`. Messages call it `source`.
 
     Raises:
         InputError: another type, shape, dtype or range, or under 8 pixels on an edge.
@@ -127,47 +149,21 @@ def photo_from_array(array: NDArray[Any], *, source: str = "array") -> Photo:
             f"Cannot use {source}: its shape is {array.shape} and its dtype {array.dtype}. Give "
             f"(height, width) or (height, width, 1|3|4), as uint8 or as float in 0..1.{hint}"
         )
+    height, width = array.shape[:2]
+    if min(height, width) < MIN_EDGE:
+        raise InputError(f"Cannot use {source}: {_too_small(width, height)}")
     values = array if has_channels else array[..., np.newaxis]
-    pixels = np.empty((*values.shape[:2], 3), np.uint8)
-    try:
-        _require_edges(*pixels.shape[:2])
-        for rows in row_blocks(*pixels.shape[:2]):
-            block = values[rows]
-            if block.dtype != np.uint8:
+    pixels = np.empty((height, width, 3), np.uint8)
+    for rows in row_blocks(height, width):
+        block = values[rows]
+        if block.dtype != np.uint8:
+            try:
                 block = _bytes_from_unit(block)
-            # One grey channel is broadcast into three.
-            has_alpha = block.shape[2] == 4
-            pixels[rows] = composite(Image.fromarray(block)) if has_alpha else block
-    except InputError as cause:
-        raise InputError(f"Cannot use {source}: {cause}") from cause
+            except InputError as cause:
+                raise InputError(f"Cannot use {source}: {cause}") from cause
+        # One grey channel is broadcast into three.
+        pixels[rows] = composite(Image.fromarray(block)) if block.shape[2] == 4 else block
     return Photo(pixels, None, source)
-
-
-def _decode(image: Image.Image, name: str) -> Photo:
-    try:
-        _require_edges(image.height, image.width)
-    except InputError as cause:
-        raise MediaError(f"Cannot read {name}: {cause}") from cause
-    with suppress(Exception):  # To tell, a reader may parse what is damaged.
-        if getattr(image, "is_animated", False):
-            logger.info("Of %s, which has several frames, the first is taken.", name)
-    # Decoding turns a TIFF, and finds what a PNG tells behind its pixels.
-    before = exif_orientation(image) if isinstance(image, TiffImageFile) else 1
-    pixels = decode_upright(image, name)
-    profile = image.info.get("icc_profile")
-    # A profile for CMYK or grey does not describe the RGB values that came out.
-    is_for_rgb = isinstance(profile, bytes) and profile[16:20] == b"RGB "
-    # Nor does one for HDR describe what was tone-mapped.
-    if "hdr" in image.info:
-        logger.info("%s is HDR (%s): it is tone-mapped to BT.709.", name, image.info["hdr"][0])
-        is_for_rgb = False
-    resolution = None
-    with suppress(KeyError, TypeError, ValueError, ZeroDivisionError):
-        right, down = (float(value) for value in image.info["dpi"])
-        if all(1 <= value <= MAX_RESOLUTION for value in (right, down)):
-            is_turned = max(before, exif_orientation(image)) in TURNED
-            resolution = (down, right) if is_turned else (right, down)
-    return Photo(pixels, profile if is_for_rgb else None, name, resolution)
 
 
 # Files in
@@ -175,20 +171,21 @@ def _decode(image: Image.Image, name: str) -> Photo:
 # What begins a file, and its reader. Pillow's other readers start programs (EPS), know no signature
 # (TGA), or hold images whose size the header does not tell (ICO).
 _READERS: dict[str, tuple[bytes, type[ImageFile] | None]] = {
-    "PNG": (rb"\x89PNG\r\n\x1a\n", PngImageFile),
-    "JPEG": (rb"\xff\xd8\xff", JpegImageFile),
-    "WEBP": (rb"RIFF....WEBP", WebPImageFile),
-    "TIFF": (rb"II\*\0|MM\0\*|II\+\0|MM\0\+", TiffImageFile),
-    "AVIF": (rb"....ftyp(avi[fs]|mif1|msf1)", AvifImageFile),
+    "PNG": (rb"\x89PNG\r\n\x1a\n", PngImagePlugin.PngImageFile),
+    "JPEG": (rb"\xff\xd8\xff", JpegImagePlugin.JpegImageFile),
+    "WEBP": (rb"RIFF....WEBP", WebPImagePlugin.WebPImageFile),
+    "TIFF": (rb"II\*\0|MM\0\*|II\+\0|MM\0\+", TiffImagePlugin.TiffImageFile),
+    "AVIF": (rb"....ftyp(avi[fs]|mif1|msf1)", AvifImagePlugin.AvifImageFile),
     "HEIC": (rb"....ftyp(hei[cmsx]|hev[cmsx]|mif1|msf1)", None),
-    "GIF": (rb"GIF8[79]a", GifImageFile),
-    "BMP": (rb"BM", BmpImageFile),
-    "JPEG2000": (rb"\xff\x4f\xff\x51|\0\0\0\x0cjP  \r\n\x87\n", Jpeg2KImageFile),
-    "PPM": (rb"P[1-6f]\s", PpmImageFile),
-    "QOI": (rb"qoif", QoiImageFile),
+    "GIF": (rb"GIF8[79]a", GifImagePlugin.GifImageFile),
+    "BMP": (rb"BM", BmpImagePlugin.BmpImageFile),
+    "JPEG2000": (rb"\xff\x4f\xff\x51|\0\0\0\x0cjP  \r\n\x87\n", Jpeg2KImagePlugin.Jpeg2KImageFile),
+    "PPM": (rb"P[1-6f]\s", PpmImagePlugin.PpmImageFile),
+    "QOI": (rb"qoif", QoiImagePlugin.QoiImageFile),
 }
 
 # Where a file tells its primaries and its transfer function, in its first 64 kB.
+# Source: ISO/IEC 14496-12, 12.1.5 (nclx), and PNG, third edition, 11.3.2.6 (cICP).
 _NCLX = rb"colrnclx(..)(..)"
 _COLOURS = {"AVIF": _NCLX, "HEIC": _NCLX, "PNG": rb"\0\0\0\x04cICP(.)(.)"}
 
@@ -207,21 +204,21 @@ def open_image(stream: BinaryIO, name: str) -> ImageFile:
     failure: Exception | None = None
     for key in formats:
         stream.seek(0)
-        reader = _READERS[key][1]
+        reader: Any = _READERS[key][1]
         if reader is None:
             try:
                 from pillow_heif import HeifImageFile
+
+                reader = HeifImageFile
             except ImportError as cause:
                 raise MediaError(
                     f'Cannot read {name}: HEIC needs pillow-heif. Run: pip install "amd-seg[heic]"'
                 ) from cause
-            reader = HeifImageFile
         try:
             image: ImageFile = reader(stream)
         except Exception as cause:  # Hostile bytes make a reader raise errors of any kind.
             failure = cause
             continue
-        # Source: ISO/IEC 14496-12, 12.1.5 (nclx), and PNG, third edition, 11.3.2.6 (cICP).
         colours = re.search(_COLOURS[key], head, re.S) if key in _COLOURS else None
         # "tmap" tells how a picture that is no HDR itself would become HDR, by colours of its own.
         is_sdr = key != "PNG" and ("icc_profile" in image.info or b"tmap" in head)
@@ -243,6 +240,7 @@ def opened(
     """Open an image file whose header is read, its pixels not yet; MediaError tells why not."""
     name = _printable(path)
     try:
+        # Not opened at once, for a pipe would block.
         if not stat.S_ISREG(os.stat(path).st_mode):
             kind = "a folder" if os.path.isdir(path) else "no regular file"
             raise MediaError(f"Cannot read {name}: it is {kind}. Give an image file.")
@@ -250,9 +248,8 @@ def opened(
     except MediaError:
         raise
     except (OSError, ValueError) as cause:  # ValueError: a null byte in the name.
-        reason = getattr(cause, "strerror", None) or cause
-        if isinstance(cause, FileNotFoundError):
-            reason = "no such file"
+        is_missing = isinstance(cause, FileNotFoundError)
+        reason = "no such file" if is_missing else getattr(cause, "strerror", None) or cause
         raise MediaError(f"Cannot read {name}: {reason}. Check the name.") from cause
     with file:
         image = open_image(file, name)
@@ -266,11 +263,11 @@ def _printable(path: str | os.PathLike[str]) -> str:
     return name if name.isprintable() else repr(name)
 
 
-def _require_edges(height: int, width: int) -> None:
-    if min(height, width) < MIN_EDGE:
-        raise InputError(
-            f"it is {width}x{height} pixels. Give an image of at least {MIN_EDGE}x{MIN_EDGE}."
-        )
+def read_photo_size(path: Path) -> tuple[int, int]:
+    """Return the height and width that a photo has upright, from its header alone."""
+    with opened(path) as image:
+        width, height = upright_size(image)
+    return height, width
 
 
 def require_at_most(
@@ -330,47 +327,37 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
 
 
 def turned(stored: Pixels, orientation: int) -> Pixels:
-    """Return a view of an array (height, width, ...) that stands as EXIF's 1 to 8 says."""
+    """Return an array (height, width, ...) as it stands upright by EXIF's 1 to 8."""
     upright = stored.swapaxes(0, 1) if orientation in TURNED else stored
     rows = slice(None, None, -1 if orientation in (3, 4, 7, 8) else 1)
     columns = slice(None, None, -1 if orientation in (2, 3, 6, 7) else 1)
-    return upright[rows, columns]
+    return np.ascontiguousarray(upright[rows, columns])
 
 
 # Pixels
 
 
 def decode_upright(image: Image.Image, name: str) -> Pixels:
-    """Decode an image of any Pillow mode as upright RGB.
-
-    16-bit values are scaled to 8 bits, never clipped; CMYK is converted without its ink profile;
-    alpha is laid over `BACKDROP`. MediaError tells of damage and of values out of range.
-    """
+    """Decode an image of any Pillow mode as `read_image` does; MediaError tells of damage."""
     clear, opacity = _clear_colour(image, name)
     load(image, name)
-    orientation = exif_orientation(image)
     width, height = image.size
-    shape = (width, height, 3) if orientation in TURNED else (height, width, 3)
-    upright = np.empty(shape, np.uint8)
-    # All but two orientations undo themselves.
-    in_file_order = turned(upright, {6: 8, 8: 6}.get(orientation, orientation))
-    tags = getattr(image, "tag_v2", {})
-    hdr = image.info.get("hdr")
+    stored = np.empty((height, width, 3), np.uint8)
     for rows in row_blocks(height, width):
         box = (0, rows.start, width, rows.stop)
         block = image.crop(box)
         if opacity is not None:
             block.putalpha(opacity.crop(box))
         try:
-            if hdr is not None:
+            if "hdr" in image.info:
                 rgba = block.convert("RGBA")
                 values = np.asarray(rgba.convert("RGB")).astype(np.uint16) * 257
-                block = Image.fromarray(to_bt709(values, *hdr))
+                block = Image.fromarray(to_bt709(values, *image.info["hdr"]))
                 block.putalpha(rgba.getchannel("A"))
-            in_file_order[rows] = _rgb(block, clear, tags)
+            stored[rows] = _rgb(block, clear, getattr(image, "tag_v2", {}))
         except ValueError as cause:  # A value out of range, or a mode that Pillow cannot convert.
             raise MediaError(f"Cannot read {name}: {cause}") from cause
-    return upright
+    return turned(stored, exif_orientation(image))
 
 
 def row_blocks(height: int, width: int) -> Iterator[slice]:
@@ -381,19 +368,16 @@ def row_blocks(height: int, width: int) -> Iterator[slice]:
 
 
 def _clear_colour(image: Image.Image, name: str) -> tuple[Any, Image.Image | None]:
-    """Return an image's one clear value, as it is decoded, or where 16-bit colours are clear.
-
-    The tRNS chunk of a PNG is in the depth of the file, and Pillow decodes to 8 bits.
-    """
+    """Return an image's one clear value, as it is decoded, or where 16-bit colours are clear."""
+    # The tRNS chunk of a PNG is in the depth of the file, and Pillow decodes to 8 bits.
     clear = image.info.get("transparency")
-    if not isinstance(image, PngImageFile) or not isinstance(clear, int | tuple):
+    if not isinstance(image, PngImagePlugin.PngImageFile) or not isinstance(clear, int | tuple):
         return clear, None
-    raw_mode = image.tile[0][3] if image.tile else image.mode
+    raw_mode = str(image.tile[0][3]) if image.tile else image.mode
     if isinstance(clear, int):
-        bits, step = {"1": (1, 255), "L;2": (3, 85), "L;4": (15, 17), "L": (255, 1)}.get(
-            str(raw_mode), (65535, 1)
-        )
-        return (clear & bits) * step, None
+        depths = {"1": (1, 255), "L;2": (3, 85), "L;4": (15, 17), "L": (255, 1)}
+        highest, step = depths.get(raw_mode, (65535, 1))
+        return (clear & highest) * step, None
     if raw_mode != "RGB;16B" or image.fp is None:
         shift = 8 if max(clear) > 255 else 0
         return tuple(value >> shift & 255 for value in clear), None
@@ -401,7 +385,7 @@ def _clear_colour(image: Image.Image, name: str) -> tuple[Any, Image.Image | Non
     # Pillow keeps the first byte of a value, which it takes for the other one in the wrong order.
     for raw_mode, shift in (("RGB;16B", 8), ("RGB;16L", 0)):
         image.fp.seek(0)
-        again = PngImageFile(image.fp)
+        again = PngImagePlugin.PngImageFile(image.fp)
         again.tile = [again.tile[0]._replace(args=raw_mode)]
         load(again, name)
         for channel, value in zip(again.split(), clear, strict=True):
@@ -409,7 +393,7 @@ def _clear_colour(image: Image.Image, name: str) -> tuple[Any, Image.Image | Non
     return None, Image.fromarray(np.where(is_clear, np.uint8(0), np.uint8(255)))
 
 
-def _rgb(block: Image.Image, clear: Any, tags: Mapping[int, Any]) -> Pixels:
+def _rgb(block: Image.Image, clear: Any, tags: Any) -> Pixels:
     """Convert some rows of an image, given the value that is clear and the tags of a TIFF."""
     if block.mode == "F":
         grey = _bytes_from_unit(np.asarray(block))
@@ -478,12 +462,9 @@ def to_bt709(pixels: NDArray[np.uint16], hdr: str | None, is_bt2020: bool) -> Pi
         pixels: (height, width, 3), in the file's own transfer function.
         hdr: "HLG" (shown at 1000 nits), "PQ", or None for a power of 2.4.
         is_bt2020: the primaries are BT.2020's; else they are taken for BT.709's.
-
-    Source: BT.2100 (HLG, PQ), BT.2087 (primaries).
     """
     shown = np.empty(pixels.shape, np.uint8)
-    light_of, shown_of = _light_table(hdr), _shown_table(hdr)
-    brightest = _BRIGHTEST * light_of[-1]
+    light_of, shown_of, brightest = _tables(hdr)
     for rows in row_blocks(*pixels.shape[:2]):
         light = light_of[pixels[rows]]
         if is_bt2020:
@@ -495,8 +476,13 @@ def to_bt709(pixels: NDArray[np.uint16], hdr: str | None, is_bt2020: bool) -> Pi
 
 
 @cache
-def _light_table(hdr: str | None) -> NDArray[np.float32]:
-    """Return the light of each value of 16 bits, in shares of `WHITE`."""
+def _tables(hdr: str | None) -> tuple[NDArray[np.float32], Pixels, np.float32]:
+    """Return the light of each value of 16 bits, what is shown of light, and the brightest light.
+
+    Light is in shares of `WHITE`. What is shown is by 65536 roots of its share of the brightest.
+
+    Source: BT.2100 (HLG, PQ), BT.2087 (primaries).
+    """
     value = np.arange(65536) / 65535
     if hdr == "HLG":
         a, b, c = 0.17883277, 0.28466892, 0.55991073
@@ -510,17 +496,14 @@ def _light_table(hdr: str | None) -> NDArray[np.float32]:
         light = 10_000 / WHITE * (np.maximum(power - c1, 0) / (c2 - c3 * power)) ** (1 / m1)
     else:
         light = value**2.4
-    return light.astype(np.float32)
-
-
-@cache
-def _shown_table(hdr: str | None) -> Pixels:
-    """Return what is shown of light, by 65536 roots of its share of the brightest."""
-    light = (np.arange(65536) / 65535) ** 2 * _BRIGHTEST * float(_light_table(hdr)[-1])
+    light_of = light.astype(np.float32)
+    brightest = _BRIGHTEST * light_of[-1]
+    mapped = value**2 * float(brightest)
     if hdr is not None:
-        above = np.maximum(light - KNEE, 0) / (1 - KNEE)
-        light = np.where(light > KNEE, KNEE + (1 - KNEE) * above / (1 + above), light)
-    return np.rint(255 * np.clip(light, 0, 1) ** (1 / 2.4)).astype(np.uint8)
+        above = np.maximum(mapped - KNEE, 0) / (1 - KNEE)
+        mapped = np.where(mapped > KNEE, KNEE + (1 - KNEE) * above / (1 + above), mapped)
+    shown = np.rint(255 * np.clip(mapped, 0, 1) ** (1 / 2.4)).astype(np.uint8)
+    return light_of, shown, brightest
 
 
 # Files out
@@ -541,20 +524,8 @@ fast: writing costs a batch more time than the network."""
 FORMATS_WITHOUT_ALPHA = frozenset({"JPEG", "BMP"})
 
 
-def save_image(
-    image: Image.Image,
-    path: Path,
-    *,
-    icc_profile: bytes | None = None,
-    resolution: tuple[float, float] | None = None,
-) -> None:
-    """Write an image in the format that the path's ending names, whole or not at all.
-
-    Args:
-        image: of mode "L", "RGB" or "RGBA".
-        path: its suffix is one of `WRITERS`.
-        icc_profile: a profile for RGB, stored with a colour image.
-        resolution: pixels an inch to the right and down, stored by PNG, JPEG, TIFF and BMP.
+def save_image(image: Image.Image, path: Path, **metadata: Any) -> None:
+    """Write an image as `write_image` does, in the format of the path's ending, whole or not.
 
     Raises:
         MediaError: the ending is unknown, the format holds no alpha or no image of this size, or
@@ -570,7 +541,7 @@ def save_image(
         raise MediaError(f"Cannot write {path}: {format_name} holds no transparency. Use .png.")
     try:
         with replacing(path) as temporary:
-            write_image(image, temporary, suffix, icc_profile=icc_profile, resolution=resolution)
+            write_image(image, temporary, suffix, **metadata)
     except (ValueError, RuntimeError, struct.error) as cause:  # What encoders refuse.
         raise MediaError(f"Cannot write {path}: {cause}. Use .png.") from cause
 
@@ -583,7 +554,11 @@ def write_image(
     icc_profile: bytes | None = None,
     resolution: tuple[float, float] | None = None,
 ) -> None:
-    """Write an image as `save_image` does, but straight to a file or a stream."""
+    """Write an image of mode "L", "RGB" or "RGBA" straight to a file or a stream.
+
+    A profile goes with a colour image, and the resolution, in pixels an inch to the right and
+    down, with PNG, JPEG, TIFF and BMP.
+    """
     format_name, options = WRITERS[suffix.lower()]
     if icc_profile is not None and image.mode in ("RGB", "RGBA"):
         options = {**options, "icc_profile": icc_profile}
