@@ -20,7 +20,7 @@ from functools import cached_property, partial
 from itertools import chain
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any, Self, TypeAlias, cast
+from typing import Any, Self, TypeAlias
 
 import av
 import numpy as np
@@ -28,7 +28,6 @@ from av.container import InputContainer
 from av.error import FFmpegError
 from av.packet import Packet
 from av.stream import Disposition, Stream
-from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, VideoReformatter
 from av.video.stream import VideoStream
@@ -57,9 +56,9 @@ logger = logging.getLogger(__name__)
 
 AnyPacket: TypeAlias = "Packet[Stream]"
 
+# Endings of frames in a folder, and of images that are a clip or, by a glob, a frame of one.
 FRAME_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 CLIP_IMAGE_SUFFIXES = FRAME_SUFFIXES | {".apng", ".avif", ".gif"}
-"""Endings of images that are a clip or, by a glob, a frame of one; not all that are photos."""
 
 # When a frame is shown, in seconds, and how to make its pixels, which is not always wanted.
 Moment = tuple[float, Callable[[], Pixels]]
@@ -140,6 +139,11 @@ class FrameReader(ABC):
     def _moments(self) -> Generator[Moment]:
         """Yield all frames of the clip."""
 
+    def _tell_damage(self, fault: str) -> None:
+        if not self.is_truncated:
+            logger.warning("%s is damaged: %s. The frames it has are used.", self.source, fault)
+        self.is_truncated = True
+
     def __enter__(self) -> Self:
         return self
 
@@ -156,11 +160,10 @@ def open_video(
     frame_rate: Fraction | float = 24,
     short_edge: int | None = None,
 ) -> FrameReader:
-    """Return a reader of the clip at `source`, whatever form it has.
+    """Return a reader of a clip.
 
     Args:
-        source: a video file, a folder of frames, an animated GIF, WebP, PNG or AVIF, or a glob of
-            frames.
+        source: a video file, a folder or a glob of frames, or an animated GIF, WebP, PNG or AVIF.
         start: leave out frames before this time, in seconds from the beginning of the clip.
         end: leave out frames at or after this time, in seconds.
         every: keep every n-th of those.
@@ -172,10 +175,9 @@ def open_video(
         InputError: start, end, every or frame_rate is not a possible value.
     """
     span, path, name = Span(start=start, end=end, every=every), Path(source), fspath(source)
-    if os.path.isfile(path) and path.suffix.lower() in CLIP_IMAGE_SUFFIXES:
-        return AnimatedImage(path, span=span, short_edge=short_edge)
     if os.path.isfile(path):
-        return VideoReader(path, span=span, short_edge=short_edge)
+        reader = AnimatedImage if path.suffix.lower() in CLIP_IMAGE_SUFFIXES else VideoReader
+        return reader(path, span=span, short_edge=short_edge)
     if os.path.isdir(path):
         images = list_frames(path)
     else:
@@ -260,14 +262,14 @@ class AnimatedImage(FrameReader):
     def __init__(
         self, path: Path, *, span: Span = EVERY_FRAME, short_edge: int | None = None
     ) -> None:
-        self._frames = count_frames(path)
+        self.source, self._path, self.span = str(path), path, span
+        self._frames, self.time_base = count_frames(path), Fraction(1, 1000)
         if self._frames < 2:
             raise MediaError(
                 f"Cannot read {path} as a clip: it is a single image. "
                 "Give a video, a folder of frames or an animated image."
             )
-        self.source, self._path, self.span = str(path), path, span
-        self.frame_count, self.time_base = span.count(self._frames), Fraction(1, 1000)
+        self.frame_count = span.count(self._frames)
         with opened(path, max_pixels=MAX_FRAME_PIXELS) as image:
             self.width, self.height = shrunk_size(*upright_size(image), short_edge)
             self.hdr = image.info.get("hdr", (None,))[0]
@@ -282,11 +284,7 @@ class AnimatedImage(FrameReader):
                 except Exception as cause:
                     if number == 0:
                         raise damaged(self.source, cause) from cause
-                    self.is_truncated = True
-                    logger.warning(
-                        "%s ends after %d of %d frames: %s. The frames before are used.",
-                        self.source, number, self._frames, cause,
-                    )  # fmt: skip
+                    self._tell_damage(f"it ends after {number} of {self._frames} frames, {cause}")
                     return
                 yield milliseconds / 1000, partial(_shrunk, image, self.source, self)
                 duration = image.info.get("duration") or 0
@@ -348,23 +346,22 @@ class VideoReader(FrameReader):
         short_edge: int | None = None,
         threads: int | None = None,
     ) -> None:
-        self.source = fspath(path)
+        self.source, self.span, self._threads = fspath(path), span, threads
         self.end: float | None = None
-        self.span, self._threads = span, threads
         with open_container(self.source) as container:
-            stream = video_stream(container, self.source)
+            stream, kind = video_stream(container, self.source), container.format.name
             self.start_time = max(0.0, (container.start_time or 0) / av.time_base)
             self.frame_rate = stream.average_rate or stream.guessed_rate
             self.time_base = stream.time_base or Fraction(1, av.time_base)
             self.frame_count = span.count(stream.frames or None)
-            if stream.duration is not None and stream.time_base is not None:
-                self.duration = float(stream.duration * stream.time_base)
+            if stream.duration is not None:
+                self.duration = float(stream.duration * self.time_base)
             elif container.duration is not None:
                 self.duration = container.duration / av.time_base
-            self._may_restart = container.format.name in _RESTARTING
+            self._may_restart = kind in _RESTARTING
             # Frames that end before the duration mean a loss only where sound cannot outlast them.
             self._tells_a_loss = stream.duration is not None or len(container.streams) == 1
-            if container.format.name in ("matroska,webm", "avi"):
+            if kind in ("matroska,webm", "avi"):
                 # Their frames need not tell how long they stay; in Matroska sound may outlast them.
                 self._tells_a_loss = _is_cut_short(self.source)
             # One thread: the others would decode frames that nobody looks at.
@@ -378,11 +375,10 @@ class VideoReader(FrameReader):
             # A file that does not know its aspect says 0; a damaged one says anything.
             aspect = stream.sample_aspect_ratio or Fraction(1)
             aspect = aspect if Fraction(1, 8) <= aspect <= 8 else Fraction(1)
-        self.orientation = _orientation(first)
+        self.hdr, self.orientation = HDR.get(first.color_trc), _orientation(first)
         is_turned = self.orientation in TURNED
         upright = (first.height, first.width) if is_turned else (first.width, first.height)
         self.pixel_aspect = 1 / aspect if is_turned else aspect
-        self.hdr = HDR.get(first.color_trc)
         self.width, self.height = shrunk_size(*upright, short_edge)
 
     def read(self, span: Span) -> Iterator[Frame]:
@@ -404,15 +400,14 @@ class VideoReader(FrameReader):
         """
         times: list[float] = []
         with open_container(self.source) as container, suppress(FFmpegError):
-            stream = video_stream(container, self.source)
-            base = float(stream.time_base or 0)
-            for packet in Clock(container).packets(stream):
+            for packet in Clock(container).packets(video_stream(container, self.source)):
                 if not packet.size or packet.is_discard:
                     continue
                 if packet.pts is None:
-                    advice = "it has no timestamps. Remux it."
-                    raise MediaError(f"Cannot seek in {self.source}: {advice}")
-                times.append(packet.pts * base - self.start_time)
+                    raise MediaError(
+                        f"Cannot seek in {self.source}: it has no timestamps. Remux it."
+                    )
+                times.append(float(packet.pts * packet.time_base) - self.start_time)
         return sorted(times)
 
     @cached_property
@@ -431,12 +426,12 @@ class VideoReader(FrameReader):
         with open_container(self.source) as container:
             stream = video_stream(container, self.source)
             if seek_to:
-                seek(container, seek_to + self.start_time, stream)
+                seek(container, seek_to + self.start_time)
             period = float(1 / self.frame_rate) if self.frame_rate else 0.0
-            time, shown, reformatter = -period, period, VideoReformatter()
-            clock, is_first = Clock(container), True
+            time, shown, is_first = -period, period, True
+            clock, reformatter = Clock(container), VideoReformatter()
             decoder = _decoder(stream, self._threads)
-            for frame in _decoded(clock.packets(stream), decoder, self._truncate):
+            for frame in _decoded(clock.packets(stream), decoder, self._tell_damage):
                 # Some old files have no timestamps: then frames follow each other at the rate.
                 timed = frame.pts is not None and frame.time_base is not None
                 stamp = frame.time - self.start_time if timed else time + period
@@ -457,12 +452,7 @@ class VideoReader(FrameReader):
             self.end = min(self.end, self.duration)
             missing = self.duration - (time + max(shown, period))
             if self._tells_a_loss and time >= 0 and missing > max(2 * period, 0.1):
-                self._truncate(f"{missing:.2f} s of {self.duration:.2f} s are missing")
-
-    def _truncate(self, reason: str) -> None:
-        if not self.is_truncated:
-            logger.warning("%s is damaged: %s. The frames it has are used.", self.source, reason)
-        self.is_truncated = True
+                self._tell_damage(f"{missing:.2f} s of {self.duration:.2f} s are missing")
 
     def _pixels(self, frame: VideoFrame, reformatter: VideoReformatter) -> Pixels:
         width, height = self.width, self.height
@@ -485,9 +475,9 @@ class VideoReader(FrameReader):
         ).to_ndarray()
         if is_wide:
             pixels = to_bt709(pixels, HDR.get(frame.color_trc), frame.color_primaries == BT2020)
-        elif layout == "rgba":
+        elif has_alpha:
             pixels = composite(Image.fromarray(pixels))
-        return np.ascontiguousarray(turned(pixels.astype(np.uint8, copy=False), self.orientation))
+        return turned(pixels, self.orientation)
 
 
 class Clock:
@@ -517,9 +507,7 @@ class Clock:
                 duration = float((packet.duration or 0) * base)
                 self._follow(packet.stream.index, float(packet.dts * base), duration)
             if self._offset:
-                ticks = round(self._offset / base)
-                packet.pts = None if packet.pts is None else packet.pts + ticks
-                packet.dts = None if packet.dts is None else packet.dts + ticks
+                shift(packet, self._offset)
             if wanted is None or packet.stream.index == wanted.index:
                 yield packet
 
@@ -536,6 +524,13 @@ class Clock:
         passed = time - last
         self._last[stream] = time, passed if 0 < passed < 1 else duration
         self._latest = max(time for time, _ in self._last.values())
+
+
+def shift(packet: AnyPacket, seconds: float) -> None:
+    """Let a packet come later."""
+    ticks = round(seconds / packet.time_base)
+    packet.pts = None if packet.pts is None else packet.pts + ticks
+    packet.dts = None if packet.dts is None else packet.dts + ticks
 
 
 def open_container(source: str) -> InputContainer:
@@ -574,25 +569,23 @@ def video_stream(container: InputContainer, source: str) -> VideoStream:
     stream = next((s for s in known if s is best), known[0])
     size = stream.codec_context.width, stream.codec_context.height
     require_at_most(MAX_FRAME_PIXELS, size, source)
-    # Frames may grow on the way, whatever the header says.
-    stream.codec_context.options = {"max_pixels": str(MAX_FRAME_PIXELS)}
     return stream
 
 
-def _decoder(stream: VideoStream, threads: int | None) -> VideoCodecContext:
+def _decoder(stream: VideoStream, threads: int | None) -> Any:
     """Return the decoder of a stream, one that keeps alpha."""
-    decoder = stream.codec_context
+    decoder: Any = stream.codec_context
     if stream.metadata.get("alpha_mode") == "1" and decoder.name in _ALPHA_DECODERS:
-        name = _ALPHA_DECODERS[decoder.name]
-        decoder = cast(VideoCodecContext, av.CodecContext.create(name, "r"))
-        decoder.options = {"max_pixels": str(MAX_FRAME_PIXELS)}
+        decoder = av.CodecContext.create(_ALPHA_DECODERS[decoder.name], "r")
+    # Frames may grow on the way, whatever the header says.
+    decoder.options = {"max_pixels": str(MAX_FRAME_PIXELS)}
     decoder.thread_type = "NONE" if threads == 1 else "AUTO"
     decoder.thread_count = threads or 0
     return decoder
 
 
 def _decoded(
-    packets: Iterable[AnyPacket], decoder: VideoCodecContext, tell: Callable[[str], None]
+    packets: Iterable[AnyPacket], decoder: Any, tell: Callable[[str], None]
 ) -> Iterator[VideoFrame]:
     """Yield the frames that can be decoded, and `tell` what cannot."""
     try:
@@ -606,12 +599,10 @@ def _decoded(
         tell(fault(cause))
 
 
-def seek(container: InputContainer, timestamp: float, stream: VideoStream | None = None) -> None:
+def seek(container: InputContainer, timestamp: float) -> None:
     """Go to a packet before a timestamp, in seconds of the file's own clock, if the file can."""
-    base = 1 / av.time_base if stream is None else stream.time_base
-    assert base is not None
     with suppress(FFmpegError):
-        container.seek(int(timestamp / base), stream=stream)
+        container.seek(int(timestamp * av.time_base))
 
 
 def fault(error: Exception) -> str:

@@ -15,13 +15,13 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from fractions import Fraction
 from io import BytesIO
 from itertools import islice
 from math import ceil, inf
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import av
 import numpy as np
@@ -35,12 +35,11 @@ from av.stream import Stream
 from av.subtitles.stream import SubtitleStream
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
-from av.video.stream import VideoStream
 from PIL import Image
 
 from amd_seg.errors import InputError, MediaError
 from amd_seg.media.files import name_beside, replacing, require_possible_name, write_errors
-from amd_seg.media.images import WRITERS, Pixels
+from amd_seg.media.images import Pixels, write_image
 from amd_seg.media.video import (
     AnyPacket,
     Clock,
@@ -49,6 +48,7 @@ from amd_seg.media.video import (
     fault,
     open_container,
     seek,
+    shift,
 )
 
 logger = logging.getLogger(__name__)
@@ -97,8 +97,8 @@ def check_target(
     """Raise where an output video of the clip `source` could not be written, before any work.
 
     Raises:
-        InputError: the ending is unknown or holds no alpha, something is there already, or it is
-            the clip itself.
+        InputError: the ending is unknown or holds no alpha, or something is there: the clip itself,
+            more than frames, or what `overwrite` does not allow to replace.
         MediaError: there can be no file of this name.
     """
     suffix = target.suffix.lower()
@@ -169,11 +169,11 @@ def open_writer(
         replacing(target) as path,
         write_errors(target, FFmpegError),
         open_container(clip.source) if has_sound else nullcontext() as source,
-        _new_file(str(path), encoding) as out,
+        _new_file(str(path), encoding.container, encoding.container_options) as out,
     ):
         writer = VideoWriter(out, clip, encoding, origin)
         if source is not None and isinstance(clip, VideoReader):
-            writer.soundtrack = Soundtrack(clip, source, out, suffix, encoding, origin)
+            writer.soundtrack = Soundtrack(clip, source, out, suffix, encoding.container, origin)
         yield writer
         writer.finish()
     if writer.left_out:
@@ -205,9 +205,10 @@ def _replacing_folder(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _new_file(file: str | BytesIO, encoding: Encoding) -> Iterator[OutputContainer]:
-    options = encoding.container_options
-    out = av.open(file, "w", format=encoding.container, container_options=options)
+def _new_file(
+    file: str | BytesIO, container: str, options: dict[str, str] | None = None
+) -> Iterator[OutputContainer]:
+    out = av.open(file, "w", format=container, container_options=options or {})
     try:
         yield out
     except BaseException:
@@ -227,8 +228,7 @@ class FolderWriter:
     def prepare(self, picture: Pixels) -> bytes:
         """Return a picture (height, width[, 3|4]) as the bytes of a PNG."""
         file = BytesIO()
-        name, options = WRITERS[".png"]
-        Image.fromarray(picture).save(file, name, **options)
+        write_image(Image.fromarray(picture), file, ".png")
         return file.getvalue()
 
     def write(self, prepared: bytes, index: int, time: float) -> None:
@@ -251,21 +251,21 @@ class VideoWriter:
         self._out, self._clip, self._encoding, self._origin = out, clip, encoding, origin
         self._base = Fraction(1, 100) if encoding is _GIF else clip.time_base
         rate = (clip.frame_rate or Fraction(24)) / clip.span.every
-        # The frame that waits for the next one, which tells for how many ticks it is shown.
-        self._held: VideoFrame | None = None
+        # The frame that waits for the next one, which tells for how many ticks it is shown, and
+        # its own tick.
+        self._held: tuple[VideoFrame, int] | None = None
         self._gap = max(1, round(1 / (rate * self._base)))
         self._size, aspect = (clip.width, clip.height), clip.pixel_aspect
         if encoding.container in ("webm", "gif"):
             # They do not tell the shape of pixels: square ones, with none of the rows lost.
             wide, high = max(aspect, Fraction(1)), max(1 / aspect, Fraction(1))
             self._size, aspect = (round(clip.width * wide), round(clip.height * high)), Fraction(1)
-        stream = out.add_stream(encoding.codec, rate=rate, options=encoding.options)
-        self._stream = cast(VideoStream, stream)
+        stream: Any = out.add_stream(encoding.codec, rate=rate, options=encoding.options)
         # Planes of colour have half the size: an odd frame gets its last row or column twice.
         self._step = 2 if encoding.codec == "libx264" else 1
-        self._stream.width, self._stream.height = (edge + edge % self._step for edge in self._size)
-        self._stream.pix_fmt, self._stream.time_base = encoding.pixel_format, self._base
-        context = self._stream.codec_context
+        stream.width, stream.height = (edge + edge % self._step for edge in self._size)
+        stream.pix_fmt, stream.time_base = encoding.pixel_format, self._base
+        self._stream, context = stream, stream.codec_context
         context.time_base, context.sample_aspect_ratio = self._base, aspect
         context.thread_count = 0  # as many as the codec sees fit
         context.flags |= Flags.frame_duration
@@ -296,19 +296,17 @@ class VideoWriter:
 
     def write(self, prepared: VideoFrame, index: int, time: float) -> None:
         """Encode the picture of the frame that the clip shows at `time`, in seconds."""
-        ticks = round((time - self._origin) / self._base)
+        tick = round((time - self._origin) / self._base)
         if self._held is not None:
-            assert self._held.pts is not None
-            gap = ticks - self._held.pts
+            gap = tick - self._held[1]
             # Browsers show a frame of a GIF that asks for less than 0.02 s for 0.1 s.
             if self._encoding is _GIF and gap < 2:
                 self.left_out += 1
                 return
             self._gap = max(gap, 1)
-            ticks = self._held.pts + self._gap
-            self._encode(self._held)
-        prepared.pts, prepared.time_base = ticks, self._base
-        self._held = prepared
+            tick = self._held[1] + self._gap
+            self._encode(*self._held)
+        self._held = prepared, tick
         self.frames += 1
 
     def finish(self) -> None:
@@ -317,19 +315,17 @@ class VideoWriter:
             # It stays for as long as in the clip, where that is known and is not cut off.
             clip = self._clip
             if isinstance(clip, VideoReader) and clip.end is not None and clip.span.end is None:
-                assert self._held.pts is not None
                 end = round((clip.end - self._origin) / self._base)
-                self._gap = max(self._gap, end - self._held.pts)
-            self._encode(self._held)
+                self._gap = max(self._gap, end - self._held[1])
+            self._encode(*self._held)
         self._out.mux(self._stream.encode())
         if self.soundtrack is not None:
             self.soundtrack.mux_until(inf)
 
-    def _encode(self, frame: VideoFrame) -> None:
-        frame.duration = self._gap
+    def _encode(self, frame: VideoFrame, tick: int) -> None:
+        frame.pts, frame.duration, frame.time_base = tick, self._gap, self._base
         if self.soundtrack is not None:
-            assert frame.pts is not None
-            self.soundtrack.mux_until(float(frame.pts * self._base))
+            self.soundtrack.mux_until(float(tick * self._base))
         self._out.mux(self._stream.encode(frame))
 
 
@@ -388,63 +384,96 @@ class Soundtrack:
         source: InputContainer,
         out: OutputContainer,
         suffix: str,
-        encoding: Encoding,
+        container: str,
         origin: float,
     ) -> None:
-        self._clip, self._source, self._out = clip, source, out
-        self._shift = clip.start_time + origin
-        self._end = inf if clip.span.end is None else clip.span.end - origin
-        self._tracks: dict[int, _Track] = {}
-        for stream in source.streams:
-            track = _track(stream, out, suffix, encoding, clip.source)
-            if track is not None:
-                self._tracks[stream.index] = track
+        self._clip, self._source, self._out, self._origin = clip, source, out, origin
+        tracks = {s.index: self._track(s, suffix, container) for s in source.streams}
+        self._tracks = {index: track for index, track in tracks.items() if track is not None}
         self._packets = self._read()
         self._next = next(self._packets, None)
 
-    def mux_until(self, time: float) -> None:
-        """Write what begins before `time`, in seconds of the output; infinity ends the tracks."""
-        while self._next is not None and self._next[0] < time:
-            begin, packet = self._next
-            self._mux(packet.stream.index, begin, packet)
-            self._next = next(self._packets, None)
-        if time == inf:
-            for index in list(self._tracks):
-                self._mux(index, self._end, None)
-
-    def _mux(self, index: int, time: float, packet: "AnyPacket | None") -> None:
-        if index not in self._tracks:
-            return
-        try:
-            self._out.mux(self._tracks[index].convert(packet, self._shift))
-        except FFmpegError as cause:
-            if isinstance(cause, OSError):  # A fault of the disk is no fault of the track.
-                raise
-            del self._tracks[index]
-            kind, source = self._source.streams[index].type, self._clip.source
-            logger.warning("%s of %s ends at %.2f s: %s.", kind, source, time, fault(cause))
+    def _track(self, stream: Stream, suffix: str, container: str) -> "_Track | None":
+        """Make the stream of the output for one of the clip, if it has a place there."""
+        if not isinstance(stream, AudioStream | SubtitleStream):
+            return None
+        source, unusable = self._clip.source, None
+        # PyAV's types say otherwise, but of a codec that FFmpeg does not know there is no context.
+        context: Any = stream.codec_context
+        if context is None:
+            unusable = "of an unknown codec"
+        elif isinstance(stream, AudioStream) and not context.sample_rate:
+            # Broadcasts announce tracks that stay empty: no container takes one, nor the film.
+            unusable = "in which no sound is found"
+        if unusable is not None:
+            logger.warning("%s has a stream %s: it is left out.", source, unusable)
+            return None
+        encoder, held = _HELD[suffix]
+        codec = context.codec.canonical_name
+        refusal = f"{suffix} holds no {codec}"
+        if codec in held:
+            try:
+                # Tried in memory, for in the output it would come up with a packet of the picture.
+                with open_container(source) as again, _new_file(BytesIO(), container) as trial:
+                    copy = _Track(again.streams[stream.index], trial)
+                    trial.start_encoding()
+                    for packet in islice(again.demux(), 100):
+                        if packet.stream.index == stream.index and packet.size:
+                            trial.mux(copy.convert(packet))
+                return _Track(stream, self._out)
+            except FFmpegError as cause:
+                refusal = f"it cannot be copied ({fault(cause)})"
+        if isinstance(stream, AudioStream):
+            logger.info("Sound of %s is encoded anew by %s: %s.", source, encoder, refusal)
+            return _Track(stream, self._out, encoder)
+        logger.warning("Subtitles of %s are left out: %s.", source, refusal)
+        return None
 
     def _read(self) -> Iterator[tuple[float, AnyPacket]]:
         """Yield the packets that the output gets, each with its time there, in seconds."""
         if not self._tracks:
             return
-        is_trimmed = self._clip.span.start is not None
-        if is_trimmed and self._clip.can_seek:
-            seek(self._source, self._shift)
+        span, begin = self._clip.span, self._clip.start_time + self._origin
+        end = inf if span.end is None else span.end - self._origin
+        if span.start is not None and self._clip.can_seek:
+            seek(self._source, begin)
         # Of a damaged file we take what can be had: who reads its frames tells of the damage.
         with suppress(FFmpegError):
             for packet in Clock(self._source).packets():
+                shift(packet, -begin)
                 stamp = packet.dts if packet.pts is None else packet.pts
                 # Without one it marks the end.
                 if stamp is None or packet.stream.index not in self._tracks:
                     continue
-                time = float(stamp * packet.time_base) - self._shift
+                time = float(stamp * packet.time_base)
                 # The streams of a file lie side by side to within seconds.
-                if time >= self._end + 10:
+                if time >= end + 10:
                     return
                 # Of a whole clip we keep what lies before 0: a decoder's run-up.
-                if time < self._end and (time >= 0 or not is_trimmed):
+                if time < end and (time >= 0 or span.start is None):
                     yield time, packet
+
+    def mux_until(self, time: float) -> None:
+        """Write what begins before `time`, in seconds of the output; infinity ends the tracks."""
+        while self._next is not None and self._next[0] < time:
+            begin, packet = self._next
+            self._mux(packet.stream.index, packet, f"at {begin:.2f} s")
+            self._next = next(self._packets, None)
+        if time == inf:
+            for index in list(self._tracks):
+                self._mux(index, None, "too early")
+
+    def _mux(self, index: int, packet: "AnyPacket | None", when: str) -> None:
+        if index not in self._tracks:
+            return
+        try:
+            self._out.mux(self._tracks[index].convert(packet))
+        except FFmpegError as cause:
+            if isinstance(cause, OSError):  # A fault of the disk is no fault of the track.
+                raise
+            del self._tracks[index]
+            kind, source = self._source.streams[index].type, self._clip.source
+            logger.warning("%s of %s ends %s: %s.", kind, source, when, fault(cause))
 
 
 class _Track:
@@ -459,12 +488,12 @@ class _Track:
         self._last: int | None = None  # When the last copied packet began, in ticks.
         self._end = -inf  # When the last sound that was encoded is over, in seconds.
         if encoder is None:
-            self._stream = out.add_stream_from_template(stream)
+            self._stream: Any = out.add_stream_from_template(stream)
         else:
             assert isinstance(stream, AudioStream)
             layout = "mono" if stream.codec_context.channels == 1 else "stereo"
             self._stream = out.add_stream(encoder, rate=48_000, layout=layout)
-            context = cast(AudioStream, self._stream).codec_context
+            context = self._stream.codec_context
             context.bit_rate = 160_000
             context.open()
             self._resampler = AudioResampler(
@@ -476,15 +505,12 @@ class _Track:
             self._stream.metadata["language"] = language
         self._stream.disposition = stream.disposition
 
-    def convert(self, packet: "AnyPacket | None", shift: float) -> list[AnyPacket]:
-        """Return packets for the output, `shift` seconds earlier; of None, what is left."""
+    def convert(self, packet: "AnyPacket | None") -> list[AnyPacket]:
+        """Return a packet as the output takes it; of None, what is left."""
         if self._resampler is not None:
-            return self._encoded(packet, shift, self._resampler)
+            return self._encoded(packet, self._resampler)
         if packet is None:
             return []
-        ticks = round(shift / packet.time_base)
-        packet.pts = None if packet.pts is None else packet.pts - ticks
-        packet.dts = None if packet.dts is None else packet.dts - ticks
         if packet.dts is not None:
             if self._last is not None and packet.dts <= self._last:
                 # No container takes a time twice. What a player would not play is left out.
@@ -497,70 +523,19 @@ class _Track:
         packet.stream = self._stream
         return [packet]
 
-    def _encoded(
-        self, packet: "AnyPacket | None", shift: float, resampler: AudioResampler
-    ) -> list[AnyPacket]:
+    def _encoded(self, packet: "AnyPacket | None", resampler: AudioResampler) -> list[AnyPacket]:
         parts: list[AudioFrame | None] = []
         if packet is None:
             parts = [*resampler.resample(None), None]
         else:
-            frames: list[AudioFrame] = []
+            frames: list[Any] = []
             with suppress(FFmpegError):  # A damaged packet is a gap.
-                frames = cast(list[AudioFrame], packet.decode())
+                frames = packet.decode()
             for frame in frames:
                 if frame.pts is not None and frame.time_base is not None:
                     # Where recordings were joined their sound may overlap.
-                    begin = max(float(frame.pts * frame.time_base) - shift, self._end)
+                    begin = max(float(frame.pts * frame.time_base), self._end)
                     frame.pts = round(begin / frame.time_base)
                     self._end = begin + frame.samples / frame.sample_rate
                 parts += resampler.resample(frame)
-        encode = cast(AudioStream, self._stream).encode
-        return [encoded for part in parts for encoded in encode(part)]
-
-
-def _track(
-    stream: Stream, out: OutputContainer, suffix: str, encoding: Encoding, source: str
-) -> _Track | None:
-    """Make the stream of the output for one of the clip, if it has a place there."""
-    if not isinstance(stream, AudioStream | SubtitleStream):
-        return None
-    unusable = None
-    # PyAV's types say otherwise, but of a codec that FFmpeg does not know there is no context.
-    context: Any = stream.codec_context
-    if context is None:
-        unusable = "of an unknown codec"
-    elif isinstance(stream, AudioStream) and not context.sample_rate:
-        # Broadcasts announce tracks that stay empty: no container takes one, nor the film with it.
-        unusable = "in which no sound is found"
-    if unusable is not None:
-        logger.warning("%s has a stream %s: it is left out.", source, unusable)
-        return None
-    encoder, held = _HELD[suffix]
-    codec = context.codec.canonical_name
-    refusal = f"{suffix} holds no {codec}"
-    if codec in held:
-        try:
-            _try_copy(stream, encoding, source)
-            return _Track(stream, out)
-        except FFmpegError as cause:
-            refusal = f"it cannot be copied ({fault(cause)})"
-    if isinstance(stream, AudioStream):
-        logger.info("Sound of %s is encoded anew by %s: %s.", source, encoder, refusal)
-        return _Track(stream, out, encoder)
-    logger.warning("Subtitles of %s are left out: %s.", source, refusal)
-    return None
-
-
-def _try_copy(stream: Stream, encoding: Encoding, source: str) -> None:
-    """Raise the FFmpegError that a container has against the first packets of a stream.
-
-    Tried in memory, for in the output it would come up with a packet of the picture.
-    """
-    # Without options, of which "faststart" wants a file on disk.
-    encoding = replace(encoding, container_options={})
-    with open_container(source) as container, _new_file(BytesIO(), encoding) as out:
-        copy = _Track(container.streams[stream.index], out)
-        out.start_encoding()
-        for packet in islice(container.demux(), 100):
-            if packet.stream.index == stream.index and packet.size:
-                out.mux(copy.convert(packet, 0.0))
+        return [encoded for part in parts for encoded in self._stream.encode(part)]
