@@ -23,9 +23,9 @@ from amd_seg.media.images import Photo, save_image, write_image
 from amd_seg.media.labels import (
     Labels,
     indexed_image,
-    png_options,
     render_labels_overlay,
     save_labels,
+    write_labels,
 )
 from amd_seg.model.appearance import SemanticNetwork
 from amd_seg.model.config import SemanticWeightsConfig
@@ -96,11 +96,11 @@ class SemanticSegmentation:
 
     def encode(self, output: str = "labels") -> bytes:
         """Return the bytes of a PNG of what `render` gives."""
-        file, picture = io.BytesIO(), self.render(output)
+        file = io.BytesIO()
         if output == "labels":
-            picture.save(file, "PNG", **png_options(self.classes))
+            write_labels(self.labels, file, self.classes)
         else:
-            write_image(picture, file, ".png", **self._metadata)
+            write_image(self.render(output), file, ".png", **self._metadata)
         return file.getvalue()
 
     def save(self, path: str | os.PathLike[str], output: str = "labels") -> Path:

@@ -6,7 +6,7 @@ A label map is (height, width), uint8: label k is the k-th class, VOID does not 
 import math
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,11 +27,7 @@ TINT_SHARE = 0.55  # of the class's colour in an overlay; the rest is the photo
 def read_labels(path: Path, classes: Classes, *, by_colour: bool = False) -> Labels:
     """Read a label map: an indexed or a grey picture of 8 bits whose values are the labels.
 
-    Args:
-        path: the file.
-        classes: what the labels may be, VOID besides.
-        by_colour: the file is an RGB picture in the colours of the classes; VOC's colour of void
-            (#e0e0c0) is void.
+    With `by_colour` it is an RGB picture in the colours of the classes, void in VOC's (#e0e0c0).
 
     Raises:
         MediaError: the file cannot be read.
@@ -100,24 +96,21 @@ def save_labels(labels: Labels, path: Path, classes: Classes) -> None:
     """
     if path.suffix.lower() != ".png":
         raise MediaError(f"Cannot write {path}: labels are written as indexed .png files only.")
-    image, options = indexed_image(labels, classes), png_options(classes)
-    write_atomically(path, lambda stream: image.save(stream, "PNG", **options))
+    write_atomically(path, lambda stream: write_labels(labels, stream, classes))
 
 
-def png_options(classes: Classes) -> dict[str, Any]:
-    """Return Pillow's options for a PNG of labels: their names travel with it."""
+def write_labels(labels: Labels, stream: BinaryIO, classes: Classes) -> None:
+    """Write a label map as `save_labels` does, but straight to a stream."""
     names = PngInfo()
     names.add_itxt("classes", "\n".join(f"{k} {name}" for k, name in enumerate(classes.names)))
-    return {"pnginfo": names, "compress_level": 6}
+    image = indexed_image(labels, classes)
+    image.save(stream, "PNG", pnginfo=names, compress_level=6)
 
 
 def render_labels_overlay(pixels: Pixels, labels: Labels, classes: Classes) -> Image.Image:
     """Return the photo tinted in the classes' colours, outlined, with a legend of their names.
 
-    Args:
-        pixels: (height, width, 3), RGB.
-        labels: (height, width).
-        classes: what the labels are; "background" and void stay as they are.
+    The class "background" and void stay as they are.
     """
     from PIL import ImageDraw, ImageFont  # a photo of one object needs no letters
 

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,9 +10,6 @@ from PIL import Image, ImageColor, ImageFilter, ImageOps
 
 from amd_seg.errors import InputError
 from amd_seg.media.images import BLOCK_PIXELS, Pixels, read_image, row_blocks
-
-if TYPE_CHECKING:
-    from PIL import ImageDraw
 
 _Values: TypeAlias = NDArray[np.float32]
 
@@ -36,17 +33,26 @@ def render_mask(mask: NDArray[np.bool_]) -> Image.Image:
 
 def render_saliency(saliency: _Values) -> Image.Image:
     """Return (height, width) saliency in 0..1 as a grey image, 0..255; it is never stretched."""
-    grey = np.empty(saliency.shape, np.uint8)
-    for rows in row_blocks(*saliency.shape):
+    return Image.fromarray(_bytes(saliency, 1, 0))
+
+
+def opacity(saliency: _Values, threshold: float) -> Pixels:
+    """Return an alpha, 0..255, that is soft near the threshold: 2 * saliency - threshold."""
+    return _bytes(saliency, 2, threshold)
+
+
+def _bytes(values: _Values, factor: float, less: float) -> Pixels:
+    scaled = np.empty(values.shape, np.uint8)
+    for rows in row_blocks(*values.shape):
         # Upsampling may leave 0..1 by a rounding error.
-        grey[rows] = np.rint(np.clip(saliency[rows], 0, 1) * 255)
-    return Image.fromarray(grey)
+        scaled[rows] = np.rint(np.clip(factor * values[rows] - less, 0, 1) * 255)
+    return scaled
 
 
 def otsu_threshold(saliency: _Values) -> float:
-    """Return the level that splits the histogram of `saliency`, 0..1, best, by Otsu's rule.
+    """Return the level that splits `saliency` best, by Otsu's rule: an edge of 256 equal bins.
 
-    It is an edge between two of 256 equal bins, and 0.5 where all values share one bin.
+    It is 0.5 where all values share one bin.
 
     Source: N. Otsu, A threshold selection method from gray-level histograms, 1979.
     """
@@ -66,8 +72,7 @@ def otsu_threshold(saliency: _Values) -> float:
 
 # Cutouts
 
-# Short edge, in pixels, at which the colours on both sides of an edge are estimated: they change
-# slowly.
+# Short edge, in pixels, at which colours beside an edge are estimated: they change slowly.
 WORK_EDGE = 256
 REACHES = (32, 8)  # of the two blurs, in pixels of that size: far for broad edges, then near
 # Power of alpha that weights a pixel. The source has 1, for the narrow edges of a matte. On an edge
@@ -75,25 +80,13 @@ REACHES = (32, 8)  # of the two blurs, in pixels of that size: far for broad edg
 SHARPNESS = 4
 
 
-def opacity(saliency: _Values, threshold: float) -> Pixels:
-    """Return an alpha, 0..255, that is soft near the threshold: 2 * saliency - threshold."""
-    alpha = np.empty(saliency.shape, np.uint8)
-    for rows in row_blocks(*saliency.shape):
-        alpha[rows] = np.rint(np.clip(2 * saliency[rows] - threshold, 0, 1) * 255)
-    return alpha
-
-
 def render_cutout(pixels: Pixels, alpha: Pixels) -> Image.Image:
-    """Return the photo with an alpha, its soft edge freed of the background's colours.
+    """Return RGB pixels with an alpha, 0..255, the soft edge freed of the background's colours.
 
     A pixel of the edge shows alpha of the object and 1 - alpha of the background. Both colours are
     averages of the neighbourhood, weighted by alpha and by its complement; the object's is then
     corrected by what the two leave unexplained. What alpha hides altogether is zero, so that no
     background travels along unseen.
-
-    Args:
-        pixels: (height, width, 3), RGB.
-        alpha: (height, width), 0..255.
 
     Source: Forte, Approximate Fast Foreground Colour Estimation, ICIP 2021: blur fusion, twice.
     """
@@ -253,11 +246,9 @@ def render_overlay(pixels: Pixels, mask: NDArray[np.bool_]) -> Image.Image:
 
 
 def render_regions(pixels: Pixels | None, regions: _Values) -> Image.Image:
-    """Return a picture with each pixel in the colour of the region that it belongs to most.
+    """Return each pixel of `regions` (region, height, width) in the colour of its strongest.
 
-    Args:
-        pixels: (height, width, 3), RGB, shown through in grey; None for the plain colours.
-        regions: (region, height, width), 0..1.
+    Pixels (height, width, 3) are shown through in grey.
     """
     count, height, width = regions.shape
     if pixels is not None:
@@ -302,7 +293,10 @@ class Tile(NamedTuple):
 
 
 def tiled(headings: Sequence[str], rows: Sequence[Sequence[Tile]]) -> Image.Image:
-    """Lay out rows of tiles, one a heading; all take the shape of the first picture."""
+    """Lay out rows of tiles, one a heading; all take the shape of the first picture.
+
+    A caption that is too long loses its beginning: frame numbers are at the end.
+    """
     from PIL import ImageDraw  # a photo needs no letters
 
     first = rows[0][0].picture
@@ -310,23 +304,21 @@ def tiled(headings: Sequence[str], rows: Sequence[Sequence[Tile]]) -> Image.Imag
     size = (GAP + len(headings) * width, LINE + GAP + len(rows) * height)
     sheet = Image.new("RGB", size, "white")
     pen = ImageDraw.Draw(sheet)
+
+    def write(text: str, left: int, top: int, colour: str) -> None:
+        # The font that comes with Pillow has no more letters than these for sure.
+        shown = text = text.encode("ascii", "replace").decode()
+        while pen.textlength(shown) > TILE:
+            text = text[1:]
+            shown = f"..{text}"
+        pen.text((left, top), shown, fill=colour)
+
     for x, heading in enumerate(headings):
-        pen.text((GAP + x * width, 2), _fitted(heading, pen), fill="black")
+        write(heading, GAP + x * width, 2, "black")
     for y, row in enumerate(rows):
         for x, tile in enumerate(row):
             left, top = GAP + x * width, LINE + GAP + y * height
             picture = tile.picture.convert("RGB").resize((TILE, height - LINE - GAP))
             sheet.paste(picture, (left, top))
-            pen.text((left, top + picture.height + 1), _fitted(tile.caption, pen), fill="dimgrey")
+            write(tile.caption, left, top + picture.height + 1, "dimgrey")
     return sheet
-
-
-def _fitted(text: str, pen: "ImageDraw.ImageDraw") -> str:
-    """Return the end of a text, where frame numbers are, as far as it fits a tile."""
-    # The font that comes with Pillow has no more letters than these for sure.
-    text = text.encode("ascii", "replace").decode()
-    if pen.textlength(text) <= TILE:
-        return text
-    while pen.textlength(f"..{text}") > TILE:
-        text = text[1:]
-    return f"..{text}"
