@@ -41,18 +41,17 @@ def resolve_device(name: str | torch.device = "auto") -> torch.device:
         raise DeviceError(
             f"Unknown device {name!r}. Use auto, cpu, cuda, cuda:1 or mps."
         ) from cause
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise DeviceError(
-            f"Device {device} cannot be used: torch {torch.__version__} finds no CUDA device. "
-            "Use --device cpu, or install a CUDA build of torch."
-        )
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise DeviceError(
-            f"Device {device} cannot be used: this machine has {torch.cuda.device_count()} "
-            "CUDA device(s), counted from 0."
-        )
+    here = f"Device {device} cannot be used"
     if device.type not in _IS_HERE or not _IS_HERE[device.type]():
-        raise DeviceError(f"Device {device} cannot be used here. Use --device cpu or auto.")
+        if device.type == "cuda":
+            raise DeviceError(
+                f"{here}: torch {torch.__version__} finds no CUDA device. Use --device cpu, or "
+                "install a CUDA build of torch."
+            )
+        raise DeviceError(f"{here} here. Use --device cpu or auto.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise DeviceError(f"{here}: this machine has {count} CUDA device(s), counted from 0.")
     return device
 
 
@@ -93,8 +92,7 @@ def fastest_precision(device: torch.device) -> Literal["float32", "bfloat16"]:
 
 
 def _has_bfloat16(device: torch.device) -> bool:
-    """Whether a CUDA device has bfloat16 in hardware; torch asks the current one."""
-    with torch.cuda.device(device):
+    with torch.cuda.device(device):  # Torch asks the current one.
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
@@ -107,8 +105,7 @@ def say_which(asked_for: str | torch.device, device: torch.device) -> None:
 def place_for_inference(network: nn.Module, name: str | torch.device) -> torch.device:
     """Bring a network itself to a device, in evaluation mode and in the layout that is faster.
 
-    Returns:
-        The device, as `resolve_device` finds it; which one "auto" took is logged.
+    It returns the device that `resolve_device` finds, and logs which one "auto" took.
     """
     device = resolve_device(name)
     with one_thread(), own_numerics(learning=True):
@@ -139,12 +136,11 @@ def own_numerics(
             stack.enter_context(torch.device("cpu"))
         for kind in {"cpu", device.type}:
             is_reduced = kind == device.type and dtype is not torch.float32
+            reduced = dtype if is_reduced else None
             # The cache holds converted weights until the outermost autocast ends, which this one
             # may be: every step of a training inside would compute with the first step's weights.
-            reduced = dtype if is_reduced else None
-            stack.enter_context(
-                torch.autocast(kind, reduced, enabled=is_reduced, cache_enabled=False)
-            )
+            autocast = torch.autocast(kind, reduced, enabled=is_reduced, cache_enabled=False)
+            stack.enter_context(autocast)
         stack.enter_context(torch.inference_mode(not learning))
         if learning:
             stack.enter_context(torch.enable_grad())

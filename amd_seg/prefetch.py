@@ -39,18 +39,13 @@ def map_ahead(
 ) -> Generator[Result, None, None]:
     """Yield `function(item)` in the order of `items`, computed by threads ahead of the caller.
 
-    Args:
-        function: what the threads call.
-        items: its arguments, taken from the caller's thread, `ahead` at a time.
-        ahead: results, finished or not, that may wait for the caller: 1 or more.
-        weigh: what one result weighs; the heavier the last one was, the fewer may wait.
-        budget: weight that may wait in all, by that estimate; None sets no limit.
+    Up to `ahead` results, finished or not, wait for the caller, in whose thread `items` are taken.
+    With a `budget` fewer wait, as many as weigh so much if all weigh what the last one did.
 
     An exception of `function` or of `items` is raised in its place; closing the iterator
     cancels what has not begun and waits for what has.
     """
-    waiting: deque[Future[Result]] = deque()
-    room = ahead
+    waiting, room = deque[Future[Result]](), ahead
     with ThreadPoolExecutor(min(ahead, os.cpu_count() or 1, 16)) as pool:
         try:
             for item in items:

@@ -14,21 +14,18 @@ from amd_seg.errors import DeviceError
 
 
 def start_worker(_: int = 0) -> None:
-    """Begin a worker process: its parent decides about Ctrl-C, and it ends with its parent.
-
-    The initializer of every pool, and of every loader, which passes the worker's number.
-    """
+    """Begin a worker process: its parent decides about Ctrl-C, and it ends with its parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
     parent = parent_process()
     assert parent is not None
-
-    def watch() -> None:
-        # A pipe that the system closes, however the parent ends. Linux could send a signal
-        # instead, but it does so at the end of a thread and knows nothing of a fork server.
-        parent.join()
-        os._exit(1)
-
-    Thread(target=watch, daemon=True).start()
+    # A pipe that the system closes, however the parent ends. Linux could send a signal instead, but
+    # it does so at the end of a thread and knows nothing of a fork server.
+    parent.join()
+    os._exit(1)
 
 
 def _start_in_pool(has_begun: Event) -> None:
