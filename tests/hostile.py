@@ -3,11 +3,10 @@
     python -m tests.hostile pictures 10000
     python -m tests.hostile clips 500
 
-runs `amd-seg image` or `amd-seg video` on each, and says how it went. The same number is always
-the same file.
+runs `amd-seg image` or `amd-seg video` on each, and says how it went. A number is always the same
+file.
 """
 
-import argparse
 import io
 import os
 import signal
@@ -33,8 +32,6 @@ from amd_seg.model.config import WeightsConfig
 from tests.clips import moving_square, write_clip
 from tests.kill import import_commands, start
 from tests.tiny import TINY
-
-Mutation = Callable[[bytearray, Random], None]
 
 ODD_NAMES = (
     *("with space{}", "-leading-dash{}", "ümläut 写真{}", "per%cent{}", "new\nline{}", ".hidden{}"),
@@ -122,8 +119,7 @@ def damage_header(data: bytearray, random: Random) -> None:
 
 def lie_about_a_number(data: bytearray, random: Random) -> None:
     """Put an extreme where a size, a count or an offset may stand."""
-    size = random.choice((1, 2, 4))
-    order = random.choice("<>")
+    size, order = random.choice((1, 2, 4)), random.choice("<>")
     value = random.choice(_EXTREMES) & (1 << 8 * size) - 1
     place = random.randrange(max(1, len(data) - size))
     data[place : place + size] = struct.pack(f"{order}{' BH I'[size]}", value)
@@ -146,7 +142,7 @@ def blank_a_piece(data: bytearray, random: Random) -> None:
     data[place : place + length] = bytes([random.choice((0, 255))]) * length
 
 
-MUTATIONS: tuple[Mutation, ...] = (
+MUTATIONS: tuple[Callable[[bytearray, Random], None], ...] = (
     *(truncate, flip_bits, damage_header, lie_about_a_number),
     *(drop_a_piece, repeat_a_piece, blank_a_piece),
 )
@@ -174,30 +170,27 @@ def bombs() -> dict[str, bytes]:
     jpeg[start + 5 : start + 9] = b"\xff\xff\xff\xff"
     gif = bytearray(good_pictures()["animated.gif"])
     gif[6:10] = b"\xff\xff\xff\xff"
+    comment = png_chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(20_000_000), 1))
     return {
         "huge.png": png(60_000, 60_000, b""),
         "vast.jpg": bytes(jpeg),
         "wide.gif": bytes(gif),
-        "text.png": png(8, 8, bytes(9) * 8, text=bytes(20_000_000)),
+        "text.png": png(8, 8, bytes(9) * 8, extra=comment),
     }
 
 
-def unpacking_bomb() -> bytes:
-    """A PNG of 0.9 MB that unpacks to nearly as many pixels as are allowed."""
-    return png(14_000, 14_000, bytes(14_001) * 14_000)
+def png(
+    width: int, height: int, rows: bytes, *, depth: int = 8, kind: int = 0, extra: bytes = b""
+) -> bytes:
+    """A PNG with these rows, each after its filter's number, and an extra chunk before them."""
+    header = struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, 0)
+    pixels = png_chunk(b"IDAT", zlib.compress(rows, 1))
+    body = png_chunk(b"IHDR", header) + extra + pixels + png_chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
 
 
-def png(width: int, height: int, rows: bytes, *, text: bytes = b"") -> bytes:
-    """A grey PNG with these rows, each after its filter's number, and a compressed text."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        checksum = zlib.crc32(kind + data)
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", checksum)
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    comment = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(text, 1)) if text else b""
-    body = chunk(b"IHDR", header) + comment + chunk(b"IDAT", zlib.compress(rows, 1))
-    return b"\x89PNG\r\n\x1a\n" + body + chunk(b"IEND", b"")
+def png_chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
 def hostile_files(good: dict[str, bytes], count: int) -> Iterator[tuple[str, bytes]]:
@@ -214,20 +207,17 @@ def hostile_files(good: dict[str, bytes], count: int) -> Iterator[tuple[str, byt
 
 # The long run: the command on thousands of files, each by itself
 
-PATIENCE = 30.0
-"""Seconds of processor time that one file may take."""
-
-SILENCE = 300.0
-"""Seconds by the clock after which a command counts as hung: a busy machine makes it wait."""
-
-MEMORY = 4096.0
-"""MiB that a command may take: a picture of 200 million pixels needs some 3,000."""
+PATIENCE = 30.0  # seconds of processor time that one file may take
+SILENCE = 300.0  # seconds by the clock after which a command hangs: a busy machine makes it wait
+MEMORY = 4096.0  # MiB that a command may take: a picture of 200 million pixels needs some 3,000
 
 
 def run(folder: Path, kind: str, count: int) -> int:
     """Try `count` files, print what is wrong and a line of a table; return the exit code."""
     if kind == "pictures":
-        files = [*bombs().items(), ("bomb.png", unpacking_bomb())]
+        # 0.9 MB that unpack to nearly as many pixels as are allowed.
+        bomb = png(14_000, 14_000, bytes(14_001) * 14_000)
+        files = [*bombs().items(), ("bomb.png", bomb)]
         files += hostile_files(good_pictures(), count - len(files))
         command, target = "image", folder / "out.png"
     else:
@@ -278,32 +268,21 @@ def wait(child: int) -> tuple[int, float, float]:
 
 def fault_of(code: int, stderr: str, name: str, is_written: bool) -> str:
     """Return what a command should not have done; nothing, where all is well."""
-    lines = stderr.splitlines()
-    errors = [line for line in lines if line.startswith("Error: ")]
-    is_cut_short = any("is cut short: the" in line for line in lines)
-    if code not in (0, 1):
-        return f"exit code {code}"
-    if "Traceback" in stderr:
-        return "a traceback"
-    if is_written != (code == 0 or is_cut_short):
-        return "an output without success, or the reverse"
-    if code == 1 and len(errors) != (not is_cut_short):
-        return f"{len(errors)} lines of error"
+    errors = [line for line in stderr.splitlines() if line.startswith("Error: ")]
+    is_cut_short = "is cut short: the" in stderr
     # Names differ in what follows the last dash, which no way of quoting changes.
-    if errors and name.rpartition("-")[2] not in errors[0]:
-        return "an error that does not name the file"
-    return ""
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("kind", choices=["pictures", "clips"])
-    parser.add_argument("count", type=int, nargs="?", default=100)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
-        return run(Path(folder), options.kind, options.count)
+    is_named = not errors or name.rpartition("-")[2] in errors[0]
+    faults = {
+        f"exit code {code}": code not in (0, 1),
+        "a traceback": "Traceback" in stderr,
+        "an output without success, or the reverse": is_written != (code == 0 or is_cut_short),
+        f"{len(errors)} lines of error": code == 1 and len(errors) != (not is_cut_short),
+        "an error that does not name the file": not is_named,
+    }
+    return next((fault for fault, holds in faults.items() if holds), "")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        sys.exit(run(Path(folder), sys.argv[1], int(sys.argv[2])))

@@ -8,7 +8,6 @@ Each run is a child that is forked where everything is imported already, so that
 work is hit and not one of the start.
 """
 
-import argparse
 import hashlib
 import os
 import signal
@@ -129,42 +128,39 @@ def digests(folder: Path) -> Digests:
     found = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         name = path.relative_to(folder)
-        is_hidden = any(part.startswith(".") for part in name.parts)
-        if is_hidden or path.name in ("config.json", "log.jsonl") or path.parent.name == "sheets":
-            continue
-        if path.parent.name == "checkpoints":
-            # Reading it is the check: older ones make room, and times differ.
-            load_checkpoint(path)
-            continue
-        found[str(name)] = hashlib.sha256(path.read_bytes()).hexdigest()
+        if path.parent.name == "checkpoints" and not path.name.startswith("."):
+            load_checkpoint(
+                path
+            )  # Reading it is the check: older ones make room, and times differ.
+        elif not (
+            any(part.startswith(".") for part in name.parts)
+            or path.name in ("config.json", "log.jsonl")
+            or path.parent.name == "sheets"
+        ):
+            found[str(name)] = hashlib.sha256(path.read_bytes()).hexdigest()
     return found
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("kind", choices=["image", "video", "train"])
-    parser.add_argument("count", type=int, nargs="?", default=50)
-    options = parser.parse_args()
+def main(kind: str, count: int) -> int:
     torch.set_num_threads(1)
     import_commands()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        work = prepare(options.kind, folder)
+        work = prepare(kind, folder)
         (folder / "whole").mkdir()
         begin = time.perf_counter()
         os.waitpid(work.start(folder / "whole"), 0)
         duration = time.perf_counter() - begin
-        whole = digests(folder / "whole")
-        random = Random(0)
+        whole, random = digests(folder / "whole"), Random(0)
         faults = Counter(
             kill_and_go_on(work, folder / str(number), whole, random.uniform(0, duration))
-            for number in range(options.count)
+            for number in range(count)
         )
-    print(f"| {date.today()} | {options.kind} | {options.count} | {faults.pop('', 0)} |")
-    for fault, count in faults.items():
-        print(f"{count} times {fault}", file=sys.stderr)
+    print(f"| {date.today()} | {kind} | {count} | {faults.pop('', 0)} |")
+    for fault, times in faults.items():
+        print(f"{times} times {fault}", file=sys.stderr)
     return 1 if faults or not whole else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1], int(sys.argv[2])))
