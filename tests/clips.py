@@ -86,13 +86,15 @@ def write_clip(
     times: Sequence[float] | None = None,
     codec: str = "libx264",
     pixel_format: str = "yuv420p",
+    layout: str = "rgb24",
+    aspect: Fraction | None = None,
     rotation: int = 0,
     audio: bool = False,
     options: dict[str, str] | None = None,
     live: bool = False,
     durations: Sequence[float] = (),
 ) -> Path:
-    """Encode RGB frames; `times` in seconds (to the millisecond) make the rate variable.
+    """Encode frames of a layout; `times` in seconds (to the millisecond) make the rate variable.
 
     A `live` .webm does not tell how long it is, as those that browsers record do not. `durations`
     tell how long each frame is shown; an MP4 keeps that of the last one without B-frames only.
@@ -104,6 +106,7 @@ def write_clip(
         stream = out.add_stream(codec, rate=rate, options=options or {})
         stream.height, stream.width = frames[0].shape[:2]
         stream.pix_fmt = pixel_format
+        stream.codec_context.sample_aspect_ratio = aspect or Fraction(0)
         tick = Fraction(1, 1000) if times else 1 / Fraction(rate)
         stream.codec_context.time_base = tick
         if durations:
@@ -112,7 +115,7 @@ def write_clip(
             stream.set_display_rotation(rotation)
         sound = out.add_stream("aac", rate=8000, layout="mono") if audio else None
         for number, pixels in enumerate(frames):
-            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame = av.VideoFrame.from_ndarray(pixels, format=layout)
             frame.pts = round(times[number] * 1000) if times else number
             frame.time_base = tick
             if durations:

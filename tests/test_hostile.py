@@ -46,37 +46,25 @@ def test_a_damaged_picture_is_a_photo_or_one_line(random: Random) -> None:
 
 def test_a_damaged_clip_gives_its_frames_or_one_line(tmp_path: Path) -> None:
     logging.disable(logging.WARNING)
+    outcomes = set()
     try:
-        files = hostile_files(good_clips(tmp_path), 50)
-        outcomes = {clip_outcome(tmp_path, *file) for file in files}
+        for name, data in hostile_files(good_clips(tmp_path), 50):
+            path = tmp_path / f"hostile{Path(name).suffix}"
+            path.write_bytes(data)
+            try:
+                outcomes |= {frame.pixels.ndim for frame in open_video(path)}
+            except AmdSegError as error:
+                outcomes.add(str(error).isprintable())
     finally:
         logging.disable(logging.NOTSET)
-    assert outcomes == {"read", "refused"}
+    assert outcomes == {3, True}
 
 
-def clip_outcome(folder: Path, name: str, data: bytes) -> str:
-    path = folder / f"hostile{Path(name).suffix}"
-    path.write_bytes(data)
-    try:
-        for frame in open_video(path):
-            assert frame.pixels.ndim == 3
-    except AmdSegError as error:
-        return "refused" if str(error).isprintable() else str(error)
-    return "read"
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("huge.png", "million pixels, more than the 200.0 allowed"),
-        ("vast.jpg", "million pixels, more than the 200.0 allowed"),
-        ("wide.gif", "million pixels, more than the 200.0 allowed"),
-        ("text.png", "It is damaged"),
-    ],
-)
-def test_small_files_that_claim_a_lot_are_refused(name: str, message: str) -> None:
+@pytest.mark.parametrize("name", bombs())
+def test_small_files_that_claim_a_lot_are_refused(name: str) -> None:
     data = bombs()[name]
     assert len(data) < 100_000
+    message = "It is damaged" if name == "text.png" else "pixels, more than the 200.0 allowed"
     with pytest.raises(MediaError, match=message):
         read_image(data)
 
@@ -126,7 +114,6 @@ def test_a_list_of_files_is_no_clip(tmp_path: Path) -> None:
 def test_a_program_for_a_printer_is_no_frame(tmp_path: Path) -> None:
     """Pillow would run Ghostscript on it, whatever its ending."""
     (tmp_path / "00000.png").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
-    with pytest.raises(MediaError, match="no image of a known format"):
-        open_video(tmp_path)
-    with pytest.raises(MediaError, match="no image of a known format"):
-        open_video(tmp_path / "00000.png")
+    for source in (tmp_path, tmp_path / "00000.png"):
+        with pytest.raises(MediaError, match="no image of a known format"):
+            open_video(source)

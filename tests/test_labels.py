@@ -88,9 +88,7 @@ def test_labels_are_the_values_of_a_picture(tmp_path: Path, mode: str) -> None:
     image = Image.fromarray(labels * (255 if mode == "1" else 1))
     if mode == "P":
         image.putpalette([9, 9, 9, 7, 7, 7])
-    else:
-        image = image.convert(mode)
-    image.save(tmp_path / "labels.png")
+    (image if mode == "P" else image.convert(mode)).save(tmp_path / "labels.png")
     np.testing.assert_array_equal(read_labels(tmp_path / "labels.png", THREE), labels)
 
 
@@ -109,21 +107,12 @@ def test_coloured_masks_are_read_by_the_classes_colours(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("image", "message"),
-    [
-        (Image.fromarray(np.array([[0, 7, 3]], np.uint8)), r"beyond the 3 classes.*: 3, 7"),
-        (Image.new("LA", (4, 4)), "mode LA, which holds no labels"),
-        (Image.new("I;16", (4, 4)), "mode I;16, which holds no labels"),
-    ],
+    ("mode", "message"),
+    [("L", r"beyond the 3 classes.*: 7"), ("LA", "mode LA, which"), ("I;16", "mode I;16, which")],
 )
-def test_what_holds_no_labels_gets_one_line(
-    tmp_path: Path, image: Image.Image, message: str
-) -> None:
-    image.save(tmp_path / "mask.png")
+def test_what_holds_no_labels_gets_one_line(tmp_path: Path, mode: str, message: str) -> None:
+    Image.new(mode, (4, 4), (7, 7) if mode == "LA" else 7).save(tmp_path / "mask.png")
     with pytest.raises(InputError, match=message):
-        read_labels(tmp_path / "mask.png", THREE)
-    (tmp_path / "mask.png").write_bytes(b"no picture")
-    with pytest.raises(MediaError, match=r"Cannot read .*mask.png"):
         read_labels(tmp_path / "mask.png", THREE)
 
 

@@ -1,8 +1,6 @@
 """A clip's twin in every form: what comes back from the file is what was put in."""
 
-import os
-import subprocess
-import sys
+import resource
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,19 +8,13 @@ import av
 import numpy as np
 import pytest
 from av.stream import Disposition
-from PIL import Image
+from PIL import Image, ImageSequence
 
 from amd_seg.errors import InputError, MediaError
+from amd_seg.media.images import save_image
 from amd_seg.media.video import FrameReader, VideoReader, open_video
 from amd_seg.media.video_writer import check_target, open_writer
-from tests.clips import (
-    Pixels,
-    moving_square,
-    remux,
-    write_clip,
-    write_folder,
-    write_lossless,
-)
+from tests.clips import Pixels, moving_square, remux, write_clip, write_folder, write_lossless
 
 CASES = Path(__file__).parent / "cases"
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm")
@@ -97,14 +89,10 @@ def test_a_variable_rate_is_kept(tmp_path: Path, suffix: str) -> None:
 def test_a_last_frame_stays_for_as_long_as_in_the_clip(tmp_path: Path, suffix: str) -> None:
     options = {"options": {"bf": "0"}, "durations": [0.1] * 7 + [2.0]}
     source = write_clip(tmp_path / "clip.mp4", moving_square(8), **options)
-    twin = tmp_path / f"twin{suffix}"
-    for how, seconds in (
-        ({}, 2.7),
-        ({"start": 0.5}, 2.2),
-        ({"every": 3}, 2.7),
-        ({"end": 0.4}, 0.4),
-    ):
-        assert length(copy(open_video(source, **how), twin)) == pytest.approx(seconds), how
+    spans = (({}, 2.7), ({"start": 0.5}, 2.2), ({"every": 3}, 2.7), ({"end": 0.4}, 0.4))
+    for how, seconds in spans:
+        twin = copy(open_video(source, **how), tmp_path / f"twin{suffix}")
+        assert length(twin) == pytest.approx(seconds), how
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mov"])
@@ -227,7 +215,7 @@ def test_titles_of_tracks_are_kept(tmp_path: Path, suffix: str) -> None:
     clip = remux(tmp_path / "named.mkv", with_sound(tmp_path / "film.mp4"), begin=begin)
     with av.open(copy(open_video(clip), tmp_path / f"twin{suffix}")) as container:
         (sound,) = container.streams.audio
-        assert (sound.metadata["title"], sound.language) == ("Comments", "deu")
+        assert names.items() <= {**sound.metadata, "language": sound.language}.items()
 
 
 @pytest.mark.parametrize("delay", [-0.5, 0.7])
@@ -336,23 +324,19 @@ def test_alpha_of_a_gif_is_all_or_nothing(tmp_path: Path) -> None:
     pictures = ghosts()
     twin = draw(pictures, tmp_path / "twin.gif", has_alpha=True)
     with Image.open(twin) as image:
-        for number, picture in enumerate(pictures):
-            image.seek(number)
-            back = np.asarray(image.convert("RGBA"))
-            np.testing.assert_array_equal(back[..., 3] > 0, picture[..., 3] >= 128)
+        for back, picture in zip(ImageSequence.Iterator(image), pictures, strict=True):
+            alpha = np.asarray(back.convert("RGBA"))[..., 3]
+            np.testing.assert_array_equal(alpha > 0, picture[..., 3] >= 128)
 
 
 def test_a_gif_has_the_times_in_hundredths(tmp_path: Path) -> None:
     frames = moving_square(8)
     clip = open_video(write_clip(tmp_path / "clip.mp4", frames, rate=30), start=0.05)
     with Image.open(copy(clip, tmp_path / "twin.gif")) as image:
-        lasts = []
-        for number in range(image.n_frames):
-            image.seek(number)
-            lasts.append(image.info["duration"])
+        frames_of = ImageSequence.Iterator(image)
+        assert [frame.info["duration"] for frame in frames_of] == [30, 40, 30, 30, 40, 40]
         assert np.abs(np.asarray(image.convert("RGB")).astype(int) - frames[7]).mean() < 8
         assert image.info["loop"] == 0
-    assert lasts == [30, 40, 30, 30, 40, 40]
 
 
 def test_a_gif_tells_how_many_frames_it_leaves_out(
@@ -385,6 +369,9 @@ TARGETS = ("twin.mp4", "twin.webm", "twin.gif", "twin")
 @pytest.mark.parametrize("name", TARGETS)
 def test_an_error_leaves_what_was_there(tmp_path: Path, name: str) -> None:
     clip = open_video(write_folder(tmp_path / "clip", moving_square(3)))
+    if name != "twin":
+        with pytest.raises(MediaError, match="Make its folder first"):
+            copy(clip, tmp_path / "none" / name)
     copy(clip, tmp_path / name)
     before = snapshot(tmp_path)
     for error in (RuntimeError, KeyboardInterrupt):
@@ -399,36 +386,19 @@ def test_an_error_leaves_what_was_there(tmp_path: Path, name: str) -> None:
 
 def test_a_full_disk_is_told_in_one_line(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (120, 160, 3), np.uint8)
-    write_folder(tmp_path / "clip", [noise] * 12)
-    code = (
-        "import resource, sys; from pathlib import Path\n"
-        "from amd_seg.errors import MediaError; from amd_seg.media.video import open_video\n"
-        "from tests.test_video_writers import copy\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))\n"
-        "for name in sys.argv[1:]:\n"
-        "    try: copy(open_video('clip'), Path(name))\n"
-        "    except MediaError as error: print(error)\n"
-    )
-    result = subprocess.run(
-        [sys.executable, "-c", code, *TARGETS],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    lines = result.stdout.splitlines()
-    for name, line in zip(TARGETS, lines, strict=True):
-        assert line.startswith(f"Cannot write {name}: ")
-        assert "Free some space" in line
+    clip = open_video(write_folder(tmp_path / "clip", [noise] * 12))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # A limit on the size of files fails a write halfway, as a full disk does.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (9000, hard))
+    try:
+        for name in TARGETS:
+            with pytest.raises(MediaError, match=rf"Cannot write .*{name}: .* Free some space"):
+                copy(clip, tmp_path / name)
+        with pytest.raises(MediaError, match="Free some space"):
+            save_image(Image.fromarray(noise), tmp_path / "photo.png")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["clip"]
-
-
-@pytest.mark.parametrize("name", ["twin.mp4", "twin.gif"])
-def test_a_missing_folder_is_told(tmp_path: Path, name: str) -> None:
-    clip = open_video(write_folder(tmp_path / "clip", moving_square(3)))
-    with pytest.raises(MediaError, match="Make its folder first"):
-        copy(clip, tmp_path / "none" / name)
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
@@ -524,15 +494,8 @@ def test_sound_that_cannot_be_copied_costs_no_picture(tmp_path: Path, suffix: st
 def test_the_shape_of_the_picture_is_kept(
     tmp_path: Path, name: str, aspect: Fraction, rotation: int
 ) -> None:
-    source = tmp_path / "tv.mp4"
-    with av.open(source, "w") as out:
-        stream = out.add_stream("libx264", rate=10)
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-        stream.codec_context.sample_aspect_ratio = aspect
-        if rotation:
-            stream.set_display_rotation(rotation)
-        for frame in (*moving_square(2), None):
-            out.mux(stream.encode(frame if frame is None else av.VideoFrame.from_ndarray(frame)))
+    how = {"aspect": aspect, "rotation": rotation}
+    source = write_clip(tmp_path / "tv.mp4", moving_square(2), **how)
     twin = open_video(copy(open_video(source), tmp_path / name))
     shape = twin.pixel_aspect * twin.width / twin.height
     expected = float(aspect) * 64 / 48
