@@ -1,8 +1,7 @@
 """Clips in: video files, folders of frames and animated images, as one stream of upright frames.
 
-    with open_video("clip.mp4", start=1.0, every=2) as clip:
-        for frame in clip:
-            frame.index, frame.time, frame.pixels
+    for frame in open_video("clip.mp4", start=1.0, every=2):
+        frame.index, frame.time, frame.pixels
 
 A reader opens its file anew for every pass and holds one frame at a time, so memory does not grow
 with the length of a clip.
@@ -24,13 +23,10 @@ from typing import Any, Self, TypeAlias
 
 import av
 import numpy as np
+from av import FFmpegError, Packet, VideoFrame, VideoStream
 from av.container import InputContainer
-from av.error import FFmpegError
-from av.packet import Packet
 from av.stream import Disposition, Stream
-from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, VideoReformatter
-from av.video.stream import VideoStream
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -75,7 +71,7 @@ class Frame:
 
 @dataclass(frozen=True, kw_only=True)
 class Span:
-    """Which frames of a clip are wanted: `start <= time < end`, in seconds, every n-th of them."""
+    """The frames of a clip that are wanted: `start <= time < end`, in seconds, every n-th."""
 
     start: float | None = None
     end: float | None = None
@@ -327,16 +323,12 @@ _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 
 
 class VideoReader(FrameReader):
-    """A video file, decoded by FFmpeg: upright frames with their own timestamps.
+    """A video file, decoded by FFmpeg; without a number of `threads` FFmpeg chooses."""
 
-    Arguments as for `open_video`; without a number of decoding `threads` FFmpeg chooses.
-
-    Attributes:
-        start_time: the time, in seconds, of the file's own clock at the beginning of the clip.
-        end: when its last frame is over, in seconds; None until a pass has come to it, and where
-            the file does not tell.
-        orientation: how frames are stored, as EXIF counts it: 1 is upright.
-    """
+    start_time: float  # of the file's own clock, in seconds, at the beginning of the clip
+    # When its last frame is over, in seconds; None before a pass, and where the file does not tell.
+    end: float | None = None
+    orientation: int  # how frames are stored, as EXIF counts it: 1 is upright
 
     def __init__(
         self,
@@ -347,7 +339,6 @@ class VideoReader(FrameReader):
         threads: int | None = None,
     ) -> None:
         self.source, self.span, self._threads = fspath(path), span, threads
-        self.end: float | None = None
         with open_container(self.source) as container:
             stream, kind = video_stream(container, self.source), container.format.name
             self.start_time = max(0.0, (container.start_time or 0) / av.time_base)
@@ -393,11 +384,7 @@ class VideoReader(FrameReader):
         yield from super().read(span)
 
     def timestamps(self) -> list[float]:
-        """Return the time of each frame, in seconds, up to any damage, without decoding one.
-
-        Raises:
-            MediaError: the file has no timestamps.
-        """
+        """Return the time of each frame, in seconds, up to any damage, without decoding one."""
         times: list[float] = []
         with open_container(self.source) as container, suppress(FFmpegError):
             for packet in Clock(container).packets(video_stream(container, self.source)):
@@ -484,12 +471,11 @@ class Clock:
     """Gives a file's packets times that go on where its own clock begins anew or jumps.
 
     Recordings that were joined, and recorders that were restarted, repeat times. A step of one
-    stream moves all that follow, as FFmpeg's command does. `steps` are in seconds, below 0 where
-    the clock went back.
+    stream moves all that follow, as FFmpeg's command does.
     """
 
     def __init__(self, container: InputContainer) -> None:
-        self.steps: list[float] = []
+        self.steps: list[float] = []  # in seconds, below 0 where the clock went back
         self._container = container
         # Others may rest for as long as they like, and come in any order.
         is_restarting = container.format.name in _RESTARTING
@@ -553,8 +539,7 @@ def open_container(source: str) -> InputContainer:
 def video_stream(container: InputContainer, source: str) -> VideoStream:
     """Return the video stream that FFmpeg thinks best; cover pictures and thumbnails do not count.
 
-    Raises:
-        MediaError: there is none that can be decoded, or its frames are too large.
+    MediaError tells that none can be decoded, or that its frames are too large.
     """
     pictures = Disposition.attached_pic | Disposition.timed_thumbnails
     streams = [s for s in container.streams.video if not s.disposition & pictures]

@@ -25,15 +25,11 @@ from typing import Any
 
 import av
 import numpy as np
-from av.audio.frame import AudioFrame
-from av.audio.resampler import AudioResampler
-from av.audio.stream import AudioStream
+from av import AudioFrame, AudioResampler, AudioStream, FFmpegError, VideoFrame
 from av.codec.context import Flags
 from av.container import InputContainer, OutputContainer
-from av.error import FFmpegError
 from av.stream import Stream
 from av.subtitles.stream import SubtitleStream
-from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from PIL import Image
 
@@ -145,12 +141,9 @@ def open_writer(
 
     Args:
         target: as `check_target` allows it; what is there is replaced.
-        clip: where the pictures come from. A video file gets its times, sound and subtitles.
+        clip: where the pictures, sound and subtitles come from.
         has_alpha: pictures are (height, width, 4), RGBA.
         origin: the time in the clip, in seconds, at which a video file begins.
-
-    Raises:
-        MediaError: it cannot be written.
     """
     if _is_folder(target):
         with _replacing_folder(target) as folder:
@@ -373,9 +366,8 @@ _QUICKTIME_LANGUAGES = {
 class Soundtrack:
     """The audio and the subtitles of a clip, on their way into an output.
 
-    What the container holds is copied packet by packet, to the bit. Other audio is encoded anew,
-    other subtitles are left out; both are logged. A track that the output does not take ends
-    there, with a warning: it never costs the picture.
+    What the container holds is copied to the bit. Other audio is encoded anew, other subtitles are
+    left out; both are logged. A track that fails ends, with a warning, and costs no picture.
     """
 
     def __init__(
