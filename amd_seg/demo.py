@@ -111,7 +111,7 @@ class Page:
         small = resize_pixels(pixels, (height, width)).permute(1, 2, 0).contiguous().numpy()
         both = seen.include, seen.exclude
         clicks = [[(x / factor, y / factor) for x, y in points] for points in both]
-        return replace(seen, photo=replace(seen.photo, pixels=small)).clicked(*clicks)
+        return replace(seen, photo=replace(seen.photo, decoded=small)).clicked(*clicks)
 
     def save(self, seen: Segmentation, outputs: tuple[str, ...] = OUTPUTS) -> dict[str, Path]:
         """Write outputs as `amd-seg image` does, in place of those before."""

@@ -63,8 +63,12 @@ class Segmentation:
 
         With clicks, the object that they choose.
         """
-        pixels, cells = self.photo.pixels, self.region_masks[self.object_channel]
-        if not self.include and not self.exclude:
+        cells, has_clicks = self.region_masks[self.object_channel], self.include or self.exclude
+        if self.refine == "none" and not has_clicks:  # No pixel of the photo is needed.
+            plain: NDArray[np.float32] = upsample(cells[np.newaxis], self.photo.size)[0]
+            return plain
+        pixels = self.photo.pixels
+        if not has_clicks:
             return refine_map(pixels, cells, self.refine)
         # It loads OpenCV.
         from amd_seg.clicks import segment_by_clicks
@@ -82,7 +86,7 @@ class Segmentation:
             InputError: a point is outside the photo.
         """
         clicks = tuple(include), tuple(exclude)
-        height, width = self.photo.pixels.shape[:2]
+        height, width = self.photo.size
         # Not "x < 0 or x >= width": what is no number is outside too.
         wrong = [(x, y) for x, y in sum(clicks, ()) if not (0 <= x < width and 0 <= y < height)]
         if wrong:
@@ -104,13 +108,13 @@ class Segmentation:
     def mask(self) -> NDArray[np.bool_]:
         """(height, width), bool: saliency above the threshold; empty for too little confidence."""
         if self.confidence < self.min_confidence:
-            return np.zeros(self.photo.pixels.shape[:2], np.bool_)
+            return np.zeros(self.photo.size, np.bool_)
         return self.saliency > self.threshold
 
     @cached_property
     def regions(self) -> NDArray[np.float32]:
         """(region, height, width), float32, sums to 1 over region; without refinement."""
-        return upsample(self.region_masks, self.photo.pixels.shape[:2])
+        return upsample(self.region_masks, self.photo.size)
 
     @cached_property
     def confidence(self) -> float:
@@ -152,7 +156,7 @@ class Segmentation:
         2 * saliency - threshold, clipped to 0..1; nothing for too little confidence.
         """
         if self.confidence < self.min_confidence:
-            return np.zeros(self.photo.pixels.shape[:2], np.uint8)
+            return np.zeros(self.photo.size, np.uint8)
         return opacity(self.saliency, self.threshold)
 
     def cutout(self) -> Image.Image:
@@ -183,7 +187,7 @@ class Segmentation:
         if output != "regions":
             raise InputError(f"Unknown output {output!r}. Use one of {', '.join(OUTPUTS)}.")
         # By strips, because all regions of a large photo at once take gigabytes.
-        height, width = self.photo.pixels.shape[:2]
+        height, width = self.photo.size
         picture = Image.new("RGB", (width, height))
         for start, strip in upsampled_strips(self.region_masks, (height, width)):
             pixels = self.photo.pixels[start : start + strip.shape[1]]

@@ -8,7 +8,7 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
-from math import floor
+from math import floor, prod
 from typing import Any, BinaryIO, Generic, TypeAlias, TypedDict, TypeVar, Unpack, cast, overload
 
 import numpy as np
@@ -111,17 +111,22 @@ class PlacedNetwork(Generic[Model, Config]):
         size: int,
         batch_size: int,
         max_pixels: int,
+        *,
+        reduced: bool = True,
     ) -> Generator[Result | AmdSegError, None, None]:
-        """Yield what `segment` makes of batches of photos, with the errors of bad ones in place."""
+        """Yield what `segment` makes of batches of photos, with the errors of bad ones in place.
+
+        Photos may be `reduced` where the network sees much less of them.
+        """
 
         def prepare_or_error(image: ImageLike) -> Prepared | AmdSegError:
             try:
-                return prepare(image, size, max_pixels)
+                return prepare(image, size, max_pixels, reduced=reduced)
             except AmdSegError as error:
                 return error
 
         def pixel_count(item: Prepared | AmdSegError) -> int:
-            return 1 if isinstance(item, AmdSegError) else item[0].pixels.size // 3
+            return 1 if isinstance(item, AmdSegError) else prod(item[0].size)
 
         def results_of(batch: list[Prepared | AmdSegError]) -> Iterator[Result | AmdSegError]:
             found = segment([item for item in batch if not isinstance(item, AmdSegError)])
@@ -277,7 +282,9 @@ class Segmenter(PlacedNetwork[AMD, WeightsConfig]):
                 else:
                     yield self._damaged(photo)
 
-        return self._results(images, segment, edge, batch_size, max_pixels)
+        # To draw edges takes all pixels of the photo.
+        reduced = refine == "none"
+        return self._results(images, segment, edge, batch_size, max_pixels, reduced=reduced)
 
     def region_masks(self, frames: Tensor) -> NDArray[np.float32]:
         """Run the network on frames that are resized for it already: `AMD.segment` as an array."""
@@ -311,7 +318,7 @@ def require(holds: bool, name: str, value: object, allowed: str) -> None:
         raise InputError(f"{name}={value!r} cannot be used: {allowed}.")
 
 
-def prepare(image: ImageLike, size: int, max_pixels: int) -> Prepared:
+def prepare(image: ImageLike, size: int, max_pixels: int, *, reduced: bool = False) -> Prepared:
     """Read one image, and resize it for the network; antialiased, unlike in the released code."""
     if isinstance(image, Photo):
         photo = image
@@ -328,8 +335,9 @@ def prepare(image: ImageLike, size: int, max_pixels: int) -> Prepared:
     elif isinstance(image, np.ndarray):
         photo = photo_from_array(image)
     else:
-        photo = read_image(image, max_pixels=max_pixels)
-    return photo, resize_for_network(photo.pixels, size)
+        photo = read_image(image, max_pixels=max_pixels, least=size if reduced else None)
+    pixels = photo.pixels if isinstance(image, Photo) else photo.decoded
+    return photo, resize_pixels(pixels, network_size(*photo.size, size))
 
 
 def resize_for_network(pixels: NDArray[np.uint8], size: int) -> Tensor:

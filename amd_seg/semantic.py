@@ -193,7 +193,7 @@ class SemanticSegmenter(PlacedNetwork[SemanticNetwork, SemanticWeightsConfig]):
                     frame = frame.to(self.device)
                     scores = class_probabilities(self.model, frame, window, flip, batch_size).cpu()
                 if torch.isfinite(scores).all():
-                    labels = strongest_classes(scores, photo.pixels.shape[:2])
+                    labels = strongest_classes(scores, photo.size)
                     yield SemanticSegmentation(photo, labels, self.classes)
                 else:
                     yield self._damaged(photo)

@@ -74,7 +74,7 @@ def parse() -> argparse.Namespace:
 def row(paths: list[Path], setting: tuple[str, str, str, bool], options: argparse.Namespace) -> str:
     backbone, precision, layout, compiled = setting
     segmenter = make_segmenter(backbone, precision, layout, compiled, options.device)
-    frames = torch.stack([prepare(path, options.size, 10**9).frame for path in paths])
+    frames = torch.stack([prepare(path, options.size, 10**9)[1] for path in paths])
     batches = frames.split(options.batch_size)
 
     def network() -> None:

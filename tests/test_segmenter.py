@@ -11,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
+from PIL.JpegImagePlugin import JpegImageFile
 from torch.nn.functional import interpolate
 
 from amd_seg import DeviceError, InputError, MediaError, Segmentation, Segmenter, WeightsError
@@ -383,3 +384,33 @@ def test_skies_and_surfaces_are_no_objects() -> None:
     # Surest of a wall of bricks, 0.45; half of ECSSD's photos are above 0.66.
     for result in segmenter(pictures, min_confidence=0.5):
         assert not result.mask.any(), result.confidence
+
+
+def test_a_large_jpeg_is_decoded_whole_for_its_pixels_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    y, x = np.mgrid[:3000, :4000]
+    is_disc = np.hypot(y - 1500, x - 2200) < 900
+    values = np.where(is_disc[..., None], (220, 60, 40), (90, 130, 80)) + (x % 400 // 10)[..., None]
+    path = tmp_path / "photo.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(values.astype(np.uint8)).save(path, exif=exif)
+    loaded, load = set(), JpegImageFile.load
+    monkeypatch.setattr(JpegImageFile, "load", lambda self: loaded.add(self.size) or load(self))
+    segmenter = Segmenter.from_pretrained(device="cpu")
+    result = segmenter(path, refine="none")
+    assert result.mask.shape == (4000, 3000)
+    assert loaded == {(500, 375)}
+    whole = segmenter(
+        np.asarray(Image.open(path).transpose(Image.Transpose.ROTATE_270)), refine="none"
+    )
+    assert (result.mask != whole.mask).mean() < 0.005
+    assert 0.05 < result.mask.mean() < 0.95
+    loaded.clear()
+    assert result.cutout().size == (3000, 4000)
+    assert loaded == {(4000, 3000)}
+    np.testing.assert_array_equal(result.photo.pixels, whole.photo.pixels)
+    path.write_bytes(path.read_bytes()[:-5000])
+    with pytest.raises(MediaError, match="cut short"):
+        segmenter(path, refine="none")
