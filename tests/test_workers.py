@@ -51,33 +51,30 @@ def clips(tmp_path: Path) -> Path:
     return folder
 
 
-def finding_targets(clips: Path, out: Path) -> tuple[list[object], Callable[[], object]]:
-    command = [*TRAIN.split(), clips, "--out", out]
-    return command, lambda: list((out / "targets").glob("masks/*"))
-
-
-def loading_pairs(clips: Path, out: Path) -> tuple[list[object], Callable[[], object]]:
-    command = [*TRAIN.split(), clips, "--out", out, "--objective", "photometric"]
-    return [*command, "--set", "frames=loader", "--workers", "2"], (out / "log.jsonl").is_file
-
-
-def scoring(_: Path, out: Path) -> tuple[list[object], Callable[[], object]]:
+def moment(name: str, clips: Path, out: Path) -> tuple[list[object], Callable[[], object]]:
+    """A command with worker processes, and what tells that they are at work."""
+    train = [*TRAIN.split(), clips, "--out", out]
+    if name == "finding targets":
+        return train, lambda: list((out / "targets").glob("masks/*"))
+    if name == "loading pairs":
+        train += ["--objective", "photometric", "--set", "frames=loader", "--workers", "2"]
+        return train, (out / "log.jsonl").is_file
     noise = np.random.default_rng(0).integers(0, 255, (400, 500), np.uint8)
     for kind in ("images", "masks"):
         (out / kind).mkdir(parents=True)
         Image.fromarray(noise).save(out / kind / "0.png")
         for number in range(1, 2000):
             os.link(out / kind / "0.png", out / kind / f"{number}.png")
-    command = ["evaluate", "ecssd", out, "--predictions", out / "masks", "--workers", "2"]
     began = time.monotonic()
-    return command, lambda: time.monotonic() > began + 6
+    score = ["evaluate", "ecssd", out, "--predictions", out / "masks", "--workers", "2"]
+    return score, lambda: time.monotonic() > began + 6
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM"])
-@pytest.mark.parametrize("moment", [finding_targets, loading_pairs, scoring])
-def test_no_process_is_left(moment, name: str, clips: Path, tmp_path: Path) -> None:
-    command, has_come = moment(clips, tmp_path / "out")
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("name", ["finding targets", "loading pairs", "scoring"])
+def test_no_process_is_left(name: str, end: signal.Signals, clips: Path, tmp_path: Path) -> None:
+    command, has_come = moment(name, clips, tmp_path / "out")
     run = subprocess.Popen(
         [sys.executable, "-m", "amd_seg.cli", *map(str, command)],
         stdout=subprocess.DEVNULL,
@@ -88,7 +85,7 @@ def test_no_process_is_left(moment, name: str, clips: Path, tmp_path: Path) -> N
         is_at_work = lambda: has_come() and len(of_session(run.pid)) > 2  # noqa: E731
         assert until(lambda: is_at_work() or run.poll() is not None, 120)
         assert run.poll() is None
-        run.send_signal(getattr(signal, name))
+        run.send_signal(end)
         assert until(lambda: not of_session(run.pid), 10), of_session(run.pid)
     finally:
         for left in of_session(run.pid):
@@ -105,13 +102,8 @@ def test_a_script_without_a_guard_is_told_so(clips: Path, tmp_path: Path) -> Non
         f"train([{str(clips)!r}], {str(tmp_path / 'out')!r}, model=cpu().model, "
         "config=cpu().training, device='cpu')\n"
     )
-    run = subprocess.run(
-        [sys.executable, script],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
-        timeout=120,
-        check=False,
-    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    how = {"capture_output": True, "text": True, "env": environment, "timeout": 120, "check": False}
+    run = subprocess.run([sys.executable, script], **how)
     assert run.returncode == 1
     assert 'if __name__ == "__main__":' in run.stderr.splitlines()[-1]

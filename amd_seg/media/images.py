@@ -178,16 +178,15 @@ def photo_from_array(array: NDArray[Any], *, source: str = "array") -> Photo:
     if min(height, width) < MIN_EDGE:
         raise InputError(f"Cannot use {source}: {_too_small(width, height)}")
     values = array if has_channels else array[..., np.newaxis]
-    pixels = np.empty((height, width, 3), np.uint8)
-    for rows in row_blocks(height, width):
-        block = values[rows]
-        if block.dtype != np.uint8:
-            try:
-                block = _bytes_from_unit(block)
-            except InputError as cause:
-                raise InputError(f"Cannot use {source}: {cause}") from cause
-        # One grey channel is broadcast into three.
-        pixels[rows] = composite(Image.fromarray(block)) if block.shape[2] == 4 else block
+    if values.dtype != np.uint8:
+        try:
+            values = _bytes_from_unit(values)
+        except InputError as cause:
+            raise InputError(f"Cannot use {source}: {cause}") from cause
+    if values.shape[2] == 4:
+        values = composite(Image.fromarray(values))
+    # One grey channel becomes three.
+    pixels = np.array(np.broadcast_to(values, (height, width, 3)), order="C")
     return Photo(pixels, None, source)
 
 
