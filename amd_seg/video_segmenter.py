@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, Unpack
@@ -25,15 +26,14 @@ from amd_seg.media.video import Frame, FrameReader, open_video
 from amd_seg.media.video_writer import check_target, open_writer
 from amd_seg.prefetch import map_ahead, read_ahead
 from amd_seg.refine import Point
-from amd_seg.segmentation import FrameSegmentation
+from amd_seg.segmentation import FrameSegmentation, Segmentation
 from amd_seg.segmenter import CallOptions, Segmenter
 from amd_seg.weights import save_weights
 
 if TYPE_CHECKING:
-    from amd_seg.training.adaptation import AdaptationReport
+    from amd_seg.training.adaptation import AdaptationReport, CertainMask
     from amd_seg.training.config import AdaptationConfig
     from amd_seg.training.loop import OnStep
-    from amd_seg.training.masked_images import MaskedClip
 
 __all__ = ["ClipLike", "FrameSegmentation", "VideoReport", "VideoSegmenter"]
 
@@ -265,7 +265,7 @@ class VideoSegmenter:
                 clip,
                 config,
                 channel=channel,
-                certain=self._clicked(clip, *clicks) if any(clicks) else None,
+                clicked=self._clicked(clip, *clicks) if any(clicks) else None,
                 on_step=on_step,
             )
             self.segmenter = Segmenter(
@@ -275,23 +275,32 @@ class VideoSegmenter:
 
     def _clicked(
         self, clip: FrameReader, include: Sequence[ClipPoint], exclude: Sequence[ClipPoint]
-    ) -> "MaskedClip":
-        """Segment the frames that were clicked in, with the released weights."""
-        from amd_seg.training.masked_images import MaskedClip
+    ) -> "dict[int, CertainMask]":
+        """Of each frame that was clicked in, give what makes its mask."""
+        from amd_seg.clicks import segment_by_clicks
 
         clicked: dict[int, tuple[Frame, tuple[list[Point], list[Point]]]] = {}
         points = [(0, *point) for point in include] + [(1, *point) for point in exclude]
         frames = frames_at(clip, [moment for _, moment, _, _ in points])
         for frame, (side, _, x, y) in zip(frames, points, strict=True):
             clicked.setdefault(frame.index, (frame, ([], [])))[1][side].append((x, y))
-        pixels, masks, labels = [], [], []
-        for frame, clicks in clicked.values():
-            photo = _photo_of(frame, clip)
-            saliency = self._released(photo).clicked(*clicks).saliency
-            pixels.append(torch.from_numpy(frame.pixels.copy()).permute(2, 0, 1))
-            masks.append(torch.from_numpy(np.rint(saliency * 255).astype(np.uint8))[None])
-            labels.append(photo.source)
-        return MaskedClip(clip.source, pixels, masks, torch.ones(len(pixels)), tuple(labels))
+
+        def certain_mask(result: Segmentation, found: torch.Tensor | None) -> tuple[Any, Any]:
+            pixels = result.photo.pixels
+            if found is None:
+                saliency = result.saliency
+            else:
+                # What moves in the clip is a better start than what stands out in one frame.
+                cells = found[0].numpy().astype(np.float32) / np.float32(255)
+                clicks = result.include, result.exclude
+                saliency = segment_by_clicks(pixels, cells, "none", *clicks)
+            mask = torch.from_numpy(np.rint(saliency * 255).astype(np.uint8))[None]
+            return torch.from_numpy(pixels.copy()).permute(2, 0, 1), mask
+
+        return {
+            index: partial(certain_mask, self._released(_photo_of(frame, clip)).clicked(*clicks))
+            for index, (frame, clicks) in clicked.items()
+        }
 
     def reset(self) -> None:
         """Go back to the released weights."""

@@ -1,6 +1,7 @@
 """A model adapted to one clip: a real tiny one, to a patch whose place is known."""
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -210,3 +211,21 @@ def test_presets_are_legal_and_faults_are_all_named() -> None:
     assert [AdaptationConfig(size=192).learning_size(size) for size in (144, 392)] == [192, 392]
     assert AdaptationConfig(size=192, scale=(0.6, 1.0)).adapted_size(144) == 240
     assert [AdaptationConfig(max_gap=4).gap_at(rate) for rate in (60.0, None)] == [10, 4]
+
+
+def test_a_clicked_frame_starts_from_what_moves(model: AMD, clip: Path) -> None:
+    # Frame 3 is not among the two that are looked at anyway; 99 is not in the clip's memory.
+    frame, truth = torch.from_numpy(FRAMES[3]).permute(2, 0, 1), torch.from_numpy(MASKS[3])[None]
+    found: dict[int, Any] = {}
+
+    def certain_mask(number: int, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        found[number] = mask
+        return frame, truth.to(torch.uint8) * 255
+
+    config = dataclasses.replace(MOTION, steps=2, targets=2)
+    clicked = {number: partial(certain_mask, number) for number in (3, 99)}
+    result = adapt(model, WEIGHTS, open_video(clip), config, clicked=clicked)
+    assert found[99] is None
+    moving = found[3] > 127
+    assert (moving & truth).sum() / (moving | truth).sum() > 0.8  # measured 0.96
+    assert result.report.is_adapted

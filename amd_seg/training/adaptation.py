@@ -86,6 +86,10 @@ class Adaptation:
     report: AdaptationReport
 
 
+CertainMask = Callable[[Tensor | None], tuple[Tensor, Tensor]]
+"""Gives a frame (3, height, width), uint8, and its certain mask (1, height, width), uint8, from the
+mask (1, h, w), uint8, that was found without clicks; None where there is none."""
+
 Batches = Callable[[TrainingConfig], Iterator[Any]]
 """The stream of micro-batches for these settings."""
 
@@ -109,7 +113,7 @@ def adapt(
     config: AdaptationConfig | None = None,
     *,
     channel: int | None = None,
-    certain: MaskedClip | None = None,
+    clicked: Mapping[int, CertainMask] | None = None,
     on_step: OnStep | None = None,
 ) -> Adaptation:
     """Adapt a copy of a model to a clip; the model itself stays as it is.
@@ -120,8 +124,9 @@ def adapt(
         clip: is read once; one that shrinks frames to `config.frame_size` itself saves time.
         config: how to adapt; None takes the default.
         channel: the object's region; None chooses it, with that of the weights as prior.
-        certain: frames of the clip whose masks a person has put right (objective motion-masks):
-            half of what is learned. What is learned is then kept without a guard.
+        clicked: of the frames that a person has clicked in, by number, what makes their masks
+            (objective motion-masks): half of what is learned. What is learned is then kept
+            without a guard.
         on_step: called after each step; where it raises `StopTraining`, what has been learned so
             far is the result.
 
@@ -135,10 +140,10 @@ def adapt(
     config, device = config or AdaptationConfig(), model.mean.device
     if config.precision == "auto":
         config = replace(config, precision=fastest_precision(device))
-    if certain is not None:
+    if clicked:
         config = replace(config, guard=False)
     taught = weights.object_channel if channel is None else channel
-    _require_possible(weights, config, taught, has_clicks=certain is not None)
+    _require_possible(weights, config, taught, has_clicks=bool(clicked))
     seconds: dict[str, float] = {}
     began = time.perf_counter()
 
@@ -155,7 +160,7 @@ def adapt(
         training = _training_config(config, crop)
         took("frames")
         if config.objective == "motion-masks":
-            examples = _masks(model, taught, weights.input_size, frames, config, training, certain)
+            examples = _masks(model, taught, weights.input_size, frames, config, training, clicked)
         else:
             examples = _pairs(model, taught, channel is not None, frames, config, training)
         took("examples")
@@ -310,10 +315,11 @@ def _masks(
     clip: ClipFrames,
     config: AdaptationConfig,
     training: TrainingConfig,
-    certain: MaskedClip | None,
+    clicked: Mapping[int, CertainMask] | None,
 ) -> _Examples:
-    """Find masks of what moves on at most `config.targets` frames."""
-    device, motion = model.mean.device, find_motion(clip, most=config.targets)
+    """Find masks of what moves on some `config.targets` frames, and of those clicked in."""
+    device, clicked = model.mean.device, clicked or {}
+    motion = find_motion(clip, most=config.targets, among=clicked)
     pixels = torch.from_numpy(motion.frames).permute(0, 3, 1, 2).contiguous()
 
     def regions_by(seeing: AMD, size: int) -> NDArray[np.float32]:
@@ -326,15 +332,21 @@ def _masks(
         total = (regions * trust).sum(axis=(0, 2, 3))
         return ChannelChoice(taught, tuple((moving / np.maximum(total, 1e-9)).tolist()))
 
-    seeing, size, sure = model, input_size, [] if certain is None else [certain]
-    if sure:
+    masks = agreed_masks(motion, regions_by(model, input_size)[:, taught], clip.source)
+    sure: list[MaskedClip] = []
+    if clicked:
+        found = dict(zip(motion.numbers, masks.masks, strict=True))
+        certain = {number: make(found.get(number)) for number, make in clicked.items()}
+        frames, right = zip(*certain.values(), strict=True)
+        labels = tuple(f"{clip.source}:{number}" for number in certain)
+        sure = [MaskedClip(clip.source, frames, right, torch.ones(len(labels)), labels)]
         # A copy first learns which object is meant, from the certain masks alone.
         first = replace(training, steps=max(1, round(SHOWING_SHARE * config.steps)))
         seeing, _ = _learn(
             model, taught, lambda each: MaskBatches([sure], each, device), config, first, None
         )
-        size = config.adapted_size(size)
-    masks = agreed_masks(motion, regions_by(seeing, size)[:, taught], clip.source)
+        size = config.adapted_size(input_size)
+        masks = agreed_masks(motion, regions_by(seeing, size)[:, taught], clip.source)
     rows = range(len(masks.labels))
     held_out = [row for row in rows if row % HELD_OUT_EVERY == HELD_OUT_EVERY // 2]
     learned = masks.part([row for row in rows if row not in held_out])

@@ -4,7 +4,7 @@
 some of their frames, `agreed_masks` joins that with the network's opinion.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import count, islice
 from typing import NamedTuple
 
@@ -118,12 +118,17 @@ class MotionEvidence(NamedTuple):
     confidence: NDArray[np.float32]  # (frame,), 0..1; 0 where the motion says nothing
 
 
-def find_motion(clip: ClipFrames, *, most: int) -> MotionEvidence:
-    """Look for what moves on at most `most` frames, spread evenly over the chunks."""
+def find_motion(clip: ClipFrames, *, most: int, among: Collection[int] = ()) -> MotionEvidence:
+    """Look for what moves on at most `most` frames, spread evenly over the chunks.
+
+    Further frames can be named by their numbers; those that are not in memory are left out.
+    """
     config = MotionMaskConfig(grabcut=False, min_confidence=LEAST_CONFIDENCE)
     config = config if clip.frame_rate is None else config.at_rate(clip.frame_rate)
     total = sum(len(chunk.numbers) for chunk in clip.chunks)
-    wanted = np.unique(np.linspace(0, total - 1, min(most, total)).round().astype(int))
+    spread = np.linspace(0, total - 1, min(most, total)).round().astype(int)
+    named = np.isin([number for chunk in clip.chunks for number in chunk.numbers], list(among))
+    wanted = np.union1d(spread, np.flatnonzero(named))
     numbers: list[int] = []
     frames, maps, confidence = [], [], []
     begin = 0
