@@ -16,9 +16,6 @@ def fetch_snapshot(source: str, files: Sequence[str]) -> Path:
 
     Args:
         source: "org/name", or "org/name@revision" for a branch, a tag or a commit.
-
-    Raises:
-        WeightsError: the Hub cannot be reached, refuses, or lacks one of them.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.utils.tqdm import tqdm

@@ -121,14 +121,13 @@ class Segmentation:
         """The IoU of the mask with the true one, 0..1, as the network's own map expects it.
 
         The map, or the corrected one with clicks, is taken as a probability: its sum inside the
-        mask is right, and its sum outside is missed. 0 where nothing is above the threshold. It
-        orders photos well, but is not calibrated (docs/benchmarks.md).
+        mask is right, and its sum outside is missed. It orders photos well, but is not calibrated
+        (docs/benchmarks.md).
         """
         has_clicks = self.include or self.exclude
         cells = self.saliency if has_clicks else self.region_masks[self.object_channel]
         inside = cells > self.threshold
-        right = float(cells.sum(where=inside, dtype=np.float64))
-        missed = float(cells.sum(where=~inside, dtype=np.float64))
+        right, missed = (float(cells.sum(where=w, dtype=np.float64)) for w in (inside, ~inside))
         return right / (int(inside.sum()) + missed) if right else 0.0
 
     @property
@@ -160,10 +159,7 @@ class Segmentation:
         return opacity(self.saliency, self.threshold)
 
     def cutout(self) -> Image.Image:
-        """Return the object as RGBA, its alpha soft along the edge.
-
-        Along the edge the background's colours are taken out, and RGB is 0 where alpha is 0.
-        """
+        """Return the object as RGBA: no colour of the background along its soft edge."""
         return render_cutout(self.photo.pixels, self.alpha)
 
     def overlay(self) -> Image.Image:
@@ -171,11 +167,9 @@ class Segmentation:
         return render_overlay(self.photo.pixels, self.mask)
 
     def render(self, output: str = "mask") -> Image.Image:
-        """Return a picture: "mask", "saliency" (L), "overlay", "regions" (RGB) or "cutout" (RGBA).
-
-        Raises:
-            InputError: `output` is none of these.
-        """
+        """Return a picture: mask or saliency (L), overlay or regions (RGB), or cutout (RGBA)."""
+        if output not in OUTPUTS:
+            raise InputError(f"Unknown output {output!r}. Use one of {', '.join(OUTPUTS)}.")
         if output == "mask":
             return render_mask(self.mask)
         if output == "saliency":
@@ -184,8 +178,6 @@ class Segmentation:
             return self.cutout()
         if output == "overlay":
             return self.overlay()
-        if output != "regions":
-            raise InputError(f"Unknown output {output!r}. Use one of {', '.join(OUTPUTS)}.")
         # By strips, because all regions of a large photo at once take gigabytes.
         height, width = self.photo.size
         picture = Image.new("RGB", (width, height))
@@ -201,12 +193,7 @@ class Segmentation:
         return file.getvalue()
 
     def save(self, path: str | os.PathLike[str], output: str = "mask") -> Path:
-        """Write what `render` gives, whole or not at all, in the format of the path's suffix.
-
-        Raises:
-            InputError: `output` is unknown.
-            MediaError: the suffix is unknown, or the file cannot be written.
-        """
+        """Write what `render` gives, whole or not at all, in the format of the path's suffix."""
         path = Path(path)
         save_image(self.render(output), path, **self._metadata(output))
         return path

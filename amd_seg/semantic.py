@@ -57,13 +57,9 @@ class SemanticSegmentation:
     @property
     def shares(self) -> dict[str, float]:
         """Share of the photo that each class covers, 0..1, the largest first; no zeros."""
-        counts = np.bincount(self.labels.ravel(), minlength=len(self.classes))
-        order = np.argsort(-counts, kind="stable")
-        return {
-            self.classes.names[label]: float(counts[label] / self.labels.size)
-            for label in order.tolist()
-            if counts[label]
-        }
+        shares = np.bincount(self.labels.ravel(), minlength=len(self.classes)) / self.labels.size
+        order = np.argsort(-shares, kind="stable").tolist()
+        return {self.classes.names[k]: float(shares[k]) for k in order if shares[k]}
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -83,11 +79,7 @@ class SemanticSegmentation:
         return render_labels_overlay(self.photo.pixels, self.labels, self.classes)
 
     def render(self, output: str = "labels") -> Image.Image:
-        """Return a picture: "labels" (indexed, in the classes' colours) or "overlay" (RGB).
-
-        Raises:
-            InputError: `output` is neither.
-        """
+        """Return a picture: "labels" (indexed, in the classes' colours) or "overlay" (RGB)."""
         if output == "labels":
             return indexed_image(self.labels, self.classes)
         if output == "overlay":
@@ -104,12 +96,7 @@ class SemanticSegmentation:
         return file.getvalue()
 
     def save(self, path: str | os.PathLike[str], output: str = "labels") -> Path:
-        """Write what `render` gives, whole or not at all: labels as .png, else as the suffix says.
-
-        Raises:
-            InputError: `output` is unknown.
-            MediaError: the suffix cannot hold it, or the file cannot be written.
-        """
+        """Write what `render` gives, whole or not at all; labels as .png only."""
         path = Path(path)
         if output == "labels":
             save_labels(self.labels, path, self.classes)

@@ -222,14 +222,12 @@ class VideoSegmenter:
         exclude: Iterable[ClipPoint] = (),
         on_step: "OnStep | None" = None,
     ) -> "AdaptationReport":
-        """Let a copy of the released model learn from a clip, and use it from now on.
+        """Let a copy of the released model learn from a clip, and use it until `reset`.
 
-        Each call begins with the released weights: nothing of one clip is left in the next. The
-        result serves further clips too, until `reset`.
+        Each call begins with the released weights: nothing of one clip is left in the next.
 
         Args:
             source: the clip; it is read once, of a long one some frames are kept.
-            config: how to adapt; None takes the default.
             steps: of the optimiser, in place of those of `config` (100).
             channel: the region that is the object; None chooses it.
             include: clicks on the object that is meant, in frames of the clip: (frame, x, y), the
@@ -316,11 +314,7 @@ class VideoSegmenter:
 
 
 def frames_at(clip: FrameReader, moments: Sequence[float]) -> list[Frame]:
-    """Return the frames of a clip at some moments: numbers (int), or times in seconds (float).
-
-    Raises:
-        InputError: the clip has no such frame; all are named.
-    """
+    """Return the frames of a clip at some moments: numbers (int), or times in seconds (float)."""
     found: dict[int, Frame] = {}  # by the place of the moment
     shown, last = -math.inf, "missing"
     for frame, after in pairwise(chain(clip, (None,))):
@@ -347,12 +341,7 @@ def check_output(
     background: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Raise where `write` could not do what is asked for, before any work is done.
-
-    Raises:
-        InputError: an argument cannot be used, or `target` exists and `overwrite` is not set.
-        MediaError: the background's picture cannot be read.
-    """
+    """Raise where `write` could not do what is asked for, before any work is done."""
     if output not in OUTPUTS:
         raise InputError(f"Unknown output {output!r}. Use one of {', '.join(OUTPUTS)}.")
     if background is not None and output != "cutout":

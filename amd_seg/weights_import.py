@@ -38,8 +38,6 @@ OFFICIAL_NAMES = {
         for index in range(count)
     },
 }
-# Parts of the authors' decode head that their objective never reads; versions differ in them.
-UNUSED_PREFIX = "decode_head."
 
 # Where MoCo, TimeCycle, DenseCL, DINO and their wrappers keep the ResNet.
 BACKBONE_PREFIXES = (
@@ -98,32 +96,19 @@ def convert_checkpoint(
 
 
 def load_backbone(model: Network, path: str | os.PathLike[str]) -> None:
-    """Copy the ResNet of a file, by torchvision's names, into the appearance pathway.
-
-    Raises:
-        WeightsError: the file cannot be read, or is of another network: all tensors named.
-    """
+    """Copy the ResNet of a file, by torchvision's names, into the appearance pathway."""
     _fill_backbone(model, Path(path), _read_checkpoint(Path(path)))
 
 
 def load_official_state_dict(model: AMD, state: Mapping[str, Tensor]) -> None:
-    """Fill a model with the state dict of the authors' checkpoint.
-
-    Args:
-        state: with or without the prefix `module.`; unknown keys under `decode_head.` are logged
-            and left out.
-
-    Raises:
-        WeightsError: other keys are missing or unknown, all of them named.
-    """
+    """Fill a model with the state dict of the authors' checkpoint; all wrong keys are named."""
     state = {key.removeprefix("module."): value for key, value in state.items()}
     names = {official_name(ours): ours for ours in model.state_dict()}
     unknown = [key for key in state if key not in names]
-    unused = [key for key in unknown if key.startswith(UNUSED_PREFIX)]
-    faults = {
-        "missing": [key for key in names if key not in state],
-        "unknown": [key for key in unknown if key not in unused],
-    }
+    # Parts of the decode head that the authors' objective never reads; versions differ in them.
+    unused = [key for key in unknown if key.startswith("decode_head.")]
+    missing = [key for key in names if key not in state]
+    faults = {"missing": missing, "unknown": [key for key in unknown if key not in unused]}
     if any(faults.values()):
         raise WeightsError(
             f"The keys are not those of the released AMD checkpoint ({listed(faults)}). "
@@ -201,14 +186,11 @@ def _fill_backbone(model: Network, path: Path, state: Mapping[str, Tensor]) -> N
     found = {n: v.squeeze(2) if v.ndim == 5 and v.shape[2] == 1 else v for n, v in found.items()}
     # Old files lack these counters; at a fixed momentum they do nothing.
     needed = [name for name in wanted if not name.endswith("num_batches_tracked")]
+    shapes = {n: (tuple(found[n].shape), tuple(wanted[n].shape)) for n in needed if n in found}
     faults = {
         "missing": [name for name in needed if name not in found],
         "unknown": [n for n in found if n not in wanted and not n.startswith(CLASSIFIERS)],
-        "of another shape": [
-            f"{name} {tuple(found[name].shape)} instead of {tuple(wanted[name].shape)}"
-            for name in needed
-            if name in found and found[name].shape != wanted[name].shape
-        ],
+        "of another shape": [f"{n} {a} instead of {b}" for n, (a, b) in shapes.items() if a != b],
     }
     if any(faults.values()):
         raise WeightsError(

@@ -35,8 +35,7 @@ CACHE_VARIABLE = "AMD_SEG_CACHE"
 # As in correlation.cu.
 _TILE_COLUMNS = 32
 _GROUPS = 8
-_ENOUGH_BLOCKS = 264
-"""Two a multiprocessor of the largest devices: with fewer, channels are split among blocks."""
+_ENOUGH_BLOCKS = 264  # two a multiprocessor; with fewer, channels are split among blocks
 _DIGEST_BYTES = 32
 
 
@@ -47,13 +46,8 @@ def kernels_for(x: Tensor, max_displacement: int) -> "Module | None":
     """Return the compiled kernels for `x`, or None where the plain path is to be taken.
 
     The environment variable AMD_SEG_CORRELATION chooses: "plain" takes the plain path, "cuda"
-    the kernels or an error, "auto" (the default) the kernels where they can be had; where they
-    cannot, it logs one warning with the reason.
-
-    Raises:
-        ConfigError: the variable has another value.
-        DeviceError: it is "cuda" and the kernels cannot be had; or it is not "plain", they are
-            not loaded yet, and a CUDA graph is being captured.
+    the kernels or a DeviceError, "auto" (the default) the kernels where they can be had; where
+    they cannot, it logs one warning with the reason.
     """
     path = os.environ.get(VARIABLE, "auto")
     if path not in PATHS:
@@ -200,11 +194,7 @@ class Module:
             }
 
     def launch(self, launch: Launch, stream: int) -> None:
-        """Start a kernel on a stream of the module's device, `torch.cuda.Stream.cuda_stream`.
-
-        Raises:
-            DeviceError: the driver refused the launch.
-        """
+        """Start a kernel on a stream of the module's device, `torch.cuda.Stream.cuda_stream`."""
         driver, _ = _bindings()
         # The driver reads the structure before this returns: it need not outlive the call.
         pointers = (ctypes.c_void_p * 1)(ctypes.addressof(launch.arguments))
@@ -219,9 +209,6 @@ def load(source: Path, defines: Mapping[str, int], names: Sequence[str], index: 
 
     A kept file begins with the digest of the rest: the driver would trust what was damaged since.
     A cache that cannot be written only costs time.
-
-    Raises:
-        DeviceError: there is no NVRTC, it cannot compile for this device, or it cannot be loaded.
     """
     driver, nvrtc = _bindings()
     _call(driver.cuInit, 0)
@@ -261,9 +248,6 @@ def compile_source(
 
     The image is machine code, or PTX where the device is newer than NVRTC; the log names registers
     and spills.
-
-    Raises:
-        DeviceError: there is no NVRTC, or it does not compile.
     """
     _, nvrtc = _bindings()
     known = list(_call(nvrtc.nvrtcGetSupportedArchs))
