@@ -30,19 +30,13 @@ class StepReport(NamedTuple):
     learning_rate: float
     gradient_norm: float
     seconds: float  # since the run began, over all its parts
-    names: tuple[str, ...]  # of the last micro-batch's items
 
 
 OnStep = Callable[[StepReport], None]
 
 
 class TrainState:
-    """What changes while a run goes on; all of it is in a checkpoint.
-
-    Args:
-        objective: model and loss; maps a batch to {"loss": ..., parts}.
-        config: names the optimiser, and whether an average of the weights (EMA) is kept.
-    """
+    """What changes while a run goes on, all of it in a checkpoint."""
 
     def __init__(self, objective: nn.Module, config: RunConfig) -> None:
         self.objective = objective.train()
@@ -80,8 +74,7 @@ class TrainState:
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Take over what `state_dict` returned, under the settings that this state was made with.
 
-        Raises:
-            ConfigError: it is of another model or optimiser; the state is left as it was.
+        A ConfigError says where it is of another model or optimiser; the state is then as it was.
         """
         mine, its = (
             {name: tuple(value.shape) for name, value in values.items()}
@@ -128,8 +121,8 @@ def optimize(
         processes: those that take the steps together; None is this one alone.
 
     Raises:
-        TrainingDivergedError: the loss or its gradient is not finite; the weights are still
-            those before the step.
+        TrainingDivergedError: the loss or its gradient is not finite; the weights are still those
+            before the step.
     """
     device = next(state.model.parameters()).device
     processes = processes or Processes(device)
@@ -170,13 +163,12 @@ def optimize(
             means = processes.mean(torch.stack([v.float() for v in totals.values()])).tolist()
             on_step(
                 StepReport(
-                    step=state.step,
+                    state.step,
                     done=progress(state, config),
                     parts=dict(zip(totals, means, strict=True)),
                     learning_rate=learning_rate,
                     gradient_norm=norm.item(),
                     seconds=state.seconds,
-                    names=batch.names,
                 )
             )
 

@@ -6,7 +6,7 @@ And what tells a run that learns from one that is lost.
 import json
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import cv2
@@ -42,6 +42,9 @@ ERROR_GAIN = 3  # A difference of 1/3 is drawn white: errors that matter are far
 PATIENCE = 200  # steps that a collapse must last: a run passes through bad batches and bad starts
 
 
+Columns = dict[str, list[Tile]]  # of a sheet, by their headings
+
+
 class RunLog:
     """Writes what is due after a step.
 
@@ -74,27 +77,23 @@ class RunLog:
     def after_step(self, model: nn.Module, report: StepReport) -> None:
         """Write the line and the sheet that are due."""
         if report.step % self.config.log_every == 0:
-            self._write_line(report)
+            line = {
+                **{name: round(value, 6) for name, value in report.parts.items()},
+                "learning_rate": report.learning_rate,
+                "gradient_norm": round(report.gradient_norm, 6),
+                "seconds": round(report.seconds, 2),
+            }
+            with write_errors(self.folder.log), self.folder.log.open("a") as file:
+                file.write(json.dumps({"step": report.step, **line}) + "\n")
+            try:
+                for name, value in line.items() if self._curves else ():
+                    self._curves.add_scalar(name, value, report.step)
+            except OSError as error:
+                self._end_curves(error)
         if self.shown is not None and report.step % self.config.sheet_every == 0:
             make_folder(self.folder.sheets)
             path = self.folder.sheets / f"step-{report.step:09d}.png"
             save_image(draw_sheet(model, self.shown, self.object_channel), path)
-
-    def _write_line(self, report: StepReport) -> None:
-        line = {
-            **{name: round(value, 6) for name, value in report.parts.items()},
-            "learning_rate": report.learning_rate,
-            "gradient_norm": round(report.gradient_norm, 6),
-            "seconds": round(report.seconds, 2),
-        }
-        with write_errors(self.folder.log), self.folder.log.open("a") as file:
-            file.write(json.dumps({"step": report.step, **line}) + "\n")
-        if self._curves is not None:
-            try:
-                for name, value in line.items():
-                    self._curves.add_scalar(name, value, report.step)
-            except OSError as error:
-                self._end_curves(error)
 
     def _end_curves(self, error: OSError) -> None:
         """Go on without TensorBoard, which cannot write."""
@@ -118,11 +117,11 @@ class RunLog:
 
     def close(self) -> None:
         """Write the last numbers of the curves: those that tell why a run ended."""
-        if self._curves is not None:
-            try:
+        try:
+            if self._curves is not None:
                 self._curves.close()
-            except OSError as error:
-                self._end_curves(error)
+        except OSError as error:
+            self._end_curves(error)
 
 
 # Monitor: the healthy range, without its ends; what lies beyond, and what helps. Far outside what a
@@ -172,7 +171,7 @@ class CollapseCheck:
 
 @torch.no_grad()
 def draw_sheet(
-    model: nn.Module, batch: PairBatch | MaskBatch | LabelBatch, object_channel: int = 0
+    model: Any, batch: PairBatch | MaskBatch | LabelBatch, object_channel: int = 0
 ) -> Image.Image:
     """Draw what a model makes of the first items of a batch.
 
@@ -181,19 +180,15 @@ def draw_sheet(
     """
     was_training = model.training
     model.eval()
-    if isinstance(batch, LabelBatch):
-        assert isinstance(model, SemanticNetwork)
-        sheet = tiled(("frame", "classes", "labels"), _label_rows(model, batch))
+    shown: Any = type(batch)(*(part[:ROWS] for part in batch))  # type: ignore[arg-type]
+    if isinstance(batch, PairBatch):
+        columns = _pair_columns(model, shown)
+    elif isinstance(batch, MaskBatch):
+        columns = _mask_columns(model, shown, object_channel)
     else:
-        assert isinstance(model, AMD)
-        if isinstance(batch, PairBatch):
-            pairs = ("frame i", "frame j", "regions of i", "flow", "j from i", "error x 3")
-            sheet = tiled(pairs, _pair_rows(model, batch))
-        else:
-            masks = ("frame", "regions", "object", "mask")
-            sheet = tiled(masks, _mask_rows(model, batch, object_channel))
+        columns = _label_columns(model, shown)
     model.train(was_training)
-    return sheet
+    return tiled(tuple(columns), list(zip(*columns.values(), strict=True)))
 
 
 def flow_colours(flow: NDArray[np.float32]) -> Pixels:
@@ -210,75 +205,73 @@ def flow_colours(flow: NDArray[np.float32]) -> Pixels:
     return picture
 
 
-def _pair_rows(model: AMD, batch: PairBatch) -> list[list[Tile]]:
-    found = model(batch.frame_i[:ROWS], batch.frame_j[:ROWS])
+def _pair_columns(model: AMD, batch: PairBatch) -> Columns:
+    found = model(batch.frame_i, batch.frame_j)
     view, flow = found.view_j, found.view_j.flows[0]
     size = view.target.shape[-2:]
     rebuilt = synthesize_view(view.source, flow)
     visible = splat_visibility(found.view_i.flows[0])
     error = (view.target - rebuilt).abs().mean(dim=1, keepdim=True) * visible
-    masks = F.interpolate(view.masks, size, mode="bilinear").cpu().numpy()
-    longest = flow.norm(dim=1).amax(dim=(1, 2)).tolist()
+    longest = [f"longest {each:.2g} px of {size[1]}" for each in flow.norm(dim=1).amax(dim=(1, 2))]
     wheels = [flow_colours(each) for each in flow.float().permute(0, 2, 3, 1).cpu().numpy()]
-    errors = ERROR_GAIN * error.expand(-1, 3, -1, -1)
-    return [
-        [
-            _tile(view.source[row], batch.names[row]),
-            _tile(view.target[row]),
-            _regions(view.source[row], masks[row]),
-            Tile(Image.fromarray(wheels[row]), f"longest {longest[row]:.2g} px of {size[1]}"),
-            _tile(rebuilt[row]),
-            _tile(errors[row], f"mean {error[row].mean().item():.3f}"),
-        ]
-        for row in range(len(view.target))
-    ]
+    means = [f"mean {each:.3f}" for each in error.mean(dim=(1, 2, 3))]
+    return {
+        "frame i": _tiles(view.source, batch.names),
+        "frame j": _tiles(view.target),
+        "regions of i": _regions(view.source, view.masks),
+        "flow": [Tile(Image.fromarray(w), text) for w, text in zip(wheels, longest, strict=True)],
+        "j from i": _tiles(rebuilt),
+        f"error x {ERROR_GAIN}": _tiles(ERROR_GAIN * error.expand(-1, 3, -1, -1), means),
+    }
 
 
-def _mask_rows(model: AMD, batch: MaskBatch, channel: int) -> list[list[Tile]]:
-    frames = batch.frames[:ROWS]
-    masks = F.interpolate(model.segment(frames), frames.shape[-2:], mode="bilinear").cpu().numpy()
+def _mask_columns(model: AMD, batch: MaskBatch, channel: int) -> Columns:
+    frames, masks = batch.frames / 255, model.segment(batch.frames)
+    whole = F.interpolate(masks, frames.shape[-2:], mode="bilinear")[:, channel].cpu().numpy()
     share = "{:.0%} of the frame".format
-    return [
-        [
-            _tile(frame / 255, name),
-            _regions(frame / 255, regions),
-            Tile(render_saliency(regions[channel]), share(regions[channel].mean())),
-            _tile(target.expand(3, -1, -1) / 255, share(target.mean().item() / 255)),
-        ]
-        for frame, regions, target, name in zip(
-            frames, masks, batch.masks, batch.names, strict=False
-        )
-    ]
+    shares = [share(mask.mean().item() / 255) for mask in batch.masks]
+    return {
+        "frame": _tiles(frames, batch.names),
+        "regions": _regions(frames, masks),
+        "object": [Tile(render_saliency(each), share(each.mean())) for each in whole],
+        "mask": _tiles(batch.masks.expand(-1, 3, -1, -1) / 255, shares),
+    }
 
 
-def _label_rows(model: SemanticNetwork, batch: LabelBatch) -> list[list[Tile]]:
-    frames, labels = batch.frames[:ROWS], batch.labels[:ROWS]
-    logits = F.interpolate(model.logits(frames), labels.shape[-2:], mode="bilinear")
+def _label_columns(model: SemanticNetwork, batch: LabelBatch) -> Columns:
+    size = batch.labels.shape[-2:]
+    found = F.interpolate(model.logits(batch.frames), size, mode="bilinear").argmax(dim=1)
     # VOC's colours, whatever the classes': a sheet is to be looked at, not to be read back.
     plain = Classes.of([str(label) for label in range(model.config.classes)])
-    return [
-        [
-            _tile(frame / 255, name),
-            *(Tile(indexed_image(m.byte().cpu().numpy(), plain)) for m in maps),
-        ]
-        for frame, *maps, name in zip(
-            frames, logits.argmax(dim=1), labels, batch.names, strict=False
-        )
-    ]
+    classes, labels = (
+        [Tile(indexed_image(each, plain)) for each in maps.byte().cpu().numpy()]
+        for maps in (found, batch.labels)
+    )
+    return {
+        "frame": _tiles(batch.frames / 255, batch.names),
+        "classes": classes,
+        "labels": labels,
+    }
 
 
-def _regions(image: Tensor, masks: NDArray[np.float32]) -> Tile:
-    """Draw regions over a frame, and along its lower edge the share of each."""
-    picture = render_regions(np.asarray(_tile(image).picture), masks)
-    shares = masks.mean(axis=(1, 2))
-    ends = np.rint(np.cumsum(shares) * picture.width).astype(int)
-    bar = np.repeat(region_palette(len(masks)), np.diff(ends, prepend=0), axis=0)[None]
-    height = max(1, picture.height // 20)
-    picture.paste(Image.fromarray(bar).resize((bar.shape[1], height)), (0, picture.height - height))
-    return Tile(picture, " ".join(f"{share:.0%}" for share in shares))
+def _regions(images: Tensor, masks: Tensor) -> list[Tile]:
+    """Draw regions over frames, and along the lower edge of each the share of each region."""
+    whole = F.interpolate(masks, images.shape[-2:], mode="bilinear").cpu().numpy()
+    tiles = []
+    for (frame, _), regions in zip(_tiles(images), whole, strict=True):
+        picture = render_regions(np.asarray(frame), regions)
+        shares = regions.mean(axis=(1, 2))
+        ends = np.rint(np.cumsum(shares) * picture.width).astype(int)
+        bar = np.repeat(region_palette(len(regions)), np.diff(ends, prepend=0), axis=0)[None]
+        height = max(1, picture.height // 20)
+        strip = Image.fromarray(bar).resize((bar.shape[1], height))
+        picture.paste(strip, (0, picture.height - height))
+        tiles.append(Tile(picture, " ".join(f"{share:.0%}" for share in shares)))
+    return tiles
 
 
-def _tile(image: Tensor, caption: str = "") -> Tile:
-    """Show (3, height, width) in 0..1."""
-    scaled = image.float().clamp(0, 1).mul(255).round().byte()
-    return Tile(Image.fromarray(scaled.permute(1, 2, 0).contiguous().cpu().numpy()), caption)
+def _tiles(images: Tensor, captions: Sequence[str] = ("",) * ROWS) -> list[Tile]:
+    """Show (image, 3, height, width) in 0..1."""
+    pixels = images.float().clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1)
+    shown = pixels.contiguous().cpu().numpy()
+    return [Tile(Image.fromarray(p), text) for p, text in zip(shown, captions, strict=False)]
