@@ -113,23 +113,14 @@ def test_a_palette_that_contradicts_the_labels_is_told(
     assert "palette" not in caplog.text
 
 
-def test_a_photo_that_is_turned_upright_fits_its_upright_labels(voc: Path) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    sideways = Image.fromarray(np.rot90(scene(0)[0]))
-    sideways.save(voc / "JPEGImages/2007_000000.jpg", exif=exif)
-    check_labelled(open_voc2012(voc))
-
-
 # What a step sees of them
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_a_crop_is_that_of_the_whole_photo_resized(seed: int) -> None:
     config = dataclasses.replace(SETTINGS, crop=(32, 48))
-    for image, way in zip(
-        scene(seed), (Image.Resampling.BILINEAR, Image.Resampling.NEAREST), strict=True
-    ):
+    ways = Image.Resampling.BILINEAR, Image.Resampling.NEAREST
+    for image, way in zip(scene(seed), ways, strict=True):
         height, width = image.shape[:2]
         size, box, _ = draw_view((height, width), config, np.random.default_rng(seed))
         (rows, columns), (left, top, right, bottom) = size, box
@@ -137,7 +128,6 @@ def test_a_crop_is_that_of_the_whole_photo_resized(seed: int) -> None:
         cut_view(image, size, box, found)
         # The published way: all of the photo is resized, then a part of it is cut out.
         scaled = (round(width * columns / (right - left)), round(height * rows / (bottom - top)))
-        assert 0.5 <= min(scaled) / config.short_edge <= 2
         whole = np.asarray(Image.fromarray(image).resize(scaled, way)).astype(int)
         y, x = round(top / height * scaled[1]), round(left / width * scaled[0])
         difference = np.abs(found[:rows, :columns] - whole[y : y + rows, x : x + columns])
@@ -163,8 +153,7 @@ def test_scales_and_places_fill_their_ranges() -> None:
     # Uniform, as published.
     assert np.mean(scales < 1.25) == pytest.approx(0.5, abs=0.05)
     assert np.mean([is_mirrored for _, _, is_mirrored in views]) == pytest.approx(0.5, abs=0.05)
-    assert boxes[scales > 1.5, 0].min() < 2
-    assert boxes[scales > 1.5, 2].max() > 148
+    assert boxes[scales > 1.5, 0].min() < 2 < 148 < boxes[scales > 1.5, 2].max()
     assert (boxes[:, 2:] <= (150, 100)).all()
 
 
@@ -179,16 +168,10 @@ def test_draws_are_the_same_whatever_the_processes_and_readers(voc: Path) -> Non
     assert (batch.frames.dtype, batch.labels.dtype) == (torch.uint8, torch.int64)
     # Every epoch shows each of the six photos once.
     assert sorted(names[:6]) == sorted(names[6:12]) == sorted(set(names))
-    assert whole.state_dict() == halves[0].state_dict() == halves[1].state_dict()
-
-
-def test_a_stream_goes_on_where_it_was_left(voc: Path) -> None:
-    first, second = batches(voc), batches(voc)
-    next(first)
-    state = first.state_dict()
-    next(second), next(second)
-    second.load_state_dict(state)
-    assert torch.equal(next(second).frames, next(first).frames)
+    # A stream goes on from where another stands.
+    batches_on = batches(voc)
+    batches_on.load_state_dict(halves[1].state_dict())
+    assert torch.equal(next(batches_on).frames, next(whole).frames)
 
 
 @pytest.mark.parametrize("workers", [0, 1])

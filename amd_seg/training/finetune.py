@@ -62,8 +62,18 @@ def finetune(
         photos = [photo.name for photo in labelled.photos]
         run = Run(out, config, processes, {"photos": photos}, resume=resume)
         network = SemanticNetwork(model)
-        if not resume and name != SCRATCH:
-            _start_backbone(network, name)
+        if not resume and name != SCRATCH and _is_resnet_file(name):
+            load_backbone(network, name)
+        elif not resume and name != SCRATCH:
+            start = load_any_weights(name)
+            differing = differences(model, start.config.model, ("backbone", "stage_widths"))
+            if differing:
+                raise ConfigError(
+                    f"The backbone of the weights {start.source} is another: {differing}. "
+                    "Leave these settings out, or give other --weights."
+                )
+            theirs = start.model.appearance.backbone.state_dict()
+            network.appearance.backbone.load_state_dict(theirs)
         network.to(processes.device)
         check_labelled(labelled)
         settings = {
@@ -87,21 +97,6 @@ def finetune(
             )
             save_weights(run.folder.weights, trained, card)
     return run.folder.weights
-
-
-def _start_backbone(network: SemanticNetwork, weights: str | None) -> None:
-    """Give the backbone the values of the weights; the head stays as it was drawn."""
-    if _is_resnet_file(weights):
-        load_backbone(network, weights)
-        return
-    start, model = load_any_weights(weights), network.config
-    differing = differences(model, start.config.model, ("backbone", "stage_widths"))
-    if differing:
-        raise ConfigError(
-            f"The backbone of the weights {start.source} is another: {differing}. "
-            "Leave these settings out, or give other --weights."
-        )
-    network.appearance.backbone.load_state_dict(start.model.appearance.backbone.state_dict())
 
 
 def model_for(

@@ -52,8 +52,7 @@ class MaskedClip:
     name: str
     frames: Sequence[Tensor]  # each (3, height, width), uint8, RGB
     masks: Sequence[Tensor]  # each (1, height, width), uint8: probability of the object in 0..255
-    confidence: Tensor
-    """(mask,), float, 0..1: how far to trust each mask; stays on the CPU, where chance is drawn."""
+    confidence: Tensor  # (mask,), float, 0..1, on the CPU, where chance is drawn
     labels: tuple[str, ...]  # how messages name each frame
 
     @property
@@ -72,15 +71,13 @@ class MaskedClip:
         )
 
 
-# Name, image, mask, and confidence in it.
-MaskedImage = tuple[str, Path, Path, float]
+MaskedImage = tuple[str, Path, Path, float]  # name, image, mask, and confidence in it
 
 
 def find_masked_images(folder: str | os.PathLike[str]) -> dict[str, list[MaskedImage]]:
     """Return the images of a folder that have a mask, by clip; a still is a clip of its own.
 
-    Raises:
-        InputError: the folder is laid out otherwise, or holds no image with a mask.
+    An InputError says where the folder is laid out otherwise, or holds no image with a mask.
     """
     top = Path(folder)
     if not top.is_dir():
@@ -88,10 +85,22 @@ def find_masked_images(folder: str | os.PathLike[str]) -> dict[str, list[MaskedI
     if not all((top / part).is_dir() for part in ("images", "masks")):
         raise InputError(f"{top} holds no folders images/ and masks/. Give a folder with both.")
     images, masks = (_by_name(top / part) for part in ("images", "masks"))
-    confidence = _read_confidence(top / "confidence.json")
+    confidence = dict.fromkeys(images, 1.0)
+    path = top / "confidence.json"
+    if path.is_file():
+        try:
+            values = json.loads(path.read_text("utf-8"))
+            confidence = {str(name): float(value) for name, value in values.items()}
+            wrong = [name for name, value in confidence.items() if not 0 <= value <= 1]
+            if wrong:
+                raise ValueError(f"{some(wrong)} not from 0 to 1")
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError) as cause:
+            raise InputError(
+                f"Cannot read {path}: {cause}. It maps names of images to numbers from 0 to 1."
+            ) from cause
     found: dict[str, list[MaskedImage]] = {}
     for name, image in images.items():
-        trust = 1.0 if confidence is None else confidence.get(name, 0.0)
+        trust = confidence.get(name, 0.0)
         if name in masks and trust > 0:
             parent = Path(name).parent
             clip = name if parent == Path() else parent.as_posix()
@@ -118,30 +127,12 @@ def _by_name(top: Path) -> dict[str, Path]:
     return named
 
 
-def _read_confidence(path: Path) -> dict[str, float] | None:
-    if not path.is_file():
-        return None
-    try:
-        values = json.loads(path.read_text("utf-8"))
-        confidence = {str(name): float(value) for name, value in values.items()}
-        wrong = [name for name, value in confidence.items() if not 0 <= value <= 1]
-        if wrong:
-            raise ValueError(f"{some(wrong)} not from 0 to 1")
-        return confidence
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as cause:
-        raise InputError(
-            f"Cannot read {path}: {cause}. It maps the names of images to numbers from 0 to 1."
-        ) from cause
-
-
 def load_masked_images(
     folder: str | os.PathLike[str], *, short_edge: int, device: torch.device | str = "cpu"
 ) -> list[MaskedClip]:
     """Read the images of a folder that have a mask, and their masks, shrunk to a short edge.
 
-    Raises:
-        InputError: the folder is laid out otherwise, or does not fit the memory.
-        MediaError: a file cannot be read, or a mask has another size than its image.
+    An InputError says where they do not fit the memory, a MediaError what cannot be read.
     """
     found, device = find_masked_images(folder), torch.device(device)
     clips = []
@@ -164,27 +155,24 @@ def load_masked_images(
 
 def _read_pair(image_path: Path, mask_path: Path, short_edge: int) -> tuple[Tensor, Tensor]:
     image = torch.tensor(read_image(image_path).pixels).permute(2, 0, 1)
-    mask = torch.tensor(_read_mask(mask_path))[None]
+    with opened(mask_path) as stored:
+        load(stored, str(mask_path))
+    if stored.mode not in ("1", "L", "P", "LA", "RGB", "RGBA"):
+        raise MediaError(
+            f"{mask_path} is no mask of 8 bits (Pillow calls it {stored.mode}). "
+            "Save it as grey PNG."
+        )
+    # An index other than 0 is the object; so is 1 where there are 0 and 1 alone.
+    grey = np.asarray(stored if stored.mode == "P" else stored.convert("L"))
+    if stored.mode == "P" or grey.max(initial=0) == 1:
+        grey = np.where(grey > 0, 255, 0).astype(np.uint8)
+    mask = torch.tensor(grey)[None]
     if mask.shape[1:] != image.shape[1:]:
         raise MediaError(
             f"{mask_path} is {mask.shape[2]}x{mask.shape[1]}, but its image {image_path} is "
             f"{image.shape[2]}x{image.shape[1]}. Give both at one size."
         )
     return shrunk(image, short_edge), shrunk(mask, short_edge)
-
-
-def _read_mask(path: Path) -> NDArray[np.uint8]:
-    """Read a mask, (height, width), 0..255."""
-    with opened(path) as image:
-        load(image, str(path))
-    if image.mode not in ("1", "L", "P", "LA", "RGB", "RGBA"):
-        raise MediaError(
-            f"{path} is no mask of 8 bits (Pillow calls it {image.mode}). Save it as grey PNG."
-        )
-    if image.mode == "P":
-        return np.where(np.asarray(image) > 0, 255, 0).astype(np.uint8)
-    grey = np.asarray(image.convert("L"))
-    return grey * np.uint8(255) if grey.max(initial=0) == 1 else grey
 
 
 def shrunk(image: Tensor, short_edge: int) -> Tensor:
@@ -250,9 +238,6 @@ class MaskBatches(Iterator[MaskBatch]):
         self.generator.set_state(state["generator"])
 
 
-# Writing such folders, in parallel.
-
-
 class FoundMask(NamedTuple):
     """One image and its mask, as a job finds them; see `write_mask_folder`."""
 
@@ -293,7 +278,7 @@ def write_mask_folder(
     top = Path(folder)
     make_folder(top)
     files = top / "confidence.json", top / "made_of.json"
-    records = confidence, made_of = _read_record(files[0]), _read_record(files[1])
+    confidence, made_of = records = [_read_record(file) for file in files]
 
     def masks_of(job: str) -> list[str]:
         return [name for name in confidence if name == job or name.startswith(f"{job}/")]
@@ -356,7 +341,7 @@ def _on_one_core(job: Callable[[], Found]) -> Found:
 
 
 def _write(
-    find: Callable[[], Iterable[FoundMask]], top: Path, name: str, before: Iterable[str]
+    find: Callable[[], Iterable[FoundMask]], top: Path, job: str, before: Iterable[str]
 ) -> Found:
     """Write the images and masks of a job in the place of those before."""
     for old in before:
@@ -364,13 +349,12 @@ def _write(
         (top / "masks" / f"{old}.png").unlink(missing_ok=True)
     confidence = {}
     try:
-        for found in find():
-            key = f"{name}/{found.name}" if found.name else name
-            image, mask = top / "images" / f"{key}.jpg", top / "masks" / f"{key}.png"
-            for path, pixels in ((image, found.image), (mask, found.mask)):
-                make_folder(path.parent)
-                save_image(Image.fromarray(pixels), path)
-            confidence[key] = round(float(found.confidence), 4)
+        for name, image, mask, trust in find():
+            key = f"{job}/{name}" if name else job
+            for path, pixels in ((f"images/{key}.jpg", image), (f"masks/{key}.png", mask)):
+                make_folder((top / path).parent)
+                save_image(Image.fromarray(pixels), top / path)
+            confidence[key] = round(float(trust), 4)
     except MediaError as error:
         return error
     return confidence
