@@ -52,9 +52,8 @@ class RunCommand(click.Command):
             if name not in _fields(*SETTINGS[self.name or ""]):
                 raise
             value = "false" if flag.startswith("--no-") else "VALUE"
-            raise click.UsageError(
-                f"{flag} is no flag: write --set {name}={value}.", ctx
-            ) from error
+            text = f"{flag} is no flag: write --set {name}={value}."
+            raise click.UsageError(text, ctx) from error
 
 
 def _list_settings(
@@ -72,9 +71,9 @@ def _list_settings(
     for group in groups:
         kind: type = type(group)
         for name, field in _fields(kind).items():
-            choices = get_args(field.type) if get_origin(field.type) is Literal else ()
             text = descriptions(kind).get(name, "")
-            text += f" ({', '.join(choices)})" if choices else ""
+            if get_origin(field.type) is Literal:
+                text += f" ({', '.join(get_args(field.type))})"
             click.echo(f"\n{name}={_text(getattr(group, name))}")
             click.echo(textwrap.indent(textwrap.fill(text, 92), "    "))
     return ctx.exit()
@@ -157,18 +156,9 @@ def train(
         model = chosen.model if init is None else load_weights(init).config.model
     config = dataclasses.replace(config, **of_training)
     model = dataclasses.replace(model, **of_model)
+    start: dict[str, Any] = {"init": init, "targets": targets, "device": device, "resume": resume}
     with _watched_run(out, config, model, "pairs") as on_step:
-        run.train(
-            videos,
-            out,
-            model=model,
-            config=config,
-            init=init,
-            targets=targets,
-            device=device,
-            resume=resume,
-            on_step=on_step,
-        )
+        run.train(videos, out, model=model, config=config, on_step=on_step, **start)
 
 
 @click.command(cls=RunCommand)
@@ -260,17 +250,9 @@ def finetune(
         config = FINETUNE_PRESETS[preset]()
         model = tuning.model_for(weights, len(labelled.classes), **of_model)
     config = dataclasses.replace(config, **of_training)
+    options: dict[str, Any] = {"weights": weights, "device": device, "resume": resume}
     with _watched_run(out, config, model, "photos") as on_step:
-        tuning.finetune(
-            labelled,
-            out,
-            model=model,
-            config=config,
-            weights=weights,
-            device=device,
-            resume=resume,
-            on_step=on_step,
-        )
+        tuning.finetune(labelled, out, model=model, config=config, on_step=on_step, **options)
 
 
 def _changed(
@@ -279,15 +261,15 @@ def _changed(
     """Return the settings that a user has set, by --set or flags: how it trains, and the model."""
     texts = [f"{name}={value}" for name, value in flags.items() if value is not None]
     found: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
+    known = _fields(*kinds)
     for text in (*texts, *changes):
         key, equals, value = (part.strip() for part in text.partition("="))
         name = key.replace("-", "_")
         if not equals:
             raise click.UsageError(f"--set {text} is no KEY=VALUE, such as ema_decay=0.99.")
-        known = _fields(*kinds)
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=3)
-            hint = f"Did you mean {' or '.join(near)}? " if near else ""
+            near = " or ".join(difflib.get_close_matches(name, known, n=3))
+            hint = f"Did you mean {near}? " if near else ""
             raise click.UsageError(f"There is no setting {key!r}. {hint}--set help lists all.")
         found[name not in _fields(kinds[0])][name] = _value(name, known[name].type, value)
     return found
@@ -301,12 +283,12 @@ def _fields(*kinds: type) -> dict[str, "dataclasses.Field[Any]"]:
 
 def _value(name: str, annotation: Any, text: str) -> Any:
     """Read one setting: a word, true or false, a number, or several as 128x192 or 0.6,1."""
-    kinds = get_args(annotation)
+    kinds, is_tuple = get_args(annotation), get_origin(annotation) is tuple
     try:
         if annotation is bool:
             words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
             return words[text.lower()]
-        if get_origin(annotation) is tuple:
+        if is_tuple:
             numbers = tuple(kinds[0](part) for part in text.replace("x", ",").split(","))
             if kinds[-1] is not Ellipsis and len(numbers) != len(kinds):
                 raise ValueError
@@ -314,7 +296,7 @@ def _value(name: str, annotation: Any, text: str) -> Any:
         return text if get_origin(annotation) is Literal else annotation(text)
     except (KeyError, ValueError):
         kind = {bool: "true or false", int: "a whole number"}.get(annotation, "a number")
-        if get_origin(annotation) is tuple:
+        if is_tuple:
             count = "some" if kinds[-1] is Ellipsis else len(kinds)
             kind = f"{count} numbers, such as {','.join(['1'] * len(kinds))}"
         raise click.UsageError(f"{name}={text} cannot be used: give {kind}.") from None
@@ -388,12 +370,12 @@ def _watched_run(
         try:
             yield on_step
         except StopTraining as stop:
-            message = f"Stopped by {stop}; a checkpoint is saved. Give --resume to go on."
-            terminal.fail(message, terminal.INTERRUPTED)
+            text = f"Stopped by {stop}; a checkpoint is saved. Give --resume to go on."
+            terminal.fail(text, terminal.INTERRUPTED)
         except KeyboardInterrupt:
             if has_begun:
                 raise
-            message = "Stopped before the first step. Give the same command to start again."
-            terminal.fail(message, terminal.INTERRUPTED)
+            text = "Stopped before the first step. Give the same command to start again."
+            terminal.fail(text, terminal.INTERRUPTED)
     if speaks:
         terminal.put(str(out / "weights"))

@@ -7,18 +7,15 @@ import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 from amd_seg.model.config import AMDConfig, Rule, Settings
 
 Objective = Literal["photometric", "dense", "motion-masks"]
 Optimizer = Literal["adam", "adamw", "sgd"]
-SEEDS = 2**32
-"""Their number: every generator that a run draws from takes these, and a process adds its own."""
-REFERENCE_RATE = 24.0
-"""Frames a second for which gaps between frames are given."""
-MOTION_SIZE = 240
-"""Short edge, in pixels, at which an adaptation looks for motion (objective motion-masks)."""
+SEEDS = 2**32  # every generator that a run draws from takes these
+REFERENCE_RATE = 24.0  # frames a second for which gaps between frames are given
+MOTION_SIZE = 240  # short edge, in pixels, at which an adaptation looks for motion
 
 
 def _at_least(low: float) -> Rule:
@@ -60,8 +57,7 @@ class RunConfig(Settings):
     accumulate: int = 1
     """Micro-batches per step and process."""
     optimizer: Optimizer = "adam"
-    """adam adds weight decay to the gradient (as released), adamw decouples it; sgd has momentum
-    and adds weight decay too."""
+    """adam and sgd add weight decay to the gradient (adam as released), adamw decouples it."""
     momentum: float = 0.9
     """Of sgd: share of the last step that each step keeps."""
     learning_rate: float = 1e-4
@@ -81,8 +77,7 @@ class RunConfig(Settings):
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of autocast; the objective accumulates in float32 in any case."""
     memory_layout: Literal["auto", "channels-first", "channels-last"] = "auto"
-    """Of the convolutions; auto takes channels-last where it is faster: on GPUs, and on CPUs with
-    AVX-512."""
+    """Of the convolutions; auto is channels-last on GPUs and on CPUs with AVX-512: faster there."""
     short_edge: int = 400
     """Short edge, in pixels, to which frames are decoded."""
     scale: tuple[float, float] = (0.96, 1.0)
@@ -138,24 +133,21 @@ class TrainingConfig(RunConfig):
     """photometric: eq. 7, end to end. dense: the motion pathway alone, by its dense flow.
     motion-masks: the object channel alone, by masks of what moves, or those of --targets."""
     motion_init: Literal["released", "kaiming"] = "released"
-    """How the motion pathway begins. released: as the released code leaves it, or as the weights of
-    --init have it; its cost volume then says nothing for long. kaiming: anew, by Kaiming's rule,
-    with a cost volume of the size of the frames."""
+    """How the motion pathway begins. released: as in the released code, or in the weights of
+    --init; its cost volume then says nothing for long. kaiming: anew, by Kaiming's rule."""
     ssim_weight: float = 0.85
     """Share of DSSIM in the photometric error, the rest is L1; 1 is the paper's formula."""
     shared_visibility: bool = False
-    """Divide the photometric error by the visible share of all processes' pairs, so that N
-    processes equal one with the whole batch; as published each process takes its own."""
+    """Divide the photometric error by the visible share of all processes' pairs, so that N equal
+    one with the whole batch; as published each process takes its own."""
     entropy_weight: float = 0.0
-    """Weight of the masks' mean entropy as a reward that fades to 0 over the run's first half;
-    keeps masks soft until the motion features know something."""
+    """Weight of the masks' mean entropy as a reward that fades to 0 over the run's first half."""
     colour: bool = False
     """Change brightness, contrast, saturation and tint at random (objective motion-masks)."""
     max_gap: int = 1
     """Largest distance, in frames, between the two of a pair."""
     frames: Literal["memory", "loader"] = "memory"
-    """memory: all clips are decoded once and kept on the training device; loader: decoded as they
-    are drawn, for clips that do not fit."""
+    """memory: all are decoded once and kept on the training device; loader: as they are drawn."""
     transpose_portrait: bool = True
     """Swap the axes of frames that are higher than wide, as published."""
 
@@ -180,13 +172,11 @@ class FinetuneConfig(RunConfig):
     final_learning_rate: float = 1e-4
     weight_decay: float = 5e-4
     short_edge: int = 512
-    """Short edge, in pixels, to which a photo is scaled before `scale`; the trained network sees
-    photos at it."""
+    """Short edge, in pixels, of a photo before `scale`; the trained network sees photos at it."""
     scale: tuple[float, float] = (0.5, 2.0)
     """Range of the random scale of a photo, 1 being short_edge."""
     crop: tuple[int, int] = (512, 512)
-    """Height and width, in pixels, of what the network sees; smaller photos are filled up with the
-    mean colour and void."""
+    """Height and width, in pixels, of what the network sees; small photos are filled up."""
     augment: Literal["light", "heavy"] = "light"
     """light: scale, crop and flip; heavy: changes of colour, grey and blur besides."""
     workers: int = 4
@@ -204,32 +194,30 @@ class AdaptationConfig(Settings):
     steps: int = 100
     """Optimiser steps, as published."""
     objective: Literal["motion-masks", "photometric"] = "motion-masks"
-    """motion-masks: the object channel learns what moves against the background, joined with what
-    the model sees; the best masks. photometric: eq. 7, as published."""
+    """motion-masks: the object channel learns what moves, joined with what the model sees; the best
+    masks. photometric: eq. 7, as published."""
     learning_rate: float = 2e-3
     """Of the first step; it falls to a hundredth of that."""
     batch_size: int = 4
     """Pairs of frames, or frames with a mask, per step."""
     size: int = 192
-    """Short edge, in pixels, of what the network sees while it learns, at least: where the input
-    size of the weights is larger, it is that."""
+    """Short edge, in pixels, of what the network sees while it learns; the input size of the
+    weights where that is larger."""
     scale: tuple[float, float] = (0.6, 1.0)
     """Range of the crop's side, as a share of the frame; crops are enlarged to --size."""
     max_gap: int = 4
     """Largest distance, in frames at 24 a second, between the two of a pair."""
     blend: float = 1.0
-    """How much of what was learned counts: the result is the mean of the weights before and after,
-    weighed so. 1 is what was learned alone."""
+    """Share of what was learned in the mean of the weights before and after; 1 is that alone."""
     frames: int = 240
     """Frames of the clip that are held in memory at most, spread over all of it."""
     targets: int = 32
     """Frames that motion targets are found for at most (objective motion-masks)."""
     guard: bool = True
-    """Keep the released weights where adaptation did not lower the loss on held-out frames, or
-    where next to nothing moves on its own."""
+    """Keep the released weights where the loss on held-out frames did not fall, or where next to
+    nothing moves on its own."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of autocast. auto: bfloat16 where the device computes it in hardware, two to three times as
-    fast, else float32."""
+    """Of autocast; auto is bfloat16 where the device computes it in hardware, else float32."""
     seed: int = 0
     """What all random numbers follow from."""
 
@@ -262,8 +250,7 @@ class AdaptationConfig(Settings):
         return max(1, round(self.max_gap * (frame_rate or REFERENCE_RATE) / REFERENCE_RATE))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Preset:
+class Preset(NamedTuple):
     """A whole run: the model and how it is trained."""
 
     model: AMDConfig
