@@ -28,16 +28,8 @@ class NumberedBatches(Iterator[Any]):
     """An endless stream of what this process's draws give.
 
     What a draw shows follows from the seed and its number alone, whatever the batch, the workers
-    and the processes. So a run resumes from one number, and processes agree without talking.
-
-    Args:
-        source: gives what the draws of a range of numbers show.
-        config: batch and seed.
-        processes: those that share a step.
-        workers: processes that fetch ahead of the steps; with 0 it is done between them.
-
-    Raises:
-        ConfigError: a step cannot be shared equally.
+    and the processes. So a run resumes from one number, and processes agree without talking. The
+    source gives what the draws of a range of numbers show; workers are processes that fetch ahead.
     """
 
     def __init__(

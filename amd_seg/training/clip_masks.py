@@ -63,11 +63,8 @@ def gather_frames(clip: FrameReader, config: AdaptationConfig, *, short_edge: in
 
     A clip that the settings allow whole is kept whole, as a single chunk. Of a longer one every
     second chunk is dropped as often as there are too many: memory is bounded whatever the length.
-    Frames that repeat the one before are left out, for a pair of equal ones teaches nothing.
-
-    Raises:
-        InputError: the clip has no two different frames.
-        MediaError: it cannot be read.
+    Frames that repeat the one before are left out, for a pair of equal ones teaches nothing. An
+    InputError says where there are no two different frames.
     """
 
     def distinct() -> Iterator[tuple[int, NDArray[np.uint8]]]:
@@ -195,15 +192,10 @@ def combine_odds(
 def flip_averaged_regions(
     model: AMD, frames: Tensor, *, size: int | None = None, precision: str = "float32"
 ) -> Tensor:
-    """Regions at the frames' size, averaged over the frames and their mirror images.
+    """Regions, (frame, region, height, width), averaged over frames and their mirror images.
 
-    Args:
-        model: in evaluation mode.
-        frames: (frame, 3, height, width), uint8, RGB.
-        size: short edge, in pixels, that the network sees; None shows it the frames as they are.
-        precision: of autocast.
-
-    Returns: (frame, region, height, width), float32, 0..1, on the CPU.
+    The model is in evaluation mode; the frames are (frame, 3, height, width), uint8, RGB, and seen
+    at the short edge `size`, None being theirs. The result is float32, 0..1, on the CPU.
     """
     device, edges = model.mean.device, frames.shape[-2:]
     dtype = resolve_precision(precision, device)

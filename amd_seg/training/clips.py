@@ -65,10 +65,7 @@ def find_clips(roots: Sequence[str]) -> list[Clip]:
     A root is a video file; a folder of frames; a folder of such files and folders, at any depth;
     a data set in the layout of YouTube-VOS or DAVIS, of which only the frames are taken; or a
     `.txt` file with one line a clip, `folder frame frame ...`, folders relative to the file or to
-    a folder above it.
-
-    Raises:
-        InputError: a root does not exist, or holds no clip.
+    a folder above it. An InputError names one that does not exist, or holds no clip.
     """
     clips = []
     for path in map(Path, roots):
@@ -161,7 +158,7 @@ def require_memory(
 
 
 def free_bytes(device: "torch.device") -> float:
-    """Return the memory that is free on `device`; without end where nothing tells."""
+    """The memory that is free on `device`; without end where nothing tells."""
     if device.type == "cuda":
         import torch  # Processes that look for targets need none.
 

@@ -47,18 +47,14 @@ class MotionMaskConfig:
 
     partners: tuple[int, ...] = (1, -1, 2, -2, 4, -4)
     """Gaps, in frames, to the frames that each frame is compared with."""
-    every: int = 3
-    """A mask is looked for on each n-th frame."""
-    work_height: int = 240
-    """Short edge, in pixels, at which flow and masks are computed; frames are never enlarged."""
-    short_edge: int | None = None
-    """Short edge, in pixels, of the frames and masks that are given; None is the frames' own."""
-    min_motion: float = 0.5
-    """Mean residual inside a pair's mask, in pixels of the work size, below which it is noise."""
-    min_confidence: float = 0.2
-    """Confidence below which a frame has no mask."""
-    grabcut: bool = True
-    """Redraw masks by a colour model of their frame where the two agree."""
+    every: int = 3  # a mask is looked for on each n-th frame
+    work_height: int = 240  # short edge, in pixels, of flow and masks; frames are never enlarged
+    short_edge: int | None = None  # of the frames and masks that are given; None is the frames' own
+    min_motion: float = (
+        0.5  # mean residual inside a pair's mask, in pixels, below which it is noise
+    )
+    min_confidence: float = 0.2  # below which a frame has no mask
+    grabcut: bool = True  # redraw masks by a colour model of their frame where the two agree
 
     def at_rate(self, frame_rate: float) -> "MotionMaskConfig":
         """Scale the gaps so that they last as long at this frame rate as at `REFERENCE_RATE`."""
@@ -153,14 +149,11 @@ def _look(
 
 
 def own_motion(flow: Values, min_motion: float) -> Values | None:
-    """Give what a flow (height, width, 2) leaves beside the background's.
+    """Give what a flow (height, width, 2) leaves beside the background's, over its threshold.
 
     Otsu's threshold parts the two, per pair: no fixed number of pixels serves all clips, for
-    parallax leaves a few pixels where an object leaves twenty.
-
-    Returns:
-        (height, width), the residual over that threshold: what moves on its own is above 1. None
-        where the background is not fitted, or what is left cannot be an object.
+    parallax leaves a few pixels where an object leaves twenty. What moves on its own is above 1.
+    None where the background is not fitted, or what is left cannot be an object.
     """
     residual = background_residual(flow)
     if residual is None or float(np.median(residual)) >= FITTED_BELOW:
@@ -198,9 +191,8 @@ def background_residual(flow: Values) -> Values | None:
 
     The background is one plane or two, each with a robust homography: ground before a hill moves
     unlike the hill. The second plane must be large and reach the edge of the frame, as a whole
-    object seldom does; each pixel then counts its distance to the nearer of the two.
-
-    None where no homography can be fitted.
+    object seldom does; each pixel then counts its distance to the nearer of the two. None where no
+    homography can be fitted.
     """
     height, width = flow.shape[:2]
     rows, columns = np.mgrid[:height, :width].astype(np.float32)
@@ -237,9 +229,8 @@ def background_residual(flow: Values) -> Values | None:
 
 def shrink(frame: Bytes, short_edge: int | None) -> Bytes:
     """Shrink a frame (height, width, 3) to a short edge in pixels; never enlarge it."""
-    height, width = frame.shape[:2]
-    size = shrunk_size(width, height, short_edge)
-    if size == (width, height):
+    size = shrunk_size(frame.shape[1], frame.shape[0], short_edge)
+    if size == frame.shape[1::-1]:
         return frame
     return np.asarray(cv2.resize(frame, size, interpolation=cv2.INTER_AREA), np.uint8)
 

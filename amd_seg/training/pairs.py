@@ -95,12 +95,8 @@ digest, alike where frames are."""
 class StoredPairs(Pairs):
     """Clips whose frames are all in the memory of one device, where their pairs are cropped.
 
-    Frames that repeat the one before are left out.
-
-    Raises:
-        MediaError: more than one in a hundred clips cannot be read.
-        InputError: the frames do not fit the memory, found before they are decoded; or there
-            is no pair in them.
+    Frames that repeat the one before are left out. An InputError says, before any is decoded, that
+    they do not fit the memory, or that there is no pair in them.
     """
 
     def __init__(self, clips: Sequence[Clip], config: TrainingConfig, device: torch.device) -> None:
@@ -213,11 +209,7 @@ def _differing(
 
 
 class PairBatches(NumberedBatches):
-    """The endless batches of this process's pairs; those decoded as drawn come from workers.
-
-    Raises:
-        MediaError: while iterating, when more than one in a hundred clips turned out to be broken.
-    """
+    """The endless batches of this process's pairs; those decoded as drawn come from workers."""
 
     def __init__(self, source: Pairs, processes: Processes) -> None:
         workers = source.config.workers if isinstance(source, DecodedPairs) else 0

@@ -42,14 +42,8 @@ logger = logging.getLogger(__name__)
 class Run:
     """A run in this process, whatever it learns.
 
-    Making one checks that the run may start, or go on, and seeds what its model is drawn from.
-
-    Args:
-        out: the run folder; it must be new, or without a checkpoint, unless `resume` is set.
-        config: how steps are taken.
-        processes: those that share the run.
-        data: what it learns from, see `RunFolder.require_same`.
-        resume: go on from the newest checkpoint in `out`.
+    Making one checks that the run may start, or go on, and seeds what its model is drawn from. The
+    data are what `RunFolder.require_same` compares.
     """
 
     def __init__(
@@ -90,8 +84,7 @@ class Run:
             some_unused: parameters may have no part in a step.
             on_step: called after each step; it may raise `StopTraining`.
 
-        Returns: the model that is released, the average where there is one, and what to say of the
-            run in its config.json.
+        Returns: the model that is released, and what to say of the run in its config.json.
         """
         folder, processes, log = self.folder, self.processes, None
         self.config = config = _with_layout(objective, self.config, processes)

@@ -95,13 +95,10 @@ def _means(
 def vote(
     frames: NDArray[np.uint8], maps: Sequence[NDArray[np.float32]], trust: Sequence[float]
 ) -> list[NDArray[np.float32]]:
-    """Let the frames of a clip agree on what their patches are.
+    """Let the frames of a clip (frame, height, width, 3), RGB uint8, agree on what patches are.
 
-    Args:
-        frames: (frame, height, width, 3), RGB uint8.
-        maps: of each frame, (height, width), float32, 0..1; those returned are constant over each
-            patch.
-        trust: of each frame, above 0: how much its patches' voices count.
+    The maps of each frame, (height, width), 0..1, come back constant over each patch. The trust in
+    a frame, above 0, is how much its patches' voices count.
     """
     cuts = [superpixels(frame, PATCHES) for frame in frames]
     looks, means = [], []
