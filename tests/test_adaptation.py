@@ -10,7 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from amd_seg.errors import ConfigError, DeviceError, InputError
+from amd_seg.errors import DeviceError, InputError
 from amd_seg.media.video import open_video
 from amd_seg.model.amd import AMD
 from amd_seg.model.config import WeightsConfig
@@ -110,8 +110,6 @@ def test_nothing_leaks(model: AMD, clip: Path, config: AdaptationConfig) -> None
     assert all(p.grad is None for p in model.parameters())
     torch.manual_seed(5)
     assert torch.equal(torch.rand(1), drawn)
-    other = adapted(model, clip, config, steps=3, seed=1)
-    assert other.report.losses != first.report.losses
 
 
 @both
@@ -122,7 +120,6 @@ def test_a_blend_is_the_mean_of_before_and_after(
         adapted(model, clip, config, steps=3, guard=False, blend=blend) for blend in (1.0, 0.25)
     )
     assert part.report.losses == whole.report.losses
-    assert part.report.loss_after != whole.report.loss_after  # That of the mean.
     expected = mean_state((whole.model.state_dict(), model.state_dict()), (0.25, 0.75))
     torch.testing.assert_close(part.model.state_dict(), expected)
 
@@ -151,16 +148,15 @@ def test_nothing_is_learned_where_nothing_moves_on_its_own(model: AMD, tmp_path:
 
 
 @both
-def test_two_frames_are_enough(model: AMD, tmp_path: Path, config: AdaptationConfig) -> None:
-    clip = write_folder(tmp_path / "two", FRAMES[:2])
-    report = adapted(model, clip, config, steps=2, guard=False).report
-    assert (report.steps, report.held_out) == (2, 0)
-
-
-def test_portrait_clips_stay_upright(model: AMD, tmp_path: Path) -> None:
-    frames, masks = FRAMES.transpose(0, 2, 1, 3), MASKS.transpose(0, 2, 1)
-    clip = write_folder(tmp_path / "tall", list(frames))
-    assert objects_iou(adapted(model, clip, MOTION, steps=30), frames, masks) > 0.5
+def test_two_frames_are_enough_and_portraits_stay_upright(
+    model: AMD, tmp_path: Path, config: AdaptationConfig
+) -> None:
+    clip = write_folder(tmp_path / "two", FRAMES[:2].transpose(0, 2, 1, 3))
+    found = adapted(model, clip, config, steps=30, guard=False)
+    assert (found.report.steps, found.report.held_out) == (30, 0)
+    if config is MOTION:
+        masks = MASKS.transpose(0, 2, 1)
+        assert objects_iou(found, FRAMES.transpose(0, 2, 1, 3), masks) > 0.5
 
 
 def test_the_object_channel(model: AMD, clip: Path) -> None:
@@ -187,27 +183,19 @@ def test_steps_that_do_not_fit_the_memory_are_taken_in_smaller_pieces(
 ) -> None:
     tried: list[int] = []
 
-    def run_out_once(report: StepReport) -> None:
+    def run_out(report: StepReport, times: int) -> None:
         tried.append(report.step)
-        if len(tried) == 1:
+        if len(tried) <= times:
             raise torch.OutOfMemoryError
 
-    def run_out(_: StepReport) -> None:
-        raise torch.OutOfMemoryError
-
-    report = adapted(model, clip, MOTION, steps=2, on_step=run_out_once).report
+    report = adapted(model, clip, MOTION, steps=2, on_step=partial(run_out, times=1)).report
     assert (tried, report.steps) == ([1, 1, 2], 2)
     with pytest.raises(DeviceError, match="not even with one crop"):
-        adapted(model, clip, MOTION, on_step=run_out)
+        adapted(model, clip, MOTION, on_step=partial(run_out, times=99))
 
 
-def test_presets_are_legal_and_faults_are_all_named() -> None:
+def test_sizes_and_gaps_follow_the_weights_and_the_clip() -> None:
     assert all(make().objective == name for name, make in ADAPTATIONS.items())
-    with pytest.raises(ConfigError, match=r"steps=0 .*learning_rate=-1 .*max_gap=0"):
-        AdaptationConfig(steps=0, max_gap=0, learning_rate=-1)
-    for name, value in {"objective": "dense", "size": -1, "blend": 0, "scale": (0, 1)}.items():
-        with pytest.raises(ConfigError, match=name):
-            AdaptationConfig(**{name: value})
     assert [AdaptationConfig(size=192).learning_size(size) for size in (144, 392)] == [192, 392]
     assert AdaptationConfig(size=192, scale=(0.6, 1.0)).adapted_size(144) == 240
     assert [AdaptationConfig(max_gap=4).gap_at(rate) for rate in (60.0, None)] == [10, 4]

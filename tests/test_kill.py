@@ -15,7 +15,7 @@ from tests.kill import prepare
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("kind", ["image", "video"])
+@pytest.mark.parametrize("kind", ["image", "video", "train"])
 def test_a_killed_command_leaves_nothing_half_and_a_rerun_completes_it(kind: str) -> None:
     command = [sys.executable, "-m", "tests.kill", kind, "3"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

@@ -13,9 +13,7 @@ from PIL import Image
 from amd_seg.training.motion_masks import (
     MotionMaskConfig,
     background_residual,
-    dis_flow,
     find_motion_masks,
-    own_motion,
 )
 from tests.clips import moving_patch, texture
 
@@ -39,20 +37,6 @@ def test_a_moving_patch_is_found(grabcut):
         assert 0.5 < each.confidence <= 1
         # Measured 0.80 to 0.91: the flow of a patch this small frays at its edges.
         assert iou(each.mask >= 128, masks[each.number]) > 0.65
-
-
-@pytest.mark.parametrize("partners", [(1, -1, 2), (-3,), (4, -2), (9, -9)])
-def test_a_window_over_a_clip_gives_what_the_frames_in_it_give(partners):
-    frames, reach = moving_patch(10)[0], max(map(abs, partners))
-    config = MotionMaskConfig(partners=partners, every=2, min_motion=0, grabcut=False)
-    found = list(find_motion_masks(iter(frames), config))
-    assert found
-    for each in found:
-        begin = max(0, each.number - reach)
-        window = frames[begin : each.number + reach + 1]
-        (alone,) = find_motion_masks(window, config, among=[each.number - begin])
-        np.testing.assert_array_equal(each.mask, alone.mask)
-        assert each.confidence == alone.confidence
 
 
 def test_a_long_clip_is_never_held_whole():
@@ -96,14 +80,6 @@ def test_any_dense_flow_can_take_the_place_of_dis():
     assert [each.confidence for each in found] == [1, 1, 1]
 
 
-def test_dis_flow_is_in_pixels_x_first():
-    wide = texture(HEIGHT, WIDTH + 8, 0)
-    flow = dis_flow(np.ascontiguousarray(wide[:, 8:]), np.ascontiguousarray(wide[:, 6:-2]))
-    assert flow.shape == (HEIGHT, WIDTH, 2)
-    assert flow.dtype == np.float32
-    np.testing.assert_allclose(np.median(flow, axis=(0, 1)), (2, 0), atol=0.1)
-
-
 @given(
     zoom=st.floats(0.95, 1.05),
     turn=st.floats(-0.05, 0.05),
@@ -133,11 +109,6 @@ def test_what_moves_alike_is_background_where_it_is_large_and_reaches_the_edge(i
     assert residual is not None
     assert (residual[hill].max() < 0.01) == is_background
     assert residual[75:90, 50:80].min() > 3
-
-
-def test_a_flow_that_cannot_be_judged_gives_no_evidence():
-    for size in ((36, 48), (4, 4)):
-        assert own_motion(np.zeros((*size, 2), np.float32), 0) is None
 
 
 def test_gaps_follow_the_frame_rate():

@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import logging
 from collections import Counter
 from pathlib import Path
 
@@ -156,33 +155,24 @@ def test_processes_share_the_batch_of_one(clips: list[Clip]) -> None:
         assert torch.equal(batch.frame_j, torch.cat([share.frame_j for share in shares]))
 
 
+@pytest.mark.parametrize("way", ["no video", "cut in the middle"])
 def test_broken_clips_are_named_once_and_left_out(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, way: str
 ) -> None:
-    clip = one_clip(tmp_path / "good.mkv", moving_square(2))
-    (tmp_path / "bad.mp4").write_text("no video")
-    bad = find_clips([str(tmp_path / "bad.mp4")])
-    assert [len(source.lengths) for source in both(clip * 100 + bad)] == [100, 100]
-    assert [r.levelno for r in caplog.records if "left out" in r.message] == [logging.WARNING] * 2
-    for make in (lambda clips: StoredPairs(clips, SMALL, CPU), lambda c: DecodedPairs(c, SMALL)):
+    good, bad = one_clip(tmp_path / "good.mkv", moving_square(3)), tmp_path / "bad.mp4"
+    if way == "no video":
+        bad.write_text("no video")
+    else:
+        truncate(write_folder(bad, moving_square(2)) / "00001.png", 0.5)
+    broken = find_clips([str(bad)])
+    for source in both(good * 100 + broken, batch_size=101):
+        for batch in itertools.islice(PairBatches(source, ALONE), 2):
+            assert {name.split(":")[0] for name in batch.names} == {"good.mkv"}
+    assert caplog.text.count("Clip bad.mp4 is left out") == 2
+    few, config = good * 50 + broken, dataclasses.replace(SMALL, batch_size=51)
+    for make in (lambda: StoredPairs(few, config, CPU), lambda: DecodedPairs(few, config)):
         with pytest.raises(MediaError, match=r"1 of 51 clips cannot be read .*bad\.mp4"):
-            make(clip * 50 + bad)
-
-
-def test_a_frame_broken_in_the_middle_breaks_its_clip(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    good = one_clip(tmp_path / "good.mkv", moving_square(3))
-    bad = find_clips([str(write_folder(tmp_path / "bad", moving_square(2)))])
-    truncate(tmp_path / "bad" / "00001.png", 0.5)
-    config = dataclasses.replace(SMALL, batch_size=101)
-    for batch in itertools.islice(PairBatches(DecodedPairs(good * 100 + bad, config), ALONE), 2):
-        assert {name.split(":")[0] for name in batch.names} == {"good.mkv"}
-    assert caplog.text.count("Clip bad is left out") == 1
-    with pytest.raises(MediaError, match=r"1 of 51 clips cannot be read .*00001\.png"):
-        StoredPairs(good * 50 + bad, SMALL, CPU)
-    with pytest.raises(MediaError, match=r"1 of 51 clips cannot be read .*00001\.png"):
-        next(PairBatches(DecodedPairs(good * 50 + bad, config), ALONE))
+            next(PairBatches(make(), ALONE))
 
 
 def test_a_clip_in_which_nothing_moves_is_left_out(
@@ -205,10 +195,3 @@ def test_frames_that_do_not_fit_are_refused_with_the_numbers(
     message = r"need 0\.0004\d* GiB, .*free by each of 1000000000 processes\. Use .*fewer processes"
     with pytest.raises(InputError, match=message):
         StoredPairs(clips, WHOLE, CPU)
-
-
-def test_progress_is_told(clips: list[Clip], caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO")
-    StoredPairs(clips, SMALL, CPU)
-    told = [message for message in caplog.messages if message.startswith("Decoded")]
-    assert told == [f"Decoded: {count} of 4." for count in range(1, 5)]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from average import average_weights
-from contrast import _shortest_paths, boundary_contrast
+from contrast import boundary_contrast
 from own_flow import OwnFlow
 from photo_masks import photo_mask, write_photo_masks
 from PIL import Image
@@ -74,13 +74,6 @@ def test_a_thing_cut_by_the_border_is_background() -> None:
     contrast = boundary_contrast(photo, 60)
     assert contrast[mask].mean() > 0.8
     assert contrast[rows >= 44].mean() < 0.2
-
-
-def test_shortest_paths_go_through_other_patches() -> None:
-    away = np.inf
-    lengths = np.array([[0, 1, 9, away], [1, 0, 2, away], [9, 2, 0, 3], [away, away, 3, 0]])
-    expected = [[0, 1, 3, 6], [1, 0, 2, 5], [3, 2, 0, 3], [6, 5, 3, 0]]
-    assert _shortest_paths(lengths).tolist() == expected
 
 
 @pytest.mark.parametrize("redraw", [False, True])

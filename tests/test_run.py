@@ -20,13 +20,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from amd_seg.cli import cli
-from amd_seg.errors import (
-    AmdSegError,
-    ConfigError,
-    InputError,
-    TrainingDivergedError,
-    WeightsError,
-)
+from amd_seg.errors import AmdSegError, ConfigError, InputError, TrainingDivergedError, WeightsError
 from amd_seg.model.amd import AMD
 from amd_seg.model.config import WeightsConfig
 from amd_seg.training import run as runs
@@ -45,15 +39,13 @@ SETTINGS = TrainingConfig(
 BY_MASKS = {"objective": "motion-masks", "short_edge": 96}
 # Steps that change next to nothing.
 STILL = {"learning_rate": 1e-9, "final_learning_rate": 0.0}
+OPTIONS = ("model", "init", "targets", "resume", "on_step")
 
 
 def mover_clip(path: Path, speed: int = 2) -> Path:
     """Write a clip in which a patch moves on its own."""
     frames, _ = moving_patch(12, height=96, width=128, side=40, speed=speed)
     return write_clip(path, frames, rate=24)
-
-
-OPTIONS = ("model", "init", "targets", "resume", "on_step")
 
 
 def train(roots: Path | list[Path], out: Path, **changes: Any) -> Path:
@@ -70,7 +62,6 @@ def stop_at_step_3(report: StepReport) -> None:
 
 
 def stopped(roots: Path | list[Path], out: Path, **changes: Any) -> None:
-    """Train, and stop after the third step."""
     with pytest.raises(StopTraining):
         train(roots, out, on_step=stop_at_step_3, **changes)
 
@@ -91,19 +82,11 @@ def contents(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def assert_same_runs(run: Path, other: Path) -> None:
-    assert column(run) == column(other)
-    first, second = (load_checkpoint(newest(path))["objective"] for path in (run, other))
-    for name, value in first.items():
-        assert torch.equal(value, second[name]), name
-
-
 def test_a_run_writes_weights_that_load_and_settings_that_can_be_read(
     clips: Path, tmp_path: Path
 ) -> None:
     weights = load_weights(train(clips, tmp_path, keep=1)).config
-    assert weights.model == TINY
-    assert weights.training["steps"] == SETTINGS.steps
+    assert (weights.model, weights.training["steps"]) == (TINY, SETTINGS.steps)
     record = json.loads((tmp_path / "config.json").read_text())["training"]
     layout = record["memory_layout"]
     assert layout in ("channels-first", "channels-last")
@@ -112,39 +95,27 @@ def test_a_run_writes_weights_that_load_and_settings_that_can_be_read(
     assert [path.stem for path in list_checkpoints(tmp_path / "checkpoints")] == ["step-000000006"]
 
 
-def test_the_loss_falls_on_a_moving_square(clips: Path, tmp_path: Path) -> None:
-    train(clips, tmp_path, steps=40, learning_rate=5e-3, objective="dense", scale=(1, 1))
-    losses = column(tmp_path)
-    assert np.mean(losses[-5:]) < 0.9 * np.mean(losses[:5])
-
-
 # Stop and resume
 
 
-@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
-def test_a_resumed_run_ends_as_if_it_had_never_stopped(
-    clips: Path, tmp_path: Path, ema_decay: float
-) -> None:
+def test_a_resumed_run_ends_as_if_it_had_never_stopped(clips: Path, tmp_path: Path) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    train(clips, whole, ema_decay=ema_decay)
-    stopped(clips, parts, ema_decay=ema_decay)
-    train(clips, parts, ema_decay=ema_decay, resume=True)
-    assert_same_runs(parts, whole)
+    train(clips, whole, ema_decay=0.9)
+    stopped(clips, parts, ema_decay=0.9)
+    train(clips, parts, ema_decay=0.9, resume=True)
+    assert column(parts) == column(whole)
+    first, second = (load_checkpoint(newest(run))["objective"] for run in (parts, whole))
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
     digests = [load_weights(run / "weights").config.sha256 for run in (whole, parts)]
     assert digests[0] == digests[1]
 
 
-def command(clips: Path, *flags: str) -> list[str]:
-    return [
-        *(sys.executable, "-m", "amd_seg.cli", "train", str(clips), "--device", "cpu"),
-        *("--objective", "photometric", "--batch-size", "2", "--minutes", "0", "--crop", "32x48"),
-        *(*TINY_SETTINGS, *flags),
-    ]
-
-
-def begin(words: list[Any], **options: Any) -> subprocess.Popen[str]:
+def begin(clips: Path, out: Path, words: str, **options: Any) -> subprocess.Popen[str]:
+    """Start `amd-seg train` in a process of its own."""
+    command = [sys.executable, "-m", "amd_seg.cli", "train", clips, "--out", out, *words.split()]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(words, env={**os.environ, "OMP_NUM_THREADS": "1"}, **pipes, **options)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([*command, "--device", "cpu"], env=environment, **pipes, **options)
 
 
 def wait_until(has_come: Callable[[], bool], process: subprocess.Popen[str]) -> None:
@@ -152,30 +123,18 @@ def wait_until(has_come: Callable[[], bool], process: subprocess.Popen[str]) -> 
         time.sleep(0.02)
 
 
-def test_a_killed_run_goes_on_to_the_same_curve(clips: Path, tmp_path: Path) -> None:
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    words = command(clips, "--checkpoint-every", "2", "--steps", "40", "--set", "keep=3", "--out")
-    process = begin([*words, killed])
-    wait_until(lambda: len(list_checkpoints(killed / "checkpoints")) > 1, process)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    for extra in ([whole], [killed, "--resume"]):
-        with begin([*words, *extra]) as process:
-            _, errors = process.communicate()
-        assert process.returncode == 0, errors
-    assert_same_runs(killed, whole)
+PHOTOMETRIC = "--objective photometric --batch-size 2 --minutes 0 --crop 32x48 "
+PHOTOMETRIC += " ".join(TINY_SETTINGS)
 
 
 def test_sigterm_ends_with_a_checkpoint_and_a_clear_line(clips: Path, tmp_path: Path) -> None:
-    words = command(clips, "--checkpoint-every", "100000", "--steps", "100000", "--out", tmp_path)
-    process = begin(words)
+    process = begin(clips, tmp_path, f"{PHOTOMETRIC} --checkpoint-every 99999 --steps 99999")
     log = tmp_path / "log.jsonl"
     wait_until(lambda: log.exists() and len(log.read_text().splitlines()) > 1, process)
     process.terminate()
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130
-    assert "Stopped by SIGTERM" in errors
-    assert "--resume" in errors
+    assert re.search("Stopped by SIGTERM .*--resume", errors)
     assert len(list_checkpoints(tmp_path / "checkpoints")) == 1
 
 
@@ -185,8 +144,7 @@ def test_a_signal_before_the_first_step_ends_the_run_at_once(tmp_path: Path, nam
     first = write_clip(tmp_path / "clips" / "0.mp4", moving_square(24, height=96, width=128))
     for number in range(1, 40):
         shutil.copy(first, first.with_stem(str(number)))
-    words = ["train", tmp_path / "clips", "--device", "cpu", "--out", tmp_path / "run"]
-    process = begin([sys.executable, "-m", "amd_seg.cli", *words], start_new_session=True)
+    process = begin(tmp_path / "clips", tmp_path / "run", "", start_new_session=True)
     masks = tmp_path / "run" / "targets" / "masks"
     wait_until(lambda: bool(list(masks.glob("*"))), process)
     # A terminal sends Ctrl-C to those that help, too.
@@ -304,33 +262,27 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_starts_anew(
 
 
 def test_a_run_starts_from_weights_and_remembers_them(clips: Path, tmp_path: Path) -> None:
-    first = train(clips, tmp_path / "first", steps=1)
+    first, run = train(clips, tmp_path / "first", steps=1), tmp_path / "second"
     other = dataclasses.replace(TINY, regions=6)
     with pytest.raises(ConfigError, match="regions 5 instead of 6"):
         train(clips, tmp_path / "other", model=other, init=str(first))
     card = first / "config.json"
     card.write_text(json.dumps({**json.loads(card.read_text()), "object_channel": 2}))
-    run = tmp_path / "second"
+    # A command takes the model of the weights, too.
+    words = ["train", str(clips), "--init", str(first), "--steps", "1", "--minutes", "0"]
+    words += ["--batch-size", "2", "--crop", "32x32", "--device", "cpu", "--quiet"]
+    words += [*settings("short_edge=32 dropout=0"), "--out", str(tmp_path / "third")]
+    result = CliRunner().invoke(cli, words)
+    assert (result.exit_code, result.stderr) == (0, "")
+    trained = load_weights(tmp_path / "third" / "weights").config
+    assert trained.model == dataclasses.replace(TINY, dropout=0)
+    assert trained.training["init"] == str(first)
     train(clips, run, steps=1, init=str(first))
     shutil.rmtree(tmp_path / "first")  # the checkpoint has all its values
     folder = train(clips, run, resume=True)
     record = json.loads((run / "config.json").read_text())
     for origin in (load_weights(folder).config.training, record):
         assert (origin["init"], origin["init_channel"]) == (str(first), 2)
-
-
-def test_a_command_takes_the_model_of_the_weights_it_starts_from(
-    clips: Path, tmp_path: Path
-) -> None:
-    first = train(clips, tmp_path / "a", steps=1)
-    words = ["train", str(clips), "--init", str(first), "--steps", "1", "--minutes", "0"]
-    words += ["--batch-size", "2", "--crop", "32x32", "--device", "cpu", "--quiet"]
-    words += [*settings("short_edge=32 log_every=1"), "--out", str(tmp_path / "b"), "--set"]
-    result = CliRunner().invoke(cli, [*words, "dropout=0"])
-    assert (result.exit_code, result.stderr) == (0, "")
-    trained = load_weights(tmp_path / "b" / "weights").config
-    assert trained.model == dataclasses.replace(TINY, dropout=0)
-    assert trained.training["init"] == str(first)
 
 
 def test_the_motion_pathway_of_weights_is_begun_anew_where_asked(
@@ -343,12 +295,10 @@ def test_the_motion_pathway_of_weights_is_begun_anew_where_asked(
         state_of(train(clips, tmp_path / way, motion_init=way, **changes))
         for way in ("released", "kaiming")
     )
+    torch.testing.assert_close(released, begun, rtol=1e-3, atol=1e-6)
     for name, value in begun.items():
-        torch.testing.assert_close(released[name], value, rtol=1e-3, atol=1e-6)
-        if name.startswith("motion."):
-            assert not torch.equal(kaiming[name], released[name]), name
-        else:
-            torch.testing.assert_close(kaiming[name], value, rtol=1e-3, atol=1e-6)
+        is_kept = torch.allclose(kaiming[name], value, rtol=1e-3, atol=1e-6)
+        assert is_kept != name.startswith("motion."), name
 
 
 def test_the_channel_of_the_weights_is_kept_unless_another_moves_clearly_more(
@@ -408,10 +358,6 @@ def test_a_loss_that_is_not_finite_names_its_pairs_and_the_last_good_checkpoint(
     with pytest.raises(TrainingDivergedError, match=message) as caught:
         train(clips, tmp_path, steps=40, **changes)
     assert str(newest(tmp_path)) in str(caught.value)
-
-
-def test_a_checkpoint_cut_short_is_named(clips: Path, tmp_path: Path) -> None:
-    train(clips, tmp_path)
     checkpoint = newest(tmp_path)
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
     with pytest.raises(WeightsError, match=checkpoint.name):
@@ -457,9 +403,8 @@ def test_frames_that_do_not_fit_are_refused_before_any_is_decoded_or_written(
     # A list of a clip that no machine can hold; of its frames only the first is there.
     (tmp_path / "clip").mkdir()
     Image.new("RGB", (4096, 4096)).save(tmp_path / "clip" / "0.png")
-    names = " ".join(f"{number}.png" for number in range(100_000))
     vast = tmp_path / "list.txt"
-    vast.write_text(f"clip {names}\n")
+    vast.write_text(f"clip {' '.join(f'{number}.png' for number in range(100_000))}\n")
     # Three bytes a pixel of 100,000 frames of 4096x4096.
     with pytest.raises(InputError, match=r"need 4\.69e\+03 GiB, .*--set frames=loader"):
         train(vast, tmp_path / "run", short_edge=4096)
