@@ -129,21 +129,6 @@ def test_pairs_decoded_as_drawn_are_those_from_memory(clips: list[Clip], workers
     assert torch.equal(torch.get_rng_state(), state)  # The run's generator is left alone.
 
 
-@pytest.mark.parametrize("kind", [0, 1], ids=["memory", "as drawn"])
-def test_a_stream_goes_on_after_the_batch_given_last(clips: list[Clip], kind: int) -> None:
-    def stream(**changes: object) -> PairBatches:
-        return PairBatches(both(clips, **changes)[kind], ALONE)
-
-    first, second = stream(workers=1), stream()
-    list(itertools.islice(first, 3))
-    second.load_state_dict(first.state_dict())
-    expected = list(itertools.islice(first, 3))
-    assert all(map(equal, expected, second))
-    first.load_state_dict(stream().state_dict())
-    assert equal(next(first), next(stream()))
-    assert not equal(next(stream()), next(stream(seed=10)))
-
-
 def test_processes_share_the_batch_of_one(clips: list[Clip]) -> None:
     source = StoredPairs(clips, SMALL, CPU)
     whole, *ranks = (
@@ -185,13 +170,3 @@ def test_a_clip_in_which_nothing_moves_is_left_out(
         StoredPairs(still, SMALL, CPU)
     with pytest.raises(InputError, match="two frames"):
         DecodedPairs(one_clip(tmp_path / "one.mkv", moving_square(1)), SMALL)
-
-
-def test_frames_that_do_not_fit_are_refused_with_the_numbers(
-    clips: list[Clip], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Frames of 400 kB in this process, and so many copies that none has room for them.
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(10**9))
-    message = r"need 0\.0004\d* GiB, .*free by each of 1000000000 processes\. Use .*fewer processes"
-    with pytest.raises(InputError, match=message):
-        StoredPairs(clips, WHOLE, CPU)

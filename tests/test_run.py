@@ -181,9 +181,10 @@ def test_a_run_is_not_resumed_as_another_and_keeps_its_settings(
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"frames": "loader", "workers": 0}, BY_MASKS],
+    [{}, {"frames": "loader", "workers": 1}, BY_MASKS],
     ids=["pairs in memory", "pairs as they are drawn", "motion masks"],
 )
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on one core
 def test_a_run_goes_on_with_its_own_clips_only_wherever_they_lie(
     tmp_path: Path, changes: dict[str, Any]
 ) -> None:
@@ -244,18 +245,6 @@ def test_what_is_given_when_a_run_is_resumed_counts(clips: Path, tmp_path: Path)
             assert torch.allclose(value, after[name], atol=1e-6), name
     saved = load_checkpoint(newest(tmp_path))
     assert saved["optimizer"]["param_groups"][0]["weight_decay"] == 0
-
-
-def test_a_run_that_was_killed_before_its_first_checkpoint_starts_anew(
-    clips: Path, tmp_path: Path
-) -> None:
-    (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "config.json").write_text('{"amd_seg": "0.1.0"}')
-    (tmp_path / "log.jsonl").write_text('{"step": 1, "loss": 99}\n')
-    (tmp_path / ".0123.tmp").write_text('{"half')
-    train(clips, tmp_path)
-    assert column(tmp_path, "step") == list(range(1, SETTINGS.steps + 1))
-    assert column(tmp_path)[0] != 99
 
 
 # What a run starts from, and its object

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from amd_seg.errors import TrainingDivergedError
-from amd_seg.media.render import GAP, LINE, TILE, Tile, region_palette, tiled
+from amd_seg.media.render import GAP, LINE, TILE, region_palette
 from amd_seg.model.amd import AMD
 from amd_seg.training.loop import StepReport
 from amd_seg.training.masked_images import MaskBatch
@@ -77,17 +77,6 @@ def test_a_sheet_of_masks_shows_the_region_that_is_taught_and_its_target(channel
     bar, colours = column_of(sheet, 1)[-2].astype(int), region_palette(2).astype(int)
     assert np.abs(bar[: TILE // 2 - 8] - colours[0]).max() < 16
     assert np.abs(bar[TILE // 2 + 8 :] - colours[1]).max() < 16
-
-
-def test_captions_keep_their_end_and_any_name_can_be_one() -> None:
-    picture = Image.new("RGB", (48, 32), "red")
-    plain, long = (
-        np.asarray(tiled(("a",), [[Tile(picture, f"{start}clip-\u732b:12-13")]]))
-        for start in ("", "folder/" * 40)
-    )
-    assert plain.shape == long.shape
-    inked = np.flatnonzero((long[-LINE - GAP :] < 200).all(axis=2).any(axis=0))
-    assert GAP <= inked.min() <= inked.max() < GAP + TILE
 
 
 def test_a_run_draws_sheets_and_curves_and_learns_the_same(clips: Path, tmp_path: Path) -> None:
