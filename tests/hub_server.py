@@ -9,7 +9,6 @@ import json
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
 from urllib.parse import unquote, urlsplit
 
 
@@ -27,7 +26,7 @@ class Repo:
 
     def commit(self, files: dict[str, bytes], tag: str | None = None) -> str:
         """Add a commit whose files are these, and return its name."""
-        sha = hashlib.sha1(repr((len(self.commits), sorted(files.items()))).encode()).hexdigest()
+        sha = _digest(repr((len(self.commits), sorted(files.items()))).encode())
         self.commits[sha] = dict(files)
         if tag:
             self.tags[tag] = sha
@@ -61,12 +60,7 @@ class HubServer:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -124,7 +118,12 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
             if action == "revision":
                 return self._json({"id": f"{owner}/{name}", "sha": sha})
             if action == "tree":
-                return self._json([_entry(f, data) for f, data in repo.commits[sha].items()])
+                return self._json(
+                    [
+                        {"type": "file", "path": name, "size": len(data), "oid": _digest(data)}
+                        for name, data in repo.commits[sha].items()
+                    ]
+                )
             return self._file(repo, sha, "/".join(part for part in rest if part))
 
         def _file(self, repo: Repo, sha: str, path: str) -> None:
@@ -142,10 +141,8 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
             return None
 
         def _may_read(self, repo: Repo) -> bool:
-            return repo.token in (
-                None,
-                self.headers.get("Authorization", "").removeprefix("Bearer "),
-            )
+            given = self.headers.get("Authorization", "").removeprefix("Bearer ")
+            return repo.token in (None, given)
 
         def _note(self) -> str:
             path = urlsplit(self.path).path
@@ -174,6 +171,5 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
-def _entry(path: str, data: bytes) -> dict[str, object]:
-    oid = hashlib.sha1(data).hexdigest()
-    return {"type": "file", "path": path, "size": len(data), "oid": oid}
+def _digest(data: bytes) -> str:
+    return hashlib.sha1(data).hexdigest()

@@ -20,11 +20,8 @@ from typing import Any
 
 import pytest
 import torch
-from click.testing import CliRunner
 from PIL import Image, ImageChops, ImageStat
 
-from amd_seg.cli import cli
-from amd_seg.demo import listen
 from amd_seg.model.amd import AMD
 from amd_seg.model.config import AMDConfig, WeightsConfig
 from amd_seg.weights import save_weights
@@ -276,8 +273,7 @@ def test_a_click_puts_the_mask_right_and_is_undone(
 
 def fetched(address: str) -> bytes:
     with urllib.request.urlopen(address) as answer:
-        data: bytes = answer.read()
-    return data
+        return bytes(answer.read())
 
 
 def test_a_clip_is_adapted_to_in_the_browser(
@@ -292,8 +288,7 @@ def test_a_clip_is_adapted_to_in_the_browser(
     with serving(tmp_path, "--weights", str(weights)) as server:
         browser.open(server.address)
         browser.drop(tmp_path / "text.jpg")
-        until(lambda: browser.find(".toast-body"), "the error")
-        told = until(lambda: browser.find(".toast-body").text, "its text")
+        told = until(lambda: getattr(browser.find(".toast-body"), "text", ""), "the error")
         assert "Cannot read text.jpg: it is no image" in told
         browser.open(server.address)
         browser.drop(clip)
@@ -310,15 +305,13 @@ def test_a_clip_is_adapted_to_in_the_browser(
         assert "Adaptation to patch.mp4" in page
         browser.click("#write")
         video = until(lambda: browser.find("#video video"), "the clip")
-        source = until(lambda: video.get_attribute("src"), "its address")
-        with urllib.request.urlopen(source) as answer:
-            (tmp_path / "overlay.mp4").write_bytes(answer.read())
+        assert fetched(until(lambda: video.get_attribute("src"), "its address"))
         assert browser.asked() == {server.address.rstrip("/")}
         browser.driver.get("about:blank")
         until(lambda: not server.files, "the end of its files")
 
 
-def test_nothing_leaves_the_machine(weights: Path, tmp_path: Path) -> None:
+def test_nothing_leaves_the_machine_and_nothing_comes_in(weights: Path, tmp_path: Path) -> None:
     with serving(tmp_path, "--weights", str(weights)) as server:
         with urllib.request.urlopen(server.address) as answer:
             page, headers = answer.read().decode(), answer.headers
@@ -329,48 +322,23 @@ def test_nothing_leaves_the_machine(weights: Path, tmp_path: Path) -> None:
         config = json.loads(urllib.request.urlopen(f"{server.address}config").read())
         assert config["analytics_enabled"] is False
         assert config["max_file_size"] == 100_000_000
-        foreign = [
-            urllib.request.Request(server.address, headers={"Host": "evil.example"}),
-            urllib.request.Request(f"{server.address}gradio_api/file=http://127.0.0.1:9/x"),
-            urllib.request.Request(f"{server.address}gradio_api/file={ROOT / 'pyproject.toml'}"),
-        ]
-        for request, status in zip(foreign, (400, 403, 403), strict=True):
+        head = b'--b\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
+        too_large = head + bytes(100_000_001) + b"\r\n--b--\r\n"
+        form = {"Content-Type": "multipart/form-data; boundary=b"}
+        for path, data, headers, status in (
+            ("", None, {"Host": "evil.example"}, 400),
+            ("gradio_api/file=http://127.0.0.1:9/x", None, {}, 403),
+            (f"gradio_api/file={ROOT / 'pyproject.toml'}", None, {}, 403),
+            ("gradio_api/upload", too_large, form, 413),
+        ):
+            request = urllib.request.Request(server.address + path, data, headers)
             with pytest.raises(urllib.error.HTTPError) as error:
                 urllib.request.urlopen(request)
             assert error.value.code == status
             error.value.close()
         time.sleep(2)  # Telemetry would go out by a thread of its own.
         assert server.stop() == 0
-    hosts = (
-        set((tmp_path / "hosts").read_text().splitlines())
-        if (tmp_path / "hosts").exists()
-        else set()
-    )
-    assert all("127.0.0.1" in host or host == "localhost" for host in hosts), hosts
-
-
-def test_a_port_in_use_is_one_line(weights: Path) -> None:
-    with listen(0) as taken:
-        port = taken.getsockname()[1]
-        args = ["demo", "--port", str(port), "--no-browser", "--weights", str(weights)]
-        result = CliRunner().invoke(cli, args)
-    assert (result.exit_code, result.stdout) == (2, "")
-    assert result.stderr == (
-        f"Error: Port {port} is in use. Give another one with --port; 0 takes any that is free.\n"
-    )
-
-
-def test_an_upload_beyond_the_limit_is_refused(weights: Path, tmp_path: Path) -> None:
-    with serving(tmp_path, "--weights", str(weights)) as server:
-        head = b'--b\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
-        request = urllib.request.Request(
-            f"{server.address}gradio_api/upload",
-            head + bytes(100_000_001) + b"\r\n--b--\r\n",
-            {"Content-Type": "multipart/form-data; boundary=b"},
-        )
-        with pytest.raises(urllib.error.HTTPError) as error:
-            urllib.request.urlopen(request)
-        assert error.value.code == 413
-        error.value.close()
-        assert server.stop() == 0
         assert list((tmp_path / "temp").iterdir()) == []
+    with suppress(FileNotFoundError):
+        hosts = set((tmp_path / "hosts").read_text().splitlines())
+        assert all("127.0.0.1" in host or host == "localhost" for host in hosts), hosts
