@@ -280,15 +280,12 @@ def write_mask_folder(
     files = top / "confidence.json", top / "made_of.json"
     confidence, made_of = records = [_read_record(file) for file in files]
 
-    def masks_of(job: str) -> list[str]:
-        return [name for name in confidence if name == job or name.startswith(f"{job}/")]
-
     def save() -> None:
         for file, values in zip(files, records, strict=True):
             write_text(file, json.dumps(values, indent=0, sort_keys=True))
 
     waiting = {
-        name: partial(_write, find, top, name, masks_of(name))
+        name: partial(_write, find, top, name)
         for name, (find, origin) in jobs.items()
         if made_of.get(name) != origin
     }
@@ -300,7 +297,7 @@ def write_mask_folder(
                 logger.warning("%s is left out: %s", name, found)
                 broken[name] = str(found)
                 continue
-            for old in masks_of(name):
+            for old in [key for key in confidence if key == name or key.startswith(f"{name}/")]:
                 del confidence[old]
             confidence.update(found)
             made_of[name] = jobs[name][1]
@@ -340,13 +337,8 @@ def _on_one_core(job: Callable[[], Found]) -> Found:
     return job()
 
 
-def _write(
-    find: Callable[[], Iterable[FoundMask]], top: Path, job: str, before: Iterable[str]
-) -> Found:
-    """Write the images and masks of a job in the place of those before."""
-    for old in before:
-        (top / "images" / f"{old}.jpg").unlink(missing_ok=True)
-        (top / "masks" / f"{old}.png").unlink(missing_ok=True)
+def _write(find: Callable[[], Iterable[FoundMask]], top: Path, job: str) -> Found:
+    """Write the images and masks of a job; what was there before no longer counts."""
     confidence = {}
     try:
         for name, image, mask, trust in find():

@@ -1,7 +1,6 @@
 """Pairs of frames to learn from: kept in memory, or decoded as they are drawn."""
 
 import logging
-import zlib
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -87,9 +86,8 @@ class Pairs(Dataset[Any]):
         """Return the frames of a pair, (2, 3, height, width), uint8, and its name."""
 
 
-StoredClip = tuple[str, Tensor, list[int], list[int]]
-"""A clip's name and frames, (frame, 3, height, width), uint8; of each its number in the clip, and a
-digest, alike where frames are."""
+# A clip's name; its frames, (frame, 3, height, width), uint8; and their numbers in the clip.
+StoredClip = tuple[str, Tensor, list[int]]
 
 
 class StoredPairs(Pairs):
@@ -115,31 +113,30 @@ class StoredPairs(Pairs):
                 if not frames or not np.array_equal(frame.pixels, frames[-1]):
                     frames.append(frame.pixels)
                     numbers.append(frame.index)
-            digests = [zlib.crc32(each.data) for each in frames]
-            return clip.name, _channels_first(frames, config).contiguous(), numbers, digests
+            return clip.name, _channels_first(frames, config).contiguous(), numbers
 
         sizes = list(of_each_clip(clips, size))
         require_memory(sum(needed for _, needed in sizes), device)
         self.clips: list[StoredClip] = []
         tell = log_progress("Decoded", len(sizes))
-        for _, (name, frames, numbers, digests) in of_each_clip([c for c, _ in sizes], decode):
+        for _, (name, frames, numbers) in of_each_clip([clip for clip, _ in sizes], decode):
             tell()
             if len(frames) > 1:
-                self.clips.append((name, frames.to(device), numbers, digests))
+                self.clips.append((name, frames.to(device), numbers))
             else:
                 logger.warning("Clip %s is left out: it has no two different frames.", name)
         if not self.clips:
             raise InputError("No clip has two different frames. Give clips in which things move.")
-        super().__init__([len(frames) for _, frames, *_ in self.clips], config)
-        count, gib = sum(self.lengths), sum(clip[1].nbytes for clip in self.clips) / GIB
+        super().__init__([len(frames) for _, frames, _ in self.clips], config)
+        count, gib = sum(self.lengths), sum(frames.nbytes for _, frames, _ in self.clips) / GIB
         text = "%d frames of %d clips take %.2f GiB on %s."
         logger.info(text, count, len(self.clips), gib, device)
 
     def fetch(self, draw: PairDraw) -> tuple[Tensor, str]:
         """See `Pairs`."""
         _, first, second, _ = draw
-        name, frames, numbers, digests = self.clips[draw.clip]
-        if digests[first] == digests[second]:
+        name, frames, numbers = self.clips[draw.clip]
+        if second > first + 1 and torch.equal(frames[first], frames[second]):
             second = first + 1  # Where something blinks, the adjacent two differ.
         pair = frames[first : second + 1 : second - first]
         return pair, f"{name}:{numbers[first]}-{numbers[second]}"
