@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from inspect import signature
 from typing import Any
 
 import torch
@@ -143,18 +142,9 @@ def distribute(
     """
     if processes.is_alone:
         return objective
-    if processes.device.type != "cuda":
-        return DistributedDataParallel(objective, find_unused_parameters=some_unused)
-    # Synchronised statistics are equal everywhere already: no buffers are sent with each step.
-    # The option has another name since torch 2.13, which warns of the old one.
-    new, known = "forward_sync_buffers", signature(DistributedDataParallel).parameters
-    without_buffers: dict[str, Any] = {new if new in known else "broadcast_buffers": False}
-    return DistributedDataParallel(
-        nn.SyncBatchNorm.convert_sync_batchnorm(objective),  # type: ignore[no-untyped-call]
-        device_ids=[processes.device],
-        find_unused_parameters=some_unused,
-        **without_buffers,
-    )
+    if processes.device.type == "cuda":
+        objective = nn.SyncBatchNorm.convert_sync_batchnorm(objective)  # type: ignore[no-untyped-call]
+    return DistributedDataParallel(objective, find_unused_parameters=some_unused)
 
 
 def batch_mean(values: Tensor) -> Tensor:
