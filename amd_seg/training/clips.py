@@ -4,7 +4,6 @@ import itertools
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 from amd_seg.errors import InputError, MediaError
 from amd_seg.media.files import natural_key, some
 from amd_seg.media.video import FrameFolder, VideoReader, list_frames
+from amd_seg.prefetch import map_ahead
 
 if TYPE_CHECKING:
     import torch
@@ -111,16 +111,13 @@ def of_each_clip(
             return error
 
     broken: dict[str, str] = {}
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        try:
-            for clip, result in zip(clips, pool.map(attempt, clips), strict=True):
-                if isinstance(result, MediaError):
-                    logger.warning("Clip %s is left out: %s", clip.name, result)
-                    broken[clip.name] = str(result)
-                else:
-                    yield clip, result
-        finally:
-            pool.shutdown(cancel_futures=True)
+    results = map_ahead(attempt, clips, ahead=os.cpu_count() or 1)
+    for clip, result in zip(clips, results, strict=True):
+        if isinstance(result, MediaError):
+            logger.warning("Clip %s is left out: %s", clip.name, result)
+            broken[clip.name] = str(result)
+        else:
+            yield clip, result
     require_mostly_intact(broken, len(clips))
 
 
