@@ -20,10 +20,10 @@ import torch
 from amd_seg.device import resolve_device, resolve_precision
 from amd_seg.model.amd import AMD
 from amd_seg.training import loop
-from amd_seg.training.batches import Batches
 from amd_seg.training.clips import find_clips
 from amd_seg.training.config import PRESETS, Preset
 from amd_seg.training.distributed import Processes
+from amd_seg.training.loop import Batches
 from amd_seg.training.objectives import make_objective
 from amd_seg.training.run import open_batches
 from amd_seg.training.run_folder import RunFolder

@@ -20,10 +20,9 @@ from amd_seg.media.files import by_stem, require_same_names, some
 from amd_seg.media.images import Pixels, read_image
 from amd_seg.media.labels import colours_of_others, read_labels
 from amd_seg.model.appearance import MEAN
-from amd_seg.training.batches import NumberedBatches, order_of
 from amd_seg.training.config import FinetuneConfig
 from amd_seg.training.crops import blur, jitter_colours
-from amd_seg.training.distributed import Processes
+from amd_seg.training.distributed import NumberedBatches, Processes, order_of
 
 logger = logging.getLogger(__name__)
 

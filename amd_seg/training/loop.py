@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,16 @@ class StepReport(NamedTuple):
 
 
 OnStep = Callable[[StepReport], None]
+
+
+class Batches(Iterator[Any], Protocol):
+    """An endless stream of micro-batches, on the run's device, that knows where it stands."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the stream stands, as numbers and tensors."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
 
 
 class TrainState:

@@ -12,7 +12,6 @@ from torch.utils.data import Dataset
 
 from amd_seg.errors import InputError, MediaError
 from amd_seg.media.video import Frame, FrameFolder, Span, VideoReader
-from amd_seg.training.batches import NumberedBatches, order_of
 from amd_seg.training.clips import (
     GIB,
     Clip,
@@ -23,7 +22,7 @@ from amd_seg.training.clips import (
 )
 from amd_seg.training.config import TrainingConfig
 from amd_seg.training.crops import crop_pairs
-from amd_seg.training.distributed import Processes
+from amd_seg.training.distributed import NumberedBatches, Processes, order_of
 
 logger = logging.getLogger(__name__)
 

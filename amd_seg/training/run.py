@@ -16,11 +16,17 @@ from amd_seg.device import seed_everything
 from amd_seg.errors import ConfigError, InputError, MediaError, TrainingDivergedError
 from amd_seg.model.amd import AMD
 from amd_seg.model.config import AMDConfig, WeightsConfig
-from amd_seg.training.batches import Batches
 from amd_seg.training.clips import Clip, find_clips, log_progress
 from amd_seg.training.config import SEEDS, RunConfig, TrainingConfig
 from amd_seg.training.distributed import Processes, distribute, joined_processes
-from amd_seg.training.loop import OnStep, StepReport, StopTraining, TrainState, optimize
+from amd_seg.training.loop import (
+    Batches,
+    OnStep,
+    StepReport,
+    StopTraining,
+    TrainState,
+    optimize,
+)
 from amd_seg.training.masked_images import MaskBatches, find_masked_images, load_masked_images
 from amd_seg.training.motion_masks import MotionMaskConfig, write_motion_masks
 from amd_seg.training.object_channel import choose_object_channel

@@ -27,10 +27,9 @@ from amd_seg.model.amd import AMD
 from amd_seg.model.appearance import SemanticNetwork
 from amd_seg.model.objective import splat_visibility
 from amd_seg.model.segment_flow import synthesize_view
-from amd_seg.training.batches import Batches
 from amd_seg.training.config import RunConfig
 from amd_seg.training.labelled_photos import LabelBatch
-from amd_seg.training.loop import StepReport
+from amd_seg.training.loop import Batches, StepReport
 from amd_seg.training.masked_images import MaskBatch
 from amd_seg.training.pairs import PairBatch
 from amd_seg.training.run_folder import RunFolder, write_text
