@@ -25,13 +25,9 @@ _IS_HERE: dict[str, Callable[[], bool]] = {
 
 
 def resolve_device(name: str | torch.device = "auto") -> torch.device:
-    """Return the device that `name` asks for, or raise: there is no silent substitute.
+    """Return the device that `name` asks for; "auto" takes CUDA, then MPS, then the CPU.
 
-    Args:
-        name: "auto" (CUDA, then MPS, then CPU), "cpu", "cuda", "cuda:1" or "mps".
-
-    Raises:
-        DeviceError: the device is unknown or not on this machine.
+    DeviceError where it is unknown or not on this machine: there is no silent substitute.
     """
     if name == "auto":
         return torch.device(next(kind for kind, is_here in _IS_HERE.items() if is_here()))
@@ -58,10 +54,7 @@ def resolve_device(name: str | torch.device = "auto") -> torch.device:
 def resolve_precision(name: str, device: torch.device) -> torch.dtype:
     """Return the dtype of autocast for `name`, "float32" or "bfloat16", on `device`.
 
-    A CPU that has no instructions for bfloat16 computes it all the same, and a warning says so.
-
-    Raises:
-        DeviceError: the precision is unknown, or the CUDA device has no bfloat16.
+    DeviceError where the CUDA device has no bfloat16; a CPU without it warns, and is slow.
     """
     if name not in PRECISIONS:
         raise DeviceError(f"Unknown precision {name!r}. Use one of {', '.join(PRECISIONS)}.")

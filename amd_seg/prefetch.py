@@ -4,6 +4,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import count, takewhile
 from typing import TypeVar, cast
 
 Item = TypeVar("Item")
@@ -17,16 +18,13 @@ def read_ahead(items: Iterable[Item], *, ahead: int) -> Generator[Item, None, No
     under way, and closes a generator.
     """
     iterator, end = iter(items), object()
-    with ThreadPoolExecutor(1) as pool:
-        waiting = deque(pool.submit(next, iterator, end) for _ in range(ahead))
-        try:
-            while (item := waiting.popleft().result()) is not end:
-                waiting.append(pool.submit(next, iterator, end))
-                yield cast(Item, item)
-        finally:
-            pool.shutdown(cancel_futures=True)
-            if isinstance(iterator, Generator):
-                iterator.close()
+    taken = map_ahead(lambda _: next(iterator, end), count(), ahead=ahead, threads=1)
+    try:
+        yield from cast(Iterable[Item], takewhile(lambda item: item is not end, taken))
+    finally:
+        taken.close()
+        if isinstance(iterator, Generator):
+            iterator.close()
 
 
 def map_ahead(
@@ -36,6 +34,7 @@ def map_ahead(
     ahead: int,
     weigh: Callable[[Result], int] = lambda result: 1,
     budget: int | None = None,
+    threads: int = 16,
 ) -> Generator[Result, None, None]:
     """Yield `function(item)` in the order of `items`, computed by threads ahead of the caller.
 
@@ -46,7 +45,7 @@ def map_ahead(
     cancels what has not begun and waits for what has.
     """
     waiting, room = deque[Future[Result]](), ahead
-    with ThreadPoolExecutor(min(ahead, os.cpu_count() or 1, 16)) as pool:
+    with ThreadPoolExecutor(min(ahead, os.cpu_count() or 1, threads)) as pool:
         try:
             for item in items:
                 waiting.append(pool.submit(function, item))

@@ -28,15 +28,9 @@ IMAGE_SUFFIXES = frozenset(
 def find_images(inputs: Sequence[str], *, recursive: bool = False) -> list[Path]:
     """Return the image files that names, folders and globs stand for, each once.
 
-    A file that is named is taken whatever its ending. A folder or a glob gives its files with an
-    image's ending, hidden ones left out, in natural order (2 before 10).
-
-    Args:
-        inputs: what a user types. A name that exists is no glob, even with brackets in it.
-        recursive: folders give the images of their sub-folders too.
-
-    Raises:
-        InputError: names every input that stands for no image.
+    A name that exists is no glob, even with brackets in it, and its file is taken whatever its
+    ending. A folder, `recursive` or not, or a glob gives its files with an image's ending, hidden
+    ones left out, in natural order (2 before 10). InputError names all that stand for no image.
     """
     found: dict[str, Path] = {}
     without: list[str] = []
@@ -122,19 +116,15 @@ def some(names: Iterable[object], shown: int = 5) -> str:
 
 
 def in_shard(name: str, index: int, count: int) -> bool:
-    """Tell whether a file is in part `index`, from 1 to `count`, of any list that it is in.
-
-    A name's digest decides, so its part stays the same when the list changes.
-    """
+    """Tell whether a file is in part `index`, from 1 to `count`, of any list that it is in."""
+    # A digest decides, so that a name's part stays the same when the list changes.
     digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
     return int.from_bytes(digest[:8]) % count == index - 1
 
 
 def natural_key(path: Path) -> list[list[str | int]]:
-    """Return a sort key by which frame2 comes before frame10, and a folder's files stay together.
-
-    Text is at the even places of every list and numbers are at the odd ones, so keys compare.
-    """
+    """Return a sort key: frame2 comes before frame10, and the files of a folder stay together."""
+    # Text is at the even places of every list and numbers are at the odd ones, so keys compare.
     return [
         [int(piece) if place % 2 else piece for place, piece in enumerate(re.split(r"(\d+)", part))]
         for part in path.parts
@@ -175,12 +165,7 @@ def require_possible_name(path: Path) -> None:
 
 
 def check_target(path: Path, *, overwrite: bool) -> None:
-    """Raise where a file shall not or cannot be written, before there is anything to write.
-
-    Raises:
-        InputError: its folder is not there, or it is there itself and `overwrite` is not set.
-        MediaError: it is a folder or a device.
-    """
+    """Raise where a file shall not or cannot be written, before there is anything to write."""
     if not os.path.isdir(path.parent):
         raise InputError(f"Cannot write {path}: there is no folder {path.parent}. Make it first.")
     if os.path.exists(path) and not overwrite:
@@ -243,10 +228,9 @@ class PartFile:
     def __init__(
         self, path: Path, settings: dict[str, Any], *, resume: bool, overwrite: bool
     ) -> None:
-        """Begin with the records of FILE.part, else of FILE, else none.
+        """Begin with the records of FILE.part or FILE to `resume`, and with none to `overwrite`.
 
-        Where there are some, they are kept to `resume`, if they were made by the same settings,
-        dropped to `overwrite`, and else an InputError.
+        InputError where there are some and neither is set, or other settings made them.
         """
         self.path, self.part = path, path.with_name(f"{path.name}.part")
         self.done: dict[str, int] = {}
@@ -275,11 +259,7 @@ class PartFile:
         raise NotImplementedError
 
     def add_record(self, record: dict[str, Any]) -> None:
-        """Add a record, in place of an earlier one with its "file_name".
-
-        Raises:
-            MediaError: the disk is full.
-        """
+        """Add a record, in place of an earlier one with its "file_name"."""
         place = self._stream.tell()
         self._append(record)
         self.done[record["file_name"]] = place

@@ -480,12 +480,8 @@ def to_bt709(pixels: NDArray[np.uint16], hdr: str | None, is_bt2020: bool) -> Pi
 
     Light x, in shares of `WHITE` and BT.709's primaries, stays up to `KNEE`; above, it becomes
     KNEE + (1 - KNEE) u / (1 + u) with u = (x - KNEE) / (1 - KNEE). It is encoded by the power
-    1 / 2.4 (BT.1886).
-
-    Args:
-        pixels: (height, width, 3), in the file's own transfer function.
-        hdr: "HLG" (shown at 1000 nits), "PQ", or None for a power of 2.4.
-        is_bt2020: the primaries are BT.2020's; else they are taken for BT.709's.
+    1 / 2.4 (BT.1886). `hdr` is "HLG" (shown at 1000 nits), "PQ", or None for a power of 2.4; the
+    primaries are BT.2020's or BT.709's.
     """
     shown = np.empty(pixels.shape, np.uint8)
     light_of, shown_of, brightest = _tables(hdr)
@@ -503,9 +499,7 @@ def to_bt709(pixels: NDArray[np.uint16], hdr: str | None, is_bt2020: bool) -> Pi
 def _tables(hdr: str | None) -> tuple[NDArray[np.float32], Pixels, np.float32]:
     """Return the light of each value of 16 bits, what is shown of light, and the brightest light.
 
-    Light is in shares of `WHITE`. What is shown is by 65536 roots of its share of the brightest.
-
-    Source: BT.2100 (HLG, PQ), BT.2087 (primaries).
+    What is shown is by 65536 roots of light's share of the brightest. Source: BT.2100, BT.2087.
     """
     value = np.arange(65536) / 65535
     if hdr == "HLG":
@@ -551,9 +545,7 @@ FORMATS_WITHOUT_ALPHA = frozenset({"JPEG", "BMP"})
 def save_image(image: Image.Image, path: Path, **metadata: Any) -> None:
     """Write an image as `write_image` does, in the format of the path's ending, whole or not.
 
-    Raises:
-        MediaError: the ending is unknown, the format holds no alpha or no image of this size, or
-            the file cannot be written.
+    MediaError where the ending is unknown, or its format holds no alpha or no such size.
     """
     suffix = path.suffix
     if suffix.lower() not in WRITERS:

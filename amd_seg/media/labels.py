@@ -90,9 +90,6 @@ def save_labels(labels: Labels, path: Path, classes: Classes) -> None:
     """Write a label map as an indexed PNG, whole or not at all.
 
     Its palette has the classes' colours, and its text "classes" their names, a line each.
-
-    Raises:
-        MediaError: the ending is not .png, or the file cannot be written.
     """
     if path.suffix.lower() != ".png":
         raise MediaError(f"Cannot write {path}: labels are written as indexed .png files only.")

@@ -157,14 +157,8 @@ Background: TypeAlias = Callable[[Pixels, Image.Image], Image.Image]
 def open_background(spec: str | os.PathLike[str], width: int, height: int) -> Background:
     """Return the background that `spec` names, for frames of one size.
 
-    Args:
-        spec: "blur", a colour as CSS writes it ("white", "#00ff00", "rgb(0,255,0)"), or the path
-            of a picture, which is scaled and cropped to fill the frame.
-        width, height: of the frames, in pixels.
-
-    Raises:
-        InputError: it is none of these.
-        MediaError: the picture cannot be read.
+    It is "blur", a colour as CSS writes it ("white", "#00ff00", "rgb(0,255,0)"), or the path of a
+    picture, which is scaled and cropped to fill the frame; an InputError where it is none of these.
     """
     if spec == "blur":
         return _blurred

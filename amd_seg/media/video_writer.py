@@ -90,13 +90,7 @@ _FRAME_NAME, _FRAME_NAMES = "{:05d}.png", re.compile(r"\d{5,}\.png")  # as DAVIS
 def check_target(
     target: Path, source: str, *, has_alpha: bool = False, overwrite: bool = False
 ) -> None:
-    """Raise where an output video of the clip `source` could not be written, before any work.
-
-    Raises:
-        InputError: the ending is unknown or holds no alpha, or something is there: the clip itself,
-            more than frames, or what `overwrite` does not allow to replace.
-        MediaError: there can be no file of this name.
-    """
+    """Raise where an output video of the clip `source` could not be written, before any work."""
     suffix = target.suffix.lower()
     require_possible_name(target)
     if not _is_folder(target) and suffix not in OPAQUE:
