@@ -16,21 +16,18 @@ from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import (
-    AvifImagePlugin,
-    BmpImagePlugin,
-    ExifTags,
-    GifImagePlugin,
-    Image,
-    Jpeg2KImagePlugin,
-    JpegImagePlugin,
-    PngImagePlugin,
-    PpmImagePlugin,
-    QoiImagePlugin,
-    TiffImagePlugin,
-    WebPImagePlugin,
-)
+from PIL import ExifTags, Image, TiffImagePlugin
+from PIL.AvifImagePlugin import AvifImageFile
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
 from PIL.ImageFile import ImageFile
+from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.PpmImagePlugin import PpmImageFile
+from PIL.QoiImagePlugin import QoiImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 
 from amd_seg.choices import MAX_PIXELS
 from amd_seg.errors import InputError, MediaError
@@ -195,17 +192,17 @@ def photo_from_array(array: NDArray[Any], *, source: str = "array") -> Photo:
 # What begins a file, and its reader. Pillow's other readers start programs (EPS), know no signature
 # (TGA), or hold images whose size the header does not tell (ICO).
 _READERS: dict[str, tuple[bytes, type[ImageFile] | None]] = {
-    "PNG": (rb"\x89PNG\r\n\x1a\n", PngImagePlugin.PngImageFile),
-    "JPEG": (rb"\xff\xd8\xff", JpegImagePlugin.JpegImageFile),
-    "WEBP": (rb"RIFF....WEBP", WebPImagePlugin.WebPImageFile),
-    "TIFF": (rb"II\*\0|MM\0\*|II\+\0|MM\0\+", TiffImagePlugin.TiffImageFile),
-    "AVIF": (rb"....ftyp(avi[fs]|mif1|msf1)", AvifImagePlugin.AvifImageFile),
+    "PNG": (rb"\x89PNG\r\n\x1a\n", PngImageFile),
+    "JPEG": (rb"\xff\xd8\xff", JpegImageFile),
+    "WEBP": (rb"RIFF....WEBP", WebPImageFile),
+    "TIFF": (rb"II\*\0|MM\0\*|II\+\0|MM\0\+", TiffImageFile),
+    "AVIF": (rb"....ftyp(avi[fs]|mif1|msf1)", AvifImageFile),
     "HEIC": (rb"....ftyp(hei[cmsx]|hev[cmsx]|mif1|msf1)", None),
-    "GIF": (rb"GIF8[79]a", GifImagePlugin.GifImageFile),
-    "BMP": (rb"BM", BmpImagePlugin.BmpImageFile),
-    "JPEG2000": (rb"\xff\x4f\xff\x51|\0\0\0\x0cjP  \r\n\x87\n", Jpeg2KImagePlugin.Jpeg2KImageFile),
-    "PPM": (rb"P[1-6f]\s", PpmImagePlugin.PpmImageFile),
-    "QOI": (rb"qoif", QoiImagePlugin.QoiImageFile),
+    "GIF": (rb"GIF8[79]a", GifImageFile),
+    "BMP": (rb"BM", BmpImageFile),
+    "JPEG2000": (rb"\xff\x4f\xff\x51|\0\0\0\x0cjP  \r\n\x87\n", Jpeg2KImageFile),
+    "PPM": (rb"P[1-6f]\s", PpmImageFile),
+    "QOI": (rb"qoif", QoiImageFile),
 }
 
 # Where a file tells its primaries and its transfer function, in its first 64 kB.
@@ -395,7 +392,7 @@ def _clear_colour(image: Image.Image, name: str) -> tuple[Any, Image.Image | Non
     """Return an image's one clear value, as it is decoded, or where 16-bit colours are clear."""
     # The tRNS chunk of a PNG is in the depth of the file, and Pillow decodes to 8 bits.
     clear = image.info.get("transparency")
-    if not isinstance(image, PngImagePlugin.PngImageFile) or not isinstance(clear, int | tuple):
+    if not isinstance(image, PngImageFile) or not isinstance(clear, int | tuple):
         return clear, None
     raw_mode = str(image.tile[0][3]) if image.tile else image.mode
     if isinstance(clear, int):
@@ -409,7 +406,7 @@ def _clear_colour(image: Image.Image, name: str) -> tuple[Any, Image.Image | Non
     # Pillow keeps the first byte of a value, which it takes for the other one in the wrong order.
     for raw_mode, shift in (("RGB;16B", 8), ("RGB;16L", 0)):
         image.fp.seek(0)
-        again = PngImagePlugin.PngImageFile(image.fp)
+        again = PngImageFile(image.fp)
         again.tile = [again.tile[0]._replace(args=raw_mode)]
         load(again, name)
         for channel, value in zip(again.split(), clear, strict=True):
