@@ -61,17 +61,11 @@ def raw_tiff(
     `photometric` is 0 where white is 0, 1 where black is, 2 for RGB; `sample_format` 3 for floats.
     """
     data = (pixels * WIDTH * HEIGHT)[: WIDTH * HEIGHT * bands * depth // 8]
-    short, long = 3, 4
-    entries = (
-        *((256, short, 1, WIDTH), (257, short, 1, HEIGHT)),
-        (258, short, bands, 8 if bands == 3 else depth),
-        *((259, short, 1, 1), (262, short, 1, photometric), (273, long, 1, 14)),
-        *((277, short, 1, bands), (278, short, 1, HEIGHT), (279, long, 1, len(data))),
-        (339, short, 1, sample_format),
-    )
-    directory = b"".join(struct.pack("<HHII", *entry) for entry in entries)
-    header = b"II*\0" + struct.pack("<I", 14 + len(data)) + struct.pack("<3H", *[depth] * 3)
-    return header + data + struct.pack("<H", len(entries)) + directory + bytes(4)
+    tags = {256: WIDTH, 257: HEIGHT, 258: depth, 259: 1, 262: photometric, 273: 8}
+    tags |= {277: bands, 278: HEIGHT, 279: len(data), 339: sample_format}
+    directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    header = b"II*\0" + struct.pack("<I", 8 + len(data))
+    return header + data + struct.pack("<H", len(tags)) + directory + bytes(4)
 
 
 def two_frames(form: str) -> bytes:
