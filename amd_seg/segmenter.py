@@ -5,7 +5,6 @@ and `Segmentation` holds the result.
 """
 
 import os
-from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
 from math import floor, prod
@@ -267,18 +266,16 @@ class Segmenter(PlacedNetwork[AMD, WeightsConfig]):
         require(0 <= min_confidence <= 1, "min_confidence", min_confidence, "it must be 0 to 1")
 
         def segment(photos: list[Prepared]) -> Iterator[Segmentation | AmdSegError]:
-            # One pass of the network for each size of frame: (3, h, w) -> places.
-            places: dict[torch.Size, list[int]] = defaultdict(list)
-            for index, (_, frame) in enumerate(photos):
-                places[frame.shape].append(index)
             masks: dict[int, NDArray[np.float32]] = {}
-            for group in places.values():
-                frames = torch.stack([photos[index][1] for index in group])
+            # One pass of the network for each size of frame.
+            for shape in {frame.shape for _, frame in photos}:
+                group = [i for i, (_, frame) in enumerate(photos) if frame.shape == shape]
+                frames = torch.stack([photos[i][1] for i in group])
                 masks.update(zip(group, self.region_masks(frames), strict=True))
             channel = self.config.object_channel
-            for index, (photo, _) in enumerate(photos):
-                if np.isfinite(masks[index]).all():
-                    yield Segmentation(photo, masks[index], channel, rule, refine, min_confidence)
+            for i, (photo, _) in enumerate(photos):
+                if np.isfinite(masks[i]).all():
+                    yield Segmentation(photo, masks[i], channel, rule, refine, min_confidence)
                 else:
                     yield self._damaged(photo)
 

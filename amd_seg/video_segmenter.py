@@ -362,7 +362,7 @@ def _photo_of(frame: Frame, clip: FrameReader) -> Photo:
 
 
 def _frames_waiting(clip: FrameReader) -> int:
-    """Return how many frames may wait between two stages: 8, or at 1080p seven, some 50 MB."""
+    """Return how many frames may wait between two stages: 8, or some 50 MB."""
     return max(1, min(8, 16_000_000 // (clip.width * clip.height)))
 
 

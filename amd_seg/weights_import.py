@@ -87,7 +87,7 @@ def convert_checkpoint(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             model = AMD(AMDConfig(backbone="resnet50" if has_bottlenecks else "resnet18"))
-        _fill_backbone(model, path, state)
+        load_backbone(model, path, state)
     with path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     source = {"converted_from": path.name, "sha256_of_that": digest}
@@ -95,9 +95,41 @@ def convert_checkpoint(
     return save_weights(folder, model, config, dtype=torch.float32)
 
 
-def load_backbone(model: Network, path: str | os.PathLike[str]) -> None:
-    """Copy the ResNet of a file, by torchvision's names, into the appearance pathway."""
-    _fill_backbone(model, Path(path), _read_checkpoint(Path(path)))
+def load_backbone(
+    model: Network, path: str | os.PathLike[str], state: Mapping[str, Tensor] | None = None
+) -> None:
+    """Copy the ResNet of a file, by torchvision's names, into the appearance pathway.
+
+    Wrappers' prefixes and the classifier on top are left out; `state` is what the file holds.
+    """
+    state = _read_checkpoint(Path(path)) if state is None else state
+    if _is_official(state):
+        raise WeightsError(
+            f"{path} is the authors' checkpoint. Convert it first, amd-seg weights convert "
+            f"{path} -o DIR, and give that folder."
+        )
+    wanted = model.appearance.backbone.state_dict()
+    first = next(iter(wanted))
+    prefix = next((p for p in BACKBONE_PREFIXES if p + first in state), "")
+    found = {n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)}
+    # TimeCycle's kernels (output, input, time, height, width) are one frame deep.
+    found = {n: v.squeeze(2) if v.ndim == 5 and v.shape[2] == 1 else v for n, v in found.items()}
+    # Old files lack these counters; at a fixed momentum they do nothing.
+    needed = [name for name in wanted if not name.endswith("num_batches_tracked")]
+    shapes = {n: (tuple(found[n].shape), tuple(wanted[n].shape)) for n in needed if n in found}
+    faults = {
+        "missing": [name for name in needed if name not in found],
+        "unknown": [n for n in found if n not in wanted and not n.startswith(CLASSIFIERS)],
+        "of another shape": [f"{n} {a} instead of {b}" for n, (a, b) in shapes.items() if a != b],
+    }
+    if any(faults.values()):
+        raise WeightsError(
+            f"{path} does not fit the backbone {model.config.backbone} with stage widths "
+            f"{model.config.stage_widths} ({listed(faults, most=5)}). "
+            "Give the checkpoint of such a ResNet."
+        )
+    model.appearance.backbone.load_state_dict({n: found.get(n, v) for n, v in wanted.items()})
+    logger.info("The backbone comes from %s: its training data is part of yours.", path)
 
 
 def load_official_state_dict(model: AMD, state: Mapping[str, Tensor]) -> None:
@@ -169,34 +201,3 @@ def _numpy_values() -> list[Any]:
         for function, name in ((scalar, "scalar"), (array, "_reconstruct"))
     ]
     return [*renamed, np.ndarray, np.dtype, *{type(np.dtype(code)) for code in "?bBhHiIlLefd"}]
-
-
-def _fill_backbone(model: Network, path: Path, state: Mapping[str, Tensor]) -> None:
-    """Copy tensors into the backbone; wrappers' prefixes and the classifier on top are left out."""
-    if _is_official(state):
-        raise WeightsError(
-            f"{path} is the authors' checkpoint. Convert it first, amd-seg weights convert "
-            f"{path} -o DIR, and give that folder."
-        )
-    wanted = model.appearance.backbone.state_dict()
-    first = next(iter(wanted))
-    prefix = next((p for p in BACKBONE_PREFIXES if p + first in state), "")
-    found = {n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)}
-    # TimeCycle's kernels (output, input, time, height, width) are one frame deep.
-    found = {n: v.squeeze(2) if v.ndim == 5 and v.shape[2] == 1 else v for n, v in found.items()}
-    # Old files lack these counters; at a fixed momentum they do nothing.
-    needed = [name for name in wanted if not name.endswith("num_batches_tracked")]
-    shapes = {n: (tuple(found[n].shape), tuple(wanted[n].shape)) for n in needed if n in found}
-    faults = {
-        "missing": [name for name in needed if name not in found],
-        "unknown": [n for n in found if n not in wanted and not n.startswith(CLASSIFIERS)],
-        "of another shape": [f"{n} {a} instead of {b}" for n, (a, b) in shapes.items() if a != b],
-    }
-    if any(faults.values()):
-        raise WeightsError(
-            f"{path} does not fit the backbone {model.config.backbone} with stage widths "
-            f"{model.config.stage_widths} ({listed(faults, most=5)}). "
-            "Give the checkpoint of such a ResNet."
-        )
-    model.appearance.backbone.load_state_dict({n: found.get(n, v) for n, v in wanted.items()})
-    logger.info("The backbone comes from %s: its training data is part of yours.", path)
