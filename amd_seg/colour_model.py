@@ -30,24 +30,6 @@ def grabcut(
     return np.isin(labels, objects)
 
 
-def redraw_by_colour(
-    frame: NDArray[np.uint8],
-    mask: NDArray[np.bool_],
-    background: NDArray[np.bool_],
-    rounds: int,
-) -> NDArray[np.bool_]:
-    """Redraw a mask along the colours of its frame, nowhere on `background`.
-
-    The mask itself comes back where one of the two sides is all but empty.
-    """
-    import cv2
-
-    labels = np.where(background, cv2.GC_BGD, cv2.GC_PR_BGD).astype(np.uint8)
-    labels[mask] = cv2.GC_PR_FGD
-    redrawn = grabcut(frame, labels, rounds)
-    return mask if redrawn is None else redrawn
-
-
 def redrawn_where_agreed(
     frame: NDArray[np.uint8],
     probability: NDArray[np.float32],
@@ -56,13 +38,18 @@ def redrawn_where_agreed(
 ) -> NDArray[np.float32]:
     """Mix a map (height, width) with what the colour model makes of its mask, if the two agree.
 
-    The map itself comes back where they do not, or where one side is all but empty.
+    The map itself comes back where they do not, or where one side is all but empty. The mask
+    becomes nothing on `background`.
     """
+    import cv2
+
     mask = probability > 0.5
     if background is None:
         background = probability < SURE_BACKGROUND
-    redrawn = redraw_by_colour(frame, mask, background, rounds=1)
-    if redrawn is mask or iou(redrawn, mask) < agreement:
+    labels = np.where(background, cv2.GC_BGD, cv2.GC_PR_BGD).astype(np.uint8)
+    labels[mask] = cv2.GC_PR_FGD
+    redrawn = grabcut(frame, labels)
+    if redrawn is None or iou(redrawn, mask) < agreement:
         return probability
     weight = np.float32(REDRAWN_WEIGHT)
     return weight * redrawn.astype(np.float32) + (1 - weight) * probability

@@ -337,11 +337,6 @@ def prepare(image: ImageLike, size: int, max_pixels: int, *, reduced: bool = Fal
     return photo, resize_pixels(pixels, network_size(*photo.size, size))
 
 
-def resize_for_network(pixels: NDArray[np.uint8], size: int) -> Tensor:
-    """Return pixels (height, width, 3) as the frame (3, h, w), uint8, that the network sees."""
-    return resize_pixels(pixels, network_size(pixels.shape[0], pixels.shape[1], size))
-
-
 def network_size(height: int, width: int, size: int) -> tuple[int, int]:
     """Return the height and width, in pixels, at which the network sees a photo.
 

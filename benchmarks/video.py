@@ -22,13 +22,14 @@ import numpy as np
 import torch
 from adaptation import GIB, WEIGHTS, peak
 
+from amd_seg.choices import MAX_PIXELS
 from amd_seg.device import resolve_device
 from amd_seg.media.video import FrameReader, open_video
 from amd_seg.media.video_writer import open_writer
 from amd_seg.model.amd import AMD
 from amd_seg.prefetch import map_ahead
 from amd_seg.segmentation import FrameSegmentation
-from amd_seg.segmenter import Segmenter, resize_for_network
+from amd_seg.segmenter import Segmenter, prepare
 from amd_seg.video_segmenter import VideoSegmenter
 
 
@@ -85,7 +86,7 @@ def stages(
     segmenter = video.segmenter
     found: list[FrameSegmentation] = list(video(clip))
     size = segmenter.config.input_size
-    frames = torch.stack([resize_for_network(frame.photo.pixels, size) for frame in found])
+    frames = torch.stack([prepare(frame.photo, size, MAX_PIXELS)[1] for frame in found])
 
     def decode() -> None:
         for _ in clip:

@@ -20,7 +20,7 @@ from amd_seg.device import _warn_where_emulated
 from amd_seg.errors import AmdSegError
 from amd_seg.media.images import Photo
 from amd_seg.refine import refine_map, upsample
-from amd_seg.segmenter import network_size, resize_for_network
+from amd_seg.segmenter import network_size, prepare
 from amd_seg.weights import bundled_names
 from tests.scenes import scenes
 
@@ -111,7 +111,7 @@ def test_enlarging_is_as_published() -> None:
     import cv2
 
     pixels = photo(30, 41)
-    frame = resize_for_network(pixels, 48).permute(1, 2, 0).numpy()
+    frame = prepare(pixels, 48, 10_000)[1].permute(1, 2, 0).numpy()
     reference = cv2.resize(pixels, (frame.shape[1], frame.shape[0]))
     # OpenCV and torch round their fixed-point weights differently.
     assert np.abs(frame.astype(int) - reference).max() <= 1
@@ -120,7 +120,7 @@ def test_enlarging_is_as_published() -> None:
 def test_reducing_makes_no_patterns() -> None:
     stripes = np.zeros((64, 64, 3), np.uint8)
     stripes[:, ::2] = 255
-    frame = resize_for_network(stripes, 24)
+    frame = prepare(stripes, 24, 10_000)[1]
     assert frame.float().std() < 8
     assert frame.float().mean() == pytest.approx(127.5, abs=2)
 
@@ -153,7 +153,7 @@ def test_maps_have_the_photo_s_size_and_keep_their_promises(segmenter: Segmenter
 
 def test_the_saliency_is_the_object_channel_of_the_model(segmenter: Segmenter) -> None:
     pixels = photo()
-    frame = resize_for_network(pixels, 48)[None]
+    frame = prepare(pixels, 48, 10_000)[1][None]
     with torch.inference_mode():
         masks = segmenter.model.segment(frame)
     expected = interpolate(masks, (40, 60), mode="bilinear", align_corners=True)[0, 1]

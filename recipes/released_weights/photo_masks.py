@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+import cv2
 import numpy as np
 from contrast import boundary_contrast
 from numpy.typing import NDArray
 
-from amd_seg.colour_model import iou, redraw_by_colour
+from amd_seg.colour_model import grabcut, iou
 from amd_seg.errors import InputError
 from amd_seg.media.files import find_images
 from amd_seg.media.images import read_image
@@ -68,7 +69,10 @@ def photo_mask(
     contrast = np.mean([boundary_contrast(photo, count) for count in patches], axis=0)
     contrast = contrast.astype(np.float32)
     mask = contrast > 0.5
-    redrawn = redraw_by_colour(photo, mask, contrast < SURE_BACKGROUND, rounds=2)
+    labels = np.where(contrast < SURE_BACKGROUND, cv2.GC_BGD, cv2.GC_PR_BGD).astype(np.uint8)
+    labels[mask] = cv2.GC_PR_FGD
+    redrawn = grabcut(photo, labels, rounds=2)
+    redrawn = mask if redrawn is None else redrawn  # where one of its sides is all but empty
     agreement = iou(redrawn, mask)
     if agreement > AGREEMENT:
         weight = np.float32(REDRAWN_WEIGHT)
