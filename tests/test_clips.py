@@ -65,9 +65,3 @@ def test_roots_without_a_clip_are_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="No clip"):
         find_clips([str(tmp_path / "empty")])
-
-
-def test_real_clips(shared: Path) -> None:
-    clips = find_clips([str(shared / "data" / "videos")])
-    assert len(clips) == 480
-    assert [clip.name for clip in clips[:2]] == ["ai_study_repo-001.mp4", "ai_study_repo-002.mp4"]

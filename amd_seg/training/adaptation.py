@@ -23,7 +23,6 @@ from amd_seg.model.amd import AMD
 from amd_seg.model.config import WeightsConfig
 from amd_seg.training.clip_masks import (
     ClipFrames,
-    FrameChunk,
     agreed_masks,
     find_motion,
     flip_averaged_regions,
@@ -90,8 +89,8 @@ CertainMask = Callable[[Tensor | None], tuple[Tensor, Tensor]]
 """Gives a frame (3, height, width), uint8, and its certain mask (1, height, width), uint8, from the
 mask (1, h, w), uint8, that was found without clicks; None where there is none."""
 
-Batches = Callable[[TrainingConfig], Iterator[Any]]
-"""The stream of micro-batches for these settings."""
+Batches = Callable[[TrainingConfig], Iterator[Any]]  # the stream of micro-batches for settings
+Pair = tuple[int, int, int]  # which chunk, first and second frame in it
 
 
 @dataclass(frozen=True)
@@ -371,8 +370,16 @@ def _pairs(
     training: TrainingConfig,
 ) -> _Examples:
     """Make pairs of the clip's frames, at most `config.max_gap` apart."""
-    device = model.mean.device
-    learned, held_out = pairs_of(clip.chunks, config.gap_at(clip.frame_rate))
+    device, max_gap = model.mean.device, config.gap_at(clip.frame_rate)
+    lengths = [len(chunk.numbers) for chunk in clip.chunks]
+    starts = [(place, at) for place, length in enumerate(lengths) for at in range(length - 1)]
+    sides: tuple[list[Pair], list[Pair]] = ([], [])
+    for order, (place, first) in enumerate(starts):
+        is_held = order % HELD_OUT_EVERY == HELD_OUT_EVERY // 2
+        end = min(first + max_gap + 1, lengths[place])
+        sides[is_held].extend((place, first, second) for second in range(first + 1, end))
+    # Nothing is held out of a clip so short that none would be left to learn from.
+    learned, held_out = sides if sides[0] else (sides[1], [])
 
     def stream(pairs: Sequence[Pair], settings: TrainingConfig, seed: int) -> Iterator[PairBatch]:
         count = settings.batch_size // settings.accumulate
@@ -404,22 +411,3 @@ def _pairs(
         held_out=len(held_out),
         choose=choose,
     )
-
-
-Pair = tuple[int, int, int]
-"""Which chunk, first and second frame in it."""
-
-
-def pairs_of(chunks: Sequence[FrameChunk], max_gap: int) -> tuple[list[Pair], list[Pair]]:
-    """Return the pairs to learn from and those that are held out, 1 to `max_gap` frames apart.
-
-    Nothing is held out of a clip so short that none would be left to learn from.
-    """
-    sides: tuple[list[Pair], list[Pair]] = ([], [])
-    lengths = [len(chunk.numbers) for chunk in chunks]
-    starts = [(place, at) for place, length in enumerate(lengths) for at in range(length - 1)]
-    for order, (place, first) in enumerate(starts):
-        is_held = order % HELD_OUT_EVERY == HELD_OUT_EVERY // 2
-        end = min(first + max_gap + 1, lengths[place])
-        sides[is_held].extend((place, first, second) for second in range(first + 1, end))
-    return sides if sides[0] else (sides[1], [])

@@ -219,7 +219,7 @@ def train(
     resume: bool = False,
     on_step: OnStep | None = None,
 ) -> Path:
-    """Train a model on clips, or on images with masks.
+    """Train a model on clips, or on images with masks; return the folder of its weights.
 
     Args:
         roots: files, folders and data sets of clips, see `find_clips`; the objective
@@ -234,8 +234,6 @@ def train(
         device: see `resolve_device`.
         resume: go on from the newest checkpoint in `out`.
         on_step: called after each step; it may raise `StopTraining`.
-
-    Returns: the folder of the trained weights.
 
     Raises:
         ConfigError, InputError, MediaError, WeightsError: the run cannot start.
@@ -262,13 +260,8 @@ def train(
     start = None if init is None or resume else load_weights(init)
     # The object's region in the weights that the run began with, which may be gone by now.
     known = before.get("init_channel") if start is None else start.config.object_channel
-    settings = {
-        "roots": list(roots),
-        "init": init,
-        "init_channel": known,
-        "targets": given,
-        "model": dataclasses.asdict(model),
-    }
+    settings = {"roots": list(roots), "init": init, "init_channel": known, "targets": given}
+    settings |= {"model": dataclasses.asdict(model)}
     with joined_processes(device) as processes:
         run = Run(out, config, processes, data, resume=resume)
         amd = AMD(model)
