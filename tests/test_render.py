@@ -162,15 +162,11 @@ def test_colours_differ_the_first_for_colour_blind_eyes_too(eye: str) -> None:
     assert distances[~np.eye(5, dtype=bool)].min() > 70
 
 
-def test_maps_of_another_size_are_refused() -> None:
-    small = np.zeros((3, 20, 40), np.float32)
-    for render in (
-        lambda: render_cutout(PIXELS, np.zeros((20, 40), np.uint8)),
-        lambda: render_overlay(PIXELS, small[0] > 0),
-        lambda: render_regions(PIXELS, small),
-    ):
-        with pytest.raises(InputError, match=r"\(20, 40\) on pixels of shape \(30, 40, 3\)"):
-            render()
+@pytest.mark.parametrize("render", [render_cutout, render_overlay, render_regions])
+def test_maps_of_another_size_are_refused(render) -> None:
+    small = np.zeros((3, 20, 40) if render is render_regions else (20, 40), np.uint8)
+    with pytest.raises(InputError, match=r"\(20, 40\) on pixels of shape \(30, 40, 3\)"):
+        render(PIXELS, small)
 
 
 # Behind a cutout

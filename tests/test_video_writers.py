@@ -254,10 +254,9 @@ def test_colours_are_kept_and_said(tmp_path: Path, suffix: str) -> None:
 
 @pytest.mark.parametrize("suffix", VIDEO_SUFFIXES)
 def test_a_mask_comes_back_as_it_was(tmp_path: Path, suffix: str) -> None:
-    masks = [(frame[..., 0] > 200).astype(np.uint8) * np.uint8(255) for frame in moving_square(4)]
+    masks = [np.where(frame[..., 0] > 200, 255, 0).astype(np.uint8) for frame in moving_square(4)]
     read = decoded(draw(masks, tmp_path / f"twin{suffix}"), "gray")
-    for mask, back in zip(masks, read, strict=True):
-        np.testing.assert_array_equal(back > 127, mask > 127)
+    np.testing.assert_array_equal([back > 127 for back in read], [mask > 127 for mask in masks])
 
 
 def test_all_greys_come_back(tmp_path: Path) -> None:
@@ -280,16 +279,6 @@ def test_frames_that_no_encoder_takes_are_told_with_their_size(tmp_path: Path) -
     with pytest.raises(MediaError, match=r"source have 8x16400 pixels.*Give -o a folder"):
         draw([np.zeros((16400, 8), np.uint8)], tmp_path / "twin.mp4")
     assert not (tmp_path / "twin.mp4").exists()
-
-
-def test_a_turned_phones_clip_becomes_an_upright_one(tmp_path: Path) -> None:
-    frames = moving_square(3)
-    source = write_clip(tmp_path / "phone.mp4", frames, rotation=90)
-    twin = open_video(copy(open_video(source), tmp_path / "twin.mp4"))
-    assert isinstance(twin, VideoReader)
-    assert (twin.orientation, twin.width, twin.height) == (1, 48, 64)
-    upright = np.rot90(frames[2])
-    assert np.abs(list(twin)[2].pixels.astype(int) - upright).mean() < 4
 
 
 def ghosts(count: int = 4, height: int = 45, width: int = 67) -> list[Pixels]:
@@ -356,8 +345,7 @@ def test_a_folder_has_the_names_of_davis(tmp_path: Path) -> None:
     clip = open_video(write_lossless(tmp_path / "clip.mkv", frames), every=2)
     folder = copy(clip, tmp_path / "new" / "twin")
     assert sorted(path.name for path in folder.iterdir()) == ["00000.png", "00002.png", "00004.png"]
-    with Image.open(folder / "00004.png") as image:
-        np.testing.assert_array_equal(np.asarray(image), frames[4])
+    np.testing.assert_array_equal(np.asarray(Image.open(folder / "00004.png")), frames[4])
 
 
 # Whole or not at all
