@@ -60,20 +60,6 @@ def shim(dtype: torch.dtype, reach: int, source: Path = SOURCE) -> ctypes.CDLL:
     return library
 
 
-def run(dtype: torch.dtype, reach: int, launch: Launch, order: int) -> None:
-    library = shim(dtype, reach)
-    assert library.threads_of_a_block() == launch.threads
-    fault = run_on_cpu(library, launch, order)
-    assert fault is None, fault
-
-
-def run_on_cpu(library: ctypes.CDLL, launch: Launch, order: int) -> bytes | None:
-    grid = (ctypes.c_uint * 3)(*launch.grid)
-    kernel = getattr(library, f"run_{launch.kernel}")
-    fault: bytes | None = kernel(ctypes.byref(launch.arguments), grid, launch.threads, order)
-    return fault
-
-
 def poisoned(*shape: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """A map of NaN inside a longer buffer of NaN: what nobody writes, and what lies around it."""
     size = int(torch.Size(shape).numel())
@@ -85,23 +71,38 @@ def features(*shape: int, dtype: torch.dtype, seed: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
+def run(
+    x1: Tensor, x2: Tensor, grad: Tensor, reach: int, order: int, library: ctypes.CDLL | None = None
+) -> tuple[tuple[Tensor, ...], list[bytes]]:
+    """Run both kernels on the CPU; return the volume and the gradients, and what went wrong."""
+    library = library or shim(x1.dtype, reach)
+    found, buffers = zip(*(poisoned(*x.shape, dtype=x1.dtype) for x in (grad, x1, x2)), strict=True)
+    faults: list[bytes] = []
+    for launch in (
+        volume_launch(x1, x2, found[0], reach),
+        gradients_launch(grad, x1, x2, found[1:], reach),
+    ):
+        assert library.threads_of_a_block() == launch.threads
+        grid, kernel = (ctypes.c_uint * 3)(*launch.grid), getattr(library, f"run_{launch.kernel}")
+        fault = kernel(ctypes.byref(launch.arguments), grid, launch.threads, order)
+        faults += [fault] if fault else []
+    for buffer in buffers:
+        assert torch.cat((buffer[:32], buffer[-32:])).isnan().all()
+    return found, faults
+
+
 def check_against_plain(
     shape: tuple[int, int, int, int], reach: int, dtype: torch.dtype, layout: str, order: int
 ) -> None:
-    batch, _, height, width = shape
-    volume_shape = batch, (2 * reach + 1) ** 2, height, width
     x1, x2 = (LAYOUTS[layout](features(*shape, dtype=dtype, seed=seed)) for seed in (1, 2))
-    grad = LAYOUTS[layout](features(*volume_shape, dtype=dtype, seed=3))
-    found = [poisoned(*size, dtype=dtype) for size in (volume_shape, shape, shape)]
-    (volume, *gradients), buffers = zip(*found, strict=True)
-    run(dtype, reach, volume_launch(x1, x2, volume, reach), order)
-    run(dtype, reach, gradients_launch(grad, x1, x2, gradients, reach), order)
+    grad_shape = shape[0], (2 * reach + 1) ** 2, *shape[2:]
+    grad = LAYOUTS[layout](features(*grad_shape, dtype=dtype, seed=3))
+    found, faults = run(x1, x2, grad, reach, order)
+    assert not faults
     wide = x1.double(), x2.double()
     exact = volume_plain(*wide, reach), *gradients_plain(grad.double(), *wide, reach)
-    for ours, expected in zip((volume, *gradients), exact, strict=True):
+    for ours, expected in zip(found, exact, strict=True):
         assert (ours - expected).abs().max() <= TOLERANCE[dtype] * expected.abs().max()
-    for buffer in buffers:
-        assert torch.cat((buffer[:32], buffer[-32:])).isnan().all()
 
 
 SIZES = st.tuples(st.integers(1, 2), st.integers(1, 9), st.integers(1, 9), st.integers(1, 40))
@@ -130,12 +131,10 @@ def test_source_reaches_beyond_two_to_the_31_elements(
     far.copy_(features(*shape, dtype=torch.float32, seed=1))
     near = features(*shape, dtype=torch.float32, seed=2)
     grad = features(2, 9, 2, 8, dtype=torch.float32, seed=3)
-    volume = torch.empty_like(grad)
-    gradients = torch.empty_like(near), torch.empty_like(near)
-    run(torch.float32, reach, volume_launch(far, near, volume, reach), 1)
-    run(torch.float32, reach, gradients_launch(grad, far, near, gradients, reach), 1)
-    torch.testing.assert_close(volume, volume_plain(far, near, reach))
-    torch.testing.assert_close(gradients, gradients_plain(grad, far, near, reach))
+    found, faults = run(far, near, grad, reach, 1)
+    assert not faults
+    exact = volume_plain(far, near, reach), *gradients_plain(grad, far, near, reach)
+    torch.testing.assert_close(found, exact)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -171,27 +170,17 @@ def test_emulation_sees_a_race(
     library = shim(torch.float32, 1, source)
     x1, x2 = (features(1, 10, 6, 36, dtype=torch.float32, seed=seed) for seed in (1, 2))
     grad = features(1, 9, 6, 36, dtype=torch.float32, seed=3)
-    written = [poisoned(*x.shape, dtype=torch.float32)[0] for x in (grad, x1, x2)]
-    faults = (
-        run_on_cpu(library, volume_launch(x1, x2, written[0], 1), 1),
-        run_on_cpu(library, gradients_launch(grad, x1, x2, written[1:], 1), 1),
-    )
+    written, faults = run(x1, x2, grad, 1, 1, library)
     never_fetched = any(values.isnan().any() for values in written)
-    assert never_fetched or any(fault and b"race" in fault for fault in faults)
+    assert never_fetched or any(b"race" in fault for fault in faults)
 
 
 def test_source_gives_equal_bits_in_any_order_of_threads() -> None:
     x1, x2 = (features(1, 10, 7, 36, dtype=torch.float32, seed=seed) for seed in (1, 2))
     grad = features(1, 81, 7, 36, dtype=torch.float32, seed=3)
-    results = []
-    for order in range(4):
-        volume, _ = poisoned(1, 81, 7, 36, dtype=torch.float32)
-        gradients = [poisoned(*x1.shape, dtype=torch.float32)[0] for _ in "12"]
-        run(torch.float32, 4, volume_launch(x1, x2, volume, 4), order)
-        run(torch.float32, 4, gradients_launch(grad, x1, x2, gradients, 4), order)
-        results.append((volume, *gradients))
-    for other in results[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+    first, *others = (run(x1, x2, grad, 4, order)[0] for order in range(4))
+    for other in others:
+        assert all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -200,8 +189,8 @@ def test_half_rounds_as_torch_does(dtype: torch.dtype) -> None:
     exact = torch.tensor([1.0, 1 + 2**-7, 1 + 3 * 2**-7, -3.1, *extremes])
     x1 = exact.to(dtype).view(1, 1, 1, -1)
     x2 = torch.full_like(x1, 1 + 2**-7)
-    volume, _ = poisoned(1, 81, 1, x1.shape[3], dtype=dtype)
-    run(dtype, 4, volume_launch(x1, x2, volume, 4), 0)
+    grad = torch.zeros(1, 81, 1, x1.shape[3], dtype=dtype)
+    (volume, _, _), _ = run(x1, x2, grad, 4, 0)
     torch.testing.assert_close(volume[:, 40:41], x1 * x2, rtol=0, atol=0, equal_nan=True)
 
 
