@@ -13,10 +13,12 @@ from threading import Thread
 from amd_seg.errors import DeviceError
 
 
-def start_worker(_: int = 0) -> None:
+def start_worker(number: int = 0, has_begun: Event | None = None) -> None:
     """Begin a worker process: its parent decides about Ctrl-C, and it ends with its parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     Thread(target=_end_with_parent, daemon=True).start()
+    if has_begun is not None:
+        has_begun.set()
 
 
 def _end_with_parent() -> None:
@@ -26,11 +28,6 @@ def _end_with_parent() -> None:
     # it does so at the end of a thread and knows nothing of a fork server.
     parent.join()
     os._exit(1)
-
-
-def _start_in_pool(has_begun: Event) -> None:
-    start_worker()
-    has_begun.set()
 
 
 @contextmanager
@@ -43,7 +40,7 @@ def worker_pool(workers: int, *, job: str) -> Iterator[ProcessPoolExecutor]:
     # Forked processes would inherit the locks of torch's threads.
     context, others = get_context("spawn"), set(active_children())
     has_begun = context.Event()
-    pool = ProcessPoolExecutor(workers, context, _start_in_pool, (has_begun,))
+    pool = ProcessPoolExecutor(workers, context, start_worker, (0, has_begun))
     try:
         yield pool
     except BaseException as error:
