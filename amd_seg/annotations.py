@@ -8,7 +8,6 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import count
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 from urllib.parse import quote
@@ -33,19 +32,16 @@ from amd_seg.media.labels import save_labels
 Mask = NDArray[np.bool_]
 Ring = NDArray[np.float64]
 
-LEAST_PART = 0.01
-"""Of the largest part: what is smaller is a speck, and no object of its own."""
+_MALFORMED = (ValueError, RecursionError, LookupError, TypeError, AttributeError)
+LEAST_PART = 0.01  # of the largest part: what is smaller is a speck, and no object of its own
 
 
 class Thing(NamedTuple):
     """What is marked in a photo."""
 
-    category: int
-    """Counted from 1, as COCO does."""
-    mask: Mask
-    """(height, width), bool."""
-    score: float | None = None
-    """How sure the network is, 0..1."""
+    category: int  # counted from 1, as COCO does
+    mask: Mask  # (height, width)
+    score: float | None = None  # how sure the network is, 0..1
 
 
 # One photo.
@@ -60,16 +56,16 @@ def coco_annotations(
     part is an annotation of its own, but for specks: see `LEAST_PART`.
     """
     found = []
-    for thing in _parts(things, split):
-        encoded = encode_runs(thing.mask)
+    for category, mask, score in _parts(things, split):
+        encoded = encode_runs(mask)
         segmentation: Any = encoded
         if mask_format == "polygon":
-            segmentation = [ring.ravel().tolist() for ring in outlines(thing.mask)]
+            segmentation = [ring.ravel().tolist() for ring in outlines(mask)]
         if segmentation:
-            annotation = {"category_id": thing.category, "segmentation": segmentation}
+            annotation = {"category_id": category, "segmentation": segmentation}
             annotation |= {"area": float(runs.area(encoded)), "bbox": runs.toBbox(encoded).tolist()}
-            score = {} if thing.score is None else {"score": round(thing.score, 4)}
-            found.append({**annotation, "iscrowd": 0, **score})
+            annotation |= {"iscrowd": 0} | ({} if score is None else {"score": round(score, 4)})
+            found.append(annotation)
     return found
 
 
@@ -85,11 +81,11 @@ def yolo_lines(things: Iterable[Thing], *, split: bool = False) -> str:
     A line holds one ring: parts of one thing are joined by a line without width.
     """
     lines = []
-    for thing in _parts(things, split):
-        if rings := outlines(thing.mask):
-            shares = _joined(rings) / thing.mask.shape[::-1]
+    for category, mask, _ in _parts(things, split):
+        if rings := outlines(mask):
+            shares = _joined(rings) / mask.shape[::-1]
             numbers = " ".join(f"{value:.6g}" for value in shares.ravel().tolist())
-            lines.append(f"{thing.category - 1} {numbers}\n")
+            lines.append(f"{category - 1} {numbers}\n")
     return "".join(lines)
 
 
@@ -146,16 +142,18 @@ def _parts(things: Iterable[Thing], split: bool) -> Iterator[Thing]:
     import cv2
 
     for thing in things:
-        if not split:
-            yield from [thing] if thing.mask.any() else []
-            continue
-        _, parts, facts, _ = cv2.connectedComponentsWithStats(thing.mask.view(np.uint8))
-        areas = facts[1:, cv2.CC_STAT_AREA]
-        for number in np.flatnonzero(areas >= LEAST_PART * areas.max(initial=0)):
-            yield thing._replace(mask=parts == number + 1)
+        if split:
+            _, parts, facts, _ = cv2.connectedComponentsWithStats(thing.mask.view(np.uint8))
+            areas = facts[1:, cv2.CC_STAT_AREA]
+            for number in np.flatnonzero(areas >= LEAST_PART * areas.max(initial=0)):
+                yield thing._replace(mask=parts == number + 1)
+        elif thing.mask.any():
+            yield thing
 
 
 # Many photos in one file.
+
+_IMAGE = ("file_name", "width", "height")
 
 
 class AnnotationFile(PartFile):
@@ -204,19 +202,12 @@ class AnnotationFile(PartFile):
         categories = [{"id": k, "name": name} for k, name in enumerate(self.categories, 1)]
         head = f'"info": {json.dumps(self.info)},\n"licenses": [],\n'
         stream.write(f'{{{head}"categories": {json.dumps(categories)},\n"images": ['.encode())
-        images = (
-            {"id": number} | {key: record[key] for key in _IMAGE}
-            for number, record in enumerate(self.records(), 1)
-        )
-        write_rows(stream, images)
+        images = enumerate(self.records(), 1)
+        write_rows(stream, ({"id": k} | {key: row[key] for key in _IMAGE} for k, row in images))
         stream.write(b'\n],\n"annotations": [')
-        numbers = count(1)
-        annotations = (
-            {"id": next(numbers), "image_id": image, **found}
-            for image, record in enumerate(self.records(), 1)
-            for found in record["found"]
-        )
-        write_rows(stream, annotations)
+        found = ((k, one) for k, row in enumerate(self.records(), 1) for one in row["found"])
+        rows = ({"id": n, "image_id": k, **one} for n, (k, one) in enumerate(found, 1))
+        write_rows(stream, rows)
         stream.write(b"\n]}\n")
 
     def _write_tasks(self, stream: BinaryIO) -> None:
@@ -236,8 +227,8 @@ class AnnotationFile(PartFile):
 
     def read_finished(self) -> Iterator[dict[str, Any]]:
         """Yield what the finished file holds, also where a tool has rewritten it since."""
-        content = _read_json(self.path)
         try:
+            content = json.loads(self.path.read_bytes())
             if self.layout == "labelstudio":
                 for task in content:
                     yield {**task["meta"], "found": task["predictions"][0]["result"]}
@@ -252,13 +243,10 @@ class AnnotationFile(PartFile):
             for image in content["images"]:
                 size = {key: image[key] for key in _IMAGE}
                 yield {**size, "found": by_image.get(image["id"], [])}
-        except (KeyError, TypeError, IndexError, AttributeError) as cause:
+        except (OSError, *_MALFORMED) as cause:
             raise InputError(
                 f"Cannot go on with {self.path}: it is no {self.layout} file. Give another name."
             ) from cause
-
-
-_IMAGE = ("file_name", "width", "height")
 
 
 class ClipFile:
@@ -269,20 +257,11 @@ class ClipFile:
 
     def __init__(self, path: Path, name: str, info: dict[str, Any]) -> None:
         self.path, self.name, self.info = path, name, info
-        self._frames: list[tuple[dict[str, Any], float]] = []
+        self.frames = 0
+        self._found: list[tuple[dict[str, Any], float]] = []
 
     def __enter__(self) -> "ClipFile":
         return self
-
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        if kind is None:
-            content = json.dumps(self._content()).encode() + b"\n"
-            write_atomically(self.path, lambda stream: stream.write(content))
-
-    @property
-    def frames(self) -> int:
-        """How many there are so far."""
-        return len(self._frames)
 
     def prepare(self, frame: Any) -> tuple[dict[str, Any], float]:
         """Return the runs and the confidence of a `FrameSegmentation`; safe in several threads."""
@@ -290,33 +269,36 @@ class ClipFile:
 
     def write(self, prepared: tuple[dict[str, Any], float], index: int, time: float) -> None:
         """Add the next frame."""
-        self._frames.append(prepared)
+        self._found.append(prepared)
+        self.frames += 1
 
-    def _content(self) -> dict[str, Any]:
-        encoded = [frame for frame, _ in self._frames]
-        areas = [float(runs.area(frame)) for frame in encoded]
-        boxes = [runs.toBbox(frame).tolist() for frame in encoded]
-        scores = [score for (_, score), area in zip(self._frames, areas, strict=True) if area]
-        height, width = encoded[0]["size"]
-        size = {"width": width, "height": height, "length": len(encoded)}
-        ids = {"id": 1, "video_id": 1, "category_id": 1}
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if kind is not None:
+            return
+        height, width = self._found[0][0]["size"]
+        size = {"width": width, "height": height, "length": self.frames}
+        names = [f"{self.name}/{index:05}.jpg" for index in range(self.frames)]
+        areas = [float(runs.area(mask)) for mask, _ in self._found]
+        # A frame without the object is null in all three lists.
+        masks = [mask if area else None for (mask, _), area in zip(self._found, areas, strict=True)]
+        scores = [score for (_, score), area in zip(self._found, areas, strict=True) if area]
         annotation = {
-            **ids,
+            **dict.fromkeys(("id", "video_id", "category_id"), 1),
             "iscrowd": 0,
             **size,
             "score": round(float(np.mean(scores)), 4) if scores else 0.0,
-            # A frame without the object is null in all three lists.
-            "segmentations": [f if a else None for f, a in zip(encoded, areas, strict=True)],
+            "segmentations": masks,
             "areas": [area or None for area in areas],
-            "bboxes": [box if area else None for box, area in zip(boxes, areas, strict=True)],
+            "bboxes": [mask and runs.toBbox(mask).tolist() for mask in masks],
         }
-        names = [f"{self.name}/{index:05}.jpg" for index in range(len(encoded))]
-        return {
+        content = {
             "info": self.info,
             "categories": [{"id": 1, "name": "object"}],
             "videos": [{"id": 1, "name": self.name, **size, "file_names": names}],
             "annotations": [annotation] if scores else [],
         }
+        text = json.dumps(content).encode() + b"\n"
+        write_atomically(self.path, lambda stream: stream.write(text))
 
 
 # COCO files back.
@@ -338,19 +320,23 @@ def write_label_maps(
             another size than it says.
         MediaError: a file cannot be read or written.
     """
-    content = _read_json(annotations)
     try:
-        ids = {category["id"]: category["name"] for category in content["categories"]}
+        content = json.loads(annotations.read_bytes())
+        ids = {category["id"]: str(category["name"]) for category in content["categories"]}
         label_of = {number: label for label, number in enumerate(sorted(ids), 1)}
         names = [str(image["file_name"]) for image in content["images"]]
-        if not names:
-            raise _no_coco(annotations, "it lists no photo")
         by_image: dict[Any, list[Any]] = {image["id"]: [] for image in content["images"]}
         for annotation in content["annotations"]:
             by_image[annotation["image_id"]].append(annotation)
+    except OSError as cause:
+        raise InputError(f"Cannot read {annotations}: {cause.strerror}. Check the name.") from cause
     except (KeyError, TypeError) as cause:
         raise _no_coco(annotations, f"it lacks {cause}") from cause
-    classes = Classes.of(["background", *(str(ids[number]) for number in label_of)])
+    except (ValueError, RecursionError) as cause:
+        raise _no_coco(annotations, f"it is no JSON ({cause})") from cause
+    if not names:
+        raise _no_coco(annotations, "it lists no photo")
+    classes = Classes.of(["background", *(ids[number] for number in label_of)])
     photos = _find_photos(names, images)
     make_folder(folder)
     found = []
@@ -365,7 +351,7 @@ def write_label_maps(
         for annotation in by_image[image["id"]]:
             try:
                 labels[_mask_of(annotation, height, width)] = label_of[annotation["category_id"]]
-            except (KeyError, TypeError, ValueError, IndexError) as cause:
+            except _MALFORMED as cause:
                 reason = f"annotation {annotation.get('id')} is no mask: {cause}"
                 raise _no_coco(annotations, reason) from cause
         mask = folder / f"{number:06}-{path.stem}.png"
@@ -398,35 +384,26 @@ def decode_runs(encoded: dict[str, Any]) -> Mask:
     Raises:
         ValueError: the runs are not as long as the mask.
     """
-    height, width = encoded["size"]
-    counts = encoded["counts"]
+    (height, width), counts = encoded["size"], encoded["counts"]
     if not isinstance(counts, list):
-        counts = _decompressed(counts.encode() if isinstance(counts, str) else counts)
+        text = counts.encode() if isinstance(counts, str) else counts
+        counts, value, shift = [], 0, 0
+        # Each length is the difference from the last but one, in digits of five bits, the lowest
+        # first; a digit's sixth bit says that more follow, the fifth of the last is the sign.
+        for byte in text:
+            digit = byte - 48
+            value |= (digit & 31) << shift
+            shift += 5
+            if not digit & 32:
+                value -= (digit & 16) << (shift - 4)
+                counts.append(value + (counts[-2] if len(counts) > 2 else 0))
+                value = shift = 0
     lengths = np.asarray(counts, np.int64)
     if lengths.ndim != 1 or (lengths < 0).any() or int(lengths.sum()) != height * width:
         raise ValueError("its runs are not as long as the photo has pixels")
     # Down the columns, beginning with the background.
     flat = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)
     return flat.reshape(width, height).T
-
-
-def _decompressed(text: bytes) -> list[int]:
-    """Return the lengths of compressed runs.
-
-    Each is the difference from the last but one, in digits of five bits, the lowest first; a
-    digit's sixth bit says that more follow, the fifth of the last one is the sign.
-    """
-    counts: list[int] = []
-    value = shift = 0
-    for byte in text:
-        digit = byte - 48
-        value |= (digit & 31) << shift
-        shift += 5
-        if not digit & 32:
-            value -= (digit & 16) << (shift - 4)
-            counts.append(value + (counts[-2] if len(counts) > 2 else 0))
-            value = shift = 0
-    return counts
 
 
 def _find_photos(names: Sequence[str], folder: Path) -> list[Path]:
@@ -446,15 +423,6 @@ def _find_photos(names: Sequence[str], folder: Path) -> list[Path]:
             "Give the folder that was labelled."
         )
     return [path for path in paths if path is not None]
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_bytes())
-    except OSError as cause:
-        raise InputError(f"Cannot read {path}: {cause.strerror}. Check the name.") from cause
-    except (ValueError, RecursionError) as cause:
-        raise _no_coco(path, f"it is no JSON ({cause})") from cause
 
 
 def _no_coco(path: Path, reason: str) -> InputError:

@@ -8,14 +8,9 @@ from pathlib import Path
 
 from amd_seg.errors import InputError
 
-VOID = 255
-"""The label of pixels that do not count: borders of objects, padding, whatever nobody judged."""
-
-VOID_COLOUR = "#e0e0c0"
-"""The colour of void in VOC's palette."""
-
-MOST = 255
-"""Labels are bytes, and one of them is void."""
+VOID = 255  # the label of pixels that do not count: borders of objects, what nobody judged
+VOID_COLOUR = "#e0e0c0"  # in VOC's palette
+MOST = 255  # classes: labels are bytes, and one of them is void
 
 
 @dataclass(frozen=True)
@@ -28,8 +23,7 @@ class Classes:
     """
 
     names: tuple[str, ...]
-    colours: tuple[str, ...]
-    """As "#rrggbb"."""
+    colours: tuple[str, ...]  # as "#rrggbb"
 
     def __post_init__(self) -> None:
         count = len(self.names)

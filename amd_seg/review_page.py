@@ -7,7 +7,7 @@ several that link to each other.
 import base64
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from html import escape
 from importlib.resources import files
@@ -77,31 +77,27 @@ class ReviewPage(PartFile):
 
     def finish(self) -> list[Path]:
         """Write the page, or the pages, and return their paths."""
-        places = zip(self.done.values(), self.records(), strict=True)
-        order = sorted((record["confidence"], place) for place, record in places)
-        count = max(1, -(-len(order) // PHOTOS_A_PAGE))
-        paths = [_page(self.path, number) for number in range(count)]
+        rows = zip(self.done.values(), self.records(), strict=True)
+        order = [place for _, place in sorted((row["confidence"], at) for at, row in rows)]
+        paths = [_page(self.path, k) for k in range(max(1, -(-len(order) // PHOTOS_A_PAGE)))]
         # The first page last: until it is there, the old ones or FILE.part hold everything.
-        for number in reversed(range(count)):
-            chosen = order[number * PHOTOS_A_PAGE : (number + 1) * PHOTOS_A_PAGE]
-            write = partial(self._write, [place for _, place in chosen], paths, number)
-            write_atomically(paths[number], write)
+        for number in reversed(range(len(paths))):
+            places = order[number * PHOTOS_A_PAGE : (number + 1) * PHOTOS_A_PAGE]
+            write_atomically(paths[number], partial(self._write, places, paths, number))
         self.close(remove=True)
         return paths
 
-    def _write(
-        self, places: Sequence[int], paths: Sequence[Path], page: int, stream: BinaryIO
-    ) -> None:
+    def _write(self, places: list[int], paths: list[Path], page: int, stream: BinaryIO) -> None:
         """Write one of the pages, with the photos at these places of FILE.part."""
         links = [f'<a href="{escape(p.name)}">{n}</a>' for n, p in enumerate(paths, 1)]
         links[page] = f"<b>{page + 1}</b>"
         template = files("amd_seg").joinpath("review_page.html").read_text("utf-8")
         template = template.replace("<!--pages-->", " ".join(links) if len(links) > 1 else "")
         template = template.replace("<!--settings-->", _in_script(self._settings))
-        head, tail = template.split("<!--photos-->")
-        stream.write(head.encode() + b"[")
+        head, tail = template.encode().split(b"<!--photos-->")
+        stream.write(head + b"[")
         write_rows(stream, self.records(places), _in_script)
-        stream.write(b"\n]" + tail.encode())
+        stream.write(b"\n]" + tail)
 
     def read_finished(self) -> Iterator[dict[str, Any]]:
         """Yield the settings and the photos of finished pages."""

@@ -236,7 +236,7 @@ def test_label_maps_hold_what_was_labelled(tmp_path: Path, photos: Path, mask_fo
     ("change", "message"),
     [
         ({"images": None}, "Give a COCO file"),
-        ({"images": []}, "it lists no photo"),
+        ({"images": [], "annotations": []}, "it lists no photo"),
         ({"categories": [{"name": "x"}]}, "it lacks 'id'"),
         ({"images": [{"id": 1, "file_name": "c.jpg"}]}, "1 of 1 photos are not in"),
         ({"images": [{"id": 1, "file_name": "b.jpg", "width": 8, "height": 8}]}, "80x60, but"),
