@@ -182,7 +182,7 @@ def test_results_are_written_as_asked(davis: Path, tmp_path: Path) -> None:
     assert report["sequences"].keys() == {"cow", "goat"}
     assert report["scores"]["j_frames"] == pytest.approx(report["scores"]["j_all"])
     with Image.open(files["png"]) as sheet:
-        assert sheet.size == (4 * 498, 3 * 202)
+        assert sheet.size == (8 * 196 + 4, 3 * 162 + 18)
 
 
 @pytest.mark.parametrize(

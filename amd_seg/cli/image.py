@@ -19,15 +19,11 @@ from amd_seg.cli.options import PATH, refuse
 from amd_seg.cli.terminal import STANDARD_STREAM
 from amd_seg.errors import AmdSegError, InputError
 
-ONE_FILE = ("coco", "labelstudio")
-"""Outputs that hold all photos in one file."""
+ONE_FILE = ("coco", "labelstudio")  # outputs that hold all photos
+_OF_MASKS = ("threshold", "refine", "min_confidence")  # what classes do not depend on
 
-# What only masks depend on, not classes.
-_OF_MASKS = ("threshold", "refine", "min_confidence")
-
-# Pixels of results that may wait to be written: each takes about 8 bytes.
-_PIXELS_WAITING = 64_000_000
 _WRITERS_AHEAD = 8
+_PIXELS_WAITING = 64_000_000  # of results that wait to be written: each takes about 8 bytes
 
 
 class Job(NamedTuple):
@@ -35,8 +31,7 @@ class Job(NamedTuple):
 
     source: str
     target: str
-    name: str
-    """The photo's place below the folder that all of them are in."""
+    name: str  # the photo's place below the folder that all of them are in
 
 
 @dataclass
@@ -116,8 +111,6 @@ def image(
     list_file: Path | None,
     recursive: bool,
     shard: tuple[int, int],
-    overwrite: bool,
-    resume: bool,
     as_json: bool,
     **settings: Any,
 ) -> None:
@@ -132,19 +125,22 @@ def image(
     Exit codes: 0 all done, 1 some photos failed, 2 wrong usage,
     3 the weights cannot be had, 130 interrupted.
     """
-    is_one_file = output in ONE_FILE
-    if is_one_file and (out is None or Path(out).suffix.lower() != ".json"):
+    if output in ONE_FILE and (out is None or Path(out).suffix.lower() != ".json"):
         raise click.UsageError(f"{output} is one file of all photos. Name it: -o masks.json.")
     if output != "coco":
         refuse("--output coco", "mask_format")
     if output not in ("coco", "yolo"):
         refuse("--output coco and yolo", "split")
-    if overwrite and resume:
+    if settings["overwrite"] and settings["resume"]:
         raise click.UsageError("--overwrite replaces outputs, --resume keeps them. Choose one.")
     listed = [] if list_file is None else _read_list(list_file)
     if not inputs and not listed:
         raise click.UsageError("Give a photo, a folder, or --list with a file that names some.")
-    jobs, missing = _plan(inputs, listed, out, output, recursive, shard)
+    jobs, missing = _plan(inputs, listed, out, output, recursive)
+    if shard != (1, 1):
+        from amd_seg.media.files import in_shard
+
+        jobs = [job for job in jobs if in_shard(job.source, *shard)]
     count = len(jobs) + len(missing)
     if as_json and any(job.target == STANDARD_STREAM for job in jobs):
         raise click.UsageError("--json and a picture on stdout cannot share it. Drop one of them.")
@@ -152,17 +148,141 @@ def image(
         raise click.UsageError(
             f"--include and --exclude choose an object in one photo, not in {len(jobs)}."
         )
-    kept = {"overwrite": overwrite, "resume": resume}
-    waiting = jobs if is_one_file else _not_yet_written(jobs, **kept)
+    waiting = jobs if output in ONE_FILE else _not_yet_written(jobs, settings)
     for text, error in missing:
         _tell_failure(text, error, as_json)
     failed = len(missing)
     if waiting or (report and jobs):
-        failed += _segment_photos(jobs, waiting, out, output, report, kept, as_json, settings)
+        failed += _segment_photos(jobs, waiting, out, output, report, as_json, settings)
     else:
         _tell_skipped(jobs, waiting, as_json)
     if failed:
         terminal.fail(f"{failed} of {count} photos failed.")
+
+
+def _read_list(path: Path) -> list[str]:
+    try:
+        text = path.read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as cause:
+        raise click.UsageError(f"Cannot read the list {path}: {cause}. Check the name.") from cause
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+# What will be read and written, settled before the first photo is read.
+
+
+def _plan(
+    inputs: Sequence[str], listed: Sequence[str], out: str | None, output: str, recursive: bool
+) -> tuple[list[Job], list[tuple[str, Exception]]]:
+    """Return the jobs, in the order of the inputs, and each input that matches nothing.
+
+    Raises:
+        click.UsageError: `out` cannot take the outputs, or two photos would share one.
+    """
+    found: dict[str, tuple[str, Path]] = {}  # Whole path -> photo, and its folder below OUT.
+    missing: list[tuple[str, Exception]] = []
+    for text in (*inputs, *listed):
+        try:
+            for source, folder in _find(text, recursive):
+                # The link itself is meant where a photo is one: only its folder is looked up.
+                parent, name = os.path.split(source)
+                found.setdefault(os.path.join(os.path.realpath(parent), name), (source, folder))
+        except InputError as error:
+            missing.append((text, error))
+    homes = [os.path.realpath(text) for text in inputs if os.path.isdir(text)]
+    homes += [os.path.realpath(os.path.dirname(text)) for text in listed]
+    homes += [os.path.dirname(path) for path in found if found[path][0] != STANDARD_STREAM]
+    base = os.path.commonpath(homes) if homes else os.getcwd()
+    is_alone = len(inputs) == 1 and (inputs[0] == STANDARD_STREAM or os.path.isfile(inputs[0]))
+    is_folder = out not in (None, STANDARD_STREAM) and output not in ONE_FILE
+    if is_folder and is_alone and not listed:
+        is_folder = str(out).endswith(("/", "\\")) or os.path.isdir(str(out))
+    jobs, of_list = [], {str(Path(text)) for text in listed}
+    for whole, (source, folder) in found.items():
+        path = Path("stdin" if source == STANDARD_STREAM else source)
+        name = path.name if source == STANDARD_STREAM else os.path.relpath(whole, base)
+        # YOLO finds the labels of a photo by its name.
+        picture = f"{path.stem}.txt" if output == "yolo" else f"{path.stem}.{output}.png"
+        target = out
+        if out is None:
+            target = source if source == STANDARD_STREAM else str(path.with_name(picture))
+        elif is_folder:
+            target = str(Path(out, Path(name).parent if source in of_list else folder, picture))
+        jobs.append(Job(source, str(target), Path(name).as_posix()))
+    if output not in ONE_FILE:
+        _check_targets(jobs, out, output)
+    return jobs, missing
+
+
+def _find(text: str, recursive: bool) -> list[tuple[str, Path]]:
+    """Return the photos that an input stands for, each with its folder below the input."""
+    if text == STANDARD_STREAM or os.path.isfile(text):
+        return [(str(Path(text)), Path())]
+    from amd_seg.media.files import find_images
+
+    own = {f".{output}" for output in (*OUTPUTS, *SEMANTIC_OUTPUTS)}
+    paths = find_images([text], recursive=recursive)
+    photos = [path for path in paths if Path(path.stem).suffix not in own]
+    if not photos:
+        raise InputError(f"{text} holds only files that amd-seg wrote. Give the photos.")
+    is_folder = os.path.isdir(text)
+    return [(str(p), p.parent.relative_to(text) if is_folder else Path()) for p in photos]
+
+
+def _check_targets(jobs: Sequence[Job], out: str | None, output: str) -> None:
+    """Raise where outputs could not be written, would share a file, or are inputs."""
+    by_target: dict[str, list[str]] = defaultdict(list)
+    for job in jobs:
+        if job.target != STANDARD_STREAM:
+            by_target[os.path.realpath(job.target)].append(job.source)
+    on_stdout = sum(job.target == STANDARD_STREAM for job in jobs)
+    if on_stdout > 1:
+        raise click.UsageError(f"{on_stdout} photos cannot share stdout. Give -o a folder.")
+    if on_stdout and sys.stdout.isatty():
+        raise click.UsageError("A terminal shows no picture. Redirect stdout, or give -o a file.")
+    shared = [f"{' and '.join(all)} to {to}" for to, all in by_target.items() if len(all) > 1]
+    if shared:
+        raise click.UsageError(
+            f"Photos would share an output: {'; '.join(shared)}. Rename or move them."
+        )
+    for source in {os.path.realpath(job.source) for job in jobs} & by_target.keys():
+        raise click.UsageError(f"{source} is an input. Give its output another name.")
+    if out is None or out == STANDARD_STREAM:
+        return
+    if all(job.target != out for job in jobs):
+        if os.path.isfile(out):
+            raise click.UsageError(f"-o {out} is a file. With several photos give a folder.")
+        return
+    from amd_seg.media.images import FORMATS_WITHOUT_ALPHA, WRITERS
+
+    suffix, wrong = Path(out).suffix.lower(), None
+    if output == "yolo":
+        wrong = None if suffix == ".txt" else ": YOLO's labels are text. Use .txt, or a folder."
+    elif suffix not in WRITERS:
+        wrong = f" has no known ending. Use one of {', '.join(WRITERS)}."
+    elif output == "labels" and suffix != ".png":
+        wrong = ": labels are an indexed picture. Use .png."
+    elif output == "cutout" and WRITERS[suffix][0] in FORMATS_WITHOUT_ALPHA:
+        wrong = f": {suffix} holds no transparency. Use .png."
+    if wrong:
+        raise click.UsageError(f"-o {out}{wrong}")
+
+
+def _not_yet_written(jobs: list[Job], settings: dict[str, Any]) -> list[Job]:
+    """Return the jobs to do; raise where outputs exist and the user did not say what to do."""
+    if settings["overwrite"]:
+        return jobs
+    written = {j for j in jobs if j.target != STANDARD_STREAM and os.path.exists(j.target)}
+    if written and not settings["resume"]:
+        first = min(job.target for job in written)
+        raise click.UsageError(
+            f"{len(written)} of {len(jobs)} outputs exist, such as {first}. Use --overwrite to "
+            "replace them, or --resume to skip them."
+        )
+    return [job for job in jobs if job not in written]
+
+
+# From the network to the files.
 
 
 def _segment_photos(
@@ -171,7 +291,6 @@ def _segment_photos(
     out: str | None,
     output: str,
     report: Path | None,
-    kept: dict[str, bool],
     as_json: bool,
     settings: dict[str, Any],
 ) -> int:
@@ -180,16 +299,16 @@ def _segment_photos(
     from amd_seg.prefetch import map_ahead
     from amd_seg.weights import digest_of_weights
 
-    failed = 0
+    segmenter, call, names = _load(output, settings)
+    kept = {name: settings[name] for name in ("overwrite", "resume")}
+    made_by = {
+        "version": f"amd-seg {__version__}",
+        "weights": settings["weights"] or "bundled",
+        "weights_sha256": digest_of_weights(settings["weights"]),
+        **{name: settings[name] for name in ("size", "precision", *_OF_MASKS)},
+    }
+    file, page, failed = None, None, 0
     with ExitStack() as stack:
-        segmenter, call, names = _load(output, settings)
-        made_by = {
-            "version": f"amd-seg {__version__}",
-            "weights": settings["weights"] or "bundled",
-            "weights_sha256": digest_of_weights(settings["weights"]),
-            **{name: settings[name] for name in ("size", "precision", *_OF_MASKS)},
-        }
-        file, page = None, None
         if output in ONE_FILE:
             from amd_seg.annotations import AnnotationFile
 
@@ -226,180 +345,28 @@ def _segment_photos(
             budget=_PIXELS_WAITING,
         )
         stack.enter_context(closing(outcomes))
-        for job, outcome in zip(waiting, outcomes, strict=True):
+        for job, made in zip(waiting, outcomes, strict=True):
             bar.update()
-            if outcome.error is not None:
+            if made.error is not None:
                 failed += 1
-                _tell_failure(job.source, outcome.error, as_json)
+                _tell_failure(job.source, made.error, as_json)
                 continue
-            facts = outcome.facts
             if file is not None:
-                file.add(job.name, facts["width"], facts["height"], outcome.annotations)
+                file.add(job.name, made.facts["width"], made.facts["height"], made.annotations)
             if page is not None:
-                page.add(job.source, facts, outcome.shown)
+                page.add(job.source, made.facts, made.shown)
             if as_json:
                 told = {"input": job.source, "output": job.target, "status": "done"}
-                terminal.put({**told, **facts})
-            elif job.target == STANDARD_STREAM:
-                terminal.put(outcome.picture)
+                terminal.put({**told, **made.facts})
             elif file is None:
-                terminal.put(job.target)
+                terminal.put(made.picture if job.target == STANDARD_STREAM else job.target)
         if file is not None:
             file.finish()
             if not as_json:
                 terminal.put(jobs[0].target)
-        if page is not None:
-            for path in page.finish():
-                terminal.notice(f"To look through the masks, open {path}.")
+        for path in page.finish() if page is not None else ():
+            terminal.notice(f"To look through the masks, open {path}.")
     return failed
-
-
-def _tell_skipped(jobs: Sequence[Job], waiting: Sequence[Job], as_json: bool) -> None:
-    todo = set(waiting)
-    skipped = [job for job in jobs if job not in todo]
-    if as_json:
-        for job in skipped:
-            terminal.put({"input": job.source, "output": job.target, "status": "skipped"})
-    if skipped:
-        terminal.notice(f"{len(skipped)} of {len(jobs)} photos were done before.")
-
-
-def _tell_failure(source: str, error: Exception, as_json: bool) -> None:
-    terminal.say(f"Error: {error}")
-    if as_json:
-        terminal.put({"input": source, "status": "failed", "error": str(error)})
-
-
-# What will be read and written, settled before the first photo is read.
-
-
-def _read_list(path: Path) -> list[str]:
-    try:
-        text = path.read_text("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as cause:
-        raise click.UsageError(f"Cannot read the list {path}: {cause}. Check the name.") from cause
-    return [line.strip() for line in text.splitlines() if line.strip()]
-
-
-def _plan(
-    inputs: Sequence[str],
-    listed: Sequence[str],
-    out: str | None,
-    output: str,
-    recursive: bool,
-    shard: tuple[int, int],
-) -> tuple[list[Job], list[tuple[str, Exception]]]:
-    """Return the jobs of a shard, in the order of the inputs, and each input that matches nothing.
-
-    Raises:
-        click.UsageError: `out` cannot take the outputs, or two photos would share one.
-    """
-    found: dict[str, tuple[str, Path]] = {}  # Whole path -> photo, and its folder below OUT.
-    missing: list[tuple[str, Exception]] = []
-    for text in (*inputs, *listed):
-        try:
-            for source, folder in _find(text, recursive):
-                # The link itself is meant where a photo is one: only its folder is looked up.
-                parent, name = os.path.split(source)
-                found.setdefault(os.path.join(os.path.realpath(parent), name), (source, folder))
-        except InputError as error:
-            missing.append((text, error))
-    homes = [os.path.realpath(text) for text in inputs if os.path.isdir(text)]
-    homes += [os.path.realpath(os.path.dirname(text)) for text in listed]
-    homes += [os.path.dirname(path) for path in found if found[path][0] != STANDARD_STREAM]
-    base = os.path.commonpath(homes) if homes else os.getcwd()
-    is_alone = len(inputs) == 1 and (inputs[0] == STANDARD_STREAM or os.path.isfile(inputs[0]))
-    is_folder = out not in (None, STANDARD_STREAM) and output not in ONE_FILE
-    if is_folder and is_alone and not listed:
-        is_folder = str(out).endswith(("/", "\\")) or os.path.isdir(str(out))
-    jobs, of_list = [], {str(Path(text)) for text in listed}
-    for whole, (source, folder) in found.items():
-        path = Path("stdin" if source == STANDARD_STREAM else source)
-        name = path.name if source == STANDARD_STREAM else os.path.relpath(whole, base)
-        # YOLO finds the labels of a photo by its name.
-        picture = f"{path.stem}.txt" if output == "yolo" else f"{path.stem}.{output}.png"
-        below = Path(name).parent if source in of_list else folder
-        if out is None:
-            target = source if source == STANDARD_STREAM else str(path.with_name(picture))
-        else:
-            target = str(Path(out) / below / picture) if is_folder else out
-        jobs.append(Job(source, target, Path(name).as_posix()))
-    if output not in ONE_FILE:
-        _check_targets(jobs, out, output)
-    if shard != (1, 1):
-        from amd_seg.media.files import in_shard
-
-        jobs = [job for job in jobs if in_shard(job.source, *shard)]
-    return jobs, missing
-
-
-def _find(text: str, recursive: bool) -> list[tuple[str, Path]]:
-    """Return the photos that an input stands for, each with its folder below the input."""
-    if text == STANDARD_STREAM or os.path.isfile(text):
-        return [(str(Path(text)), Path())]
-    from amd_seg.media.files import find_images
-
-    paths = find_images([text], recursive=recursive)
-    own = {f".{output}" for output in (*OUTPUTS, *SEMANTIC_OUTPUTS)}
-    photos = [path for path in paths if Path(path.stem).suffix not in own]
-    if not photos:
-        raise InputError(f"{text} holds only files that amd-seg wrote. Give the photos.")
-    is_folder = os.path.isdir(text)
-    return [(str(p), p.parent.relative_to(text) if is_folder else Path()) for p in photos]
-
-
-def _check_targets(jobs: Sequence[Job], out: str | None, output: str) -> None:
-    """Raise where outputs could not be written, would share a file, or are inputs."""
-    by_target: dict[str, list[str]] = defaultdict(list)
-    for job in jobs:
-        if job.target != STANDARD_STREAM:
-            by_target[os.path.realpath(job.target)].append(job.source)
-    on_stdout = sum(job.target == STANDARD_STREAM for job in jobs)
-    if on_stdout > 1:
-        raise click.UsageError(f"{on_stdout} photos cannot share stdout. Give -o a folder.")
-    if on_stdout and sys.stdout.isatty():
-        raise click.UsageError("A terminal shows no picture. Redirect stdout, or give -o a file.")
-    shared = [item for item in by_target.items() if len(item[1]) > 1]
-    if shared:
-        named = "; ".join(f"{' and '.join(sources)} to {to}" for to, sources in shared)
-        raise click.UsageError(f"Photos would share an output: {named}. Rename or move them.")
-    for source in {os.path.realpath(job.source) for job in jobs} & by_target.keys():
-        raise click.UsageError(f"{source} is an input. Give its output another name.")
-    if out is None or out == STANDARD_STREAM:
-        return
-    if all(job.target != out for job in jobs):
-        if os.path.isfile(out):
-            raise click.UsageError(f"-o {out} is a file. With several photos give a folder.")
-        return
-    from amd_seg.media.images import FORMATS_WITHOUT_ALPHA, WRITERS
-
-    suffix = Path(out).suffix.lower()
-    wrong = None
-    if output == "yolo":
-        wrong = None if suffix == ".txt" else ": YOLO's labels are text. Use .txt, or a folder."
-    elif suffix not in WRITERS:
-        wrong = f" has no known ending. Use one of {', '.join(WRITERS)}."
-    elif output == "labels" and suffix != ".png":
-        wrong = ": labels are an indexed picture. Use .png."
-    elif output == "cutout" and WRITERS[suffix][0] in FORMATS_WITHOUT_ALPHA:
-        wrong = f": {suffix} holds no transparency. Use .png."
-    if wrong:
-        raise click.UsageError(f"-o {out}{wrong}")
-
-
-def _not_yet_written(jobs: list[Job], *, overwrite: bool, resume: bool) -> list[Job]:
-    """Return the jobs to do; raise where outputs exist and the user did not say what to do."""
-    written = {j for j in jobs if j.target != STANDARD_STREAM and os.path.exists(j.target)}
-    if written and not overwrite and not resume:
-        first = min(job.target for job in written)
-        raise click.UsageError(
-            f"{len(written)} of {len(jobs)} outputs exist, such as {first}. Use --overwrite to "
-            "replace them, or --resume to skip them."
-        )
-    return [job for job in jobs if overwrite or job not in written]
-
-
-# From the network to the files.
 
 
 def _load(output: str, settings: dict[str, Any]) -> tuple[Any, dict[str, Any], Sequence[str]]:
@@ -428,7 +395,7 @@ def _write(
     """Write a photo's own file, and make what goes into the files of all photos."""
     if isinstance(result, AmdSegError):
         return Outcome(error=result)
-    from amd_seg import annotations
+    from amd_seg.annotations import coco_annotations, labelstudio_result, yolo_lines
     from amd_seg.media.files import write_atomically
 
     if settings["include"] or settings["exclude"]:
@@ -437,13 +404,11 @@ def _write(
     try:
         made = Outcome(result.facts)
         if output == "coco":
-            made.annotations = annotations.coco_annotations(
-                result.things, settings["mask_format"], split=split
-            )
+            made.annotations = coco_annotations(result.things, settings["mask_format"], split=split)
         elif output == "labelstudio":
-            made.annotations = annotations.labelstudio_result(result.things, names)
+            made.annotations = labelstudio_result(result.things, names)
         elif output == "yolo":
-            lines = annotations.yolo_lines(result.things, split=split).encode()
+            lines = yolo_lines(result.things, split=split).encode()
             write_atomically(Path(job.target), lambda stream: stream.write(lines))
         elif job.target == STANDARD_STREAM:
             made.picture = result.encode(output)
@@ -456,3 +421,18 @@ def _write(
     except (AmdSegError, OSError) as error:
         return Outcome(error=error)
     return made
+
+
+def _tell_skipped(jobs: Sequence[Job], waiting: Sequence[Job], as_json: bool) -> None:
+    todo = set(waiting)
+    skipped = [job for job in jobs if job not in todo]
+    for job in skipped if as_json else ():
+        terminal.put({"input": job.source, "output": job.target, "status": "skipped"})
+    if skipped:
+        terminal.notice(f"{len(skipped)} of {len(jobs)} photos were done before.")
+
+
+def _tell_failure(source: str, error: Exception, as_json: bool) -> None:
+    terminal.say(f"Error: {error}")
+    if as_json:
+        terminal.put({"input": source, "status": "failed", "error": str(error)})

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 # What only an adaptation takes, and what each frame takes.
 _CLIP = ("channel", "include", "exclude")
 _CALL = ("size", "threshold", "refine", "min_confidence", "batch_size")
+_LEARNED = (
+    *("loss_before", "loss_after", "margin", "evidence", "objective", "steps", "held_out"),
+    *("is_adapted", "reason", "channel"),
+)
 LEARNING = ("steps", "objective", "blend", "seed")
 
 learning_options = options.several(
@@ -150,28 +154,28 @@ def _segment(
     **settings: Any,
 ) -> dict[str, Any]:
     """Do what was asked for, and return what `--json` tells of it."""
+    from amd_seg.media.video import open_video
+    from amd_seg.video_segmenter import VideoSegmenter, check_output
+
     if not adapt:
         refuse("--adapt", *LEARNING, *_CLIP, "save_adapted", "report")
+    # Whatever could not be written is told before the clip is adapted to.
     if report is not None:
-        from amd_seg.adaptation_report import check_page
+        from amd_seg.adaptation_report import check_page, write_adaptation_page
 
         check_page(report, overwrite=overwrite)
     if save_adapted is not None and not overwrite and any(save_adapted.glob("*.safetensors")):
         raise InputError(
             f"{save_adapted} has weights. Give another folder, or overwrite them (--overwrite)."
         )
-    from amd_seg.media.video import open_video
-    from amd_seg.video_segmenter import VideoSegmenter, check_output
-
     span = {name: settings[name] for name in ("start", "end", "frame_rate")}
     drawing: dict[str, Any] = {"output": output, "background": background, "overwrite": overwrite}
     clip = open_video(source, every=settings["every"], **span)
     target = _beside(source, output, background) if out is None else Path(out)
-    check_output(clip, target, **drawing)  # Before the clip is adapted to.
-    weights = settings["weights"]
+    check_output(clip, target, **drawing)
     load = {name: settings[name] for name in ("device", "precision")}
-    segmenter = VideoSegmenter.from_pretrained(weights, **load)
-    released, learned = segmenter.segmenter, {}
+    video = VideoSegmenter.from_pretrained(settings["weights"], **load)
+    released, learned = video.segmenter, {}
     if adapt:
         config = adaptation_config(settings)
         clicks = {name: settings[name] for name in _CLIP}
@@ -179,42 +183,34 @@ def _segment(
         is_clicked = settings["include"] or settings["exclude"]
         size = None if is_clicked else config.frame_size(released.config.input_size)
         small = open_video(source, short_edge=size, **span)
-        found = _adapt(segmenter, small, config, save_adapted, **clicks)
+        found = _adapt(video, small, config, save_adapted, **clicks)
         if report is not None:
-            from amd_seg.adaptation_report import write_adaptation_page
-
             call = {name: settings[name] for name in ("size", "threshold", "refine")}
-            networks = {"released": released, "adapted": segmenter.segmenter}
-            write_adaptation_page(
-                report, clip, found, config, **networks, overwrite=overwrite, **call
-            )
-        learned = {"adaptation": _facts(found)}
+            call |= {"released": released, "adapted": video.segmenter, "overwrite": overwrite}
+            write_adaptation_page(report, clip, found, config, **call)
+        seconds = round(sum(found.seconds.values()), 1)
+        learned = {"adaptation": {**_rounded(found, *_LEARNED), "seconds": seconds}}
     with terminal.progress(clip.frame_count, "frame") as bar:
-        written = segmenter.write(
+        written = video.write(
             clip,
             target,
             **drawing,
             **{name: settings[name] for name in _CALL},
             on_frame=lambda done, total: bar.update(),
-            info={"weights": weights or "bundled", "adapted": adapt},
+            info={"weights": settings["weights"] or "bundled", "adapted": adapt},
         )
     return {
         "input": source,
         "output": str(written.path),
         "status": "truncated" if written.is_truncated else "done",
-        "frames": written.frames,
-        "width": written.width,
-        "height": written.height,
-        "hdr": written.hdr,
-        "mask_share": round(written.mask_share, 4),
-        "confidence": round(written.confidence, 4),
+        **_rounded(written, "frames", "width", "height", "hdr", "mask_share", "confidence"),
         "object": written.mask_share > 0,
         **learned,
     }
 
 
 def _adapt(
-    segmenter: "VideoSegmenter",
+    video: "VideoSegmenter",
     clip: "FrameReader",
     config: AdaptationConfig,
     save_adapted: Path | None,
@@ -238,9 +234,9 @@ def _adapt(
             if received:
                 raise StopTraining(received[0])
 
-        learned = segmenter.adapt(clip, config, on_step=on_step, **clicks)
+        learned = video.adapt(clip, config, on_step=on_step, **clicks)
     if save_adapted is not None:
-        segmenter.save(save_adapted)
+        video.save(save_adapted)
     if received:
         terminal.fail(
             f"Interrupted. What was learned in {learned.steps} of {config.steps} steps is in "
@@ -251,11 +247,9 @@ def _adapt(
     return learned
 
 
-def _facts(report: "AdaptationReport") -> dict[str, Any]:
-    names = ("loss_before", "loss_after", "margin", "evidence", "objective", "steps", "held_out")
-    facts = {name: getattr(report, name) for name in (*names, "is_adapted", "reason", "channel")}
-    facts = {name: round(v, 4) if isinstance(v, float) else v for name, v in facts.items()}
-    return facts | {"seconds": round(sum(report.seconds.values()), 1)}
+def _rounded(facts: object, *names: str) -> dict[str, Any]:
+    values = {name: getattr(facts, name) for name in names}
+    return {name: round(v, 4) if isinstance(v, float) else v for name, v in values.items()}
 
 
 def summary(report: "AdaptationReport") -> str:

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
+from PIL.ImageOps import pad
 
 from amd_seg.evaluation.predictions import truth_of
 from amd_seg.evaluation.scoring import Evaluation, Row, Scores
 from amd_seg.media.images import read_image, save_image
 from amd_seg.media.labels import read_labels, render_labels_overlay
+from amd_seg.media.render import TILE, Tile, tiled
 from amd_seg.review_page import small_overlay
 
 _AT = "of the pixels above"
@@ -146,8 +148,7 @@ def _aligned(cells: list[list[str]]) -> list[str]:
     return lines
 
 
-_CELL = (240, 180)  # room for one picture of a sheet, in pixels
-_CAPTION, _MARGIN = 16, 6
+_CELL = (TILE, 3 * TILE // 4)  # one picture of a sheet
 
 
 def write_sheet(evaluation: Evaluation, path: Path, *, count: int = 4) -> None:
@@ -159,21 +160,15 @@ def write_sheet(evaluation: Evaluation, path: Path, *, count: int = 4) -> None:
     key = ranking[evaluation.dataset.benchmark.kind]
     ranked = sorted(evaluation.rows, key=lambda row: row.values[key], reverse=True)
     count = min(count, len(ranked))
-    middle = (len(ranked) - count) // 2
-    groups = {"best": 0, "median": middle, "worst": len(ranked) - count}
-    width, height = 2 * _CELL[0] + 3 * _MARGIN, _CELL[1] + _CAPTION + _MARGIN
-    sheet = Image.new("RGB", (width * count, height * 3), "white")
-    pen = ImageDraw.Draw(sheet)
-    for line, (rank, first) in enumerate(groups.items()):
-        for place, row in enumerate(ranked[first : first + count]):
-            left, top = place * width + _MARGIN, line * height
-            title = f"{rank} {row.sample.name} {100 * row.values[key]:.0f}"
-            pen.text((left, top + 2), title, fill="black")
-            for picture in _overlays(row, evaluation):
-                picture.thumbnail(_CELL)
-                sheet.paste(picture, (left, top + _CAPTION))
-                left += _CELL[0] + _MARGIN
-    save_image(sheet, path)
+    lines = []
+    for rank, first in (("best", 0), ("median", (len(ranked) - count) // 2), ("worst", -count)):
+        line = []
+        for row in ranked[first:][:count]:
+            caption = f"{rank} {row.sample.name} {100 * row.values[key]:.0f}"
+            pictures = [pad(each, _CELL, color="white") for each in _overlays(row, evaluation)]
+            line += [Tile(picture, caption) for picture in pictures]
+        lines.append(line)
+    save_image(tiled(["ground truth", "scored"] * count, lines), path)
 
 
 def _overlays(row: Row, evaluation: Evaluation) -> list[Image.Image]:
