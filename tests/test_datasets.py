@@ -9,18 +9,16 @@ from amd_seg.evaluation.datasets import BENCHMARKS, open_dataset, open_folders
 from amd_seg.evaluation.predictions import centre_prior, read_prediction, read_truth, truth_of
 
 SIZE = (12, 16)
+# Every column its own grey, 0 to 255.
+RAMP = np.tile(np.linspace(0, 255, SIZE[1]).astype(np.uint8), (SIZE[0], 1))
+DEEP = RAMP.astype(np.uint16) * np.uint16(257)
+ONES = (RAMP > 100).astype(np.uint8)
 
 
-def write(path: Path, values: np.ndarray | Image.Image, **options: object) -> Path:
+def write(path: Path, values: np.ndarray | Image.Image = RAMP) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    image = values if isinstance(values, Image.Image) else Image.fromarray(values)
-    image.save(path, **options)
+    (values if isinstance(values, Image.Image) else Image.fromarray(values)).save(path)
     return path
-
-
-def ramp() -> np.ndarray:
-    """Every column its own grey, 0 to 255."""
-    return np.tile(np.linspace(0, 255, SIZE[1]).astype(np.uint8), (SIZE[0], 1))
 
 
 def labels(values: np.ndarray, palette: list[int]) -> Image.Image:
@@ -31,19 +29,17 @@ def labels(values: np.ndarray, palette: list[int]) -> Image.Image:
 
 # Ground truth as it comes.
 
-ONES = (ramp() > 100).astype(np.uint8)
-
 
 @pytest.mark.parametrize(
     ("values", "truth"),
     [
-        (ramp(), ramp() >= 128),
-        (ramp().astype(np.uint16) * np.uint16(257), ramp() >= 128),
+        (RAMP, RAMP >= 128),
+        (DEEP, RAMP >= 128),
         (ONES, ONES > 0),
         (Image.fromarray(ONES * np.uint8(255)).convert("1"), ONES > 0),
         # A palette of greys is grey, whatever their order.
         (labels(ONES, [255, 255, 255, 0, 0, 0]), ONES == 0),
-        *((Image.fromarray(ramp()).convert(mode), ramp() >= 128) for mode in ("RGB", "RGBA", "LA")),
+        *((Image.fromarray(RAMP).convert(mode), RAMP >= 128) for mode in ("RGB", "RGBA", "LA")),
     ],
     ids=["grey", "16 bits", "0 and 1", "bits", "grey palette", "RGB", "RGBA", "LA"],
 )
@@ -56,8 +52,7 @@ def test_the_object_is_where_the_file_says(
 
 
 def test_predictions_keep_their_levels(tmp_path: Path) -> None:
-    deep = ramp().astype(np.uint16) * np.uint16(257)
-    assert (read_prediction(write(tmp_path / "a.png", deep)) == ramp()).all()
+    assert (read_prediction(write(tmp_path / "a.png", DEEP)) == RAMP).all()
     assert read_prediction(write(tmp_path / "b.png", ONES)).max() == 1
 
 
@@ -70,14 +65,12 @@ def test_labels_are_objects_and_255_is_void(tmp_path: Path) -> None:
 
 
 def test_values_that_mean_nothing_are_refused(tmp_path: Path) -> None:
-    instances, coloured = np.zeros(SIZE, np.uint8), np.zeros((*SIZE, 3), np.uint8)
-    instances[:4], instances[6:8] = 1, 2
-    coloured[..., 0] = 128
     (tmp_path / "d.png").write_bytes(b"no image")
+    red = Image.new("RGB", SIZE, (128, 0, 0))
     for path, error, message in (
-        (write(tmp_path / "a.png", instances), InputError, "run from 0 to 2"),
-        (write(tmp_path / "b.png", coloured), InputError, r"b\.png is coloured"),
-        (write(tmp_path / "c.png", ramp().astype(np.uint16)), InputError, "16 bits hold 0 to 255"),
+        (write(tmp_path / "a.png", RAMP // 100), InputError, "run from 0 to 2"),
+        (write(tmp_path / "b.png", red), InputError, r"b\.png is coloured"),
+        (write(tmp_path / "c.png", RAMP.astype(np.uint16)), InputError, "16 bits hold 0 to 255"),
         (tmp_path / "d.png", MediaError, r"d\.png"),
         (tmp_path / "missing.png", MediaError, "no such file"),
     ):
@@ -109,12 +102,10 @@ def test_the_centre_prior_is_highest_in_the_middle() -> None:
         ("hku-is", "imgs", "gt"),
     ],
 )
-def test_pictures_and_masks_meet_by_name(
-    tmp_path: Path, name: str, images: str, masks: str
-) -> None:
+def test_pictures_and_masks_meet(tmp_path: Path, name: str, images: str, masks: str) -> None:
     for stem in ("2", "10"):
-        write(tmp_path / images / f"{stem}.jpg", ramp())
-        write(tmp_path / masks / f"{stem}.png", ramp())
+        write(tmp_path / images / f"{stem}.jpg")
+        write(tmp_path / masks / f"{stem}.png")
     dataset = open_dataset(name, tmp_path)
     assert [sample.name for sample in dataset.samples] == ["2", "10"]
     assert dataset.samples[0].image == tmp_path / images / "2.jpg"
@@ -122,29 +113,25 @@ def test_pictures_and_masks_meet_by_name(
 
 
 def test_faults_of_a_folder_are_named_together(tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        write(tmp_path / "images" / f"{name}.jpg", ramp())
-    write(tmp_path / "masks" / "c.png", ramp())
-    with pytest.raises(InputError, match=r"2 files .* a, b; 1 masks .* c\. Add or remove"):
-        open_dataset("ecssd", tmp_path)
-    with pytest.raises(InputError, match=r"DUTS-TE-Image/ and DUTS-TE-Mask/"):
-        open_dataset("duts-te", tmp_path / "images")
-    with pytest.raises(InputError, match="Use one of duts-te"):
-        open_dataset("duts", tmp_path)
-    with pytest.raises(InputError, match="no such folder"):
-        open_dataset("ecssd", tmp_path / "nowhere")
+    for name in ("images/a.jpg", "images/b.jpg", "masks/c.png", "twice/c.png", "twice/c.bmp"):
+        write(tmp_path / name)
     (tmp_path / "empty").mkdir()
-    for masks, fault in (("empty", "there is no image in it"), ("nowhere", "no such folder")):
-        with pytest.raises(InputError, match=f"{masks}: {fault}. Check the name"):
-            open_folders(None, tmp_path / masks)
-    write(tmp_path / "masks" / "c.bmp", ramp())
-    with pytest.raises(InputError, match="have one name"):
-        open_folders(None, tmp_path / "masks")
+    for name, folder, fault in (
+        ("ecssd", "", r"2 files .* a, b; 1 masks .* c\. Add or remove"),
+        ("duts-te", "images", "DUTS-TE-Image/ and DUTS-TE-Mask/"),
+        ("duts", "", "Use one of duts-te"),
+        ("ecssd", "nowhere", "no such folder"),
+        ("", "empty", "empty: there is no image in it. Check the name"),
+        ("", "nowhere", "nowhere: no such folder. Check the name"),
+        ("", "twice", "have one name"),
+    ):
+        with pytest.raises(InputError, match=fault):
+            open_dataset(name, tmp_path / folder) if name else open_folders(None, tmp_path / folder)
 
 
 def test_davis_2016_wants_all_that_its_list_names(tmp_path: Path) -> None:
     (tmp_path / "ImageSets/480p").mkdir(parents=True)
-    write(tmp_path / "Annotations/480p/cow/00000.png", ramp())
+    write(tmp_path / "Annotations/480p/cow/00000.png")
     with pytest.raises(InputError, match="Give a folder that holds Annotations/480p/"):
         open_dataset("davis2016", tmp_path / "ImageSets")
     with pytest.raises(InputError, match=r"val\.txt is missing"):
@@ -153,7 +140,7 @@ def test_davis_2016_wants_all_that_its_list_names(tmp_path: Path) -> None:
     (tmp_path / "ImageSets/480p/val.txt").write_text("\n".join(lines) + " \n")
     with pytest.raises(InputError, match=r"1 files are missing: .*00001\.png"):
         open_dataset("davis2016", tmp_path)
-    write(tmp_path / "Annotations/480p/cow/00001.png", ramp())
+    write(tmp_path / "Annotations/480p/cow/00001.png")
     dataset = open_dataset("davis2016", tmp_path)
     assert dataset.title == "DAVIS 2016 val 16x12 copy subset (2 of 1,376 frames)"
 
@@ -174,59 +161,52 @@ def test_davis_2017_is_merged(tmp_path: Path) -> None:
         open_dataset("davis2017", tmp_path)
 
 
-def test_objects_of_segtrack_are_joined(shared: Path) -> None:
-    dataset = open_dataset("segtrackv2", shared / "data" / "formats" / "segtrackv2")
-    assert dataset.title == "SegTrack v2 subset (8 of 976 frames)"
-    bmx, girl = dataset.samples[0], dataset.samples[-1]
-    assert (len(bmx.masks), len(girl.masks)) == (2, 1)
-    assert girl.image is not None
-    assert girl.image.suffix == ".bmp"
-    truth, _ = truth_of(bmx)
-    each = [np.asarray(Image.open(path).convert("L")) > 0 for path in bmx.masks]
-    assert (truth == each[0] | each[1]).all()
-    assert truth.sum() > max(one.sum() for one in each)
-
-
-def test_an_object_of_segtrack_without_a_frame_is_named(tmp_path: Path) -> None:
-    for name in ("1/a", "1/b", "2/a"):
-        write(tmp_path / "GroundTruth" / "bmx" / f"{name}.png", ramp())
+def test_objects_of_segtrack_are_joined(tmp_path: Path) -> None:
+    root = tmp_path / "GroundTruth" / "bmx"
+    for name, left in (("1/a", 2), ("2/a", 9), ("1/b", 2)):
+        mask = np.zeros(SIZE, np.uint8)
+        mask[:, left : left + 3] = 255
+        write(root / f"{name}.png", mask)
     with pytest.raises(InputError, match=r"1 files of .*bmx/1 have no mask in .*bmx/2: b\."):
         open_dataset("segtrackv2", tmp_path)
+    (root / "1" / "b.png").unlink()
+    write(tmp_path / "JPEGImages" / "bmx" / "a.bmp")
+    dataset = open_dataset("segtrackv2", tmp_path)
+    assert dataset.title == "SegTrack v2 subset (1 of 976 frames)"
+    assert dataset.samples[0].image == tmp_path / "JPEGImages" / "bmx" / "a.bmp"
+    assert truth_of(dataset.samples[0])[0].sum() == 6 * SIZE[0]
 
 
-def fbms(root: Path, sequence: str, masks: dict[str, np.ndarray], part: str = "Testset") -> None:
+def fbms(root: Path, sequence: str, masks: dict[str, np.ndarray]) -> None:
     for index in range(1, 6):
-        write(root / part / sequence / f"{sequence}_{index:04}.jpg", ramp())
+        write(root / sequence / f"{sequence}_{index:04}.jpg")
     for name, values in masks.items():
-        write(root / part / sequence / "GroundTruth" / name, values)
+        write(root / sequence / "GroundTruth" / name, values)
 
 
 @pytest.mark.parametrize(("name", "level"), [("cars1", 0.1), ("marple2", 0.4), ("marple7", 0.05)])
 def test_annotated_frames_of_fbms_are_found(tmp_path: Path, name: str, level: float) -> None:
-    fbms(tmp_path, name, {f"{name}_01.pgm": ramp(), f"{name}_04.pgm": ramp()})
+    fbms(tmp_path / "Testset", name, {f"{name}_01.pgm": RAMP, f"{name}_04.pgm": RAMP})
     samples = open_dataset("fbms59", tmp_path).samples
     assert [sample.name for sample in samples] == [f"{name}/{name}_0001", f"{name}/{name}_0004"]
-    assert (truth_of(samples[0])[0] == (ramp() / 255 > level)).all()
+    truth, _ = truth_of(samples[0])
+    assert (truth == (RAMP > 255 * level)).all()
+    write(tmp_path / "Testset" / name / "GroundTruth" / f"{name}_20.pgm")
+    with pytest.raises(InputError, match="does not fit the 5 frames"):
+        open_dataset("fbms59", tmp_path)
 
 
 def test_white_is_background_in_the_colour_files_of_fbms(tmp_path: Path) -> None:
     colours = np.full((*SIZE, 3), 255, np.uint8)
     colours[:, :4] = (0, 200, 30)
-    probability = np.full((*SIZE, 3), 60, np.uint8)
     masks = {"lion01_20_gt.ppm": colours, "lion01_23_gt.ppm": colours}
-    masks["lion01_20_PROB_gt.ppm"] = probability
+    masks["lion01_20_PROB_gt.ppm"] = np.full((*SIZE, 3), 60, np.uint8)
     # The original folders hold a grey rendering beside each colour file, which tells less.
     masks["lion01_20_gt.pgm"] = masks["lion01_23_gt.pgm"] = np.zeros(SIZE, np.uint8)
-    fbms(tmp_path, "lion01", masks, part="Trainingset")
+    fbms(tmp_path / "Trainingset", "lion01", masks)
     samples = open_dataset("fbms59", tmp_path).samples
     assert [sample.name for sample in samples] == ["lion01/lion01_0001", "lion01/lion01_0004"]
     assert truth_of(samples[1])[0].sum() == SIZE[0] * 4
-
-
-def test_ground_truth_beyond_the_frames_is_told(tmp_path: Path) -> None:
-    fbms(tmp_path, "cars1", {"cars1_01.pgm": ramp(), "cars1_20.pgm": ramp()})
-    with pytest.raises(InputError, match="does not fit the 5 frames"):
-        open_dataset("fbms59", tmp_path)
 
 
 def test_subsets_at_hand_are_named_so_and_parts_are_even(shared: Path) -> None:
