@@ -190,7 +190,7 @@ def test_annotated_frames_of_fbms_are_found(tmp_path: Path, name: str, level: fl
     samples = open_dataset("fbms59", tmp_path).samples
     assert [sample.name for sample in samples] == [f"{name}/{name}_0001", f"{name}/{name}_0004"]
     truth, _ = truth_of(samples[0])
-    assert (truth == (RAMP > 255 * level)).all()
+    assert (truth == np.greater(RAMP, 255 * level)).all()
     write(tmp_path / "Testset" / name / "GroundTruth" / f"{name}_20.pgm")
     with pytest.raises(InputError, match="does not fit the 5 frames"):
         open_dataset("fbms59", tmp_path)
