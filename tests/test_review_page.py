@@ -3,7 +3,7 @@
 import json
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from shutil import which
 from typing import Any
@@ -105,6 +105,14 @@ def browser(tmp_path: Path) -> Iterator[Any]:
     chrome.quit()
 
 
+def wait_for(happens: Callable[[], bool]) -> None:
+    for _ in range(100):
+        if happens():
+            return
+        time.sleep(0.1)
+    pytest.fail("It did not happen in ten seconds.")
+
+
 @pytest.mark.slow
 def test_a_person_accepts_and_rejects_by_key(tmp_path: Path, browser: Any) -> None:
     page = ReviewPage(tmp_path / "report.html", SETTINGS)
@@ -127,10 +135,7 @@ def test_a_person_accepts_and_rejects_by_key(tmp_path: Path, browser: Any) -> No
     assert figures(".rejected") == ["photos/dog2.jpg"]
     browser.find_element("id", "save-accepted").click()
     saved = tmp_path / "downloads" / "accepted.txt"
-    for _ in range(100):
-        if saved.exists():
-            break
-        time.sleep(0.1)
+    wait_for(saved.exists)
     assert saved.read_text().splitlines() == ["photos/dog0.jpg", "photos/cat1.jpg"]
     browser.find_element("id", "name").send_keys("CAT")
     assert figures() == ["photos/cat1.jpg", "photos/cat3.jpg", "photos/cat5.jpg"]
@@ -141,5 +146,5 @@ def test_a_person_accepts_and_rejects_by_key(tmp_path: Path, browser: Any) -> No
     assert browser.find_element("id", "count").text.startswith("2 of 6 photos, 2 accepted")
     # What was decided is there when the page is opened again.
     browser.refresh()
-    assert figures(".accepted") == ["photos/dog0.jpg", "photos/cat1.jpg"]
+    wait_for(lambda: figures(".accepted") == ["photos/dog0.jpg", "photos/cat1.jpg"])
     assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
