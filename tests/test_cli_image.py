@@ -170,6 +170,14 @@ def test_a_bad_file_never_stops_a_batch(run: Run, folder: Path) -> None:
     assert "Traceback" not in result.stderr
 
 
+def test_a_missing_photo_is_told_whatever_its_output_is(run: Run, folder: Path) -> None:
+    (folder / "m.png").write_text("mine")
+    result = run("nowhere/none.jpg", "-o", "m.png", "--overwrite")
+    assert result.exit_code == 1
+    assert "No image found at: nowhere/none.jpg. Check the names" in result.stderr
+    assert (folder / "m.png").read_text() == "mine"
+
+
 def test_json_tells_of_every_file(run: Run, folder: Path) -> None:
     (folder / "bad.jpg").write_bytes(b"no image")
     result = run("a.jpg", "bad.jpg", "--json", "--threshold", "otsu")

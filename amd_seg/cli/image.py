@@ -209,7 +209,7 @@ def _plan(
         elif is_folder:
             target = str(Path(out, Path(name).parent if source in of_list else folder, picture))
         jobs.append(Job(source, str(target), Path(name).as_posix()))
-    if output not in ONE_FILE:
+    if jobs and output not in ONE_FILE:
         _check_targets(jobs, out, output)
     return jobs, missing
 
