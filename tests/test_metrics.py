@@ -1,6 +1,5 @@
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,9 +10,10 @@ from hypothesis.extra.numpy import arrays
 from amd_seg.errors import InputError
 from amd_seg.evaluation import metrics
 from amd_seg.evaluation.metrics import boundary_f, class_iou, confusion_matrix
-from tests.saliency_cases import cases, drawn, subset
+from tests.saliency_golden import GOLDEN as FILE
+from tests.saliency_golden import cases, drawn, subset
 
-GOLDEN = json.loads((Path(__file__).parent / "data" / "saliency_golden.json").read_text())
+GOLDEN = json.loads(FILE.read_text())
 
 # Sums of some thousand float64 in another order.
 TOLERANCE = 1e-12
