@@ -186,5 +186,6 @@ def _maps(data: "Dataset", settings: dict[str, Any]) -> "tuple[Iterable[Map], st
         terminal.notice(f"{sequence}: {summary(report)}")
 
     config = adaptation_config(settings)
-    maps = predictions.from_adapted_network(data, config, weights, load, call, on_clip=on_clip)
+    adapting: dict[str, Any] = {"adaptation": config, "on_clip": on_clip}
+    maps = predictions.from_network(data, weights, load, call, **adapting)
     return maps, f"{name}, adapted ({config.objective})"

@@ -10,8 +10,8 @@ import click
 from click.core import ParameterSource
 
 from amd_seg.choices import DEFAULT_REFINEMENT, PRECISIONS, REFINEMENTS, SIZES
+from amd_seg.cli.terminal import Command
 
-Command = TypeVar("Command", bound=Callable[..., Any])
 Value = TypeVar("Value")
 
 PATH = click.Path(path_type=Path)
@@ -148,12 +148,6 @@ device_options = several(
         help=f"Of the network: {' or '.join(PRECISIONS)}.",
     ),
 )
-size_option = click.option(
-    "--size",
-    type=click.IntRange(*SIZES),
-    metavar="S",
-    help="Short edge that the network sees, in pixels. [default: the weights']",
-)
 refine_option = click.option(
     "--refine",
     type=click.Choice(REFINEMENTS),
@@ -181,8 +175,10 @@ mask_options = several(
 
 def network_options(batch_help: str) -> Callable[[Command], Command]:
     """Add the options that choose a network and how it runs; `batch_help` is of a batch."""
+    size_help = "Short edge that the network sees, in pixels. [default: the weights']"
+    size = click.option("--size", type=click.IntRange(*SIZES), metavar="S", help=size_help)
     batch_size = click.option("--batch-size", type=COUNT, metavar="N", default=8, help=batch_help)
-    return several(weights_option, size_option, device_options, batch_size)
+    return several(weights_option, size, device_options, batch_size)
 
 
 def click_options(

@@ -22,14 +22,14 @@ STANDARD_STREAM = "-"
 
 FAILED, USAGE, WEIGHTS, INTERRUPTED = 1, 2, 3, 130
 
-# The one table from errors to exit codes; the first row that fits counts.
-EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
-    (WeightsError, WEIGHTS),
-    (InputError, USAGE),
-    (ConfigError, USAGE),
-    (AmdSegError, FAILED),
-    (KeyboardInterrupt, INTERRUPTED),
-)
+# From errors to exit codes; the first row that fits counts.
+EXIT_CODES: dict[type[BaseException], int] = {
+    WeightsError: WEIGHTS,
+    InputError: USAGE,
+    ConfigError: USAGE,
+    AmdSegError: FAILED,
+    KeyboardInterrupt: INTERRUPTED,
+}
 
 REMOVED_OPTIONS = {
     "--memory": "a step that does not fit is taken in smaller pieces by itself.",
@@ -93,10 +93,10 @@ def errors_as_messages(ctx: click.Context) -> Iterator[None]:
         if successor is None:
             raise
         raise click.UsageError(f"{name} is gone: {successor}", error.ctx) from error
-    except tuple(kind for kind, _ in EXIT_CODES) as error:
+    except tuple(EXIT_CODES) as error:
         if ctx.meta.get(_DEBUG):
             traceback.print_exc(file=sys.stderr)
-        code = next(code for kind, code in EXIT_CODES if isinstance(error, kind))
+        code = next(code for kind, code in EXIT_CODES.items() if isinstance(error, kind))
         fail("Interrupted." if code == INTERRUPTED else f"Error: {error}", code)
     finally:
         logger.removeHandler(handler)

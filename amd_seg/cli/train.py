@@ -13,7 +13,8 @@ import click
 
 from amd_seg.choices import PRECISIONS
 from amd_seg.cli import terminal
-from amd_seg.cli.options import PATH, Command, several
+from amd_seg.cli.options import PATH, several
+from amd_seg.cli.terminal import Command
 from amd_seg.errors import InputError
 from amd_seg.model.config import AMDConfig, AppearanceConfig, SemanticConfig, build
 from amd_seg.training.config import (

@@ -193,7 +193,13 @@ def _are_binary(paths: list[Path], dataset: Dataset) -> bool:
 
 
 def from_network(
-    dataset: Dataset, weights: str | None, load: dict[str, Any], call: dict[str, Any]
+    dataset: Dataset,
+    weights: str | None,
+    load: dict[str, Any],
+    call: dict[str, Any],
+    *,
+    adaptation: "AdaptationConfig | None" = None,
+    on_clip: "Callable[[str, AdaptationReport], None]" = lambda name, report: None,
 ) -> Iterator[Bytes]:
     """Run a network on each picture.
 
@@ -202,32 +208,18 @@ def from_network(
         weights: as `Segmenter.from_pretrained` takes them, like `load`.
         load: `device`, `precision`.
         call: what `Segmenter.stream` takes.
-    """
-    from amd_seg.segmenter import Segmenter
-
-    images = _images(dataset)
-    for result in Segmenter.from_pretrained(weights, **load)(images, **call):
-        yield np.asarray(result.render("saliency"))
-
-
-def from_adapted_network(
-    dataset: Dataset,
-    config: "AdaptationConfig",
-    weights: str | None,
-    load: dict[str, Any],
-    call: dict[str, Any],
-    *,
-    on_clip: "Callable[[str, AdaptationReport], None]",
-) -> Iterator[Bytes]:
-    """Adapt a network to each sequence, from the same weights every time, and run it.
-
-    All frames of a sequence are learned from, also where only some of them are scored. `on_clip`
-    is called with the name of each sequence and the report of its adaptation.
+        adaptation: how the network learns from each sequence first, from the same weights every
+            time and from all frames, also where only some of them are scored.
+        on_clip: called with the name of each sequence and the report of its adaptation.
     """
     from amd_seg.video_segmenter import VideoSegmenter
 
-    _images(dataset)
+    images = _images(dataset)
     video = VideoSegmenter.from_pretrained(weights, **load)
+    if adaptation is None:
+        for result in video.segmenter(images, **call):
+            yield np.asarray(result.render("saliency"))
+        return
     for name, group in groupby(dataset.samples, key=lambda sample: sample.sequence):
         if name is None:
             raise InputError(
@@ -235,7 +227,7 @@ def from_adapted_network(
                 "Drop --adapt, or give a data set of videos."
             )
         images = [sample.image for sample in group if sample.image is not None]
-        on_clip(name, video.adapt(str(images[0].parent), config))
+        on_clip(name, video.adapt(str(images[0].parent), adaptation))
         for result in video.segmenter(images, **call):
             yield np.asarray(result.render("saliency"))
 
