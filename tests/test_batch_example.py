@@ -71,15 +71,6 @@ def rows(out: Path) -> list[dict[str, object]]:
     return [row for part in parts for row in parquet.read_table(part).to_pylist()]
 
 
-def wait_for(condition: object, run: subprocess.Popen[str]) -> None:
-    assert callable(condition)
-    deadline = time.monotonic() + 300
-    while not condition():
-        assert run.poll() is None, run.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds workers by /proc")
 def test_a_killed_worker_loses_nothing_and_doubles_nothing(
     photos: Path, weights: Path, tmp_path: Path
@@ -87,7 +78,9 @@ def test_a_killed_worker_loses_nothing_and_doubles_nothing(
     out, mark = tmp_path / "out", uuid.uuid4().hex
     options = ("--weights", weights, "--workers", 2, "--batch-size", 3)
     run = start(mark, photos, out, *options)
-    wait_for(lambda: list(out.glob("part-*")) and len(list(workers(mark))) == 2, run)
+    while not (list(out.glob("part-*")) and len(list(workers(mark))) == 2):
+        assert run.poll() is None, run.communicate()
+        time.sleep(0.02)
     first, _ = workers(mark)
     os.kill(first, signal.SIGKILL)
     done_then = len(rows(out))
@@ -111,12 +104,11 @@ def test_a_killed_worker_loses_nothing_and_doubles_nothing(
 def test_a_run_goes_on_where_it_was_stopped(photos: Path, weights: Path, tmp_path: Path) -> None:
     """By a list of URIs, into PNGs; then the same photos in a parquet file."""
     names = [f"{photos}/broken.jpg", *(f"file://{path}" for path in sorted(photos.glob("*.png")))]
-    (tmp_path / "list.txt").write_text("\n".join(names[:10]) + "\n\n" + names[1] + "\n")
+    (tmp_path / "list.txt").write_text("\n".join([*names[:10], "", names[1]]) + "\n")
     out, options = tmp_path / "out", ("--png", "--weights", weights, "--batch-size", 4)
     last = finish(start("", tmp_path / "list.txt", out, *options))
     assert last == "9 done, 1 failed, 0 were done before"
     before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
-
     contents = [Path(name.removeprefix("file://")).read_bytes() for name in names[:20]]
     table = pyarrow.table({"uri": names[:20], "bytes": contents})
     parquet.write_table(table, tmp_path / "photos.parquet")
