@@ -240,11 +240,10 @@ def _check_targets(jobs: Sequence[Job], out: str | None, output: str) -> None:
         raise click.UsageError(f"{on_stdout} photos cannot share stdout. Give -o a folder.")
     if on_stdout and sys.stdout.isatty():
         raise click.UsageError("A terminal shows no picture. Redirect stdout, or give -o a file.")
-    shared = [f"{' and '.join(all)} to {to}" for to, all in by_target.items() if len(all) > 1]
+    shared = [f"{' and '.join(each)} to {to}" for to, each in by_target.items() if len(each) > 1]
     if shared:
-        raise click.UsageError(
-            f"Photos would share an output: {'; '.join(shared)}. Rename or move them."
-        )
+        named = "; ".join(shared)
+        raise click.UsageError(f"Photos would share an output: {named}. Rename or move them.")
     for source in {os.path.realpath(job.source) for job in jobs} & by_target.keys():
         raise click.UsageError(f"{source} is an input. Give its output another name.")
     if out is None or out == STANDARD_STREAM:
