@@ -82,6 +82,18 @@ def contents(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def test_the_faster_memory_layout_is_found_and_recorded(
+    clips: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    stopped(clips, tmp_path / "found", steps=200)
+    assert "A step takes" in caplog.text
+    taken = json.loads((tmp_path / "found" / "config.json").read_text())["training"]
+    # The trial moves neither the stream of pairs nor the random numbers.
+    stopped(clips, tmp_path / "asked", steps=200, memory_layout=taken["memory_layout"])
+    assert column(tmp_path / "found") == column(tmp_path / "asked")
+
+
 def test_a_run_writes_weights_that_load_and_settings_that_can_be_read(
     clips: Path, tmp_path: Path
 ) -> None:

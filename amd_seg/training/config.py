@@ -77,7 +77,8 @@ class RunConfig(Settings):
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of autocast; the objective accumulates in float32 in any case."""
     memory_layout: Literal["auto", "channels-first", "channels-last"] = "auto"
-    """Of the convolutions; auto is channels-last on GPUs and on CPUs with AVX-512: faster there."""
+    """Of the convolutions. auto takes two steps in each at the start of a run of 200 steps or
+    more, and keeps the faster one."""
     short_edge: int = 400
     """Short edge, in pixels, to which frames are decoded."""
     scale: tuple[float, float] = (0.96, 1.0)
