@@ -144,7 +144,12 @@ def test_a_person_accepts_and_rejects_by_key(tmp_path: Path, browser: Any) -> No
     most.send_keys("0.4")
     assert figures() == ["photos/cat1.jpg", "photos/cat3.jpg"]
     assert browser.find_element("id", "count").text.startswith("2 of 6 photos, 2 accepted")
+
     # What was decided is there when the page is opened again.
-    browser.refresh()
-    wait_for(lambda: figures(".accepted") == ["photos/dog0.jpg", "photos/cat1.jpg"])
+    # A browser may take some time to store it.
+    def is_kept() -> bool:
+        browser.refresh()
+        return figures(".accepted") == ["photos/dog0.jpg", "photos/cat1.jpg"]
+
+    wait_for(is_kept)
     assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
