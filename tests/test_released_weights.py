@@ -11,6 +11,7 @@ import pytest
 import torch
 from average import average_weights
 from contrast import boundary_contrast
+from grounds import write_grounds
 from own_flow import OwnFlow
 from photo_masks import photo_mask, write_photo_masks
 from PIL import Image
@@ -74,6 +75,21 @@ def test_a_thing_cut_by_the_border_is_background() -> None:
     contrast = boundary_contrast(photo, 60)
     assert contrast[mask].mean() > 0.8
     assert contrast[rows >= 44].mean() < 0.2
+
+
+def test_grounds_hold_no_object(tmp_path: Path) -> None:
+    photos = write_photos(tmp_path / "photos", 4)
+    write_photo_masks(photos, tmp_path / "stills", short_edge=60)
+    write_grounds(tmp_path / "stills", tmp_path / "grounds", short_edge=60, parts=1.0, drawn=2)
+    found = load_masked_images(tmp_path / "grounds", short_edge=60)
+    names = [clip.name for clip in found]
+    assert {"surface_0000", "surface_0001"} < set(names)
+    for clip in found:
+        assert not clip.masks[0].any()
+        # The balls are red, the grass is not.
+        if clip.name.startswith("ground"):
+            red, green, _ = clip.frames[0].float().mean((1, 2))
+            assert red < 0.6 * green
 
 
 @pytest.mark.parametrize("redraw", [False, True])
@@ -150,4 +166,4 @@ def test_the_chain_runs_and_is_not_run_again(tmp_path: Path) -> None:
     (tmp_path / "out" / "final").rename(tmp_path / "final")
     again = run()
     assert sum(line.endswith(": done before") for line in again) == len(lines) // 2 - 1
-    assert again[-3].startswith("final: the mean of fine-c1 and fine-c2")
+    assert again[-3].startswith("final: the mean of fine-c")

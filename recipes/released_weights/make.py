@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from average import average_weights
+from grounds import write_grounds
 from own_flow import OwnFlow
 from photo_masks import write_photo_masks
 from self_training import write_joined_masks
@@ -147,16 +148,19 @@ class Recipe:
         teacher: Path,
         *,
         sizes: tuple[int, ...] = (160,),
-        redraw: bool = False,
+        grounds: bool = False,
+        **options: bool,
     ) -> Path:
         """Make masks anew from those of a teacher and what a network sees at some sizes."""
-        options = {"short_edge": SHORT_EDGE, "sizes": sizes, "redraw": redraw}
-        options["precision"] = "bfloat16"
-        return self.stage(
-            name,
-            f"masks of {teacher.name} joined with what {weights.parent.name} sees",
-            lambda folder: write_joined_masks(weights, teacher, folder, **options),
-        )
+
+        def work(folder: Path) -> None:
+            settings = {"short_edge": SHORT_EDGE, "sizes": sizes, "precision": "bfloat16"}
+            write_joined_masks(weights, teacher, folder, **settings, **options)
+            if grounds:
+                write_grounds(teacher, folder, short_edge=SHORT_EDGE, parts=0.05, drawn=200)
+
+        what = f"masks of {teacher.name} joined with what {weights.parent.name} sees"
+        return self.stage(name, what, work)
 
     def mean(self, name: str, sources: Sequence[Path], **options: Any) -> Path:
         """Average weights that were trained one from the other."""
@@ -237,27 +241,20 @@ def make(
     coarse_map = recipe.mean("coarse-map", [both, eq7], motion=eq7)
 
     # A network that sees the whole frame and draws at half of its input's size, taught by the one
-    # above, then two rounds of its own. The last is taken twice, and the mean is released.
+    # above, then a round of its own, which also learns that most ground holds no object.
     stills_f = recipe.join("stills-f", coarse_map, stills_d, sizes=(128, 160), redraw=True)
     moving_f = recipe.join("motion-f", coarse_map, moving, sizes=(128, 160))
     fine_a = recipe.train("fine-a", FINE, model=FINE_MODEL, masks=[stills_f, moving_f])
     long = replace(FINE, steps=12_300)
-    fine_b = recipe.train("fine-b", long, model=FINE_MODEL, masks=[stills_f, moving_f], init=fine_a)
+    masks = [stills_f, moving_f]
+    fine_b = recipe.train("fine-b", long, model=FINE_MODEL, masks=masks, init=fine_a)
     sizes = (160, FINE_INPUT)
-    stills_g = recipe.join("stills-g", fine_b, stills_f, sizes=sizes, redraw=True)
-    moving_g = recipe.join("motion-g", fine_b, moving, sizes=sizes)
-    both = [
-        recipe.train(
-            f"fine-c{seed}",
-            replace(long, learning_rate=6e-4, scale=(0.5, 1.0), seed=seed),
-            model=FINE_MODEL,
-            masks=[stills_g, moving_g],
-            init=fine_b,
-        )
-        for seed in (1, 2)
-    ]
-    options = {"motion": eq7, "sharpening": 2.0, "input_size": FINE_INPUT}
-    return recipe.mean("final", both, **options)
+    stills_g = recipe.join("stills-g", fine_b, stills_f, sizes=sizes, redraw=True, grounds=True)
+    moving_g = recipe.join("motion-g", fine_b, moving, sizes=sizes, voted=True)
+    last = replace(long, learning_rate=6e-4, scale=(0.5, 1.0))
+    masks = [stills_g, moving_g]
+    fine_c = recipe.train("fine-c", last, model=FINE_MODEL, masks=masks, init=fine_b)
+    return recipe.mean("final", [fine_c], motion=eq7, sharpening=2.0, input_size=FINE_INPUT)
 
 
 def main() -> None:

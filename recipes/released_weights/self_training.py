@@ -6,23 +6,33 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from amd_seg.colour_model import redrawn_where_agreed
 from amd_seg.model.amd import AMD
-from amd_seg.training.clip_masks import combine_odds, flip_averaged_regions
+from amd_seg.training.clip_masks import (
+    LEAST_TRUST,
+    MotionEvidence,
+    combine_odds,
+    flip_averaged_regions,
+    trust_in_network,
+)
 from amd_seg.training.masked_images import (
     FoundMask,
     MaskedClip,
     load_masked_images,
     write_mask_folder,
 )
+from amd_seg.training.superpixel_voting import vote
 from amd_seg.weights import load_weights
 
+Map = NDArray[np.float32]
+
 LEAST_DOUBT = 0.01
-"""Distance from 0 and 1 within which the network counts as no surer than that."""
+"""Distance from 0 and 1 within which a map counts as no surer than that."""
+OWN_SHARE, VOTED_SHARE = 0.6, 0.9
+"""Of the log-odds of a frame's own mask, and of those that the clip's frames agree on."""
 
 
 def write_joined_masks(
@@ -33,6 +43,7 @@ def write_joined_masks(
     short_edge: int,
     sizes: tuple[int, ...] | None = None,
     redraw: bool = False,
+    voted: bool = False,
     precision: str = "float32",
 ) -> None:
     """Write the masks that network and teacher agree on.
@@ -45,53 +56,65 @@ def write_joined_masks(
         sizes: short edges at which the network sees them, whose log-odds are averaged; None shows
             them as they are.
         redraw: redraw masks by a colour model of their image where it agrees.
+        voted: let the frames of a clip vote, as adaptation does.
         precision: "float32" or "bfloat16".
     """
     pretrained = load_weights(weights)
     channel, model = pretrained.config.object_channel, pretrained.model.eval()
-    made_of = f"{pretrained.config.sha256}, {redraw}, {short_edge}, {sizes}"
+    made_of = f"{pretrained.config.sha256}, {redraw}, {short_edge}, {sizes}, {voted}"
+
+    def join(clip: MaskedClip) -> Iterator[FoundMask]:
+        """Yield masks; their confidence is the mean of the teacher's and the agreement."""
+        seen = [_saliency(model, frame, channel, sizes, precision) for frame in clip.frames]
+        taught = [mask[0].numpy().astype(np.float32) / np.float32(255) for mask in clip.masks]
+        frames = [frame.permute(1, 2, 0).contiguous().numpy() for frame in clip.frames]
+        joined = [combine_odds(s, t) for s, t in zip(seen, taught, strict=True)]
+        if voted and len(frames) > 1:
+            joined = _voted(frames, seen, taught, joined, clip.confidence.numpy())
+        for row, (label, pixels) in enumerate(zip(clip.labels, frames, strict=True)):
+            union = float(np.maximum(seen[row], taught[row]).sum())
+            shared = float(np.minimum(seen[row], taught[row]).sum())
+            confidence = (float(clip.confidence[row]) + (shared / union if union else 1.0)) / 2
+            mask = redrawn_where_agreed(pixels, joined[row]) if redraw else joined[row]
+            name = label.removeprefix(clip.name).lstrip("/")
+            yield FoundMask(name, pixels, np.rint(mask * 255).astype(np.uint8), confidence)
+
     clips = load_masked_images(teacher, short_edge=short_edge)
-    jobs = {
-        clip.name: (partial(_join, model, channel, clip, sizes, redraw, precision), made_of)
-        for clip in clips
-    }
-    write_mask_folder(jobs, folder)
+    write_mask_folder({clip.name: (partial(join, clip), made_of) for clip in clips}, folder)
 
 
-def _join(
-    model: AMD,
-    channel: int,
-    clip: MaskedClip,
-    sizes: tuple[int, ...] | None,
-    redraw: bool,
-    precision: str,
-) -> Iterator[FoundMask]:
-    """Yield the joined masks; their confidence is the mean of the teacher's and the agreement."""
-    for label, frame, mask, trust in zip(
-        clip.labels, clip.frames, clip.masks, clip.confidence.tolist(), strict=True
-    ):
-        seen = _saliency(model, frame, channel, sizes, precision)
-        taught = mask[0].numpy().astype(np.float32) / np.float32(255)
-        union = float(np.maximum(seen, taught).sum())
-        agreement = float(np.minimum(seen, taught).sum()) / union if union else 1.0
-        joined = combine_odds(seen, taught)
-        pixels = frame.permute(1, 2, 0).contiguous().numpy()
-        if redraw:
-            joined = redrawn_where_agreed(pixels, joined)
-        name = label.removeprefix(clip.name).lstrip("/")
-        whole = np.rint(joined * 255).astype(np.uint8)
-        yield FoundMask(name, pixels, whole, (trust + agreement) / 2)
+def _voted(
+    frames: list[NDArray[np.uint8]],
+    seen: list[Map],
+    taught: list[Map],
+    joined: list[Map],
+    confidence: NDArray[np.float32],
+) -> list[Map]:
+    """Mix each frame's own mask with what the clip's frames agree on."""
+    numbers = tuple(range(len(frames)))
+    motion = MotionEvidence(numbers, np.stack(frames), np.stack(taught), confidence)
+    trust = trust_in_network(motion, np.stack(seen))
+    own = [combine_odds(s, t, trust=trust) for s, t in zip(seen, taught, strict=True)]
+    agreed = vote(motion.frames, own, (LEAST_TRUST + confidence).tolist())
+    pairs = zip(joined, agreed, strict=True)
+    return [_sigmoid(OWN_SHARE * _odds(a) + VOTED_SHARE * _odds(b)) for a, b in pairs]
 
 
 def _saliency(
     model: AMD, frame: Tensor, channel: int, sizes: tuple[int, ...] | None, precision: str
-) -> NDArray[np.float32]:
+) -> Map:
     """Give what the network sees in a frame (3, height, width): (height, width), 0..1."""
-    odds = [
-        torch.logit(
-            flip_averaged_regions(model, frame[None], size=size, precision=precision)[0, channel],
-            eps=LEAST_DOUBT,
-        )
+    regions = (
+        flip_averaged_regions(model, frame[None], size=size, precision=precision)[0, channel]
         for size in (sizes or (None,))
-    ]
-    return torch.stack(odds).mean(0).sigmoid().numpy()
+    )
+    return _sigmoid(np.mean([_odds(region.numpy()) for region in regions], axis=0))
+
+
+def _odds(probability: Map) -> Map:
+    bounded = np.clip(probability, LEAST_DOUBT, 1 - LEAST_DOUBT)
+    return np.log(bounded / (1 - bounded))
+
+
+def _sigmoid(odds: Map) -> Map:
+    return (1 / (1 + np.exp(-odds))).astype(np.float32)
