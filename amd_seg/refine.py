@@ -23,11 +23,13 @@ Point = tuple[float, float]
 
 # guided
 CELL = 4  # pixels for each of the map's cells where the filter is fitted; its windows' reach
+FINEST = 224  # short edge, in pixels, of the largest map that it is fitted at
 EPSILON = 1e-4  # variance of colours in 0..1 below which a window counts as flat
 FEATHER = 2  # reach, in pixels of a redrawn map, of the filter that brings it to the photo's size
 
 # colour
 COLOUR_CELL = 2  # pixels for each of the map's cells where the densities of colours redraw it
+FINEST_COLOURS = 56  # short edge, in pixels, of the largest map that they redraw
 COLOUR_SPREAD = 0.025  # standard deviation of the kernel in colour, of channels in 0..1
 PLACE_SPREAD = 0.5  # standard deviation of the kernel in place, in short edges of the picture
 SAMPLES = 1024  # pixels, at most and spread evenly, that the densities are estimated from
@@ -62,28 +64,44 @@ def refine_map(pixels: Pixels, cells: Map, how: str) -> Map:
         raise InputError(f"refine={how!r} cannot be used: give one of {', '.join(REFINEMENTS)}.")
     with own_numerics():
         if how == "guided":
-            guide, enlarged = _at(CELL, pixels, cells)
+            guide, enlarged = _at(CELL, FINEST, pixels, cells)
             return along_edges(pixels, guide, enlarged, CELL)
         if how == "colour":
-            guide, enlarged = _at(COLOUR_CELL, pixels, cells)
-            return along_edges(pixels, guide, redraw_by_densities(guide, enlarged), FEATHER)
+            guide, at_grid = _at(COLOUR_CELL, FINEST_COLOURS, pixels, cells)
+            redrawn = redraw_by_densities(guide, at_grid)
+            if at_grid.shape < cells.shape:
+                # The gain varies slowly: the map takes it at its own size, and keeps its detail.
+                gain = torch.logit(redrawn, eps=SUREST) - torch.logit(at_grid, eps=SUREST)
+                gain = interpolate(gain[None, None], cells.shape, mode="bilinear")[0, 0]
+                redrawn = torch.sigmoid(torch.logit(torch.from_numpy(cells), eps=SUREST) + gain)
+                guide = resize_pixels(pixels, cells.shape).float() / 255
+            return along_edges(pixels, guide, redrawn, FEATHER)
         if how == "grabcut":
             guide = resize_pixels(pixels, size_within(GRABCUT_EDGES, pixels))
             small: Map = upsample(cells[np.newaxis], guide.shape[1:])[0]
             colours = guide.permute(1, 2, 0).contiguous().numpy()
-            redrawn = redrawn_where_agreed(colours, small, small < SURE_BACKGROUND, AGREEMENT)
-            if redrawn is not small:
-                return along_edges(pixels, guide.float() / 255, torch.from_numpy(redrawn), FEATHER)
+            cut = redrawn_where_agreed(colours, small, small < SURE_BACKGROUND, AGREEMENT)
+            if cut is not small:
+                return along_edges(pixels, guide.float() / 255, torch.from_numpy(cut), FEATHER)
         plain: Map = upsample(cells[np.newaxis], pixels.shape[:2])[0]
         return plain
 
 
-def _at(cell: int, pixels: Pixels, cells: Map) -> tuple[Tensor, Tensor]:
-    """Give the photo (3, h, w), 0..1, and the map (h, w) with so many pixels a cell and edge."""
-    height, width = pixels.shape[:2]
-    size = min(cell * cells.shape[0], height), min(cell * cells.shape[1], width)
-    enlarged = torch.from_numpy(upsample(cells[np.newaxis], size)[0])
-    return resize_pixels(pixels, size).float() / 255, enlarged
+def _at(cell: int, finest: int, pixels: Pixels, cells: Map) -> tuple[Tensor, Tensor]:
+    """Give the photo (3, h, w), 0..1, and the map (h, w) with so many pixels a cell and edge.
+
+    A map that is fine already is enlarged less, or reduced: to a short edge of `finest`.
+    """
+    factor = min(float(cell), finest / min(cells.shape))
+    height, width = (
+        min(max(1, round(factor * count)), edge)
+        for count, edge in zip(cells.shape, pixels.shape[:2], strict=True)
+    )
+    guide = resize_pixels(pixels, (height, width)).float() / 255
+    if factor < 1:
+        whole = torch.from_numpy(cells)[None, None]
+        return guide, interpolate(whole, (height, width), mode="area")[0, 0]
+    return guide, torch.from_numpy(upsample(cells[np.newaxis], (height, width))[0])
 
 
 # "colour"

@@ -203,3 +203,14 @@ def test_a_small_object_is_found_whole_by_its_colour(size: tuple[int, int]) -> N
     )
     assert before < 0.6
     assert after > 0.95
+
+
+@pytest.mark.parametrize("how", ["guided", "colour"])
+def test_a_fine_map_keeps_its_detail(how: str) -> None:
+    # A bar of two of the map's cells: less than one on the grid of the colours' densities.
+    cells = np.full((120, 160), 0.02, np.float32)
+    cells[20:100, 70:72] = 0.98
+    bar = np.kron(cells > 0.5, np.ones((4, 4), bool))
+    photo = np.where(bar[..., None], (200, 40, 40), (40, 160, 60)).astype(np.uint8)
+    found = refine_map(photo, cells, how) > 0.5
+    assert (found & bar).sum() / (found | bar).sum() > 0.9
