@@ -7,7 +7,9 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from importlib.resources import files
 from pathlib import Path
+from string import Template
 from typing import Any
 
 import numpy as np
@@ -32,19 +34,6 @@ CURVE_STYLE = """
 .curve polyline { fill: none; stroke: #0072b2; stroke-width: 2.5; stroke-linejoin: round; }
 .curve polyline.raw { stroke-width: 1; opacity: .45; } .curve circle { fill: #d55e00; }
 """
-
-# Whatever a name in it may hold, a browser runs no script here and fetches nothing.
-_HEAD = f"""<!doctype html><html lang="en"><head><meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<meta name="viewport" content="width=device-width, initial-scale=1"><style>
-:root {{ color-scheme: light dark; }}
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto;
-  padding: 0 1rem; overflow-wrap: anywhere; }}
-h1 {{ font-size: 1.6rem; }} h2 {{ font-size: 1.15rem; margin-top: 2rem; }}
-th, td {{ text-align: left; vertical-align: top; padding: 0 1rem .4rem 0; font-weight: 400; }}
-img {{ display: block; max-width: 100%; height: auto; }}
-{CURVE_STYLE}</style>"""
 
 _TIMES = {
     "frames": "Reading the clip",
@@ -82,11 +71,10 @@ def write_adaptation_page(
     frames = spread(clip, FRAMES)
     photos = [Photo(f.pixels, None, f"{clip.source}, frame {f.index}") for f in frames]
     pairs = zip(*(raising(s.stream(photos, **call)) for s in (released, adapted)), strict=True)
-    rows = [
-        "".join(f"<td>{_picture(frame, shown)}</td>" for shown in pair)
-        for frame, pair in zip(frames, pairs, strict=True)
+    pictures = [
+        f"<tr><td>{_picture(frame, before)}</td><td>{_picture(frame, after)}</td></tr>"
+        for frame, (before, after) in zip(frames, pairs, strict=True)
     ]
-    where = "frames that were not learned from" if report.held_out else "the frames learned from"
     chosen = {
         "Objective": report.objective,
         "Object channel": f"region {report.channel}",
@@ -105,16 +93,17 @@ def write_adaptation_page(
         **{name: value for name, value in call.items() if value is not None},
         "amd-seg": __version__,
     }
-    title = escape(f"Adaptation to {Path(clip.source).name}")
-    text = (
-        f"{_HEAD}<title>{title}</title></head><body><h1>{title}</h1>"
-        f"<p>{escape(verdict(report))}</p><h2>Loss</h2>{loss_curve(report)}"
-        f"<p>Pale: each step. Bold: the running mean. Dots: before and after, on {where}.</p>"
-        "<h2>Before and after</h2><table><tr><th>Released weights</th><th>Adapted weights</th></tr>"
-        f"{''.join(f'<tr>{row}</tr>' for row in rows)}</table>"
-        f"<h2>What was chosen</h2>{_table(chosen)}"
-        f"<h2>Time</h2>{_table(times)}"
-        f"<h2>Settings</h2>{_table(settings)}</body></html>\n"
+    template = Template(files("amd_seg").joinpath("adaptation_report.html").read_text("utf-8"))
+    text = template.substitute(
+        title=escape(f"Adaptation to {Path(clip.source).name}"),
+        verdict=escape(verdict(report)),
+        where="frames that were not learned from" if report.held_out else "the frames learned from",
+        pictures="".join(pictures),
+        chosen=_table(chosen),
+        times=_table(times),
+        settings=_table(settings),
+        curve=loss_curve(report),
+        curve_style=CURVE_STYLE,
     )
     # A file's name may hold bytes that are no text.
     write_atomically(path, lambda stream: stream.write(text.encode(errors="replace")))

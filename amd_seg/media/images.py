@@ -3,7 +3,6 @@
 import logging
 import os
 import re
-import stat
 import struct
 import threading
 from collections.abc import Iterator
@@ -260,14 +259,12 @@ def opened(
 ) -> Iterator[ImageFile]:
     """Open an image file whose header is read, its pixels not yet; MediaError tells why not."""
     name = _printable(path)
+    # Not opened at once, for a pipe would block.
+    if os.path.exists(path) and not os.path.isfile(path):
+        kind = "a folder" if os.path.isdir(path) else "no regular file"
+        raise MediaError(f"Cannot read {name}: it is {kind}. Give an image file.")
     try:
-        # Not opened at once, for a pipe would block.
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            kind = "a folder" if os.path.isdir(path) else "no regular file"
-            raise MediaError(f"Cannot read {name}: it is {kind}. Give an image file.")
         file = open(path, "rb")  # noqa: SIM115 -- closed below, its failure reported here
-    except MediaError:
-        raise
     except (OSError, ValueError) as cause:  # ValueError: a null byte in the name.
         is_missing = isinstance(cause, FileNotFoundError)
         reason = "no such file" if is_missing else getattr(cause, "strerror", None) or cause
