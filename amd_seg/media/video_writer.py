@@ -25,7 +25,7 @@ from typing import Any
 
 import av
 import numpy as np
-from av import AudioFrame, AudioResampler, AudioStream, FFmpegError, VideoFrame
+from av import AudioStream, FFmpegError, VideoFrame
 from av.codec.context import Flags
 from av.container import InputContainer, OutputContainer
 from av.stream import Stream
@@ -470,21 +470,16 @@ class _Track:
     """
 
     def __init__(self, stream: Stream, out: OutputContainer, encoder: str | None = None) -> None:
-        self._resampler: AudioResampler | None = None
         self._last: int | None = None  # When the last copied packet began, in ticks.
         self._end = -inf  # When the last sound that was encoded is over, in seconds.
+        self._encoder = encoder
         if encoder is None:
             self._stream: Any = out.add_stream_from_template(stream)
         else:
             assert isinstance(stream, AudioStream)
             layout = "mono" if stream.codec_context.channels == 1 else "stereo"
             self._stream = out.add_stream(encoder, rate=48_000, layout=layout)
-            context = self._stream.codec_context
-            context.bit_rate = 160_000
-            context.open()
-            self._resampler = AudioResampler(
-                context.format, context.layout, context.sample_rate, context.frame_size
-            )
+            self._stream.codec_context.bit_rate = 160_000
         self._stream.metadata.update(stream.metadata)
         if out.format.name == "mov" and stream.language is not None:
             language = _QUICKTIME_LANGUAGES.get(stream.language, stream.language)
@@ -493,8 +488,8 @@ class _Track:
 
     def convert(self, packet: "AnyPacket | None") -> list[AnyPacket]:
         """Return a packet as the output takes it; of None, what is left."""
-        if self._resampler is not None:
-            return self._encoded(packet, self._resampler)
+        if self._encoder is not None:
+            return self._encoded(packet)
         if packet is None:
             return []
         if packet.dts is not None:
@@ -509,19 +504,18 @@ class _Track:
         packet.stream = self._stream
         return [packet]
 
-    def _encoded(self, packet: "AnyPacket | None", resampler: AudioResampler) -> list[AnyPacket]:
-        parts: list[AudioFrame | None] = []
+    def _encoded(self, packet: "AnyPacket | None") -> list[AnyPacket]:
         if packet is None:
-            parts = [*resampler.resample(None), None]
-        else:
-            frames: list[Any] = []
-            with suppress(FFmpegError):  # A damaged packet is a gap.
-                frames = packet.decode()
-            for frame in frames:
-                if frame.pts is not None and frame.time_base is not None:
-                    # Where recordings were joined their sound may overlap.
-                    begin = max(float(frame.pts * frame.time_base), self._end)
-                    frame.pts = round(begin / frame.time_base)
-                    self._end = begin + frame.samples / frame.sample_rate
-                parts += resampler.resample(frame)
-        return [encoded for part in parts for encoded in self._stream.encode(part)]
+            return list(self._stream.encode(None))
+        frames: list[Any] = []
+        with suppress(FFmpegError):  # A damaged packet is a gap.
+            frames = packet.decode()
+        encoded = []
+        for frame in frames:
+            if frame.pts is not None and frame.time_base is not None:
+                # Where recordings were joined their sound may overlap.
+                begin = max(float(frame.pts * frame.time_base), self._end)
+                frame.pts = round(begin / frame.time_base)
+                self._end = begin + frame.samples / frame.sample_rate
+            encoded += self._stream.encode(frame)
+        return encoded
