@@ -15,7 +15,7 @@ from amd_seg.evaluation.predictions import truth_of
 from amd_seg.evaluation.scoring import Evaluation, Row, Scores
 from amd_seg.media.images import read_image, save_image
 from amd_seg.media.labels import read_labels, render_labels_overlay
-from amd_seg.media.render import TILE, Tile, tiled
+from amd_seg.media.render import TILE, tiled
 from amd_seg.review_page import small_overlay
 
 _AT = "of the pixels above"
@@ -165,8 +165,8 @@ def write_sheet(evaluation: Evaluation, path: Path, *, count: int = 4) -> None:
         line = []
         for row in ranked[first:][:count]:
             caption = f"{rank} {row.sample.name} {100 * row.values[key]:.0f}"
-            pictures = [pad(each, _CELL, color="white") for each in _overlays(row, evaluation)]
-            line += [Tile(picture, caption) for picture in pictures]
+            overlays = _overlays(row, evaluation)
+            line += [(pad(each, _CELL, color="white"), caption) for each in overlays]
         lines.append(line)
     save_image(tiled(["ground truth", "scored"] * count, lines), path)
 

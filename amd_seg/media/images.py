@@ -175,10 +175,7 @@ def photo_from_array(array: NDArray[Any], *, source: str = "array") -> Photo:
         raise InputError(f"Cannot use {source}: {_too_small(width, height)}")
     values = array if has_channels else array[..., np.newaxis]
     if values.dtype != np.uint8:
-        try:
-            values = _bytes_from_unit(values)
-        except InputError as cause:
-            raise InputError(f"Cannot use {source}: {cause}") from cause
+        values = _bytes_from_unit(values, f"Cannot use {source}: ")
     if values.shape[2] == 4:
         values = composite(Image.fromarray(values))
     # One grey channel becomes three.
@@ -284,8 +281,7 @@ def _printable(path: str | os.PathLike[str]) -> str:
 def read_photo_size(path: Path) -> tuple[int, int]:
     """Return the height and width that a photo has upright, from its header alone."""
     with opened(path) as image:
-        width, height = upright_size(image)
-    return height, width
+        return upright_size(image)[::-1]
 
 
 def require_at_most(
@@ -438,13 +434,13 @@ def _rgb(block: Image.Image, clear: Any, tags: Any) -> Pixels:
     return np.broadcast_to(grey[..., np.newaxis], (*grey.shape, 3))
 
 
-def _bytes_from_unit(values: NDArray[Any]) -> Pixels:
-    """Scale floats in 0..1 to 0..255, rounded."""
+def _bytes_from_unit(values: NDArray[Any], failure: str = "") -> Pixels:
+    """Scale floats in 0..1 to 0..255, rounded; `failure` begins the message of an InputError."""
     low, high = values.min(), values.max()
     # Written so that a NaN, which is no number, fails it too.
     if not (low >= 0 and high <= 1):
         raise InputError(
-            f"its float values run from {low:g} to {high:g}, outside 0..1. "
+            f"{failure}its float values run from {low:g} to {high:g}, outside 0..1. "
             "Scale them to 0..1 first."
         )
     return np.rint(values * np.float32(255)).astype(np.uint8)

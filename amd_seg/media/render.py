@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -278,12 +278,7 @@ def region_palette(count: int) -> Pixels:
 
 TILE, GAP, LINE = 192, 4, 14  # width of a picture, of a gap, height of a line of text, in pixels
 
-
-class Tile(NamedTuple):
-    """One picture and what is written below it."""
-
-    picture: Image.Image
-    caption: str = ""
+Tile: TypeAlias = tuple[Image.Image, str]  # a picture and what is written below it
 
 
 def tiled(headings: Sequence[str], rows: Sequence[Sequence[Tile]]) -> Image.Image:
@@ -293,7 +288,7 @@ def tiled(headings: Sequence[str], rows: Sequence[Sequence[Tile]]) -> Image.Imag
     """
     from PIL import ImageDraw  # a photo needs no letters
 
-    first = rows[0][0].picture
+    first, _ = rows[0][0]
     width, height = TILE + GAP, round(TILE * first.height / first.width) + LINE + GAP
     size = (GAP + len(headings) * width, LINE + GAP + len(rows) * height)
     sheet = Image.new("RGB", size, "white")
@@ -310,9 +305,9 @@ def tiled(headings: Sequence[str], rows: Sequence[Sequence[Tile]]) -> Image.Imag
     for x, heading in enumerate(headings):
         write(heading, GAP + x * width, 2, "black")
     for y, row in enumerate(rows):
-        for x, tile in enumerate(row):
+        for x, (picture, caption) in enumerate(row):
             left, top = GAP + x * width, LINE + GAP + y * height
-            picture = tile.picture.convert("RGB").resize((TILE, height - LINE - GAP))
-            sheet.paste(picture, (left, top))
-            write(tile.caption, left, top + picture.height + 1, "dimgrey")
+            small = picture.convert("RGB").resize((TILE, height - LINE - GAP))
+            sheet.paste(small, (left, top))
+            write(caption, left, top + small.height + 1, "dimgrey")
     return sheet

@@ -218,7 +218,7 @@ def _pair_columns(model: AMD, batch: PairBatch) -> Columns:
         "frame i": _tiles(view.source, batch.names),
         "frame j": _tiles(view.target),
         "regions of i": _regions(view.source, view.masks),
-        "flow": [Tile(Image.fromarray(w), text) for w, text in zip(wheels, longest, strict=True)],
+        "flow": [(Image.fromarray(w), text) for w, text in zip(wheels, longest, strict=True)],
         "j from i": _tiles(rebuilt),
         f"error x {ERROR_GAIN}": _tiles(ERROR_GAIN * error.expand(-1, 3, -1, -1), means),
     }
@@ -232,7 +232,7 @@ def _mask_columns(model: AMD, batch: MaskBatch, channel: int) -> Columns:
     return {
         "frame": _tiles(frames, batch.names),
         "regions": _regions(frames, masks),
-        "object": [Tile(render_saliency(each), share(each.mean())) for each in whole],
+        "object": [(render_saliency(each), share(each.mean())) for each in whole],
         "mask": _tiles(batch.masks.expand(-1, 3, -1, -1) / 255, shares),
     }
 
@@ -243,7 +243,7 @@ def _label_columns(model: SemanticNetwork, batch: LabelBatch) -> Columns:
     # VOC's colours, whatever the classes': a sheet is to be looked at, not to be read back.
     plain = Classes.of([str(label) for label in range(model.config.classes)])
     classes, labels = (
-        [Tile(indexed_image(each, plain)) for each in maps.byte().cpu().numpy()]
+        [(indexed_image(each, plain), "") for each in maps.byte().cpu().numpy()]
         for maps in (found, batch.labels)
     )
     return {
@@ -265,7 +265,7 @@ def _regions(images: Tensor, masks: Tensor) -> list[Tile]:
         height = max(1, picture.height // 20)
         strip = Image.fromarray(bar).resize((bar.shape[1], height))
         picture.paste(strip, (0, picture.height - height))
-        tiles.append(Tile(picture, " ".join(f"{share:.0%}" for share in shares)))
+        tiles.append((picture, " ".join(f"{share:.0%}" for share in shares)))
     return tiles
 
 
@@ -273,4 +273,4 @@ def _tiles(images: Tensor, captions: Sequence[str] = ("",) * ROWS) -> list[Tile]
     """Show (image, 3, height, width) in 0..1."""
     pixels = images.float().clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1)
     shown = pixels.contiguous().cpu().numpy()
-    return [Tile(Image.fromarray(p), text) for p, text in zip(shown, captions, strict=False)]
+    return [(Image.fromarray(p), text) for p, text in zip(shown, captions, strict=False)]
