@@ -99,7 +99,7 @@ def adapted(
 ) -> tuple[AdaptationReport, float]:
     """Adapt, and give the report and the seconds of the median step after the first."""
     config = dataclasses.replace(
-        ADAPTATIONS[objective](),
+        ADAPTATIONS[objective],
         steps=options.steps,
         guard=False,
         precision=options.precision,

@@ -29,7 +29,7 @@ GROUPS = {
 def main() -> None:
     options = parse()
     torch.set_num_threads(options.threads)
-    preset = PRESETS[options.preset]()
+    preset = PRESETS[options.preset]
     print(
         f"torch {torch.__version__}, {platform.machine()}, {options.threads} thread(s), preset "
         f"{options.preset}: {preset.model.backbone}, crops {preset.training.crop}, motion at "

@@ -36,7 +36,7 @@ CELL = (200, 150)
 def main() -> None:
     options = parse()
     torch.set_num_threads(options.threads)
-    config = FINETUNE_PRESETS[options.preset]()
+    config = FINETUNE_PRESETS[options.preset]
     changes = dict(text.split("=", 1) for text in options.set)
     config = dataclasses.replace(config, **{key: value_of(text) for key, text in changes.items()})
     model = model_for(options.weights, len(open_voc2012(options.voc).classes))

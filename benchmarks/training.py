@@ -36,7 +36,7 @@ def main() -> None:
     options = parse()
     torch.set_num_threads(options.threads)
     device = resolve_device(options.device)
-    preset = PRESETS[options.preset]()
+    preset = PRESETS[options.preset]
     config = dataclasses.replace(
         preset.training,
         objective=options.objective,

@@ -195,7 +195,7 @@ def test_steps_that_do_not_fit_the_memory_are_taken_in_smaller_pieces(
 
 
 def test_sizes_and_gaps_follow_the_weights_and_the_clip() -> None:
-    assert all(make().objective == name for name, make in ADAPTATIONS.items())
+    assert all(config.objective == name for name, config in ADAPTATIONS.items())
     assert [AdaptationConfig(size=192).learning_size(size) for size in (144, 392)] == [192, 392]
     assert AdaptationConfig(size=192, scale=(0.6, 1.0)).adapted_size(144) == 240
     assert [AdaptationConfig(max_gap=4).gap_at(rate) for rate in (60.0, None)] == [10, 4]

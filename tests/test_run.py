@@ -343,7 +343,7 @@ def test_every_preset_takes_its_first_steps(clips: Path, tmp_path: Path, preset:
     assert result.exit_code == 0, result.stderr
     assert result.stdout == f"{tmp_path / 'run' / 'weights'}\n"
     assert max(map(len, result.stderr.splitlines()[:4])) <= 100
-    told = rf"model: backbone={PRESETS[preset]().model.backbone} .* crop=32,32"
+    told = rf"model: backbone={PRESETS[preset].model.backbone} .* crop=32,32"
     assert re.search(told, " ".join(result.stderr.split()))
     assert load_weights(tmp_path / "run" / "weights").config.training["steps"] == 3
 

@@ -97,10 +97,10 @@ def test_no_process_is_left(name: str, end: signal.Signals, clips: Path, tmp_pat
 def test_a_script_without_a_guard_is_told_so(clips: Path, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
-        "from amd_seg.training.config import cpu\n"
+        "from amd_seg.training.config import PRESETS\n"
         "from amd_seg.training.run import train\n"
-        f"train([{str(clips)!r}], {str(tmp_path / 'out')!r}, model=cpu().model, "
-        "config=cpu().training, device='cpu')\n"
+        f"train([{str(clips)!r}], {str(tmp_path / 'out')!r}, model=PRESETS['cpu'].model, "
+        "config=PRESETS['cpu'].training, device='cpu')\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     how = {"capture_output": True, "text": True, "env": environment, "timeout": 120, "check": False}

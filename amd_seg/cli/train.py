@@ -64,10 +64,9 @@ def _list_settings(
     if "help" not in texts:
         return texts
     preset = ctx.params.get("preset") or "cpu"
-    groups: tuple[Any, Any] = FINETUNE_PRESETS.get(preset, FinetuneConfig)(), SemanticConfig()
+    groups: tuple[Any, Any] = FINETUNE_PRESETS.get(preset, FinetuneConfig()), SemanticConfig()
     if ctx.command.name == "train":
-        chosen = PRESETS[preset]()
-        groups = chosen.training, chosen.model
+        groups = PRESETS[preset][::-1]
     click.echo(f"Settings, as preset {preset} has them:")
     for group in groups:
         kind: type = type(group)
@@ -152,9 +151,8 @@ def train(
     if resume:
         model, config = _saved_settings(out, AMDConfig, TrainingConfig)
     else:
-        chosen = PRESETS[preset]()
-        config = chosen.training
-        model = chosen.model if init is None else load_weights(init).config.model
+        model, config = PRESETS[preset]
+        model = model if init is None else load_weights(init).config.model
     config = dataclasses.replace(config, **of_training)
     model = dataclasses.replace(model, **of_model)
     start: dict[str, Any] = {"init": init, "targets": targets, "device": device, "resume": resume}
@@ -248,7 +246,7 @@ def finetune(
         model, config = _saved_settings(out, SemanticConfig, FinetuneConfig)
         model = dataclasses.replace(model, **of_model)
     else:
-        config = FINETUNE_PRESETS[preset]()
+        config = FINETUNE_PRESETS[preset]
         model = tuning.model_for(weights, len(labelled.classes), **of_model)
     config = dataclasses.replace(config, **of_training)
     options: dict[str, Any] = {"weights": weights, "device": device, "resume": resume}
@@ -316,8 +314,9 @@ def _saved_settings(
     """Return the settings of a run from its folder."""
     try:
         saved = json.loads((out / "config.json").read_text())
-        # Before, there was a choice of how pairs are drawn.
-        kept = {k: v for k, v in saved["training"].items() if (k, v) != ("sampling", "video")}
+        # Earlier versions had these settings; another value of theirs is refused below.
+        gone = ("sampling", "video"), ("transpose_portrait", True)
+        kept = {k: v for k, v in saved["training"].items() if (k, v) not in gone}
         return build(model, saved["model"], "model"), training(**kept)
     except (OSError, ValueError, KeyError, TypeError) as cause:
         raise InputError(

@@ -52,7 +52,7 @@ learning_options = options.several(
 def adaptation_config(settings: dict[str, Any]) -> AdaptationConfig:
     """Return what `learning_options` of a command say of how a clip is learned from."""
     given = {name: settings[name] for name in LEARNING if settings[name] is not None}
-    config = ADAPTATIONS[given.pop("objective", "motion-masks")]()
+    config = ADAPTATIONS[given.pop("objective", "motion-masks")]
     # The default of --precision is that of masks; what is learned takes the fastest.
     source = click.get_current_context().get_parameter_source("precision")
     if source is not ParameterSource.DEFAULT:

@@ -4,7 +4,7 @@ import ast
 import dataclasses
 import inspect
 import textwrap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import ClassVar, Literal, NamedTuple
@@ -149,8 +149,6 @@ class TrainingConfig(RunConfig):
     """Largest distance, in frames, between the two of a pair."""
     frames: Literal["memory", "loader"] = "memory"
     """memory: all are decoded once and kept on the training device; loader: as they are drawn."""
-    transpose_portrait: bool = True
-    """Swap the axes of frames that are higher than wide, as published."""
 
     RULES: ClassVar[Mapping[str, Rule]] = {
         **RunConfig.RULES,
@@ -258,14 +256,9 @@ class Preset(NamedTuple):
     training: TrainingConfig
 
 
-def paper() -> Preset:
-    """Section 4.1: ResNet-50, 384x384 crops, 16 pairs a step over 8 GPUs, 400,000 steps, days."""
-    # YouTube-VOS takes 382 GiB: no GPU holds it.
-    return Preset(model=AMDConfig(), training=TrainingConfig(frames="loader"))
-
-
-# Eq. 7 from scratch needs more steps than either preset below has (notes/experiments.md).
-_BY_MOTION = TrainingConfig(
+# Eq. 7 from scratch needs more steps than "single-gpu" and "cpu" have (notes/experiments.md).
+_BY_MOTION = partial(
+    TrainingConfig,
     objective="motion-masks",
     optimizer="adamw",
     learning_rate=1e-3,
@@ -276,52 +269,31 @@ _BY_MOTION = TrainingConfig(
     scale=(0.45, 1.0),
     colour=True,
 )
+_SMALL_MODEL = partial(AMDConfig, backbone="resnet18", head_dilation=2, normalised_volume=True)
 
+PRESETS = {
+    # Section 4.1: 8 GPUs, days. YouTube-VOS takes 382 GiB: no GPU holds it.
+    "paper": Preset(AMDConfig(), TrainingConfig(frames="loader")),
+    # What one GPU of the H100 class does in 25 minutes, once the motion masks are found.
+    "single-gpu": Preset(
+        _SMALL_MODEL(motion_size=(256, 384)),
+        _BY_MOTION(
+            minutes=25.0, batch_size=64, short_edge=240, crop=(224, 320), precision="bfloat16"
+        ),
+    ),
+    # What two CPU cores do in 2 hours, a third of it for finding the motion masks.
+    "cpu": Preset(
+        _SMALL_MODEL(stage_widths=(64, 128, 256, 256), motion_size=(128, 192)),
+        _BY_MOTION(
+            steps=7000, short_edge=160, crop=(128, 192), checkpoint_every=200, sheet_every=500
+        ),
+    ),
+}
 
-def single_gpu() -> Preset:
-    """What one GPU of the H100 class does in 25 minutes, once the motion masks are found."""
-    model = AMDConfig(
-        backbone="resnet18", head_dilation=2, normalised_volume=True, motion_size=(256, 384)
-    )
-    training = dataclasses.replace(
-        _BY_MOTION,
-        minutes=25.0,
-        batch_size=64,
-        short_edge=240,
-        crop=(224, 320),
-        precision="bfloat16",
-    )
-    return Preset(model=model, training=training)
-
-
-def cpu() -> Preset:
-    """What two CPU cores do in 2 hours, a third of it for finding the motion masks."""
-    model = AMDConfig(
-        backbone="resnet18",
-        stage_widths=(64, 128, 256, 256),
-        head_dilation=2,
-        normalised_volume=True,
-        motion_size=(128, 192),
-    )
-    training = dataclasses.replace(
-        _BY_MOTION,
-        steps=7000,
-        short_edge=160,
-        crop=(128, 192),
-        checkpoint_every=200,
-        sheet_every=500,
-    )
-    return Preset(model=model, training=training)
-
-
-PRESETS = {"paper": paper, "single-gpu": single_gpu, "cpu": cpu}
-
-
-FINETUNE_PRESETS: dict[str, Callable[[], FinetuneConfig]] = {
-    "paper": FinetuneConfig,
+FINETUNE_PRESETS = {
+    "paper": FinetuneConfig(),
     # What two CPU cores do in minutes, for a few hundred photos; few steps want a high rate.
-    "cpu": partial(
-        FinetuneConfig,
+    "cpu": FinetuneConfig(
         steps=600,
         learning_rate=0.05,
         short_edge=128,
@@ -332,11 +304,10 @@ FINETUNE_PRESETS: dict[str, Callable[[], FinetuneConfig]] = {
     ),
 }
 
-ADAPTATIONS: dict[str, Callable[[], AdaptationConfig]] = {
-    "motion-masks": AdaptationConfig,
+ADAPTATIONS = {
+    "motion-masks": AdaptationConfig(),
     # Section 4.3: eq. 7 on pairs of the clip; `blend` is ours, 1 is as published.
-    "photometric": partial(
-        AdaptationConfig,
+    "photometric": AdaptationConfig(
         objective="photometric",
         learning_rate=1e-4,
         size=0,

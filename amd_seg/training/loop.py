@@ -123,16 +123,9 @@ def optimize(
 ) -> None:
     """Take steps until the settings' number, or their minutes, are reached.
 
-    Args:
-        state: new, or from a checkpoint; it is changed.
-        batches: an endless iterator of micro-batches, on the model's device.
-        config: the settings.
-        on_step: called after each step; an exception from it ends the run.
-        processes: those that take the steps together; None is this one alone.
-
-    Raises:
-        TrainingDivergedError: the loss or its gradient is not finite; the weights are still those
-            before the step.
+    The micro-batches are on the model's device. An exception from `on_step` ends the run. A
+    TrainingDivergedError says that the loss or its gradient is not finite; the weights are still
+    those before the step.
     """
     device = next(state.model.parameters()).device
     processes = processes or Processes(device)
@@ -171,16 +164,8 @@ def optimize(
             state.seconds = processes.mean(seconds).item()
         if on_step is not None:
             means = processes.mean(torch.stack([v.float() for v in totals.values()])).tolist()
-            on_step(
-                StepReport(
-                    state.step,
-                    done=progress(state, config),
-                    parts=dict(zip(totals, means, strict=True)),
-                    learning_rate=learning_rate,
-                    gradient_norm=norm.item(),
-                    seconds=state.seconds,
-                )
-            )
+            parts, done = dict(zip(totals, means, strict=True)), progress(state, config)
+            on_step(StepReport(state.step, done, parts, learning_rate, norm.item(), state.seconds))
 
 
 def progress(state: TrainState, config: RunConfig) -> float:

@@ -39,10 +39,9 @@ from amd_seg.workers import worker_pool
 
 logger = logging.getLogger(__name__)
 
+CPU = torch.device("cpu")
 CLIP_POWER = 0.3  # A clip of n masks is drawn with weight n^0.3: no long one crowds out short ones.
-CONFIDENCE_POWER = (
-    2.0  # A mask is drawn with weight confidence^2: where pairs disagree it is noise.
-)
+CONFIDENCE_POWER = 2.0  # A mask is drawn with weight confidence^2: where pairs disagree is noise.
 
 
 @dataclass(frozen=True)
@@ -128,14 +127,13 @@ def _by_name(top: Path) -> dict[str, Path]:
 
 
 def load_masked_images(
-    folder: str | os.PathLike[str], *, short_edge: int, device: torch.device | str = "cpu"
+    folder: str | os.PathLike[str], short_edge: int, device: torch.device = CPU
 ) -> list[MaskedClip]:
     """Read the images of a folder that have a mask, and their masks, shrunk to a short edge.
 
     An InputError says where they do not fit the memory, a MediaError what cannot be read.
     """
-    found, device = find_masked_images(folder), torch.device(device)
-    clips = []
+    found, clips = find_masked_images(folder), []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         firsts = pool.map(lambda images: read_photo_size(images[0][1]), found.values())
         needed = sum(
@@ -264,16 +262,9 @@ def write_mask_folder(
     """Write the masks that jobs find to a folder that `load_masked_images` reads.
 
     What is done already is skipped, so that a run that was ended goes on. A mask counts once it is
-    in confidence.json, which is written whole.
-
-    Args:
-        jobs: by the name of the folder that their masks lie in.
-        folder: made when missing.
-        workers: processes; with 1 all is done in this one.
-        on_done: called with the name and the number of masks after each job that was done.
-
-    Raises:
-        MediaError: more than one in a hundred cannot be read; the others are done.
+    in confidence.json, which is written whole. Jobs go by the name of the folder that their masks
+    lie in; `on_done` is told it, and the number of masks. A MediaError says at the end that more
+    than one in a hundred cannot be read.
     """
     top = Path(folder)
     make_folder(top)

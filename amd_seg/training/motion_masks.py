@@ -50,9 +50,7 @@ class MotionMaskConfig:
     every: int = 3  # a mask is looked for on each n-th frame
     work_height: int = 240  # short edge, in pixels, of flow and masks; frames are never enlarged
     short_edge: int | None = None  # of the frames and masks that are given; None is the frames' own
-    min_motion: float = (
-        0.5  # mean residual inside a pair's mask, in pixels, below which it is noise
-    )
+    min_motion: float = 0.5  # mean residual inside a pair's mask, in pixels; less is noise
     min_confidence: float = 0.2  # below which a frame has no mask
     grabcut: bool = True  # redraw masks by a colour model of their frame where the two agree
 
@@ -84,14 +82,9 @@ def find_motion_masks(
 ) -> Iterator[MotionMask]:
     """Find what moves on its own in the frames of a clip; frames without clear motion give none.
 
-    Each frame is compared with its partners. Pairs without a clear mask are dropped, the masks of
-    the others averaged. Only the frames that one frame is compared with are held.
-
-    Args:
-        frames: each (height, width, 3), RGB, all of one size.
-        config: how to look.
-        flow: the dense flow; None takes `dis_flow`.
-        among: the frames that a mask is looked for on; None takes each `config.every`-th.
+    Each frame, (height, width, 3), RGB, is compared with its partners; no others are held. Pairs
+    without a clear mask are dropped, the masks of the others averaged. The flow is `dis_flow` where
+    none is given. A mask is looked for on the frames `among` all, or on each `config.every`-th.
     """
     config = config or MotionMaskConfig()
     for index, window in _windows(frames, config):

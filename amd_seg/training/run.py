@@ -21,14 +21,7 @@ from amd_seg.model.config import AMDConfig, WeightsConfig
 from amd_seg.training.clips import Clip, find_clips, log_progress
 from amd_seg.training.config import SEEDS, RunConfig, TrainingConfig
 from amd_seg.training.distributed import Processes, distribute, joined_processes
-from amd_seg.training.loop import (
-    Batches,
-    OnStep,
-    StepReport,
-    StopTraining,
-    TrainState,
-    optimize,
-)
+from amd_seg.training.loop import Batches, OnStep, StepReport, StopTraining, TrainState, optimize
 from amd_seg.training.masked_images import MaskBatches, find_masked_images, load_masked_images
 from amd_seg.training.motion_masks import MotionMaskConfig, write_motion_masks
 from amd_seg.training.object_channel import choose_object_channel
@@ -84,17 +77,11 @@ class Run:
         some_unused: bool = False,
         on_step: OnStep | None = None,
     ) -> tuple[Network, dict[str, Any]]:
-        """Take all steps.
+        """Take all steps; return the model that is released, and what its config.json says.
 
-        Args:
-            objective: model and loss; maps a batch to {"loss": ..., parts}.
-            batches: what this process learns from.
-            settings: what config.json of the run says besides, as JSON-able values.
-            object_channel: the region that pictures show as the object.
-            some_unused: parameters may have no part in a step.
-            on_step: called after each step; it may raise `StopTraining`.
-
-        Returns: the model that is released, and what to say of the run in its config.json.
+        The objective maps a batch to {"loss": ..., parts}; with `some_unused`, parameters may have
+        no part in a step. The settings go into the run's config.json; `object_channel` is the
+        region that pictures show as the object.
         """
         folder, processes, log = self.folder, self.processes, None
         self.config = config = _with_layout(objective, self.config, batches, processes)
@@ -180,9 +167,8 @@ class Run:
             checkpoint()
         except (TrainingDivergedError, MediaError) as error:
             # A lost run, a full disk, or clips that break while they are read.
-            found = list_checkpoints(checkpoints)
             good = "There is no checkpoint yet."
-            if found:
+            if found := list_checkpoints(checkpoints):
                 good = f"The last good checkpoint is {found[-1]}; --resume goes on from it."
             raise type(error)(f"{error} {good}") from error
 
@@ -244,8 +230,7 @@ def train(
     """Train a model on clips, or on images with masks; return the folder of its weights.
 
     Args:
-        roots: files, folders and data sets of clips, see `find_clips`; the objective
-            "motion-masks" needs none where it has `targets`.
+        roots: of clips, see `find_clips`; "motion-masks" needs none where it has `targets`.
         out: the run folder; it must be empty or new, unless `resume` is set.
         model: the architecture; the tensors of `init` must fit it.
         config: how to train.
@@ -364,12 +349,9 @@ def open_batches(
             )
         processes.wait_for_all()
         targets = [os.fspath(folder.targets), *targets]
-    own = dataclasses.replace(
-        config,
-        batch_size=config.batch_size // processes.world_size,
-        # Each process draws on its own. Seeds far apart: neighbouring runs share no stream.
-        seed=(config.seed + 1_000_003 * processes.rank) % SEEDS,
+    # Each process draws on its own. Seeds far apart: neighbouring runs share no stream.
+    seed, size = (config.seed + 1_000_003 * processes.rank) % SEEDS, config.batch_size
+    own = dataclasses.replace(config, batch_size=size // processes.world_size, seed=seed)
+    return MaskBatches(
+        [load_masked_images(each, config.short_edge, device) for each in targets], own, device
     )
-    short_edge = config.short_edge
-    loaded = [load_masked_images(each, short_edge=short_edge, device=device) for each in targets]
-    return MaskBatches(loaded, own, device)

@@ -45,13 +45,9 @@ Columns = dict[str, list[Tile]]  # of a sheet, by their headings
 
 
 class RunLog:
-    """Writes what is due after a step.
+    """Writes what is due after a step; sheets show the first batch, and the stream is not moved.
 
-    Args:
-        folder: of the run.
-        config: its settings.
-        batches: the first one is shown by the sheets; the stream is not moved.
-        object_channel: the region that sheets show as the object, where masks are learned.
+    Where masks are learned, the region `object_channel` is shown as the object.
     """
 
     def __init__(
@@ -246,11 +242,8 @@ def _label_columns(model: SemanticNetwork, batch: LabelBatch) -> Columns:
         [(indexed_image(each, plain), "") for each in maps.byte().cpu().numpy()]
         for maps in (found, batch.labels)
     )
-    return {
-        "frame": _tiles(batch.frames / 255, batch.names),
-        "classes": classes,
-        "labels": labels,
-    }
+    frames = _tiles(batch.frames / 255, batch.names)
+    return {"frame": frames, "classes": classes, "labels": labels}
 
 
 def _regions(images: Tensor, masks: Tensor) -> list[Tile]:
