@@ -94,10 +94,9 @@ def test_frames_are_kept_as_they_are_read_and_portraits_transposed(clips: list[C
     expected = np.stack(moving_square(6)).transpose(0, 3, 1, 2)
     frames = [clip[1] for clip in stored.clips]
     assert torch.equal(frames[0], torch.from_numpy(expected))
-    as_they_are = dataclasses.replace(WHOLE, transpose_portrait=False)
-    upright = StoredPairs(clips[3:], as_they_are, CPU).clips[0][1]
-    assert tuple(upright.shape) == (5, 3, 64, 48)
-    assert torch.equal(frames[1], upright.transpose(2, 3))
+    upright = np.stack([frame.pixels for frame in clips[3].open()])
+    assert upright.shape == (5, 64, 48, 3)
+    assert torch.equal(frames[1], torch.from_numpy(upright.transpose(0, 3, 2, 1)))
 
 
 def test_frames_that_repeat_or_come_back_never_make_a_pair(tmp_path: Path) -> None:

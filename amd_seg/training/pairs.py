@@ -112,7 +112,7 @@ class StoredPairs(Pairs):
                 if not frames or not np.array_equal(frame.pixels, frames[-1]):
                     frames.append(frame.pixels)
                     numbers.append(frame.index)
-            return clip.name, _channels_first(frames, config).contiguous(), numbers
+            return clip.name, _channels_first(frames).contiguous(), numbers
 
         sizes = list(of_each_clip(clips, size))
         require_memory(sum(needed for _, needed in sizes), device)
@@ -174,16 +174,15 @@ class DecodedPairs(Pairs):
             except MediaError as error:
                 self.broken[clip.name] = str(error)
             else:
-                pair = _channels_first([frame.pixels for frame in frames], self.config)
+                pair = _channels_first([frame.pixels for frame in frames])
                 return pair, f"{clip.name}:{start}-{start + frames[1].index}"
         raise MediaError(f"No clip can be read any more: {self.broken}. Give intact clips.")
 
 
-def _channels_first(frames: Sequence[Any], config: TrainingConfig) -> Tensor:
+def _channels_first(frames: Sequence[Any]) -> Tensor:
     pixels = torch.from_numpy(np.stack(frames))
     # Swapped axes, not a turn: what the published pipeline does with portrait frames.
-    swaps = config.transpose_portrait and pixels.shape[1] > pixels.shape[2]
-    return pixels.permute((0, 3, 2, 1) if swaps else (0, 3, 1, 2))
+    return pixels.permute((0, 3, 2, 1) if pixels.shape[1] > pixels.shape[2] else (0, 3, 1, 2))
 
 
 def _differing(
