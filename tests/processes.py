@@ -3,9 +3,10 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import click
 from click.testing import CliRunner, Result
 
 from amd_seg.cli import cli
@@ -34,3 +35,16 @@ def start(*args: str) -> "subprocess.Popen[bytes]":
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen([sys.executable, "-c", CODE, *args], env=environment, **pipes)
+
+
+def commands(
+    command: click.Command = cli, name: str = "amd-seg"
+) -> Iterator[tuple[str, click.Command]]:
+    """Yield each command, groups too, with its full name."""
+    yield name, command
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for part in command.list_commands(context):
+            inner = command.get_command(context, part)
+            assert inner is not None
+            yield from commands(inner, f"{name} {part}")

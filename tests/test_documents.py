@@ -2,15 +2,13 @@
 
 import dataclasses
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
-import click
 import pytest
 
-from amd_seg.cli import cli
 from amd_seg.model.config import AMDConfig
 from amd_seg.training.config import FinetuneConfig, TrainingConfig
+from tests.processes import commands
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("docs", "notes", "recipes", "weights")
@@ -70,17 +68,6 @@ def test_files_and_functions_of_the_code_exist(path: Path) -> None:
             assert re.search(rf"^ *(def|class) {name}\b", SOURCE, flags=re.MULTILINE), name
 
 
-def commands(command: click.Command, name: str = "amd-seg") -> Iterator[tuple[str, click.Command]]:
-    yield name, command
-    if isinstance(command, click.Group):
-        context = click.Context(command)
-        for part in command.list_commands(context):
-            inner = command.get_command(context, part)
-            assert inner is not None
-            yield from commands(inner, f"{name} {part}")
-
-
-COMMANDS = dict(commands(cli))
 OPTIONS = {
     name: {
         option
@@ -88,7 +75,7 @@ OPTIONS = {
         for option in parameter.opts + parameter.secondary_opts
     }
     | {"--help", "-h"}
-    for name, command in COMMANDS.items()
+    for name, command in commands()
 }
 
 
