@@ -91,17 +91,14 @@ def write_clip(
     rotation: int = 0,
     audio: bool = False,
     options: dict[str, str] | None = None,
-    live: bool = False,
     durations: Sequence[float] = (),
 ) -> Path:
     """Encode frames of a layout; `times` in seconds (to the millisecond) make the rate variable.
 
-    A `live` .webm does not tell how long it is, as those that browsers record do not. `durations`
-    tell how long each frame is shown; an MP4 keeps that of the last one without B-frames only.
+    `durations` tell how long each frame is shown; an MP4 keeps the last without B-frames only.
     """
     # The index first, so that a file cut short can still be opened.
     container_options = {"movflags": "faststart"} if path.suffix == ".mp4" else {}
-    container_options |= {"live": "1"} if live else {}
     with av.open(path, "w", options=container_options) as out:
         stream = out.add_stream(codec, rate=rate, options=options or {})
         stream.height, stream.width = frames[0].shape[:2]
@@ -123,7 +120,13 @@ def write_clip(
             out.mux(stream.encode(frame))
         out.mux(stream.encode())
         if sound is not None:
-            _write_tone(out, sound, seconds=len(frames) / float(rate))
+            samples = np.sin(np.arange(int(len(frames) / float(rate) * 8000)) * 0.3)
+            tone = av.AudioFrame.from_ndarray(
+                samples[None].astype(np.float32), format="fltp", layout="mono"
+            )
+            tone.sample_rate, tone.pts = 8000, 0
+            for part in (tone, None):
+                out.mux(sound.encode(part))
     return path
 
 
@@ -169,12 +172,3 @@ def truncate(path: Path, share: float) -> Path:
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * share)])
     return path
-
-
-def _write_tone(out, sound, seconds: float) -> None:
-    samples = np.sin(np.arange(int(seconds * 8000)) * 0.3).astype(np.float32)
-    tone = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")
-    tone.sample_rate = 8000
-    tone.pts = 0
-    for part in (tone, None):
-        out.mux(sound.encode(part))

@@ -34,8 +34,6 @@ from amd_seg.weights import save_weights
 from tests.clips import moving_square, write_clip
 from tests.tiny import TINY, TINY_SETTINGS
 
-Digests = dict[str, str]
-
 
 def import_commands() -> None:
     """Import what commands need before any fork, or each child would."""
@@ -104,7 +102,7 @@ def prepare(kind: str, folder: Path) -> Work:
     return Work(["train", str(clips), *pace, *TINY_SETTINGS], "run", "--resume")
 
 
-def kill_and_go_on(work: Work, folder: Path, whole: Digests, after: float) -> str:
+def kill_and_go_on(work: Work, folder: Path, whole: dict[str, str], after: float) -> str:
     """Kill a run after some seconds, look, and run it again; return what is wrong, or nothing."""
     folder.mkdir()
     child = work.start(folder)
@@ -123,7 +121,7 @@ def kill_and_go_on(work: Work, folder: Path, whole: Digests, after: float) -> st
     return "" if digests(folder) == whole else "the rerun gave other bytes"
 
 
-def digests(folder: Path) -> Digests:
+def digests(folder: Path) -> dict[str, str]:
     """Return a digest of each output that is there; of a training run of what must not differ."""
     found = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):

@@ -65,17 +65,24 @@ def test_frames_come_back_bit_for_bit_in_order(tmp_path: Path) -> None:
         ("clip.webm", "libvpx-vp9", "yuva420p", {"crf": "10"}),
         ("clip.mov", "prores_ks", "yuva444p10le", {}),
         ("clip.avi", "mpeg4", "yuv420p", {}),
+        ("old.flv", "libx264", "yuv420p", {}),
+        ("old.wmv", "wmv2", "yuv420p", {}),
+        ("old.ts", "libx264", "yuv420p", {}),
+        ("old.mpg", "mpeg2video", "yuv420p", {}),
+        ("old.ogv", "libvpx", "yuv420p", {}),
         ("odd.mkv", "ffv1", "yuv420p", {}),
         ("odd.mkv", "ffv1", "yuv444p", {}),
     ],
 )
-def test_pixel_formats_give_the_same_picture(
+def test_every_format_gives_the_same_pictures_and_times(
     tmp_path: Path, name: str, codec: str, pixel_format: str, options: dict[str, str]
 ) -> None:
-    frames = moving_square(3, **({"height": 47, "width": 65} if name == "odd.mkv" else {}))
-    how = {"codec": codec, "pixel_format": pixel_format, "options": options}
-    read = list(open_video(write_clip(tmp_path / name, frames, **how)))
-    assert len(read) == 3
+    frames = moving_square(12, **({"height": 47, "width": 65} if name == "odd.mkv" else {}))
+    how = {"codec": codec, "pixel_format": pixel_format, "options": options, "rate": 25}
+    clip = open_video(write_clip(tmp_path / name, frames, **how))
+    read = list(clip)
+    assert (len(read), clip.is_truncated) == (12, False)
+    np.testing.assert_allclose(np.diff(times(read)), 0.04, atol=0.002)
     assert error_of(read[2], frames[2]) < 5
 
 
@@ -148,22 +155,6 @@ def test_a_matroska_file_need_not_tell_how_long_its_last_frame_stays(tmp_path: P
     path.write_bytes(path.read_bytes().replace(*told))
     clip = VideoReader(path)
     assert (len(list(clip)), clip.duration, clip.is_truncated) == (8, 2.7, False)
-
-
-def test_timestamps_of_a_damaged_file_are_those_before_the_damage(tmp_path: Path) -> None:
-    path = write_clip(tmp_path / "clip.ts", moving_square(12), options={"bf": "0"})
-    data, whole = path.read_bytes(), VideoReader(path).timestamps()
-    counts = set()
-    for kept in range(len(data) // 5, len(data), 47):
-        # FFmpeg gives up in the midst of some of these: where it finds no packet any more.
-        path.write_bytes(data[:kept] + bytes(40_000))
-        try:
-            times = VideoReader(path).timestamps()
-        except MediaError:
-            continue
-        assert times == whole[: len(times)]
-        counts.add(len(times))
-    assert len(counts) > 5
 
 
 @pytest.mark.parametrize(
@@ -467,16 +458,6 @@ def test_clear_pixels_are_grey_in_clips_and_animations_as_in_photos(
 def test_the_best_video_stream_is_taken() -> None:
     for clip in (VideoReader(CASES / "animated.avif"), open_video(CASES / "animated.avif")):
         assert times(list(clip)) == [0, 0.04, 0.12, 0.24, 0.28]
-
-
-@pytest.mark.parametrize("name", ["a.flv", "a.wmv", "a.ts", "a.mpg", "a.ogv"])
-def test_old_formats(tmp_path: Path, name: str) -> None:
-    codec = {"a.wmv": "wmv2", "a.mpg": "mpeg2video", "a.ogv": "libvpx"}.get(name, "libx264")
-    clip = open_video(write_clip(tmp_path / name, moving_square(25), rate=25, codec=codec))
-    stamps = times(list(clip))
-    assert len(stamps) == 25
-    np.testing.assert_allclose(np.diff(stamps), 0.04, atol=0.002)
-    assert not clip.is_truncated
 
 
 @pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs FFmpeg's command")
