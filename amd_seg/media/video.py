@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property, partial
 from itertools import chain
+from math import inf
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, Self, TypeAlias
@@ -357,7 +358,8 @@ class VideoReader(FrameReader):
                 self._tells_a_loss = _is_cut_short(self.source)
             # One thread: the others would decode frames that nobody looks at.
             decoder, damage = _decoder(stream, threads=1), list[str]()
-            first = next(_decoded(Clock(container).packets(stream), decoder, damage.append), None)
+            packets = packets_in_time(container, stream)
+            first = next(_decoded(packets, decoder, damage.append), None)
             if first is None:
                 raise MediaError(
                     f"Cannot read {self.source}: no frame can be decoded "
@@ -387,7 +389,7 @@ class VideoReader(FrameReader):
         """Return the time of each frame, in seconds, up to any damage, without decoding one."""
         times: list[float] = []
         with open_container(self.source) as container, suppress(FFmpegError):
-            for packet in Clock(container).packets(video_stream(container, self.source)):
+            for packet in packets_in_time(container, video_stream(container, self.source)):
                 if not packet.size or packet.is_discard:
                     continue
                 if packet.pts is None:
@@ -402,23 +404,23 @@ class VideoReader(FrameReader):
         """Whether a time stands for one place in the file; to tell, some files are read through."""
         if not self._may_restart:
             return True
-        with open_container(self.source) as container:
-            clock = Clock(container)
-            with suppress(FFmpegError):
-                for _ in clock.packets():
-                    pass
-        return not clock.steps
+        steps: list[float] = []
+        with open_container(self.source) as container, suppress(FFmpegError):
+            for _ in packets_in_time(container, steps=steps):
+                pass
+        return not steps
 
     def _moments(self, seek_to: float = 0.0) -> Generator[Moment]:
+        steps: list[float] = []
         with open_container(self.source) as container:
             stream = video_stream(container, self.source)
             if seek_to:
                 seek(container, seek_to + self.start_time)
             period = float(1 / self.frame_rate) if self.frame_rate else 0.0
             time, shown, is_first = -period, period, True
-            clock, reformatter = Clock(container), VideoReformatter()
-            decoder = _decoder(stream, self._threads)
-            for frame in _decoded(clock.packets(stream), decoder, self._tell_damage):
+            packets = packets_in_time(container, stream, steps=steps)
+            decoder, reformatter = _decoder(stream, self._threads), VideoReformatter()
+            for frame in _decoded(packets, decoder, self._tell_damage):
                 # Some old files have no timestamps: then frames follow each other at the rate.
                 timed = frame.pts is not None and frame.time_base is not None
                 stamp = frame.time - self.start_time if timed else time + period
@@ -429,9 +431,9 @@ class VideoReader(FrameReader):
                 shown = float((frame.duration or 0) * (frame.time_base or 0)) or period
                 yield time, partial(self._pixels, frame, reformatter)
         self.end = time + shown
-        if clock.steps:  # Then its duration means nothing.
-            steps = ", ".join(f"{step:+.1f} s" for step in clock.steps)
-            logger.info("%s: its clock steps by %s. Times go on over that.", self.source, steps)
+        if steps:  # Then its duration means nothing.
+            told = ", ".join(f"{step:+.1f} s" for step in steps)
+            logger.info("%s: its clock steps by %s. Times go on over that.", self.source, told)
         elif self.duration is None:
             self.end = None
         else:
@@ -467,49 +469,40 @@ class VideoReader(FrameReader):
         return turned(pixels, self.orientation)
 
 
-class Clock:
-    """Gives a file's packets times that go on where its own clock begins anew or jumps.
+def packets_in_time(
+    container: InputContainer, wanted: Stream | None = None, *, steps: list[float] | None = None
+) -> Iterator[AnyPacket]:
+    """Yield the packets of one stream, or of all, with times that go on where the clock jumps.
 
     Recordings that were joined, and recorders that were restarted, repeat times. A step of one
-    stream moves all that follow, as FFmpeg's command does.
+    stream moves all that follow, as FFmpeg's command does. `steps` gets each, in seconds, below 0
+    where the clock went back.
     """
-
-    def __init__(self, container: InputContainer) -> None:
-        self.steps: list[float] = []  # in seconds, below 0 where the clock went back
-        self._container = container
-        # Others may rest for as long as they like, and come in any order.
-        is_restarting = container.format.name in _RESTARTING
-        self._most_ahead = 10.0 if is_restarting else float("inf")
-        self._most_behind = 0.05 if is_restarting else 1.0
-        self._offset, self._latest = 0.0, float("inf")
-        # Of each stream, its last time and how long a packet lasts.
-        self._last: dict[int, tuple[float, float]] = {}
-
-    def packets(self, wanted: Stream | None = None) -> Iterator[AnyPacket]:
-        """Yield the packets of one stream, or of all, in the order of the file."""
-        for packet in self._container.demux():
-            base = packet.time_base
-            if packet.dts is not None and packet.stream.type in ("video", "audio"):
-                duration = float((packet.duration or 0) * base)
-                self._follow(packet.stream.index, float(packet.dts * base), duration)
-            if self._offset:
-                shift(packet, self._offset)
-            if wanted is None or packet.stream.index == wanted.index:
-                yield packet
-
-    def _follow(self, stream: int, stamp: float, duration: float) -> None:
-        time = stamp + self._offset
-        last, lasts = self._last.get(stream, (time, duration))
-        # A stream may pause while others go on, but none goes back.
-        if time < last - self._most_behind or time > self._latest + self._most_ahead:
-            next_time = min(last + lasts, self._latest + lasts)
-            self.steps.append(time - next_time)
-            self._offset -= time - next_time
-            time = next_time
-        # What a packet tells of its duration is often missing or wrong.
-        passed = time - last
-        self._last[stream] = time, passed if 0 < passed < 1 else duration
-        self._latest = max(time for time, _ in self._last.values())
+    # Other formats may rest for as long as they like, and come in any order.
+    is_restarting = container.format.name in _RESTARTING
+    most_behind, most_ahead = (0.05, 10.0) if is_restarting else (1.0, inf)
+    offset, latest = 0.0, inf
+    seen: dict[int, tuple[float, float]] = {}  # a stream's last time, how long a packet lasts
+    for packet in container.demux():
+        if packet.dts is not None and packet.stream.type in ("video", "audio"):
+            time = float(packet.dts * packet.time_base) + offset
+            duration = float((packet.duration or 0) * packet.time_base)
+            last, lasts = seen.get(packet.stream.index, (time, duration))
+            # A stream may pause while others go on, but none goes back.
+            if time < last - most_behind or time > latest + most_ahead:
+                next_time = min(last + lasts, latest + lasts)
+                if steps is not None:
+                    steps.append(time - next_time)
+                offset -= time - next_time
+                time = next_time
+            # What a packet tells of its duration is often missing or wrong.
+            passed = time - last
+            seen[packet.stream.index] = time, passed if 0 < passed < 1 else duration
+            latest = max(time for time, _ in seen.values())
+        if offset:
+            shift(packet, offset)
+        if wanted is None or packet.stream.index == wanted.index:
+            yield packet
 
 
 def shift(packet: AnyPacket, seconds: float) -> None:

@@ -38,11 +38,11 @@ from amd_seg.media.files import name_beside, replacing, require_possible_name, w
 from amd_seg.media.images import Pixels, write_image
 from amd_seg.media.video import (
     AnyPacket,
-    Clock,
     FrameReader,
     VideoReader,
     fault,
     open_container,
+    packets_in_time,
     seek,
     shift,
 )
@@ -425,7 +425,7 @@ class Soundtrack:
             seek(self._source, begin)
         # Of a damaged file we take what can be had: who reads its frames tells of the damage.
         with suppress(FFmpegError):
-            for packet in Clock(self._source).packets():
+            for packet in packets_in_time(self._source):
                 shift(packet, -begin)
                 stamp = packet.dts if packet.pts is None else packet.pts
                 # Without one it marks the end.
