@@ -1,14 +1,5 @@
 """Every exception that amd_seg raises on purpose.
 
-    AmdSegError
-    ├── InputError            (ValueError)    an argument or an image cannot be used as given
-    ├── MediaError            (OSError)       a photo or a clip cannot be read or written
-    ├── WeightsError          (OSError)       weights cannot be had or are not valid
-    ├── ConfigError           (ValueError)    a setting is outside what it may be
-    ├── DeviceError           (RuntimeError)  the device or precision asked for is not here
-    ├── ExportError           (RuntimeError)  an exported file does not compute what the model does
-    └── TrainingDivergedError (RuntimeError)  the loss is not finite, or the masks collapsed
-
 A message says what failed, the value and where it came from, and what to do.
 """
 
