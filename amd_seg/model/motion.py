@@ -3,6 +3,7 @@
 Source: paper section 3.2 and table 5; levels and channels as in the released code.
 """
 
+from itertools import pairwise
 from typing import cast
 
 import torch
@@ -27,19 +28,6 @@ def _conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1)
 
 
-class PyramidStage(nn.Sequential):
-    """Two 3x3 convolutions, the first of which halves the grid."""
-
-    def __init__(self, inputs: int, width: int) -> None:
-        super().__init__(_conv3x3(inputs, width, stride=2), _conv3x3(width, width))
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Map (batch, inputs, height, width) to (batch, width, height / 2, width / 2)."""
-        for convolution in self:
-            features = leaky(convolution(features))
-        return features
-
-
 class MotionPathway(nn.Module):
     """Features of frames at several levels, and motion features between two of them.
 
@@ -51,8 +39,11 @@ class MotionPathway(nn.Module):
         super().__init__()
         self.max_displacement = config.max_displacement
         self.normalised_volume = config.normalised_volume
-        inputs = (3, *config.pyramid_channels)
-        self.pyramid = nn.ModuleList(map(PyramidStage, inputs, config.pyramid_channels))
+        # Of each stage's two convolutions the first halves the grid.
+        self.pyramid = nn.ModuleList(
+            nn.ModuleList((_conv3x3(inputs, width, stride=2), _conv3x3(width, width)))
+            for inputs, width in pairwise((3, *config.pyramid_channels))
+        )
         # Coarse to fine; the stage of stride 2 gives features but no level.
         levels = config.pyramid_channels[:0:-1]
         self.reductions = nn.ModuleList(
@@ -88,7 +79,8 @@ class MotionPathway(nn.Module):
         """
         pyramid = [frames]
         for stage in self.pyramid:
-            pyramid.append(stage(pyramid[-1]))
+            first, second = stage.children()
+            pyramid.append(leaky(second(leaky(first(pyramid[-1])))))
         return pyramid[:1:-1]
 
     def motion_features(self, level: int, target: Tensor, source: Tensor, flow: Tensor) -> Tensor:
