@@ -56,7 +56,7 @@ def pairs_of(clip, model: AMD, every: int) -> Iterator[tuple[int, torch.Tensor, 
 @torch.inference_mode()
 def measure(model: AMD, frame_i: torch.Tensor, frame_j: torch.Tensor) -> tuple[float, float, float]:
     """Length of DIS's flow, distance of the model's from it, in pixels; share within one."""
-    view = model.dense_reconstruction(frame_i, frame_j).view_i
+    view = model(frame_i, frame_j, dense=True).view_i
     taught = classical_flow(view.target, view.source)
     apart = (view.flows[0] - taught).norm(dim=1)
     return (

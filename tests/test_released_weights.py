@@ -139,7 +139,7 @@ def test_an_own_flow_is_stretched_to_the_frames(tiny_config: AMDConfig, tmp_path
     model.config = dataclasses.replace(model.config, motion_size=(64, 96))
     pair = [torch.tensor(frame).permute(2, 0, 1)[None] for frame in frames]
     with torch.inference_mode():
-        own = model.dense_reconstruction(*pair).view_i.flows[0][0]
+        own = model(*pair, dense=True).view_i.flows[0][0]
     # Corners lie on corners; lengths grow with the size.
     stretch = [(frames.shape[2] - 1) / 95, (frames.shape[1] - 1) / 63]
     np.testing.assert_allclose(found[0, 0], own[:, 0, 0].numpy() * stretch, rtol=1e-4, atol=1e-5)

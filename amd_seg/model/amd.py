@@ -72,80 +72,56 @@ class AMD(AppearanceModel):
         scaled = frames.to(self.mean.dtype) / 255
         return F.interpolate(scaled, self.config.motion_size, mode="bilinear", align_corners=True)
 
-    def forward(self, frame_i: Tensor, frame_j: Tensor) -> Reconstruction:
+    def forward(self, frame_i: Tensor, frame_j: Tensor, *, dense: bool = False) -> Reconstruction:
         """Re-create each frame of the pairs from the other (eqs. 1 to 6), coarse to fine.
 
         Each level adds to the motion of every region, as released.
 
         Args:
             frame_i, frame_j: (batch, 3, height, width), RGB, uint8 or float in 0..255.
+            dense: by a flow per pixel, the motion pathway alone: g is applied at every pixel of V
+                in place of its means over regions.
         """
         # Both directions run as one batch: first the targets i, then the targets j.
         frames = torch.cat((frame_i, frame_j))
         inputs = self.motion_input(frames)
         # One pass over both frames, so that BatchNorm mixes them, as released.
-        masks = _other_half(self.segment(frames))
+        masks = None if dense else _other_half(self.segment(frames))
         levels = self.motion.features(inputs)
         flow = inputs.new_zeros(len(inputs), 2, *levels[0].shape[-2:])
-        vectors = flow.new_zeros(*masks.shape[:2], 2)  # (batch, region, 2)
+        vectors = inputs.new_zeros(len(inputs), self.config.regions, 2)
         flows, history = [], []
         for level, target in enumerate(levels):
             if level > 0:
                 flow, vectors = upsample_flow(flow, 2), vectors * 2
-            region_masks = resize_masks(masks, target.shape[-2:])
             features = self.motion.motion_features(level, target, _other_half(target), flow)
-            pooled = pool_over_regions(features, region_masks)  # (batch, region, channel)
-            increments = self.motion.flow_of(pooled.transpose(1, 2).unsqueeze(-1))
-            vectors = vectors + full_precision(increments).squeeze(-1).transpose(1, 2)
-            flow = compose_segment_flow(region_masks, vectors)
+            if masks is None:
+                flow = flow + full_precision(self.motion.flow_of(features))
+            else:
+                region_masks = resize_masks(masks, target.shape[-2:])
+                pooled = pool_over_regions(features, region_masks)  # (batch, region, channel)
+                increments = self.motion.flow_of(pooled.transpose(1, 2).unsqueeze(-1))
+                vectors = vectors + full_precision(increments).squeeze(-1).transpose(1, 2)
+                flow = compose_segment_flow(region_masks, vectors)
             flows.append(flow)
             history.append(vectors)
-        return _reconstruction(inputs, flows, masks, torch.stack(history, dim=1))
-
-    def dense_reconstruction(self, frame_i: Tensor, frame_j: Tensor) -> Reconstruction:
-        """Re-create each frame from the other by a flow per pixel: the motion pathway alone.
-
-        The recursion is that of the segment flow, with g applied at every pixel of V in place
-        of its means over regions.
-        """
-        inputs = self.motion_input(torch.cat((frame_i, frame_j)))
-        levels = self.motion.features(inputs)
-        flow = inputs.new_zeros(len(inputs), 2, *levels[0].shape[-2:])
-        flows = []
-        for level, target in enumerate(levels):
-            if level > 0:
-                flow = upsample_flow(flow, 2)
-            features = self.motion.motion_features(level, target, _other_half(target), flow)
-            flow = flow + full_precision(self.motion.flow_of(features))
-            flows.append(flow)
-        return _reconstruction(inputs, flows)
+        # Each flow is for a quarter of the size that it is returned at.
+        outputs = [upsample_flow(flow, 4) for flow in reversed(flows)]
+        motions = torch.stack(history, dim=1)
+        i, j = (
+            View(
+                inputs.chunk(2)[half],
+                inputs.chunk(2)[1 - half],
+                tuple(flow.chunk(2)[half] for flow in outputs),
+                None if masks is None else masks.chunk(2)[half],
+                None if masks is None else motions.chunk(2)[half],
+            )
+            for half in (0, 1)
+        )
+        return Reconstruction(i, j)
 
 
 def _other_half(values: Tensor) -> Tensor:
     """Swap the two halves of a batch: each target's partner stands in the other half."""
     first, second = values.chunk(2)
     return torch.cat((second, first))
-
-
-def _reconstruction(
-    target: Tensor,
-    flows: list[Tensor],
-    masks: Tensor | None = None,
-    vectors: Tensor | None = None,
-) -> Reconstruction:
-    """Cut what was computed for the targets i, then j, into the two views.
-
-    The flows come coarse to fine, each for a quarter of the size that it is returned at.
-    """
-    outputs = [upsample_flow(flow, 4) for flow in reversed(flows)]
-    i, j = (
-        View(
-            target.chunk(2)[half],
-            target.chunk(2)[1 - half],
-            tuple(flow.chunk(2)[half] for flow in outputs),
-            None if masks is None else masks.chunk(2)[half],
-            None if vectors is None else vectors.chunk(2)[half],
-        )
-        for half in (0, 1)
-    )
-    return Reconstruction(i, j)

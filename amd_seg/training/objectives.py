@@ -39,8 +39,7 @@ class PhotometricObjective(nn.Module):
     def forward(self, batch: Any, progress: float = 0.0) -> dict[str, Tensor]:
         """Score a `PairBatch`."""
         is_dense = self.config.objective == "dense"
-        reconstruct: Any = self.model.dense_reconstruction if is_dense else self.model
-        found = reconstruct(batch.frame_i, batch.frame_j)
+        found = self.model(batch.frame_i, batch.frame_j, dense=is_dense)
         ssim_weight = self.config.ssim_weight
         parts = photometric_objective(found, ssim_weight=ssim_weight, share=self.share)
         lengths = [v.flows[0].detach().norm(dim=1).mean() for v in (found.view_i, found.view_j)]

@@ -44,7 +44,7 @@ class OwnFlow:
         """
         size = frame_i.shape[:2]
         pair = [torch.tensor(frame).permute(2, 0, 1)[None] for frame in (frame_i, frame_j)]
-        found = self._model.dense_reconstruction(*pair).view_i.flows[0]
+        found = self._model(*pair, dense=True).view_i.flows[0]
         # The motion size is a grid between the frames' outermost pixels (`AMD.motion_input`).
         stretch = [(size[axis] - 1) / (found.shape[axis - 2] - 1) for axis in (1, 0)]
         flow = F.interpolate(found, size, mode="bilinear", align_corners=True)[0]
