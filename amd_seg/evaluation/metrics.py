@@ -281,8 +281,7 @@ def confusion_matrix(
 ) -> NDArray[np.int64]:
     """Count the pixels of each pair of classes, but those that are void in the ground truth.
 
-    Raises:
-        InputError: a prediction is no class, 0 to classes - 1.
+    An InputError says that a prediction is no class, 0 to classes - 1.
 
     Source: PASCAL VOC 2012 development kit, VOCevalseg.m.
     """

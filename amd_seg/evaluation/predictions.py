@@ -55,11 +55,7 @@ def read_truth(path: Path, level: int = HALF, is_white_ground: bool = False) -> 
     """Read a ground truth: where the object is, and which pixels do not count.
 
     Of labels (an indexed PNG, or values 0 and 1) all but 0 are the object, and 255 in an indexed
-    PNG is void. For the rest see `Sample`.
-
-    Raises:
-        MediaError: the file cannot be read.
-        InputError: its values are neither grey nor labels.
+    PNG is void. For the rest see `Sample`. An InputError says that values are neither.
     """
     values, is_indexed = read_grey(path, may_be_coloured=is_white_ground)
     highest = int(values.max())
@@ -140,11 +136,9 @@ def from_folder(dataset: Dataset, folder: Path) -> Iterable[Map]:
 
     `photo.saliency.png` and `photo.mask.png`, as `amd-seg image` writes them, count as `photo`.
     Grey files are masks of 0 and 1 where no value of any of them is higher, and run from 0 to 255
-    otherwise: all are read alike, so that a map that is faint everywhere passes for no mask.
-
-    Raises:
-        InputError: there is no such folder, two files are for one picture, samples have no file
-            (all are named), or files of a video hold numbers of objects, most likely.
+    otherwise: all are read alike, so that a map that is faint everywhere passes for no mask. An
+    InputError says where two files are for one picture, samples have no file, or files of a video
+    hold numbers of objects, most likely.
     """
     if not folder.is_dir():
         raise InputError(f"Cannot read predictions from {folder}: no such folder. Check the name.")
@@ -203,14 +197,9 @@ def from_network(
 ) -> Iterator[Bytes]:
     """Run a network on each picture.
 
-    Args:
-        dataset: with pictures.
-        weights: as `Segmenter.from_pretrained` takes them, like `load`.
-        load: `device`, `precision`.
-        call: what `Segmenter.stream` takes.
-        adaptation: how the network learns from each sequence first, from the same weights every
-            time and from all frames, also where only some of them are scored.
-        on_clip: called with the name of each sequence and the report of its adaptation.
+    `Segmenter.from_pretrained` takes the weights and `load`, `Segmenter.stream` takes `call`. With
+    `adaptation` the network learns from each sequence first, from the same weights every time and
+    from all frames, also where only some of them are scored; `on_clip` is told each sequence.
     """
     from amd_seg.video_segmenter import VideoSegmenter
 

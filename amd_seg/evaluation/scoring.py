@@ -60,16 +60,11 @@ def evaluate(
     workers: int = 1,
     on_row: Callable[[Row], object] = lambda row: None,
 ) -> Evaluation:
-    """Score one map for each sample.
+    """Score one map for each sample, in their order; see `predictions`.
 
-    Args:
-        dataset: what to score on.
-        maps: of its samples, in their order, see `predictions`.
-        method: what to call their origin.
-        threshold: saliency above which a pixel is in the mask of a video's frame, or "otsu".
-        resize_masks: resize a map of another size than its ground truth, instead of raising.
-        workers: processes that read and compare; with 1 it is done in this one.
-        on_row: called with each sample's values, in the order of the samples.
+    `method` names the origin of the maps. The threshold is the saliency above which a pixel is in
+    the mask of a video's frame, or "otsu". `resize_masks` resizes a map of another size than its
+    ground truth, instead of raising. With 1 worker all is done in this process.
     """
     kind, classes = dataset.benchmark.kind, dataset.benchmark.classes
     scorer: Callable[..., Row] = _score_picture
