@@ -53,7 +53,7 @@ less of what is an object than the many that the weights have seen."""
 class AdaptationReport:
     """What an adaptation did."""
 
-    objective: str  # which one was minimised
+    objective: str
     losses: tuple[float, ...] = field(repr=False)  # of each step taken
     loss_before: float
     """Mean loss of the released weights on `held_out` pairs or frames that were not learned from;
@@ -121,7 +121,7 @@ def adapt(
         model: the released model, on the device where the steps are taken.
         weights: its settings.
         clip: is read once; one that shrinks frames to `config.frame_size` itself saves time.
-        config: how to adapt; None takes the default.
+        config: None takes the default.
         channel: the object's region; None chooses it, with that of the weights as prior.
         clicked: of the frames that a person has clicked in, by number, what makes their masks
             (objective motion-masks): half of what is learned. What is learned is then kept
@@ -141,8 +141,17 @@ def adapt(
         config = replace(config, precision=fastest_precision(device))
     if clicked:
         config = replace(config, guard=False)
-    taught = weights.object_channel if channel is None else channel
-    _require_possible(weights, config, taught, has_clicks=bool(clicked))
+        if config.objective != "motion-masks":
+            raise InputError(
+                f"Clicks make masks, and the objective {config.objective!r} learns from none. "
+                "Take motion-masks, or drop the clicks."
+            )
+    taught, regions = weights.object_channel if channel is None else channel, weights.model.regions
+    if not 0 <= taught < regions:
+        raise InputError(
+            f"channel is {taught}, but {weights.name or 'the model'} has {regions} regions. "
+            f"Give 0 to {regions - 1}."
+        )
     seconds: dict[str, float] = {}
     began = time.perf_counter()
 
@@ -203,22 +212,6 @@ def adapt(
         learned = {**weights.training, "adapted": about}
         settings = replace(settings, name=f"{weights.name}-adapted", training=learned)
     return Adaptation(kept, settings, report)
-
-
-def _require_possible(
-    weights: WeightsConfig, config: AdaptationConfig, channel: int, *, has_clicks: bool
-) -> None:
-    if has_clicks and config.objective != "motion-masks":
-        raise InputError(
-            f"Clicks make masks, and the objective {config.objective!r} learns from none. "
-            "Take motion-masks, or drop the clicks."
-        )
-    regions = weights.model.regions
-    if not 0 <= channel < regions:
-        raise InputError(
-            f"channel is {channel}, but {weights.name or 'the model'} has {regions} regions. "
-            f"Give 0 to {regions - 1}."
-        )
 
 
 def _training_config(config: AdaptationConfig, crop: tuple[int, int]) -> TrainingConfig:

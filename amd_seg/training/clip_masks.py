@@ -62,9 +62,8 @@ def gather_frames(clip: FrameReader, config: AdaptationConfig, *, short_edge: in
     """Read a clip once and keep chunks of it, evenly spread, long enough for its pairs.
 
     A clip that the settings allow whole is kept whole, as a single chunk. Of a longer one every
-    second chunk is dropped as often as there are too many: memory is bounded whatever the length.
-    Frames that repeat the one before are left out, for a pair of equal ones teaches nothing. An
-    InputError says where there are no two different frames.
+    second chunk is dropped as often as there are too many. Frames that repeat the one before are
+    left out, for a pair of equal ones teaches nothing; an InputError says where no two differ.
     """
 
     def distinct() -> Iterator[tuple[int, NDArray[np.uint8]]]:

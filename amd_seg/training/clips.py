@@ -142,7 +142,7 @@ def require_memory(
 
     The processes that torchrun starts on a machine without GPUs keep a copy each.
     """
-    free = free_bytes(device)
+    free = _free_bytes(device)
     copies = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if device.type == "cpu" else 1
     usable = _SHARE_OF_FREE * free / copies
     if needed > usable:
@@ -154,7 +154,7 @@ def require_memory(
         )
 
 
-def free_bytes(device: "torch.device") -> float:
+def _free_bytes(device: "torch.device") -> float:
     """The memory that is free on `device`; without end where nothing tells."""
     if device.type == "cuda":
         import torch  # Processes that look for targets need none.

@@ -35,12 +35,9 @@ def descriptions(settings: type) -> dict[str, str]:
         (body,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
         assert isinstance(body, ast.ClassDef)
         for above, below in zip(body.body, body.body[1:], strict=False):
-            match above, below:
-                case (
-                    ast.AnnAssign(target=ast.Name(id=name)),
-                    ast.Expr(value=ast.Constant(value=text)),
-                ):
-                    found[name] = " ".join(str(text).split())
+            if isinstance(above, ast.AnnAssign) and isinstance(below, ast.Expr):
+                text = ast.literal_eval(below.value)
+                found[ast.unparse(above.target)] = " ".join(text.split())
     return found
 
 

@@ -20,8 +20,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from amd_seg.device import resolve_device, say_which
@@ -135,21 +134,6 @@ def is_launched() -> bool:
 def is_first_process() -> bool:
     """Whether this process speaks for all: rank 0, or not started by torchrun."""
     return not is_launched() or os.environ.get("RANK", "0") == "0"
-
-
-def distribute(
-    objective: nn.Module, processes: Processes, *, some_unused: bool = False
-) -> nn.Module:
-    """Make an objective train on the batch of all processes; alone, it is returned as it is.
-
-    Its weights become those of the first process, and its BatchNorms are synchronised on GPUs.
-    `some_unused` parameters may have no part in a step (costs a walk over the graph).
-    """
-    if processes.is_alone:
-        return objective
-    if processes.device.type == "cuda":
-        objective = nn.SyncBatchNorm.convert_sync_batchnorm(objective)  # type: ignore[no-untyped-call]
-    return DistributedDataParallel(objective, find_unused_parameters=some_unused)
 
 
 def batch_mean(values: Tensor) -> Tensor:

@@ -38,24 +38,18 @@ def finetune(
     resume: bool = False,
     on_step: OnStep | None = None,
 ) -> Path:
-    """Train a backbone and a new head to tell classes apart.
+    """Train a backbone and a new head to tell classes apart; see `train`.
 
-    Args:
-        labelled: the photos with their label maps; all maps are read once before the first step.
-        out: the run folder; it must be empty or new, unless `resume` is set.
-        model: the architecture; `model_for` makes the one that fits given weights.
-        config: how to train.
-        weights: where the backbone starts from: `SCRATCH`, whatever `load_weights` takes (None is
-            the bundled default), or the file of a ResNet, see `load_backbone`.
-        device, resume, on_step: see `train`, as for what is returned and raised. A run that is
-            resumed does not read `weights`.
+    All label maps are read once before the first step. `model_for` makes the model that fits given
+    weights. The weights are `SCRATCH`, whatever `load_weights` takes, or the file of a ResNet, see
+    `load_backbone`; a run that is resumed does not read them.
     """
     name = None if weights is None else os.fspath(weights)
-    count, classes = len(labelled.classes), labelled.classes
-    if model.classes != count:
+    classes = labelled.classes
+    if model.classes != len(classes):
         raise ConfigError(
-            f"The model tells {model.classes} classes apart, {labelled.title} has {count}. Give "
-            "the photos and classes that the run began with."
+            f"The model tells {model.classes} classes apart, {labelled.title} has {len(classes)}. "
+            "Give the photos and classes that the run began with."
         )
 
     with joined_processes(device) as processes:
@@ -82,10 +76,11 @@ def finetune(
             "start": name or "bundled weights",
             "model": dataclasses.asdict(model),
         }
-        batches = LabelBatches(labelled, config, processes)
-        trained, about = run.learn(
-            SegmentationObjective(network), batches, settings, on_step=on_step
+        objective, batches = (
+            SegmentationObjective(network),
+            LabelBatches(labelled, config, processes),
         )
+        trained, about = run.learn(objective, batches, settings, on_step=on_step)
         if processes.is_first:
             card = SemanticWeightsConfig(
                 model=model,
@@ -123,10 +118,8 @@ class SegmentationObjective(nn.Module):
 
     def forward(self, batch: Any, progress: float = 0.0) -> dict[str, Tensor]:
         """Score a `LabelBatch`."""
-        logits = self.model.logits(batch.frames)
-        logits = F.interpolate(
-            logits, batch.labels.shape[-2:], mode="bilinear", align_corners=False
-        )
+        size = batch.labels.shape[-2:]
+        logits = F.interpolate(self.model.logits(batch.frames), size, mode="bilinear")
         errors = F.cross_entropy(logits, batch.labels, ignore_index=VOID, reduction="none")
         is_judged = (batch.labels != VOID).float()
         # Of all processes together, so that N of them equal one with the whole batch.

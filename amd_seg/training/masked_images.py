@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -321,8 +322,6 @@ def _carry_out(
 
 
 def _on_one_core(job: Callable[[], Found]) -> Found:
-    import cv2
-
     cv2.setNumThreads(1)  # the processes share the cores already
     torch.set_num_threads(1)
     return job()

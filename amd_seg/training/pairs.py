@@ -74,11 +74,8 @@ class Pairs(Dataset[Any]):
         """Return the pairs (pair, 2, 3, height, width), uint8, their names, and what is broken."""
         draws = [draw_pair(number, self.lengths, self.config) for number in numbers]
         pairs, names = zip(*map(self.fetch, draws), strict=True)
-        return (
-            crop_pairs(pairs, [draw.chances for draw in draws], self.config),
-            names,
-            dict(self.broken),
-        )
+        cut = crop_pairs(pairs, [draw.chances for draw in draws], self.config)
+        return cut, names, dict(self.broken)
 
     @abstractmethod
     def fetch(self, draw: PairDraw) -> tuple[Tensor, str]:
@@ -133,7 +130,7 @@ class StoredPairs(Pairs):
 
     def fetch(self, draw: PairDraw) -> tuple[Tensor, str]:
         """See `Pairs`."""
-        _, first, second, _ = draw
+        first, second = draw.first, draw.second
         name, frames, numbers = self.clips[draw.clip]
         if second > first + 1 and torch.equal(frames[first], frames[second]):
             second = first + 1  # Where something blinks, the adjacent two differ.

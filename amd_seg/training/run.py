@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from amd_seg import __version__
 from amd_seg.device import seed_everything
@@ -20,7 +21,7 @@ from amd_seg.model.amd import AMD
 from amd_seg.model.config import AMDConfig, WeightsConfig
 from amd_seg.training.clips import Clip, find_clips, log_progress
 from amd_seg.training.config import SEEDS, RunConfig, TrainingConfig
-from amd_seg.training.distributed import Processes, distribute, joined_processes
+from amd_seg.training.distributed import Processes, joined_processes
 from amd_seg.training.loop import Batches, OnStep, StepReport, StopTraining, TrainState, optimize
 from amd_seg.training.masked_images import MaskBatches, find_masked_images, load_masked_images
 from amd_seg.training.motion_masks import MotionMaskConfig, write_motion_masks
@@ -28,7 +29,6 @@ from amd_seg.training.object_channel import choose_object_channel
 from amd_seg.training.objectives import make_objective
 from amd_seg.training.pairs import DecodedPairs, PairBatches, StoredPairs
 from amd_seg.training.run_folder import (
-    ORIGIN,
     RunFolder,
     list_checkpoints,
     load_checkpoint,
@@ -80,14 +80,17 @@ class Run:
         """Take all steps; return the model that is released, and what its config.json says.
 
         The objective maps a batch to {"loss": ..., parts}; with `some_unused`, parameters may have
-        no part in a step. The settings go into the run's config.json; `object_channel` is the
-        region that pictures show as the object.
+        no part in a step (costs a walk over the graph). The settings go into the run's config.json;
+        `object_channel` is the region that pictures show as the object.
         """
         folder, processes, log = self.folder, self.processes, None
         self.config = config = _with_layout(objective, self.config, batches, processes)
         about = {"amd_seg": __version__, **settings, "training": dataclasses.asdict(config)}
-        objective = distribute(objective, processes, some_unused=some_unused)
         if not processes.is_alone:
+            if processes.device.type == "cuda":
+                objective = nn.SyncBatchNorm.convert_sync_batchnorm(objective)  # type: ignore[no-untyped-call]
+            # Its weights become those of the first process.
+            objective = DistributedDataParallel(objective, find_unused_parameters=some_unused)
             # Dropout must not be the same in all processes.
             seed_everything(config.seed + processes.rank)
         state = TrainState(objective, config)
@@ -99,8 +102,9 @@ class Run:
             self._go_on(state, batches)
             if processes.is_first:
                 # Not before: settings that do not fit must not take the place of those that do.
-                before = folder.read_settings()
-                about |= {name: before[name] for name in ORIGIN if name in before}
+                # What the run started from is not asked for again.
+                origin = {"init", "init_channel", "start"}
+                about |= {k: v for k, v in folder.read_settings().items() if k in origin}
                 folder.write_settings(about, self.data)
         with closing(log) if log else nullcontext():
             self._take_steps(state, batches, log, on_step)

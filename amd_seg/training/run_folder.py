@@ -14,9 +14,6 @@ import torch
 from amd_seg.errors import ConfigError, InputError, MediaError, WeightsError
 from amd_seg.media.files import make_folder, replacing, some
 
-ORIGIN = ("init", "init_channel", "start")
-"""Settings that say what a run started from, which is not asked for again when it is resumed."""
-
 
 class RunFolder:
     """Where the parts of a run lie, and what may be done with them."""

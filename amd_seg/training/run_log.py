@@ -7,6 +7,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import cv2
@@ -101,13 +102,11 @@ class RunLog:
         if not self.folder.log.is_file():
             return
         kept = []
-        for text in self.folder.log.read_text().splitlines():
-            try:
+        with suppress(ValueError):
+            for text in self.folder.log.read_text().splitlines():
                 if json.loads(text)["step"] > step:
                     break
-            except ValueError:
-                break
-            kept.append(text + "\n")
+                kept.append(text + "\n")
         write_text(self.folder.log, "".join(kept))
 
     def close(self) -> None:
