@@ -1,11 +1,9 @@
 """What callers do: their own torch settings, fork, threads, open files, streams that are closed."""
 
-import io
 import multiprocessing
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -99,19 +97,6 @@ def test_eight_threads_share_a_segmenter(weights: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         for one, other in zip(pool.map(saliency, cases), map(saliency, cases), strict=True):
             np.testing.assert_array_equal(one, other)
-
-
-def test_open_files_are_images(weights: Path, photo: Path) -> None:
-    segmenter = Segmenter.from_pretrained(weights, device="cpu")
-    data = photo.read_bytes()
-    expected = segmenter(photo).saliency
-    with photo.open("rb") as file, tempfile.SpooledTemporaryFile() as upload:
-        upload.write(data)
-        upload.seek(0)
-        for image in (io.BytesIO(data), file, upload, memoryview(data), bytearray(data)):
-            np.testing.assert_array_equal(segmenter(image).saliency, expected)
-    results = list(segmenter([io.BytesIO(data), memoryview(data)]))
-    assert [result.saliency.shape for result in results] == [(40, 60), (40, 60)]
 
 
 FULL = "Error: Cannot write to stdout: No space left on device."

@@ -6,6 +6,7 @@ import os
 import struct
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -317,8 +318,9 @@ def test_sources_are_read_from_their_beginning_and_named(tmp_path: Path) -> None
     data = path.read_bytes()
     stream = io.BytesIO(data)
     stream.seek(0, io.SEEK_END)
-    with open(path, "rb") as file:
-        for source in (data, bytearray(data), memoryview(data), stream, file):
+    with open(path, "rb") as file, tempfile.SpooledTemporaryFile() as upload:
+        upload.write(data)
+        for source in (data, bytearray(data), memoryview(data), stream, file, upload):
             assert read_image(source).source == f"image of {len(data)} bytes"  # type: ignore[arg-type]
     assert read_image(path).source == read_image(str(path)).source == str(path)
     assert read_image(plain()).source == "PIL image"
