@@ -6,11 +6,9 @@ import pytest
 import torch
 from hypothesis import settings
 
-from amd_seg.model.amd import AMD
-from amd_seg.model.config import AMDConfig, WeightsConfig
-from amd_seg.weights import save_weights
+from amd_seg.model.config import AMDConfig
 from tests.clips import moving_square, write_clip
-from tests.tiny import TINY
+from tests.tiny import TINY, tiny_weights
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -37,11 +35,9 @@ def tiny_config() -> AMDConfig:
 
 
 @pytest.fixture(scope="session")
-def weights(tmp_path_factory: pytest.TempPathFactory, tiny_config: AMDConfig) -> Path:
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with weights of the tiny model."""
-    torch.manual_seed(0)
-    config = WeightsConfig(model=tiny_config, object_channel=1, input_size=48, threshold=0.25)
-    return save_weights(tmp_path_factory.mktemp("weights"), AMD(tiny_config), config)
+    return tiny_weights(tmp_path_factory.mktemp("weights"))
 
 
 @pytest.fixture(scope="session")

@@ -27,11 +27,9 @@ import torch
 from PIL import Image, ImageCms
 
 import amd_seg.weights
-from amd_seg.model.amd import AMD
-from amd_seg.model.config import WeightsConfig
 from tests.clips import moving_square, write_clip
 from tests.kill import import_commands, start
-from tests.tiny import TINY
+from tests.tiny import tiny_weights
 
 ODD_NAMES = (
     *("with space{}", "-leading-dash{}", "ümläut 写真{}", "per%cent{}", "new\nline{}", ".hidden{}"),
@@ -224,8 +222,7 @@ def run(folder: Path, kind: str, count: int) -> int:
         files = list(hostile_files(good_clips(folder), count))
         command, target = "video", folder / "out.mp4"
     # A tiny network, read once before the commands fork: files are what is tried.
-    config = WeightsConfig(model=TINY, object_channel=1, input_size=64)
-    weights = amd_seg.weights.save_weights(folder / "weights", AMD(TINY), config)
+    weights = tiny_weights(folder / "weights")
     amd_seg.weights.read_weights = cache(amd_seg.weights.read_weights)
     amd_seg.weights.read_weights(weights)
     import_commands()

@@ -27,12 +27,9 @@ import torch
 from PIL import Image
 
 from amd_seg.cli import main as amd_seg
-from amd_seg.model.amd import AMD
-from amd_seg.model.config import WeightsConfig
 from amd_seg.training.run_folder import list_checkpoints, load_checkpoint
-from amd_seg.weights import save_weights
 from tests.clips import moving_square, write_clip
-from tests.tiny import TINY, TINY_SETTINGS
+from tests.tiny import TINY_SETTINGS, tiny_weights
 
 
 def import_commands() -> None:
@@ -76,10 +73,7 @@ class Work(NamedTuple):
 
 def prepare(kind: str, folder: Path) -> Work:
     """Write what a command works on."""
-    torch.manual_seed(0)
-    config = WeightsConfig(model=TINY, object_channel=1, input_size=48, threshold=0.25)
-    weights = save_weights(folder / "weights", AMD(TINY), config)
-    network = ["--weights", str(weights), "--device", "cpu", "--quiet"]
+    network = ["--weights", str(tiny_weights(folder / "weights")), "--device", "cpu", "--quiet"]
     if kind == "image":
         (folder / "photos").mkdir()
         for seed in range(12):

@@ -172,8 +172,7 @@ def test_maps_of_another_size_are_refused(render) -> None:
 # Behind a cutout
 
 HEIGHT, WIDTH = 120, 160
-AWAY = np.hypot(*(np.mgrid[:HEIGHT, :WIDTH] - np.array([[[60]], [[80]]])))
-DISC = AWAY < 30
+DISC = np.hypot(*(np.mgrid[:HEIGHT, :WIDTH] - np.array([[[60]], [[80]]]))) < 30
 SCENE = np.zeros((HEIGHT, WIDTH, 3), np.uint8)  # a red disc on fine green stripes
 SCENE[:, ::2, 1] = 200
 SCENE[DISC] = (220, 10, 10)

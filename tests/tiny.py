@@ -1,6 +1,12 @@
 """A real model small enough for a test: 1/8 masks, two motion levels."""
 
-from amd_seg.model.config import AMDConfig, SemanticConfig
+from pathlib import Path
+
+import torch
+
+from amd_seg.model.amd import AMD
+from amd_seg.model.config import AMDConfig, SemanticConfig, WeightsConfig
+from amd_seg.weights import save_weights
 
 TINY = AMDConfig(
     backbone="resnet18",
@@ -28,3 +34,10 @@ TINY_SETTINGS = settings(
     "motion_size=32x48 short_edge=32 warmup_steps=0 log_every=1"
 )
 """A model about as small, and what goes with it, for `train`."""
+
+
+def tiny_weights(folder: Path) -> Path:
+    """Save weights of the tiny model, the same ones each time, and return their folder."""
+    torch.manual_seed(0)
+    config = WeightsConfig(model=TINY, object_channel=1, input_size=48, threshold=0.25)
+    return save_weights(folder, AMD(TINY), config)
