@@ -5,7 +5,6 @@ from collections.abc import Iterable
 import cv2
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from amd_seg.colour_model import grabcut
 from amd_seg.device import own_numerics
@@ -20,7 +19,6 @@ from amd_seg.refine import (
     size_within,
 )
 
-Mask = NDArray[np.bool_]
 Places = list[tuple[int, int]]  # pixels of the small photo, x first
 
 EDGES = (192, 768)  # longest short and long edge, in pixels, of the small photo that is worked on
@@ -76,10 +74,21 @@ def segment_by_clicks(
     prior: Map = np.log(probability / (1 - probability)).astype(np.float32)
     odds = corrected_odds(small, prior, inside, outside)
     corrected: Map = (1 / (1 + np.exp(-odds))).astype(np.float32)
-    mask = cut(small, corrected, inside, outside)
+    labels = np.where(corrected > 0.5, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
+    labels[corrected < SURE_BACKGROUND] = cv2.GC_BGD
+    labels[corrected > SURE_OBJECT] = cv2.GC_FGD
+    for points, label in ((inside, cv2.GC_FGD), (outside, cv2.GC_BGD)):
+        for point in points:
+            cv2.circle(labels, point, DISC, int(label), thickness=-1)
+    mask = grabcut(small, labels)
+    if mask is None:
+        mask = np.isin(labels, (cv2.GC_FGD, cv2.GC_PR_FGD))
     result = corrected + np.float32(CUT_SHARE) * (mask - corrected)
     if inside:
-        result[mask & ~parts_at(mask, inside)] = 0
+        window = np.ones((GAP, GAP), np.uint8)
+        closed = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_CLOSE, window)
+        _, parts = cv2.connectedComponents(closed, connectivity=8)
+        result[mask & ~np.isin(parts, [parts[y, x] for x, y in inside])] = 0
     with own_numerics():
         return along_edges(pixels, guide.float() / 255, torch.from_numpy(result), FEATHER)
 
@@ -100,23 +109,3 @@ def corrected_odds(small: Pixels, prior: Map, include: Places, exclude: Places) 
     weights = np.linalg.solve(among_clicks, wanted - prior[rows, columns])
     corrected: Map = prior + np.tensordot(weights.astype(np.float32), kernel, 1)
     return corrected
-
-
-def cut(small: Pixels, probability: Map, include: Places, exclude: Places) -> Mask:
-    """Find the outline of the likely object by GrabCut, with the clicks as certain."""
-    labels = np.where(probability > 0.5, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
-    labels[probability < SURE_BACKGROUND] = cv2.GC_BGD
-    labels[probability > SURE_OBJECT] = cv2.GC_FGD
-    for points, label in ((include, cv2.GC_FGD), (exclude, cv2.GC_BGD)):
-        for point in points:
-            cv2.circle(labels, point, DISC, int(label), thickness=-1)
-    found = grabcut(small, labels)
-    return np.isin(labels, (cv2.GC_FGD, cv2.GC_PR_FGD)) if found is None else found
-
-
-def parts_at(mask: Mask, points: Places) -> Mask:
-    """Give the connected parts of a mask (h, w) that are at points (x, y)."""
-    window = np.ones((GAP, GAP), np.uint8)
-    closed = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_CLOSE, window)
-    _, parts = cv2.connectedComponents(closed, connectivity=8)
-    return np.logical_and(mask, np.isin(parts, [parts[y, x] for x, y in points]))
