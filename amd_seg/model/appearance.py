@@ -108,11 +108,6 @@ class ResNet(nn.Module):
             features = self.get_submodule(name)(features)
             yield features
 
-    def forward(self, frames: Tensor) -> Tensor:
-        """Map normalised frames (batch, 3, height, width) to the features of the last stage."""
-        *_, features = self.stages(frames)
-        return features
-
 
 class ConvNormRelu(nn.Module):
     """A dilated 3x3 convolution, normalised and rectified."""
