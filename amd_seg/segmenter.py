@@ -21,12 +21,11 @@ from amd_seg.device import own_numerics, place_for_inference, resolve_device, re
 from amd_seg.errors import AmdSegError, DeviceError, InputError, WeightsError, raising
 from amd_seg.media.images import Photo, photo_from_array, read_image
 from amd_seg.model.amd import AMD
-from amd_seg.model.appearance import SemanticNetwork
-from amd_seg.model.config import SemanticWeightsConfig, WeightsConfig
+from amd_seg.model.config import WeightsConfig
 from amd_seg.prefetch import map_ahead
 from amd_seg.refine import Point, resize_pixels
 from amd_seg.segmentation import Segmentation
-from amd_seg.weights import load_weights
+from amd_seg.weights import Config, Model, load_weights
 
 __all__ = ["ImageLike", "Segmentation", "Segmenter"]
 
@@ -44,8 +43,6 @@ ImageLike: TypeAlias = (
 
 Prepared: TypeAlias = tuple[Photo, Tensor]  # and what the network sees: (3, h, w), RGB, uint8
 Result = TypeVar("Result")
-Model = TypeVar("Model", AMD, SemanticNetwork)
-Config = TypeVar("Config", WeightsConfig, SemanticWeightsConfig)
 
 LONGEST_ASPECT = 4  # of what the network sees, so that its cost stays bounded
 PIXELS_HELD = 64_000_000  # that one batch, or the photos read ahead, may hold: 192 MB
