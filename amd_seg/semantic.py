@@ -4,6 +4,7 @@ import io
 import os
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any, overload
 
@@ -249,7 +250,9 @@ def _logits(model: SemanticNetwork, frame: Tensor, window: int | None, batch_siz
     if window is None:
         return _resized(model.logits(frame[None])[0], (height, width))
     side = (min(window, height), min(window, width))
-    corners = [(top, left) for top in _starts(height, window) for left in _starts(width, window)]
+    step = max(1, 2 * window // 3)
+    tops, lefts = ([*range(0, end, step), end] for end in (height - side[0], width - side[1]))
+    corners = list(product(tops, lefts))
     total = torch.zeros(model.config.classes, height, width, device=frame.device)
     count = torch.zeros(height, width, device=frame.device)
     for first in range(0, len(corners), batch_size):
@@ -259,12 +262,6 @@ def _logits(model: SemanticNetwork, frame: Tensor, window: int | None, batch_siz
             total[:, y : y + side[0], x : x + side[1]] += _resized(logits, side)
             count[y : y + side[0], x : x + side[1]] += 1
     return total / count
-
-
-def _starts(length: int, window: int) -> list[int]:
-    """Return where windows begin along an edge; the last one ends with it."""
-    last = max(length - window, 0)
-    return [*range(0, last, max(1, 2 * window // 3)), last]
 
 
 def strongest_classes(scores: Tensor, size: tuple[int, ...]) -> NDArray[np.uint8]:
