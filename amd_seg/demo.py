@@ -235,25 +235,21 @@ def build(segmenter: Segmenter, folder: Path) -> Any:
         hidden = gr.update(visible=False, value=None)
         return [clip, time, segmenter.config.input_size, "", hidden, hidden]
 
-    def show(
-        threshold: float, refine: str, size: int, time: float, request: gr.Request
-    ) -> list[Any]:
+    def show(request: gr.Request, *controls: Any) -> list[Any]:
         with page_of(request) as page:
             if page.source is None:  # A control was moved before anything was dropped.
                 return [gr.skip()] * (1 + len(SHOWN) + len(OUTPUTS))
-            seen = page.reduced(page.show(threshold, refine, size, time))
+            seen = page.reduced(page.show(*controls))
             pictures = [str(path) for path in page.save(seen, SHOWN).values()]
         share, confidence = seen.facts["mask_share"], seen.facts["confidence"]
         facts = f"{share:.0%} of the picture is object, confidence {confidence:.2f}."
         return [facts, *pictures, *[gr.update(interactive=False)] * len(OUTPUTS)]
 
-    def save(
-        threshold: float, refine: str, size: int, time: float, request: gr.Request
-    ) -> list[Any]:
+    def save(request: gr.Request, *controls: Any) -> list[Any]:
         with page_of(request) as page:
             if page.source is None:
                 return [gr.skip()] * len(OUTPUTS)
-            files = page.save(page.show(threshold, refine, size, time))
+            files = page.save(page.show(*controls))
         return [gr.update(value=str(files[output]), interactive=True) for output in OUTPUTS]
 
     def click(kind: str, event: gr.SelectData, request: gr.Request) -> None:
