@@ -64,9 +64,8 @@ def _list_settings(
     if "help" not in texts:
         return texts
     preset = ctx.params.get("preset") or "cpu"
-    groups: tuple[Any, Any] = FINETUNE_PRESETS.get(preset, FinetuneConfig()), SemanticConfig()
-    if ctx.command.name == "train":
-        groups = PRESETS[preset][::-1]
+    is_train = ctx.command.name == "train"
+    groups = PRESETS[preset][::-1] if is_train else (FINETUNE_PRESETS[preset], SemanticConfig())
     click.echo(f"Settings, as preset {preset} has them:")
     for group in groups:
         kind: type = type(group)

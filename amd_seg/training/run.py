@@ -333,10 +333,7 @@ def open_batches(
     *,
     targets: Sequence[str] = (),
 ) -> Batches:
-    """Open clips, and images with masks, as a stream of this process's micro-batches.
-
-    The masks of clips (objective motion-masks) are found first and kept in the run folder.
-    """
+    """Open clips, and images with masks, as a stream of this process's micro-batches."""
     device = processes.device
     if config.objective != "motion-masks":
         if config.frames == "loader":
