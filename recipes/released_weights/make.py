@@ -2,9 +2,10 @@
 
     python recipes/released_weights/make.py CLIPS... --photos PHOTOS --out DIR
 
-No label is read. A stage whose folder is in DIR is not done again; the result is DIR/weights. It
-takes some fifteen hours of one core for 808 clips and 10,400 photos. `--minutes 10` takes fewer
-steps, in proportion, and shows that the chain runs.
+The weights released today are of its first half (stage coarse-map); the second half is how the
+next ones are made. No label is read. A stage whose folder is in DIR is not done again; the result
+is DIR/weights. It takes some fifteen hours of one core for 808 clips and 10,400 photos.
+`--minutes 10` takes fewer steps, in proportion, and shows that the chain runs.
 """
 
 import argparse
