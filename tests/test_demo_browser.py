@@ -240,7 +240,12 @@ def test_a_photo_is_dropped_and_its_cutout_is_that_of_the_command(
         until(lambda: not server.files, "the end of its files")
         assert server.stop() == 0
         assert list((tmp_path / "temp").iterdir()) == []
-    errors = [e for e in browser.driver.get_log("browser") if e["level"] == "SEVERE"]
+    # A picture that the next one replaces while it is sent breaks off; the page shows the next one.
+    errors = [
+        entry
+        for entry in browser.driver.get_log("browser")
+        if entry["level"] == "SEVERE" and "ERR_CONTENT_LENGTH_MISMATCH" not in entry["message"]
+    ]
     assert errors == []
 
 
