@@ -19,7 +19,6 @@ def average_weights(
     folder: Path,
     *,
     motion: Path | None = None,
-    sharpening: float = 1.0,
     input_size: int | None = None,
 ) -> None:
     """Write the mean of weights of one model, BatchNorm's statistics too.
@@ -29,14 +28,10 @@ def average_weights(
         folder: where the mean goes.
         motion: weights whose motion pathway is taken as it is; of the sources only the appearance
             pathways are averaged then.
-        sharpening: factor of the logits of eq. 1. Masks that were joined in doubt teach doubt; the
-            threshold of 0.5 draws the same line with any factor.
         input_size: short edge, in pixels, at which the weights are used from now on; None keeps it.
     """
     found = [load_weights(source) for source in sources]
     state = mean_state([each.model.state_dict() for each in found], [1.0] * len(found))
-    for part in ("weight", "bias"):
-        state[f"appearance.classifier.{part}"] *= sharpening
     config = found[0].config
     if motion is not None:
         other = load_weights(motion)
@@ -47,10 +42,6 @@ def average_weights(
                 state[name] = value
     model = AMD(config.model)
     model.load_state_dict(state)
-    about = {
-        **config.training,
-        "mean_of": [each.config.sha256 for each in found],
-        "sharpening": sharpening,
-    }
+    about = {**config.training, "mean_of": [each.config.sha256 for each in found]}
     size = config.input_size if input_size is None else input_size
     save_weights(folder, model.eval(), replace(config, input_size=size, training=about))

@@ -255,7 +255,7 @@ def make(
     last = replace(long, learning_rate=6e-4, scale=(0.5, 1.0))
     masks = [stills_g, moving_g]
     fine_c = recipe.train("fine-c", last, model=FINE_MODEL, masks=masks, init=fine_b)
-    return recipe.mean("final", [fine_c], motion=eq7, sharpening=2.0, input_size=FINE_INPUT)
+    return recipe.mean("final", [fine_c], motion=eq7, input_size=FINE_INPUT)
 
 
 def main() -> None:
