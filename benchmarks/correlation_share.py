@@ -37,7 +37,9 @@ def main() -> None:
         f"| objective | {' | '.join(GROUPS)} |\n|---{'|---' * len(GROUPS)}|"
     )
     for objective in options.objectives:
-        config = preset.training.with_changes(objective=objective, minutes=0.0, precision="float32")
+        config = dataclasses.replace(
+            preset.training, objective=objective, minutes=0.0, precision="float32"
+        )
         amd = AMD(preset.model)
         volume_channels = (2 * preset.model.max_displacement + 1) ** 2
         if config.memory_layout == "channels-last":

@@ -9,7 +9,7 @@ import dataclasses
 import sys
 
 from amd_seg import Segmenter
-from amd_seg.training.config import cpu
+from amd_seg.training.config import PRESETS
 from amd_seg.training.loop import StepReport
 from amd_seg.training.run import train
 
@@ -22,7 +22,7 @@ def report(step: StepReport) -> None:
 
 def main(clips: str, run: str, photo: str, mask: str) -> None:
     """Train, then write the mask of a photo."""
-    preset = cpu()
+    preset = PRESETS["cpu"]
     config = dataclasses.replace(preset.training, minutes=5.0, batch_size=8)
     weights = train([clips], run, model=preset.model, config=config, on_step=report)
     Segmenter.from_pretrained(weights)(photo).save(mask)

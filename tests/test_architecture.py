@@ -1,6 +1,7 @@
 """Who may import whom: an import points down only, and `--help` stays quick."""
 
 import ast
+import importlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -110,6 +111,14 @@ def test_torch_is_not_loaded_by(code: str) -> None:
         [sys.executable, "-c", check], capture_output=True, text=True, cwd=ROOT, check=False
     )
     assert (result.returncode, result.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("script", sorted(ROOT.glob("examples/*.py")), ids=lambda path: path.stem)
+def test_what_an_example_imports_is_there(script: Path) -> None:
+    for node in ast.walk(ast.parse(script.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("amd_seg"):
+            names = {alias.name for alias in node.names}
+            assert names <= set(dir(importlib.import_module(str(node.module))))
 
 
 def test_the_library_prints_nothing() -> None:
