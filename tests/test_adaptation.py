@@ -45,7 +45,7 @@ def model() -> AMD:
 
 def adapted(model: AMD, clip: Path, config: AdaptationConfig, **changes: Any) -> Adaptation:
     """Adapt to a clip by a configuration with some changes."""
-    options = {name: changes.pop(name, None) for name in ("channel", "on_step")}
+    options = {name: changes.pop(name, None) for name in ("channel", "clicked", "on_step")}
     config = dataclasses.replace(config, **changes)
     return adapt(model, WEIGHTS, open_video(clip), config, **options)
 
@@ -59,8 +59,9 @@ def objects_iou(
     return float((seen & masks).sum() / max((seen | masks).sum(), 1))
 
 
-def assert_same_weights(one: AMD, other: AMD) -> None:
-    torch.testing.assert_close(one.state_dict(), other.state_dict(), rtol=0, atol=0)
+def assert_same_weights(one: AMD, other: AMD, tolerance: float = 0) -> None:
+    states = one.state_dict(), other.state_dict()
+    torch.testing.assert_close(*states, rtol=tolerance, atol=tolerance)
 
 
 def test_a_model_learns_what_moves(model: AMD, clip: Path) -> None:
@@ -72,9 +73,7 @@ def test_a_model_learns_what_moves(model: AMD, clip: Path) -> None:
     assert (report.is_adapted, report.steps, report.channel) == (True, 60, 1)
     assert (report.examples, report.held_out) == (8, 2)
     assert report.loss_after < report.loss_before
-    assert report.margin > 0.5
-    assert report.evidence is not None
-    assert report.evidence > 0.5
+    assert min(report.margin, report.evidence or 0) > 0.5
     # Crops are enlarged by 1 / 0.9 on average.
     assert (settings.name, settings.input_size) == ("tiny-adapted", 104)
     assert settings.training["adapted"]["objective"] == "motion-masks"
@@ -88,40 +87,32 @@ def test_eq_7_trains_both_pathways_and_lowers_the_loss_on_pairs_held_out(
     assert (report.examples, report.held_out) == (13, 4)
     assert report.loss_after < 0.8 * report.loss_before
     assert report.losses[-1] < report.losses[0]
-    before, after = dict(model.named_parameters()), dict(found.model.named_parameters())
+    before, after = model.state_dict(), found.model.state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
     for pathway in ("appearance.backbone", "appearance.classifier", "motion.estimator"):
-        names = [name for name in before if name.startswith(pathway)]
-        assert any(not torch.equal(before[name], after[name]) for name in names)
+        assert any(name.startswith(pathway) for name in changed)
     # A clip is too little for statistics.
-    backbones = (each.appearance.backbone for each in (model, found.model))
-    assert torch.equal(*(backbone.bn1.running_mean for backbone in backbones))
+    assert not any("running" in name for name in changed)
 
 
 @both
-def test_nothing_leaks(model: AMD, clip: Path, config: AdaptationConfig) -> None:
+def test_nothing_leaks_and_a_blend_is_the_mean_of_before_and_after(
+    model: AMD, clip: Path, config: AdaptationConfig
+) -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
     torch.manual_seed(5)
-    first = adapted(model, clip, config, steps=3)
     drawn = torch.rand(1)
-    second = adapted(model, clip, config, steps=3)
-    assert first.report.losses == second.report.losses
+    torch.manual_seed(5)
+    first, second, part = (
+        adapted(model, clip, config, steps=3, guard=False, blend=blend) for blend in (1, 1, 0.25)
+    )
+    assert torch.equal(torch.rand(1), drawn)
+    assert first.report.losses == second.report.losses == part.report.losses
     assert_same_weights(first.model, second.model)
     torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
     assert all(p.grad is None for p in model.parameters())
-    torch.manual_seed(5)
-    assert torch.equal(torch.rand(1), drawn)
-
-
-@both
-def test_a_blend_is_the_mean_of_before_and_after(
-    model: AMD, clip: Path, config: AdaptationConfig
-) -> None:
-    whole, part = (
-        adapted(model, clip, config, steps=3, guard=False, blend=blend) for blend in (1.0, 0.25)
-    )
-    assert part.report.losses == whole.report.losses
-    expected = mean_state((whole.model.state_dict(), model.state_dict()), (0.25, 0.75))
-    torch.testing.assert_close(part.model.state_dict(), expected)
+    first.model.load_state_dict(mean_state((first.model.state_dict(), before), (0.25, 0.75)))
+    assert_same_weights(part.model, first.model, 1e-5)
 
 
 def test_it_does_no_harm(model: AMD, clip: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -151,12 +142,10 @@ def test_nothing_is_learned_where_nothing_moves_on_its_own(model: AMD, tmp_path:
 def test_two_frames_are_enough_and_portraits_stay_upright(
     model: AMD, tmp_path: Path, config: AdaptationConfig
 ) -> None:
-    clip = write_folder(tmp_path / "two", FRAMES[:2].transpose(0, 2, 1, 3))
-    found = adapted(model, clip, config, steps=30, guard=False)
+    turned = FRAMES.transpose(0, 2, 1, 3)
+    found = adapted(model, write_folder(tmp_path, turned[:2]), config, steps=30, guard=False)
     assert (found.report.steps, found.report.held_out) == (30, 0)
-    if config is MOTION:
-        masks = MASKS.transpose(0, 2, 1)
-        assert objects_iou(found, FRAMES.transpose(0, 2, 1, 3), masks) > 0.5
+    assert config is not MOTION or objects_iou(found, turned, MASKS.transpose(0, 2, 1)) > 0.5
 
 
 def test_the_object_channel(model: AMD, clip: Path) -> None:
@@ -166,14 +155,11 @@ def test_the_object_channel(model: AMD, clip: Path) -> None:
     assert adapted(model, clip, PHOTOMETRIC, channel=4).report.channel == 4
     with pytest.raises(InputError, match=r"channel is 5.* has 5 regions"):
         adapted(model, clip, PHOTOMETRIC, channel=5)
-
-
-def test_a_known_channel_gives_way_to_a_clearly_faster_one() -> None:
+    # A known one gives way to a clearly faster one only.
     close = ChannelChoice(2, (1.0, 2.9, 3.0))
     assert close.margin == pytest.approx(3 / 2.9 - 1)
-    assert close.unless_clear(1) == ChannelChoice(1, (1.0, 2.9, 3.0))
     assert close.unless_clear(1).margin == pytest.approx(2.9 / 3 - 1)
-    assert close.unless_clear(0) == close
+    assert [close.unless_clear(known).channel for known in (0, 1)] == [2, 1]
     assert close.unless_clear(0, lead=4.0).channel == 0
     assert ChannelChoice(0, (0.0, 0.0)).margin == 0
 
@@ -202,7 +188,6 @@ def test_sizes_and_gaps_follow_the_weights_and_the_clip() -> None:
 
 
 def test_a_clicked_frame_starts_from_what_moves(model: AMD, clip: Path) -> None:
-    # Frame 3 is not among the two that are looked at anyway; 99 is not in the clip's memory.
     frame, truth = torch.from_numpy(FRAMES[3]).permute(2, 0, 1), torch.from_numpy(MASKS[3])[None]
     found: dict[int, Any] = {}
 
@@ -210,10 +195,9 @@ def test_a_clicked_frame_starts_from_what_moves(model: AMD, clip: Path) -> None:
         found[number] = mask
         return frame, truth.to(torch.uint8) * 255
 
-    config = dataclasses.replace(MOTION, steps=2, targets=2)
+    # Frame 3 is not among the two that are looked at anyway; 99 is not in the clip's memory.
     clicked = {number: partial(certain_mask, number) for number in (3, 99)}
-    result = adapt(model, WEIGHTS, open_video(clip), config, clicked=clicked)
+    assert adapted(model, clip, MOTION, steps=2, targets=2, clicked=clicked).report.is_adapted
     assert found[99] is None
     moving = found[3] > 127
     assert (moving & truth).sum() / (moving | truth).sum() > 0.8  # measured 0.96
-    assert result.report.is_adapted

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import signal
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -16,20 +17,19 @@ from amd_seg.errors import DeviceError, InputError, MediaError
 from amd_seg.training.clips import find_clips
 from amd_seg.training.config import TrainingConfig
 from amd_seg.training.masked_images import (
+    CPU,
+    Finder,
     FoundMask,
     MaskBatches,
-    MaskedClip,
-    MaskJob,
-    find_masked_images,
+    MaskedImage,
     load_masked_images,
     write_mask_folder,
 )
 from amd_seg.training.motion_masks import MotionMaskConfig, clips_by_name, write_motion_masks
 from tests.clips import moving_patch, write_clip, write_folder
 
-CPU = torch.device("cpu")
 CONFIG = TrainingConfig(
-    objective="motion-masks", batch_size=4, crop=(16, 24), scale=(0.5, 1.0), colour=True
+    objective="motion-masks", batch_size=400, crop=(16, 24), scale=(0.5, 1.0), colour=True
 )
 
 
@@ -40,30 +40,19 @@ def write_pair(folder: Path, name: str, mask: Image.Image) -> None:
         image.save(path)
 
 
-def masked_clip(name: str = "clip", count: int = 3, trust: float = 1.0) -> MaskedClip:
-    images = torch.randint(0, 256, (count, 4, 32, 40), dtype=torch.uint8)
-    labels = tuple(f"{name}:{number}" for number in range(count))
-    trusts = torch.full((count,), trust)
-    return MaskedClip(name, images[:, :3].unbind(), images[:, 3:].unbind(), trusts, labels)
-
-
-# Reading
-
-
 def test_a_folder_is_read_by_clip_and_shrunk(tmp_path: Path) -> None:
     write_pair(tmp_path, "walk/2", Image.new("L", (40, 30), 200))
     write_pair(tmp_path, "walk/10", Image.new("L", (80, 60), 200))
     write_pair(tmp_path, "still", Image.new("L", (20, 16), 90))
     Image.new("RGB", (20, 16)).save(tmp_path / "images" / "alone.png")
-    still, walk = load_masked_images(tmp_path, short_edge=30)
-    assert (still.name, still.labels, still.confidence.tolist()) == ("still", ("still",), [1])
-    assert walk.labels == ("walk/2", "walk/10")
-    assert [tuple(frame.shape) for frame in walk.frames] == [(3, 30, 40)] * 2
-    assert [tuple(mask.shape) for mask in walk.masks] == [(1, 30, 40)] * 2
-    assert {int(mask.unique()) for mask in walk.masks} == {200}
-    (tmp_path / "confidence.json").write_text('{"walk/2": 0.5, "walk/10": 0, "gone": 1}')
-    (walk,) = load_masked_images(tmp_path, short_edge=30)
-    assert (walk.labels, walk.confidence.tolist()) == (("walk/2",), [0.5])
+    (still,), walk = load_masked_images(tmp_path, short_edge=30).values()
+    assert [image.name for image in (still, *walk)] == ["still", "walk/2", "walk/10"]
+    assert [each.frame.shape for each in (still, *walk)] == [(3, 16, 20), (3, 30, 40), (3, 30, 40)]
+    assert (walk[1].frame[0].unique(), walk[1].mask.unique()) == (255, 200)
+    # Only what is named counts, as far as it is trusted.
+    (tmp_path / "confidence.json").write_text('{"walk/10": 0.5, "still": 0, "gone": 1}')
+    ((image,),) = load_masked_images(tmp_path, short_edge=30).values()
+    assert (image.name, image.confidence) == ("walk/10", 0.5)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB"])
@@ -71,9 +60,9 @@ def test_masks_of_any_kind_of_picture_count(tmp_path: Path, mode: str) -> None:
     mask = Image.new(mode, (40, 30))
     mask.paste({"RGB": (255, 255, 255), "P": 3}.get(mode, 1), (0, 0, 20, 30))
     write_pair(tmp_path, "one", mask)
-    (clip,) = load_masked_images(tmp_path, short_edge=30)
-    assert (clip.masks[0][0, :, :20] == 255).all()
-    assert not clip.masks[0][0, :, 20:].any()
+    ((image,),) = load_masked_images(tmp_path, short_edge=30).values()
+    assert (image.mask[0, :, :20] == 255).all()
+    assert not image.mask[0, :, 20:].any()
 
 
 @pytest.mark.parametrize(
@@ -87,11 +76,12 @@ def test_masks_of_any_kind_of_picture_count(tmp_path: Path, mode: str) -> None:
         (lambda top: Image.new("I;16", (40, 30)).save(top / "masks" / "one.png"), "of 8 bits"),
         (lambda top: Image.new("L", (9, 9)).save(top / "images" / "one.jpg"), "of one name"),
         (lambda top: Image.new("L", (9, 9)).save(top / "masks" / "one.png"), "mask.*is 9x9, but"),
-        (lambda top: Image.new("F", (40, 30)).save(top / "masks" / "one.tif"), "of one name"),
         (lambda top: (top / "masks" / "one.png").write_bytes(b"no"), "Cannot read .*one.png"),
     ],
 )
-def test_a_folder_that_cannot_be_used_is_named(tmp_path: Path, spoil, message: str) -> None:
+def test_a_folder_that_cannot_be_used_is_named(
+    tmp_path: Path, spoil: Callable[[Path], object], message: str
+) -> None:
     write_pair(tmp_path, "one", Image.new("L", (40, 30), 255))
     spoil(tmp_path)
     with pytest.raises((InputError, MediaError), match=message):
@@ -104,22 +94,22 @@ def test_a_folder_that_cannot_be_used_is_named(tmp_path: Path, spoil, message: s
 @pytest.mark.parametrize("flip", [True, False])
 def test_images_and_masks_are_cut_and_mirrored_alike(flip: bool) -> None:
     ramp = torch.arange(40, dtype=torch.uint8).mul(6).expand(3, 32, 40).contiguous()
-    clip = MaskedClip("ramp", [ramp], [ramp[:1]], torch.ones(1), ("ramp:0",))
     config = dataclasses.replace(CONFIG, batch_size=32, colour=False, flip=flip)
-    batch = next(MaskBatches([[clip]], config, CPU))
+    batch = next(MaskBatches([[[MaskedImage("ramp", ramp, ramp[:1])]]], config, CPU))
     assert torch.equal(batch.frames[:, 1:2], batch.masks)
-    assert batch.frames.is_floating_point()
     is_mirrored = batch.frames[:, 0, 0, 0] > batch.frames[:, 0, 0, -1]
     assert 8 < is_mirrored.sum() < 24 if flip else not is_mirrored.any()
 
 
 def test_folders_are_drawn_equally_often_and_clips_by_what_agrees() -> None:
-    clips = [masked_clip("sure", 2), masked_clip("unsure", 50, trust=1e-3)]
-    stills = [masked_clip(f"still{n}", 1) for n in range(50)]
-    config = dataclasses.replace(CONFIG, batch_size=400)
-    names = next(MaskBatches([clips, stills], config, CPU)).names
-    assert 150 < sum(name.startswith("still") for name in names) < 250
-    assert not any(name.startswith("unsure") for name in names)
+    def clip(name: str, count: int, trust: float = 1.0) -> list[MaskedImage]:
+        noise = torch.randint(0, 256, (4, 32, 40), dtype=torch.uint8)
+        return [MaskedImage(name, noise[:3], noise[3:], trust)] * count
+
+    clips = [clip("sure", 2), clip("unsure", 50, trust=1e-3)]
+    names = next(MaskBatches([clips, [clip("still", 1)] * 50], CONFIG, CPU)).names
+    assert 150 < names.count("still") < 250
+    assert "unsure" not in names
     with pytest.raises(MediaError, match="no mask to learn from"):
         MaskBatches([[]], CONFIG, CPU)
 
@@ -127,81 +117,73 @@ def test_folders_are_drawn_equally_often_and_clips_by_what_agrees() -> None:
 # Writing
 
 
-def jobs_of(**masks: float) -> dict[str, MaskJob]:
-    def find(value: float) -> list[FoundMask]:
-        image = np.full((16, 20, 3), 50, np.uint8)
-        return [FoundMask("000003", image, np.full((16, 20), 255, np.uint8), value)]
-
-    return {name: (partial(find, value), f"{value}") for name, value in masks.items()}
+def jobs_of(confidence: float, *names: str) -> dict[str, tuple[Finder, str]]:
+    find = partial(found, "000003", confidence)
+    return dict.fromkeys(names, (find, f"{confidence}"))
 
 
-def fail() -> list[FoundMask]:
-    raise MediaError("Cannot read b.mp4: it ends early. Give another file.")
-
-
-def die() -> list[FoundMask]:
-    os.kill(os.getpid(), signal.SIGKILL)
-    return []
+def found(name: str, confidence: float) -> list[FoundMask]:
+    """Find a mask, or nothing for good or bad reasons."""
+    if confidence < 0:
+        raise MediaError("Cannot read b.mp4: it ends early. Give another file.")
+    if confidence > 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return [(name, np.zeros((16, 20, 3), np.uint8), np.zeros((16, 20), np.uint8), confidence)]
 
 
 def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
     seen: list[tuple[str, int]] = []
     write = partial(write_mask_folder, folder=tmp_path, on_done=lambda *each: seen.append(each))
-    write(jobs_of(a=0.5, b=0.25))
-    assert seen == [("a", 1), ("b", 1)]
-    write(jobs_of(a=0.5, b=0.75, c=1.0))
-    assert seen[2:] == [("b", 1), ("c", 1)]
+    write(jobs_of(0.5, "a", "b"))
+    write({**jobs_of(0.5, "a"), **jobs_of(0.75, "b", "c")})
+    assert seen == [("a", 1), ("b", 1), ("b", 1), ("c", 1)]
     confidence = json.loads((tmp_path / "confidence.json").read_text())
-    assert confidence == {"a/000003": 0.5, "b/000003": 0.75, "c/000003": 1.0}
-    assert list(find_masked_images(tmp_path)) == ["a", "b", "c"]
+    assert confidence == {"a/000003": 0.5, "b/000003": 0.75, "c/000003": 0.75}
     # A file that was cut short says nothing: all is found anew.
     (tmp_path / "made_of.json").write_text("{")
-    write(jobs_of(a=0.5))
+    write(jobs_of(0.5, "a"))
     assert seen[4:] == [("a", 1)]
 
 
-def test_a_clip_that_cannot_be_read_is_named_and_the_others_are_done(
+def test_jobs_that_fail_are_named_and_the_others_are_done(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    jobs = {"b": (fail, ""), **jobs_of(c=1.0)}
     with pytest.raises(MediaError, match=r"1 of 2 clips cannot be read \(b: Cannot read b.mp4"):
-        write_mask_folder(jobs, tmp_path)
-    assert list(find_masked_images(tmp_path)) == ["c"]
-    many = {**jobs_of(**{f"n{number}": 1.0 for number in range(99)}), "broken": (fail, "")}
-    write_mask_folder(many, tmp_path / "many")
+        write_mask_folder({**jobs_of(-1, "b"), **jobs_of(1, "c")}, tmp_path)
+    assert list(load_masked_images(tmp_path, short_edge=16)) == ["c"]
+    many = jobs_of(1, *(f"n{number}" for number in range(99)))
+    write_mask_folder({**many, **jobs_of(-1, "broken")}, tmp_path / "many")
     assert "broken is left out" in caplog.text
-
-
-def test_a_process_that_is_killed_is_one_clear_line(tmp_path: Path) -> None:
-    message = "One of 2 processes that look for masks was killed .* memory runs out"
-    with pytest.raises(DeviceError, match=message):
-        write_mask_folder({"a": (die, "")}, tmp_path, workers=2)
+    with pytest.raises(DeviceError, match="One of 2 processes that look for masks was killed"):
+        write_mask_folder(jobs_of(2, "a"), tmp_path, workers=2)
 
 
 def test_masks_of_a_clip_are_made_anew_when_it_changes(tmp_path: Path) -> None:
-    clip, out, seen = tmp_path / "patch-001.mp4", tmp_path / "out", []
+    clip, seen = tmp_path / "patch-001.mp4", []
     config = MotionMaskConfig(partners=(1, -1, 2), every=2)
     for count, times in ((4, 2), (5, 1)):
         write_clip(clip, list(moving_patch(count)[0]), rate=24)
         for _ in range(times):
-            found, tell = find_clips([str(clip)]), lambda *each: seen.append(each)
-            write_motion_masks(found, out, config, workers=1, on_clip=tell)
+            clips, tell = find_clips([str(clip)]), lambda *each: seen.append(each)
+            write_motion_masks(clips, tmp_path / "out", config, workers=1, on_clip=tell)
     assert seen == [("patch-001", 2), ("patch-001", 3)]
-    (loaded,) = load_masked_images(out, short_edge=72)
-    assert loaded.labels[:2] == ("patch-001/000000", "patch-001/000002")
-    assert loaded.frames[0].shape == (3, 72, 96)
+    first, second, _ = load_masked_images(tmp_path / "out", short_edge=72)["patch-001"]
+    assert (first.name, second.name) == ("patch-001/000000", "patch-001/000002")
+    assert first.frame.shape == (3, 72, 96)
 
 
 def test_clips_of_one_name_do_not_share_their_masks(tmp_path: Path) -> None:
-    for folder in ("a", "b"):
-        (tmp_path / folder).mkdir()
-        write_clip(tmp_path / folder / "clip.mp4", list(moving_patch(4)[0]))
-    roots = [str(tmp_path / "a"), str(tmp_path / "b")]
+    frames = list(moving_patch(2)[0])
+    for name in ("a", "b"):
+        write_folder(tmp_path / name, frames[:0])
+        write_clip(tmp_path / name / "clip.mp4", frames)
+    for name in ("2024.01.05", "2024.01.06", "walk", "walk.v2"):
+        write_folder(tmp_path / name, frames)
+
+    def named(*roots: str) -> list[str]:
+        return list(clips_by_name(find_clips([str(tmp_path / root) for root in roots])))
+
+    assert named(".") == ["2024.01.05", "2024.01.06", "a_clip", "b_clip", "walk", "walk.v2"]
+    assert named("a", "a/clip.mp4") == ["clip"]
     with pytest.raises(InputError, match=r"a/clip\.mp4 and .*b/clip\.mp4 would share"):
-        clips_by_name(find_clips(roots))
-    assert list(clips_by_name(find_clips([str(tmp_path)]))) == ["a_clip", "b_clip"]
-    assert len(clips_by_name(find_clips([roots[0], f"{roots[0]}/clip.mp4"]))) == 1
-    names = ["2024.01.05", "2024.01.06", "walk", "walk.v2"]
-    for name in names:
-        write_folder(tmp_path / "dates" / name, list(moving_patch(4)[0]))
-    assert list(clips_by_name(find_clips([str(tmp_path / "dates")]))) == names
+        named("a", "b")

@@ -20,90 +20,80 @@ from self_training import write_joined_masks
 from amd_seg.errors import InputError
 from amd_seg.model.amd import AMD
 from amd_seg.model.config import AMDConfig, WeightsConfig
-from amd_seg.training.masked_images import find_masked_images, load_masked_images
+from amd_seg.training.masked_images import load_masked_images
 from amd_seg.weights import load_weights, save_weights
 from tests.clips import moving_patch, write_clip
 
-HEIGHT, WIDTH = 60, 80
 MAKE = Path(__file__).parents[1] / "recipes" / "released_weights" / "make.py"
+rows, columns = np.mgrid[:60, :80]
 
 
 def photo_of_a_ball(seed: int = 0, radius: int = 14) -> tuple[np.ndarray, np.ndarray]:
     """A red ball on grass of two greens, and its mask."""
-    rng = np.random.default_rng(seed)
-    rows, columns = np.mgrid[:HEIGHT, :WIDTH]
     mask = (rows - 24) ** 2 + (columns - 50) ** 2 < radius**2
     photo = np.where(rows[..., None] > 30, (40, 120, 50), (60, 140, 60))
     photo = np.where(mask[..., None], (190, 40, 40), photo)
-    return np.clip(photo + rng.normal(0, 4, photo.shape), 0, 255).astype(np.uint8), mask
+    noise = np.random.default_rng(seed).normal(0, 4, photo.shape)
+    return np.clip(photo + noise, 0, 255).astype(np.uint8), mask
 
 
-def write_photos(folder: Path, count: int) -> Path:
-    folder.mkdir()
-    for number in range(count):
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    (tmp_path / "photos").mkdir()
+    for number in range(4):
         photo, _ = photo_of_a_ball(number, 10 + number)
-        Image.fromarray(photo).save(folder / f"{number}.png")
-    return folder
+        Image.fromarray(photo).save(tmp_path / "photos" / f"{number}.png")
+    return tmp_path / "photos"
 
 
-def test_what_stands_out_is_found() -> None:
+def test_what_stands_out_is_found_and_what_the_border_cuts_is_not() -> None:
     photo, mask = photo_of_a_ball()
     found, confidence = photo_mask(photo, (60,))
-    assert found.shape == mask.shape
     assert 0.7 < confidence <= 1
     is_object = found >= 0.5
     assert (is_object & mask).sum() / (is_object | mask).sum() > 0.9  # measured 0.97
-    nothing, _ = photo_mask(np.full((HEIGHT, WIDTH, 3), 128, np.uint8), (60,))
+    nothing, _ = photo_mask(np.full_like(photo, 128), (60,))
     assert not nothing.any()
-
-
-def test_photos_of_one_name_do_not_share_a_mask(tmp_path: Path) -> None:
-    photos = write_photos(tmp_path / "photos", 1)
-    (photos / "more").mkdir()
-    Image.new("RGB", (40, 30)).save(photos / "more" / "0.jpg")
-    write_photo_masks(photos, tmp_path / "out", short_edge=30)
-    assert list(find_masked_images(tmp_path / "out")) == ["0", "more_0"]
-    Image.new("RGB", (40, 30)).save(photos / "more_0.jpg")
-    with pytest.raises(InputError, match="Two photos are called more_0"):
-        write_photo_masks(photos, tmp_path / "out", short_edge=30)
-
-
-def test_a_thing_cut_by_the_border_is_background() -> None:
-    photo, mask = photo_of_a_ball()
-    rows = np.mgrid[:HEIGHT, :WIDTH][0]
     photo[rows >= 40] = (200, 190, 60)  # a table's edge: as striking as the ball
     contrast = boundary_contrast(photo, 60)
     assert contrast[mask].mean() > 0.8
     assert contrast[rows >= 44].mean() < 0.2
 
 
-def test_grounds_hold_no_object(tmp_path: Path) -> None:
-    photos = write_photos(tmp_path / "photos", 4)
+def test_photos_of_one_name_do_not_share_a_mask(photos: Path, tmp_path: Path) -> None:
+    (photos / "more").mkdir()
+    Image.new("RGB", (40, 30)).save(photos / "more" / "0.jpg")
+    write_photo_masks(photos, tmp_path / "out", short_edge=30)
+    assert list(load_masked_images(tmp_path / "out", 30)) == ["0", "1", "2", "3", "more_0"]
+    Image.new("RGB", (40, 30)).save(photos / "more_0.jpg")
+    with pytest.raises(InputError, match="Two photos are called more_0"):
+        write_photo_masks(photos, tmp_path / "out", short_edge=30)
+
+
+def test_grounds_hold_no_object(photos: Path, tmp_path: Path) -> None:
     write_photo_masks(photos, tmp_path / "stills", short_edge=60)
     write_grounds(tmp_path / "stills", tmp_path / "grounds", short_edge=60, parts=1.0, drawn=2)
     found = load_masked_images(tmp_path / "grounds", short_edge=60)
-    names = [clip.name for clip in found]
-    assert {"surface_0000", "surface_0001"} < set(names)
-    for clip in found:
-        assert not clip.masks[0].any()
+    assert {"surface_0000", "surface_0001"} < set(found)
+    for name, (image,) in found.items():
+        assert not image.mask.any()
         # The balls are red, the grass is not.
-        if clip.name.startswith("ground"):
-            red, green, _ = clip.frames[0].float().mean((1, 2))
-            assert red < 0.6 * green
+        red, green, _ = image.frame.float().mean((1, 2))
+        assert name.startswith("surface") or red < 0.6 * green
 
 
 @pytest.mark.parametrize("redraw", [False, True])
 def test_masks_are_joined_with_what_a_network_sees(
-    weights: Path, tmp_path: Path, redraw: bool
+    weights: Path, photos: Path, tmp_path: Path, redraw: bool
 ) -> None:
-    photos = write_photos(tmp_path / "photos", 2)
     write_photo_masks(photos, tmp_path / "first", short_edge=40)
     write_joined_masks(weights, tmp_path / "first", tmp_path / "next", short_edge=40, redraw=redraw)
     first, joined = (load_masked_images(tmp_path / n, short_edge=40) for n in ("first", "next"))
-    for one, two in zip(first, joined, strict=True):
-        assert (one.labels, one.masks[0].shape) == (two.labels, two.masks[0].shape)
-        assert not torch.equal(one.masks[0], two.masks[0])
-        assert 0 < two.confidence[0] < 1
+    assert first.keys() == joined.keys()
+    for (one,), (two,) in zip(first.values(), joined.values(), strict=True):
+        assert (one.name, one.mask.shape) == (two.name, two.mask.shape)
+        assert not torch.equal(one.mask, two.mask)
+        assert 0 < two.confidence < 1
 
 
 def test_a_mean_is_that_of_all_parameters_and_statistics(
@@ -126,13 +116,11 @@ def test_a_mean_is_that_of_all_parameters_and_statistics(
     assert mean.config.training["mean_of"] == [load_weights(s).config.sha256 for s in sources[:2]]
 
 
-def test_an_own_flow_is_stretched_to_the_frames(tiny_config: AMDConfig, tmp_path: Path) -> None:
-    folder = save_weights(tmp_path / "w", AMD(tiny_config), WeightsConfig(model=tiny_config))
+def test_an_own_flow_is_stretched_to_the_frames(weights: Path) -> None:
     frames = moving_patch(2)[0]
-    flow = OwnFlow(folder, (64, 96))
-    found = flow(*frames)
+    found = OwnFlow(weights, (64, 96))(*frames)
     assert found.shape == (*frames.shape[1:3], 2)
-    model = load_weights(folder).model.eval()
+    model = load_weights(weights).model.eval()
     model.config = dataclasses.replace(model.config, motion_size=(64, 96))
     pair = [torch.tensor(frame).permute(2, 0, 1)[None] for frame in frames]
     with torch.inference_mode():
@@ -143,12 +131,11 @@ def test_an_own_flow_is_stretched_to_the_frames(tiny_config: AMDConfig, tmp_path
 
 
 @pytest.mark.slow
-def test_the_chain_runs_and_is_not_run_again(tmp_path: Path) -> None:
+def test_the_chain_runs_and_is_not_run_again(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "clips").mkdir()
     for number in range(3):
         frames, _ = moving_patch(8 + number, height=96, width=128, side=40)
         write_clip(tmp_path / "clips" / f"{number}.mp4", list(frames), rate=24)
-    photos = write_photos(tmp_path / "photos", 8)
     command = [sys.executable, "-W", "error", MAKE, tmp_path / "clips", "--photos", photos]
     command += ["--out", tmp_path / "out", "--minutes", "0.01"]
     environment = {**os.environ, "PYTHONPATH": str(MAKE.parents[2]), "OMP_NUM_THREADS": "1"}

@@ -31,7 +31,7 @@ from amd_seg.training.clip_masks import (
 from amd_seg.training.config import AdaptationConfig, TrainingConfig
 from amd_seg.training.crops import crop_pairs
 from amd_seg.training.loop import OnStep, StepReport, StopTraining, TrainState, optimize
-from amd_seg.training.masked_images import MaskBatches, MaskedClip
+from amd_seg.training.masked_images import MaskBatches, MaskedImage
 from amd_seg.training.object_channel import ChannelChoice, choose_object_channel
 from amd_seg.training.objectives import make_objective
 from amd_seg.training.pairs import PairBatch
@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 LEAST_EVIDENCE = 0.05  # clearness of a clip's motion below which there is nothing to adapt to
 CHECKS = 4  # batches whose loss is compared before and after
-HELD_OUT_EVERY = 5  # each n-th frame, or pair's first frame, is held out
+HELD_OUT = slice(2, None, 5)  # frames, or first frames of pairs, that are not learned from
 SHOWING_SHARE = 0.3
 """Steps, as a share of all, that teach the object that clicks mean before the other frames are
 looked at."""
@@ -118,20 +118,16 @@ def adapt(
     """Adapt a copy of a model to a clip; the model itself stays as it is.
 
     Args:
-        model: the released model, on the device where the steps are taken.
-        weights: its settings.
+        model: on the device where the steps are taken.
         clip: is read once; one that shrinks frames to `config.frame_size` itself saves time.
-        config: None takes the default.
         channel: the object's region; None chooses it, with that of the weights as prior.
-        clicked: of the frames that a person has clicked in, by number, what makes their masks
-            (objective motion-masks): half of what is learned. What is learned is then kept
-            without a guard.
-        on_step: called after each step; where it raises `StopTraining`, what has been learned so
-            far is the result.
+        clicked: by its number, what makes the mask of each frame that a person has clicked in
+            (objective motion-masks): half of what is learned, which is kept without a guard then.
+        on_step: called after each step; where it raises `StopTraining`, the result is what has been
+            learned so far.
 
     Raises:
-        InputError: nothing moves in the clip, there is no such region, or the objective learns
-            from no masks.
+        InputError: nothing moves in the clip, there is no such region, or no mask is learned.
         MediaError: the clip cannot be read.
         DeviceError: a step does not fit the memory.
         TrainingDivergedError: the loss is not finite.
@@ -172,21 +168,16 @@ def adapt(
         else:
             examples = _pairs(model, taught, channel is not None, frames, config, training)
         took("examples")
-        adapted, losses = copy.deepcopy(model), tuple[float, ...]()
-        before = _mean_loss(adapted, taught, examples.checks, training)
+        adapted = released = copy.deepcopy(model).eval()
+        before, losses = _mean_loss(released, taught, examples.checks, training), list[float]()
         took("checks")
         is_moving = examples.evidence is None or examples.evidence >= LEAST_EVIDENCE
         if is_moving or not config.guard:
             adapted, losses = _learn(model, taught, examples.batches, config, training, on_step)
         took("steps")
         after = _mean_loss(adapted, taught, examples.checks, training)
-        reason = ""
-        if config.guard and not losses:
-            reason = f"Hardly anything in it moves on its own (evidence {examples.evidence:.2f})."
-        elif config.guard and not after < before:  # A loss that is no number is no progress either.
-            where = "frames that it did not learn from" if examples.held_out else "its frames"
-            reason = f"The loss on {where} did not fall ({before:.4f} before, {after:.4f} after)."
-        kept = copy.deepcopy(model).eval() if reason else adapted
+        reason = _objection(examples, losses, before, after) if config.guard else ""
+        kept = released if reason else adapted
         size = weights.input_size if reason else config.adapted_size(weights.input_size)
         choice = examples.choose(kept, size)
         took("checks")
@@ -194,7 +185,7 @@ def adapt(
         logger.warning("%s: %s The released weights are kept.", clip.source, reason)
     report = AdaptationReport(
         objective=config.objective,
-        losses=losses,
+        losses=tuple(losses),
         loss_before=before,
         loss_after=after,
         held_out=examples.held_out,
@@ -212,6 +203,16 @@ def adapt(
         learned = {**weights.training, "adapted": about}
         settings = replace(settings, name=f"{weights.name}-adapted", training=learned)
     return Adaptation(kept, settings, report)
+
+
+def _objection(examples: _Examples, losses: Sequence[float], before: float, after: float) -> str:
+    """Why the released weights are kept, if they are."""
+    if not losses:
+        return f"Hardly anything in it moves on its own (evidence {examples.evidence:.2f})."
+    if after < before:  # Of a loss that is no number neither is true.
+        return ""
+    where = "frames that it did not learn from" if examples.held_out else "its frames"
+    return f"The loss on {where} did not fall ({before:.4f} before, {after:.4f} after)."
 
 
 def _training_config(config: AdaptationConfig, crop: tuple[int, int]) -> TrainingConfig:
@@ -240,7 +241,7 @@ def _learn(
     config: AdaptationConfig,
     training: TrainingConfig,
     on_step: OnStep | None,
-) -> tuple[AMD, tuple[float, ...]]:
+) -> tuple[AMD, list[float]]:
     """Take the steps on a copy of the model, and return it with the loss of each step.
 
     Where the device runs out of memory, all begins anew in smaller micro-batches.
@@ -271,7 +272,7 @@ def _learn(
         if config.blend < 1:
             states = student.state_dict(), model.state_dict()
             student.load_state_dict(mean_state(states, (config.blend, 1 - config.blend)))
-        return student.requires_grad_(False), tuple(losses)
+        return student.requires_grad_(False), losses
     raise DeviceError(
         f"A step does not fit the memory of {model.mean.device}, not even with one crop of "
         f"{training.crop[0]}x{training.crop[1]} at a time. Free memory, or take smaller weights."
@@ -280,7 +281,7 @@ def _learn(
 
 @torch.no_grad()
 def _mean_loss(model: AMD, channel: int, batches: Sequence[Any], config: TrainingConfig) -> float:
-    """The mean loss over batches; the model is left in eval mode."""
+    """The mean loss over batches, in eval mode."""
     objective, device = make_objective(model, config, channel).eval(), model.mean.device
     dtype = resolve_precision(config.precision, device)
     with torch.autocast(device.type, dtype, enabled=dtype is not torch.float32):
@@ -325,13 +326,11 @@ def _masks(
         return ChannelChoice(taught, tuple((moving / np.maximum(total, 1e-9)).tolist()))
 
     masks = agreed_masks(motion, regions_by(model, input_size)[:, taught], clip.source)
-    sure: list[MaskedClip] = []
+    sure: list[list[MaskedImage]] = []
     if clicked:
-        found = dict(zip(motion.numbers, masks.masks, strict=True))
+        found = {number: image.mask for number, image in zip(motion.numbers, masks, strict=True)}
         certain = {number: make(found.get(number)) for number, make in clicked.items()}
-        frames, right = zip(*certain.values(), strict=True)
-        labels = tuple(f"{clip.source}:{number}" for number in certain)
-        sure = [MaskedClip(clip.source, frames, right, torch.ones(len(labels)), labels)]
+        sure = [[MaskedImage(f"{clip.source}:{n}", *pair) for n, pair in certain.items()]]
         # A copy first learns which object is meant, from the certain masks alone.
         first = replace(training, steps=max(1, round(SHOWING_SHARE * config.steps)))
         seeing, _ = _learn(
@@ -339,15 +338,14 @@ def _masks(
         )
         size = config.adapted_size(input_size)
         masks = agreed_masks(motion, regions_by(seeing, size)[:, taught], clip.source)
-    rows = range(len(masks.labels))
-    held_out = [row for row in rows if row % HELD_OUT_EVERY == HELD_OUT_EVERY // 2]
-    learned = masks.part([row for row in rows if row not in held_out])
+    learned, held_out = list(masks), masks[HELD_OUT]
+    del learned[HELD_OUT]
     aside = replace(training, seed=config.seed + 1)
-    checks = MaskBatches([[masks.part(held_out) if held_out else learned]], aside, device)
+    checks = MaskBatches([[held_out or learned]], aside, device)
     return _Examples(
         batches=lambda settings: MaskBatches([[learned], sure], settings, device),
         checks=[next(checks) for _ in range(CHECKS)],
-        count=len(learned.labels),
+        count=len(learned),
         held_out=len(held_out),
         choose=choose,
         evidence=float(motion.confidence.mean()),
@@ -364,15 +362,14 @@ def _pairs(
 ) -> _Examples:
     """Make pairs of the clip's frames, at most `config.max_gap` apart."""
     device, max_gap = model.mean.device, config.gap_at(clip.frame_rate)
-    lengths = [len(chunk.numbers) for chunk in clip.chunks]
-    starts = [(place, at) for place, length in enumerate(lengths) for at in range(length - 1)]
-    sides: tuple[list[Pair], list[Pair]] = ([], [])
-    for order, (place, first) in enumerate(starts):
-        is_held = order % HELD_OUT_EVERY == HELD_OUT_EVERY // 2
-        end = min(first + max_gap + 1, lengths[place])
-        sides[is_held].extend((place, first, second) for second in range(first + 1, end))
-    # Nothing is held out of a clip so short that none would be left to learn from.
-    learned, held_out = sides if sides[0] else (sides[1], [])
+    starts = [
+        [(place, first, second) for second in range(first + 1, min(first + max_gap + 1, length))]
+        for place, length in enumerate(len(chunk.numbers) for chunk in clip.chunks)
+        for first in range(length - 1)
+    ]
+    held_out = [pair for pairs in starts[HELD_OUT] for pair in pairs]
+    del starts[HELD_OUT]
+    learned = [pair for pairs in starts for pair in pairs]
 
     def stream(pairs: Sequence[Pair], settings: TrainingConfig, seed: int) -> Iterator[PairBatch]:
         count = settings.batch_size // settings.accumulate

@@ -20,7 +20,7 @@ from amd_seg.errors import InputError
 from amd_seg.media.video import FrameReader
 from amd_seg.model.amd import AMD
 from amd_seg.training.config import AdaptationConfig
-from amd_seg.training.masked_images import MaskedClip, shrunk
+from amd_seg.training.masked_images import MaskedImage, shrunk
 from amd_seg.training.motion_masks import MotionMaskConfig, find_motion_masks
 from amd_seg.training.superpixel_voting import vote
 
@@ -144,7 +144,9 @@ def find_motion(clip: ClipFrames, *, most: int, among: Collection[int] = ()) -> 
     return MotionEvidence(tuple(numbers), np.stack(frames), np.stack(maps), trusts)
 
 
-def agreed_masks(motion: MotionEvidence, saliency: NDArray[np.float32], name: str) -> MaskedClip:
+def agreed_masks(
+    motion: MotionEvidence, saliency: NDArray[np.float32], name: str
+) -> list[MaskedImage]:
     """Join what moves with what the network sees.
 
     A colour model redraws the outlines where it agrees; how far it does is the confidence. The
@@ -153,16 +155,16 @@ def agreed_masks(motion: MotionEvidence, saliency: NDArray[np.float32], name: st
     trust = trust_in_network(motion, saliency)
     joined = [combine_odds(s, m, trust=trust) for s, m in zip(saliency, motion.maps, strict=True)]
     voted = vote(motion.frames, joined, (LEAST_TRUST + motion.confidence).tolist())
-    masks = [redrawn_where_agreed(f, m) for f, m in zip(motion.frames, voted, strict=True)]
-    agreement = [iou(a > 0.5, b > 0.5) for a, b in zip(joined, masks, strict=True)]
-    pixels = torch.from_numpy(np.rint(np.stack(masks) * 255).astype(np.uint8))
-    return MaskedClip(
-        name,
-        frames=torch.from_numpy(motion.frames).permute(0, 3, 1, 2).contiguous().unbind(),
-        masks=pixels.unsqueeze(1).unbind(),
-        confidence=torch.tensor(agreement).clamp_min(0.05),
-        labels=tuple(f"{name}:{number}" for number in motion.numbers),
-    )
+    pixels = torch.from_numpy(motion.frames).permute(0, 3, 1, 2).contiguous()
+    images = []
+    for number, frame, shown, before, after in zip(
+        motion.numbers, motion.frames, pixels, joined, voted, strict=True
+    ):
+        redrawn = redrawn_where_agreed(frame, after)
+        mask = torch.from_numpy(np.rint(redrawn * 255).astype(np.uint8)).unsqueeze(0)
+        agreement = iou(before > 0.5, redrawn > 0.5)
+        images.append(MaskedImage(f"{name}:{number}", shown, mask, max(0.05, agreement)))
+    return images
 
 
 def trust_in_network(motion: MotionEvidence, saliency: NDArray[np.float32]) -> float:

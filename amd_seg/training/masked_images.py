@@ -13,12 +13,11 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -45,45 +44,27 @@ CLIP_POWER = 0.3  # A clip of n masks is drawn with weight n^0.3: no long one cr
 CONFIDENCE_POWER = 2.0  # A mask is drawn with weight confidence^2: where pairs disagree is noise.
 
 
-@dataclass(frozen=True)
-class MaskedClip:
-    """Images with masks that are drawn together: frames of one clip, or one still."""
+class MaskedImage(NamedTuple):
+    """An image, and how likely each of its pixels is of the object."""
 
-    name: str
-    frames: Sequence[Tensor]  # each (3, height, width), uint8, RGB
-    masks: Sequence[Tensor]  # each (1, height, width), uint8: probability of the object in 0..255
-    confidence: Tensor  # (mask,), float, 0..1, on the CPU, where chance is drawn
-    labels: tuple[str, ...]  # how messages name each frame
-
-    @property
-    def trust(self) -> Tensor:
-        """How often each mask is drawn, relative to the clip's others."""
-        return self.confidence.pow(CONFIDENCE_POWER)
-
-    def part(self, rows: Sequence[int]) -> Self:
-        """Return some of the clip's images."""
-        return replace(
-            self,
-            frames=[self.frames[row] for row in rows],
-            masks=[self.masks[row] for row in rows],
-            confidence=self.confidence[list(rows)],
-            labels=tuple(self.labels[row] for row in rows),
-        )
+    name: str  # as messages give it, such as "CLIP/000012"
+    frame: Tensor  # (3, height, width), uint8, RGB
+    mask: Tensor  # (1, height, width), uint8: probability of the object in 0..255
+    confidence: float = 1.0  # in the mask, 0..1
 
 
-MaskedImage = tuple[str, Path, Path, float]  # name, image, mask, and confidence in it
+MaskedClip = Sequence[MaskedImage]  # drawn together: frames of one clip, or one still
+MaskedFile = tuple[str, Path, Path, float]  # name, image, mask, and confidence in it
 
 
-def find_masked_images(folder: str | os.PathLike[str]) -> dict[str, list[MaskedImage]]:
+def find_masked_images(folder: str | os.PathLike[str]) -> dict[str, list[MaskedFile]]:
     """Return the images of a folder that have a mask, by clip; a still is a clip of its own.
 
     An InputError says where the folder is laid out otherwise, or holds no image with a mask.
     """
     top = Path(folder)
-    if not top.is_dir():
-        raise InputError(f"No such folder: {top}. Check the path.")
     if not all((top / part).is_dir() for part in ("images", "masks")):
-        raise InputError(f"{top} holds no folders images/ and masks/. Give a folder with both.")
+        raise InputError(f"There are no folders images/ and masks/ in {top}. Give one with both.")
     images, masks = (_by_name(top / part) for part in ("images", "masks"))
     confidence = dict.fromkeys(images, 1.0)
     path = top / "confidence.json"
@@ -98,20 +79,18 @@ def find_masked_images(folder: str | os.PathLike[str]) -> dict[str, list[MaskedI
             raise InputError(
                 f"Cannot read {path}: {cause}. It maps names of images to numbers from 0 to 1."
             ) from cause
-    found: dict[str, list[MaskedImage]] = {}
+    found: dict[str, list[MaskedFile]] = {}
     for name, image in images.items():
         trust = confidence.get(name, 0.0)
         if name in masks and trust > 0:
-            parent = Path(name).parent
-            clip = name if parent == Path() else parent.as_posix()
+            clip = name.rpartition("/")[0] or name
             found.setdefault(clip, []).append((name, image, masks[name], trust))
-    left = len(images) - sum(map(len, found.values()))
     if not found:
         raise InputError(
             f"No image in {top} has a mask to learn from. Give the mask of images/NAME.jpg the "
             "name masks/NAME.png; where there is a confidence.json it names each that counts."
         )
-    if left:
+    if left := len(images) - sum(map(len, found.values())):
         text = "%d of %d images in %s have no mask, or none that counts."
         logger.info(text, left, len(images), top)
     return found
@@ -129,30 +108,29 @@ def _by_name(top: Path) -> dict[str, Path]:
 
 def load_masked_images(
     folder: str | os.PathLike[str], short_edge: int, device: torch.device = CPU
-) -> list[MaskedClip]:
-    """Read the images of a folder that have a mask, and their masks, shrunk to a short edge.
+) -> dict[str, MaskedClip]:
+    """Read the images of a folder that have a mask, by clip, shrunk to a short edge in pixels.
 
     An InputError says where they do not fit the memory, a MediaError what cannot be read.
     """
-    found, clips = find_masked_images(folder), []
+    found = find_masked_images(folder)
+
+    def read(file: MaskedFile) -> MaskedImage:
+        name, image, mask, trust = file
+        frame, shown = (shrunk(each, short_edge).to(device) for each in _read_pair(image, mask))
+        return MaskedImage(name, frame, shown, trust)
+
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        firsts = pool.map(lambda images: read_photo_size(images[0][1]), found.values())
+        firsts = pool.map(lambda files: read_photo_size(files[0][1]), found.values())
         needed = sum(
-            len(images) * 4 * size[0] * size[1] * min(1, short_edge / min(size)) ** 2
-            for images, size in zip(found.values(), firsts, strict=True)
+            len(files) * 4 * size[0] * size[1] * min(1, short_edge / min(size)) ** 2
+            for files, size in zip(found.values(), firsts, strict=True)
         )
         require_memory(needed, device, advice="or fewer images")
-        for clip, images in found.items():
-            labels, paths, mask_paths, trust = zip(*images, strict=True)
-            pairs = pool.map(partial(_read_pair, short_edge=short_edge), paths, mask_paths)
-            frames, masks = (
-                [each.to(device) for each in part] for part in zip(*pairs, strict=True)
-            )
-            clips.append(MaskedClip(clip, frames, masks, torch.tensor(trust), labels))
-    return clips
+        return {clip: list(pool.map(read, files)) for clip, files in found.items()}
 
 
-def _read_pair(image_path: Path, mask_path: Path, short_edge: int) -> tuple[Tensor, Tensor]:
+def _read_pair(image_path: Path, mask_path: Path) -> tuple[Tensor, Tensor]:
     image = torch.tensor(read_image(image_path).pixels).permute(2, 0, 1)
     with opened(mask_path) as stored:
         load(stored, str(mask_path))
@@ -171,7 +149,7 @@ def _read_pair(image_path: Path, mask_path: Path, short_edge: int) -> tuple[Tens
             f"{mask_path} is {mask.shape[2]}x{mask.shape[1]}, but its image {image_path} is "
             f"{image.shape[2]}x{image.shape[1]}. Give both at one size."
         )
-    return shrunk(image, short_edge), shrunk(mask, short_edge)
+    return image, mask
 
 
 def shrunk(image: Tensor, short_edge: int) -> Tensor:
@@ -198,31 +176,37 @@ class MaskBatches(Iterator[MaskBatch]):
     """
 
     def __init__(
-        self, folders: Sequence[Sequence[MaskedClip]], config: TrainingConfig, device: torch.device
+        self,
+        folders: Iterable[Collection[MaskedClip]],
+        config: TrainingConfig,
+        device: torch.device,
     ) -> None:
+        self.config, self.device = config, device
+        self.generator = torch.Generator().manual_seed(config.seed)
         folders = [folder for folder in folders if folder]
         if not folders:
             raise MediaError("There is no mask to learn from. Give clips in which things move.")
         self.clips = [clip for folder in folders for clip in folder]
-        self.config, self.device = config, device
-        shares = []
-        for folder in folders:
-            means = [float(clip.trust.mean()) * len(clip.labels) ** CLIP_POWER for clip in folder]
-            shares.append(torch.tensor(means) / torch.tensor(means).sum() / len(folders))
-        self.weights = torch.cat(shares)
-        self.generator = torch.Generator().manual_seed(config.seed)
+        # How often each image is drawn, relative to its clip's others; and each clip.
+        self.trust = [
+            torch.tensor([image.confidence for image in clip]).pow(CONFIDENCE_POWER)
+            for clip in self.clips
+        ]
+        clear = [float(each.mean()) * len(each) ** CLIP_POWER for each in self.trust]
+        shares = torch.split(torch.tensor(clear), [len(folder) for folder in folders])
+        self.weights = torch.cat([share / share.sum() / len(folders) for share in shares])
 
     def __next__(self) -> MaskBatch:
         config, generator = self.config, self.generator
         count = config.batch_size // config.accumulate
         frames, masks, names = [], [], []
-        for index in torch.multinomial(self.weights, count, True, generator=generator).tolist():
-            clip = self.clips[index]
-            item = int(torch.multinomial(clip.trust, 1, generator=generator))
-            box = random_box(clip.frames[item].shape[-2:], config, generator)
-            frames.append(box.cut(clip.frames[item][None], config.crop))
-            masks.append(box.cut(clip.masks[item][None], config.crop))
-            names.append(clip.labels[item])
+        for clip in torch.multinomial(self.weights, count, True, generator=generator).tolist():
+            item = int(torch.multinomial(self.trust[clip], 1, generator=generator))
+            name, frame, mask, _ = self.clips[clip][item]
+            box = random_box(frame.shape[-2:], config, generator)
+            frames.append(box.cut(frame[None], config.crop))
+            masks.append(box.cut(mask[None], config.crop))
+            names.append(name)
         images, targets = (torch.cat(part).to(self.device).float() for part in (frames, masks))
         if config.colour:
             images = jitter_colours(images, generator)
@@ -237,35 +221,25 @@ class MaskBatches(Iterator[MaskBatch]):
         self.generator.set_state(state["generator"])
 
 
-class FoundMask(NamedTuple):
-    """One image and its mask, as a job finds them; see `write_mask_folder`."""
-
-    name: str  # within the job's folder; empty for a still, which lies in no folder of its own
-    image: NDArray[np.uint8]
-    mask: NDArray[np.uint8]
-    confidence: float
-
-
-MaskJob = tuple[Callable[[], Iterable[FoundMask]], str]
-"""Finds the masks of one clip, or of one still; and says what they follow from: masks of something
-else are not taken for done."""
-
-Found = dict[str, float] | MediaError  # the confidence of each mask of a job, or why there is none
+# Name (empty for a still, which lies in no folder of its own), image, mask, and confidence in it.
+FoundMask = tuple[str, NDArray[np.uint8], NDArray[np.uint8], float]
+Finder = Callable[[], Iterable[FoundMask]]
 
 
 def write_mask_folder(
-    jobs: Mapping[str, MaskJob],
+    jobs: Mapping[str, tuple[Finder, str]],
     folder: str | os.PathLike[str],
     *,
     workers: int = 1,
     on_done: Callable[[str, int], None] | None = None,
 ) -> None:
-    """Write the masks that jobs find to a folder that `load_masked_images` reads.
+    """Write masks to a folder that `load_masked_images` reads.
 
-    What is done already is skipped, so that a run that was ended goes on. A mask counts once it is
-    in confidence.json, which is written whole. Jobs go by the name of the folder that their masks
-    lie in; `on_done` is told it, and the number of masks. A MediaError says at the end that more
-    than one in a hundred cannot be read.
+    A job finds the masks of one clip, or of one still; its name is that of the folder that they lie
+    in. Beside it stands what they follow from: of a job that was done with the same before, so that
+    a run that was ended goes on, nothing is done. `on_done` is told the name and the number of
+    masks. A mask counts once it is in confidence.json, which is written whole. A MediaError says at
+    the end that more than one in a hundred jobs cannot read their images.
     """
     top = Path(folder)
     make_folder(top)
@@ -310,9 +284,12 @@ def _read_record(path: Path) -> dict[str, Any]:
         return {}
 
 
+Written = dict[str, float] | MediaError  # the confidence in each mask of a job, or why it has none
+
+
 def _carry_out(
-    jobs: Mapping[str, Callable[[], Found]], workers: int
-) -> Iterator[tuple[str, Found]]:
+    jobs: Mapping[str, Callable[[], Written]], workers: int
+) -> Iterator[tuple[str, Written]]:
     if workers <= 1:
         yield from ((name, job()) for name, job in jobs.items())
         return
@@ -321,14 +298,13 @@ def _carry_out(
         yield from ((names[done], done.result()) for done in as_completed(names))
 
 
-def _on_one_core(job: Callable[[], Found]) -> Found:
+def _on_one_core(job: Callable[[], Written]) -> Written:
     cv2.setNumThreads(1)  # the processes share the cores already
     torch.set_num_threads(1)
     return job()
 
 
-def _write(find: Callable[[], Iterable[FoundMask]], top: Path, job: str) -> Found:
-    """Write the images and masks of a job; what was there before no longer counts."""
+def _write(find: Finder, top: Path, job: str) -> Written:
     confidence = {}
     try:
         for name, image, mask, trust in find():

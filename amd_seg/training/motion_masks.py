@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from amd_seg.colour_model import iou, redrawn_where_agreed
 from amd_seg.errors import InputError, MediaError
 from amd_seg.media.video import shrunk_size
-from amd_seg.training.clips import VIDEO_SUFFIXES, Clip
+from amd_seg.training.clips import Clip
 from amd_seg.training.config import REFERENCE_RATE
 from amd_seg.training.masked_images import FoundMask, write_mask_folder
 
@@ -256,17 +256,16 @@ def write_motion_masks(
 def _masks_of_clip(clip: Clip, config: MotionMaskConfig, flow: Flow | None) -> Iterator[FoundMask]:
     decoded = clip.open(short_edge=max(config.work_height, config.short_edge or 0))
     for found in find_motion_masks((frame.pixels for frame in decoded), config, flow):
-        yield FoundMask(f"{found.number:06d}", *found[1:])
+        yield f"{found.number:06d}", *found[1:]
 
 
 def clips_by_name(clips: Iterable[Clip]) -> dict[str, Clip]:
     """Return clips by the names of their masks; an InputError where two would share one."""
     named: dict[str, Clip] = {}
     for clip in clips:
-        name = Path(clip.name)
         # The name of a folder of frames may hold dots that end nothing.
-        is_file = name.suffix.lower() in VIDEO_SUFFIXES
-        stem = (name.with_suffix("") if is_file else name).as_posix().replace("/", "_")
+        name = clip.name if clip.frames else Path(clip.name).with_suffix("").as_posix()
+        stem = name.replace("/", "_")
         other = named.setdefault(stem, clip)
         if (other.path, other.frames) != (clip.path, clip.frames):
             paths = " and ".join(str(c.path.joinpath(*c.frames[:1])) for c in (other, clip))

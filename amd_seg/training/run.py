@@ -354,5 +354,7 @@ def open_batches(
     seed, size = (config.seed + 1_000_003 * processes.rank) % SEEDS, config.batch_size
     own = dataclasses.replace(config, batch_size=size // processes.world_size, seed=seed)
     return MaskBatches(
-        [load_masked_images(each, config.short_edge, device) for each in targets], own, device
+        [load_masked_images(each, config.short_edge, device).values() for each in targets],
+        own,
+        device,
     )

@@ -31,21 +31,14 @@ def write_grounds(photos: Path, folder: Path, *, short_edge: int, parts: float, 
         parts: how many are cut out of photos, as a share of these; fewer where they are full.
         drawn: how many surfaces are drawn.
     """
-    stills = load_masked_images(photos, short_edge=short_edge)
+    stills = list(load_masked_images(photos, short_edge=short_edge).values())
     chosen = np.random.default_rng(0).permutation(len(stills))[: round(parts * len(stills))]
-    jobs = {
-        f"ground_{stills[row].name}": (
-            partial(
-                _cut,
-                stills[row].frames[0].permute(1, 2, 0).numpy(),
-                stills[row].masks[0][0].numpy(),
-                short_edge,
-                int(row),
-            ),
-            f"{GROUND}, {short_edge}",
-        )
-        for row in chosen
-    }
+    jobs = {}
+    for row in chosen:
+        name, frame, mask, _ = stills[row][0]
+        photo = frame.permute(1, 2, 0).numpy()
+        find = partial(_cut, photo, mask[0].numpy(), short_edge, int(row))
+        jobs[f"ground_{name}"] = find, f"{GROUND}, {short_edge}"
     for seed in range(drawn):
         jobs[f"surface_{seed:04d}"] = partial(_draw, short_edge, seed), f"{short_edge}"
     write_mask_folder(jobs, folder)
@@ -95,4 +88,4 @@ def _without_object(picture: NDArray[np.uint8], short_edge: int) -> FoundMask:
     factor = short_edge / min(picture.shape[:2])
     height, width = (max(1, round(factor * edge)) for edge in picture.shape[:2])
     pixels = cv2.resize(picture, (width, height), interpolation=cv2.INTER_CUBIC)
-    return FoundMask("", pixels, np.zeros((height, width), np.uint8), 1.0)
+    return "", pixels, np.zeros((height, width), np.uint8), 1.0

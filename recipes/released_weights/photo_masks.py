@@ -18,7 +18,7 @@ from amd_seg.colour_model import grabcut, iou
 from amd_seg.errors import InputError
 from amd_seg.media.files import find_images
 from amd_seg.media.images import read_image
-from amd_seg.training.masked_images import FoundMask, MaskJob, write_mask_folder
+from amd_seg.training.masked_images import Finder, FoundMask, write_mask_folder
 from amd_seg.training.motion_masks import shrink
 
 PATCHES = (100, 220, 400)
@@ -39,7 +39,7 @@ def write_photo_masks(photos: str | os.PathLike[str], folder: Path, *, short_edg
         InputError: the folder holds no photo, or two of one name.
         MediaError: more than one in a hundred cannot be read; the others are done.
     """
-    jobs: dict[str, MaskJob] = {}
+    jobs: dict[str, tuple[Finder, str]] = {}
     for path in find_images([os.fspath(photos)], recursive=True):
         # All lie beside each other: images of one folder would be drawn as one clip.
         name = "_".join(path.relative_to(photos).with_suffix("").parts)
@@ -54,7 +54,7 @@ def _find(path: Path, short_edge: int) -> Iterator[FoundMask]:
     photo = read_image(path).pixels
     mask, confidence = photo_mask(shrink(photo, WORK_HEIGHT))
     shown = shrink(photo, short_edge)
-    yield FoundMask("", shown, resized(mask, shown.shape[:2]), confidence)
+    yield "", shown, resized(mask, shown.shape[:2]), confidence
 
 
 def photo_mask(

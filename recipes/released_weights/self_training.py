@@ -63,24 +63,25 @@ def write_joined_masks(
     channel, model = pretrained.config.object_channel, pretrained.model.eval()
     made_of = f"{pretrained.config.sha256}, {redraw}, {short_edge}, {sizes}, {voted}"
 
-    def join(clip: MaskedClip) -> Iterator[FoundMask]:
+    def join(folder: str, clip: MaskedClip) -> Iterator[FoundMask]:
         """Yield masks; their confidence is the mean of the teacher's and the agreement."""
-        seen = [_saliency(model, frame, channel, sizes, precision) for frame in clip.frames]
-        taught = [mask[0].numpy().astype(np.float32) / np.float32(255) for mask in clip.masks]
-        frames = [frame.permute(1, 2, 0).contiguous().numpy() for frame in clip.frames]
+        seen = [_saliency(model, image.frame, channel, sizes, precision) for image in clip]
+        taught = [image.mask[0].numpy().astype(np.float32) / np.float32(255) for image in clip]
+        frames = [image.frame.permute(1, 2, 0).contiguous().numpy() for image in clip]
         joined = [combine_odds(s, t) for s, t in zip(seen, taught, strict=True)]
         if voted and len(frames) > 1:
-            joined = _voted(frames, seen, taught, joined, clip.confidence.numpy())
-        for row, (label, pixels) in enumerate(zip(clip.labels, frames, strict=True)):
+            trust = np.array([image.confidence for image in clip], np.float32)
+            joined = _voted(frames, seen, taught, joined, trust)
+        for row, (image, pixels) in enumerate(zip(clip, frames, strict=True)):
             union = float(np.maximum(seen[row], taught[row]).sum())
             shared = float(np.minimum(seen[row], taught[row]).sum())
-            confidence = (float(clip.confidence[row]) + (shared / union if union else 1.0)) / 2
+            confidence = (image.confidence + (shared / union if union else 1.0)) / 2
             mask = redrawn_where_agreed(pixels, joined[row]) if redraw else joined[row]
-            name = label.removeprefix(clip.name).lstrip("/")
-            yield FoundMask(name, pixels, np.rint(mask * 255).astype(np.uint8), confidence)
+            name = image.name.removeprefix(folder).lstrip("/")
+            yield name, pixels, np.rint(mask * 255).astype(np.uint8), confidence
 
-    clips = load_masked_images(teacher, short_edge=short_edge)
-    write_mask_folder({clip.name: (partial(join, clip), made_of) for clip in clips}, folder)
+    clips = load_masked_images(teacher, short_edge=short_edge).items()
+    write_mask_folder({name: (partial(join, name, clip), made_of) for name, clip in clips}, folder)
 
 
 def _voted(
