@@ -8,7 +8,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 import click
 
@@ -18,6 +18,7 @@ from amd_seg.cli import options, terminal
 from amd_seg.cli.options import PATH, refuse
 from amd_seg.cli.terminal import STANDARD_STREAM
 from amd_seg.errors import AmdSegError, InputError
+from amd_seg.media.files import find_images, in_shard, make_folder, write_atomically
 
 ONE_FILE = ("coco", "labelstudio")  # outputs that hold all photos
 _OF_MASKS = ("threshold", "refine", "min_confidence")  # what classes do not depend on
@@ -87,7 +88,7 @@ _HEADINGS = options.under_headings(
 @click.option(
     "--list",
     "list_file",
-    type=PATH,
+    type=click.File(encoding="utf-8-sig", errors="surrogateescape"),
     metavar="FILE",
     help="Photos, one a line: the page's accepted.txt.",
 )
@@ -108,7 +109,7 @@ def image(
     out: str | None,
     output: str,
     report: Path | None,
-    list_file: Path | None,
+    list_file: TextIO | None,
     recursive: bool,
     shard: tuple[int, int],
     as_json: bool,
@@ -133,14 +134,11 @@ def image(
         refuse("--output coco and yolo", "split")
     if settings["overwrite"] and settings["resume"]:
         raise click.UsageError("--overwrite replaces outputs, --resume keeps them. Choose one.")
-    listed = [] if list_file is None else _read_list(list_file)
+    listed = [line.strip() for line in list_file or () if line.strip()]
     if not inputs and not listed:
         raise click.UsageError("Give a photo, a folder, or --list with a file that names some.")
     jobs, missing = _plan(inputs, listed, out, output, recursive)
-    if shard != (1, 1):
-        from amd_seg.media.files import in_shard
-
-        jobs = [job for job in jobs if in_shard(job.source, *shard)]
+    jobs = [job for job in jobs if in_shard(job.source, *shard)]
     count = len(jobs) + len(missing)
     if as_json and any(job.target == STANDARD_STREAM for job in jobs):
         raise click.UsageError("--json and a picture on stdout cannot share it. Drop one of them.")
@@ -148,24 +146,18 @@ def image(
         raise click.UsageError(
             f"--include and --exclude choose an object in one photo, not in {len(jobs)}."
         )
-    waiting = jobs if output in ONE_FILE else _not_yet_written(jobs, settings)
+    done: set[Job] = set()
+    if output not in ONE_FILE and not settings["overwrite"]:
+        done = _written(jobs, settings["resume"])
     for text, error in missing:
         _tell_failure(text, error, as_json)
     failed = len(missing)
-    if waiting or (report and jobs):
-        failed += _segment_photos(jobs, waiting, out, output, report, as_json, settings)
+    if len(done) < len(jobs) or (report and jobs):
+        failed += _segment_photos(jobs, done, out, output, report, as_json, settings)
     else:
-        _tell_skipped(jobs, waiting, as_json)
+        _tell_done(jobs, done, as_json)
     if failed:
         terminal.fail(f"{failed} of {count} photos failed.")
-
-
-def _read_list(path: Path) -> list[str]:
-    try:
-        text = path.read_text("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as cause:
-        raise click.UsageError(f"Cannot read the list {path}: {cause}. Check the name.") from cause
-    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 # What will be read and written, settled before the first photo is read.
@@ -184,13 +176,11 @@ def _plan(
     for text in (*inputs, *listed):
         try:
             for source, folder in _find(text, recursive):
-                # The link itself is meant where a photo is one: only its folder is looked up.
-                parent, name = os.path.split(source)
-                found.setdefault(os.path.join(os.path.realpath(parent), name), (source, folder))
+                found.setdefault(os.path.abspath(source), (source, folder))
         except InputError as error:
             missing.append((text, error))
-    homes = [os.path.realpath(text) for text in inputs if os.path.isdir(text)]
-    homes += [os.path.realpath(os.path.dirname(text)) for text in listed]
+    homes = [os.path.abspath(text) for text in inputs if os.path.isdir(text)]
+    homes += [os.path.dirname(os.path.abspath(text)) for text in listed]
     homes += [os.path.dirname(path) for path in found if found[path][0] != STANDARD_STREAM]
     base = os.path.commonpath(homes) if homes else os.getcwd()
     is_alone = len(inputs) == 1 and (inputs[0] == STANDARD_STREAM or os.path.isfile(inputs[0]))
@@ -200,17 +190,17 @@ def _plan(
     jobs, of_list = [], {str(Path(text)) for text in listed}
     for whole, (source, folder) in found.items():
         path = Path("stdin" if source == STANDARD_STREAM else source)
-        name = path.name if source == STANDARD_STREAM else os.path.relpath(whole, base)
+        name = path if source == STANDARD_STREAM else Path(os.path.relpath(whole, base))
         # YOLO finds the labels of a photo by its name.
         picture = f"{path.stem}.txt" if output == "yolo" else f"{path.stem}.{output}.png"
         target = out
         if out is None:
             target = source if source == STANDARD_STREAM else str(path.with_name(picture))
         elif is_folder:
-            target = str(Path(out, Path(name).parent if source in of_list else folder, picture))
-        jobs.append(Job(source, str(target), Path(name).as_posix()))
-    if jobs and output not in ONE_FILE:
-        _check_targets(jobs, out, output)
+            target = str(Path(out, name.parent if source in of_list else folder, picture))
+        jobs.append(Job(source, str(target), name.as_posix()))
+    if output not in ONE_FILE:
+        _check_targets(jobs, out, output, is_folder)
     return jobs, missing
 
 
@@ -218,8 +208,6 @@ def _find(text: str, recursive: bool) -> list[tuple[str, Path]]:
     """Return the photos that an input stands for, each with its folder below the input."""
     if text == STANDARD_STREAM or os.path.isfile(text):
         return [(str(Path(text)), Path())]
-    from amd_seg.media.files import find_images
-
     own = {f".{output}" for output in (*OUTPUTS, *SEMANTIC_OUTPUTS)}
     paths = find_images([text], recursive=recursive)
     photos = [path for path in paths if Path(path.stem).suffix not in own]
@@ -229,13 +217,13 @@ def _find(text: str, recursive: bool) -> list[tuple[str, Path]]:
     return [(str(p), p.parent.relative_to(text) if is_folder else Path()) for p in photos]
 
 
-def _check_targets(jobs: Sequence[Job], out: str | None, output: str) -> None:
+def _check_targets(jobs: Sequence[Job], out: str | None, output: str, is_folder: bool) -> None:
     """Raise where outputs could not be written, would share a file, or are inputs."""
     by_target: dict[str, list[str]] = defaultdict(list)
     for job in jobs:
-        if job.target != STANDARD_STREAM:
-            by_target[os.path.realpath(job.target)].append(job.source)
-    on_stdout = sum(job.target == STANDARD_STREAM for job in jobs)
+        to = job.target
+        by_target[to if to == STANDARD_STREAM else os.path.realpath(to)].append(job.source)
+    on_stdout = len(by_target.pop(STANDARD_STREAM, ()))
     if on_stdout > 1:
         raise click.UsageError(f"{on_stdout} photos cannot share stdout. Give -o a folder.")
     if on_stdout and sys.stdout.isatty():
@@ -246,55 +234,45 @@ def _check_targets(jobs: Sequence[Job], out: str | None, output: str) -> None:
         raise click.UsageError(f"Photos would share an output: {named}. Rename or move them.")
     for source in {os.path.realpath(job.source) for job in jobs} & by_target.keys():
         raise click.UsageError(f"{source} is an input. Give its output another name.")
-    if out is None or out == STANDARD_STREAM:
-        return
-    if all(job.target != out for job in jobs):
-        if os.path.isfile(out):
-            raise click.UsageError(f"-o {out} is a file. With several photos give a folder.")
+    if is_folder and os.path.isfile(str(out)):
+        raise click.UsageError(f"-o {out} is a file. With several photos give a folder.")
+    if is_folder or out is None or out == STANDARD_STREAM:
         return
     from amd_seg.media.images import FORMATS_WITHOUT_ALPHA, WRITERS
 
-    suffix, wrong = Path(out).suffix.lower(), None
-    if output == "yolo":
-        wrong = None if suffix == ".txt" else ": YOLO's labels are text. Use .txt, or a folder."
-    elif suffix not in WRITERS:
-        wrong = f" has no known ending. Use one of {', '.join(WRITERS)}."
-    elif output == "labels" and suffix != ".png":
-        wrong = ": labels are an indexed picture. Use .png."
-    elif output == "cutout" and WRITERS[suffix][0] in FORMATS_WITHOUT_ALPHA:
-        wrong = f": {suffix} holds no transparency. Use .png."
-    if wrong:
-        raise click.UsageError(f"-o {out}{wrong}")
+    endings = [".txt"] if output == "yolo" else [".png"] if output == "labels" else [*WRITERS]
+    if output == "cutout":
+        endings = [end for end in endings if WRITERS[end][0] not in FORMATS_WITHOUT_ALPHA]
+    if Path(out).suffix.lower() not in endings:
+        known = ", ".join(endings)
+        raise click.UsageError(f"-o {out} cannot hold {output}. Use {known}, or a folder.")
 
 
-def _not_yet_written(jobs: list[Job], settings: dict[str, Any]) -> list[Job]:
-    """Return the jobs to do; raise where outputs exist and the user did not say what to do."""
-    if settings["overwrite"]:
-        return jobs
-    written = {j for j in jobs if j.target != STANDARD_STREAM and os.path.exists(j.target)}
-    if written and not settings["resume"]:
-        first = min(job.target for job in written)
+def _written(jobs: Sequence[Job], resume: bool) -> set[Job]:
+    """Return the jobs whose output exists; raise where the user did not say what to do then."""
+    found = {j for j in jobs if j.target != STANDARD_STREAM and os.path.exists(j.target)}
+    if found and not resume:
+        first = min(job.target for job in found)
         raise click.UsageError(
-            f"{len(written)} of {len(jobs)} outputs exist, such as {first}. Use --overwrite to "
+            f"{len(found)} of {len(jobs)} outputs exist, such as {first}. Use --overwrite to "
             "replace them, or --resume to skip them."
         )
-    return [job for job in jobs if job not in written]
+    return found
 
 
 # From the network to the files.
 
 
 def _segment_photos(
-    jobs: list[Job],
-    waiting: list[Job],
+    jobs: Sequence[Job],
+    done: set[Job],
     out: str | None,
     output: str,
     report: Path | None,
     as_json: bool,
     settings: dict[str, Any],
 ) -> int:
-    """Write the outputs of the photos that wait, tell of each, and return how many failed."""
-    from amd_seg.media.files import make_folder
+    """Do the jobs that are not done, tell of each, and return how many failed."""
     from amd_seg.prefetch import map_ahead
     from amd_seg.weights import digest_of_weights
 
@@ -314,25 +292,23 @@ def _segment_photos(
             info = {"description": "Masks found by amd-seg", **made_by}
             info |= {name: settings[name] for name in ("mask_format", "split")}
             info["date_created"] = datetime.now(UTC).isoformat(timespec="seconds")
-            path = Path(jobs[0].target)
-            file = AnnotationFile(path, output, info=info, categories=names, **kept)
+            file = AnnotationFile(Path(str(out)), output, info=info, categories=names, **kept)
             stack.callback(file.close)
-            waiting = [job for job in jobs if job.name not in file.done]
+            done = {job for job in jobs if job.name in file.done}
         if report is not None:
             from amd_seg.review_page import ReviewPage
 
             page = ReviewPage(report, made_by, **kept)
             stack.callback(page.close)
-            todo = set(waiting)
-            waiting = [job for job in jobs if job in todo or job.source not in page.done]
-        _tell_skipped(jobs, waiting, as_json)
+            done = {job for job in done if job.source in page.done}
+        _tell_done(jobs, done, as_json)
+        waiting = [job for job in jobs if job not in done]
         if file is None:
             for folder in {Path(job.target).parent for job in waiting if job.target != out}:
                 make_folder(folder)
         bar = stack.enter_context(terminal.progress(len(waiting), "photo"))
         photos = (
-            sys.stdin.buffer.read() if job.source == STANDARD_STREAM else job.source
-            for job in waiting
+            sys.stdin.buffer.read() if j.source == STANDARD_STREAM else j.source for j in waiting
         )
         # Reading, network and writing overlap.
         results = stack.enter_context(closing(segmenter.stream(photos, **call)))
@@ -362,7 +338,7 @@ def _segment_photos(
         if file is not None:
             file.finish()
             if not as_json:
-                terminal.put(jobs[0].target)
+                terminal.put(str(out))
         for path in page.finish() if page is not None else ():
             terminal.notice(f"To look through the masks, open {path}.")
     return failed
@@ -395,7 +371,6 @@ def _write(
     if isinstance(result, AmdSegError):
         return Outcome(error=result)
     from amd_seg.annotations import coco_annotations, labelstudio_result, yolo_lines
-    from amd_seg.media.files import write_atomically
 
     if settings["include"] or settings["exclude"]:
         result = result.clicked(settings["include"], settings["exclude"])
@@ -422,13 +397,12 @@ def _write(
     return made
 
 
-def _tell_skipped(jobs: Sequence[Job], waiting: Sequence[Job], as_json: bool) -> None:
-    todo = set(waiting)
-    skipped = [job for job in jobs if job not in todo]
-    for job in skipped if as_json else ():
-        terminal.put({"input": job.source, "output": job.target, "status": "skipped"})
-    if skipped:
-        terminal.notice(f"{len(skipped)} of {len(jobs)} photos were done before.")
+def _tell_done(jobs: Sequence[Job], done: set[Job], as_json: bool) -> None:
+    for job in jobs if as_json else ():
+        if job in done:
+            terminal.put({"input": job.source, "output": job.target, "status": "skipped"})
+    if done:
+        terminal.notice(f"{len(done)} of {len(jobs)} photos were done before.")
 
 
 def _tell_failure(source: str, error: Exception, as_json: bool) -> None:
