@@ -11,7 +11,7 @@ from PIL import Image
 from pycocotools import mask as runs
 
 from amd_seg import Segmenter
-from amd_seg.cli import COMMANDS, cli
+from amd_seg.cli import cli
 from amd_seg.cli.terminal import REMOVED_OPTIONS
 from tests.processes import Run, runner, start
 
@@ -39,12 +39,9 @@ def files(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
-def picture(name: str) -> np.ndarray:
-    with Image.open(name) as image:
+def read(path: str) -> np.ndarray:
+    with Image.open(path) as image:
         return np.asarray(image)
-
-
-# Where outputs go
 
 
 def test_one_photo_gives_a_mask_beside_it(run: Run, folder: Path, weights: Path) -> None:
@@ -54,7 +51,7 @@ def test_one_photo_gives_a_mask_beside_it(run: Run, folder: Path, weights: Path)
     assert "Using device" in run("b.png", "--device", "auto").stderr
     assert run("b.png", "--device", "auto", "--overwrite", "--quiet").stderr == ""
     expected = Segmenter.from_pretrained(weights, device="cpu")("a.jpg").mask
-    np.testing.assert_array_equal(picture("a.mask.png"), expected * np.uint8(255))
+    np.testing.assert_array_equal(read("a.mask.png"), expected * np.uint8(255))
 
 
 @pytest.mark.parametrize(
@@ -69,59 +66,37 @@ def test_one_photo_gives_a_mask_beside_it(run: Run, folder: Path, weights: Path)
         (". --recursive -o o --output cutout", "o/a.cutout.png o/b.cutout.png o/deep/c.cutout.png"),
         ("deep --output regions", "deep/c.regions.png"),
         (". -o labels --output yolo", "labels/a.txt labels/b.txt"),
+        # A photo by another name is a photo of its own.
+        ("a.jpg deep/x.jpg ./a.jpg", "a.mask.png deep/x.mask.png"),
     ],
 )
 def test_outputs_go_where_they_are_told(run: Run, folder: Path, args: str, outputs: str) -> None:
+    if "x.jpg" in args:
+        (folder / "deep" / "x.jpg").symlink_to("../a.jpg")
+    before = files(folder)
     result = run(*args.split())
     assert result.exit_code == 0, result.stderr
-    assert files(folder) == PHOTOS | set(outputs.split())
+    assert files(folder) == before | set(outputs.split())
     assert [str(Path(line)) for line in result.stdout.splitlines()] == outputs.split()
-
-
-def test_outputs_in_a_folder_are_no_photos(run: Run, folder: Path) -> None:
-    assert run(".").exit_code == 0
-    assert run(".", "--overwrite").stdout.splitlines() == ["a.mask.png", "b.mask.png"]
-    assert run("a.mask.png", "-o", "m.png").exit_code == 0
-    (folder / "a.jpg").unlink()
-    result = run("a*")
-    assert result.exit_code == 1
-    assert "only files that amd-seg wrote" in result.stderr
+    # What the command wrote is no photo in a folder, and stays unless it is told otherwise.
+    refused = run(*args.split())
+    assert (refused.exit_code, "Use --overwrite" in refused.stderr) == (2, True)
+    assert run(*args.split(), "--overwrite").stdout == result.stdout
 
 
 def test_stdin_and_stdout(run: Run, folder: Path) -> None:
     photo = (folder / "a.jpg").read_bytes()
-    through = run("-", stdin=photo)
-    assert through.exit_code == 0, through.stderr
-    run("a.jpg")
+    through, to_stdout = run("-", stdin=photo), run("a.jpg", "-o", "-", "--output", "cutout")
     run("-", "b.png", "-o", "new", stdin=photo)
-    to_stdout = run("a.jpg", "-o", "-", "--output", "cutout")
     with Image.open(io.BytesIO(through.stdout_bytes)) as mask:
-        np.testing.assert_array_equal(np.asarray(mask), picture("a.mask.png"))
+        np.testing.assert_array_equal(np.asarray(mask), read("new/stdin.mask.png"))
     with Image.open(io.BytesIO(to_stdout.stdout_bytes)) as cutout:
         assert (cutout.format, cutout.mode) == ("PNG", "RGBA")
-    assert files(folder) == PHOTOS | {"a.mask.png", "new/stdin.mask.png", "new/b.mask.png"}
+    assert files(folder) == PHOTOS | {"new/stdin.mask.png", "new/b.mask.png"}
 
 
-def test_links_to_one_photo_are_photos_of_their_own(run: Run, folder: Path) -> None:
-    for name in ("x.jpg", "y.jpg"):
-        (folder / name).symlink_to("a.jpg")
-    result = run("a.jpg", "x.jpg", "y.jpg", "./a.jpg")
-    assert result.stdout.splitlines() == ["a.mask.png", "x.mask.png", "y.mask.png"]
-    # What is written through a link is the file that it leads to.
-    (folder / "b.mask.png").symlink_to("a.jpg")
-    result = run("b.png", "a.jpg", "--overwrite")
-    assert (result.exit_code, "is an input" in result.stderr) == (2, True)
-
-
-# What exists stays, unless
-
-
-def test_an_output_that_exists_needs_a_word(run: Run, folder: Path) -> None:
+def test_resuming_skips_what_is_done(run: Run, folder: Path) -> None:
     (folder / "a.mask.png").write_text("mine")
-    refused = run("a.jpg", "b.png")
-    assert refused.exit_code == 2
-    assert "1 of 2 outputs exist, such as a.mask.png. Use --overwrite" in refused.stderr
-    assert files(folder) == PHOTOS | {"a.mask.png"}
     resumed = run("a.jpg", "b.png", "--resume")
     assert (resumed.exit_code, resumed.stdout) == (0, "b.mask.png\n")
     assert "1 of 2 photos were done before" in resumed.stderr
@@ -130,8 +105,6 @@ def test_an_output_that_exists_needs_a_word(run: Run, folder: Path) -> None:
     result = run("a.jpg", "--resume", "--weights", "nowhere", "--json")
     done = {"input": "a.jpg", "output": "a.mask.png", "status": "skipped"}
     assert (result.exit_code, json.loads(result.stdout)) == (0, done)
-    assert run("a.jpg", "b.png", "--overwrite").exit_code == 0
-    assert picture("a.mask.png").shape == (40, 60)
 
 
 def test_shards_share_the_photos_whatever_else_is_there(run: Run, folder: Path) -> None:
@@ -139,64 +112,47 @@ def test_shards_share_the_photos_whatever_else_is_there(run: Run, folder: Path) 
         command = ("deep", "-o", "out", "--resume", "--shard")
         return [{*run(*command, f"{k}/3").stdout.split()} for k in (1, 2, 3)]
 
-    for index in range(24):
+    for index in range(9):
         Image.new("RGB", (9, 8)).save(folder / "deep" / f"{index}.png")
     first = parts()
-    assert all(first)
-    assert sum(map(len, first)) == len(set.union(*first)) == 25
+    assert sum(map(len, first)) == len(set.union(*first)) == 10
     # Another photo, an output less: nothing else moves to another part.
     (folder / "deep" / "new.png").write_bytes((folder / "deep" / "0.png").read_bytes())
-    lost = min(first[1])
+    lost, new = min(first[1]), {"out/new.mask.png"}
     (folder / lost).unlink()
-    new = {"out/new.mask.png"}
-    again = parts()
-    assert set.union(*again) == new | {lost}
-    assert [part - new for part in again] == [set(), {lost}, set()]
-
-
-# What goes wrong
+    assert [part - new for part in parts()] == [set(), {lost}, set()]
 
 
 def test_a_bad_file_never_stops_a_batch(run: Run, folder: Path) -> None:
     (folder / "a.bad.jpg").write_bytes(b"no image")
     (folder / "empty.png").touch()
     (folder / "b.mask.png").mkdir()
+    long = "n" * 249
+    (folder / "deep" / "c.png").rename(f"{long}.png")
     result = run(".", "none.jpg", "--batch-size", "2", "--overwrite")
     assert (result.exit_code, result.stdout) == (1, "a.mask.png\n")
     lines = result.stderr.splitlines()
-    assert lines[-1] == "4 of 5 photos failed."
-    for name in ("a.bad.jpg", "empty.png", "none.jpg", "b.mask.png"):
+    assert lines[-1] == "5 of 6 photos failed."
+    for name in ("a.bad.jpg", "empty.png", "none.jpg", "b.mask.png", f"{long}.mask.png: File name"):
         assert sum(name in line for line in lines) == 1
     assert "Traceback" not in result.stderr
-
-
-def test_a_missing_photo_is_told_whatever_its_output_is(run: Run, folder: Path) -> None:
-    (folder / "m.png").write_text("mine")
-    result = run("nowhere/none.jpg", "-o", "m.png", "--overwrite")
-    assert result.exit_code == 1
-    assert "No image found at: nowhere/none.jpg. Check the names" in result.stderr
-    assert (folder / "m.png").read_text() == "mine"
+    assert not list(folder.rglob(".*.tmp"))
+    (folder / "a.jpg").unlink()
+    assert "only files that amd-seg wrote" in run("a.mask*").stderr
 
 
 def test_json_tells_of_every_file(run: Run, folder: Path) -> None:
     (folder / "bad.jpg").write_bytes(b"no image")
     result = run("a.jpg", "bad.jpg", "--json", "--threshold", "otsu")
-    assert result.exit_code == 1
     done, failed = map(json.loads, result.stdout.splitlines())
     assert all(0 <= done.pop(key) <= 1 for key in ("threshold", "mask_share", "confidence"))
     photo = {"input": "a.jpg", "output": "a.mask.png", "width": 60, "height": 40}
     assert done == {**photo, "status": "done", "object": True}
     assert "bad.jpg" in failed.pop("error")
-    assert failed == {"input": "bad.jpg", "status": "failed"}
-
-
-def test_too_little_confidence_is_no_object(run: Run) -> None:
-    for least, has_object in (("0", True), ("0.99", False)):
-        result = run("a.jpg", "--min-confidence", least, "--json", "--overwrite")
-        (told,) = map(json.loads, result.stdout.splitlines())
-        assert told["object"] is has_object
-        assert 0 < told["confidence"] < 0.99
-        assert picture("a.mask.png").any() == has_object
+    assert (result.exit_code, failed) == (1, {"input": "bad.jpg", "status": "failed"})
+    # Too little confidence is no object.
+    result = run("a.jpg", "--min-confidence", "0.99", "--json", "--overwrite")
+    assert (json.loads(result.stdout)["object"], read("a.mask.png").any()) == (False, False)
 
 
 @pytest.mark.parametrize(
@@ -205,25 +161,24 @@ def test_too_little_confidence_is_no_object(run: Run) -> None:
         ("", "Give a photo, a folder, or --list"),
         ("a.jpg --output video", "'video' is not one of"),
         ("a.jpg --threshold 1.5", "neither otsu nor a number between 0 and 1"),
-        ("a.jpg --threshold high", "neither otsu nor a number"),
         ("a.jpg --size 2", "16<=x<=8192"),
         ("a.jpg --overwrite --resume", "Choose one"),
-        ("a.jpg -o mask.xyz", "Use one of .png"),
-        ("a.jpg -o c.jpg --output cutout", "no transparency. Use .png"),
+        ("a.jpg -o mask.xyz", "cannot hold mask. Use .png, .jpg"),
+        ("a.jpg -o c.jpg --output cutout", "cannot hold cutout. Use .png, .webp"),
         ("a.jpg -o a.jpg --overwrite", "is an input"),
+        ("deep/c.jpg -o a.jpg --overwrite", "is an input"),
         ("a.jpg b.png -o deep/c.png", "is a file"),
         ("a.jpg b.png -o -", "2 photos cannot share stdout"),
         ("a.jpg -o - --json", "Drop one"),
         ("a.jpg --refine crf", "'crf' is not one of 'none', 'guided', 'colour', 'grabcut'"),
-        ("a.jpg --min-confidence 2", "0<=x<=1"),
-        *((f"a.jpg --shard {s}", "such as 1/64") for s in ("0/3", "4/3", "3", "a/b", "1/2/3")),
+        *((f"a.jpg --shard {s}", "such as 1/64") for s in ("0/3", "4/3", "3", "a/b")),
         (". --output coco", "Name it: -o masks.json"),
         (". --output labelstudio -o out", "Name it: -o masks.json"),
         ("a.jpg --output yolo -o a.png", "Use .txt, or a folder"),
         (". --mask-format polygon", "--mask-format is for --output coco"),
         (". --split", "--split is for --output coco and yolo"),
         (". --report report.pdf", "End it in .html"),
-        ("--list nowhere.txt", "Cannot read the list nowhere.txt"),
+        ("--list nowhere.txt", "'nowhere.txt': No such file"),
         ("deep/c.png deep/c.jpg a.jpg", "c.png and deep/c.jpg to"),
     ],
 )
@@ -249,41 +204,26 @@ def test_wrong_usage_is_told_before_anything_is_done(
 )
 def test_exit_codes(run: Run, folder: Path, args: str, code: int, message: str) -> None:
     result = run("a.jpg", *args.split())
-    assert result.exit_code == code
+    assert (result.exit_code, message in result.stderr) == (code, True)
     assert result.stderr.startswith("Error: ")
-    assert message in result.stderr
     assert "Traceback" not in result.stderr
     assert files(folder) == PHOTOS
     if code == 3:
         assert "Traceback" in run("a.jpg", *args.split(), "--debug").stderr
 
 
-def test_settings_reach_the_network(run: Run, folder: Path) -> None:
-    def saliency(*options: str) -> np.ndarray:
-        result = run("a.jpg", "--output", "saliency", "-o", "s.png", "--overwrite", *options)
+def test_settings_reach_the_network(run: Run) -> None:
+    def saliency(options: str) -> np.ndarray:
+        result = run(
+            "a.jpg", "--output", "saliency", "-o", "s.png", "--overwrite", *options.split()
+        )
         assert result.exit_code == 0, result.stderr
-        return picture("s.png").astype(int)
+        return read("s.png").astype(int)
 
-    plain = saliency()
+    plain = saliency("")
     for options in ("--size 96", "--refine none", "--refine grabcut"):
-        assert (saliency(*options.split()) != plain).any()
-    assert np.abs(saliency("--precision", "bfloat16") - plain).max() <= 5
-
-
-def test_a_name_too_long_for_its_output_fails_alone(run: Run, folder: Path) -> None:
-    long = "n" * 249 + ".jpg"
-    (folder / "a.jpg").rename(folder / long)
-    for flags in ([], ["-o", "out", "--resume"], ["-o", "out", "--overwrite"]):
-        result = run(".", *flags)
-        assert result.exit_code == 1, result.output
-        assert result.stdout.split("/")[-1] == "b.mask.png\n"
-        line, last = result.stderr.splitlines()
-        assert "File name too long. Shorten the name" in line
-        assert long[:-4] in line
-        assert last == "1 of 2 photos failed."
-    assert run("b.png", "-o", "o" * 256 + ".png").exit_code in (1, 2)
-    assert run("i" * 256 + ".png").exit_code in (1, 2)
-    assert not list(folder.rglob(".*.tmp"))
+        assert (saliency(options) != plain).any()
+    assert np.abs(saliency("--precision bfloat16") - plain).max() <= 5
 
 
 def test_ctrl_c_ends_with_130_and_no_traceback(folder: Path, weights: Path) -> None:
@@ -293,12 +233,11 @@ def test_ctrl_c_ends_with_130_and_no_traceback(folder: Path, weights: Path) -> N
         # It waits for stdin by now, or will.
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate()
-    assert process.returncode == 130
-    assert errors.decode().splitlines() == ["Interrupted."]
+    assert (process.returncode, errors) == (130, b"Interrupted.\n")
     assert not any(name.endswith(".tmp") for name in files(folder))
 
 
-# Files of all photos.
+# Files of all photos
 
 
 def test_one_coco_file_holds_what_the_masks_show(run: Run, folder: Path) -> None:
@@ -311,7 +250,7 @@ def test_one_coco_file_holds_what_the_masks_show(run: Run, folder: Path) -> None
     assert {"version", "weights", "weights_sha256", "refine"} <= content["info"].keys()
     drawn = {names[a["image_id"]]: runs.decode(a["segmentation"]) for a in content["annotations"]}
     for name in PHOTOS:
-        mask = picture(str(Path("masks", name).with_suffix(".mask.png"))) > 0
+        mask = read(str(Path("masks", name).with_suffix(".mask.png"))) > 0
         assert (drawn.get(name, np.zeros_like(mask)) == mask).all()
 
 
@@ -326,30 +265,26 @@ def test_a_coco_file_is_gone_on_with(run: Run, folder: Path) -> None:
     assert (result.exit_code, told) == (1, ["skipped", "skipped", "done", "failed"])
     assert len(json.loads((folder / "masks.json").read_text())["images"]) == 3
     refused = run(*flags, "--resume", "--mask-format", "polygon")
-    assert refused.exit_code == 2
-    assert "mask_format rle there, polygon now" in refused.stderr
+    assert (refused.exit_code, "rle there, polygon now" in refused.stderr) == (2, True)
 
 
 def test_label_studio_finds_the_photos(run: Run, folder: Path) -> None:
     (folder / "b.png").rename(folder / "b & #1.png")
     assert run(".", "-o", "tasks.json", "--output", "labelstudio").exit_code == 0
-    first, second = json.loads((folder / "tasks.json").read_text())
-    assert first["data"]["image"] == "/data/local-files/?d=a.jpg"
+    tasks = json.loads((folder / "tasks.json").read_text())
     # It is part of a URL, in which & and # have meanings of their own.
-    assert second["data"]["image"] == "/data/local-files/?d=b%20%26%20%231.png"
-    assert second["meta"]["file_name"] == "b & #1.png"
+    paths = [f"/data/local-files/?d={name}" for name in ("a.jpg", "b%20%26%20%231.png")]
+    assert [task["data"]["image"] for task in tasks] == paths
+    assert tasks[1]["meta"]["file_name"] == "b & #1.png"
 
 
 def test_a_list_names_the_photos(run: Run, folder: Path) -> None:
     flags = (".", "--recursive", "-o", "out", "--report", "report.html")
-    result = run(*flags)
-    assert result.exit_code == 0
-    assert "open report.html" in result.stderr
+    assert "open report.html" in run(*flags).stderr
     assert "deep/c.png" in (folder / "report.html").read_text()
     (folder / "accepted.txt").write_text("./deep/c.png\na.jpg\nnowhere.jpg\n")
     result = run("--list", "accepted.txt", "-o", "chosen", "--output", "cutout")
-    assert result.exit_code == 1
-    assert "No image found at: nowhere.jpg" in result.stderr
+    assert (result.exit_code, "No image found at: nowhere.jpg" in result.stderr) == (1, True)
     assert result.stdout.splitlines() == ["chosen/deep/c.cutout.png", "chosen/a.cutout.png"]
     (folder / "d.png").write_bytes((folder / "b.png").read_bytes())
     assert "3 of 4 photos were done before" in run(*flags, "--resume").stderr
@@ -361,31 +296,19 @@ def test_a_list_names_the_photos(run: Run, folder: Path) -> None:
 
 def test_env_tells_what_a_bug_report_needs() -> None:
     facts = json.loads(CliRunner().invoke(cli, ["env", "--json"]).stdout)
-    assert facts["torch"] == torch.__version__.split("+")[0] or facts["torch"] == torch.__version__
+    assert torch.__version__.startswith(facts["torch"])
     assert "libx264" in facts["video encoders"]
     text = CliRunner().invoke(cli, ["env"])
-    assert (text.exit_code, text.stderr) == (0, "")
-    assert len(text.stdout.splitlines()) == len(facts)
-
-
-def test_what_is_no_command_and_no_repository() -> None:
-    for args, code, message in (
-        (["imagine"], 2, "No such command"),
-        (["weights", "download", "../etc"], 3, "that is no name of a repository"),
-    ):
-        result = CliRunner().invoke(cli, args)
-        assert (result.exit_code, message in result.stderr) == (code, True)
+    assert (text.exit_code, text.stderr, text.stdout.count("\n")) == (0, "", len(facts))
 
 
 GROUPS = {"download": ["weights"], "info": ["weights"], "onnx": ["export"]}
 
 
-def test_an_option_that_is_gone_names_its_successor() -> None:
+def test_what_is_no_command_and_what_is_no_option_any_more() -> None:
+    assert "No such command" in CliRunner().invoke(cli, ["imagine"]).stderr
     for name, successor in REMOVED_OPTIONS.items():
         command, option = name.split() if " " in name else ("image", name)
         result = CliRunner().invoke(cli, [*GROUPS.get(command, []), command, "photo.jpg", option])
         assert result.exit_code == 2
         assert f"{option} is gone: {successor}" in result.stderr
-    for command in COMMANDS:
-        options = {name for p in cli.get_command(None, command).params for name in p.opts}  # type: ignore
-        assert not {*options, *(f"{command} {o}" for o in options)} & REMOVED_OPTIONS.keys()
