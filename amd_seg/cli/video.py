@@ -1,7 +1,6 @@
 """`amd-seg video`: a clip in, the output video out; `--adapt` learns from the clip first."""
 
 import os
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -222,10 +221,10 @@ def _adapt(
     """
     from amd_seg.training.loop import StopTraining
 
-    noted: AbstractContextManager[list[str]] = nullcontext([])
-    if save_adapted is not None:
-        noted = terminal.stopped_by_signals()
-    with terminal.progress(config.steps, "step") as bar, noted as received:
+    with (
+        terminal.progress(config.steps, "step") as bar,
+        terminal.stopped_by_signals(has_begun=lambda: save_adapted is not None) as received,
+    ):
         terminal.notice(f"Learning from {clip.source}.")
 
         def on_step(step: "StepReport") -> None:
