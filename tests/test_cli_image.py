@@ -11,8 +11,7 @@ from PIL import Image
 from pycocotools import mask as runs
 
 from amd_seg import Segmenter
-from amd_seg.cli import cli
-from amd_seg.cli.terminal import REMOVED_OPTIONS
+from amd_seg.cli import REMOVED_OPTIONS, cli
 from tests.processes import Run, runner, start
 
 PHOTOS = {"a.jpg", "b.png", "deep/c.png"}
