@@ -5,7 +5,7 @@ so that its coordinates are 0 and width at the borders of the photo, as all thre
 """
 
 import json
-import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -18,14 +18,8 @@ from pycocotools import mask as runs
 
 from amd_seg.classes import Classes
 from amd_seg.errors import InputError
-from amd_seg.media.files import (
-    PartFile,
-    find_images,
-    make_folder,
-    some,
-    write_atomically,
-    write_rows,
-)
+from amd_seg.media import files
+from amd_seg.media.files import some, write_atomically, write_rows
 from amd_seg.media.images import read_photo_size
 from amd_seg.media.labels import save_labels
 
@@ -156,7 +150,7 @@ def _parts(things: Iterable[Thing], split: bool) -> Iterator[Thing]:
 _IMAGE = ("file_name", "width", "height")
 
 
-class AnnotationFile(PartFile):
+class AnnotationFile(files.PartFile):
     """One JSON file of many photos, in its place when it is finished; see `PartFile`."""
 
     def __init__(
@@ -169,17 +163,10 @@ class AnnotationFile(PartFile):
         resume: bool = False,
         overwrite: bool = False,
     ) -> None:
-        """Open it: to go on with what is there (`resume`), or to start anew (`overwrite`).
+        """Begin a file of layout "coco" or "labelstudio", as `PartFile` does.
 
-        Args:
-            path: the JSON file.
-            layout: "coco" or "labelstudio".
-            info: who made it: "version", "weights" and what else the masks depend on.
-            categories: names; the first is category 1.
-
-        Raises:
-            InputError: it is there, and neither is asked for or it was made by other settings.
-            MediaError: it cannot be written.
+        `info` says who made it: "version", "weights" and what else the masks depend on. The first
+        of the names in `categories` is category 1.
         """
         self.layout, self.info, self.categories = layout, info, list(categories)
         settings = {**info, "categories": self.categories}
@@ -278,17 +265,16 @@ class ClipFile:
         height, width = self._found[0][0]["size"]
         size = {"width": width, "height": height, "length": self.frames}
         names = [f"{self.name}/{index:05}.jpg" for index in range(self.frames)]
-        areas = [float(runs.area(mask)) for mask, _ in self._found]
         # A frame without the object is null in all three lists.
-        masks = [mask if area else None for (mask, _), area in zip(self._found, areas, strict=True)]
-        scores = [score for (_, score), area in zip(self._found, areas, strict=True) if area]
+        masks = [mask if runs.area(mask) else None for mask, _ in self._found]
+        scores = [score for mask, score in self._found if runs.area(mask)]
         annotation = {
             **dict.fromkeys(("id", "video_id", "category_id"), 1),
             "iscrowd": 0,
             **size,
             "score": round(float(np.mean(scores)), 4) if scores else 0.0,
             "segmentations": masks,
-            "areas": [area or None for area in areas],
+            "areas": [mask and float(runs.area(mask)) for mask in masks],
             "bboxes": [mask and runs.toBbox(mask).tolist() for mask in masks],
         }
         content = {
@@ -330,15 +316,14 @@ def write_label_maps(
             by_image[annotation["image_id"]].append(annotation)
     except OSError as cause:
         raise InputError(f"Cannot read {annotations}: {cause.strerror}. Check the name.") from cause
-    except (KeyError, TypeError) as cause:
-        raise _no_coco(annotations, f"it lacks {cause}") from cause
-    except (ValueError, RecursionError) as cause:
-        raise _no_coco(annotations, f"it is no JSON ({cause})") from cause
+    except _MALFORMED as cause:
+        lacks = "it lacks" if isinstance(cause, KeyError) else "it is no COCO file:"
+        raise _no_coco(annotations, f"{lacks} {cause}") from cause
     if not names:
         raise _no_coco(annotations, "it lists no photo")
     classes = Classes.of(["background", *(ids[number] for number in label_of)])
     photos = _find_photos(names, images)
-    make_folder(folder)
+    files.make_folder(folder)
     found = []
     for number, (image, path) in enumerate(zip(content["images"], photos, strict=True)):
         height, width = read_photo_size(path)
@@ -408,15 +393,12 @@ def decode_runs(encoded: dict[str, Any]) -> Mask:
 
 def _find_photos(names: Sequence[str], folder: Path) -> list[Path]:
     """Return the photo of each name: below the folder, or the only one called so."""
-    if not os.path.isdir(folder):
-        raise InputError(f"Cannot take the photos of {folder}: no such folder. Check the name.")
-    photos = find_images([str(folder)], recursive=True)
-    below = {path.relative_to(folder).as_posix(): path for path in photos}
+    photos = files.find_images([str(folder)], recursive=True)
     alike = Counter(path.name for path in photos)
     unique = {path.name: path for path in photos if alike[path.name] == 1}
+    below = {path.relative_to(folder).as_posix(): path for path in photos}
     # A tool on Windows writes its own separators.
-    last = [name.replace("\\", "/").rpartition("/")[2] for name in names]
-    paths = [below.get(name, unique.get(end)) for name, end in zip(names, last, strict=True)]
+    paths = [below.get(name, unique.get(re.split(r"[/\\]", name)[-1])) for name in names]
     if missing := [name for name, path in zip(names, paths, strict=True) if path is None]:
         raise InputError(
             f"{len(missing)} of {len(names)} photos are not in {folder}: {some(missing)}. "
