@@ -48,15 +48,11 @@ def read_labels(path: Path, classes: Classes, *, by_colour: bool = False) -> Lab
             )
         coloured = np.array([label_of[colour] for colour in found.tolist()], np.uint8)
         return coloured[places].reshape(image.height, image.width)
-    if image.mode in ("RGB", "RGBA"):
-        raise InputError(
-            f"{path} is a coloured picture, and labels are the values of an indexed one. If its "
-            "colours are those of the classes, give --coloured-masks."
-        )
     if image.mode not in ("P", "L", "1"):
         raise InputError(
             f"{path} is a picture of mode {image.mode}, which holds no labels. Save it as an "
-            "indexed PNG, or as grey with 8 bits."
+            "indexed PNG, or as grey with 8 bits. If its colours are those of the classes, give "
+            "--coloured-masks."
         )
     labels = np.asarray(image).astype(np.uint8)
     unknown = [int(v) for v in np.unique(labels) if v >= len(classes) and v != VOID]
