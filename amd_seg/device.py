@@ -2,7 +2,7 @@
 
 import logging
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from typing import Literal
@@ -16,38 +16,28 @@ from amd_seg.errors import DeviceError
 
 logger = logging.getLogger(__name__)
 
-# The best one first.
-_IS_HERE: dict[str, Callable[[], bool]] = {
-    "cuda": torch.cuda.is_available,
-    "mps": torch.backends.mps.is_available,
-    "cpu": lambda: True,
-}
-
 
 def resolve_device(name: str | torch.device = "auto") -> torch.device:
     """Return the device that `name` asks for; "auto" takes CUDA, then MPS, then the CPU.
 
     DeviceError where it is unknown or not on this machine: there is no silent substitute.
     """
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    found = [f"cuda:{number}".removesuffix(":0") for number in range(gpus)]
+    found += ["mps"] * torch.backends.mps.is_available() + ["cpu"]
     if name == "auto":
-        return torch.device(next(kind for kind, is_here in _IS_HERE.items() if is_here()))
+        return torch.device(found[0])
     try:
         device = torch.device(name)
     except RuntimeError as cause:
         raise DeviceError(
             f"Unknown device {name!r}. Use auto, cpu, cuda, cuda:1 or mps."
         ) from cause
-    here = f"Device {device} cannot be used"
-    if device.type not in _IS_HERE or not _IS_HERE[device.type]():
-        if device.type == "cuda":
-            raise DeviceError(
-                f"{here}: torch {torch.__version__} finds no CUDA device. Use --device cpu, or "
-                "install a CUDA build of torch."
-            )
-        raise DeviceError(f"{here} here. Use --device cpu or auto.")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        count = torch.cuda.device_count()
-        raise DeviceError(f"{here}: this machine has {count} CUDA device(s), counted from 0.")
+    if str(device).removesuffix(":0") not in found:
+        raise DeviceError(
+            f"Device {device} cannot be used: torch {torch.__version__} finds {', '.join(found)}. "
+            "Use --device with one of these or auto, or install a build of torch for it."
+        )
     return device
 
 
@@ -58,12 +48,11 @@ def resolve_precision(name: str, device: torch.device) -> torch.dtype:
     """
     if name not in PRECISIONS:
         raise DeviceError(f"Unknown precision {name!r}. Use one of {', '.join(PRECISIONS)}.")
-    dtype: torch.dtype = getattr(torch, name)
-    if dtype is torch.bfloat16 and device.type == "cuda" and not _has_bfloat16(device):
+    if name == "bfloat16" and device.type == "cuda" and not _has_bfloat16(device):
         raise DeviceError(f"bfloat16 is not supported by {device}. Use float32.")
-    if dtype is torch.bfloat16 and device.type == "cpu":
+    if name == "bfloat16" and device.type == "cpu":
         _warn_where_emulated(torch.backends.cpu.get_cpu_capability())
-    return dtype
+    return torch.bfloat16 if name == "bfloat16" else torch.float32
 
 
 @cache  # once, however many models are made
@@ -128,12 +117,12 @@ def own_numerics(
         if torch.get_default_device().type != "cpu":
             stack.enter_context(torch.device("cpu"))
         for kind in {"cpu", device.type}:
-            is_reduced = kind == device.type and dtype is not torch.float32
-            reduced = dtype if is_reduced else None
+            is_on = kind == device.type and dtype is not torch.float32
             # The cache holds converted weights until the outermost autocast ends, which this one
             # may be: every step of a training inside would compute with the first step's weights.
-            autocast = torch.autocast(kind, reduced, enabled=is_reduced, cache_enabled=False)
-            stack.enter_context(autocast)
+            stack.enter_context(
+                torch.autocast(kind, dtype if is_on else None, enabled=is_on, cache_enabled=False)
+            )
         stack.enter_context(torch.inference_mode(not learning))
         if learning:
             stack.enter_context(torch.enable_grad())
