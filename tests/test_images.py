@@ -187,8 +187,12 @@ def test_every_mode_of_every_format_keeps_its_colour(form: str) -> None:
         (8, b"\x3c\xff", (0x3C,), 255),
         (16, b"\x3c\x01\x3c\x02", (0x3C01,), 60),
         (8, b"\x12\xc0\x20\x12\xc0\x21", (0x12, 0xC0, 0x20), (0x12, 0xC0, 0x21)),
-        # The two colours are one in 8 bits.
-        (16, b"\x40\x12\x40\xc0\x40\x20\x40\x12\x40\xc0\x40\x21", (0x4012, 0x40C0, 0x4020), 0x40),
+        (
+            16,
+            b"\x12\x40\xc0\x40\x20\x40\x12\x40\xc0\x40\x21\x40",
+            (0x1240, 0xC040, 0x2040),
+            (0x12, 0xC0, 0x21),
+        ),
     ],
 )
 def test_the_one_clear_colour_of_a_png_is_in_the_depth_of_the_file(
@@ -368,8 +372,8 @@ def test_what_is_no_image_is_named(tmp_path: Path) -> None:
         "text.png": "no image of a known format",
         "program.eps": "no image of a known format",
         "missing.png": "no such file. Check the name",
-        "pipe.png": "no regular file",
-        ".": "it is a folder. Give an image file",
+        "pipe.png": "a folder or a pipe",
+        ".": "a folder or a pipe",
         "nul\0l.png": "null byte",
         "n" * 300: "name too long",
     }.items():
@@ -426,7 +430,6 @@ def test_arrays_of_every_layout(shape: tuple[int, ...]) -> None:
         *((np.zeros(shape, np.uint8), "Give .height, width.") for shape in ((2, 9, 9, 3), 9)),
         *((np.full((9, 9), value), r"outside 0\.\.1\. Scale them") for value in (1.01, np.nan)),
         (np.zeros((0, 9, 3)), "at least 8x8"),
-        ([[1, 2]], "no numpy array"),
     ],
 )
 def test_other_arrays_are_refused(array: np.ndarray, message: str) -> None:

@@ -9,24 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, cached_property
+from importlib import import_module
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, TiffImagePlugin
-from PIL.AvifImagePlugin import AvifImageFile
-from PIL.BmpImagePlugin import BmpImageFile
-from PIL.GifImagePlugin import GifImageFile
-from PIL.ImageFile import ImageFile
-from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
-from PIL.JpegImagePlugin import JpegImageFile
-from PIL.PngImagePlugin import PngImageFile
-from PIL.PpmImagePlugin import PpmImageFile
-from PIL.QoiImagePlugin import QoiImageFile
-from PIL.TiffImagePlugin import TiffImageFile
-from PIL.WebPImagePlugin import WebPImageFile
+from PIL import ExifTags, Image
 
 from amd_seg.choices import MAX_PIXELS
 from amd_seg.errors import InputError, MediaError
@@ -97,22 +87,23 @@ def read_image(
     if isinstance(source, str | os.PathLike):
         with opened(source, max_pixels=max_pixels, advice=advice) as image:
             return _photo(image, _printable(source), least)
-    name = "PIL image"
-    if not isinstance(source, Image.Image):
-        data: Any = source
-        if hasattr(data, "read"):
-            if hasattr(data, "seek"):
-                data.seek(0)
-            data = data.read()
-        if not isinstance(data, bytes | bytearray | memoryview):
-            raise InputError(
-                f"Cannot read an image from {type(data).__name__}. Give a path, the bytes of a "
-                "file, a file open in binary mode, a PIL image, or an array."
-            )
-        name = f"image of {len(data)} bytes"
-        source = open_image(BytesIO(data), name)
-    require_at_most(max_pixels, source.size, name, advice)
-    return _photo(source, name, None if name == "PIL image" else least)
+    if isinstance(source, Image.Image):
+        require_at_most(max_pixels, source.size, "PIL image", advice)
+        return _photo(source, "PIL image", None)
+    data: Any = source
+    if hasattr(data, "read"):
+        if hasattr(data, "seek"):
+            data.seek(0)
+        data = data.read()
+    if not isinstance(data, bytes | bytearray | memoryview):
+        raise InputError(
+            f"Cannot read an image from {type(data).__name__}. Give a path, the bytes of a "
+            "file, a file open in binary mode, a PIL image, or an array."
+        )
+    name = f"image of {len(data)} bytes"
+    image = open_image(BytesIO(data), name)
+    require_at_most(max_pixels, image.size, name, advice)
+    return _photo(image, name, least)
 
 
 def _photo(image: Any, name: str, least: int | None) -> Photo:
@@ -122,7 +113,7 @@ def _photo(image: Any, name: str, least: int | None) -> Photo:
     with suppress(Exception):  # To tell, a reader may parse what is damaged.
         if getattr(image, "is_animated", False):
             logger.info("Of %s, which has several frames, the first is taken.", name)
-    # Decoding turns a TIFF, and finds what a PNG tells behind its pixels.
+    # Asked before decoding, which turns a TIFF; but a PNG may tell it behind its pixels.
     is_turned_tiff = image.format == "TIFF" and exif_orientation(image) in TURNED
     jpeg = None
     is_plain_jpeg = image.format == "JPEG" and image.mode in ("L", "RGB")
@@ -141,7 +132,7 @@ def _photo(image: Any, name: str, least: int | None) -> Photo:
     resolution = None
     with suppress(KeyError, TypeError, ValueError, ZeroDivisionError):
         right, down = (float(value) for value in image.info["dpi"])
-        if all(1 <= value <= MAX_RESOLUTION for value in (right, down)):
+        if min(right, down) >= 1 and max(right, down) <= MAX_RESOLUTION:
             is_turned = is_turned_tiff or exif_orientation(image) in TURNED
             resolution = (down, right) if is_turned else (right, down)
     return Photo(pixels, profile if is_for_rgb else None, name, resolution, jpeg)
@@ -159,8 +150,6 @@ def photo_from_array(array: NDArray[Any], *, source: str = "array") -> Photo:
     Raises:
         InputError: another type, shape, dtype or range, or under 8 pixels on an edge.
     """
-    if not isinstance(array, np.ndarray):
-        raise InputError(f"Cannot use {source}: it is a {type(array).__name__}, no numpy array.")
     has_channels = array.ndim == 3 and array.shape[2] in (1, 3, 4)
     has_values = array.dtype == np.uint8 or np.issubdtype(array.dtype, np.floating)
     if not ((array.ndim == 2 or has_channels) and has_values):
@@ -185,20 +174,21 @@ def photo_from_array(array: NDArray[Any], *, source: str = "array") -> Photo:
 
 # Files in
 
-# What begins a file, and its reader. Pillow's other readers start programs (EPS), know no signature
-# (TGA), or hold images whose size the header does not tell (ICO).
-_READERS: dict[str, tuple[bytes, type[ImageFile] | None]] = {
-    "PNG": (rb"\x89PNG\r\n\x1a\n", PngImageFile),
-    "JPEG": (rb"\xff\xd8\xff", JpegImageFile),
-    "WEBP": (rb"RIFF....WEBP", WebPImageFile),
-    "TIFF": (rb"II\*\0|MM\0\*|II\+\0|MM\0\+", TiffImageFile),
-    "AVIF": (rb"....ftyp(avi[fs]|mif1|msf1)", AvifImageFile),
-    "HEIC": (rb"....ftyp(hei[cmsx]|hev[cmsx]|mif1|msf1)", None),
-    "GIF": (rb"GIF8[79]a", GifImageFile),
-    "BMP": (rb"BM", BmpImageFile),
-    "JPEG2000": (rb"\xff\x4f\xff\x51|\0\0\0\x0cjP  \r\n\x87\n", Jpeg2KImageFile),
-    "PPM": (rb"P[1-6f]\s", PpmImageFile),
-    "QOI": (rb"qoif", QoiImageFile),
+# What begins a file, and how Pillow calls its reader: PIL.PngImagePlugin.PngImageFile. Its other
+# readers start programs (EPS), know no signature (TGA), or hold images whose size the header does
+# not tell (ICO).
+_READERS = {
+    "PNG": (rb"\x89PNG\r\n\x1a\n", "Png"),
+    "JPEG": (rb"\xff\xd8\xff", "Jpeg"),
+    "WEBP": (rb"RIFF....WEBP", "WebP"),
+    "TIFF": (rb"II\*\0|MM\0\*|II\+\0|MM\0\+", "Tiff"),
+    "AVIF": (rb"....ftyp(avi[fs]|mif1|msf1)", "Avif"),
+    "HEIC": (rb"....ftyp(hei[cmsx]|hev[cmsx]|mif1|msf1)", "Heif"),
+    "GIF": (rb"GIF8[79]a", "Gif"),
+    "BMP": (rb"BM", "Bmp"),
+    "JPEG2000": (rb"\xff\x4f\xff\x51|\0\0\0\x0cjP  \r\n\x87\n", "Jpeg2K"),
+    "PPM": (rb"P[1-6f]\s", "Ppm"),
+    "QOI": (rb"qoif", "Qoi"),
 }
 
 # Where a file tells its primaries and its transfer function, in its first 64 kB.
@@ -207,7 +197,7 @@ _NCLX = rb"colrnclx(..)(..)"
 _COLOURS = {"AVIF": _NCLX, "HEIC": _NCLX, "PNG": rb"\0\0\0\x04cICP(.)(.)"}
 
 
-def open_image(stream: BinaryIO, name: str) -> ImageFile:
+def open_image(stream: BinaryIO, name: str) -> Image.Image:
     """Read the header of an image; its pixels are not decoded yet."""
     # Not by `PIL.Image.open`: its size limit is a global that warns, and it parses the often
     # malformed index of a camera's MPO file, of which only the first picture is wanted.
@@ -220,19 +210,15 @@ def open_image(stream: BinaryIO, name: str) -> ImageFile:
         raise MediaError(f"Cannot read {name}: it is no image of a known format ({known}).")
     failure: Exception | None = None
     for key in formats:
+        plugin = _READERS[key][1]
         stream.seek(0)
-        reader: Any = _READERS[key][1]
-        if reader is None:
-            try:
-                from pillow_heif import HeifImageFile
-
-                reader = HeifImageFile
-            except ImportError as cause:
-                raise MediaError(
-                    f'Cannot read {name}: HEIC needs pillow-heif. Run: pip install "amd-seg[heic]"'
-                ) from cause
         try:
-            image: ImageFile = reader(stream)
+            module = import_module("pillow_heif" if key == "HEIC" else f"PIL.{plugin}ImagePlugin")
+            image: Image.Image = getattr(module, f"{plugin}ImageFile")(stream)
+        except ModuleNotFoundError as cause:
+            raise MediaError(
+                f'Cannot read {name}: HEIC needs pillow-heif. Run: pip install "amd-seg[heic]"'
+            ) from cause
         except Exception as cause:  # Hostile bytes make a reader raise errors of any kind.
             failure = cause
             continue
@@ -253,14 +239,12 @@ def opened(
     *,
     max_pixels: int = MAX_PIXELS,
     advice: str = "Make it smaller first.",
-) -> Iterator[ImageFile]:
+) -> Iterator[Image.Image]:
     """Open an image file whose header is read, its pixels not yet; MediaError tells why not."""
     name = _printable(path)
-    # Not opened at once, for a pipe would block.
-    if os.path.exists(path) and not os.path.isfile(path):
-        kind = "a folder" if os.path.isdir(path) else "no regular file"
-        raise MediaError(f"Cannot read {name}: it is {kind}. Give an image file.")
     try:
+        if os.path.exists(path) and not os.path.isfile(path):  # A pipe would block.
+            raise OSError("it is a folder or a pipe, no file")
         file = open(path, "rb")  # noqa: SIM115 -- closed below, its failure reported here
     except (OSError, ValueError) as cause:  # ValueError: a null byte in the name.
         is_missing = isinstance(cause, FileNotFoundError)
@@ -353,15 +337,12 @@ def turned(stored: Pixels, orientation: int) -> Pixels:
 
 def decode_upright(image: Image.Image, name: str) -> Pixels:
     """Decode an image of any Pillow mode as `read_image` does; MediaError tells of damage."""
-    clear, opacity = _clear_colour(image, name)
+    clear = _clear_colour(image)
     load(image, name)
     width, height = image.size
     stored = np.empty((height, width, 3), np.uint8)
     for rows in row_blocks(height, width):
-        box = (0, rows.start, width, rows.stop)
-        block = image.crop(box)
-        if opacity is not None:
-            block.putalpha(opacity.crop(box))
+        block = image.crop((0, rows.start, width, rows.stop))
         try:
             if "hdr" in image.info:
                 rgba = block.convert("RGBA")
@@ -381,30 +362,19 @@ def row_blocks(height: int, width: int) -> Iterator[slice]:
         yield slice(top, min(top + step, height))
 
 
-def _clear_colour(image: Image.Image, name: str) -> tuple[Any, Image.Image | None]:
-    """Return an image's one clear value, as it is decoded, or where 16-bit colours are clear."""
-    # The tRNS chunk of a PNG is in the depth of the file, and Pillow decodes to 8 bits.
+def _clear_colour(image: Any) -> Any:
+    """Return the one clear value of an image that is not decoded yet, as it will be decoded."""
     clear = image.info.get("transparency")
-    if not isinstance(image, PngImageFile) or not isinstance(clear, int | tuple):
-        return clear, None
+    if image.format != "PNG" or not isinstance(clear, int | tuple):
+        return clear
+    # The tRNS chunk of a PNG is in the depth of the file, and Pillow decodes colours to 8 bits.
     raw_mode = str(image.tile[0][3]) if image.tile else image.mode
     if isinstance(clear, int):
         depths = {"1": (1, 255), "L;2": (3, 85), "L;4": (15, 17), "L": (255, 1)}
         highest, step = depths.get(raw_mode, (65535, 1))
-        return (clear & highest) * step, None
-    if raw_mode != "RGB;16B" or image.fp is None:
-        shift = 8 if max(clear) > 255 else 0
-        return tuple(value >> shift & 255 for value in clear), None
-    is_clear: Any = True
-    # Pillow keeps the first byte of a value, which it takes for the other one in the wrong order.
-    for raw_mode, shift in (("RGB;16B", 8), ("RGB;16L", 0)):
-        image.fp.seek(0)
-        again = PngImageFile(image.fp)
-        again.tile = [again.tile[0]._replace(args=raw_mode)]
-        load(again, name)
-        for channel, value in zip(again.split(), clear, strict=True):
-            is_clear = is_clear & (np.asarray(channel) == value >> shift & 255)
-    return None, Image.fromarray(np.where(is_clear, np.uint8(0), np.uint8(255)))
+        return (clear & highest) * step
+    shift = 8 if raw_mode == "RGB;16B" or max(clear) > 255 else 0
+    return tuple(value >> shift & 255 for value in clear)
 
 
 def _rgb(block: Image.Image, clear: Any, tags: Any) -> Pixels:
@@ -419,7 +389,7 @@ def _rgb(block: Image.Image, clear: Any, tags: Any) -> Pixels:
                 f"its 32-bit values run from {low} to {high}, outside 0..65535. "
                 "Scale them to 8 or 16 bits first."
             )
-        highest = 4095 if tags.get(TiffImagePlugin.BITSPERSAMPLE) == (12,) else 65535
+        highest = 4095 if tags.get(ExifTags.Base.BitsPerSample) == (12,) else 65535
         grey = ((values.astype(np.uint32) * 255 + highest // 2) // highest).astype(np.uint8)
         if clear is not None:
             grey[values == clear] = BACKDROP
@@ -429,7 +399,7 @@ def _rgb(block: Image.Image, clear: Any, tags: Any) -> Pixels:
         if block.has_transparency_data:
             return composite(block.convert("RGBA"))
         return np.asarray(block.convert("RGB"))
-    if tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0:  # White is 0.
+    if tags.get(ExifTags.Base.PhotometricInterpretation) == 0:  # White is 0.
         grey = 255 - grey
     return np.broadcast_to(grey[..., np.newaxis], (*grey.shape, 3))
 
