@@ -137,7 +137,8 @@ def test_sound_of_an_unknown_codec_is_left_out_and_told(run: Run, folder: Path) 
     # The type of object in the descriptor of the stream: 0x40 would be AAC.
     data[data.index(0x40, data.index(b"esds"))] = 0x99
     (folder / "odd.mp4").write_bytes(data)
-    assert run("odd.mp4").stderr == "odd.mp4 has a stream of an unknown codec: it is left out.\n"
+    told = "A stream of odd.mp4 is left out: it is empty, or of an unknown codec.\n"
+    assert run("odd.mp4").stderr == told
     with av.open("odd.mask.mp4") as container:
         assert [stream.type for stream in container.streams] == ["video"]
 
@@ -146,7 +147,7 @@ def test_what_is_no_video_is_told_in_one_line(run: Run, folder: Path) -> None:
     (folder / "empty.mp4").touch()
     (folder / "notes.txt").write_text("no video at all\n" * 50)
     for name, message in (
-        ("empty.mp4", "the file is empty"),
+        ("empty.mp4", "not a video that FFmpeg knows"),
         ("notes.txt", "(Invalid argument). Give a video file or a folder of frames."),
         ("missing.mp4", "no such file"),
     ):

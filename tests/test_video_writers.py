@@ -172,7 +172,7 @@ def test_a_track_that_stays_empty_is_left_out(
     remux(tv, film, begin=lambda out, _: out.add_stream("ac3", rate=48_000, layout="stereo"))
     with av.open(copy(open_video(tv), tmp_path / f"twin{suffix}")) as container:
         assert [stream.type for stream in container.streams] == ["video", "audio"]
-    assert caplog.text.count("no sound is found: it is left out") == 1
+    assert caplog.text.count("is left out: it is empty") == 1
 
 
 @pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
@@ -275,8 +275,10 @@ def test_odd_sizes(tmp_path: Path, suffix: str, size: tuple[int, int]) -> None:
     assert np.abs(read[2].astype(int) - padded).mean() < 3
 
 
-def test_frames_that_no_encoder_takes_are_told_with_their_size(tmp_path: Path) -> None:
-    with pytest.raises(MediaError, match=r"source have 8x16400 pixels.*Give -o a folder"):
+def test_frames_that_no_encoder_takes_are_told(tmp_path: Path) -> None:
+    with pytest.raises(
+        MediaError, match=r"Cannot write .*twin\.mp4.*Check the name and its ending"
+    ):
         draw([np.zeros((16400, 8), np.uint8)], tmp_path / "twin.mp4")
     assert not (tmp_path / "twin.mp4").exists()
 

@@ -67,7 +67,7 @@ def _is_image_file(path: Path) -> bool:
     return (
         path.suffix.lower() in IMAGE_SUFFIXES
         and not path.name.startswith(".")
-        and (os.path.isfile(path) or (os.path.islink(path) and not os.path.exists(path)))
+        and (os.path.isfile(path) or os.path.islink(path))
     )
 
 
@@ -154,7 +154,7 @@ def write_errors(path: Path, *others: type[Exception]) -> Iterator[None]:
         raise
     except errors as cause:
         reason = getattr(cause, "strerror", None) or cause
-        advice = _ADVICE.get(getattr(cause, "errno", None) or 0, "Check the name and the folder.")
+        advice = _ADVICE.get(getattr(cause, "errno", 0), "Check the name and its ending.")
         raise MediaError(f"Cannot write {path}: {reason}. {advice}") from cause
 
 

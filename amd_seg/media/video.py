@@ -3,8 +3,7 @@
     for frame in open_video("clip.mp4", start=1.0, every=2):
         frame.index, frame.time, frame.pixels
 
-A reader opens its file anew for every pass and holds one frame at a time, so memory does not grow
-with the length of a clip.
+A reader opens its file anew for every pass and holds one frame at a time.
 """
 
 import glob
@@ -18,7 +17,6 @@ from fractions import Fraction
 from functools import cached_property, partial
 from itertools import chain
 from math import inf
-from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, Self, TypeAlias
 
@@ -79,13 +77,13 @@ class Span:
     every: int = 1
 
     def __post_init__(self) -> None:
-        start = self.start or 0
-        if not start >= 0:
-            raise InputError(f"start is {start} s. Give a time of 0 or more.")
-        if self.end is not None and not self.end > start:
-            raise InputError(f"end is {self.end} s, start {start} s. End after the start.")
-        if self.every < 1:
-            raise InputError(f"every is {self.every}. Give 1 for all frames, 2 for every second.")
+        start, end = self.start or 0.0, inf if self.end is None else self.end
+        # Not "start >= end": what is no number is no time.
+        if not 0 <= start < end or self.every < 1:
+            raise InputError(
+                f"start={self.start}, end={self.end}, every={self.every} cannot be used. End after "
+                "the start, which is 0 s or later; every is 1 for all frames, 2 for every second."
+            )
 
     def pick(self, moments: Iterable[Moment]) -> Iterator[Frame]:
         """Yield the wanted ones of `moments`; the pixels of others are never made."""
@@ -133,8 +131,7 @@ class FrameReader(ABC):
             yield from span.pick(moments)
 
     @abstractmethod
-    def _moments(self) -> Generator[Moment]:
-        """Yield all frames of the clip."""
+    def _moments(self) -> Generator[Moment]: ...
 
     def _tell_damage(self, fault: str) -> None:
         if not self.is_truncated:
@@ -149,7 +146,7 @@ class FrameReader(ABC):
 
 
 def open_video(
-    source: str | PathLike[str],
+    source: str | os.PathLike[str],
     *,
     start: float | None = None,
     end: float | None = None,
@@ -171,7 +168,7 @@ def open_video(
         MediaError: there is no such clip, or nothing in it can be decoded.
         InputError: start, end, every or frame_rate is not a possible value.
     """
-    span, path, name = Span(start=start, end=end, every=every), Path(source), fspath(source)
+    span, path, name = Span(start=start, end=end, every=every), Path(source), os.fspath(source)
     if os.path.isfile(path):
         reader = AnimatedImage if path.suffix.lower() in CLIP_IMAGE_SUFFIXES else VideoReader
         return reader(path, span=span, short_edge=short_edge)
@@ -179,14 +176,12 @@ def open_video(
         images = list_frames(path)
     else:
         images = sorted(map(Path, glob.glob(name)), key=natural_key)
-        if not images:
-            raise MediaError(f"Cannot read {name}: no such file. Check the path.")
-        others = [path for path in images if path.suffix.lower() not in CLIP_IMAGE_SUFFIXES]
-        if others:
-            raise MediaError(
-                f"Cannot read {name} as one clip: {others[0]} among its {len(images)} matches is "
-                "no image. Give a glob of frames, or one video at a time."
-            )
+    others = [path for path in images if path.suffix.lower() not in CLIP_IMAGE_SUFFIXES]
+    if others:
+        raise MediaError(
+            f"Cannot read {name} as one clip: {others[0]} among its {len(images)} matches is no "
+            "image. Give a glob of frames, or one video at a time."
+        )
     return FrameFolder(images, source=name, frame_rate=frame_rate, span=span, short_edge=short_edge)
 
 
@@ -220,7 +215,9 @@ class FrameFolder(FrameReader):
         short_edge: int | None = None,
     ) -> None:
         if not images:
-            raise MediaError(f"Cannot read {source}: no image in it. Give a folder of frames.")
+            raise MediaError(
+                f"Cannot read {source}: no such file, or no image in the folder. Check the path."
+            )
         if not frame_rate > 0:
             raise InputError(f"frame_rate is {frame_rate}. Give the frames per second, above 0.")
         self.frame_rate = rate = Fraction(frame_rate).limit_denominator(100_000)
@@ -333,13 +330,13 @@ class VideoReader(FrameReader):
 
     def __init__(
         self,
-        path: str | PathLike[str],
+        path: str | os.PathLike[str],
         *,
         span: Span = EVERY_FRAME,
         short_edge: int | None = None,
         threads: int | None = None,
     ) -> None:
-        self.source, self.span, self._threads = fspath(path), span, threads
+        self.source, self.span, self._threads = os.fspath(path), span, threads
         with open_container(self.source) as container:
             stream, kind = video_stream(container, self.source), container.format.name
             self.start_time = max(0.0, (container.start_time or 0) / av.time_base)
@@ -357,22 +354,22 @@ class VideoReader(FrameReader):
                 # Their frames need not tell how long they stay; in Matroska sound may outlast them.
                 self._tells_a_loss = _is_cut_short(self.source)
             # One thread: the others would decode frames that nobody looks at.
-            decoder, damage = _decoder(stream, threads=1), list[str]()
+            decoder, damage = _decoder(stream, threads=1), ["it holds none"]
             packets = packets_in_time(container, stream)
             first = next(_decoded(packets, decoder, damage.append), None)
             if first is None:
                 raise MediaError(
-                    f"Cannot read {self.source}: no frame can be decoded "
-                    f"({next(iter(damage), 'it holds none')}). Give an intact file."
+                    f"Cannot read {self.source}: no frame can be decoded ({damage[-1]}). "
+                    "Give an intact file."
                 )
-            # A file that does not know its aspect says 0; a damaged one says anything.
-            aspect = stream.sample_aspect_ratio or Fraction(1)
-            aspect = aspect if Fraction(1, 8) <= aspect <= 8 else Fraction(1)
+            aspect = stream.sample_aspect_ratio
+        # A file that does not know its aspect says 0; a damaged one says anything.
+        aspect = aspect if aspect and Fraction(1, 8) <= aspect <= 8 else Fraction(1)
+        size, self.pixel_aspect = (first.width, first.height), aspect
         self.hdr, self.orientation = HDR.get(first.color_trc), _orientation(first)
-        is_turned = self.orientation in TURNED
-        upright = (first.height, first.width) if is_turned else (first.width, first.height)
-        self.pixel_aspect = 1 / aspect if is_turned else aspect
-        self.width, self.height = shrunk_size(*upright, short_edge)
+        if self.orientation in TURNED:
+            size, self.pixel_aspect = size[::-1], 1 / aspect
+        self.width, self.height = shrunk_size(*size, short_edge)
 
     def read(self, span: Span) -> Iterator[Frame]:
         """Yield the frames of `span`, whatever span the reader was made for."""
@@ -417,28 +414,24 @@ class VideoReader(FrameReader):
             if seek_to:
                 seek(container, seek_to + self.start_time)
             period = float(1 / self.frame_rate) if self.frame_rate else 0.0
-            time, shown, is_first = -period, period, True
+            time, shown = -inf, period
             packets = packets_in_time(container, stream, steps=steps)
             decoder, reformatter = _decoder(stream, self._threads), VideoReformatter()
             for frame in _decoded(packets, decoder, self._tell_damage):
                 # Some old files have no timestamps: then frames follow each other at the rate.
                 timed = frame.pts is not None and frame.time_base is not None
-                stamp = frame.time - self.start_time if timed else time + period
+                stamp = frame.time - self.start_time if timed else max(time + period, 0.0)
                 # Where stamps repeat, the frames that share one are shown one after the other.
-                time = stamp if stamp > time or is_first else time + (period or 0.04) / 2
-                is_first = False
+                time = stamp if stamp > time else time + (period or 0.04) / 2
                 # The last picture of a slide show stays for longer than a frame does on average.
                 shown = float((frame.duration or 0) * (frame.time_base or 0)) or period
                 yield time, partial(self._pixels, frame, reformatter)
-        self.end = time + shown
+        self.end = None
         if steps:  # Then its duration means nothing.
-            told = ", ".join(f"{step:+.1f} s" for step in steps)
-            logger.info("%s: its clock steps by %s. Times go on over that.", self.source, told)
-        elif self.duration is None:
-            self.end = None
-        else:
+            self.end = time + shown
+        elif self.duration is not None:
             # With B-frames, what a frame shows of its own duration may be that of another.
-            self.end = min(self.end, self.duration)
+            self.end = min(time + shown, self.duration)
             missing = self.duration - (time + max(shown, period))
             if self._tells_a_loss and time >= 0 and missing > max(2 * period, 0.1):
                 self._tell_damage(f"{missing:.2f} s of {self.duration:.2f} s are missing")
@@ -516,15 +509,14 @@ def open_container(source: str) -> InputContainer:
     """Open a video file; MediaError tells why it cannot be."""
     if not os.path.isfile(source):
         raise MediaError(f"Cannot read {source}: no such file. Check the path.")
-    if os.path.getsize(source) == 0:
-        raise MediaError(f"Cannot read {source}: the file is empty. Give a video file.")
     try:
         # Whole, for FFmpeg takes what stands before a colon, as in 12:30.mp4, for a protocol.
         name = os.path.abspath(source)
         return av.open(name, mode="r", options={"format_whitelist": ",".join(DEMUXERS)})
     except (FFmpegError, UnicodeDecodeError) as cause:
+        reason = getattr(cause, "strerror", cause)
         raise MediaError(
-            f"Cannot read {source}: it is not a video that FFmpeg knows ({fault(cause)}). "
+            f"Cannot read {source}: it is not a video that FFmpeg knows ({reason}). "
             "Give a video file or a folder of frames."
         ) from cause
 
@@ -535,14 +527,17 @@ def video_stream(container: InputContainer, source: str) -> VideoStream:
     MediaError tells that none can be decoded, or that its frames are too large.
     """
     pictures = Disposition.attached_pic | Disposition.timed_thumbnails
-    streams = [s for s in container.streams.video if not s.disposition & pictures]
     # PyAV's types say otherwise, but of a codec that FFmpeg does not know there is no context.
-    known = [s for s in streams if s.codec_context is not None]
+    known = [
+        stream
+        for stream in container.streams.video
+        if not stream.disposition & pictures and stream.codec_context is not None
+    ]
     if not known:
-        reason = "no video stream. Give a video file or a folder of frames."
-        if streams:
-            reason = "no frame can be decoded (unknown codec). Convert it first."
-        raise MediaError(f"Cannot read {source}: {reason}")
+        raise MediaError(
+            f"Cannot read {source}: no video stream that FFmpeg can decode. Give a video file or a "
+            "folder of frames."
+        )
     best = container.streams.best("video")
     stream = next((s for s in known if s is best), known[0])
     size = stream.codec_context.width, stream.codec_context.height
@@ -572,20 +567,15 @@ def _decoded(
                 yield from decoder.decode(packet)
             except FFmpegError as cause:
                 # What follows a broken packet can often be decoded again.
-                tell(fault(cause))
+                tell(str(cause.strerror))
     except FFmpegError as cause:
-        tell(fault(cause))
+        tell(str(cause.strerror))
 
 
 def seek(container: InputContainer, timestamp: float) -> None:
     """Go to a packet before a timestamp, in seconds of the file's own clock, if the file can."""
     with suppress(FFmpegError):
         container.seek(int(timestamp * av.time_base))
-
-
-def fault(error: Exception) -> str:
-    """Return what FFmpeg says of an error, in its own words."""
-    return str(getattr(error, "strerror", None) or error)
 
 
 def _is_cut_short(source: str) -> bool:

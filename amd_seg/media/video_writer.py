@@ -4,8 +4,7 @@
         for frame in clip:
             writer.write(writer.prepare(picture_of(frame)), frame.index, frame.time)
 
-Every form is written beside its target and moved there at the end: whoever stops the process in
-between leaves what was there before.
+Every form is written beside its target and moved there at the end.
 """
 
 import glob
@@ -33,14 +32,13 @@ from av.subtitles.stream import SubtitleStream
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from PIL import Image
 
-from amd_seg.errors import InputError, MediaError
+from amd_seg.errors import InputError
 from amd_seg.media.files import name_beside, replacing, require_possible_name, write_errors
 from amd_seg.media.images import Pixels, write_image
 from amd_seg.media.video import (
     AnyPacket,
     FrameReader,
     VideoReader,
-    fault,
     open_container,
     packets_in_time,
     seek,
@@ -145,22 +143,17 @@ def open_writer(
         return
     suffix = target.suffix.lower()
     encoding = (WITH_ALPHA if has_alpha else OPAQUE)[suffix]
-    longest = 65_535 if encoding is _GIF else 16_384  # edge, in pixels, that the encoder takes
-    if max(clip.width, clip.height) > longest:
-        raise MediaError(
-            f"Cannot write {target}: frames of {clip.source} have {clip.width}x{clip.height} "
-            f"pixels, and such a file holds {longest} on an edge. Give -o a folder."
-        )
+    how: Any = {"format": encoding.container, "container_options": encoding.container_options}
     has_sound = isinstance(clip, VideoReader) and encoding is not _GIF
     with (
         replacing(target) as path,
         write_errors(target, FFmpegError),
         open_container(clip.source) if has_sound else nullcontext() as source,
-        _new_file(str(path), encoding.container, encoding.container_options) as out,
+        av.open(str(path), "w", **how) as out,
     ):
         writer = VideoWriter(out, clip, encoding, origin)
         if source is not None and isinstance(clip, VideoReader):
-            writer.soundtrack = Soundtrack(clip, source, out, suffix, encoding.container, origin)
+            writer.soundtrack = Soundtrack(clip, source, out, suffix, origin)
         yield writer
         writer.finish()
     if writer.left_out:
@@ -189,20 +182,6 @@ def _replacing_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(old, ignore_errors=True)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-
-
-@contextmanager
-def _new_file(
-    file: str | BytesIO, container: str, options: dict[str, str] | None = None
-) -> Iterator[OutputContainer]:
-    out = av.open(file, "w", format=container, container_options=options or {})
-    try:
-        yield out
-    except BaseException:
-        with suppress(FFmpegError):  # Of a file of no use; the error within is what counts.
-            out.close()
-        raise
-    out.close()
 
 
 class FolderWriter:
@@ -370,29 +349,25 @@ class Soundtrack:
         source: InputContainer,
         out: OutputContainer,
         suffix: str,
-        container: str,
         origin: float,
     ) -> None:
         self._clip, self._source, self._out, self._origin = clip, source, out, origin
-        tracks = {s.index: self._track(s, suffix, container) for s in source.streams}
+        tracks = {stream.index: self._track(stream, suffix) for stream in source.streams}
         self._tracks = {index: track for index, track in tracks.items() if track is not None}
         self._packets = self._read()
         self._next = next(self._packets, None)
 
-    def _track(self, stream: Stream, suffix: str, container: str) -> "_Track | None":
+    def _track(self, stream: Stream, suffix: str) -> "_Track | None":
         """Make the stream of the output for one of the clip, if it has a place there."""
         if not isinstance(stream, AudioStream | SubtitleStream):
             return None
-        source, unusable = self._clip.source, None
+        source, is_sound = self._clip.source, isinstance(stream, AudioStream)
         # PyAV's types say otherwise, but of a codec that FFmpeg does not know there is no context.
         context: Any = stream.codec_context
-        if context is None:
-            unusable = "of an unknown codec"
-        elif isinstance(stream, AudioStream) and not context.sample_rate:
+        if context is None or (is_sound and not context.sample_rate):
             # Broadcasts announce tracks that stay empty: no container takes one, nor the film.
-            unusable = "in which no sound is found"
-        if unusable is not None:
-            logger.warning("%s has a stream %s: it is left out.", source, unusable)
+            reason = "it is empty, or of an unknown codec"
+            logger.warning("A stream of %s is left out: %s.", source, reason)
             return None
         encoder, held = _HELD[suffix]
         codec = context.codec.canonical_name
@@ -400,7 +375,11 @@ class Soundtrack:
         if codec in held:
             try:
                 # Tried in memory, for in the output it would come up with a packet of the picture.
-                with open_container(source) as again, _new_file(BytesIO(), container) as trial:
+                form = self._out.format.name
+                with (
+                    open_container(source) as again,
+                    av.open(BytesIO(), "w", format=form) as trial,
+                ):
                     copy = _Track(again.streams[stream.index], trial)
                     trial.start_encoding()
                     for packet in islice(again.demux(), 100):
@@ -408,8 +387,8 @@ class Soundtrack:
                             trial.mux(copy.convert(packet))
                 return _Track(stream, self._out)
             except FFmpegError as cause:
-                refusal = f"it cannot be copied ({fault(cause)})"
-        if isinstance(stream, AudioStream):
+                refusal = f"it cannot be copied ({cause.strerror})"
+        if is_sound:
             logger.info("Sound of %s is encoded anew by %s: %s.", source, encoder, refusal)
             return _Track(stream, self._out, encoder)
         logger.warning("Subtitles of %s are left out: %s.", source, refusal)
@@ -442,24 +421,22 @@ class Soundtrack:
     def mux_until(self, time: float) -> None:
         """Write what begins before `time`, in seconds of the output; infinity ends the tracks."""
         while self._next is not None and self._next[0] < time:
-            begin, packet = self._next
-            self._mux(packet.stream.index, packet, f"at {begin:.2f} s")
+            self._mux(self._next[1].stream.index, self._next[1])
             self._next = next(self._packets, None)
         if time == inf:
             for index in list(self._tracks):
-                self._mux(index, None, "too early")
+                self._mux(index, None)
 
-    def _mux(self, index: int, packet: "AnyPacket | None", when: str) -> None:
-        if index not in self._tracks:
-            return
+    def _mux(self, index: int, packet: "AnyPacket | None") -> None:
         try:
-            self._out.mux(self._tracks[index].convert(packet))
+            if index in self._tracks:
+                self._out.mux(self._tracks[index].convert(packet))
         except FFmpegError as cause:
             if isinstance(cause, OSError):  # A fault of the disk is no fault of the track.
                 raise
             del self._tracks[index]
             kind, source = self._source.streams[index].type, self._clip.source
-            logger.warning("%s of %s ends %s: %s.", kind, source, when, fault(cause))
+            logger.warning("%s of %s ends too early: %s.", kind, source, cause.strerror)
 
 
 class _Track:
@@ -476,9 +453,8 @@ class _Track:
         if encoder is None:
             self._stream: Any = out.add_stream_from_template(stream)
         else:
-            assert isinstance(stream, AudioStream)
-            layout = "mono" if stream.codec_context.channels == 1 else "stereo"
-            self._stream = out.add_stream(encoder, rate=48_000, layout=layout)
+            mono = stream.codec_context.channels == 1  # type: ignore[attr-defined]
+            self._stream = out.add_stream(encoder, rate=48_000, layout="mono" if mono else "stereo")
             self._stream.codec_context.bit_rate = 160_000
         self._stream.metadata.update(stream.metadata)
         if out.format.name == "mov" and stream.language is not None:
