@@ -37,7 +37,7 @@ def find_images(inputs: Sequence[str], *, recursive: bool = False) -> list[Path]
     for name in inputs:
         path, paths = Path(name), list[Path]()
         if os.path.isdir(path):
-            paths = _images_in(path, recursive)
+            paths = _images_in(path, "**/*" if recursive else "*")
         elif os.path.exists(path):
             paths = [path]
         elif glob.has_magic(name):
@@ -53,22 +53,16 @@ def find_images(inputs: Sequence[str], *, recursive: bool = False) -> list[Path]
     return list(found.values())
 
 
-def _images_in(folder: Path, recursive: bool = False) -> list[Path]:
-    images: list[Path] = []
-    for parent, folders, files in os.walk(folder):
-        images += filter(_is_image_file, (Path(parent, file) for file in files))
-        # Emptied in place, the list tells os.walk to go no deeper.
-        folders[:] = [f for f in folders if recursive and not f.startswith(".")]
-    return sorted(images, key=natural_key)
+def _images_in(folder: Path, pattern: str = "*") -> list[Path]:
+    found = (path for path in folder.glob(pattern) if _is_image_file(path))
+    shown = (p for p in found if not any(n[0] == "." for n in p.relative_to(folder).parts))
+    return sorted(shown, key=natural_key)
 
 
 def _is_image_file(path: Path) -> bool:
     # A dangling link counts, so that reading names it; a pipe does not, for it would block.
-    return (
-        path.suffix.lower() in IMAGE_SUFFIXES
-        and not path.name.startswith(".")
-        and (os.path.isfile(path) or os.path.islink(path))
-    )
+    is_file = os.path.isfile(path) or os.path.islink(path)
+    return is_file and path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
 def images_in(folder: Path) -> list[Path]:
@@ -235,13 +229,13 @@ class PartFile:
         self.path, self.part = path, path.with_name(f"{path.name}.part")
         self.done: dict[str, int] = {}
         """The "file_name" of each record, and where in FILE.part it is."""
-        kept: Iterable[dict[str, Any]] = ()
         there = next((p for p in (self.part, path) if p.exists()), None)
+        if there is not None and not (overwrite or resume):
+            raise InputError(
+                f"{there} exists. Use --overwrite to replace it, or --resume to go on."
+            )
+        kept: Iterable[dict[str, Any]] = ()
         if there is not None and not overwrite:
-            if not resume:
-                raise InputError(
-                    f"{there} exists. Use --overwrite to replace it, or --resume to go on."
-                )
             kept = _whole_lines(there) if there == self.part else self.read_finished()
         make_folder(path.parent)
         with replacing(self.part) as temporary, open(temporary, "xb") as self._stream:
