@@ -85,10 +85,7 @@ def say_which(asked_for: str | torch.device, device: torch.device) -> None:
 
 
 def place_for_inference(network: nn.Module, name: str | torch.device) -> torch.device:
-    """Bring a network itself to a device, in evaluation mode and in the layout that is faster.
-
-    It returns the device that `resolve_device` finds, and logs which one "auto" took.
-    """
+    """Bring a network itself to a device, which is returned, for evaluation, in a fast layout."""
     device = resolve_device(name)
     with one_thread(), own_numerics(learning=True):
         network.eval().to(device)
@@ -106,11 +103,10 @@ def own_numerics(
     *,
     learning: bool = False,
 ) -> Iterator[None]:
-    """Compute as amd_seg does, whatever the caller has set.
+    """Compute as amd_seg does, whatever autocast, mode or default device the caller has set.
 
-    Outside may be autocast, `no_grad` or `inference_mode`, or another default device: within,
-    there is autocast to `dtype` alone, no gradient unless `learning`, and new tensors lie on the
-    CPU where nothing else is said.
+    Within, there is autocast to `dtype` alone, no gradient unless `learning`, and new tensors lie
+    on the CPU where nothing else is said.
     """
     device = torch.device(device)
     with ExitStack() as stack:

@@ -14,8 +14,7 @@ Result = TypeVar("Result")
 def read_ahead(items: Iterable[Item], *, ahead: int) -> Generator[Item, None, None]:
     """Yield `items` in their order, taken by one thread, up to `ahead` of them before the caller.
 
-    An exception of `items` is raised in its place. Closing the iterator waits for the item that is
-    under way, and closes a generator.
+    Closing it waits for the item that is under way, and closes a generator; see `map_ahead`.
     """
     iterator, end = iter(items), object()
     taken = map_ahead(lambda _: next(iterator, end), count(), ahead=ahead, threads=1)

@@ -145,10 +145,7 @@ def _too_small(width: int, height: int) -> str:
 def photo_from_array(array: NDArray[Any], *, source: str = "array") -> Photo:
     """Copy an array (height, width) or (height, width, 1|3|4), uint8 or float in 0..1, as a photo.
 
-    Alpha is laid over mid grey, as by `read_image`. Messages call it `source`.
-
-    Raises:
-        InputError: another type, shape, dtype or range, or under 8 pixels on an edge.
+    Alpha is laid over mid grey. InputError tells of another shape, dtype or range, or of a speck.
     """
     has_channels = array.ndim == 3 and array.shape[2] in (1, 3, 4)
     has_values = array.dtype == np.uint8 or np.issubdtype(array.dtype, np.floating)
@@ -325,7 +322,7 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
 
 
 def turned(stored: Pixels, orientation: int) -> Pixels:
-    """Return an array (height, width, ...) as it stands upright by EXIF's 1 to 8."""
+    """Return an array (height, width, ...) upright, given its EXIF orientation."""
     upright = stored.swapaxes(0, 1) if orientation in TURNED else stored
     rows = slice(None, None, -1 if orientation in (3, 4, 7, 8) else 1)
     columns = slice(None, None, -1 if orientation in (2, 3, 6, 7) else 1)
@@ -436,12 +433,11 @@ _BT2020_TO_BT709 = np.array(
 
 
 def to_bt709(pixels: NDArray[np.uint16], hdr: str | None, is_bt2020: bool) -> Pixels:
-    """Tone-map RGB of 16 bits to what a BT.709 screen shows.
+    """Tone-map RGB of 16 bits, "HLG" (at 1000 nits), "PQ" or None (a power of 2.4), to BT.709.
 
     Light x, in shares of `WHITE` and BT.709's primaries, stays up to `KNEE`; above, it becomes
     KNEE + (1 - KNEE) u / (1 + u) with u = (x - KNEE) / (1 - KNEE). It is encoded by the power
-    1 / 2.4 (BT.1886). `hdr` is "HLG" (shown at 1000 nits), "PQ", or None for a power of 2.4; the
-    primaries are BT.2020's or BT.709's.
+    1 / 2.4 (BT.1886).
     """
     shown = np.empty(pixels.shape, np.uint8)
     light_of, shown_of, brightest = _tables(hdr)
@@ -457,7 +453,7 @@ def to_bt709(pixels: NDArray[np.uint16], hdr: str | None, is_bt2020: bool) -> Pi
 
 @cache
 def _tables(hdr: str | None) -> tuple[NDArray[np.float32], Pixels, np.float32]:
-    """Return the light of each value of 16 bits, what is shown of light, and the brightest light.
+    """Return the light of each 16-bit value, what is shown of light, and the brightest light.
 
     What is shown is by 65536 roots of light's share of the brightest. Source: BT.2100, BT.2087.
     """
@@ -503,10 +499,7 @@ FORMATS_WITHOUT_ALPHA = frozenset({"JPEG", "BMP"})
 
 
 def save_image(image: Image.Image, path: Path, **metadata: Any) -> None:
-    """Write an image as `write_image` does, in the format of the path's ending, whole or not.
-
-    MediaError where the ending is unknown, or its format holds no alpha or no such size.
-    """
+    """Write an image as `write_image` does, in the format of the path's ending, whole or not."""
     suffix = path.suffix
     if suffix.lower() not in WRITERS:
         raise MediaError(

@@ -28,10 +28,7 @@ def read_labels(path: Path, classes: Classes, *, by_colour: bool = False) -> Lab
     """Read a label map: an indexed or a grey picture of 8 bits whose values are the labels.
 
     With `by_colour` it is an RGB picture in the colours of the classes, void in VOC's (#e0e0c0).
-
-    Raises:
-        MediaError: the file cannot be read.
-        InputError: it holds no labels, or labels or colours that no class has; all are named.
+    InputError names all labels or colours that no class has.
     """
     with opened(path) as image:
         load(image, str(path))

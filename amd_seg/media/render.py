@@ -150,8 +150,8 @@ def _reduced(values: Pixels, factor: int) -> Pixels:
 
 # Behind a cutout
 
+# From a frame and the object's alpha, of mode "L", to what is behind, of mode "RGB".
 Background: TypeAlias = Callable[[Pixels, Image.Image], Image.Image]
-"""From a frame and the object's alpha, of mode "L", to what is behind, of mode "RGB"."""
 
 
 def open_background(spec: str | os.PathLike[str], width: int, height: int) -> Background:

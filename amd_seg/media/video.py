@@ -305,13 +305,13 @@ def _shrunk(image: Image.Image, name: str, clip: FrameReader) -> Pixels:
 
 # Video files
 
+# FFmpeg's readers that are used. Others follow what a file says to further files and addresses
+# (playlists, lists of parts), whatever its ending, or show a text as a terminal does.
 DEMUXERS = (
     *("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "mpegts", "mpeg", "mpegvideo", "m4v"),
     *("flv", "ogg", "asf", "mxf", "nut", "ivf", "dv", "rm", "wtv", "gxf", "nsv", "swf"),
     *("h264", "hevc", "vvc", "av1", "obu", "mjpeg", "yuv4mpegpipe", "gif", "apng"),
 )
-"""FFmpeg's readers that are used. Others follow what a file says to further files and addresses
-(playlists, lists of parts), whatever its ending, or show a text as a terminal does."""
 
 # Formats of broadcasts and recorders, whose clock may begin anew or jump in the midst of a file.
 _RESTARTING = frozenset({"mpegts", "mpeg", "ogg", "nsv", "wtv"})
@@ -467,9 +467,8 @@ def packets_in_time(
 ) -> Iterator[AnyPacket]:
     """Yield the packets of one stream, or of all, with times that go on where the clock jumps.
 
-    Recordings that were joined, and recorders that were restarted, repeat times. A step of one
-    stream moves all that follow, as FFmpeg's command does. `steps` gets each, in seconds, below 0
-    where the clock went back.
+    Recordings that were joined repeat times. A step of one stream moves all that follow, as
+    FFmpeg's command does; `steps` gets each, in seconds.
     """
     # Other formats may rest for as long as they like, and come in any order.
     is_restarting = container.format.name in _RESTARTING
@@ -522,10 +521,7 @@ def open_container(source: str) -> InputContainer:
 
 
 def video_stream(container: InputContainer, source: str) -> VideoStream:
-    """Return the video stream that FFmpeg thinks best; cover pictures and thumbnails do not count.
-
-    MediaError tells that none can be decoded, or that its frames are too large.
-    """
+    """Return the video stream that FFmpeg thinks best; cover pictures do not count."""
     pictures = Disposition.attached_pic | Disposition.timed_thumbnails
     # PyAV's types say otherwise, but of a codec that FFmpeg does not know there is no context.
     known = [

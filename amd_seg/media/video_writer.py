@@ -125,17 +125,12 @@ def _is_folder(target: Path) -> bool:
 def open_writer(
     target: Path, clip: FrameReader, *, has_alpha: bool = False, origin: float = 0.0
 ) -> Iterator["FolderWriter | VideoWriter"]:
-    """Give a writer of an output video; an error within leaves what was there before.
+    """Give a writer of an output video of a clip; an error within leaves what was there before.
 
-    Pictures go through its `prepare`, in any thread and in any order, and then, in order, to
-    `write` with the index and the time, in seconds, of their frame. Its `frames` counts those that
-    are in the file.
-
-    Args:
-        target: as `check_target` allows it; what is there is replaced.
-        clip: where the pictures, sound and subtitles come from.
-        has_alpha: pictures are (height, width, 4), RGBA.
-        origin: the time in the clip, in seconds, at which a video file begins.
+    Pictures (height, width), (height, width, 3) or, with alpha, (height, width, 4) go through its
+    `prepare`, in any thread and in any order, and then, in order, to `write` with the index and
+    the time, in seconds, of their frame. Its `frames` counts those that are in the file, which
+    begins at `origin` seconds of the clip.
     """
     if _is_folder(target):
         with _replacing_folder(target) as folder:
@@ -217,8 +212,7 @@ class VideoWriter:
         self._out, self._clip, self._encoding, self._origin = out, clip, encoding, origin
         self._base = Fraction(1, 100) if encoding is _GIF else clip.time_base
         rate = (clip.frame_rate or Fraction(24)) / clip.span.every
-        # The frame that waits for the next one, which tells for how many ticks it is shown, and
-        # its own tick.
+        # The frame that waits for the next one to tell how long it is shown, and its own tick.
         self._held: tuple[VideoFrame, int] | None = None
         self._gap = max(1, round(1 / (rate * self._base)))
         self._size, aspect = (clip.width, clip.height), clip.pixel_aspect
@@ -440,11 +434,7 @@ class Soundtrack:
 
 
 class _Track:
-    """A stream of the output, copied from one of the clip or, by an encoder, encoded anew.
-
-    Sound is encoded in mono or stereo. The track's language and title are kept, and whether it
-    plays by default or is forced.
-    """
+    """A stream of the output, copied from one of the clip or, by an encoder, encoded anew."""
 
     def __init__(self, stream: Stream, out: OutputContainer, encoder: str | None = None) -> None:
         self._last: int | None = None  # When the last copied packet began, in ticks.
