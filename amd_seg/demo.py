@@ -1,6 +1,5 @@
 """`amd-seg demo`: a page on this machine to try the network on a photo or a short clip."""
 
-import errno
 import os
 import re
 import shutil
@@ -23,7 +22,7 @@ from amd_seg.media.files import IMAGE_SUFFIXES
 from amd_seg.media.images import Photo, read_image
 from amd_seg.media.video import FrameReader, count_frames, open_video
 from amd_seg.model.config import WeightsConfig
-from amd_seg.refine import resize_pixels, size_within
+from amd_seg.refine import Point, resize_pixels, size_within
 from amd_seg.segmentation import Segmentation
 from amd_seg.segmenter import Segmenter
 from amd_seg.training.config import AdaptationConfig
@@ -55,8 +54,8 @@ class Page:
         self._video = VideoSegmenter(segmenter)
         self.source: Path | None = None
         self.clip: FrameReader | None = None
-        # Points of the photo, x first, and whether they are of the object.
-        self.clicks: list[tuple[bool, tuple[float, float]]] = []
+        # Of each frame, by its time: points, and whether they are of the object.
+        self.clicks = defaultdict[float, list[tuple[bool, Point]]](list)
         self.reduction = 1.0  # pixels of the photo for each one of the picture that was shown last
         self._seen: tuple[tuple[int, float], Segmentation] | None = None
 
@@ -85,15 +84,15 @@ class Page:
         if self._seen is None or self._seen[0] != (size, time):
             self._seen = (size, time), self._video.segmenter(self._photo_at(time), size=size)
         seen = replace(self._seen[1], refine=refine, threshold_rule=threshold)
-        if not self.clicks:
+        clicks = self.clicks[time]
+        if not clicks:
             return seen
-        include, exclude = ([at for kind, at in self.clicks if kind is k] for k in (True, False))
+        include, exclude = ([at for kind, at in clicks if kind is k] for k in (True, False))
         return seen.clicked(include, exclude)
 
     def _photo_at(self, time: float) -> Photo:
         """Read the photo, or the frame that is shown at or after a time, in seconds."""
-        if self.source is None:
-            raise InputError("There is no file. Drop a photo or a clip first.")
+        assert self.source is not None
         if self.clip is None:
             return read_image(self.source, max_pixels=MAX_PHOTO_PIXELS)
         for start in (time, 0.0):  # No frame may follow so late.
@@ -129,7 +128,8 @@ class Page:
 
         Give what came of it, as HTML; the page about it; the size that the new weights see best.
         """
-        clip, source = self._require_clip()
+        assert self.source is not None
+        assert self.clip is not None
         self._video.reset()
         self._seen = None
         released = self._video.segmenter
@@ -140,22 +140,22 @@ class Page:
                 raise StopTraining("the page was closed")
 
         short_edge = config.frame_size(released.config.input_size)
-        small = open_video(source, end=MAX_SECONDS, short_edge=short_edge)
+        small = open_video(self.source, end=MAX_SECONDS, short_edge=short_edge)
         report = self._video.adapt(small, config, on_step=after_step)
         adapted = self._video.segmenter
-        target = self._new_file(f"{source.stem}.report.html")
-        page = write_adaptation_page(
-            target, clip, report, config, released=released, adapted=adapted, **call
-        )
+        target = self._new_file(f"{self.source.stem}.report.html")
+        both = {"released": released, "adapted": adapted}
+        page = write_adaptation_page(target, self.clip, report, config, **both, **call)
         told = f"<p>{escape(verdict(report))}</p>{loss_curve(report)}"
         return told, page, adapted.config.input_size
 
     def write(self, output: str, on_frame: OnFrame, **call: Any) -> Path:
         """Write the whole clip, by the weights in use."""
-        clip, source = self._require_clip()
+        assert self.source is not None
+        assert self.clip is not None
         ending = ".webm" if output == "cutout" else ".mp4"
-        target = self._new_file(f"{source.stem}.{output}{ending}")
-        self._video.write(clip, target, output=output, on_frame=on_frame, **call)
+        target = self._new_file(f"{self.source.stem}.{output}{ending}")
+        self._video.write(self.clip, target, output=output, on_frame=on_frame, **call)
         return target
 
     def close(self) -> None:
@@ -171,11 +171,6 @@ class Page:
         folder.mkdir()
         return folder / name
 
-    def _require_clip(self) -> tuple[FrameReader, Path]:
-        if self.clip is None or self.source is None:
-            raise InputError("There is no clip. Drop one first.")
-        return self.clip, self.source
-
 
 def _last_time(clip: FrameReader) -> float:
     """Refuse a clip that is too long or too large; else tell about when its last frame is shown."""
@@ -183,22 +178,16 @@ def _last_time(clip: FrameReader) -> float:
         seconds, last = clip.duration, clip.duration - 1 / float(clip.frame_rate or 1)
     else:
         # Animated images and recordings of browsers do not tell: small, frames cost little.
-        last = 0.0
+        seconds = last = 0.0
         for frame in open_video(clip.source, short_edge=16):
-            last = frame.time
+            seconds = last = frame.time
             if last > MAX_SECONDS:
                 break
-        seconds = last
-    too_much = ""
-    if clip.width * clip.height > MAX_FRAME_PIXELS:
-        most = f"{MAX_FRAME_PIXELS / 1e6:.0f} million pixels"
-        too_much = f"its frames are {clip.width}x{clip.height}, more than the {most}"
-    elif seconds > MAX_SECONDS:
-        too_much = f"it lasts more than the {MAX_SECONDS:.0f} s"
-    if too_much:
+    if seconds > MAX_SECONDS or clip.width * clip.height > MAX_FRAME_PIXELS:
         raise InputError(
-            f"Cannot take {clip.source}: {too_much} of this page. "
-            "The command amd-seg video takes any clip."
+            f"Cannot take {clip.source}: this page takes clips of up to {MAX_SECONDS:.0f} s and "
+            f"{MAX_FRAME_PIXELS / 1e6:.0f} million pixels a frame. The command amd-seg video takes "
+            "any clip."
         )
     return max(0.0, last)
 
@@ -252,47 +241,34 @@ def build(segmenter: Segmenter, folder: Path) -> Any:
             files = page.save(page.show(*controls))
         return [gr.update(value=str(files[output]), interactive=True) for output in OUTPUTS]
 
-    def click(kind: str, event: gr.SelectData, request: gr.Request) -> None:
+    def click(kind: str, time: float, event: gr.SelectData, request: gr.Request) -> None:
         with page_of(request) as page:
             x, y = (page.reduction * place for place in event.index)
-            page.clicks.append((kind == "is object", (x, y)))
+            page.clicks[time].append((kind == "is object", (x, y)))
 
-    def undo(request: gr.Request) -> None:
+    def undo(time: float, request: gr.Request) -> None:
         with page_of(request) as page:
-            del page.clicks[-1:]
+            del page.clicks[time][-1:]
 
-    def forget_clicks(request: gr.Request) -> None:
-        with page_of(request) as page:
-            page.clicks.clear()
+    bar = gr.Progress()  # Gradio gives its like to what has it as a default.
 
-    def adapt(
-        threshold: float,
-        refine: str,
-        request: gr.Request,
-        progress: Any = gr.Progress(),  # noqa: B008 -- Gradio finds it by this default.
-    ) -> list[Any]:
+    def adapt(request: gr.Request, progress: Any = bar, *controls: Any) -> list[Any]:
         def on_step(step: StepReport) -> None:
             progress(step.done, desc=f"Step {step.step}, loss {step.parts['loss']:.3f}")
 
         progress(0, desc="Finding what moves")
-        call = {"threshold": threshold, "refine": refine}
+        call = dict(zip(("threshold", "refine"), controls, strict=True))
         with page_of(request) as page:
             told, report, size = page.adapt(AdaptationConfig(), on_step, **call)
         return [size, told, gr.update(visible=True, value=str(report))]
 
-    def write(
-        output: str,
-        threshold: float,
-        refine: str,
-        size: int,
-        request: gr.Request,
-        progress: Any = gr.Progress(),  # noqa: B008
-    ) -> Any:
+    def write(output: str, request: gr.Request, progress: Any = bar, *controls: Any) -> Any:
         def on_frame(done: int, total: int | None) -> None:
             progress((done, total), unit="frames", desc="Writing")
 
+        call = dict(zip(("threshold", "refine", "size"), controls, strict=True))
         with page_of(request) as page:
-            path = page.write(output, on_frame, threshold=threshold, refine=refine, size=size)
+            path = page.write(output, on_frame, **call)
         return gr.update(visible=True, value=str(path))
 
     with gr.Blocks(title="amd-seg", analytics_enabled=False, delete_cache=(60, 600)) as blocks:
@@ -302,22 +278,20 @@ def build(segmenter: Segmenter, folder: Path) -> Any:
         learned = [has.learned, has.report]
         # All work shares the cores: one thing at a time, whoever asked.
         queue: dict[str, Any] = {"concurrency_id": "network", "concurrency_limit": 1}
-        latest = {"trigger_mode": "always_last", **queue}
         # Files of the photo's size take longer than the pictures: they come after them.
         files: dict[str, Any] = {"concurrency_id": "files", "concurrency_limit": 1}
-        for control in controls[:3]:
-            changed = control.change(show, controls, shown, **latest)
-            changed.success(save, controls, has.buttons, **files)
         opened = [has.clip, has.time, has.size, *learned, has.video]
         for event in (
             has.file.upload(open_file, has.file, opened, **queue),
-            has.time.change(forget_clicks, **latest),
-            has.pictures[0].select(click, has.kind, **queue),
-            has.undo.click(undo, **queue),
+            has.pictures[0].select(click, [has.kind, has.time], **queue),
+            has.undo.click(undo, has.time, **queue),
             has.learn.click(adapt, controls[:2], [has.size, *learned], **queue),
         ):
             seen = event.success(show, controls, shown, **queue)
             seen.success(save, controls, has.buttons, **files)
+        for control in controls:
+            changed = control.change(show, controls, shown, trigger_mode="always_last", **queue)
+            changed.success(save, controls, has.buttons, **files)
         has.write.click(write, [has.output, *controls[:3]], has.video, **queue)
         blocks.unload(close)
     return blocks
@@ -397,10 +371,9 @@ def listen(port: int) -> socket.socket:
     try:
         return socket.create_server((HOST, port))
     except OSError as cause:
-        is_used = cause.errno == errno.EADDRINUSE
-        reason = "in use" if is_used else f"not to be had ({cause.strerror})"
         raise InputError(
-            f"Port {port} is {reason}. Give another one with --port; 0 takes any that is free."
+            f"Port {port} cannot be taken: {os.strerror(cause.errno or 0)}. Give another one with "
+            "--port; 0 takes any that is free."
         ) from cause
 
 

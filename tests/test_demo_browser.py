@@ -13,7 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from shutil import which
 from typing import Any
@@ -23,9 +23,10 @@ import torch
 from PIL import Image, ImageChops, ImageStat
 
 from amd_seg.model.amd import AMD
-from amd_seg.model.config import AMDConfig, WeightsConfig
+from amd_seg.model.config import WeightsConfig
 from amd_seg.weights import save_weights
 from tests.clips import moving_patch, write_clip
+from tests.tiny import TINY
 
 pytest.importorskip("gradio", reason="needs Gradio: the extra demo")
 
@@ -48,52 +49,50 @@ WATCHED = (
 
 
 class Server:
-    """`amd-seg demo` in a process of its own."""
+    """`amd-seg demo` in a process of its own, on a port of its own, in a folder of its own."""
 
-    def __init__(self, process: "subprocess.Popen[str]", address: str, folder: Path) -> None:
-        self.process, self.address, self.folder = process, address, folder
+    def __init__(self, folder: Path, *flags: str) -> None:
+        self.temp, self.hosts = folder / "temp", folder / "hosts"
+        self.temp.mkdir()
+        # Analytics on, as far as the environment decides: the command has to turn them off.
+        chosen = {"TMPDIR": str(self.temp), "GRADIO_ANALYTICS_ENABLED": "True"}
+        command = [sys.executable, "-c", WATCHED, str(self.hosts), "demo", "--port", "0"]
+        with (folder / "stderr").open("w") as stderr:
+            self.process = subprocess.Popen(
+                [*command, "--no-browser", "--device", "cpu", *flags],
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+                env=os.environ | chosen,
+                cwd=ROOT,
+            )
+        assert self.process.stdout is not None
+        self.address = self.process.stdout.readline().strip()
+        assert self.address.startswith("http://127.0.0.1:"), (folder / "stderr").read_text()
+
+    def __enter__(self) -> "Server":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.communicate()
 
     @property
     def files(self) -> list[Path]:
         """What it keeps on the disk, but for the empty marks of Gradio."""
         found = []
         # Unlike rglob, os.walk passes over folders that the server removes meanwhile.
-        for folder, _, names in os.walk(self.folder / "temp"):
+        for folder, _, names in os.walk(self.temp):
             for path in (Path(folder, name) for name in names):
                 with suppress(FileNotFoundError):
                     if path.stat().st_size:
                         found.append(path)
         return found
 
-    def stop(self) -> int:
+    def stop(self) -> None:
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(PATIENCE)
-
-
-@contextmanager
-def serving(folder: Path, *flags: str) -> Iterator[Server]:
-    (folder / "temp").mkdir()
-    # Analytics on, as far as the environment decides: the command has to turn them off.
-    environment = {**os.environ, "TMPDIR": str(folder / "temp"), "GRADIO_ANALYTICS_ENABLED": "True"}
-    command = [sys.executable, "-c", WATCHED, str(folder / "hosts"), "demo", "--port", "0"]
-    with (folder / "stderr").open("w") as stderr:
-        process = subprocess.Popen(
-            [*command, "--no-browser", "--device", "cpu", *flags],
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            text=True,
-            env=environment,
-            cwd=ROOT,
-        )
-    try:
-        assert process.stdout is not None
-        address = process.stdout.readline().strip()
-        assert address.startswith("http://127.0.0.1:"), (folder / "stderr").read_text()
-        yield Server(process, address, folder)
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
+        assert self.process.wait(PATIENCE) == 0
+        assert list(self.temp.iterdir()) == []
 
 
 def until(found: Callable[[], Any], what: str) -> Any:
@@ -155,17 +154,19 @@ class Browser:
         ActionChains(self.driver).move_to_element(self.find(f"#{output} img")).click().perform()
         return self.picture(output, after=before)
 
-    def asked(self) -> set[str]:
-        """The hosts that the tab has asked for anything."""
+    def leave(self, server: Server) -> None:
+        """Check that the tab asked the server alone, and that its files go with it."""
         lines = (json.loads(e["message"])["message"] for e in self.driver.get_log("performance"))
-        urls = (
-            line["params"]["request"]["url"]
-            for line in lines
-            if line["method"] == "Network.requestWillBeSent"
-        )
-        return {
-            "/".join(url.split("/")[:3]) for url in urls if not url.startswith(("data", "blob"))
-        }
+        sent = (line for line in lines if line["method"] == "Network.requestWillBeSent")
+        urls = (line["params"]["request"]["url"] for line in sent)
+        hosts = {"/".join(u.split("/")[:3]) for u in urls if not u.startswith(("data", "blob"))}
+        assert hosts == {server.address.rstrip("/")}
+        assert server.files
+        # A picture that still comes when the page is left is cut off: its file goes with the page.
+        are_complete = "return [...document.images].every(image => image.complete)"
+        until(lambda: self.driver.execute_script(are_complete), "the last pictures")
+        self.driver.get("about:blank")
+        until(lambda: not server.files, "the end of its files")
 
 
 @pytest.fixture(scope="module")
@@ -192,68 +193,62 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 @pytest.fixture
 def photo(tmp_path: Path) -> Path:
     """A real photo: the one asked for, or the cup of README's picture."""
-    asked = os.environ.get("AMD_SEG_PHOTO")
-    if asked is not None:
+    if asked := os.environ.get("AMD_SEG_PHOTO"):
         return Path(asked).resolve()
     with Image.open(ROOT / "docs" / "example.jpg") as sheet:
         sheet.crop((0, 400, 280, 600)).save(tmp_path / "coffee.png")
     return tmp_path / "coffee.png"
 
 
+def by_command(photo: Path, target: Path, *flags: str) -> bytes:
+    command = [sys.executable, "-m", "amd_seg.cli", "image", str(photo), *flags]
+    command += ["--device", "cpu", "-o", str(target)]
+    subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
+    return target.read_bytes()
+
+
+def fetched(address: str) -> bytes:
+    with urllib.request.urlopen(address) as answer:
+        return bytes(answer.read())
+
+
 def test_a_photo_is_dropped_and_its_cutout_is_that_of_the_command(
     browser: Browser, photo: Path, tmp_path: Path
 ) -> None:
-    with serving(tmp_path) as server:
+    with Server(tmp_path) as server:
         browser.open(server.address)
         browser.drop(photo)
         first = browser.picture("cutout")
         mask = browser.picture("mask")
         browser.picture("saliency"), browser.picture("overlay")
-        screenshot = os.environ.get("AMD_SEG_SCREENSHOT")
-        if screenshot is not None:
+        if screenshot := os.environ.get("AMD_SEG_SCREENSHOT"):
             browser.driver.save_screenshot(str(tmp_path / "page.png"))
             Image.open(tmp_path / "page.png").convert("RGB").save(screenshot, quality=80)
         threshold = browser.find("#threshold input[type=range]")
         for _ in range(20):
             threshold.send_keys("\ue014")  # The right arrow: 0.01 each.
         assert float(browser.find("#threshold input[type=number]").get_property("value")) == 0.7
-
-        def written() -> bytes | None:
-            browser.picture("cutout", after=first)
-            data = browser.download("download-cutout", f"{photo.stem}.cutout.png")
-            return data if data == expected else None
-
+        expected = by_command(
+            photo, tmp_path / "cutout.png", "--output", "cutout", "--threshold", "0.7"
+        )
         browser.picture("mask", after=mask)
-        command = [sys.executable, "-m", "amd_seg.cli", "image", str(photo), "--output", "cutout"]
-        command += ["--threshold", "0.7", "--device", "cpu", "-o", str(tmp_path / "cutout.png")]
-        subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
-        expected = (tmp_path / "cutout.png").read_bytes()
+        browser.picture("cutout", after=first)
+        name = f"{photo.stem}.cutout.png"
         # The slider went there by steps, and a picture of one of them may come first.
-        assert until(written, "the cutout of threshold 0.7") == expected
-
-        assert server.files
-        assert browser.asked() == {server.address.rstrip("/")}
-        # A picture that still comes when the page is left is cut off: its file goes with the page.
-        are_complete = "return [...document.images].every(image => image.complete)"
-        until(lambda: browser.driver.execute_script(are_complete), "the last pictures")
-        browser.driver.get("about:blank")
-        until(lambda: not server.files, "the end of its files")
-        assert server.stop() == 0
-        assert list((tmp_path / "temp").iterdir()) == []
+        until(lambda: browser.download("download-cutout", name) == expected, "that cutout")
+        browser.leave(server)
+        server.stop()
     # A picture that the next one replaces while it is sent breaks off; the page shows the next one.
-    errors = [
-        entry
-        for entry in browser.driver.get_log("browser")
-        if entry["level"] == "SEVERE" and "ERR_CONTENT_LENGTH_MISMATCH" not in entry["message"]
-    ]
-    assert errors == []
+    log = browser.driver.get_log("browser")
+    severe = [entry["message"] for entry in log if entry["level"] == "SEVERE"]
+    assert [text for text in severe if "ERR_CONTENT_LENGTH_MISMATCH" not in text] == []
 
 
 @pytest.mark.parametrize(("kind", "flag"), [("is object", "--include"), ("is not", "--exclude")])
 def test_a_click_puts_the_mask_right_and_is_undone(
     browser: Browser, photo: Path, tmp_path: Path, kind: str, flag: str
 ) -> None:
-    with serving(tmp_path) as server:
+    with Server(tmp_path) as server:
         browser.open(server.address)
         browser.drop(photo)
         before = fetched(browser.picture("mask"))
@@ -262,35 +257,25 @@ def test_a_click_puts_the_mask_right_and_is_undone(
         clicked = fetched(browser.picture("mask"))
         with Image.open(photo) as image:
             middle = ",".join(str(side // 2) for side in image.size)
-        command = [sys.executable, "-m", "amd_seg.cli", "image", str(photo), flag, middle]
-        command += ["--device", "cpu", "-o", str(tmp_path / "mask.png")]
-        subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
-        with Image.open(tmp_path / "mask.png") as expected, Image.open(io.BytesIO(clicked)) as mask:
-            difference = ImageChops.difference(expected, mask).convert("L")
+        expected = by_command(photo, tmp_path / "mask.png", flag, middle)
+        with Image.open(io.BytesIO(expected)) as wanted, Image.open(io.BytesIO(clicked)) as mask:
+            difference = ImageChops.difference(wanted, mask).convert("L")
             # The browser shows the photo larger or smaller: the click may be a pixel beside.
             assert ImageStat.Stat(difference).mean[0] < 0.02 * 255
         browser.click("#undo")
         browser.picture("overlay", after=second)
         assert fetched(browser.picture("mask")) == before
-        assert browser.asked() == {server.address.rstrip("/")}
-        browser.driver.get("about:blank")
+        browser.leave(server)
 
 
-def fetched(address: str) -> bytes:
-    with urllib.request.urlopen(address) as answer:
-        return bytes(answer.read())
-
-
-def test_a_clip_is_adapted_to_in_the_browser(
-    browser: Browser, tiny_config: AMDConfig, tmp_path: Path
-) -> None:
+def test_a_clip_is_adapted_to_in_the_browser(browser: Browser, tmp_path: Path) -> None:
     torch.manual_seed(1)
-    card = WeightsConfig(model=tiny_config, object_channel=1, input_size=96, threshold=0.3)
-    weights = save_weights(tmp_path / "weights", AMD(tiny_config), card)
+    card = WeightsConfig(model=TINY, object_channel=1, input_size=96, threshold=0.3)
+    weights = save_weights(tmp_path / "weights", AMD(TINY), card)
     frames, _ = moving_patch(10, height=96, width=128, side=40)
     clip = write_clip(tmp_path / "patch.mp4", list(frames))
     (tmp_path / "text.jpg").write_text("no picture " * 10)
-    with serving(tmp_path, "--weights", str(weights)) as server:
+    with Server(tmp_path, "--weights", str(weights)) as server:
         browser.open(server.address)
         browser.drop(tmp_path / "text.jpg")
         told = until(lambda: getattr(browser.find(".toast-body"), "text", ""), "the error")
@@ -311,39 +296,35 @@ def test_a_clip_is_adapted_to_in_the_browser(
         browser.click("#write")
         video = until(lambda: browser.find("#video video"), "the clip")
         assert fetched(until(lambda: video.get_attribute("src"), "its address"))
-        assert browser.asked() == {server.address.rstrip("/")}
-        browser.driver.get("about:blank")
-        until(lambda: not server.files, "the end of its files")
+        browser.leave(server)
 
 
 def test_nothing_leaves_the_machine_and_nothing_comes_in(weights: Path, tmp_path: Path) -> None:
-    with serving(tmp_path, "--weights", str(weights)) as server:
+    with Server(tmp_path, "--weights", str(weights)) as server:
         with urllib.request.urlopen(server.address) as answer:
             page, headers = answer.read().decode(), answer.headers
         assert "fonts.googleapis.com" not in page
         assert "cdn" not in page.lower()
         assert "default-src 'self'" in headers["Content-Security-Policy"]
         assert headers["Cache-Control"] == "no-store"
-        config = json.loads(urllib.request.urlopen(f"{server.address}config").read())
-        assert config["analytics_enabled"] is False
-        assert config["max_file_size"] == 100_000_000
+        config = json.loads(fetched(f"{server.address}config"))
+        assert (config["analytics_enabled"], config["max_file_size"]) == (False, 100_000_000)
         head = b'--b\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
         too_large = head + bytes(100_000_001) + b"\r\n--b--\r\n"
         form = {"Content-Type": "multipart/form-data; boundary=b"}
-        for path, data, headers, status in (
+        for path, data, sent, status in (
             ("", None, {"Host": "evil.example"}, 400),
             ("gradio_api/file=http://127.0.0.1:9/x", None, {}, 403),
             (f"gradio_api/file={ROOT / 'pyproject.toml'}", None, {}, 403),
             ("gradio_api/upload", too_large, form, 413),
         ):
-            request = urllib.request.Request(server.address + path, data, headers)
+            request = urllib.request.Request(server.address + path, data, sent)
             with pytest.raises(urllib.error.HTTPError) as error:
                 urllib.request.urlopen(request)
             assert error.value.code == status
             error.value.close()
         time.sleep(2)  # Telemetry would go out by a thread of its own.
-        assert server.stop() == 0
-        assert list((tmp_path / "temp").iterdir()) == []
+        server.stop()
     with suppress(FileNotFoundError):
-        hosts = set((tmp_path / "hosts").read_text().splitlines())
+        hosts = set(server.hosts.read_text().splitlines())
         assert all("127.0.0.1" in host or host == "localhost" for host in hosts), hosts
