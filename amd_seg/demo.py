@@ -144,7 +144,7 @@ class Page:
         report = self._video.adapt(small, config, on_step=after_step)
         adapted = self._video.segmenter
         target = self._new_file(f"{self.source.stem}.report.html")
-        both = {"released": released, "adapted": adapted}
+        both: dict[str, Any] = {"released": released, "adapted": adapted}
         page = write_adaptation_page(target, self.clip, report, config, **both, **call)
         told = f"<p>{escape(verdict(report))}</p>{loss_curve(report)}"
         return told, page, adapted.config.input_size

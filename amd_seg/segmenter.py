@@ -8,7 +8,19 @@ import os
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
 from math import floor, prod
-from typing import Any, BinaryIO, Generic, TypeAlias, TypedDict, TypeVar, Unpack, cast, overload
+from typing import (
+    Any,
+    BinaryIO,
+    ClassVar,
+    Generic,
+    Self,
+    TypeAlias,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    cast,
+    overload,
+)
 
 import numpy as np
 import torch
@@ -25,7 +37,7 @@ from amd_seg.model.config import WeightsConfig
 from amd_seg.prefetch import map_ahead
 from amd_seg.refine import Point, resize_pixels
 from amd_seg.segmentation import Segmentation
-from amd_seg.weights import Config, Model, load_weights
+from amd_seg.weights import Config, Model, Pretrained, load_weights
 
 __all__ = ["ImageLike", "Segmentation", "Segmenter"]
 
@@ -78,6 +90,8 @@ class CallOptions(TypedDict, total=False):
 class PlacedNetwork(Generic[Model, Config]):
     """A network on a device, and the settings of its weights: what segmenters of photos share."""
 
+    _load: ClassVar[Callable[..., Pretrained[Any, Any]]]
+
     def __init__(
         self,
         model: Model,
@@ -91,6 +105,31 @@ class PlacedNetwork(Generic[Model, Config]):
         self._dtype = resolve_precision(precision, self.device)
         self.config: Config = config
         self.model: Model = model
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | os.PathLike[str] | None = None,
+        *,
+        device: str | torch.device = "auto",
+        precision: str = "float32",
+    ) -> Self:
+        """Return a segmenter with trained weights.
+
+        Args:
+            source: None (the bundled weights), a bundled name, a folder (that of a run too), a
+                .safetensors file, or "org/name" or "org/name@revision" on the Hub.
+            device: "auto" (CUDA, then MPS, then CPU; which one is logged), "cpu", "cuda",
+                "cuda:1" or "mps"; a device that is not here is an error.
+            precision: "float32" or "bfloat16", of the network only.
+
+        Raises:
+            WeightsError: the weights cannot be had, are not valid, or are for another segmenter.
+            DeviceError: the device or the precision cannot be used on this machine.
+        """
+        resolve_precision(precision, resolve_device(device))  # Before a download, not after it.
+        found = cls._load(source)
+        return cls(found.model, found.config, device=device, precision=precision)
 
     def _checked(self, size: int | None, batch_size: int) -> int:
         """Return the size that the network sees."""
@@ -169,30 +208,7 @@ class Segmenter(PlacedNetwork[AMD, WeightsConfig]):
         segmenter("photo.jpg").save("mask.png")
     """
 
-    @classmethod
-    def from_pretrained(
-        cls,
-        source: str | os.PathLike[str] | None = None,
-        *,
-        device: str | torch.device = "auto",
-        precision: str = "float32",
-    ) -> "Segmenter":
-        """Return a segmenter with trained weights.
-
-        Args:
-            source: None (the bundled weights), a bundled name, a folder, a .safetensors file, or
-                "org/name" or "org/name@revision" on the Hub.
-            device: "auto" (CUDA, then MPS, then CPU; which one is logged), "cpu", "cuda",
-                "cuda:1" or "mps"; a device that is not here is an error.
-            precision: "float32" or "bfloat16", of the network only.
-
-        Raises:
-            WeightsError: the weights cannot be had or are not valid.
-            DeviceError: the device or the precision cannot be used on this machine.
-        """
-        resolve_precision(precision, resolve_device(device))  # Before a download, not after it.
-        pretrained = load_weights(source)
-        return cls(pretrained.model, pretrained.config, device=device, precision=precision)
+    _load = staticmethod(load_weights)
 
     # A str is an iterable of str too; the first signature that fits counts.
     @overload

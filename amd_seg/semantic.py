@@ -35,9 +35,6 @@ from amd_seg.weights import load_any_weights, load_semantic_weights
 
 __all__ = ["SemanticSegmentation", "SemanticSegmenter", "open_segmenter"]
 
-# Rows brought to the photo's size at a time: all classes of a large photo take gigabytes.
-_STRIP_ROWS = 64
-
 
 @dataclass(frozen=True, eq=False)
 class SemanticSegmentation:
@@ -118,26 +115,12 @@ class SemanticSegmenter(PlacedNetwork[SemanticNetwork, SemanticWeightsConfig]):
         segmenter("photo.jpg").save("labels.png")
     """
 
+    _load = staticmethod(load_semantic_weights)
+
     @property
     def classes(self) -> Classes:
         """Names and colours of what it tells apart."""
         return self.config.classes
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        source: str | os.PathLike[str],
-        *,
-        device: str | torch.device = "auto",
-        precision: str = "float32",
-    ) -> "SemanticSegmenter":
-        """Return a segmenter with fine-tuned weights, as `Segmenter.from_pretrained` does.
-
-        They may be the folder of a run of `amd-seg finetune`, or any weights that know classes.
-        """
-        resolve_precision(precision, resolve_device(device))  # Before a download, not after it.
-        found = load_semantic_weights(source)
-        return cls(found.model, found.config, device=device, precision=precision)
 
     @overload
     def __call__(self, image: ImageLike, **options: Any) -> SemanticSegmentation: ...
@@ -196,12 +179,7 @@ def open_segmenter(
     device: str | torch.device = "auto",
     precision: str = "float32",
 ) -> Segmenter | SemanticSegmenter:
-    """Return the segmenter that weights are for, whichever it is.
-
-    Raises:
-        InputError: weights of this kind do not give the picture or annotation `output`.
-        WeightsError, DeviceError: as `Segmenter.from_pretrained` does.
-    """
+    """Return the segmenter that weights are for, by `from_pretrained`, if it gives `output`."""
     resolve_precision(precision, resolve_device(device))  # Before a download, not after it.
     found = load_any_weights(source)
     is_semantic = isinstance(found.model, SemanticNetwork)
@@ -276,8 +254,8 @@ def strongest_classes(scores: Tensor, size: tuple[int, ...]) -> NDArray[np.uint8
         above = places.floor().long()
         below = (above + 1).clamp(max=scores.shape[1] - 1)
         share = (places - above)[:, None]
-        for start in range(0, height, _STRIP_ROWS):
-            rows = slice(start, start + _STRIP_ROWS)
+        # By strips: all classes of a large photo take gigabytes.
+        for rows in torch.split(torch.arange(height), 64):
             strip = torch.lerp(wide[:, above[rows]], wide[:, below[rows]], share[rows])
             labels[rows] = strip.argmax(dim=0).byte().numpy()
     return labels

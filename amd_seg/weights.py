@@ -98,10 +98,16 @@ def _locate(source: str | os.PathLike[str] | None) -> tuple[Path, str]:
     """Return where the files are, fetched if need be, and `Pretrained.source`."""
     name = DEFAULT_WEIGHTS if source is None else os.fspath(source)
     local = os.path.expanduser(name)
-    if source is None or (isinstance(source, str) and name in bundled_names()):
+    bundled = bundled_weights()
+    if source is None or (isinstance(source, str) and name in bundled):
+        if name not in bundled:
+            raise WeightsError(
+                f"The weights {name!r} did not come with this installation. "
+                "Install amd-seg again, or give a folder or a repository on the Hub."
+            )
         if source is not None and os.path.exists(local):
             logger.warning("%r is taken as bundled weights; write ./%s for the folder", name, name)
-        return bundled_folder(name), name
+        return bundled[name], name
     if name.lower().endswith(".onnx"):
         raise WeightsError(
             f"Cannot load {name}: an .onnx file is for other programs. Give the weights that it "
@@ -121,30 +127,16 @@ def _locate(source: str | os.PathLike[str] | None) -> tuple[Path, str]:
         return folder, f"{name.partition('@')[0]}@{folder.name}"
     raise WeightsError(
         f"No weights at {name!r}: no bundled weights have that name (there are "
-        f"{', '.join(bundled_names()) or 'none'}), {os.path.abspath(local)} does not exist, and it "
+        f"{', '.join(bundled) or 'none'}), {os.path.abspath(local)} does not exist, and it "
         "is no repository 'org/name' of the Hub. Give one of these."
     )
 
 
-def bundled_names() -> list[str]:
-    """Names of the weights that came with this installation, sorted."""
-    folders = _bundled_root().glob("*")
-    return sorted(f.name for f in folders if all((f / name).is_file() for name in FILES))
-
-
-def bundled_folder(name: str) -> Path:
-    """Folder of the bundled weights `name`; a WeightsError where there are none of that name."""
-    if name not in bundled_names():
-        raise WeightsError(
-            f"No bundled weights are called {name!r}: {_bundled_root()} has "
-            f"{', '.join(bundled_names()) or 'none'}. "
-            "Install amd-seg again, or give a folder or a repository on the Hub."
-        )
-    return _bundled_root() / name
-
-
-def _bundled_root() -> Path:
-    return BUNDLED_IN_WHEEL if BUNDLED_IN_WHEEL.is_dir() else BUNDLED_IN_SOURCE
+def bundled_weights() -> dict[str, Path]:
+    """Names and folders of the weights that came with this installation, sorted."""
+    root = BUNDLED_IN_WHEEL if BUNDLED_IN_WHEEL.is_dir() else BUNDLED_IN_SOURCE
+    folders = sorted(root.glob("*"))
+    return {f.name: f for f in folders if all((f / name).is_file() for name in FILES)}
 
 
 def download_weights(repo: str) -> Path:

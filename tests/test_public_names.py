@@ -35,13 +35,15 @@ ATTRIBUTES = {
 
 SIGNATURES = {
     "Segmenter": "(model, config, *, device='auto', precision='float32')",
-    "Segmenter.from_pretrained": "(source=None, *, device='auto', precision='float32')",
+    **dict.fromkeys(
+        [f"{kind}Segmenter.from_pretrained" for kind in ("", "Semantic", "Video")],
+        "(source=None, *, device='auto', precision='float32')",
+    ),
     "Segmenter.__call__": "(self, image, *, include=(), exclude=(), **options)",
     "Segmenter.stream": "(self, images, *, size=None, threshold=None, refine='colour', "
     "min_confidence=0.0, batch_size=8, max_pixels=200000000)",
     "Segmenter.region_masks": "(self, frames)",
     "SemanticSegmenter": "(model, config, *, device='auto', precision='float32')",
-    "SemanticSegmenter.from_pretrained": "(source, *, device='auto', precision='float32')",
     "SemanticSegmenter.__call__": "(self, image, **options)",
     "SemanticSegmenter.stream": "(self, images, *, size=None, slide=False, flip=False, "
     "batch_size=8, max_pixels=200000000)",
@@ -56,7 +58,6 @@ SIGNATURES = {
     "Segmentation.encode": "(self, output='mask')",
     "Segmentation.save": "(self, path, output='mask')",
     "VideoSegmenter": "(segmenter)",
-    "VideoSegmenter.from_pretrained": "(source=None, *, device='auto', precision='float32')",
     "VideoSegmenter.__call__": "(self, source, **options)",
     "VideoSegmenter.write": "(self, source, target, *, output='mask', background=None, "
     "overwrite=False, on_frame=None, info=None, **options)",

@@ -21,7 +21,7 @@ from amd_seg.errors import AmdSegError
 from amd_seg.media.images import Photo
 from amd_seg.refine import refine_map, upsample
 from amd_seg.segmenter import network_size, prepare
-from amd_seg.weights import bundled_names
+from amd_seg.weights import bundled_weights
 from tests.scenes import scenes
 
 
@@ -373,7 +373,7 @@ def test_damaged_numbers_are_never_a_result(weights: Path) -> None:
 
 
 def test_skies_and_surfaces_are_no_objects() -> None:
-    if not bundled_names():
+    if not bundled_weights():
         pytest.skip("this checkout has no bundled weights")
     segmenter = Segmenter.from_pretrained(device="cpu")
     pictures = [pixels for _, pixels in scenes(2)]

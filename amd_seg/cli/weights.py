@@ -26,10 +26,10 @@ def weights() -> None:
 @as_json
 def list_bundled(as_json: bool) -> None:
     """Print the names of the bundled weights."""
-    from amd_seg.weights import DEFAULT_WEIGHTS, bundled_folder, bundled_names
+    from amd_seg.weights import DEFAULT_WEIGHTS, bundled_weights
 
-    for name in bundled_names():
-        row = {"name": name, "folder": str(bundled_folder(name))}
+    for name, folder in bundled_weights().items():
+        row = {"name": name, "folder": str(folder)}
         terminal.put({**row, "default": name == DEFAULT_WEIGHTS} if as_json else name)
 
 
