@@ -17,7 +17,7 @@ from amd_seg.cli import cli
 from amd_seg.errors import ConfigError, InputError, WeightsError
 from amd_seg.model.amd import AMD
 from amd_seg.model.appearance import SemanticNetwork
-from amd_seg.model.config import AMDConfig, WeightsConfig
+from amd_seg.model.config import WeightsConfig
 from amd_seg.training.config import FINETUNE_PRESETS, FinetuneConfig
 from amd_seg.training.finetune import SegmentationObjective, finetune, model_for
 from amd_seg.training.labelled_photos import LabelBatch, open_voc2012
@@ -28,7 +28,7 @@ from tests.labelled import make_voc2012
 from tests.processes import Run
 from tests.test_cli_evaluate import scores
 from tests.test_run import column, stop_at_step_3
-from tests.tiny import SEMANTIC, settings
+from tests.tiny import SEMANTIC, TINY, settings
 
 SETTINGS = FinetuneConfig(
     steps=6, batch_size=4, short_edge=40, crop=(40, 40), workers=0, learning_rate=0.05,
@@ -45,18 +45,15 @@ def voc(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_voc2012(tmp_path_factory.mktemp("voc") / "VOC2012")
 
 
-# The loss and the step
-
-
 def test_the_loss_is_the_mean_cross_entropy_over_what_is_judged() -> None:
     torch.manual_seed(0)
     model = SemanticNetwork(SEMANTIC).eval()
     frames = torch.randint(0, 256, (2, 3, 24, 32), dtype=torch.uint8)
-    labels = torch.randint(0, 21, (2, 24, 32))
+    labels = torch.randint(0, 21, (2, 24, 32), dtype=torch.uint8)
     labels[:, 5:20] = VOID
-    parts = SegmentationObjective(model)(LabelBatch(frames, labels, ("a", "b")))
-    logits = model.logits(frames).detach()
-    logits = nn.functional.interpolate(logits, (24, 32), mode="bilinear", align_corners=False)
+    objective = SegmentationObjective(model)
+    parts = objective(LabelBatch(frames, labels, ("a", "b")))
+    logits = nn.functional.interpolate(model.logits(frames).detach(), (24, 32), mode="bilinear")
     errors, right = [], []
     for item, row, place in (labels != VOID).nonzero().tolist():
         values, label = logits[item, :, row, place].double(), int(labels[item, row, place])
@@ -64,11 +61,7 @@ def test_the_loss_is_the_mean_cross_entropy_over_what_is_judged() -> None:
         right.append(int(values.argmax()) == label)
     assert parts["loss"].item() == pytest.approx(np.mean(errors), rel=1e-5)
     assert parts["accuracy"].item() == pytest.approx(np.mean(right), rel=1e-5)
-    void = SegmentationObjective(model)(LabelBatch(frames, torch.full_like(labels, VOID), ()))
-    assert void["loss"].item() == 0
-
-
-# Runs
+    assert objective(LabelBatch(frames, torch.full_like(labels, VOID), ()))["loss"].item() == 0
 
 
 def test_a_short_run_learns_the_colours(voc: Path, tmp_path: Path) -> None:
@@ -103,48 +96,41 @@ def test_a_resumed_run_ends_as_if_it_had_never_stopped(voc: Path, tmp_path: Path
 # Where the backbone starts
 
 
-@pytest.fixture
-def amd(tiny_config: AMDConfig) -> AMD:
-    torch.manual_seed(5)
-    return AMD(tiny_config)
-
-
 def start_of(voc: Path, out: Path, weights: Path, **changes: object) -> dict[str, Tensor]:
-    """The backbone before the first step."""
+    """The convolutions of the backbone before the first step."""
     model = model_for(weights, 21, **changes)
     config = dataclasses.replace(SETTINGS, steps=1, learning_rate=1e-12, final_learning_rate=0.0)
     finetune(open_voc2012(voc), out, model=model, config=config, weights=weights, device="cpu")
-    return load_semantic_weights(out).model.appearance.backbone.state_dict()
+    return convolutions(load_semantic_weights(out).model.appearance.backbone.state_dict())
 
 
-def assert_same_convolutions(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
-    for name, value in wanted.items():
-        if "conv" in name or "downsample.0" in name:
-            torch.testing.assert_close(found[name], value.half().float(), msg=name)
+def convolutions(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    is_one = ("conv", "downsample.0")
+    return {n: v.half() for n, v in state.items() if any(part in n for part in is_one)}
 
 
-def test_a_backbone_starts_from_our_weights(voc: Path, tmp_path: Path, amd: AMD) -> None:
-    save_weights(tmp_path / "ours", amd, WeightsConfig(model=amd.config))
-    found = start_of(voc, tmp_path / "run", tmp_path / "ours")
-    assert_same_convolutions(found, amd.appearance.backbone.state_dict())
-    model = load_semantic_weights(tmp_path / "run").config.model
-    assert (model.stage_widths, model.classes) == (amd.config.stage_widths, 21)
-    # Fine-tuned weights are a start as well.
-    assert_same_convolutions(start_of(voc, tmp_path / "next", tmp_path / "run"), found)
-    with pytest.raises(ConfigError, match=r"stage_widths \(8, 8, 8, 16\) instead of"):
-        start_of(voc, tmp_path / "no", tmp_path / "ours", stage_widths=(8, 8, 8, 16))
-
-
-def test_a_backbone_starts_from_others_files(voc: Path, tmp_path: Path, amd: AMD) -> None:
+def test_a_backbone_starts_from_our_weights_and_from_others(voc: Path, tmp_path: Path) -> None:
+    amd = AMD(TINY)
+    state = amd.appearance.backbone.state_dict()
+    ours = save_weights(tmp_path / "ours", amd, WeightsConfig(model=TINY))
     # TimeCycle's: convolutions over time, of one frame.
-    state = dict(amd.appearance.backbone.state_dict())
-    inflated = {n: v[:, :, None] if v.ndim == 4 else v for n, v in state.items()}
-    theirs = {f"module.encoderVideo.{n}": v for n, v in inflated.items()}
+    theirs = {
+        f"module.encoderVideo.{name}": value[:, :, None] if value.ndim == 4 else value
+        for name, value in state.items()
+    }
     theirs["module.afterconv1.weight"] = torch.zeros(4, 8, 1, 1)
     path = tmp_path / "checkpoint_14.pth.tar"
     torch.save({"state_dict": theirs}, path)
     sizes = {"backbone": "resnet18", "stage_widths": (8, 8, 8, 8), "dilations": (1, 1, 2, 4)}
-    assert_same_convolutions(start_of(voc, tmp_path / "run", path, **sizes), state)
+    # Fine-tuned weights are a start as well.
+    starts = {"run": (ours, {}), "next": (tmp_path / "run", {}), "others": (path, sizes)}
+    for name, (weights, changes) in starts.items():
+        found = start_of(voc, tmp_path / name, weights, **changes)
+        torch.testing.assert_close(found, convolutions(state), rtol=0, atol=0)
+    model = load_semantic_weights(tmp_path / "run").config.model
+    assert (model.stage_widths, model.classes) == (TINY.stage_widths, 21)
+    with pytest.raises(ConfigError, match=r"stage_widths \(8, 8, 8, 16\) instead of"):
+        start_of(voc, tmp_path / "no", ours, stage_widths=(8, 8, 8, 16))
     torch.save({"state_dict": {"backbone2.conv1.weight": torch.zeros(64, 3, 7, 7)}}, path)
     with pytest.raises(WeightsError, match=r"Convert it first, amd-seg weights convert"):
         start_of(voc, tmp_path / "no", path)
@@ -180,9 +166,7 @@ def test_every_preset_takes_a_step(run: Run, voc: Path, tmp_path: Path, preset: 
     assert load_semantic_weights(tmp_path / "run").config.training["steps"] == 2
 
 
-def test_any_folders_will_do(
-    run: Run, voc: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_any_folders_will_do(run: Run, voc: Path, tmp_path: Path) -> None:
     names = tmp_path / "names.txt"
     names.write_text("ground #101010\nred\ngreen\nblue\n")
     folders = ["--images", str(voc / "JPEGImages"), "--masks", str(voc / "SegmentationClass")]
@@ -191,7 +175,6 @@ def test_any_folders_will_do(
     card = load_semantic_weights(tmp_path / "run").config
     assert card.class_names == ("ground", "red", "green", "blue")
     assert (card.class_colours[0], card.input_size) == ("#101010", 40)
-    assert not [record for record in caplog.records if record.levelname == "WARNING"]
 
 
 def test_a_coco_file_will_do(run: Run, voc: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,12 @@ from PIL import Image
 
 from amd_seg.classes import VOC2012, VOID, Classes
 from amd_seg.errors import InputError, MediaError
-from amd_seg.media.labels import read_labels
 from amd_seg.training.config import FinetuneConfig
-from amd_seg.training.distributed import Processes
+from amd_seg.training.distributed import NumberedBatches, Processes
 from amd_seg.training.labelled_photos import (
-    LabelBatches,
     check_labelled,
     cut_view,
+    draw_crops,
     draw_view,
     open_labelled_folders,
     open_voc2012,
@@ -34,9 +34,10 @@ def voc(tmp_path: Path) -> Path:
     return make_voc2012(tmp_path / "voc")
 
 
-def batches(voc: Path, rank: int = 0, processes: int = 1, **changes: object) -> LabelBatches:
+def batches(voc: Path, rank: int = 0, processes: int = 1, **changes: object) -> NumberedBatches:
     config = dataclasses.replace(SETTINGS, **changes)
-    return LabelBatches(open_voc2012(voc), config, Processes(CPU, rank, processes))
+    draw, place = partial(draw_crops, open_voc2012(voc), config), Processes(CPU, rank, processes)
+    return NumberedBatches(draw, config, place, config.workers)
 
 
 # Sets of labelled photos
@@ -73,41 +74,35 @@ def test_files_that_are_missing_are_named(voc: Path) -> None:
 
 
 def test_label_maps_are_checked_before_a_run(voc: Path, caplog: pytest.LogCaptureFixture) -> None:
-    check_labelled(open_voc2012(voc))
+    labelled, maps = open_voc2012(voc), sorted((voc / "SegmentationClass").iterdir())
+    check_labelled(labelled)
     assert "labelled boat, bottle, bus, car, cat and 12 more" in caplog.text
-    folders = open_labelled_folders(voc / "JPEGImages", voc / "SegmentationClass", VOC2012)
+    two = dataclasses.replace(labelled, classes=Classes.of(("background", "one")))
     with pytest.raises(InputError, match="labels beyond the 2 classes"):
-        check_labelled(dataclasses.replace(folders, classes=Classes.of(("background", "one"))))
-    first, second = (voc / f"SegmentationClass/2007_00000{number}.png" for number in (1, 2))
-    Image.fromarray(scene(1)[1][:-1]).save(first)
-    Image.new("RGB", (56, 40)).save(second)
-    message = r"2007_000001.png is 56x39, but its photo .* is 56x40.* 1 more cannot be used either"
+        check_labelled(two)
+    Image.fromarray(scene(0)[1][:-1]).save(maps[0])
+    Image.new("RGB", (56, 40)).save(maps[1])
+    message = r"2007_000000.png is 56x39, but its photo .* is 56x40.* 1 more cannot be used either"
     with pytest.raises(InputError, match=message):
-        check_labelled(open_voc2012(voc))
-
-
-def test_masks_of_0_and_255_have_one_class(voc: Path) -> None:
-    for path in (voc / "SegmentationClass").iterdir():
-        labels = np.where(read_labels(path, VOC2012) == 0, 0, VOID).astype(np.uint8)
-        Image.fromarray(labels).save(path)
+        check_labelled(labelled)
+    for path in maps:
+        Image.fromarray(np.where(scene(0)[1] == 0, 0, VOID).astype(np.uint8)).save(path)
     with pytest.raises(InputError, match=r"labelled background or 255.* need 1 in the place of"):
-        check_labelled(open_voc2012(voc))
+        check_labelled(labelled)
 
 
 def test_a_palette_that_contradicts_the_labels_is_told(
     voc: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    order = np.arange(256)
-    order[[1, 2]] = 2, 1
+    order = [0, 2, 1, *range(3, 256)]
     for path in sorted((voc / "SegmentationClass").iterdir())[:2]:
         with Image.open(path) as image:
             # As tools write it that sort a palette: the picture looks the same.
-            image.remap_palette(order.tolist()).save(path)
+            image.remap_palette(order).save(path)
     check_labelled(open_voc2012(voc))
     told, _ = caplog.messages
     assert told.startswith("2 of 6 label maps")
     assert "give label 1 (aeroplane) the colour of label 2 (bicycle)" in told
-    assert "give --coloured-masks" in told
     caplog.clear()
     check_labelled(open_voc2012(voc, by_colour=True))
     assert "palette" not in caplog.text
@@ -165,9 +160,12 @@ def test_draws_are_the_same_whatever_the_processes_and_readers(voc: Path) -> Non
         assert torch.equal(batch.frames, torch.cat([part.frames for part in parts]))
         assert torch.equal(batch.labels, torch.cat([part.labels for part in parts]))
         names += batch.names
-    assert (batch.frames.dtype, batch.labels.dtype) == (torch.uint8, torch.int64)
     # Every epoch shows each of the six photos once.
     assert sorted(names[:6]) == sorted(names[6:12]) == sorted(set(names))
+    # Heavy augmentation changes the colours and no label.
+    light, heavy = (next(batches(voc, augment=augment)) for augment in ("light", "heavy"))
+    assert torch.equal(light.labels, heavy.labels)
+    assert all(not torch.equal(*pair) for pair in zip(light.frames, heavy.frames, strict=True))
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -178,9 +176,3 @@ def test_a_photo_that_breaks_during_a_run_is_one_line(voc: Path, workers: int) -
         next(stream), next(stream)
     assert str(photo) in str(caught.value)
     assert str(caught.value).isprintable()
-
-
-def test_heavy_changes_colours_and_no_label(voc: Path) -> None:
-    light, heavy = (next(batches(voc, augment=augment)) for augment in ("light", "heavy"))
-    assert torch.equal(light.labels, heavy.labels)
-    assert all(not torch.equal(*pair) for pair in zip(light.frames, heavy.frames, strict=True))

@@ -13,21 +13,13 @@ from amd_seg.errors import InputError, MediaError
 from amd_seg.training.clips import Clip, find_clips
 from amd_seg.training.config import TrainingConfig
 from amd_seg.training.crops import pair_box
-from amd_seg.training.distributed import Processes
-from amd_seg.training.pairs import (
-    DecodedPairs,
-    PairBatch,
-    PairBatches,
-    Pairs,
-    StoredPairs,
-    draw_pair,
-)
+from amd_seg.training.distributed import NumberedBatches, Processes
+from amd_seg.training.pairs import DecodedPairs, Pairs, StoredPairs, draw_pair
 from tests.clips import moving_square, truncate, write_clip, write_folder, write_lossless
 
 SMALL = TrainingConfig(batch_size=4, crop=(16, 24), scale=(0.5, 1.0), short_edge=32, workers=0)
 WHOLE = dataclasses.replace(SMALL, crop=(48, 64), scale=(1, 1), short_edge=48, flip=False)
 CPU = torch.device("cpu")
-ALONE = Processes(CPU)
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +43,9 @@ def both(clips: list[Clip], config: TrainingConfig = SMALL, **changes: object) -
     return [StoredPairs(clips, config, CPU), DecodedPairs(clips, config)]
 
 
-def equal(first: PairBatch, second: PairBatch) -> bool:
-    frames = [(each.frame_i, each.frame_j) for each in (first, second)]
-    return first.names == second.names and all(map(torch.equal, *frames))
+def batches(pairs: Pairs, rank: int = 0, processes: int = 1) -> NumberedBatches:
+    workers = pairs.config.workers if isinstance(pairs, DecodedPairs) else 0
+    return NumberedBatches(pairs, pairs.config, Processes(CPU, rank, processes), workers)
 
 
 # Clip, first and second frame, and the chances of some of 40 draws, as they have always been:
@@ -90,21 +82,18 @@ def test_an_epoch_draws_one_pair_of_each_video_in_a_new_order_with_uniform_gaps(
 
 
 def test_frames_are_kept_as_they_are_read_and_portraits_transposed(clips: list[Clip]) -> None:
-    stored = StoredPairs([clips[0], clips[3]], WHOLE, CPU)
-    expected = np.stack(moving_square(6)).transpose(0, 3, 1, 2)
-    frames = [clip[1] for clip in stored.clips]
-    assert torch.equal(frames[0], torch.from_numpy(expected))
+    kept = [frames for _, frames, _ in StoredPairs([clips[0], clips[3]], WHOLE, CPU).clips]
     upright = np.stack([frame.pixels for frame in clips[3].open()])
-    assert upright.shape == (5, 64, 48, 3)
-    assert torch.equal(frames[1], torch.from_numpy(upright.transpose(0, 3, 2, 1)))
+    assert torch.equal(kept[0], torch.tensor(np.stack(moving_square(6))).permute(0, 3, 1, 2))
+    assert torch.equal(kept[1], torch.tensor(upright).permute(0, 3, 2, 1))
 
 
 def test_frames_that_repeat_or_come_back_never_make_a_pair(tmp_path: Path) -> None:
     slow = [frame for frame in moving_square(4) for _ in range(3)]
     blinks = moving_square(2, step=(0, 8)) * 4
     for name, frames in {"slow.mkv": slow, "blinks.mkv": blinks}.items():
-        for source in both(one_clip(tmp_path / name, frames), WHOLE, max_gap=4):
-            for batch in itertools.islice(PairBatches(source, ALONE), 6):
+        for pairs in both(one_clip(tmp_path / name, frames), WHOLE, max_gap=4):
+            for batch in itertools.islice(batches(pairs), 6):
                 assert (batch.frame_i != batch.frame_j).flatten(1).any(1).all()
 
 
@@ -112,8 +101,7 @@ def test_frames_that_repeat_or_come_back_never_make_a_pair(tmp_path: Path) -> No
 def test_both_frames_get_the_same_crop_and_half_are_flipped(tmp_path: Path, flip: bool) -> None:
     ramp = np.broadcast_to(np.arange(64, dtype=np.uint8)[:, None], (32, 64, 3))
     clip = one_clip(tmp_path / "ramp.mkv", [ramp, ramp + np.uint8(1)])
-    config = dataclasses.replace(SMALL, batch_size=64, flip=flip)
-    batch = next(PairBatches(StoredPairs(clip, config, CPU), ALONE))
+    batch = next(batches(both(clip, batch_size=64, flip=flip)[0]))
     assert torch.equal(batch.frame_i + 1, batch.frame_j)
     rises = batch.frame_i[:, 0, 0, -1] > batch.frame_i[:, 0, 0, 0]
     assert 16 < rises.sum() < 48 if flip else rises.all()
@@ -121,22 +109,19 @@ def test_both_frames_get_the_same_crop_and_half_are_flipped(tmp_path: Path, flip
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on one core
 @pytest.mark.parametrize("workers", [0, 2])
-def test_pairs_decoded_as_drawn_are_those_from_memory(clips: list[Clip], workers: int) -> None:
+def test_pairs_are_the_same_however_they_are_read_and_shared(
+    clips: list[Clip], workers: int
+) -> None:
     state = torch.get_rng_state()
-    streams = [PairBatches(s, ALONE) for s in both(clips, max_gap=2, seed=4, workers=workers)]
-    assert all(itertools.islice(map(equal, *streams), 6))
+    stored, decoded = both(clips, max_gap=2, seed=4, workers=workers)
+    streams = [batches(stored), batches(decoded), batches(stored, 0, 2), batches(stored, 1, 2)]
+    for batch, other, *halves in itertools.islice(zip(*streams, strict=True), 6):
+        assert batch.names == other.names == halves[0].names + halves[1].names
+        for kind in ("frame_i", "frame_j"):
+            whole = getattr(batch, kind)
+            assert torch.equal(whole, getattr(other, kind))
+            assert torch.equal(whole, torch.cat([getattr(half, kind) for half in halves]))
     assert torch.equal(torch.get_rng_state(), state)  # The run's generator is left alone.
-
-
-def test_processes_share_the_batch_of_one(clips: list[Clip]) -> None:
-    source = StoredPairs(clips, SMALL, CPU)
-    whole, *ranks = (
-        PairBatches(source, Processes(CPU, rank, size)) for rank, size in ((0, 1), (0, 2), (1, 2))
-    )
-    for _ in range(3):
-        batch, shares = next(whole), [next(rank) for rank in ranks]
-        assert batch.names == shares[0].names + shares[1].names
-        assert torch.equal(batch.frame_j, torch.cat([share.frame_j for share in shares]))
 
 
 @pytest.mark.parametrize("way", ["no video", "cut in the middle"])
@@ -149,14 +134,14 @@ def test_broken_clips_are_named_once_and_left_out(
     else:
         truncate(write_folder(bad, moving_square(2)) / "00001.png", 0.5)
     broken = find_clips([str(bad)])
-    for source in both(good * 100 + broken, batch_size=101):
-        for batch in itertools.islice(PairBatches(source, ALONE), 2):
+    for pairs in both(good * 100 + broken, batch_size=101):
+        for batch in itertools.islice(batches(pairs), 2):
             assert {name.split(":")[0] for name in batch.names} == {"good.mkv"}
     assert caplog.text.count("Clip bad.mp4 is left out") == 2
     few, config = good * 50 + broken, dataclasses.replace(SMALL, batch_size=51)
     for make in (lambda: StoredPairs(few, config, CPU), lambda: DecodedPairs(few, config)):
         with pytest.raises(MediaError, match=r"1 of 51 clips cannot be read .*bad\.mp4"):
-            next(PairBatches(make(), ALONE))
+            next(batches(make()))
 
 
 def test_a_clip_in_which_nothing_moves_is_left_out(

@@ -9,7 +9,7 @@ import atexit
 import gc
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from amd_seg.device import resolve_device, say_which
-from amd_seg.errors import ConfigError, DeviceError
+from amd_seg.errors import AmdSegError, ConfigError, DeviceError
 from amd_seg.training.config import RunConfig
 from amd_seg.workers import start_worker
 
@@ -146,17 +146,18 @@ def batch_mean(values: Tensor) -> Tensor:
 
 
 class NumberedBatches(Iterator[Any]):
-    """An endless stream of what this process's draws give.
+    """An endless stream of the batches of this process's draws.
 
     What a draw shows follows from the seed and its number alone, whatever the batch, the workers
-    and the processes. So a run resumes from one number, and processes agree without talking. The
-    source gives what the draws of a range of numbers show; workers are processes that fetch ahead.
+    and the processes. So a run resumes from one number, and processes agree without talking.
+    `draw` gives the batch of a range of numbers, two tensors and names, in some workers, processes
+    that fetch ahead; without them, in this process.
     """
 
     def __init__(
-        self, source: Dataset[Any], config: RunConfig, processes: Processes, workers: int
+        self, draw: Callable[[range], Any], config: RunConfig, processes: Processes, workers: int
     ) -> None:
-        self._source, self._workers, self._device = source, workers, processes.device
+        self._draw, self._workers, self._device = _Draws(draw), workers, processes.device
         self._mine = processes.share_of(config)
         self._size = config.batch_size // config.accumulate
         self._drawn = 0
@@ -165,9 +166,12 @@ class NumberedBatches(Iterator[Any]):
     def __next__(self) -> Any:
         if self._fetched is None:
             self._fetched = self._fetch()
-        fetched = next(self._fetched)
+        batch = next(self._fetched)
+        if isinstance(batch, AmdSegError):
+            raise batch
         self._drawn += self._size
-        return fetched
+        first, second = (each.to(self._device, non_blocking=True) for each in batch[:2])
+        return type(batch)(first, second, tuple(batch.names))
 
     def state_dict(self) -> dict[str, int]:
         """The position after the batch given last; the same in all processes."""
@@ -185,9 +189,9 @@ class NumberedBatches(Iterator[Any]):
                 first += self._size
 
         if not self._workers:
-            return map(self._source.__getitem__, steps())
+            return map(self._draw.__getitem__, steps())
         loader = DataLoader(
-            self._source,
+            self._draw,
             sampler=steps(),
             batch_size=None,  # An item is a batch already.
             num_workers=self._workers,
@@ -197,6 +201,19 @@ class NumberedBatches(Iterator[Any]):
             worker_init_fn=start_worker,
         )
         return iter(loader)
+
+
+class _Draws(Dataset[Any]):
+    """What a function draws, or the error that it raises, as DataLoader's workers take it."""
+
+    def __init__(self, draw: Callable[[range], Any]) -> None:
+        self.draw = draw
+
+    def __getitem__(self, numbers: range) -> Any:
+        try:
+            return self.draw(numbers)
+        except AmdSegError as error:
+            return error  # raised in a worker it would arrive with its traceback as its message
 
 
 @lru_cache(maxsize=2)

@@ -5,6 +5,7 @@ Source: paper section 4.4 and table 2.
 
 import dataclasses
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -16,8 +17,8 @@ from amd_seg.errors import ConfigError
 from amd_seg.model.appearance import SemanticNetwork
 from amd_seg.model.config import SemanticConfig, SemanticWeightsConfig
 from amd_seg.training.config import FinetuneConfig
-from amd_seg.training.distributed import batch_mean, joined_processes
-from amd_seg.training.labelled_photos import LabelBatches, LabelledPhotos, check_labelled
+from amd_seg.training.distributed import NumberedBatches, batch_mean, joined_processes
+from amd_seg.training.labelled_photos import LabelledPhotos, check_labelled, draw_crops
 from amd_seg.training.loop import OnStep
 from amd_seg.training.run import Run, differences
 from amd_seg.weights import load_any_weights, save_weights
@@ -76,10 +77,9 @@ def finetune(
             "start": name or "bundled weights",
             "model": dataclasses.asdict(model),
         }
-        objective, batches = (
-            SegmentationObjective(network),
-            LabelBatches(labelled, config, processes),
-        )
+        objective = SegmentationObjective(network)
+        draw = partial(draw_crops, labelled, config)
+        batches = NumberedBatches(draw, config, processes, config.workers)
         trained, about = run.learn(objective, batches, settings, on_step=on_step)
         if processes.is_first:
             card = SemanticWeightsConfig(
@@ -118,13 +118,13 @@ class SegmentationObjective(nn.Module):
 
     def forward(self, batch: Any, progress: float = 0.0) -> dict[str, Tensor]:
         """Score a `LabelBatch`."""
-        size = batch.labels.shape[-2:]
-        logits = F.interpolate(self.model.logits(batch.frames), size, mode="bilinear")
-        errors = F.cross_entropy(logits, batch.labels, ignore_index=VOID, reduction="none")
-        is_judged = (batch.labels != VOID).float()
+        labels = batch.labels.long()
+        logits = F.interpolate(self.model.logits(batch.frames), labels.shape[-2:], mode="bilinear")
+        errors = F.cross_entropy(logits, labels, ignore_index=VOID, reduction="none")
+        is_judged = (labels != VOID).float()
         # Of all processes together, so that N of them equal one with the whole batch.
         share = batch_mean(is_judged).clamp_min(1e-6)
-        is_right = (logits.argmax(dim=1) == batch.labels).float()
+        is_right = (logits.argmax(dim=1) == labels).float()
         return {"loss": errors.mean() / share, "accuracy": is_right.mean() / share}
 
 

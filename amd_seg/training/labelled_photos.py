@@ -4,14 +4,13 @@ import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from amd_seg.annotations import write_label_maps
 from amd_seg.classes import VOC2012, VOC_LAYOUT, VOID, Classes
@@ -22,7 +21,7 @@ from amd_seg.media.labels import colours_of_others, read_labels
 from amd_seg.model.appearance import MEAN
 from amd_seg.training.config import FinetuneConfig
 from amd_seg.training.crops import blur, jitter_colours
-from amd_seg.training.distributed import NumberedBatches, Processes, order_of
+from amd_seg.training.distributed import order_of
 
 logger = logging.getLogger(__name__)
 
@@ -171,61 +170,38 @@ class LabelBatch(NamedTuple):
     """Crops of photos and their labels."""
 
     frames: Tensor  # (batch, 3, height, width), uint8, RGB
-    labels: Tensor  # (batch, height, width), int64: classes, and VOID where nothing counts
+    labels: Tensor  # (batch, height, width), uint8: classes, and VOID where nothing counts
     names: tuple[str, ...]
 
 
-class LabelBatches(NumberedBatches):
-    """The endless batches of this process's photos; each epoch shows every photo once."""
-
-    def __init__(
-        self, labelled: LabelledPhotos, config: FinetuneConfig, processes: Processes
-    ) -> None:
-        super().__init__(_Crops(labelled, config), config, processes, config.workers)
-
-    def __next__(self) -> LabelBatch:
-        fetched = super().__next__()
-        if isinstance(fetched, AmdSegError):
-            raise fetched
-        frames, labels = (each.to(self._device, non_blocking=True) for each in fetched[:2])
-        return LabelBatch(frames, labels.long(), tuple(fetched[2]))
+def draw_crops(labelled: LabelledPhotos, config: FinetuneConfig, numbers: range) -> LabelBatch:
+    """Return the crops of some draws; each epoch shows every photo once."""
+    crops = [_crop(labelled, config, number) for number in numbers]
+    frames, labels, names = zip(*crops, strict=True)
+    return LabelBatch(torch.stack(frames), torch.stack(labels), names)
 
 
-class _Crops(Dataset[Any]):
-    """Reads the photos of some draws and cuts their crops; lives in a worker process."""
-
-    def __init__(self, labelled: LabelledPhotos, config: FinetuneConfig) -> None:
-        self._labelled, self._config = labelled, config
-
-    def __getitem__(self, numbers: range) -> Any:
-        try:
-            crops = [self._crop(number) for number in numbers]
-        except AmdSegError as error:
-            return error  # raised in a worker it would arrive with its traceback as its message
-        frames, labels, names = zip(*crops, strict=True)
-        return torch.stack(frames), torch.stack(labels), names
-
-    def _crop(self, number: int) -> tuple[Tensor, Tensor, str]:
-        """Return (3, height, width) and (height, width), both uint8, and the photo's name."""
-        labelled, config = self._labelled, self._config
-        epoch, place = divmod(number, len(labelled.photos))
-        photo = labelled.photos[order_of(config.seed, epoch, len(labelled.photos))[place]]
-        pixels, labels = _read(photo, labelled)
-        random = np.random.default_rng((config.seed, number, 1))
-        size, box, is_mirrored = draw_view((len(labels), labels.shape[1]), config, random)
-        # What a small photo leaves has the mean colour and is void.
-        frame = np.tile(np.rint(MEAN).astype(np.uint8), (*config.crop, 1))
-        truth = np.full(config.crop, VOID, np.uint8)
-        cut_view(pixels, size, box, frame)
-        cut_view(labels, size, box, truth)
-        crop, target = torch.from_numpy(frame).permute(2, 0, 1), torch.from_numpy(truth)
-        if is_mirrored:
-            crop, target = crop.flip(-1), target.flip(-1)
-        if config.augment == "heavy":
-            generator = torch.Generator().manual_seed(int(random.integers(2**32)))
-            changed = blur(jitter_colours(crop[None].float(), generator), generator)
-            crop = changed[0].round().clamp(0, 255).byte()
-        return crop, target, photo.name
+def _crop(
+    labelled: LabelledPhotos, config: FinetuneConfig, number: int
+) -> tuple[Tensor, Tensor, str]:
+    epoch, place = divmod(number, len(labelled.photos))
+    photo = labelled.photos[order_of(config.seed, epoch, len(labelled.photos))[place]]
+    pixels, labels = _read(photo, labelled)
+    random = np.random.default_rng((config.seed, number, 1))
+    size, box, is_mirrored = draw_view((len(labels), labels.shape[1]), config, random)
+    # What a small photo leaves has the mean colour and is void.
+    frame = np.tile(np.rint(MEAN).astype(np.uint8), (*config.crop, 1))
+    truth = np.full(config.crop, VOID, np.uint8)
+    cut_view(pixels, size, box, frame)
+    cut_view(labels, size, box, truth)
+    crop, target = torch.from_numpy(frame).permute(2, 0, 1), torch.from_numpy(truth)
+    if is_mirrored:
+        crop, target = crop.flip(-1), target.flip(-1)
+    if config.augment == "heavy":
+        generator = torch.Generator().manual_seed(int(random.integers(2**32)))
+        changed = blur(jitter_colours(crop[None].float(), generator), generator)
+        crop = changed[0].round().clamp(0, 255).byte()
+    return crop, target, photo.name
 
 
 Box = tuple[float, float, float, float]

@@ -1,5 +1,6 @@
 """Pairs of frames to learn from: kept in memory, or decoded as they are drawn."""
 
+import itertools
 import logging
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -8,7 +9,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from amd_seg.errors import InputError, MediaError
 from amd_seg.media.video import Frame, FrameFolder, Span, VideoReader
@@ -22,7 +22,7 @@ from amd_seg.training.clips import (
 )
 from amd_seg.training.config import TrainingConfig
 from amd_seg.training.crops import crop_pairs
-from amd_seg.training.distributed import NumberedBatches, Processes, order_of
+from amd_seg.training.distributed import order_of
 
 logger = logging.getLogger(__name__)
 
@@ -63,19 +63,18 @@ def draw_pair(number: int, lengths: Sequence[int], config: TrainingConfig) -> Pa
     return PairDraw(clip, first, first + step, tuple(chances))
 
 
-class Pairs(Dataset[Any]):
-    """Clips, as the source of numbered pairs."""
+class Pairs:
+    """Clips, as the source of numbered pairs for `NumberedBatches`."""
 
     def __init__(self, lengths: list[int], config: TrainingConfig) -> None:
         self.lengths, self.config = lengths, config
-        self.broken: dict[str, str] = {}  # clips that turned out to be broken, with the reasons
 
-    def __getitem__(self, numbers: range) -> tuple[Tensor, tuple[str, ...], dict[str, str]]:
-        """Return the pairs (pair, 2, 3, height, width), uint8, their names, and what is broken."""
+    def __call__(self, numbers: range) -> PairBatch:
+        """Return the pairs of some numbers."""
         draws = [draw_pair(number, self.lengths, self.config) for number in numbers]
         pairs, names = zip(*map(self.fetch, draws), strict=True)
         cut = crop_pairs(pairs, [draw.chances for draw in draws], self.config)
-        return cut, names, dict(self.broken)
+        return PairBatch(cut[:, 0], cut[:, 1], names)
 
     @abstractmethod
     def fetch(self, draw: PairDraw) -> tuple[Tensor, str]:
@@ -142,7 +141,7 @@ class DecodedPairs(Pairs):
     """Clips whose pairs are decoded as they are drawn: for those that do not fit in memory.
 
     It gives what StoredPairs gives. A clip that turns out to be broken, or in which nothing moves,
-    gives its place to the next one. It lives in worker processes.
+    gives its place to the next one, and is named, once by each worker process that it lives in.
     """
 
     def __init__(self, clips: Sequence[Clip], config: TrainingConfig) -> None:
@@ -156,24 +155,27 @@ class DecodedPairs(Pairs):
             raise InputError("No clip has two frames. Give clips in which things move.")
         super().__init__([len(times) for _, times in self._clips], config)
         self._readers: dict[int, FrameFolder | VideoReader] = {}
+        self._broken: dict[str, str] = {}  # names, with the reasons
 
     def fetch(self, draw: PairDraw) -> tuple[Tensor, str]:
         """See `Pairs`."""
-        for number in range(draw.clip, draw.clip + len(self._clips)):
+        for number in itertools.count(draw.clip):
             place = number % len(self._clips)
             clip, times = self._clips[place]
-            if clip.name in self.broken:
+            if clip.name in self._broken:
                 continue
             try:
                 if place not in self._readers:
                     self._readers[place] = clip.open(short_edge=self.config.short_edge)
                 start, frames = _differing(self._readers[place], times, draw)
             except MediaError as error:
-                self.broken[clip.name] = str(error)
+                logger.warning("Clip %s is left out: %s", clip.name, error)
+                self._broken[clip.name] = str(error)
+                require_mostly_intact(self._broken, len(self._clips))
             else:
-                pair = _channels_first([frame.pixels for frame in frames])
-                return pair, f"{clip.name}:{start}-{start + frames[1].index}"
-        raise MediaError(f"No clip can be read any more: {self.broken}. Give intact clips.")
+                break
+        pair = _channels_first([frame.pixels for frame in frames])
+        return pair, f"{clip.name}:{start}-{start + frames[1].index}"
 
 
 def _channels_first(frames: Sequence[Any]) -> Tensor:
@@ -198,21 +200,3 @@ def _differing(
             elif frame.time > end - _SAME_TIME and not np.array_equal(frame.pixels, first.pixels):
                 return start, (first, frame)
     raise MediaError(f"Cannot use {reader.source}: no two frames differ. Leave it out.")
-
-
-class PairBatches(NumberedBatches):
-    """The endless batches of this process's pairs; those decoded as drawn come from workers."""
-
-    def __init__(self, source: Pairs, processes: Processes) -> None:
-        workers = source.config.workers if isinstance(source, DecodedPairs) else 0
-        super().__init__(source, source.config, processes, workers)
-        self._clips, self._broken = len(source.lengths), dict[str, str]()
-
-    def __next__(self) -> PairBatch:
-        pairs, names, broken = super().__next__()
-        for name in broken.keys() - self._broken.keys():
-            logger.warning("Clip %s is left out: %s", name, broken[name])
-        self._broken |= broken
-        require_mostly_intact(self._broken, self._clips)
-        pairs = pairs.to(self._device, non_blocking=True)
-        return PairBatch(pairs[:, 0], pairs[:, 1], tuple(names))

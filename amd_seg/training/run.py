@@ -21,13 +21,13 @@ from amd_seg.model.amd import AMD
 from amd_seg.model.config import AMDConfig, WeightsConfig
 from amd_seg.training.clips import Clip, find_clips, log_progress
 from amd_seg.training.config import SEEDS, RunConfig, TrainingConfig
-from amd_seg.training.distributed import Processes, joined_processes
+from amd_seg.training.distributed import NumberedBatches, Processes, joined_processes
 from amd_seg.training.loop import Batches, OnStep, StepReport, StopTraining, TrainState, optimize
 from amd_seg.training.masked_images import MaskBatches, find_masked_images, load_masked_images
 from amd_seg.training.motion_masks import MotionMaskConfig, write_motion_masks
 from amd_seg.training.object_channel import choose_object_channel
 from amd_seg.training.objectives import make_objective
-from amd_seg.training.pairs import DecodedPairs, PairBatches, StoredPairs
+from amd_seg.training.pairs import DecodedPairs, StoredPairs
 from amd_seg.training.run_folder import (
     RunFolder,
     list_checkpoints,
@@ -337,8 +337,8 @@ def open_batches(
     device = processes.device
     if config.objective != "motion-masks":
         if config.frames == "loader":
-            return PairBatches(DecodedPairs(clips, config), processes)
-        return PairBatches(StoredPairs(clips, config, device), processes)
+            return NumberedBatches(DecodedPairs(clips, config), config, processes, config.workers)
+        return NumberedBatches(StoredPairs(clips, config, device), config, processes, workers=0)
     if clips:
         if processes.is_first:
             write_motion_masks(
