@@ -1,10 +1,6 @@
-"""Two processes on one machine share each step, and go on where they were stopped."""
+"""Processes on one machine share each step, and go on where they were stopped."""
 
-import os
-import signal
-import socket
-import subprocess
-import sys
+import re
 from pathlib import Path
 
 import pytest
@@ -14,60 +10,41 @@ from amd_seg.errors import ConfigError
 from amd_seg.training.config import TrainingConfig
 from amd_seg.training.distributed import Processes
 from amd_seg.training.run_folder import list_checkpoints, load_checkpoint
-from amd_seg.weights import load_weights
 from tests.clips import moving_patch, write_clip
-from tests.test_run import column, wait_until
+from tests.test_run import begin, column, newest, wait_until
 from tests.tiny import TINY_SETTINGS, settings
 
 # Dropout is drawn by each process for itself: without it nothing is random but the pairs.
 SETTINGS = [
-    *("--objective", "photometric", "--steps", "4", "--minutes", "0", "--batch-size", "4"),
-    *("--crop", "32x48", "--device", "cpu", *TINY_SETTINGS),
+    *("--objective", "photometric", "--minutes", "0", "--batch-size", "4", "--crop", "32x48"),
+    *TINY_SETTINGS,
     *settings("optimizer=adam weight_decay=1e-6 max_gap=2 dropout=0 estimator_channels=8,8,8,4,4"),
 ]
 
 
-def begin(clips: Path, out: Path, processes: int, *flags: str) -> "subprocess.Popen[str]":
-    """Start `amd-seg train` in some processes."""
-    launcher = [sys.executable]
-    if processes > 1:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        launcher += ["-m", "torch.distributed.run", "--master-port", str(port)]
-        launcher += ["--nproc-per-node", str(processes)]
-    command = [*launcher, "-m", "amd_seg.cli", "train", str(clips), "--out", str(out)]
-    root = str(Path(__file__).parents[1])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": root}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([*command, *SETTINGS, *flags], env=environment, **pipes)
-
-
 def train(clips: Path, out: Path, processes: int, *flags: str) -> str:
-    with begin(clips, out, processes, *flags) as run:
+    flags = (*SETTINGS, "--steps", "4", *flags)
+    with begin(clips, out, *flags, processes=processes) as run:
         output, errors = run.communicate(timeout=300)
     assert run.returncode == 0, errors
     return output
 
 
 def test_two_processes_share_the_batch_and_stay_one_model(clips: Path, tmp_path: Path) -> None:
-    runs = {processes: tmp_path / f"{processes}" for processes in (1, 2)}
-    for processes, out in runs.items():
+    for processes in (1, 2):
+        out = tmp_path / f"{processes}"
         flags = settings("shared_visibility=true ema_decay=0.9")
         assert train(clips, out, processes, *flags) == f"{out / 'weights'}\n"
-    one, two = (torch.tensor(column(runs[n])) for n in (1, 2))
+    one, two = (torch.tensor(column(tmp_path / name)) for name in ("1", "2"))
     # On a CPU each process normalises by its own half of the batch: near to one with the whole.
     torch.testing.assert_close(two, one, rtol=0.1, atol=0)
-    assert load_weights(runs[2] / "weights").config.model.dropout == 0
 
 
 def test_two_processes_go_on_where_they_were_stopped(clips: Path, tmp_path: Path) -> None:
     flags = ("--checkpoint-every", "2", *settings("dropout=0.5 keep=9"), "--precision", "bfloat16")
     train(clips, tmp_path, 2, *flags)
     whole = column(tmp_path)
-    checkpoints = list_checkpoints(tmp_path / "checkpoints")
-    assert len(load_checkpoint(checkpoints[0])["other_ranks"]) == 1
-    checkpoints[-1].unlink()
+    newest(tmp_path).unlink()
     train(clips, tmp_path, 2, *flags, "--resume")
     assert column(tmp_path) == whole
 
@@ -76,24 +53,28 @@ def test_masks_are_found_by_the_first_process_and_one_that_joins_draws_its_own_c
     tmp_path: Path,
 ) -> None:
     clip = write_clip(tmp_path / "clip.mp4", list(moving_patch(12)[0]), rate=24)
-    run = tmp_path / "run"
     flags = ("--objective", "motion-masks", *settings("max_gap=1 short_edge=72"))
     train(clip, tmp_path / "two", 2, *flags, "--steps", "1")
-    train(clip, run, 1, *flags, "--steps", "2")
-    masks = [sorted(out.glob("targets/masks/clip/*.png")) for out in (tmp_path / "two", run)]
+    train(clip, tmp_path / "one", 1, *flags, "--steps", "2")
+    masks = [sorted((tmp_path / n).glob("targets/masks/clip/*.png")) for n in ("one", "two")]
     assert [path.read_bytes() for path in masks[0]] == [path.read_bytes() for path in masks[1]]
-    train(clip, run, 2, *flags, "--resume", "--steps", "3")
-    saved = load_checkpoint(list_checkpoints(run / "checkpoints")[-1])
+    train(clip, tmp_path / "one", 2, *flags, "--resume", "--steps", "3")
+    saved = load_checkpoint(newest(tmp_path / "one"))
     generators = [rank["batches"]["generator"] for rank in (saved, *saved["other_ranks"])]
     assert not torch.equal(*generators)
 
 
-def test_sigterm_to_torchrun_ends_with_one_checkpoint(clips: Path, tmp_path: Path) -> None:
-    run, log = begin(clips, tmp_path, 2, "--steps", "100000"), tmp_path / "log.jsonl"
+@pytest.mark.parametrize("processes", [1, 2])
+def test_sigterm_ends_with_one_checkpoint_and_a_clear_line(
+    clips: Path, tmp_path: Path, processes: int
+) -> None:
+    flags = (*SETTINGS, "--steps", "99999", "--checkpoint-every", "99999")
+    run, log = begin(clips, tmp_path, *flags, processes=processes), tmp_path / "log.jsonl"
     wait_until(lambda: log.exists() and len(log.read_text().splitlines()) > 1, run)
-    run.send_signal(signal.SIGTERM)
+    run.terminate()
     _, errors = run.communicate(timeout=300)
-    assert "a checkpoint is saved" in errors
+    assert run.returncode == 130 or processes > 1  # torchrun has a code of its own
+    assert re.search("Stopped by SIGTERM .*a checkpoint is saved.*--resume", errors)
     assert len(list_checkpoints(tmp_path / "checkpoints")) == 1
 
 

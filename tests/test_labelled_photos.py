@@ -64,7 +64,7 @@ def test_files_that_are_missing_are_named(voc: Path) -> None:
     (voc / "SegmentationClass/2007_000002.png").unlink()
     with pytest.raises(InputError, match=r"2 files .*2007_000001.jpg, .*2007_000002.png"):
         open_voc2012(voc)
-    with pytest.raises(InputError, match=r"night.txt is missing: it lists the photos"):
+    with pytest.raises(InputError, match=r"night.txt is missing or empty: it lists the photos"):
         open_voc2012(voc, "night")
     with pytest.raises(InputError, match=r"1 files of .*JPEGImages have no mask"):
         open_labelled_folders(voc / "JPEGImages", voc / "SegmentationClass", VOC2012)

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -31,7 +32,7 @@ from amd_seg.training.motion_masks import MotionMaskConfig, write_motion_masks
 from amd_seg.training.run_folder import list_checkpoints, load_checkpoint
 from amd_seg.weights import load_weights, save_weights
 from tests.clips import moving_patch, moving_square, write_clip, write_folder
-from tests.tiny import TINY, TINY_SETTINGS, settings
+from tests.tiny import TINY, settings
 
 SETTINGS = TrainingConfig(
     steps=6, batch_size=2, short_edge=32, crop=(32, 48), checkpoint_every=2, log_every=1, keep=10
@@ -70,6 +71,10 @@ def column(run: Path, name: str = "loss") -> list[float]:
     return [json.loads(line)[name] for line in (run / "log.jsonl").read_text().splitlines()]
 
 
+def record(run: Path) -> Any:
+    return json.loads((run / "config.json").read_text())
+
+
 def state_of(folder: Path) -> dict[str, torch.Tensor]:
     return load_weights(folder).model.state_dict()
 
@@ -82,29 +87,41 @@ def contents(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def begin(clips: Path, out: Path, *words: str, processes: int = 1) -> "subprocess.Popen[str]":
+    """Start `amd-seg train`, in a session of its own, by torchrun for several processes."""
+    launcher = [sys.executable]
+    if processes > 1:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        launcher += ["-m", "torch.distributed.run", "--master-port", str(port)]
+        launcher += ["--nproc-per-node", str(processes)]
+    command = [*launcher, "-m", "amd_seg.cli", "train", str(clips), "--out", str(out), *words]
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(Path(__file__).parents[1]),
+    }
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    options: dict[str, Any] = {"env": environment, "start_new_session": True, **pipes}
+    return subprocess.Popen([*command, "--device", "cpu"], **options)
+
+
+def wait_until(has_come: Callable[[], object], process: "subprocess.Popen[str]") -> None:
+    while not has_come() and process.poll() is None:
+        time.sleep(0.02)
+
+
 def test_the_faster_memory_layout_is_found_and_recorded(
     clips: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
     stopped(clips, tmp_path / "found", steps=200)
     assert "A step takes" in caplog.text
-    taken = json.loads((tmp_path / "found" / "config.json").read_text())["training"]
+    layout = record(tmp_path / "found")["training"]["memory_layout"]
     # The trial moves neither the stream of pairs nor the random numbers.
-    stopped(clips, tmp_path / "asked", steps=200, memory_layout=taken["memory_layout"])
+    stopped(clips, tmp_path / "asked", steps=200, memory_layout=layout)
     assert column(tmp_path / "found") == column(tmp_path / "asked")
-
-
-def test_a_run_writes_weights_that_load_and_settings_that_can_be_read(
-    clips: Path, tmp_path: Path
-) -> None:
-    weights = load_weights(train(clips, tmp_path, keep=1)).config
-    assert (weights.model, weights.training["steps"]) == (TINY, SETTINGS.steps)
-    record = json.loads((tmp_path / "config.json").read_text())["training"]
-    layout = record["memory_layout"]
-    assert layout in ("channels-first", "channels-last")
-    assert TrainingConfig(**record) == dataclasses.replace(SETTINGS, keep=1, memory_layout=layout)
-    # Older ones made room.
-    assert [path.stem for path in list_checkpoints(tmp_path / "checkpoints")] == ["step-000000006"]
 
 
 # Stop and resume
@@ -114,40 +131,18 @@ def test_a_resumed_run_ends_as_if_it_had_never_stopped(clips: Path, tmp_path: Pa
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     train(clips, whole, ema_decay=0.9)
     stopped(clips, parts, ema_decay=0.9)
-    train(clips, parts, ema_decay=0.9, resume=True)
+    train(clips, parts, ema_decay=0.9, keep=1, resume=True)
     assert column(parts) == column(whole)
     first, second = (load_checkpoint(newest(run))["objective"] for run in (parts, whole))
     torch.testing.assert_close(first, second, rtol=0, atol=0)
-    digests = [load_weights(run / "weights").config.sha256 for run in (whole, parts)]
-    assert digests[0] == digests[1]
-
-
-def begin(clips: Path, out: Path, words: str, **options: Any) -> subprocess.Popen[str]:
-    """Start `amd-seg train` in a process of its own."""
-    command = [sys.executable, "-m", "amd_seg.cli", "train", clips, "--out", out, *words.split()]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([*command, "--device", "cpu"], env=environment, **pipes, **options)
-
-
-def wait_until(has_come: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    while not has_come() and process.poll() is None:
-        time.sleep(0.02)
-
-
-PHOTOMETRIC = "--objective photometric --batch-size 2 --minutes 0 --crop 32x48 "
-PHOTOMETRIC += " ".join(TINY_SETTINGS)
-
-
-def test_sigterm_ends_with_a_checkpoint_and_a_clear_line(clips: Path, tmp_path: Path) -> None:
-    process = begin(clips, tmp_path, f"{PHOTOMETRIC} --checkpoint-every 99999 --steps 99999")
-    log = tmp_path / "log.jsonl"
-    wait_until(lambda: log.exists() and len(log.read_text().splitlines()) > 1, process)
-    process.terminate()
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 130
-    assert re.search("Stopped by SIGTERM .*--resume", errors)
-    assert len(list_checkpoints(tmp_path / "checkpoints")) == 1
+    one, two = (load_weights(run / "weights").config for run in (whole, parts))
+    assert one.sha256 == two.sha256
+    assert (two.model, two.training["steps"]) == (TINY, SETTINGS.steps)
+    # Older checkpoints made room, and the settings can be read.
+    assert [path.stem for path in list_checkpoints(parts / "checkpoints")] == ["step-000000006"]
+    used = record(parts)["training"]
+    changes = {"ema_decay": 0.9, "keep": 1, "memory_layout": used["memory_layout"]}
+    assert TrainingConfig(**used) == dataclasses.replace(SETTINGS, **changes)
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
@@ -156,9 +151,9 @@ def test_a_signal_before_the_first_step_ends_the_run_at_once(tmp_path: Path, nam
     first = write_clip(tmp_path / "clips" / "0.mp4", moving_square(24, height=96, width=128))
     for number in range(1, 40):
         shutil.copy(first, first.with_stem(str(number)))
-    process = begin(tmp_path / "clips", tmp_path / "run", "", start_new_session=True)
+    process = begin(tmp_path / "clips", tmp_path / "run")
     masks = tmp_path / "run" / "targets" / "masks"
-    wait_until(lambda: bool(list(masks.glob("*"))), process)
+    wait_until(lambda: list(masks.glob("*")), process)
     # A terminal sends Ctrl-C to those that help, too.
     kill = os.killpg if name == "SIGINT" else os.kill
     kill(process.pid, getattr(signal, name))
@@ -183,12 +178,12 @@ def test_a_run_is_not_resumed_as_another_and_keeps_its_settings(
     clips: Path, tmp_path: Path, model: dict[str, Any], training: dict[str, Any], message: str
 ) -> None:
     three = dataclasses.replace(TINY, regions=3)
-    train(clips, tmp_path, model=three)
-    record = (tmp_path / "config.json").read_text()
+    train(clips, tmp_path, model=three, steps=1)
+    before = record(tmp_path)
     other = dataclasses.replace(three, **model)
     with pytest.raises(ConfigError, match=message):
         train(clips, tmp_path, model=other, steps=8, resume=True, **training)
-    assert (tmp_path / "config.json").read_text() == record
+    assert record(tmp_path) == before
 
 
 @pytest.mark.parametrize(
@@ -204,24 +199,23 @@ def test_a_run_goes_on_with_its_own_clips_only_wherever_they_lie(
     home.mkdir()
     for number in range(2):
         mover_clip(home / f"{number}.mp4", speed=2 + number)
-    write_folder(home / "walk", moving_square(5, height=96, width=128))
+    walk = write_folder(home / "walk", moving_square(5, height=96, width=128))
     train(home, whole, **changes)
     stopped(home, run, **changes)
-    before = contents(run)
+    before, size = contents(run), (home / "1.mp4").stat().st_size
 
     def refused(message: str, *roots: Path) -> None:
         with pytest.raises(InputError, match=message):
             train([*roots], run, resume=True, **changes)
         assert contents(run) == before
 
-    size = (home / "1.mp4").stat().st_size
     (home / "1.mp4").rename(home / "2.mp4")
     refused(rf"clips without 1\.mp4 \({size} bytes\) and with 2\.mp4 \({size} bytes\)\.", home)
     (home / "2.mp4").rename(home / "1.mp4")
-    (home / "walk" / "00004.png").rename(tmp_path / "frame.png")
+    (walk / "00004.png").rename(tmp_path / "frame.png")
     refused(r"walk \(5 frames, 0+\.png to 0+4\.png\) and with walk \(4 frames", home)
-    (tmp_path / "frame.png").rename(home / "walk" / "00004.png")
-    refused("clips in another order", home / "1.mp4", home / "0.mp4", home / "walk")
+    (tmp_path / "frame.png").rename(walk / "00004.png")
+    refused("clips in another order", home / "1.mp4", home / "0.mp4", walk)
     home.rename(tmp_path / "elsewhere")
     train(tmp_path / "elsewhere", run, resume=True, **changes)
     assert column(run) == column(whole)
@@ -235,16 +229,14 @@ def test_a_resumed_run_learns_from_its_own_masks(tmp_path: Path) -> None:
     # Images with masks are enough: no clip is given.
     train([], whole, targets=[targets], **BY_MASKS)
     stopped([], run, targets=[targets], **BY_MASKS)
-    before = contents(run)
     with pytest.raises(InputError, match=r"images without 0 \(\d+ masks\) and with 0 \("):
         train([], run, targets=[others], resume=True, **BY_MASKS)
-    assert contents(run) == before
     train([], run, resume=True, **BY_MASKS)
     assert column(run) == column(whole)
     # They lie elsewhere now.
     targets = targets.rename(tmp_path / "moved")
     train([], run, steps=7, targets=[targets], resume=True, **BY_MASKS)
-    assert json.loads((run / "config.json").read_text())["targets"] == [str(targets)]
+    assert record(run)["targets"] == [str(targets)]
 
 
 def test_what_is_given_when_a_run_is_resumed_counts(clips: Path, tmp_path: Path) -> None:
@@ -263,12 +255,12 @@ def test_what_is_given_when_a_run_is_resumed_counts(clips: Path, tmp_path: Path)
 
 
 def test_a_run_starts_from_weights_and_remembers_them(clips: Path, tmp_path: Path) -> None:
-    first, run = train(clips, tmp_path / "first", steps=1), tmp_path / "second"
+    torch.manual_seed(0)
+    config = WeightsConfig(model=TINY, object_channel=2)
+    first, run = save_weights(tmp_path / "first", AMD(TINY), config), tmp_path / "run"
     other = dataclasses.replace(TINY, regions=6)
     with pytest.raises(ConfigError, match="regions 5 instead of 6"):
         train(clips, tmp_path / "other", model=other, init=str(first))
-    card = first / "config.json"
-    card.write_text(json.dumps({**json.loads(card.read_text()), "object_channel": 2}))
     # A command takes the model of the weights, too.
     words = ["train", str(clips), "--init", str(first), "--steps", "1", "--minutes", "0"]
     words += ["--batch-size", "2", "--crop", "32x32", "--device", "cpu", "--quiet"]
@@ -277,50 +269,34 @@ def test_a_run_starts_from_weights_and_remembers_them(clips: Path, tmp_path: Pat
     assert (result.exit_code, result.stderr) == (0, "")
     trained = load_weights(tmp_path / "third" / "weights").config
     assert trained.model == dataclasses.replace(TINY, dropout=0)
-    assert trained.training["init"] == str(first)
-    train(clips, run, steps=1, init=str(first))
-    shutil.rmtree(tmp_path / "first")  # the checkpoint has all its values
+    # The motion pathway is begun anew where asked.
+    begun, changes = state_of(first), {**STILL, "steps": 1, "init": str(first)}
+    for way in ("released", "kaiming"):
+        folder = train(clips, tmp_path / way, motion_init=way, objective="dense", **changes)
+        for name, value in state_of(folder).items():
+            is_kept = torch.allclose(value, begun[name], rtol=1e-3, atol=1e-6)
+            assert is_kept != (way == "kaiming" and name.startswith("motion.")), name
+    train(clips, run, **changes)
+    shutil.rmtree(first)  # the checkpoint has all its values
     folder = train(clips, run, resume=True)
-    record = json.loads((run / "config.json").read_text())
-    for origin in (load_weights(folder).config.training, record):
+    for origin in (load_weights(folder).config.training, record(run)):
         assert (origin["init"], origin["init_channel"]) == (str(first), 2)
 
 
-def test_the_motion_pathway_of_weights_is_begun_anew_where_asked(
-    clips: Path, tmp_path: Path
-) -> None:
-    first = train(clips, tmp_path / "a", steps=1)
-    begun = state_of(first)
-    changes = {**STILL, "steps": 1, "objective": "dense", "init": str(first)}
-    released, kaiming = (
-        state_of(train(clips, tmp_path / way, motion_init=way, **changes))
-        for way in ("released", "kaiming")
-    )
-    torch.testing.assert_close(released, begun, rtol=1e-3, atol=1e-6)
-    for name, value in begun.items():
-        is_kept = torch.allclose(kaiming[name], value, rtol=1e-3, atol=1e-6)
-        assert is_kept != name.startswith("motion."), name
-
-
-def test_the_channel_of_the_weights_is_kept_unless_another_moves_clearly_more(
+def test_the_channel_of_the_weights_is_kept_and_taught(
     clips: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    model = AMD(TINY)
-    # No region moves: then none is clear.
-    for value in model.motion.region_flow[1].parameters():
-        torch.nn.init.zeros_(value)
-    start = save_weights(tmp_path / "w", model, WeightsConfig(model=TINY, object_channel=3))
-    with caplog.at_level("INFO"):
-        folder = train(clips, tmp_path / "run", steps=1, init=str(start), **STILL)
-    assert load_weights(folder).config.object_channel == 3
-    assert "The object is region 3." in caplog.text
-
-
-def test_motion_masks_are_found_first_and_teach_the_object_of_the_weights(tmp_path: Path) -> None:
+    caplog.set_level("INFO")
     model = AMD(TINY)
     with torch.no_grad():
         model.appearance.classifier.bias[3] += 9  # region 3 has nearly every pixel
+        for value in model.motion.region_flow[1].parameters():
+            value.zero_()  # No region moves: then none clearly moves more.
     start = save_weights(tmp_path / "w", model, WeightsConfig(model=TINY, object_channel=3))
+    folder = train(clips, tmp_path / "pairs", steps=1, init=str(start), **STILL)
+    assert load_weights(folder).config.object_channel == 3
+    assert "The object is region 3." in caplog.text
+    # Motion masks are found first.
     clip, run = mover_clip(tmp_path / "mover.mp4"), tmp_path / "run"
     stopped(clip, run, init=str(start), learning_rate=1e-5, **BY_MASKS)
     mask = np.asarray(Image.open(min((run / "targets" / "masks" / "mover").glob("*.png"))))
@@ -358,8 +334,8 @@ def test_a_loss_that_is_not_finite_names_its_pairs_and_the_last_good_checkpoint(
     message = r"at step \d+ .*clip-\d\.mp4:\d+-\d+.*checkpoint is .*step-0"
     with pytest.raises(TrainingDivergedError, match=message) as caught:
         train(clips, tmp_path, steps=40, **changes)
-    assert str(newest(tmp_path)) in str(caught.value)
     checkpoint = newest(tmp_path)
+    assert str(checkpoint) in str(caught.value)
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
     with pytest.raises(WeightsError, match=checkpoint.name):
         train(clips, tmp_path, resume=True)
@@ -378,7 +354,7 @@ def test_a_run_folder_in_use_is_not_written_over(clips: Path, tmp_path: Path, na
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("CLIPS --targets nowhere", "No such folder: nowhere"),
+        ("CLIPS --targets nowhere", "no folders images/ and masks/ in nowhere"),
         ("CLIPS --photos nowhere", "--photos is gone: "),
         ("CLIPS --objective photometric --targets .", "--objective motion-masks only"),
         ("CLIPS --out notes.txt", "notes.txt is a file. Give another --out"),

@@ -57,31 +57,28 @@ def open_voc2012(
     if split is None:
         split = "trainaug" if (lists / "trainaug.txt").is_file() else "train"
     path = lists / f"{split}.txt"
-    if not path.is_file():
-        raise InputError(
-            f"{path} is missing: it lists the photos. Give a folder that holds {VOC_LAYOUT}, such "
-            f"as VOCdevkit/VOC2012 (is it below {folder}?)."
-        )
     # Lists of some copies hold the paths of photo and mask in each line.
-    words = [line.split()[0] for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
+    lines = path.read_text("utf-8-sig").splitlines() if path.is_file() else []
+    words = [line.split()[0] for line in lines if line.strip()]
     names = [Path(word).stem if "/" in word else word for word in words]
     if not names:
-        raise InputError(f"{path} lists no photo. Copy it from the full data set.")
-    wanted = ["SegmentationClass", "SegmentationClassAug"]
-    if split.endswith("aug"):
-        wanted.reverse()
-    masks = next((folder / each for each in wanted if (folder / each).is_dir()), None)
-    if masks is None:
         raise InputError(
-            f"{folder} has no label maps: neither {' nor '.join(sorted(wanted))} is there. "
-            f"Give a folder that holds {VOC_LAYOUT}."
+            f"{path} is missing or empty: it lists the photos. Give a folder that holds "
+            f"{VOC_LAYOUT}, such as VOCdevkit/VOC2012 (is it below {folder}?)."
         )
+    wanted = [folder / each for each in ("SegmentationClass", "SegmentationClassAug")]
+    there = [each for each in wanted if each.is_dir()]
+    if not there:
+        raise InputError(
+            f"{folder} has no label maps: neither {' nor '.join(each.name for each in wanted)} is "
+            f"there. Give a folder that holds {VOC_LAYOUT}."
+        )
+    masks = there[-1] if split.endswith("aug") else there[0]
     photos = [
         LabelledPhoto(name, folder / "JPEGImages" / f"{name}.jpg", masks / f"{name}.png")
         for name in names
     ]
-    missing = [each for p in photos for each in (p.image, p.mask) if not each.is_file()]
-    if missing:
+    if missing := [each for p in photos for each in (p.image, p.mask) if not each.is_file()]:
         raise InputError(
             f"{len(missing)} files of {path} are missing: {some(missing)}. Copy the whole data set."
         )
@@ -135,8 +132,7 @@ def check_labelled(labelled: LabelledPhotos) -> None:
 
     with ThreadPoolExecutor() as pool:
         outcomes = dict(zip(labelled.photos, pool.map(labels_of, labelled.photos), strict=True))
-    errors = [outcome for outcome in outcomes.values() if isinstance(outcome, AmdSegError)]
-    if errors:
+    if errors := [each for each in outcomes.values() if isinstance(each, AmdSegError)]:
         more = f" {len(errors) - 1} more cannot be used either." if len(errors) > 1 else ""
         raise type(errors[0])(f"{errors[0]}{more}") from errors[0]
     by_mask = {p.mask: found for p, found in outcomes.items() if isinstance(found, set)}
@@ -151,8 +147,7 @@ def check_labelled(labelled: LabelledPhotos) -> None:
     # Tools that shrink PNGs renumber the colours of a palette.
     pictures = {} if labelled.by_colour else by_mask
     told = {m: colours_of_others(m, v, labelled.classes) for m, v in pictures.items()}
-    swapped = [(mask, colours) for mask, colours in told.items() if colours]
-    if swapped:
+    if swapped := [(mask, colours) for mask, colours in told.items() if colours]:
         mask, colours = swapped[0]
         label, other = min(colours.items())
         logger.warning(
@@ -160,8 +155,7 @@ def check_labelled(labelled: LabelledPhotos) -> None:
             f"label {label} ({names[label]}) the colour of label {other} ({names[other]}). "
             "The values are taken; if the colours are right instead, give --coloured-masks."
         )
-    absent = [name for label, name in enumerate(names) if label not in present]
-    if absent:
+    if absent := [name for label, name in enumerate(names) if label not in present]:
         text = "No pixel of %s is labelled %s: nothing can be learned of it."
         logger.warning(text, labelled.title, some(absent))
 

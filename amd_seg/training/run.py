@@ -35,7 +35,7 @@ from amd_seg.training.run_folder import (
     save_checkpoint,
 )
 from amd_seg.training.run_log import CollapseCheck, RunLog
-from amd_seg.weights import Network, load_weights, save_weights
+from amd_seg.weights import Network, Pretrained, load_weights, save_weights
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ class Run:
         no part in a step (costs a walk over the graph). The settings go into the run's config.json;
         `object_channel` is the region that pictures show as the object.
         """
-        folder, processes, log = self.folder, self.processes, None
+        folder, processes = self.folder, self.processes
         self.config = config = _with_layout(objective, self.config, batches, processes)
         about = {"amd_seg": __version__, **settings, "training": dataclasses.asdict(config)}
         if not processes.is_alone:
@@ -94,18 +94,16 @@ class Run:
             # Dropout must not be the same in all processes.
             seed_everything(config.seed + processes.rank)
         state = TrainState(objective, config)
-        if processes.is_first:
-            if not self.is_resumed:
-                folder.write_settings(about, self.data)
-            log = RunLog(folder, config, batches, object_channel)
+        log = RunLog(folder, config, batches, object_channel) if processes.is_first else None
         if self.is_resumed:
             self._go_on(state, batches)
-            if processes.is_first:
-                # Not before: settings that do not fit must not take the place of those that do.
-                # What the run started from is not asked for again.
-                origin = {"init", "init_channel", "start"}
-                about |= {k: v for k, v in folder.read_settings().items() if k in origin}
-                folder.write_settings(about, self.data)
+            # What the run started from is not asked for again.
+            origin = {"init", "init_channel", "start"}
+            about |= {k: v for k, v in folder.read_settings().items() if k in origin}
+        if log is not None:
+            # Not before: settings that do not fit must not take the place of those that do.
+            folder.write_settings(about, self.data)
+            log.cut_after(state.step)
         with closing(log) if log else nullcontext():
             self._take_steps(state, batches, log, on_step)
         model = state.released
@@ -137,15 +135,12 @@ class Run:
         """Take the steps, and write what is due after each."""
         config, processes, checkpoints = self.config, self.processes, self.folder.checkpoints
         check = CollapseCheck()
-        if log is not None:
-            log.cut_after(state.step)
 
         def checkpoint() -> None:
             own = {"rng": torch.get_rng_state(), "batches": batches.state_dict()}
             if processes.device.type == "cuda":
                 own["cuda_rng"] = [torch.cuda.get_rng_state(processes.device)]
-            ranks = processes.gather(own)
-            if ranks:
+            if ranks := processes.gather(own):
                 saved = {**state.state_dict(), **ranks[0], "other_ranks": ranks[1:]}
                 save_checkpoint(checkpoints, state.step, saved, keep=config.keep)
 
@@ -259,37 +254,27 @@ def train(
             f"The objective {config.objective} learns from pairs of frames alone. "
             "Give --targets with --objective motion-masks only."
         )
-    images = [
-        f"{clip} ({len(found)} masks)"
-        for folder in given
-        for clip, found in find_masked_images(folder).items()
-    ]
     if not roots and not given:
         raise InputError("There is nothing to learn from. Give VIDEOS, or --targets.")
+    masked = [found for folder in given for found in find_masked_images(folder).items()]
     clips = find_clips(roots) if roots else []
-    data = {"clips": [clip.identity() for clip in clips], "images": images}
+    data = {
+        "clips": [clip.identity() for clip in clips],
+        "images": [f"{clip} ({len(images)} masks)" for clip, images in masked],
+    }
     start = None if init is None or resume else load_weights(init)
     # The object's region in the weights that the run began with, which may be gone by now.
     known = before.get("init_channel") if start is None else start.config.object_channel
+    channel = known or 0
     settings = {"roots": list(roots), "init": init, "init_channel": known, "targets": given}
     settings |= {"model": dataclasses.asdict(model)}
     with joined_processes(device) as processes:
         run = Run(out, config, processes, data, resume=resume)
-        amd = AMD(model)
-        if start is not None:
-            try:
-                amd.load_state_dict(start.model.state_dict())
-            except RuntimeError as cause:
-                differing = differences(start.model.config, model, vars(model))
-                raise ConfigError(
-                    f"The weights {start.source} are of another model: {differing}. "
-                    "Train the same model, or start without --init."
-                ) from cause
+        amd = _first_model(model, start)
         if config.motion_init == "kaiming" and not resume:
             amd.motion.initialise_by_kaiming()
         amd.to(processes.device)
         batches = open_batches(clips, config, processes, run.folder, targets=given)
-        channel = known or 0
         trained, about = run.learn(
             make_objective(amd, config, channel),
             batches,
@@ -317,6 +302,20 @@ def train(
             )
             save_weights(run.folder.weights, trained, card)
     return run.folder.weights
+
+
+def _first_model(config: AMDConfig, start: Pretrained[AMD, WeightsConfig] | None) -> AMD:
+    model = AMD(config)
+    if start is not None:
+        try:
+            model.load_state_dict(start.model.state_dict())
+        except RuntimeError as cause:
+            differing = differences(start.model.config, config, vars(config))
+            raise ConfigError(
+                f"The weights {start.source} are of another model: {differing}. "
+                "Train the same model, or start without --init."
+            ) from cause
+    return model
 
 
 def differences(one: object, other: object, names: Iterable[str]) -> str:

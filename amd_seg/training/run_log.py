@@ -4,7 +4,6 @@ And what tells a run that learns from one that is lost.
 """
 
 import json
-import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -35,12 +34,9 @@ from amd_seg.training.masked_images import MaskBatch
 from amd_seg.training.pairs import PairBatch
 from amd_seg.training.run_folder import RunFolder, write_text
 
-logger = logging.getLogger(__name__)
-
 ROWS = 4  # of a sheet
 ERROR_GAIN = 3  # A difference of 1/3 is drawn white: errors that matter are far below 1.
 PATIENCE = 200  # steps that a collapse must last: a run passes through bad batches and bad starts
-
 
 Columns = dict[str, list[Tile]]  # of a sheet, by their headings
 
@@ -60,15 +56,22 @@ class RunLog:
             position = batches.state_dict()
             self.shown = next(batches)
             batches.load_state_dict(position)
-        self._curves: Any = None
-        try:
+        self.curves: Any = None
+        with suppress(ImportError):  # Without TensorBoard log.jsonl has the same numbers.
             from torch.utils.tensorboard import SummaryWriter
 
-            self._curves = SummaryWriter(str(folder.curves))
-        except ImportError:
-            logger.debug("TensorBoard is not installed: log.jsonl has the same numbers.")
-        except OSError as error:
-            self._end_curves(error)
+            with write_errors(folder.curves):
+                self.curves = SummaryWriter(str(folder.curves))
+
+    def cut_after(self, step: int) -> None:
+        """Take back the lines of later steps, which happen again, and one that a kill cut short."""
+        kept = []
+        with suppress(FileNotFoundError, ValueError):
+            for text in self.folder.log.read_text().splitlines():
+                if json.loads(text)["step"] > step:
+                    break
+                kept.append(text + "\n")
+        write_text(self.folder.log, "".join(kept))
 
     def after_step(self, model: nn.Module, report: StepReport) -> None:
         """Write the line and the sheet that are due."""
@@ -81,41 +84,20 @@ class RunLog:
             }
             with write_errors(self.folder.log), self.folder.log.open("a") as file:
                 file.write(json.dumps({"step": report.step, **line}) + "\n")
-            try:
-                for name, value in line.items() if self._curves else ():
-                    self._curves.add_scalar(name, value, report.step)
-            except OSError as error:
-                self._end_curves(error)
+            if self.curves is not None:
+                with write_errors(self.folder.curves):
+                    for name, value in line.items():
+                        self.curves.add_scalar(name, value, report.step)
         if self.shown is not None and report.step % self.config.sheet_every == 0:
             make_folder(self.folder.sheets)
             path = self.folder.sheets / f"step-{report.step:09d}.png"
             save_image(draw_sheet(model, self.shown, self.object_channel), path)
 
-    def _end_curves(self, error: OSError) -> None:
-        """Go on without TensorBoard, which cannot write."""
-        self._curves, reason = None, error.strerror or error
-        text = "No more curves in %s: %s. log.jsonl has the same numbers."
-        logger.warning(text, self.folder.curves, reason)
-
-    def cut_after(self, step: int) -> None:
-        """Take back the lines of later steps, which happen again, and one that a kill cut short."""
-        if not self.folder.log.is_file():
-            return
-        kept = []
-        with suppress(ValueError):
-            for text in self.folder.log.read_text().splitlines():
-                if json.loads(text)["step"] > step:
-                    break
-                kept.append(text + "\n")
-        write_text(self.folder.log, "".join(kept))
-
     def close(self) -> None:
         """Write the last numbers of the curves: those that tell why a run ended."""
-        try:
-            if self._curves is not None:
-                self._curves.close()
-        except OSError as error:
-            self._end_curves(error)
+        if self.curves is not None:
+            with write_errors(self.folder.curves):
+                self.curves.close()
 
 
 # Monitor: the healthy range, without its ends; what lies beyond, and what helps. Far outside what a
