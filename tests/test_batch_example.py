@@ -38,37 +38,35 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def start(mark: str, *arguments: object) -> subprocess.Popen[str]:
+def start(*arguments: object, mark: str = "") -> subprocess.Popen[str]:
     command = [sys.executable, "examples/batch_over_a_dataset.py", *map(str, arguments)]
     environment = os.environ | {MARK: mark, "PYTHONPATH": str(ROOT)}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(command, cwd=ROOT, env=environment, text=True, **pipes)
 
 
-def finish(run: subprocess.Popen[str]) -> str:
-    """Return the last line of stdout of a run, all of whose photos but the broken one are done."""
-    out, err = run.communicate(timeout=400)
-    assert run.returncode == 1, err
-    assert "broken.jpg: " in err
-    return out.splitlines()[-1]
+def finish(run: subprocess.Popen[str], out: Path) -> tuple[str, list[dict[str, object]]]:
+    """Return the last line of stdout of a run that fails on the broken photo only, and its rows."""
+    text, errors = run.communicate(timeout=400)
+    assert (run.returncode, "broken.jpg: " in errors) == (1, True), errors
+    return text.splitlines()[-1], rows(out)
+
+
+def rows(out: Path) -> list[dict[str, object]]:
+    parts = sorted(out.glob("part-*.parquet"))
+    return [row for part in parts for row in parquet.read_table(part).to_pylist()]
 
 
 def workers(mark: str) -> Iterator[int]:
     """Yield the processes of the workers of the run that was started with `mark`."""
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            command = (folder / "cmdline").read_bytes()
-            environment = (folder / "environ").read_bytes()
+            command, environment = ((folder / n).read_bytes() for n in ("cmdline", "environ"))
         except OSError:  # It ended meanwhile, or is not ours.
             continue
         is_worker = command.startswith(b"ray::") and b"SegmentPhotos" in command
         if is_worker and f"{MARK}={mark}".encode() in environment.split(b"\0"):
             yield int(folder.name)
-
-
-def rows(out: Path) -> list[dict[str, object]]:
-    parts = sorted(out.glob("part-*.parquet"))
-    return [row for part in parts for row in parquet.read_table(part).to_pylist()]
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds workers by /proc")
@@ -77,24 +75,17 @@ def test_a_killed_worker_loses_nothing_and_doubles_nothing(
 ) -> None:
     out, mark = tmp_path / "out", uuid.uuid4().hex
     options = ("--weights", weights, "--workers", 2, "--batch-size", 3)
-    run = start(mark, photos, out, *options)
+    run = start(photos, out, *options, mark=mark)
     while not (list(out.glob("part-*")) and len(list(workers(mark))) == 2):
         assert run.poll() is None, run.communicate()
         time.sleep(0.02)
-    first, _ = workers(mark)
-    os.kill(first, signal.SIGKILL)
-    done_then = len(rows(out))
-    assert finish(run) == f"{PHOTOS} done, 1 failed, 0 were done before"
-    assert 0 < done_then < PHOTOS
-    assert not Path("/proc", str(first)).exists()
-
-    found = rows(out)
-    expected = {str(path.resolve()) for path in photos.rglob("*.png")}
-    assert len(found) == PHOTOS
-    assert {row["uri"] for row in found} == expected
-    for row, result in zip(
-        found, Segmenter.from_pretrained(weights)([str(row["uri"]) for row in found]), strict=True
-    ):
+    os.kill(next(workers(mark)), signal.SIGKILL)
+    assert 0 < len(rows(out)) < PHOTOS
+    last, found = finish(run, out)
+    assert last == f"{PHOTOS} done, 1 failed, 0 were done before"
+    uris = [str(row["uri"]) for row in found]
+    assert sorted(uris) == sorted(str(path.resolve()) for path in photos.rglob("*.png"))
+    for row, result in zip(found, Segmenter.from_pretrained(weights)(uris), strict=True):
         with Image.open(io.BytesIO(row["saliency"])) as picture:
             drawn = np.asarray(picture, np.int16)
         assert np.abs(drawn - np.asarray(result.render("saliency"), np.int16)).max() <= 1
@@ -105,17 +96,14 @@ def test_a_run_goes_on_where_it_was_stopped(photos: Path, weights: Path, tmp_pat
     """By a list of URIs, into PNGs; then the same photos in a parquet file."""
     names = [f"{photos}/broken.jpg", *(f"file://{path}" for path in sorted(photos.glob("*.png")))]
     (tmp_path / "list.txt").write_text("\n".join([*names[:10], "", names[1]]) + "\n")
-    out, options = tmp_path / "out", ("--png", "--weights", weights, "--batch-size", 4)
-    last = finish(start("", tmp_path / "list.txt", out, *options))
-    assert last == "9 done, 1 failed, 0 were done before"
-    before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
     contents = [Path(name.removeprefix("file://")).read_bytes() for name in names[:20]]
     table = pyarrow.table({"uri": names[:20], "bytes": contents})
     parquet.write_table(table, tmp_path / "photos.parquet")
-    last = finish(start("", tmp_path / "photos.parquet", out, *options))
+    out, options = tmp_path / "out", ("--png", "--weights", weights, "--batch-size", 4)
+    last, _ = finish(start(tmp_path / "list.txt", out, *options), out)
+    assert last == "9 done, 1 failed, 0 were done before"
+    last, found = finish(start(tmp_path / "photos.parquet", out, *options), out)
     assert last == "10 done, 1 failed, 9 were done before"
-    assert before.items() <= {path: path.stat().st_mtime_ns for path in out.iterdir()}.items()
-    found = rows(out)
     assert sorted(str(row["uri"]) for row in found) == sorted(names[1:20])
     for row in found:
         with Image.open(out / str(row["png"])) as picture:
