@@ -17,41 +17,41 @@ DOCUMENTS = sorted(
 )
 # The lab book and the changelog name options of their time.
 MANUALS = [path for path in DOCUMENTS if path.name not in ("experiments.md", "CHANGELOG.md")]
-SOURCE = "".join(path.read_text(encoding="utf-8") for path in ROOT.glob("amd_seg/**/*.py"))
+
+
+OPTIONS = {
+    name: {option for p in command.params for option in (*p.opts, *p.secondary_opts)}
+    | {"--help", "-h"}
+    for name, command in commands()
+}
 
 
 def named(paths: list[Path]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("path", paths, ids=lambda path: str(path.relative_to(ROOT)))
 
 
-def without_code(text: str) -> str:
-    return re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+def read(*paths: Path) -> str:
+    return "".join(path.read_text(encoding="utf-8") for path in paths)
 
 
 def cells(row: str) -> int:
     return len(re.split(r"(?<!\\)\|", row.strip().removeprefix("|").removesuffix("|")))
 
 
+def anchors(path: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.*)$", read(path), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 @named(DOCUMENTS)
-def test_tables_have_as_many_cells_in_every_row(path: Path) -> None:
-    text = without_code(path.read_text(encoding="utf-8"))
+def test_tables_are_whole_and_links_lead_to_files_and_headings(path: Path) -> None:
+    text = re.sub(r"^```.*?^```", "", read(path), flags=re.MULTILINE | re.DOTALL)
     for block in re.findall(r"(?:^\|.*\n?)+", text, flags=re.MULTILINE):
         header, delimiter, *rows = block.splitlines()
         assert re.fullmatch(r"\|( ?:?-+:? ?\|)+", delimiter), header
         for row in (delimiter, *rows):
             assert cells(row) == cells(header), row
-
-
-def anchors(path: Path) -> set[str]:
-    headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
-
-
-@named(DOCUMENTS)
-def test_links_lead_to_files_and_headings(path: Path) -> None:
-    for link in re.findall(r"\]\(([^)\s]+)\)", without_code(path.read_text(encoding="utf-8"))):
-        if link.startswith(("http://", "https://")):
-            continue
+    for link in re.findall(r"\]\((?!https?://)([^)\s]+)\)", text):
         file, _, anchor = link.partition("#")
         target = path.parent / file if file else path
         assert target.exists(), link
@@ -59,53 +59,37 @@ def test_links_lead_to_files_and_headings(path: Path) -> None:
 
 
 @named(MANUALS)
-def test_files_and_functions_of_the_code_exist(path: Path) -> None:
-    text = path.read_text(encoding="utf-8")
+def test_files_functions_and_settings_of_the_code_exist(path: Path) -> None:
+    text = read(path)
     for name in re.findall(r"(?<![\w./-])(\w[\w/]*/\w+\.(?:py|cu|cpp|sh|json))\b", text):
         assert any((root / name).is_file() for root in (ROOT, ROOT / "amd_seg")), name
+    source = read(*ROOT.glob("amd_seg/**/*.py"))
     for row in re.findall(r"^\| (?:eq|section|table).*$", text, flags=re.MULTILINE):
         for name in re.findall(r"`(?:\w+\.)?(\w+)`", row):
-            assert re.search(rf"^ *(def|class) {name}\b", SOURCE, flags=re.MULTILINE), name
-
-
-OPTIONS = {
-    name: {
-        option
-        for parameter in command.params
-        for option in parameter.opts + parameter.secondary_opts
-    }
-    | {"--help", "-h"}
-    for name, command in commands()
-}
+            assert re.search(rf"^ *(def|class) {name}\b", source, flags=re.MULTILINE), name
+    kinds = (AMDConfig, TrainingConfig, FinetuneConfig)
+    known = {field.name for kind in kinds for field in dataclasses.fields(kind)}
+    assert set(re.findall(r"--set ([a-z_]+)", text)) - {"help"} <= known
 
 
 @named(MANUALS)
 def test_options_exist(path: Path) -> None:
     """Options of a command are its own; an option alone is one of any command or script."""
-    text = path.read_text(encoding="utf-8")
+    text = read(path)
     for name, rest in re.findall(r"(amd-seg(?: [a-z]+(?![^\s`]))+)([^`\n#]*)", text):
         words = name.split()
         command = " ".join(words[:3]) if " ".join(words[:3]) in OPTIONS else " ".join(words[:2])
         for option in re.findall(r"(?<!\S)\[?(--?[a-z][a-z-]*)", rest):
             assert option in OPTIONS[command], f"{command} {option}"
     folders = ("examples", "benchmarks", "recipes")
-    paths = (script for folder in folders for script in ROOT.glob(f"{folder}/**/*.py"))
-    scripts = "".join(script.read_text(encoding="utf-8") for script in paths)
+    scripts = read(*(script for name in folders for script in ROOT.glob(f"{name}/**/*.py")))
     for option in re.findall(r"`(--[a-z][a-z-]*)", text):
         assert option in set().union(*OPTIONS.values()) or f'"{option}"' in scripts, option
 
 
-@named(MANUALS)
-def test_settings_exist(path: Path) -> None:
-    settings = (AMDConfig, TrainingConfig, FinetuneConfig)
-    known = {field.name for kind in settings for field in dataclasses.fields(kind)}
-    keys = re.findall(r"--set ([a-z_]+)", path.read_text(encoding="utf-8"))
-    assert set(keys) - {"help"} <= known
-
-
 def test_the_table_of_results_is_that_of_the_benchmarks() -> None:
-    table = re.search(r"## Results\n(.*?)\n\n", (ROOT / "README.md").read_text(), re.DOTALL)
-    details = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    table = re.search(r"## Results\n(.*?)\n\n", read(ROOT / "README.md"), re.DOTALL)
+    details = read(ROOT / "docs" / "benchmarks.md")
     assert table is not None
     for row in table[1].splitlines()[2:]:
         _, _, _, ours, paper, floor, _ = (cell.strip() for cell in row.split("|"))
