@@ -157,7 +157,7 @@ def test_a_benchmark_is_read_as_it_is_unpacked(
         ("davis2016", {"a.jpg": RAMP}, "Give a folder that holds Annotations/480p/"),
         ("davis2016", COW_0, r"val\.txt is missing"),
         ("davis2016", COW_0 | LIST, r"2 files are missing: .*00001\.png"),
-        ("davis2017", DOGS | {"ImageSets/2017/val.txt": "dogs\ncats\n"}, "no folder for cats"),
+        ("davis2017", DOGS | {"ImageSets/2017/val.txt": "dogs\ncats\n"}, "cats: no such folder"),
         ("segtrackv2", BMX | {"GroundTruth/bmx/1/b.png": RAMP}, r"bmx/1 have no mask in .*/2: b\."),
         ("fbms59", fbms("cars1", **{"01.pgm": RAMP, "20.pgm": RAMP}), "does not fit the 5 frames"),
         ("", {"a.txt": ""}, "there is no image in it. Check the name"),

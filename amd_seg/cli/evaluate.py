@@ -160,7 +160,7 @@ def _maps(data: "Dataset", settings: dict[str, Any]) -> "tuple[Iterable[Map], st
     is_semantic = data.benchmark.kind == "semantic"
     if not settings["adapt"]:
         refuse("--adapt", *LEARNING)
-    elif method or folder is not None or is_semantic:
+    elif method or folder is not None or data.benchmark.kind != "video":
         refuse("a network and clips", "adapt")
     load = {name: settings[name] for name in ("device", "precision")}
     call = {name: settings[name] for name in ("size", "batch_size")}

@@ -161,10 +161,8 @@ def _davis(folder: Path, year: str, *roots: str) -> list[Sample]:
         mask = Path(line.split()[-1])
         if year == "480p":
             stems.setdefault(mask.parent.name, []).append(mask.stem)
-        elif (root / mask.name).is_dir():
-            stems[mask.name] = list(by_stem(root / mask.name))
         else:
-            raise InputError(f"{root} has no folder for {mask}. Copy the whole data set.")
+            stems[mask.name] = list(by_stem(root / mask.name))
     frames = folder / "JPEGImages" / "480p"
     samples: list[Sample] = []
     for name, own in stems.items():
@@ -205,28 +203,20 @@ def _fbms59(folder: Path) -> list[Sample]:
         # Beside the colour files lie grey renderings of them, in which some objects are background.
         masks = coloured or masks
         pictures = images_in(home)
-        numbers = {_fbms_number(path): path for path in masks}
+        found = [re.search(r"(?:^|_)(\d+)", path.stem) for path in masks]
+        numbers = {int(n[1]): path for n, path in zip(found, masks, strict=True) if n}
         if len(numbers) < len(masks) or max(numbers) - min(numbers) >= len(pictures):
             raise InputError(
                 f"The ground truth in {home / 'GroundTruth'} does not fit the {len(pictures)} "
-                f"frames of {home}: it is numbered {min(numbers)} to {max(numbers)}, {len(masks)} "
-                "files. Copy the whole sequence."
+                f"frames of {home}: {len(masks)} files have the numbers {some(sorted(numbers))}. "
+                "Copy the whole sequence."
             )
         # Grey values above 0.1; of two sequences, above 0.05 and 0.4.
         level = {"marple7": 13, "marple2": 103}.get(home.name, 26)
-        frames = {number: pictures[number - min(numbers)] for number in sorted(numbers)}
-        truths = {frame.stem: (numbers[number],) for number, frame in frames.items()}
-        by_name = {frame.stem: frame for frame in frames.values()}
+        by_name = {pictures[k - min(numbers)].stem: (numbers[k],) for k in sorted(numbers)}
         how = {"level": level, "is_white_ground": bool(coloured)}
-        samples += _frames(home.name, truths, by_name, **how)
+        samples += _frames(home.name, by_name, {path.stem: path for path in pictures}, **how)
     return samples
-
-
-def _fbms_number(path: Path) -> int:
-    digits = re.search(r"_(\d+)", path.stem) or re.search(r"(\d+)", path.stem)
-    if digits is None:
-        raise InputError(f"{path} has no frame number in its name. Name it SEQUENCE_NUMBER.")
-    return int(digits[1])
 
 
 def _voc2012(folder: Path) -> list[Sample]:

@@ -173,11 +173,10 @@ def _are_binary(paths: list[Path], dataset: Dataset) -> bool:
     highest, where = 0, None
     for path in paths:
         values, is_indexed = read_grey(path)
-        value = 0 if is_indexed else int(values.max())
-        if value >= FAINT:
+        if not is_indexed and values.max() > highest:
+            highest, where = int(values.max()), path
+        if highest >= FAINT:
             return False
-        if value > highest:
-            highest, where = value, path
     if highest > 1 and dataset.benchmark.kind == "video":
         raise InputError(
             f"Cannot tell what the values of the predictions mean: none is above {highest}, in "
@@ -198,25 +197,17 @@ def from_network(
     """Run a network on each picture.
 
     `Segmenter.from_pretrained` takes the weights and `load`, `Segmenter.stream` takes `call`. With
-    `adaptation` the network learns from each sequence first, from the same weights every time and
-    from all frames, also where only some of them are scored; `on_clip` is told each sequence.
+    `adaptation` the network learns from each sequence of a set of videos first, from the same
+    weights every time and from all frames, also where only some of them are scored.
     """
     from amd_seg.video_segmenter import VideoSegmenter
 
-    images = _images(dataset)
+    pairs = zip(dataset.samples, _images(dataset), strict=True)
     video = VideoSegmenter.from_pretrained(weights, **load)
-    if adaptation is None:
-        for result in video.segmenter(images, **call):
-            yield np.asarray(result.render("saliency"))
-        return
-    for name, group in groupby(dataset.samples, key=lambda sample: sample.sequence):
-        if name is None:
-            raise InputError(
-                f"{dataset.title} has no clips, so there is nothing to adapt to. "
-                "Drop --adapt, or give a data set of videos."
-            )
-        images = [sample.image for sample in group if sample.image is not None]
-        on_clip(name, video.adapt(str(images[0].parent), adaptation))
+    for name, group in groupby(pairs, key=lambda pair: pair[0].sequence if adaptation else None):
+        images = [image for _, image in group]
+        if adaptation is not None:
+            on_clip(str(name), video.adapt(str(images[0].parent), adaptation))
         for result in video.segmenter(images, **call):
             yield np.asarray(result.render("saliency"))
 
@@ -242,9 +233,10 @@ def from_semantic_network(
 
 
 def _images(dataset: Dataset) -> list[Path]:
-    if without := [sample.name for sample in dataset.samples if sample.image is None]:
+    images = [sample.image for sample in dataset.samples if sample.image is not None]
+    if len(images) < len(dataset.samples):
         raise InputError(
-            f"{dataset.folder} holds no pictures for {some(without)}, so there is nothing to "
-            "segment. Add them, or score masks with --predictions."
+            f"{dataset.folder} holds no pictures for {len(dataset.samples) - len(images)} masks, "
+            "so there is nothing to segment. Add them, or score masks with --predictions."
         )
-    return [sample.image for sample in dataset.samples if sample.image is not None]
+    return images

@@ -2,7 +2,6 @@
 
 import json
 import math
-from importlib.resources import files
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -80,8 +79,7 @@ def table(evaluation: Evaluation, *, per_sequence: bool = False) -> str:
     if kind == "semantic" or (kind == "video" and per_sequence):
         names = {"iou": "IoU", "class_accuracy": "accuracy"}
         if kind == "video":
-            named = DEFINITIONS[kind].items()
-            names = {key: label for key, (label, _) in named if not key.endswith("_frames")}
+            names = {k: name for k, (name, _) in DEFINITIONS[kind].items() if k[1:] != "_frames"}
         cells = [["sequence" if kind == "video" else "class", *names.values()]]
         for name, scores in evaluation.groups.items():
             cells.append([name, *(shown(key, scores[key]) for key in names)])
@@ -120,32 +118,30 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
 
 def _published(dataset: str) -> list[str]:
     """Return what others published for a data set, as lines of a table; [] where nothing is."""
-    text = files("amd_seg.evaluation").joinpath("published.json").read_text("utf-8")
-    rows = json.loads(text).get(dataset, [])
+    rows = json.loads(Path(__file__).with_name("published.json").read_text("utf-8")).get(dataset)
     if not rows:
         return []
     names = list(dict.fromkeys(name for row in rows for name in row["scores"]))
-    unchecked = [row["method"] for row in rows if not row.get("checked", True)]
     cells = [["method", *names, "outside help"]]
     for row in rows:
-        mark = " *" if row["method"] in unchecked else ""
+        mark = "" if row.get("checked", True) else " *"
         scores = (row["scores"].get(name, "-") for name in names)
         cells.append([row["method"] + mark, *scores, row["help"]])
-    footnote = ["* not checked against its own paper"] if unchecked else []
+    footnote = (
+        []
+        if all(row.get("checked", True) for row in rows)
+        else ["* not checked against its own paper"]
+    )
     return ["", "Published, on the full set:", *_aligned(cells), *footnote]
 
 
 def _aligned(cells: list[list[str]]) -> list[str]:
     """Return rows for a terminal: first column and words to the left, numbers to the right."""
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = []
-    for row in cells:
-        padded = (
-            text.rjust(width) if place and width < 12 else text.ljust(width)
-            for place, (text, width) in enumerate(zip(row, widths, strict=True))
-        )
-        lines.append("  ".join(padded).rstrip())
-    return lines
+    # Columns of numbers are narrow.
+    sides = ["<", *(">" if width < 12 else "<" for width in widths[1:])]
+    form = "  ".join(f"{{:{side}{width}}}" for side, width in zip(sides, widths, strict=True))
+    return [form.format(*row).rstrip() for row in cells]
 
 
 _CELL = (TILE, 3 * TILE // 4)  # one picture of a sheet

@@ -1,11 +1,11 @@
 """Score the maps of an origin on a data set: one way for a network, a method or a folder."""
 
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import partial
 from io import BytesIO
+from itertools import starmap
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from amd_seg.evaluation.datasets import Dataset, Sample
 from amd_seg.evaluation.predictions import Bytes, Map, Mask, read_prediction, truth_of
 from amd_seg.media.labels import read_labels
 from amd_seg.media.render import otsu_threshold
+from amd_seg.prefetch import map_ahead
 from amd_seg.workers import worker_pool
 
 Curves = dict[str, NDArray[np.float64]]
@@ -97,17 +98,12 @@ def _rows(
 ) -> Iterator[Row]:
     """Yield the row of each pair, in order."""
     if workers == 1:
-        yield from (scorer(*pair) for pair in pairs)
+        yield from starmap(scorer, pairs)
         return
-    waiting: deque[Future[Row]] = deque()
     with worker_pool(workers, job="score") as pool:
-        for pair in pairs:
-            waiting.append(pool.submit(scorer, *pair))
-            # Four for each process keep it busy, with little memory.
-            if len(waiting) > 4 * workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        # Four for each process keep it busy, with little memory.
+        ahead: dict[str, Any] = {"ahead": 4 * workers, "threads": workers}
+        yield from map_ahead(lambda pair: pool.submit(scorer, *pair).result(), pairs, **ahead)
 
 
 # One sample.
