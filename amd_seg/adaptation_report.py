@@ -13,7 +13,6 @@ from string import Template
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from amd_seg import __version__
 from amd_seg.errors import InputError, raising
@@ -62,9 +61,6 @@ def write_adaptation_page(
         report, config: of `VideoSegmenter.adapt`.
         released, adapted: `VideoSegmenter.segmenter` before it and after it.
         **call: size, threshold and refine, as for a call of a `Segmenter`.
-
-    Raises:
-        InputError, MediaError: the page cannot be written there, or the clip not be read.
     """
     path = Path(path)
     check_page(path, overwrite=overwrite)
@@ -150,10 +146,6 @@ def loss_curve(report: AdaptationReport) -> str:
         y = bottom - (value - low) / (high - low) * (bottom - top)
         return round(x, 1), round(y, 1)
 
-    def line(kind: str, losses: Sequence[float] | NDArray[np.float64]) -> str:
-        points = (place(*point) for point in zip(raw[:, 0], losses, strict=True))
-        return f'<polyline class="{kind}" points="{" ".join(f"{x},{y}" for x, y in points)}"/>'
-
     parts = [f'<text class="axis" x="{left}" y="{height - 4}">step</text>']
     for value in np.linspace(low, high, 5):
         _, y = place(0, value)
@@ -162,7 +154,9 @@ def loss_curve(report: AdaptationReport) -> str:
     for tick in range(0, last + 1, -(-last // 5)):
         x, _ = place(tick, low)
         parts.append(f'<text class="axis" x="{x - 8}" y="{bottom + 18}">{tick}</text>')
-    parts += [line("raw", raw[:, 1]), line("mean", means)]
+    for kind, losses in (("raw", raw[:, 1]), ("mean", means)):
+        points = " ".join("{},{}".format(*place(*p)) for p in zip(raw[:, 0], losses, strict=True))
+        parts.append(f'<polyline class="{kind}" points="{points}"/>')
     for step, value, name in dots:
         x, y = place(step, value)
         side = f'x="{x + 9}"' if name == "before" else f'x="{x - 9}" text-anchor="end"'

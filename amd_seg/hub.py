@@ -4,7 +4,8 @@ The cache, HF_HOME, HF_HUB_OFFLINE, HF_TOKEN and HF_ENDPOINT are those of huggin
 reads them when it is imported: so it is imported by the first call here and not before.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +31,10 @@ def fetch_snapshot(source: str, files: Sequence[str]) -> Path:
     repo, _, revision = source.partition("@")
     place = f"revision {revision!r}" if revision else "its main branch"
     failed = f"Cannot fetch weights of {repo!r} from the Hub:"
-    try:
+    with _told(failed, place):
         found = snapshot_download(
             repo, revision=revision or None, allow_patterns=list(files), tqdm_class=TerminalBar
         )
-    except _hub_errors() as cause:
-        raise WeightsError(f"{failed} {_reason(cause, place)}") from cause
     missing = [name for name in files if not Path(found, name).is_file()]
     if missing:
         raise WeightsError(
@@ -51,61 +50,43 @@ def push_folder(folder: Path, repo: str, files: Sequence[str], *, private: bool 
     """
     from huggingface_hub import HfApi
 
-    api = HfApi()
-    try:
+    api, message = HfApi(), "Upload AMD weights"
+    with _told(f"Cannot upload {folder} to {repo!r} on the Hub:", "its main branch"):
         address = api.create_repo(repo, private=private, exist_ok=True)
         api.upload_folder(
-            repo_id=repo,
-            folder_path=folder,
-            allow_patterns=list(files),
-            commit_message="Upload AMD weights",
+            repo_id=repo, folder_path=folder, allow_patterns=list(files), commit_message=message
         )
-    except _hub_errors() as cause:
-        raise WeightsError(
-            f"Cannot upload {folder} to {repo!r} on the Hub: {_reason(cause, 'its main branch')}"
-        ) from cause
     return str(address)
 
 
-def _hub_errors() -> tuple[type[Exception], ...]:
-    """What huggingface_hub raises; a reply that is no JSON, and a bad name, are ValueErrors.
-
-    Its HTTP library differs between releases: the root error of that is a base of HfHubHTTPError.
-    """
-    from huggingface_hub.errors import HfHubHTTPError
-
-    roots = (base for base in HfHubHTTPError.__bases__ if issubclass(base, Exception))
-    return (ValueError, *roots)
-
-
-def _reason(cause: BaseException, place: str) -> str:
-    """Say in one line what the Hub answered about a revision, and what to do."""
+@contextmanager
+def _told(failed: str, place: str) -> Iterator[None]:
+    """Raise a WeightsError that says in one line what the Hub answered, and what to do."""
     from huggingface_hub import errors
 
-    if isinstance(cause, errors.LocalEntryNotFoundError):
-        if isinstance(cause.__cause__, errors.OfflineModeIsEnabled):
-            return (
-                f"{place} is not in the cache, and HF_HUB_OFFLINE is set. "
-                "Unset it, or give a local folder."
-            )
-        return (
-            f"the Hub cannot be reached, and {place} is not in the cache. "
-            "Check the network, or give a local folder."
-        )
-    # The more special ones stand first.
-    answers: dict[type[Exception], str] = {
-        errors.HFValidationError: "that is no name of a repository. Give 'org/name'.",
-        errors.GatedRepoError: "it asks for consent. Accept its terms on its page, set HF_TOKEN.",
-        errors.RepositoryNotFoundError: "no such repository, or it is private. Check the name; "
-        "set HF_TOKEN if private.",
-        errors.RevisionNotFoundError: f"{place} does not exist. Give a branch, a tag or a commit.",
-        errors.EntryNotFoundError: f"a file of {place} is gone. Give another revision, or a "
-        "local folder.",
-    }
-    for kind, answer in answers.items():
-        if isinstance(cause, kind):
-            return answer
-    if isinstance(cause, errors.HfHubHTTPError) and cause.response.status_code in (401, 403):
-        return f"not allowed (status {cause.response.status_code}). Set HF_TOKEN to one that may."
-    detail = (str(cause).strip() or type(cause).__name__).splitlines()[0].rstrip(".")
-    return f"{detail}. Try again later, or give a local folder."
+    # Its HTTP library differs between releases: the root error of that is a base of this one.
+    # A reply that is no JSON, and a bad name, are ValueErrors.
+    bases = (ValueError, *errors.HfHubHTTPError.__bases__)
+    known: tuple[type[Exception], ...] = tuple(b for b in bases if issubclass(b, Exception))
+    try:
+        yield
+    except known as cause:
+        # The more special ones stand first.
+        answers: dict[type[Exception], str] = {
+            errors.HFValidationError: "that is no name of a repository. Give 'org/name'.",
+            errors.GatedRepoError: "it asks for consent. Accept its terms on its page, set "
+            "HF_TOKEN.",
+            errors.RepositoryNotFoundError: "no such repository, or it is private. Check the name; "
+            "set HF_TOKEN if private.",
+            errors.RevisionNotFoundError: f"{place} does not exist. Give a branch, a tag or a "
+            "commit.",
+            errors.LocalEntryNotFoundError: "the Hub cannot be reached, or HF_HUB_OFFLINE is set, "
+            f"and {place} is not in the cache. Check the network, or give a local folder.",
+        }
+        detail = (str(cause).strip() or type(cause).__name__).splitlines()[0].rstrip(".")
+        told = f"{detail}. Try again later, or give a local folder."
+        told = next((text for kind, text in answers.items() if isinstance(cause, kind)), told)
+        status = getattr(getattr(cause, "response", None), "status_code", None)
+        if status in (401, 403) and type(cause) is errors.HfHubHTTPError:
+            told = f"not allowed (status {status}). Set HF_TOKEN to one that may."
+        raise WeightsError(f"{failed} {told}") from cause

@@ -39,18 +39,14 @@ def export_onnx(
     name after onnxruntime has run it: it is there whole and right, or not at all.
 
     Args:
-        path: the file to make; its folder exists.
         weights: as `Segmenter.from_pretrained` takes them.
 
     Returns:
         The largest difference of a region, 0..1, between the file and the model.
 
     Raises:
-        InputError: the name cannot be used, or the file exists.
         ConfigError: the extra `onnx` is not installed.
-        WeightsError: the weights cannot be had or are not valid.
         ExportError: the file does not compute what the model does; it is removed.
-        MediaError: the file cannot be written.
     """
     path = Path(path)
     if path.suffix.lower() != ".onnx":

@@ -81,9 +81,6 @@ class Segmentation:
         Args:
             include: points of the object: pixels of the photo as it is shown, x first.
             exclude: points that are not of it. Both replace earlier clicks.
-
-        Raises:
-            InputError: a point is outside the photo.
         """
         clicks = tuple(include), tuple(exclude)
         height, width = self.photo.size
@@ -168,16 +165,14 @@ class Segmentation:
 
     def render(self, output: str = "mask") -> Image.Image:
         """Return a picture: mask or saliency (L), overlay or regions (RGB), or cutout (RGBA)."""
-        if output not in OUTPUTS:
-            raise InputError(f"Unknown output {output!r}. Use one of {', '.join(OUTPUTS)}.")
         if output == "mask":
             return render_mask(self.mask)
         if output == "saliency":
             return render_saliency(self.saliency)
-        if output == "cutout":
-            return self.cutout()
-        if output == "overlay":
-            return self.overlay()
+        if output in ("cutout", "overlay"):
+            return self.cutout() if output == "cutout" else self.overlay()
+        if output != "regions":
+            raise InputError(f"Unknown output {output!r}. Use one of {', '.join(OUTPUTS)}.")
         # By strips, because all regions of a large photo at once take gigabytes.
         height, width = self.photo.size
         picture = Image.new("RGB", (width, height))

@@ -102,10 +102,7 @@ class VideoSegmenter:
         """Segment the frames of a clip, one after the other, with the options of a `Segmenter`.
 
         Of a file that is cut short the frames that it has are given, and a warning is logged.
-
-        Raises:
-            InputError, DeviceError: as a `Segmenter` does.
-            MediaError: there is no such clip, or it cannot be read.
+        Arguments and memory raise what a `Segmenter` raises, a bad clip a MediaError.
         """
         clip = _opened(source)
         frames = read_ahead(clip, ahead=_frames_waiting(clip))
@@ -157,7 +154,6 @@ class VideoSegmenter:
         Raises:
             InputError: an argument cannot be used, `target` exists, or no frame is in the span.
             MediaError: the clip cannot be read, or the output cannot be written.
-            DeviceError: the device ran out of memory.
         """
         target, clip = Path(target), _opened(source)
         check_output(clip, target, output=output, background=background, overwrite=overwrite)
@@ -189,24 +185,23 @@ class VideoSegmenter:
                 has_alpha = output == "cutout" and behind is None
                 origin = 0.0 if clip.span.start is None else first.time
                 opened = open_writer(target, clip, has_alpha=has_alpha, origin=origin)
-            with opened as writer:
 
-                def draw(frame: FrameSegmentation) -> tuple[Any, int, float, tuple[float, float]]:
-                    picture: Any = frame
-                    if behind is not None:
-                        picture = np.asarray(render_on(frame.photo.pixels, frame.cutout(), behind))
-                    elif not is_annotation:
-                        picture = np.asarray(frame.render(output))
-                    facts = float(frame.mask.mean()), frame.confidence
-                    return writer.prepare(picture), frame.index, frame.time, facts
+            def draw(frame: FrameSegmentation) -> tuple[Any, int, float, tuple[float, float]]:
+                picture: Any = frame
+                if behind is not None:
+                    picture = np.asarray(render_on(frame.photo.pixels, frame.cutout(), behind))
+                elif not is_annotation:
+                    picture = np.asarray(frame.render(output))
+                facts = float(frame.mask.mean()), frame.confidence
+                return writer.prepare(picture), frame.index, frame.time, facts
 
-                drawn = map_ahead(draw, chain([first], frames), ahead=_frames_waiting(clip))
-                with closing(drawn):
-                    for count, (prepared, index, time, facts) in enumerate(drawn, start=1):
-                        writer.write(prepared, index, time)
-                        totals += facts
-                        if on_frame is not None:
-                            on_frame(count, clip.frame_count)
+            drawn = map_ahead(draw, chain([first], frames), ahead=_frames_waiting(clip))
+            with opened as writer, closing(drawn):
+                for count, (prepared, index, time, facts) in enumerate(drawn, start=1):
+                    writer.write(prepared, index, time)
+                    totals += facts
+                    if on_frame is not None:
+                        on_frame(count, clip.frame_count)
         share, sure = (totals / count).tolist()
         size = clip.width, clip.height
         return VideoReport(target, writer.frames, *size, share, sure, clip.is_truncated, clip.hdr)
@@ -305,11 +300,7 @@ class VideoSegmenter:
         self.segmenter = self._released
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Write the weights in use, adapted or not, for `from_pretrained` and `--weights`.
-
-        Raises:
-            WeightsError: the folder cannot be written.
-        """
+        """Write the weights in use, adapted or not, for `from_pretrained` and `--weights`."""
         return save_weights(folder, self.segmenter.model, self.segmenter.config)
 
 

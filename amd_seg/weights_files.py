@@ -42,13 +42,9 @@ def save_weights(
 
     A folder that was not there appears whole. In one that was, model.safetensors is replaced
     first: a kill between the two files leaves a digest that does not fit, which `read_weights`
-    refuses.
-
-    Args:
-        dtype: of the stored parameters; one whose values overflow it is stored as it is.
+    refuses. A parameter whose values overflow `dtype` is stored as it is.
 
     Raises:
-        InputError: `config.model` is not the model's own.
         WeightsError: a value is not finite, or the folder cannot be written.
     """
     folder = Path(folder)
@@ -91,13 +87,8 @@ def save_weights(
 def read_weights(source: Path) -> tuple[Network, NetworkConfig]:
     """Read a model of either kind, strictly: all its tensors, of their shapes, finite, none more.
 
-    It is in eval mode, float32, on the CPU.
-
-    Args:
-        source: a folder, or a .safetensors file with config.json beside it.
-
-    Raises:
-        WeightsError: a file is missing, damaged, or does not fit the other.
+    It is in eval mode, float32, on the CPU. `source` is a folder, or a .safetensors file with
+    config.json beside it; what is missing, damaged or does not fit is a WeightsError.
     """
     file = source / WEIGHTS_FILE if source.is_dir() else source
     try:
@@ -201,9 +192,9 @@ def _check_header(file: Path, expected: Mapping[str, Tensor], handle: Any) -> No
         shape, to_be = tuple(found[key].get_shape()), tuple(expected[key].shape)
         if shape != to_be:
             wrong_shape.append(f"{key} {shape} instead of {to_be}")
-        is_float, kind = expected[key].is_floating_point(), found[key].get_dtype()
-        if kind not in (("F16", "BF16", "F32", "F64") if is_float else ("I64",)):
-            wrong_type.append(f"{key} {kind}")
+        kinds = "F16 BF16 F32 F64" if expected[key].is_floating_point() else "I64"
+        if found[key].get_dtype() not in kinds.split():
+            wrong_type.append(f"{key} {found[key].get_dtype()}")
     faults = {
         "missing": [key for key in expected if key not in found],
         "unexpected": sorted(found.keys() - expected.keys()),

@@ -57,10 +57,6 @@ def convert_checkpoint(
             and DINO release, .pth or .safetensors. Of a ResNet the folder has the backbone only:
             the rest is random, for `amd-seg train --init` and `amd-seg finetune --weights`.
         overwrite: replace weights that are in `folder`.
-
-    Raises:
-        WeightsError: the file cannot be read or is of another network, its wrong keys all named,
-            or the folder has weights already.
     """
     path, folder = Path(path), Path(folder)
     taken = [name for name in FILES if (folder / name).exists()]

@@ -22,7 +22,6 @@ class Repo:
     gated: bool = False
     status: int = 200
     cut_short: bool = False
-    gone: set[str] = field(default_factory=set)
 
     def commit(self, files: dict[str, bytes], tag: str | None = None) -> str:
         """Add a commit whose files are these, and return its name."""
@@ -128,7 +127,7 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
 
         def _file(self, repo: Repo, sha: str, path: str) -> None:
             data = repo.commits[sha].get(path)
-            if data is None or path in repo.gone:
+            if data is None:
                 return self._refuse(404, "EntryNotFound")
             self.send_response(200)
             self.send_header("X-Repo-Commit", sha)

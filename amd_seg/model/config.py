@@ -121,7 +121,7 @@ class AMDConfig(AppearanceConfig):
     }
 
     def faults(self) -> Iterator[tuple[str, str]]:
-        """See `Settings`; and what the frame's size must be for the number of stages."""
+        """Add what the frame's size must be for the number of stages."""
         yield from super().faults()
         stride = 2 ** len(self.pyramid_channels)
         if not all(0 < size <= 4096 and size % stride == 0 for size in self.motion_size):
@@ -223,11 +223,7 @@ class SemanticWeightsConfig(StoredConfig):
 
 
 def stored_config(values: Any) -> WeightsConfig | SemanticWeightsConfig:
-    """Build the settings of either kind from what `to_dict` returned, strictly.
-
-    Raises:
-        ConfigError: unknown version or kind, unknown or missing keys, or a wrong value, all named.
-    """
+    """Build the settings of either kind from what `to_dict` returned, strictly."""
     if not isinstance(values, dict):
         raise ConfigError(f"config is a {type(values).__name__}, not a JSON object.")
     rest = dict(values)
@@ -249,11 +245,7 @@ def stored_config(values: Any) -> WeightsConfig | SemanticWeightsConfig:
 
 
 def build(cls: type[T], values: Mapping[str, Any], where: str = "config") -> T:
-    """Make settings from their names and values in JSON, as this version or an older wrote them.
-
-    Raises:
-        ConfigError: every unknown key, or every wrong value, in one message.
-    """
+    """Make settings from their names and values in JSON, as this version or an older wrote them."""
     # Before there were two layouts there was a padding: of zeros in all that was released.
     values = {k: v for k, v in values.items() if (k, v) != ("padding", "zeros")}
     fields = {f.name: f for f in dataclasses.fields(cls)}

@@ -16,7 +16,7 @@ from amd_seg.errors import InputError
 from amd_seg.model import correlation_cuda
 
 MAX_DISPLACEMENT = 8
-DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 
 _VOLUME_TILE = 8
 _GRADIENTS_TILE = 16
@@ -35,25 +35,23 @@ def correlation(x1: Tensor, x2: Tensor, max_displacement: int = 4) -> Tensor:
         x1, x2: (batch, channel, height, width), float, features of the two frames.
         max_displacement: the reach d, in pixels of this grid, 1 to 8.
 
-    Raises:
-        InputError: shapes, dtypes, devices or `max_displacement` do not fit together.
-
     Source: the cost volume inside the motion pathway of eq. 2, as the released code has it.
     """
-    fault = None
-    if not 1 <= max_displacement <= MAX_DISPLACEMENT:
-        fault = f"Use 1 to {MAX_DISPLACEMENT} for max_displacement, not {max_displacement!r}."
-    elif x1.dim() != 4 or x1.shape != x2.shape or x1.shape[1] == 0:
-        fault = "Give two of one shape (batch, channel, height, width), with at least one channel."
-    elif x1.device != x2.device:
-        fault = "Move them to one device."
-    elif x1.dtype not in DTYPES or x2.dtype not in DTYPES:
-        fault = "Give float16, bfloat16, float32 or float64."
-    elif x1.dtype != x2.dtype and not torch.is_autocast_enabled(x1.device.type):
-        fault = "Convert them to one dtype, or compute under torch.autocast."
-    if fault is not None:
+    if not (
+        x1.dim() == 4
+        and x1.shape == x2.shape
+        and x1.shape[1] > 0
+        and x1.device == x2.device
+        and {x1.dtype, x2.dtype} <= DTYPES
+        and (x1.dtype == x2.dtype or torch.is_autocast_enabled(x1.device.type))
+        and 1 <= max_displacement <= MAX_DISPLACEMENT
+    ):
         given = (f"{tuple(x.shape)} of {x.dtype} on {x.device}" for x in (x1, x2))
-        raise InputError(f"correlation cannot compare {' with '.join(given)}. {fault}")
+        raise InputError(
+            f"correlation cannot compare {' with '.join(given)} up to {max_displacement!r} away. "
+            "Give two float maps of one shape (batch, channel, height, width), with a channel, of "
+            f"one dtype and device, and a max_displacement of 1 to {MAX_DISPLACEMENT}."
+        )
     return cast(Tensor, torch.ops.amd_seg.correlation(x1, x2, max_displacement))
 
 
@@ -192,9 +190,7 @@ def _volume_autocast(x1: Tensor, x2: Tensor, max_displacement: int) -> Tensor:
     # As torch does for dot and grid_sample: features of a convolution are half, warped ones float.
     wide = torch.promote_types(x1.dtype, x2.dtype)
     with torch.autocast(x1.device.type, enabled=False):
-        return cast(
-            Tensor, torch.ops.amd_seg.correlation(x1.to(wide), x2.to(wide), max_displacement)
-        )
+        return correlation(x1.to(wide), x2.to(wide), max_displacement)
 
 
 # define and impl cost less of each call than torch.library.custom_op does.

@@ -43,12 +43,7 @@ _DIGEST_BYTES = 32
 
 
 def kernels_for(x: Tensor, max_displacement: int) -> "Module | None":
-    """Return the compiled kernels for `x`, or None where the plain path is to be taken.
-
-    The environment variable AMD_SEG_CORRELATION chooses: "plain" takes the plain path, "cuda"
-    the kernels or a DeviceError, "auto" (the default) the kernels where they can be had; where
-    they cannot, it logs one warning with the reason.
-    """
+    """Return the compiled kernels for `x`, or None where AMD_SEG_CORRELATION or `x` wants none."""
     path = os.environ.get(VARIABLE, "auto")
     if path not in PATHS:
         raise ConfigError(f"{VARIABLE}={path!r} is unknown. Set it to one of {', '.join(PATHS)}.")
@@ -62,11 +57,9 @@ def kernels_for(x: Tensor, max_displacement: int) -> "Module | None":
             "float32, float16 or bfloat16 on a CUDA device, or set it to auto."
         )
     built = _build(x.device.index, x.dtype, max_displacement)
-    if isinstance(built, Module):
-        return built
-    if path == "auto":
-        return None
-    raise DeviceError(f"{VARIABLE}=cuda: {built} Set it to auto for the plain path.")
+    if isinstance(built, str) and path == "cuda":
+        raise DeviceError(f"{VARIABLE}=cuda: {built} Set it to auto for the plain path.")
+    return built if isinstance(built, Module) else None
 
 
 def path_in_words(device: torch.device) -> str:
@@ -135,7 +128,7 @@ def defines(dtype: torch.dtype, max_displacement: int) -> dict[str, int]:
 
 
 def volume_launch(x1: Tensor, x2: Tensor, volume: Tensor, max_displacement: int) -> Launch:
-    """Return the launch that fills `volume`; shapes as in `correlation`, `volume` contiguous."""
+    """Return the launch that fills a contiguous `volume`; shapes as in `correlation`."""
     arguments, blocks, threads = _arguments(x1, x2, max_displacement)
     arguments.volume = volume.data_ptr()
     return Launch(KERNELS[0], (blocks, 1, 1), threads, arguments)
@@ -208,7 +201,6 @@ def load(source: Path, defines: Mapping[str, int], names: Sequence[str], index: 
     """Return the kernels `names` of `source`, compiled for CUDA device `index` or read from disk.
 
     A kept file begins with the digest of the rest: the driver would trust what was damaged since.
-    A cache that cannot be written only costs time.
     """
     driver, nvrtc = _bindings()
     _call(driver.cuInit, 0)
@@ -244,22 +236,16 @@ def _cache_folder() -> Path:
 def compile_source(
     source: Path, defines: Mapping[str, int], capability: tuple[int, ...]
 ) -> tuple[bytes, str]:
-    """Compile `source` for a compute capability, as (9, 0), with NVRTC; no device is needed.
+    """Compile for a compute capability, as (9, 0), by NVRTC: the image, and a log of spills.
 
-    The image is machine code, or PTX where the device is newer than NVRTC; the log names registers
-    and spills.
+    The image is machine code, or PTX where the device is newer than NVRTC.
     """
     _, nvrtc = _bindings()
     known = list(_call(nvrtc.nvrtcGetSupportedArchs))
     wanted = 10 * capability[0] + capability[1]
-    older = [architecture for architecture in known if architecture <= wanted]
-    if not older:
-        raise DeviceError(
-            f"NVRTC compiles for compute capability {min(known) / 10} and newer, this device has "
-            f"{wanted / 10}. Install a torch of an older CUDA, which brings an older NVRTC."
-        )
-    is_known = wanted in older
-    target = f"sm_{wanted}" if is_known else f"compute_{max(older)}"
+    # Of a device that is older than NVRTC, the driver refuses what comes of this.
+    nearest = max((one for one in known if one <= wanted), default=min(known))
+    target = f"{'sm' if nearest == wanted else 'compute'}_{nearest}"
     options = [f"--gpu-architecture={target}", "--std=c++17", "--ptxas-options=-v"]
     options += [f"-D{name}={value}" for name, value in defines.items()]
     program = _call(nvrtc.nvrtcCreateProgram, source.read_bytes(), source.name.encode(), 0, [], [])
@@ -278,7 +264,7 @@ def compile_source(
                 f"NVRTC cannot compile {source.name} for {target} ({status.name}). Please report "
                 f"it, with what `amd-seg env` prints: {log}"
             )
-        return filled("CUBIN" if is_known else "PTX"), log
+        return filled("CUBIN" if nearest == wanted else "PTX"), log
     finally:
         _call(nvrtc.nvrtcDestroyProgram, program)
 
