@@ -76,9 +76,7 @@ def two_frames(form: str) -> bytes:
 
 def half_palette() -> Image.Image:
     """Left half the colour, right half an index that files call transparent."""
-    indices = np.zeros((HEIGHT, WIDTH), np.uint8)
-    indices[:, WIDTH // 2 :] = 1
-    image = Image.fromarray(indices)
+    image = Image.fromarray(np.indices((HEIGHT, WIDTH), np.uint8)[1] // np.uint8(WIDTH // 2))
     image.putpalette([*COLOUR, 255, 255, 255])
     return image
 
@@ -89,14 +87,11 @@ WIDE = tuple(c * 257 for c in COLOUR)
 
 # What `MODES` below does not make. Name: (bytes of the file, mean colour, tolerance).
 FILES: dict[str, tuple[bytes, object, float]] = {
-    "jpeg MPO": (two_frames("MPO"), COLOUR, LOSSY),
-    "webp animated": (two_frames("WEBP"), COLOUR, LOSSY),
-    "avif animated": (two_frames("AVIF"), COLOUR, LOSSY),
-    "gif animated": (two_frames("GIF"), COLOUR, LOSSLESS),
-    "png animated": (two_frames("PNG"), COLOUR, 0),
-    "tiff pages": (two_frames("TIFF"), COLOUR, 0),
+    **{
+        f"{form} of frames": (two_frames(form), COLOUR, LOSSY)
+        for form in ("MPO", "WEBP", "AVIF", "GIF", "PNG", "TIFF")
+    },
     "png RGBA clear": (encoded(plain("RGBA", (*COLOUR, 0)), "PNG"), (128,) * 3, 0),
-    "png P": (encoded(half_palette(), "PNG"), [227.5, 177.5, 152.5], 0),
     "png P one clear": (encoded(half_palette(), "PNG", transparency=1), HALF_CLEAR, LOSSLESS),
     "png P soft": (encoded(half_palette(), "PNG", transparency=b"\xff\0"), HALF_CLEAR, LOSSLESS),
     "gif P clear": (encoded(half_palette(), "GIF", transparency=1), HALF_CLEAR, LOSSLESS),
@@ -109,7 +104,6 @@ FILES: dict[str, tuple[bytes, object, float]] = {
     "tiff L white is 0": (raw_tiff(b"\x9b", 8, photometric=0), (100,) * 3, 0),
     "tiff I;16 white is 0": (raw_tiff(b"\x9b\x9b", 16, photometric=0), (100,) * 3, 0),
     "png damaged EXIF": (encoded(plain(), "PNG", exif=b"Exif\0\0no"), COLOUR, 0),
-    "tiff lzw": (encoded(plain(), "TIFF", compression="tiff_lzw"), COLOUR, 0),
 }
 
 
@@ -122,60 +116,45 @@ def test_every_pixel_type_comes_out_with_its_colour(
     (tmp_path / "photo").write_bytes(data)
     for source in (tmp_path / "photo", data, Image.open(io.BytesIO(data))):
         assert mean_colour(source) == pytest.approx(colour, abs=tolerance)
-    is_animated = "animated" in name or "pages" in name or "MPO" in name
-    assert ("several frames, the first is taken" in caplog.text) == is_animated
+    assert ("several frames, the first is taken" in caplog.text) == ("of frames" in name)
 
 
-# mode: a value, and the colour that it is
-MODES: dict[str, tuple[object, object]] = {
-    "1": (1, (255,) * 3),
-    "L": (90, (90,) * 3),
-    "LA": ((200, 100), (OVER_GREY[0],) * 3),
-    "P": (0, COLOUR),
-    "PA": ((0, 255), COLOUR),
-    "RGB": (COLOUR, COLOUR),
-    "RGBA": ((*COLOUR, 100), OVER_GREY),
-    "RGBX": ((*COLOUR, 0), COLOUR),
-    "CMYK": ((55, 155, 205, 0), COLOUR),
-    "YCbCr": ((124, 86, 182), COLOUR),
-    "LAB": ((138, 164, 174), COLOUR),
-    "HSV": ((0, 255, 200), (200, 0, 0)),
-    "RGBa": ((100, 50, 25, 128), (164, 114, 89)),
-    "I;16": (25700, (100,) * 3),
-    "I": (25700, (100,) * 3),
-    "F": (0.2, (51,) * 3),
-}
-WRITABLE = {
-    "PNG": "1 L LA P RGB RGBA I;16",
-    "JPEG": "1 L RGB CMYK YCbCr RGBX",
-    "WEBP": "L LA P RGB RGBA RGBX",
-    "AVIF": "L LA P RGB RGBA RGBX",
-    "TIFF": "1 L LA P PA RGB RGBA RGBX CMYK YCbCr LAB I;16 I F",
-    "GIF": "1 L P RGB",
-    "BMP": "1 L P RGB",
-    "JPEG2000": "L LA RGB RGBA YCbCr I;16",
-    "PPM": "1 L RGB I;16 I F",
-    "QOI": "RGB RGBA",
-    "": "HSV RGBa",  # of PIL images alone
+# mode: a value, the colour that it is, and the formats that hold it
+MODES: dict[str, tuple[object, object, str]] = {
+    "1": (1, (255,) * 3, "PNG JPEG TIFF GIF BMP PPM"),
+    "L": (90, (90,) * 3, "PNG JPEG WEBP AVIF TIFF GIF BMP JPEG2000 PPM"),
+    "LA": ((200, 100), (OVER_GREY[0],) * 3, "PNG WEBP AVIF TIFF JPEG2000"),
+    "P": (0, COLOUR, "PNG WEBP AVIF TIFF GIF BMP"),
+    "PA": ((0, 255), COLOUR, "TIFF"),
+    "RGB": (COLOUR, COLOUR, "PNG JPEG WEBP AVIF TIFF GIF BMP JPEG2000 PPM QOI"),
+    "RGBA": ((*COLOUR, 100), OVER_GREY, "PNG WEBP AVIF TIFF JPEG2000 QOI"),
+    "RGBX": ((*COLOUR, 0), COLOUR, "JPEG WEBP AVIF TIFF"),
+    "CMYK": ((55, 155, 205, 0), COLOUR, "JPEG TIFF"),
+    "YCbCr": ((124, 86, 182), COLOUR, "JPEG TIFF JPEG2000"),
+    "LAB": ((138, 164, 174), COLOUR, "TIFF"),
+    "HSV": ((0, 255, 200), (200, 0, 0), ""),
+    "RGBa": ((100, 50, 25, 128), (164, 114, 89), ""),
+    "I;16": (25700, (100,) * 3, "PNG TIFF JPEG2000 PPM"),
+    "I": (25700, (100,) * 3, "TIFF PPM"),
+    "F": (0.2, (51,) * 3, "TIFF PPM"),
 }
 
 
-@pytest.mark.parametrize("form", WRITABLE)
-def test_every_mode_of_every_format_keeps_its_colour(form: str) -> None:
-    for mode in WRITABLE[form].split():
-        value, colour = MODES[mode]
-        image = plain(mode, value)
-        if mode in ("P", "PA"):
-            image.putpalette([*COLOUR, 255, 255, 255])
-        sources: list[object] = [image]
-        if form:
-            options = {"save_all": False, **({"quality": 95} if form in ("JPEG", "WEBP") else {})}
-            data = encoded(image, form, **options)
-            sources = [data, Image.open(io.BytesIO(data))]
-        is_exact = form not in ("", "JPEG", "WEBP", "AVIF", "JPEG2000")
-        tolerance = LOSSLESS if is_exact and mode not in ("YCbCr", "LAB") else LOSSY
-        for source in sources:
-            assert mean_colour(source) == pytest.approx(colour, abs=tolerance), mode
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode_keeps_its_colour_in_every_format(mode: str) -> None:
+    value, colour, forms = MODES[mode]
+    image = plain(mode, value)
+    if mode in ("P", "PA"):
+        image.putpalette([*COLOUR, 255, 255, 255])
+    assert mean_colour(image) == pytest.approx(colour, abs=LOSSY)
+    for form in forms.split():
+        quality = {"quality": 95} if form in ("JPEG", "WEBP") else {}
+        data = encoded(image, form, save_all=False, **quality)
+        is_exact = form not in ("JPEG", "WEBP", "AVIF", "JPEG2000") and mode not in ("YCbCr", "LAB")
+        for source in (data, Image.open(io.BytesIO(data))):
+            assert mean_colour(source) == pytest.approx(
+                colour, abs=LOSSLESS if is_exact else LOSSY
+            ), form
 
 
 @pytest.mark.parametrize(
@@ -268,22 +247,17 @@ def test_a_profile_is_kept_only_where_it_describes_rgb(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "TIFF", "BMP"])
 def test_resolution_goes_with_the_photo_and_turns_with_it(form: str, tmp_path: Path) -> None:
-    exif = Image.Exif()
+    exif, path = Image.Exif(), tmp_path / f"out.{form.lower()}"
     exif[0x0112] = 6
-    sizes = {(300, 150): {}, (150, 300): {"exif": exif}}
-    for expected, options in list(sizes.items())[: 1 if form == "BMP" else 2]:
-        photo = read_image(encoded(plain(), form, dpi=(300, 150), **options))
-        path = tmp_path / f"out.{form.lower()}"
-        save_image(Image.fromarray(photo.pixels), path, resolution=photo.resolution)
-        for found in (photo, read_image(path)):
-            assert found.resolution == pytest.approx(expected, abs=0.1)
-
-
-@pytest.mark.parametrize("dpi", [(0, 0), (1e9, 300), (float("nan"), 300), "ab", 7, (300,), None])
-def test_a_resolution_that_means_nothing_is_left_out(dpi: object) -> None:
+    photo = read_image(encoded(plain(), form, dpi=(300, 150), exif=exif))
+    save_image(Image.fromarray(photo.pixels), path, resolution=photo.resolution)
+    for found in (photo, read_image(path)):
+        turned = (300, 150) if form == "BMP" else (150, 300)  # BMP holds no EXIF.
+        assert found.resolution == pytest.approx(turned, abs=0.1)
     image = plain()
-    image.info["dpi"] = dpi
-    assert read_image(image).resolution is None
+    for nonsense in ((0, 0), (1e9, 300), (float("nan"), 300), "ab", 7, (300,), None):
+        image.info["dpi"] = nonsense
+        assert read_image(image).resolution is None
 
 
 @pytest.mark.parametrize("suffix", [".avif", ".png"])
@@ -401,10 +375,12 @@ def test_heic_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", [(1, 1), (7, 100), (100, 7)])
 def test_a_speck_is_refused(size: tuple[int, int]) -> None:
     image = Image.new("RGB", size)
-    with pytest.raises(MediaError, match="Give an image of at least 8x8"):
-        read_image(encoded(image, "PNG"))
-    with pytest.raises(InputError, match="Give an image of at least 8x8"):
-        photo_from_array(np.asarray(image))
+    for error, read, source in (
+        (MediaError, read_image, encoded(image, "PNG")),
+        (InputError, photo_from_array, np.asarray(image)),
+    ):
+        with pytest.raises(error, match="Give an image of at least 8x8"):
+            read(source)
 
 
 @pytest.mark.parametrize("shape", [(9, 10), (9, 10, 1), (9, 10, 3), (9, 10, 4)])
@@ -440,23 +416,18 @@ def test_other_arrays_are_refused(array: np.ndarray, message: str) -> None:
 # Files out
 
 
-@pytest.mark.parametrize("suffix", [".png", ".PNG", ".webp", ".tif", ".tiff", ".bmp"])
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
-def test_lossless_endings_keep_every_value(suffix: str, mode: str, tmp_path: Path) -> None:
+def test_what_is_saved_comes_back(mode: str, tmp_path: Path) -> None:
     values = np.random.default_rng(0).integers(1, 256, (9, 11, len(mode)), np.uint8)
-    image, path = Image.fromarray(values.squeeze()), tmp_path / f"out{suffix}"
-    if mode == "RGBA" and suffix == ".bmp":
-        pytest.skip("BMP holds no alpha")
-    save_image(image, path)
-    with Image.open(path) as back:
-        np.testing.assert_array_equal(back.convert(mode), image)
-    assert list(tmp_path.iterdir()) == [path]
-
-
-@pytest.mark.parametrize("suffix", [".jpg", ".jpeg", ".avif"])
-def test_lossy_endings_stay_near(suffix: str, tmp_path: Path) -> None:
-    save_image(plain(), tmp_path / f"out{suffix}")
-    assert mean_colour(tmp_path / f"out{suffix}") == pytest.approx(COLOUR, abs=LOSSY)
+    image = Image.fromarray(values.squeeze())
+    for suffix in (".png", ".PNG", ".webp", ".tif", ".tiff", *[".bmp"] * (mode != "RGBA")):
+        save_image(image, tmp_path / f"out{suffix}")
+        with Image.open(tmp_path / f"out{suffix}") as back:
+            np.testing.assert_array_equal(back.convert(mode), image)
+    for suffix in (".jpg", ".jpeg", ".avif"):
+        save_image(plain(), tmp_path / f"out{suffix}")
+        assert mean_colour(tmp_path / f"out{suffix}") == pytest.approx(COLOUR, abs=LOSSY)
+    assert all(path.stem == "out" for path in tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -487,32 +458,27 @@ def test_what_cannot_be_written_is_one_clear_error(
     assert len(list(tmp_path.iterdir())) == 3
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
-    path = tmp_path / "out.bin"
-    path.write_bytes(b"old")
+def test_a_file_is_written_whole_through_links_and_keeps_its_permissions(tmp_path: Path) -> None:
+    target, link = tmp_path / "target.bin", tmp_path / "link.bin"
+    target.write_bytes(b"old")
+    target.chmod(0o600)
+    link.symlink_to(target)
 
     def fail(stream: io.BufferedIOBase) -> None:
         stream.write(b"half of the n")
         raise KeyError("a bug")
 
     with pytest.raises(KeyError):
-        write_atomically(path, fail)
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_links_and_permissions_are_kept(tmp_path: Path) -> None:
-    target, link = tmp_path / "target.bin", tmp_path / "link.bin"
-    target.write_bytes(b"old")
-    target.chmod(0o600)
-    link.symlink_to(target)
+        write_atomically(link, fail)
+    assert target.read_bytes() == b"old"
     write_atomically(link, lambda stream: stream.write(b"new"))
     assert (link.is_symlink(), target.read_bytes()) == (True, b"new")
+    assert target.stat().st_mode & 0o777 == 0o600
     write_atomically(tmp_path / "fresh.bin", lambda stream: None)
     (tmp_path / "plain").touch()
-    modes = [(tmp_path / name).stat().st_mode & 0o777 for name in ("fresh.bin", "plain")]
-    assert modes[0] == modes[1]
-    assert target.stat().st_mode & 0o777 == 0o600
+    modes = {(tmp_path / name).stat().st_mode & 0o777 for name in ("fresh.bin", "plain")}
+    assert len(modes) == 1
+    assert len(list(tmp_path.iterdir())) == 4
 
 
 def test_forbidden_files_and_folders() -> None:
@@ -532,44 +498,32 @@ def test_forbidden_files_and_folders() -> None:
 
 # Finding
 
-
-@pytest.fixture
-def album(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [
-        *("img10.jpg", "img2.jpg", "img1.PNG", "a[1].jpg", "notes.txt", "odd.dat", "void/no.txt"),
-        *("sub/b.webp", "sub/a.tif", "sub/deep/c.avif", ".hidden/d.jpg", "._img1.jpg"),
-    ]:
-        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
-        (tmp_path / name).touch()
-    os.mkfifo(tmp_path / "pipe.jpg")
-    (tmp_path / "lost.jpg").symlink_to("nowhere.jpg")
-    monkeypatch.chdir(tmp_path)
-
-
-IN_ALBUM = ["a[1].jpg", "img1.PNG", "img2.jpg", "img10.jpg", "lost.jpg"]
+ALBUM = ["a[1].jpg", "img1.PNG", "img2.jpg", "img10.jpg", "lost.jpg"]
 BELOW = ["sub/a.tif", "sub/b.webp", "sub/deep/c.avif"]
-ONCE = ["img2.jpg", "./img2.jpg", "img*.jpg", "sub/../img2.jpg"]
+OTHERS = ["notes.txt", "odd.dat", "void/no.txt", ".hidden/d.jpg", "._img1.jpg"]
 
 
-@pytest.mark.usefixtures("album")
-@pytest.mark.parametrize(
-    ("inputs", "recursive", "expected"),
-    [
-        (["."], False, IN_ALBUM),
-        (["."], True, IN_ALBUM + BELOW),
+def test_what_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for path in map(Path, [*ALBUM[:-1], *BELOW, *OTHERS]):
+        path.parent.mkdir(exist_ok=True, parents=True)
+        path.touch()
+    os.mkfifo("pipe.jpg")
+    Path("lost.jpg").symlink_to("nowhere.jpg")
+    for inputs, recursive, expected in (
+        (["."], False, ALBUM),
+        (["."], True, ALBUM + BELOW),
         (["sub", "img2.jpg"], False, [*BELOW[:2], "img2.jpg"]),
         (["odd.dat", "notes.txt"], False, ["odd.dat", "notes.txt"]),
-        (["*"], False, IN_ALBUM),
+        (["*"], False, ALBUM),
         (["**/*.avif"], False, ["sub/deep/c.avif"]),
         (["a[1].jpg"], False, ["a[1].jpg"]),
-        (ONCE, False, ["img2.jpg", "img10.jpg"]),
-    ],
-)
-def test_what_is_found(inputs: list[str], recursive: bool, expected: list[str]) -> None:
-    assert [str(path) for path in find_images(inputs, recursive=recursive)] == expected
-    # Everything that stands for nothing is named.
-    with pytest.raises(InputError, match=r"gone\.jpg, \*\.gif, void\."):
-        find_images([*inputs, "gone.jpg", "*.gif", "void"], recursive=recursive)
+        (["img2.jpg", "./img2.jpg", "img*.jpg", "sub/../img2.jpg"], False, ALBUM[2:4]),
+    ):
+        assert [str(path) for path in find_images(inputs, recursive=recursive)] == expected
+        # Everything that stands for nothing is named.
+        with pytest.raises(InputError, match=r"gone\.jpg, \*\.gif, void\."):
+            find_images([*inputs, "gone.jpg", "*.gif", "void"], recursive=recursive)
 
 
 @given(

@@ -1,6 +1,7 @@
 """A clip's twin in every form: what comes back from the file is what was put in."""
 
 import resource
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -18,7 +19,13 @@ from tests.clips import Pixels, moving_square, remux, write_clip, write_folder, 
 
 CASES = Path(__file__).parent / "cases"
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm")
-UNEVEN = [0, 0.1, 0.15, 0.4, 0.9, 1.0, 1.3, 2.0]
+of_every_video = pytest.mark.parametrize("suffix", VIDEO_SUFFIXES)
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twenty frames, ten a second, with sound."""
+    return write_clip(tmp_path_factory.mktemp("film") / "film.mp4", moving_square(20), audio=True)
 
 
 def copy(clip: FrameReader, target: Path, error: type[BaseException] | None = None) -> Path:
@@ -34,7 +41,7 @@ def copy(clip: FrameReader, target: Path, error: type[BaseException] | None = No
     return target
 
 
-def draw(pictures: list[np.ndarray], target: Path, *, has_alpha: bool = False) -> Path:
+def draw(pictures: Sequence[np.ndarray], target: Path, *, has_alpha: bool = False) -> Path:
     """Write pictures as the twin of a folder of frames at 10 a second."""
     rgb = np.zeros((*pictures[0].shape[:2], 3), np.uint8)
     clip = open_video(write_folder(target.parent / "source", [rgb] * len(pictures)), frame_rate=10)
@@ -44,19 +51,12 @@ def draw(pictures: list[np.ndarray], target: Path, *, has_alpha: bool = False) -
     return target
 
 
-def with_sound(path: Path) -> Path:
-    return write_clip(path, moving_square(20), audio=True)
-
-
 def packets(path: Path, kind: str) -> list[tuple[Fraction, bytes]]:
     """The packets of the first stream of a kind: time in seconds, and content."""
     with av.open(path) as container:
         stream = next(s for s in container.streams if s.type == kind)
-        return [
-            (packet.pts * packet.time_base, bytes(packet))
-            for packet in container.demux(stream)
-            if packet.dts is not None
-        ]
+        found = [packet for packet in container.demux(stream) if packet.dts is not None]
+        return [(packet.pts * packet.time_base, bytes(packet)) for packet in found]
 
 
 def decoded(path: Path, layout: str, codec: str | None = None) -> list[np.ndarray]:
@@ -76,39 +76,29 @@ def length(path: Path) -> float:
 # Timestamps
 
 
-@pytest.mark.parametrize("suffix", VIDEO_SUFFIXES)
-def test_a_variable_rate_is_kept(tmp_path: Path, suffix: str) -> None:
-    clip = open_video(write_clip(tmp_path / "clip.mp4", moving_square(8), times=UNEVEN))
-    twin = copy(clip, tmp_path / f"twin{suffix}")
-    assert [float(time) for time, _ in packets(twin, "video")] == UNEVEN
+@of_every_video
+def test_times_are_kept_to_the_last_frame(tmp_path: Path, suffix: str) -> None:
+    twin, source = tmp_path / f"twin{suffix}", tmp_path / "clip.mp4"
+    uneven = [0, 0.1, 0.15, 0.4, 0.9, 1.0, 1.3, 2.0]
+    copy(open_video(write_clip(source, moving_square(8), times=uneven)), twin)
+    assert [float(time) for time, _ in packets(twin, "video")] == uneven
     # The last frame is shown as long as the one before it, for nothing else is known.
     assert length(twin) == pytest.approx(2.7)
-
-
-@pytest.mark.parametrize("suffix", VIDEO_SUFFIXES)
-def test_a_last_frame_stays_for_as_long_as_in_the_clip(tmp_path: Path, suffix: str) -> None:
-    options = {"options": {"bf": "0"}, "durations": [0.1] * 7 + [2.0]}
-    source = write_clip(tmp_path / "clip.mp4", moving_square(8), **options)
+    write_clip(source, moving_square(8), options={"bf": "0"}, durations=[0.1] * 7 + [2.0])
     spans = (({}, 2.7), ({"start": 0.5}, 2.2), ({"every": 3}, 2.7), ({"end": 0.4}, 0.4))
     for how, seconds in spans:
-        twin = copy(open_video(source, **how), tmp_path / f"twin{suffix}")
-        assert length(twin) == pytest.approx(seconds), how
-
-
-@pytest.mark.parametrize("suffix", [".mp4", ".mov"])
-def test_ticks_that_are_no_whole_milliseconds_are_kept(tmp_path: Path, suffix: str) -> None:
-    rate = Fraction(30000, 1001)
-    source = write_clip(tmp_path / "clip.mp4", moving_square(8), rate=rate)
-    twin = copy(open_video(source), tmp_path / f"twin{suffix}")
-    times = [time for time, _ in packets(twin, "video")]
-    assert times == [number / rate for number in range(8)]
-    with av.open(twin) as container:
-        stream = container.streams.video[0]
-        assert (stream.average_rate, stream.duration * stream.time_base) == (rate, 8 / rate)
+        assert length(copy(open_video(source, **how), twin)) == pytest.approx(seconds), how
+    if suffix in (".mp4", ".mov"):  # The others count in milliseconds.
+        rate = Fraction(30000, 1001)
+        copy(open_video(write_clip(source, moving_square(8), rate=rate)), twin)
+        assert [time for time, _ in packets(twin, "video")] == [n / rate for n in range(8)]
+        with av.open(twin) as container:
+            stream = container.streams.video[0]
+            assert (stream.average_rate, stream.duration * stream.time_base) == (rate, 8 / rate)
 
 
 def test_a_recorders_clock_is_taken_off(tmp_path: Path) -> None:
-    clip = VideoReader(with_sound(tmp_path / "tv.ts"))
+    clip = VideoReader(write_clip(tmp_path / "tv.ts", moving_square(20), audio=True))
     assert clip.start_time > 0
     twin = copy(clip, tmp_path / "twin.mp4")
     offset = Fraction(clip.start_time).limit_denominator(90_000)
@@ -118,110 +108,89 @@ def test_a_recorders_clock_is_taken_off(tmp_path: Path) -> None:
         assert np.abs(shifts).max() < 1e-4
 
 
-def test_a_part_begins_at_zero_and_every_nth_frame_keeps_its_time(tmp_path: Path) -> None:
-    source = write_clip(tmp_path / "clip.mp4", moving_square(20))
-    part = copy(open_video(source, start=0.45, end=1.5, every=3), tmp_path / "part.mp4")
-    assert [float(time) for time, _ in packets(part, "video")] == [0, 0.3, 0.6, 0.9]
-    assert length(part) == pytest.approx(1.2)
+def test_a_part_begins_at_zero_with_its_sound(film: Path, tmp_path: Path) -> None:
+    part = copy(open_video(film, start=0.5, end=1.3, every=3), tmp_path / "part.mp4")
+    assert [float(time) for time, _ in packets(part, "video")] == [0, 0.3, 0.6]
+    begin, end = Fraction(1, 2), Fraction(13, 10)
+    wanted = [(t - begin, content) for t, content in packets(film, "audio") if begin <= t < end]
+    assert packets(part, "audio") == wanted
 
 
 # Sound and subtitles
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
-def test_sound_is_copied_to_the_bit(tmp_path: Path, suffix: str) -> None:
-    twin = copy(open_video(with_sound(tmp_path / "clip.mp4")), tmp_path / f"twin{suffix}")
-    source, copied = (packets(path, "audio") for path in (tmp_path / "clip.mp4", twin))
-    assert [content for _, content in copied] == [content for _, content in source]
-    offsets = [float(a - b) for (a, _), (b, _) in zip(source, copied, strict=True)]
-    assert np.abs(offsets).max() <= (0.0005 if suffix == ".mkv" else 0)
+def test_sound_is_copied_to_the_bit(film: Path, tmp_path: Path, suffix: str) -> None:
+    source, copied = packets(film, "audio"), copy(open_video(film), tmp_path / f"twin{suffix}")
+    for (time, content), (theirs, same) in zip(source, packets(copied, "audio"), strict=True):
+        assert content == same
+        assert abs(time - theirs) <= (0.0005 if suffix == ".mkv" else 0)
 
 
-def test_sound_that_webm_does_not_hold_is_encoded_anew_in_step(tmp_path: Path) -> None:
-    twin = copy(open_video(with_sound(tmp_path / "clip.mp4")), tmp_path / "twin.webm")
-
-    def waveform(path: Path) -> np.ndarray:
+def test_sound_that_webm_does_not_hold_is_encoded_anew_in_step(film: Path, tmp_path: Path) -> None:
+    def waveform(path: Path, codec: str) -> np.ndarray:
         resampler = av.AudioResampler(format="fltp", layout="mono", rate=8000)
         with av.open(path) as container:
-            assert container.streams.audio[0].codec_context.name == (
-                "opus" if path.suffix == ".webm" else "aac"
-            )
+            assert container.streams.audio[0].codec_context.name == codec
             parts = [p for f in container.decode(audio=0) for p in resampler.resample(f)]
         return np.concatenate([part.to_ndarray()[0] for part in parts])
 
-    source, encoded = waveform(tmp_path / "clip.mp4"), waveform(twin)
-    inside = source[2000:12000]
+    encoded = waveform(copy(open_video(film), tmp_path / "twin.webm"), "opus")
+    inside = waveform(film, "aac")[2000:12000]
     likeness = [float(inside @ encoded[2000 + lag : 12000 + lag]) for lag in range(-40, 41)]
     assert abs(int(np.argmax(likeness)) - 40) <= 1
     assert max(likeness) > 0.95 * float(inside @ inside)
 
 
-def test_sound_of_a_part_starts_with_it(tmp_path: Path) -> None:
-    clip = open_video(with_sound(tmp_path / "clip.mp4"), start=0.5, end=1.3)
-    twin = copy(clip, tmp_path / "twin.mp4")
-    source, part = (packets(path, "audio") for path in (tmp_path / "clip.mp4", twin))
-    begin, end = Fraction(1, 2), Fraction(13, 10)
-    assert part == [(time - begin, content) for time, content in source if begin <= time < end]
-
-
 @pytest.mark.parametrize("suffix", [".mp4", ".webm"])
 def test_a_track_that_stays_empty_is_left_out(
-    tmp_path: Path, suffix: str, caplog: pytest.LogCaptureFixture
+    film: Path, tmp_path: Path, suffix: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    film, tv = with_sound(tmp_path / "film.mp4"), tmp_path / "tv.ts"
-    remux(tv, film, begin=lambda out, _: out.add_stream("ac3", rate=48_000, layout="stereo"))
+    begin = lambda out, _: out.add_stream("ac3", rate=48_000, layout="stereo")  # noqa: E731
+    tv = remux(tmp_path / "tv.ts", film, begin=begin)
     with av.open(copy(open_video(tv), tmp_path / f"twin{suffix}")) as container:
         assert [stream.type for stream in container.streams] == ["video", "audio"]
     assert caplog.text.count("is left out: it is empty") == 1
 
 
-@pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
 def test_subtitles_are_copied_where_the_container_takes_them(
-    tmp_path: Path, suffix: str, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    film = write_clip(tmp_path / "film.mp4", moving_square(10))
     (tmp_path / "lines.srt").write_text("1\n00:00:00,200 --> 00:00:00,900\nHello\n")
-    film, clip = write_clip(tmp_path / "film.mp4", moving_square(10)), tmp_path / "clip.mkv"
-    french = {"language": "fra"}
-    begin = lambda _, twins: twins[1].metadata.update(french)  # noqa: E731
-    remux(clip, film, tmp_path / "lines.srt", begin=begin)
-    twin = copy(open_video(clip), tmp_path / f"twin{suffix}")
-    with av.open(twin) as container:
-        languages = [stream.language for stream in container.streams.subtitles]
-    if suffix == ".mkv":
-        assert (languages, caplog.text) == (["fra"], "")
-        assert packets(twin, "subtitle") == [(Fraction(1, 5), b"Hello")]
-    else:
-        assert languages == []
-        assert "Subtitles of" in caplog.text
+    begin = lambda _, twins: twins[1].metadata.update(language="fra")  # noqa: E731
+    clip = open_video(remux(tmp_path / "clip.mkv", film, tmp_path / "lines.srt", begin=begin))
+    with av.open(copy(clip, tmp_path / "twin.mkv")) as container:
+        assert [stream.language for stream in container.streams.subtitles] == ["fra"]
+    assert packets(tmp_path / "twin.mkv", "subtitle") == [(Fraction(1, 5), b"Hello")]
+    assert caplog.text == ""
+    with av.open(copy(clip, tmp_path / "twin.mp4")) as container:
+        assert not container.streams.subtitles
+    assert "Subtitles of" in caplog.text
 
 
-@pytest.mark.parametrize(("suffix", "german"), [(".mp4", "deu"), (".mov", "ger")])
-def test_dispositions_and_languages_of_tracks_are_kept(
-    tmp_path: Path, suffix: str, german: str
-) -> None:
-    twin = copy(open_video(CASES / "tracks.mp4"), tmp_path / f"twin{suffix}")
-    with av.open(twin) as container:
-        sounds, subtitles = container.streams.audio, container.streams.subtitles
-        assert [bool(s.disposition & Disposition.default) for s in sounds] == [False, True]
-        if suffix == ".mp4":  # QuickTime's do not tell forced ones.
-            assert [bool(s.disposition & Disposition.forced) for s in subtitles] == [True, False]
-        assert [s.language for s in (*sounds, *subtitles)] == ["eng", german, "fra", "spa"]
-
-
-@pytest.mark.parametrize("suffix", [".mkv", ".webm"])
-def test_titles_of_tracks_are_kept(tmp_path: Path, suffix: str) -> None:
+def test_flags_languages_and_titles_of_tracks_are_kept(film: Path, tmp_path: Path) -> None:
+    for suffix, german in ((".mp4", "deu"), (".mov", "ger")):
+        with av.open(copy(open_video(CASES / "tracks.mp4"), tmp_path / f"a{suffix}")) as container:
+            sounds, subtitles = container.streams.audio, container.streams.subtitles
+            assert [bool(s.disposition & Disposition.default) for s in sounds] == [False, True]
+            if suffix == ".mp4":  # QuickTime's do not tell forced ones.
+                forced = [bool(s.disposition & Disposition.forced) for s in subtitles]
+                assert forced == [True, False]
+            assert [s.language for s in (*sounds, *subtitles)] == ["eng", german, "fra", "spa"]
     names = {"title": "Comments", "language": "deu"}
     begin = lambda _, twins: twins[1].metadata.update(names)  # noqa: E731
-    clip = remux(tmp_path / "named.mkv", with_sound(tmp_path / "film.mp4"), begin=begin)
-    with av.open(copy(open_video(clip), tmp_path / f"twin{suffix}")) as container:
-        (sound,) = container.streams.audio
-        assert names.items() <= {**sound.metadata, "language": sound.language}.items()
+    clip = open_video(remux(tmp_path / "named.mkv", film, begin=begin))
+    for suffix in (".mkv", ".webm"):
+        with av.open(copy(clip, tmp_path / f"twin{suffix}")) as container:
+            (sound,) = container.streams.audio
+            assert names.items() <= {**sound.metadata, "language": sound.language}.items()
 
 
 @pytest.mark.parametrize("delay", [-0.5, 0.7])
-@pytest.mark.parametrize("suffix", VIDEO_SUFFIXES)
+@of_every_video
 def test_sound_that_starts_early_or_late_stays_in_step(
-    tmp_path: Path, suffix: str, delay: float
+    film: Path, tmp_path: Path, suffix: str, delay: float
 ) -> None:
     def is_wanted(packet: av.Packet) -> bool:
         # The picture waits for sound that is early.
@@ -230,7 +199,6 @@ def test_sound_that_starts_early_or_late_stays_in_step(
             packet.pts, packet.dts = packet.pts + ticks, packet.dts + ticks
         return True
 
-    film = with_sound(tmp_path / "film.mp4")
     clip = open_video(remux(tmp_path / "clip.mkv", film, is_wanted=is_wanted))
     twin = copy(clip, tmp_path / f"twin{suffix}")
     picture, sound = (float(packets(twin, kind)[0][0]) for kind in ("video", "audio"))
@@ -240,29 +208,21 @@ def test_sound_that_starts_early_or_late_stays_in_step(
 # Pictures
 
 
-@pytest.mark.parametrize("suffix", VIDEO_SUFFIXES)
-def test_colours_are_kept_and_said(tmp_path: Path, suffix: str) -> None:
-    frames = moving_square(3)
-    clip = open_video(write_lossless(tmp_path / "clip.mkv", frames))
-    twin = copy(clip, tmp_path / f"twin{suffix}")
+@of_every_video
+def test_colours_greys_and_masks_come_back(tmp_path: Path, suffix: str) -> None:
+    frames = moving_square(4)
+    twin = copy(open_video(write_lossless(tmp_path / "a.mkv", frames)), tmp_path / f"a{suffix}")
     back = list(open_video(twin))[2].pixels
     assert np.abs(back.astype(int) - frames[2]).mean() < 3
     with av.open(twin) as container:
         context = container.streams.video[0].codec_context
         assert (context.colorspace, context.color_range) == (1, 1)  # BT.709, limited
-
-
-@pytest.mark.parametrize("suffix", VIDEO_SUFFIXES)
-def test_a_mask_comes_back_as_it_was(tmp_path: Path, suffix: str) -> None:
-    masks = [np.where(frame[..., 0] > 200, 255, 0).astype(np.uint8) for frame in moving_square(4)]
-    read = decoded(draw(masks, tmp_path / f"twin{suffix}"), "gray")
-    np.testing.assert_array_equal([back > 127 for back in read], [mask > 127 for mask in masks])
-
-
-def test_all_greys_come_back(tmp_path: Path) -> None:
+    masks = np.where(np.stack(frames)[..., 0] > 200, 255, 0).astype(np.uint8)
+    read = decoded(draw(masks, tmp_path / f"mask{suffix}"), "gray")
+    np.testing.assert_array_equal(np.stack(read) > 127, masks > 127)
     ramp = np.tile(np.arange(256, dtype=np.uint8), (32, 1))
-    (back, _) = decoded(draw([ramp, ramp], tmp_path / "twin.mp4"), "gray")
-    assert np.abs(back.astype(int) - ramp).max() <= 6
+    (back, _) = decoded(draw([ramp, ramp], tmp_path / f"ramp{suffix}"), "gray")
+    assert np.abs(back.astype(int) - ramp).max() <= (12 if suffix == ".webm" else 6)
 
 
 @pytest.mark.parametrize(("suffix", "size"), [(".mp4", (48, 66)), (".webm", (47, 65))])
@@ -270,17 +230,9 @@ def test_odd_sizes(tmp_path: Path, suffix: str, size: tuple[int, int]) -> None:
     frames = moving_square(3, height=47, width=65)
     clip = open_video(write_folder(tmp_path / "clip", frames))
     read = decoded(copy(clip, tmp_path / f"twin{suffix}"), "rgb24")
-    assert read[2].shape[:2] == size
     padded = np.pad(frames[2], [(0, size[0] - 47), (0, size[1] - 65), (0, 0)], mode="edge")
+    assert read[2].shape == padded.shape
     assert np.abs(read[2].astype(int) - padded).mean() < 3
-
-
-def test_frames_that_no_encoder_takes_are_told(tmp_path: Path) -> None:
-    with pytest.raises(
-        MediaError, match=r"Cannot write .*twin\.mp4.*Check the name and its ending"
-    ):
-        draw([np.zeros((16400, 8), np.uint8)], tmp_path / "twin.mp4")
-    assert not (tmp_path / "twin.mp4").exists()
 
 
 def ghosts(count: int = 4, height: int = 45, width: int = 67) -> list[Pixels]:
@@ -288,8 +240,7 @@ def ghosts(count: int = 4, height: int = 45, width: int = 67) -> list[Pixels]:
     y, x = np.mgrid[:height, :width]
     pictures = []
     for number in range(count):
-        distance = np.hypot(x - 20 - 4 * number, y - 22)
-        alpha = np.clip(400 - 20 * distance, 0, 255).astype(np.uint8)
+        alpha = np.clip(400 - 20 * np.hypot(x - 20 - 4 * number, y - 22), 0, 255).astype(np.uint8)
         picture = np.dstack((np.full_like(alpha, 200), x * 2, y * 3, alpha)).astype(np.uint8)
         picture[alpha == 0] = 0
         pictures.append(picture)
@@ -311,35 +262,25 @@ def test_alpha_comes_back(tmp_path: Path, suffix: str, codec: str | None, off: i
         assert stream.metadata.get("alpha_mode") == "1" or "a" in stream.pix_fmt
 
 
-def test_alpha_of_a_gif_is_all_or_nothing(tmp_path: Path) -> None:
+def test_a_gif_has_clear_pixels_times_in_hundredths_and_no_more_than_50_a_second(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     pictures = ghosts()
-    twin = draw(pictures, tmp_path / "twin.gif", has_alpha=True)
-    with Image.open(twin) as image:
+    with Image.open(draw(pictures, tmp_path / "ghosts.gif", has_alpha=True)) as image:
         for back, picture in zip(ImageSequence.Iterator(image), pictures, strict=True):
             alpha = np.asarray(back.convert("RGBA"))[..., 3]
             np.testing.assert_array_equal(alpha > 0, picture[..., 3] >= 128)
-
-
-def test_a_gif_has_the_times_in_hundredths(tmp_path: Path) -> None:
-    frames = moving_square(8)
-    clip = open_video(write_clip(tmp_path / "clip.mp4", frames, rate=30), start=0.05)
+    frames, source = moving_square(12), tmp_path / "clip.mp4"
+    clip = open_video(write_clip(source, frames[:8], rate=30), start=0.05)
     with Image.open(copy(clip, tmp_path / "twin.gif")) as image:
         frames_of = ImageSequence.Iterator(image)
         assert [frame.info["duration"] for frame in frames_of] == [30, 40, 30, 30, 40, 40]
         assert np.abs(np.asarray(image.convert("RGB")).astype(int) - frames[7]).mean() < 8
         assert image.info["loop"] == 0
-
-
-def test_a_gif_tells_how_many_frames_it_leaves_out(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    clip = open_video(write_clip(tmp_path / "clip.mp4", moving_square(12), rate=100))
+    clip = open_video(write_clip(source, frames, rate=100))
     with Image.open(copy(clip, tmp_path / "twin.gif")) as image:
         assert image.n_frames == 6
     assert "leaves out 6 of 12 frames" in caplog.text
-
-
-# Folders
 
 
 def test_a_folder_has_the_names_of_davis(tmp_path: Path) -> None:
@@ -350,10 +291,29 @@ def test_a_folder_has_the_names_of_davis(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.asarray(Image.open(folder / "00004.png")), frames[4])
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".webm", ".gif"])
+@pytest.mark.parametrize(
+    ("aspect", "rotation"), [(Fraction(16, 11), 0), (Fraction(16, 11), 90), (Fraction(1, 2), 0)]
+)
+def test_the_shape_of_the_picture_is_kept(
+    tmp_path: Path, suffix: str, aspect: Fraction, rotation: int
+) -> None:
+    how = {"aspect": aspect, "rotation": rotation}
+    source = write_clip(tmp_path / "tv.mp4", moving_square(2), **how)
+    twin = open_video(copy(open_video(source), tmp_path / f"twin{suffix}"))
+    shape = float(twin.pixel_aspect * twin.width / twin.height)
+    expected = float(aspect) * 64 / 48
+    assert shape == pytest.approx(1 / expected if rotation else expected, rel=0.02)
+    assert twin.width * twin.height >= 64 * 48  # No pixel is lost.
+
+
 # Whole or not at all
 
-
 TARGETS = ("twin.mp4", "twin.webm", "twin.gif", "twin")
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -369,9 +329,8 @@ def test_an_error_leaves_what_was_there(tmp_path: Path, name: str) -> None:
             copy(clip, tmp_path / name, error)
         assert snapshot(tmp_path) == before
     copy(open_video(tmp_path / "clip", every=2), tmp_path / name)
-    after = snapshot(tmp_path)
-    assert after != before
-    assert not any(".tmp" in path for path in after)
+    assert snapshot(tmp_path) != before
+    assert not any(".tmp" in path for path in snapshot(tmp_path))
 
 
 def test_a_full_disk_is_told_in_one_line(tmp_path: Path) -> None:
@@ -391,32 +350,24 @@ def test_a_full_disk_is_told_in_one_line(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["clip"]
 
 
-def snapshot(folder: Path) -> dict[str, bytes]:
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
-
-
-# What is refused
-
-
 def test_targets_that_cannot_be_are_refused(tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "clip.mp4", moving_square(3))
     frames = write_folder(tmp_path / "frames", moving_square(3))
     (tmp_path / "photos").mkdir()
-    (tmp_path / "photos" / "holiday.png").touch()
-    (tmp_path / "old.mp4").touch()
-    cases = [
+    for path in ("photos/holiday.png", "old.mp4"):
+        (tmp_path / path).touch()
+    over, alpha = {"overwrite": True}, {"has_alpha": True}
+    for name, source, how, message in (
         ("twin.avi", clip, {}, r"unknown ending '\.avi'. Use one of \.mp4"),
-        ("twin.mp4", clip, {"has_alpha": True}, r"no transparency. Use \.webm or \.mov"),
-        ("twin.mkv", clip, {"has_alpha": True}, r"no transparency. Use \.webm or \.mov"),
-        ("clip.mp4", clip, {"overwrite": True}, "the clip itself"),
-        ("frames", frames, {"overwrite": True}, "the clip itself"),
-        ("frames", frames / "*.png", {"overwrite": True}, "the clip itself"),
+        ("twin.mp4", clip, alpha, r"no transparency. Use \.webm or \.mov"),
+        ("twin.mkv", clip, alpha, r"no transparency. Use \.webm or \.mov"),
+        ("clip.mp4", clip, over, "the clip itself"),
+        ("frames", frames, over, "the clip itself"),
+        ("frames", frames / "*.png", over, "the clip itself"),
         ("old.mp4", clip, {}, "--overwrite"),
         ("frames", clip, {}, "--overwrite"),
-        ("photos", clip, {"overwrite": True}, r"more than frames, such as holiday\.png"),
-    ]
-    for name, source, how, message in cases:
+        ("photos", clip, over, r"more than frames, such as holiday\.png"),
+    ):
         with pytest.raises(InputError, match=message):
             check_target(tmp_path / name, str(source), **how)
     for name in ("n" * 252 + ".mp4", "n" * 256):
@@ -424,56 +375,35 @@ def test_targets_that_cannot_be_are_refused(tmp_path: Path) -> None:
             check_target(tmp_path / name, str(clip))
     for name in ("old.mp4", "frames", "twin.MOV", "new"):
         check_target(tmp_path / name, str(clip), overwrite=True)
+    with pytest.raises(
+        MediaError, match=r"Cannot write .*twin\.mp4.*Check the name and its ending"
+    ):
+        draw([np.zeros((16400, 8), np.uint8)], tmp_path / "twin.mp4")
 
 
 # Files of people
 
 
 @pytest.mark.parametrize("suffix", [*VIDEO_SUFFIXES, ".gif", ""])
-def test_every_frame_of_joined_recordings_is_in_the_file(tmp_path: Path, suffix: str) -> None:
-    target = copy(open_video(CASES / "joined.ts"), tmp_path / f"twin{suffix}")
-    if not suffix:
-        assert len(list(target.iterdir())) == 50
-        return
-    stamps = np.array(sorted(float(time) for time, _ in packets(target, "video")))
-    assert len(stamps) == 50
-    assert np.diff(stamps).min() > 0
-    assert 1.9 < stamps[-1] + 0.04 < 2.1
-    if suffix != ".gif":
-        sounds = packets(target, "audio")
-        assert len(sounds) > 80
-        assert float(sounds[-1][0]) == pytest.approx(2.0, abs=0.12)
-
-
-@pytest.mark.parametrize("suffix", VIDEO_SUFFIXES)
-def test_packets_of_sound_that_do_not_advance_cost_nothing(tmp_path: Path, suffix: str) -> None:
-    twin = copy(open_video(CASES / "frag_every_frame.mp4"), tmp_path / f"twin{suffix}")
-    sounds = packets(twin, "audio")
-    assert len(packets(twin, "video")) == 25
-    assert len(sounds) > 20
-    assert float(sounds[-1][0]) == pytest.approx(1.06, abs=0.05)
-
-
-@pytest.mark.parametrize("suffix", VIDEO_SUFFIXES)
-def test_sound_that_cannot_be_copied_costs_no_picture(tmp_path: Path, suffix: str) -> None:
-    data = write_clip(tmp_path / "film.mp4", moving_square(10), audio=True).read_bytes()
-    broken = tmp_path / "broken.mp4"
-    # Its sound does not tell how it is encoded, which Matroska needs to know.
-    broken.write_bytes(data.replace(b"esds", b"free"))
-    assert len(packets(copy(open_video(broken), tmp_path / f"twin{suffix}"), "video")) == 10
-
-
-@pytest.mark.parametrize("name", ["twin.mp4", "twin.mkv", "twin.webm", "twin.gif"])
-@pytest.mark.parametrize(
-    ("aspect", "rotation"), [(Fraction(16, 11), 0), (Fraction(16, 11), 90), (Fraction(1, 2), 0)]
-)
-def test_the_shape_of_the_picture_is_kept(
-    tmp_path: Path, name: str, aspect: Fraction, rotation: int
+def test_every_frame_of_broken_recordings_is_in_the_file(
+    film: Path, tmp_path: Path, suffix: str
 ) -> None:
-    how = {"aspect": aspect, "rotation": rotation}
-    source = write_clip(tmp_path / "tv.mp4", moving_square(2), **how)
-    twin = open_video(copy(open_video(source), tmp_path / name))
-    shape = twin.pixel_aspect * twin.width / twin.height
-    expected = float(aspect) * 64 / 48
-    assert float(shape) == pytest.approx(1 / expected if rotation else expected, rel=0.02)
-    assert twin.width * twin.height >= 64 * 48  # No pixel is lost.
+    # The sound of the last one does not tell how it is encoded, which Matroska needs to know.
+    (tmp_path / "film.mp4").write_bytes(film.read_bytes().replace(b"esds", b"free"))
+    for source, count, end, sounds in (
+        (CASES / "joined.ts", 50, 2.0, 80),
+        (CASES / "frag_every_frame.mp4", 25, 1.0, 20),
+        (tmp_path / "film.mp4", 20, 2.0, 0),
+    ):
+        target = copy(open_video(source), tmp_path / f"{source.stem}{suffix}")
+        if not suffix:
+            assert len(list(target.iterdir())) == count
+            continue
+        stamps = np.array(sorted(float(time) for time, _ in packets(target, "video")))
+        assert len(stamps) == count
+        assert np.diff(stamps).min() > 0
+        assert stamps[-1] == pytest.approx(end, abs=0.12)
+        if sounds and suffix != ".gif":
+            heard = packets(target, "audio")
+            assert len(heard) > sounds
+            assert float(heard[-1][0]) == pytest.approx(end, abs=0.12)
