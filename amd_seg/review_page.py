@@ -12,6 +12,7 @@ from functools import partial
 from html import escape
 from importlib.resources import files
 from io import BytesIO
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -53,14 +54,9 @@ class ReviewPage(PartFile):
     def __init__(
         self, path: Path, settings: dict[str, Any], *, resume: bool = False, overwrite: bool = False
     ) -> None:
-        """Open it: to go on with what is there (`resume`), or to start anew (`overwrite`).
+        """Begin it, as `PartFile` does; `settings` are what the masks depend on.
 
-        `settings` are what the masks depend on.
-
-        Raises:
-            InputError: `path` does not end in .html; or it is there, and neither is asked for or
-                it was made by other settings.
-            MediaError: it cannot be written.
+        InputError where `path` does not end in .html.
         """
         if path.suffix.lower() not in (".html", ".htm"):
             raise InputError(f"{path} is no name of a page. End it in .html.")
@@ -101,17 +97,14 @@ class ReviewPage(PartFile):
 
     def read_finished(self) -> Iterator[dict[str, Any]]:
         """Yield the settings and the photos of finished pages."""
-        number = 0
-        while (page := _page(self.path, number)).exists():
+        for page in takewhile(Path.exists, (_page(self.path, number) for number in count())):
             try:
                 data = {name: json.loads(text) for name, text in _DATA.findall(page.read_bytes())}
                 yield {"settings": data[b"settings"]}
                 yield from data[b"photos"]
             except (OSError, ValueError, KeyError) as cause:
-                raise InputError(
-                    f"{page} is no page of this command. Give another name."
-                ) from cause
-            number += 1
+                text = f"{page} is no page of this command. Give another name."
+                raise InputError(text) from cause
 
 
 def _in_script(value: Any) -> str:

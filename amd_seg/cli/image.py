@@ -106,13 +106,9 @@ _HEADINGS = options.under_headings(
 @terminal.quiet_option
 def image(
     inputs: tuple[str, ...],
-    out: str | None,
-    output: str,
-    report: Path | None,
     list_file: TextIO | None,
     recursive: bool,
     shard: tuple[int, int],
-    as_json: bool,
     **settings: Any,
 ) -> None:
     """Segment the object in photos.
@@ -126,6 +122,7 @@ def image(
     Exit codes: 0 all done, 1 some photos failed, 2 wrong usage,
     3 the weights cannot be had, 130 interrupted.
     """
+    out, output, as_json = (settings[name] for name in ("out", "output", "as_json"))
     if output in ONE_FILE and (out is None or Path(out).suffix.lower() != ".json"):
         raise click.UsageError(f"{output} is one file of all photos. Name it: -o masks.json.")
     if output != "coco":
@@ -152,8 +149,8 @@ def image(
     for text, error in missing:
         _tell_failure(text, error, as_json)
     failed = len(missing)
-    if len(done) < len(jobs) or (report and jobs):
-        failed += _segment_photos(jobs, done, out, output, report, as_json, settings)
+    if len(done) < len(jobs) or (settings["report"] and jobs):
+        failed += _segment_photos(jobs, done, settings)
     else:
         _tell_done(jobs, done, as_json)
     if failed:
@@ -263,20 +260,13 @@ def _written(jobs: Sequence[Job], resume: bool) -> set[Job]:
 # From the network to the files.
 
 
-def _segment_photos(
-    jobs: Sequence[Job],
-    done: set[Job],
-    out: str | None,
-    output: str,
-    report: Path | None,
-    as_json: bool,
-    settings: dict[str, Any],
-) -> int:
+def _segment_photos(jobs: Sequence[Job], done: set[Job], settings: dict[str, Any]) -> int:
     """Do the jobs that are not done, tell of each, and return how many failed."""
     from amd_seg.prefetch import map_ahead
     from amd_seg.weights import digest_of_weights
 
-    segmenter, call, names = _load(output, settings)
+    out, output, as_json = (settings[name] for name in ("out", "output", "as_json"))
+    segmenter, call, names = _load(settings)
     kept = {name: settings[name] for name in ("overwrite", "resume")}
     made_by = {
         "version": f"amd-seg {__version__}",
@@ -292,13 +282,13 @@ def _segment_photos(
             info = {"description": "Masks found by amd-seg", **made_by}
             info |= {name: settings[name] for name in ("mask_format", "split")}
             info["date_created"] = datetime.now(UTC).isoformat(timespec="seconds")
-            file = AnnotationFile(Path(str(out)), output, info=info, categories=names, **kept)
+            file = AnnotationFile(Path(out), output, info=info, categories=names, **kept)
             stack.callback(file.close)
             done = {job for job in jobs if job.name in file.done}
-        if report is not None:
+        if settings["report"] is not None:
             from amd_seg.review_page import ReviewPage
 
-            page = ReviewPage(report, made_by, **kept)
+            page = ReviewPage(settings["report"], made_by, **kept)
             stack.callback(page.close)
             done = {job for job in done if job.source in page.done}
         _tell_done(jobs, done, as_json)
@@ -313,7 +303,7 @@ def _segment_photos(
         # Reading, network and writing overlap.
         results = stack.enter_context(closing(segmenter.stream(photos, **call)))
         outcomes = map_ahead(
-            lambda pair: _write(*pair, output, names, settings, on_page=page is not None),
+            lambda pair: _write(*pair, names, settings),
             zip(waiting, results, strict=True),
             ahead=_WRITERS_AHEAD,
             weigh=lambda made: made.facts.get("width", 0) * made.facts.get("height", 0),
@@ -338,18 +328,18 @@ def _segment_photos(
         if file is not None:
             file.finish()
             if not as_json:
-                terminal.put(str(out))
+                terminal.put(out)
         for path in page.finish() if page is not None else ():
             terminal.notice(f"To look through the masks, open {path}.")
     return failed
 
 
-def _load(output: str, settings: dict[str, Any]) -> tuple[Any, dict[str, Any], Sequence[str]]:
+def _load(settings: dict[str, Any]) -> tuple[Any, dict[str, Any], Sequence[str]]:
     """Return the segmenter, the settings of its calls, and the names of what it marks."""
     from amd_seg.semantic import SemanticSegmenter, open_segmenter
 
     load = {name: settings[name] for name in ("device", "precision")}
-    segmenter = open_segmenter(settings["weights"], output, **load)
+    segmenter = open_segmenter(settings["weights"], settings["output"], **load)
     call = {name: settings[name] for name in ("size", "batch_size", "max_pixels")}
     if isinstance(segmenter, SemanticSegmenter):
         names = (*_OF_MASKS, "include", "exclude", "report")
@@ -358,15 +348,7 @@ def _load(output: str, settings: dict[str, Any]) -> tuple[Any, dict[str, Any], S
     return segmenter, call | {name: settings[name] for name in _OF_MASKS}, ("object",)
 
 
-def _write(
-    job: Job,
-    result: Any,
-    output: str,
-    names: Sequence[str],
-    settings: dict[str, Any],
-    *,
-    on_page: bool,
-) -> Outcome:
+def _write(job: Job, result: Any, names: Sequence[str], settings: dict[str, Any]) -> Outcome:
     """Write a photo's own file, and make what goes into the files of all photos."""
     if isinstance(result, AmdSegError):
         return Outcome(error=result)
@@ -374,11 +356,11 @@ def _write(
 
     if settings["include"] or settings["exclude"]:
         result = result.clicked(settings["include"], settings["exclude"])
-    split = settings["split"]
+    output, split, mask_format = (settings[name] for name in ("output", "split", "mask_format"))
     try:
         made = Outcome(result.facts)
         if output == "coco":
-            made.annotations = coco_annotations(result.things, settings["mask_format"], split=split)
+            made.annotations = coco_annotations(result.things, mask_format, split=split)
         elif output == "labelstudio":
             made.annotations = labelstudio_result(result.things, names)
         elif output == "yolo":
@@ -388,7 +370,7 @@ def _write(
             made.picture = result.encode(output)
         else:
             result.save(job.target, output)
-        if on_page:
+        if settings["report"] is not None:
             from amd_seg.review_page import picture_of
 
             made.shown = picture_of(result.photo.pixels, result.mask)

@@ -130,7 +130,7 @@ def video(source: str, as_json: bool, **settings: Any) -> None:
             "Give the names of files; ./- is a file of that name."
         )
     try:
-        facts = _segment(source, **settings)
+        facts = _segment(source, settings)
     except AmdSegError as error:
         if as_json:
             terminal.put({"input": source, "status": "failed", "error": str(error)})
@@ -140,52 +140,41 @@ def video(source: str, as_json: bool, **settings: Any) -> None:
         terminal.fail(f"{source} is cut short: the {facts['frames']} frames it has were written.")
 
 
-def _segment(
-    source: str,
-    *,
-    out: str | None,
-    output: str,
-    background: str | None,
-    overwrite: bool,
-    adapt: bool,
-    save_adapted: Path | None,
-    report: Path | None,
-    **settings: Any,
-) -> dict[str, Any]:
+def _segment(source: str, settings: dict[str, Any]) -> dict[str, Any]:
     """Do what was asked for, and return what `--json` tells of it."""
     from amd_seg.media.video import open_video
     from amd_seg.video_segmenter import VideoSegmenter, check_output
 
+    adapt, report, save_adapted = (settings[k] for k in ("adapt", "report", "save_adapted"))
+    drawing = {name: settings[name] for name in ("output", "background", "overwrite")}
     if not adapt:
         refuse("--adapt", *LEARNING, *_CLIP, "save_adapted", "report")
     # Whatever could not be written is told before the clip is adapted to.
     if report is not None:
         from amd_seg.adaptation_report import check_page, write_adaptation_page
 
-        check_page(report, overwrite=overwrite)
-    if save_adapted is not None and not overwrite and any(save_adapted.glob("*.safetensors")):
+        check_page(report, overwrite=settings["overwrite"])
+    keeps_files = save_adapted is not None and not settings["overwrite"]
+    if keeps_files and any(save_adapted.glob("*.safetensors")):
         raise InputError(
             f"{save_adapted} has weights. Give another folder, or overwrite them (--overwrite)."
         )
     span = {name: settings[name] for name in ("start", "end", "frame_rate")}
-    drawing: dict[str, Any] = {"output": output, "background": background, "overwrite": overwrite}
     clip = open_video(source, every=settings["every"], **span)
-    target = _beside(source, output, background) if out is None else Path(out)
+    target = _beside(source, settings) if settings["out"] is None else Path(settings["out"])
     check_output(clip, target, **drawing)
     load = {name: settings[name] for name in ("device", "precision")}
     video = VideoSegmenter.from_pretrained(settings["weights"], **load)
     released, learned = video.segmenter, {}
     if adapt:
         config = adaptation_config(settings)
-        clicks = {name: settings[name] for name in _CLIP}
         # Points are those of the clip's own frames.
         is_clicked = settings["include"] or settings["exclude"]
         size = None if is_clicked else config.frame_size(released.config.input_size)
-        small = open_video(source, short_edge=size, **span)
-        found = _adapt(video, small, config, save_adapted, **clicks)
+        found = _adapt(video, open_video(source, short_edge=size, **span), config, settings)
         if report is not None:
-            call = {name: settings[name] for name in ("size", "threshold", "refine")}
-            call |= {"released": released, "adapted": video.segmenter, "overwrite": overwrite}
+            call = {name: settings[name] for name in ("size", "threshold", "refine", "overwrite")}
+            call |= {"released": released, "adapted": video.segmenter}
             write_adaptation_page(report, clip, found, config, **call)
         seconds = round(sum(found.seconds.values()), 1)
         learned = {"adaptation": {**_rounded(found, *_LEARNED), "seconds": seconds}}
@@ -209,11 +198,7 @@ def _segment(
 
 
 def _adapt(
-    video: "VideoSegmenter",
-    clip: "FrameReader",
-    config: AdaptationConfig,
-    save_adapted: Path | None,
-    **clicks: Any,
+    video: "VideoSegmenter", clip: "FrameReader", config: AdaptationConfig, settings: dict[str, Any]
 ) -> "AdaptationReport":
     """Adapt to a clip, with a bar of the steps.
 
@@ -221,6 +206,8 @@ def _adapt(
     """
     from amd_seg.training.loop import StopTraining
 
+    save_adapted: Path | None = settings["save_adapted"]
+    clicks = {name: settings[name] for name in _CLIP}
     with (
         terminal.progress(config.steps, "step") as bar,
         terminal.stopped_by_signals(has_begun=lambda: save_adapted is not None) as received,
@@ -263,13 +250,13 @@ def summary(report: "AdaptationReport") -> str:
     )
 
 
-def _beside(source: str, output: str, background: str | None) -> Path:
+def _beside(source: str, settings: dict[str, Any]) -> Path:
     """Return where the output goes by default: beside the clip, in a form that can hold it."""
-    path = Path(source)
+    path, output = Path(source), settings["output"]
     if not os.path.exists(path):
         raise click.UsageError(f"{source} is a glob, which has no place beside it. Give -o.")
     if path.name in ("", ".."):  # "." or "clips/..": a folder whose own name is elsewhere.
         path = path.resolve()
     stem = path.name if os.path.isdir(path) else path.stem
-    suffix = ".webm" if output == "cutout" and background is None else ".mp4"
+    suffix = ".webm" if output == "cutout" and settings["background"] is None else ".mp4"
     return path.with_name(f"{stem}.{output}{suffix}")
