@@ -6,15 +6,14 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
+
+import torch
 
 from amd_seg.errors import InputError, MediaError
 from amd_seg.media.files import natural_key, some
 from amd_seg.media.video import FrameFolder, VideoReader, list_frames
 from amd_seg.prefetch import map_ahead
-
-if TYPE_CHECKING:
-    import torch
 
 logger = logging.getLogger(__name__)
 
@@ -103,20 +102,19 @@ def of_each_clip(
 
     Clips that cannot be read are named and left out, one in a hundred at most.
     """
+    broken: dict[str, str] = {}
 
-    def attempt(clip: Clip) -> Result | MediaError:
+    def attempt(clip: Clip) -> Result | None:
         try:
             return work(clip)
         except MediaError as error:
-            return error
+            logger.warning("Clip %s is left out: %s", clip.name, error)
+            broken[clip.name] = str(error)
+            return None
 
-    broken: dict[str, str] = {}
     results = map_ahead(attempt, clips, ahead=os.cpu_count() or 1)
     for clip, result in zip(clips, results, strict=True):
-        if isinstance(result, MediaError):
-            logger.warning("Clip %s is left out: %s", clip.name, result)
-            broken[clip.name] = str(result)
-        else:
+        if result is not None:
             yield clip, result
     require_mostly_intact(broken, len(clips))
 
@@ -134,7 +132,7 @@ def log_progress(what: str, total: int) -> Callable[..., None]:
 
 def require_memory(
     needed: float,
-    device: "torch.device",
+    device: torch.device,
     *,
     advice: str = "fewer clips, or --set frames=loader, which decodes as it goes",
 ) -> None:
@@ -154,11 +152,9 @@ def require_memory(
         )
 
 
-def _free_bytes(device: "torch.device") -> float:
+def _free_bytes(device: torch.device) -> float:
     """The memory that is free on `device`; without end where nothing tells."""
     if device.type == "cuda":
-        import torch  # Processes that look for targets need none.
-
         return torch.cuda.mem_get_info(device)[0]
     meminfo = Path("/proc/meminfo")
     if not meminfo.is_file():
@@ -198,10 +194,9 @@ def _split_file(path: Path) -> Iterator[Clip]:
         )
 
     try:
-        text = path.read_text(encoding="utf-8")
+        lines = [line.split() for line in path.read_text("utf-8").splitlines() if line.strip()]
     except (OSError, ValueError) as cause:
         raise unusable(cause) from cause
-    lines = [line.split() for line in text.splitlines() if line.strip()]
     if bare := [folder for folder, *frames in lines if not frames]:
         raise unusable(f"it names no frame of {some(bare)}")
     first = lines[0][0] if lines else ""
