@@ -9,11 +9,9 @@ file.
 
 import io
 import os
-import signal
 import struct
 import sys
 import tempfile
-import time
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -50,34 +48,31 @@ def good_pictures() -> dict[str, bytes]:
     exif = Image.Exif()
     exif[0x0112] = 6
     frames = {"save_all": True, "append_images": [smooth.rotate(90)]}
-    wanted: dict[str, tuple[str, str, dict[str, object]]] = {
-        "rgb.png": ("PNG", "RGB", {"icc_profile": profile, "exif": exif}),
-        "palette.png": ("PNG", "P", {"transparency": 3}),
-        "deep.png": ("PNG", "I;16", {}),
-        "animated.png": ("PNG", "RGBA", frames),
-        "rgb.jpg": ("JPEG", "RGB", {"icc_profile": profile, "exif": exif, "dpi": (300, 300)}),
-        "progressive.jpg": ("JPEG", "RGB", {"progressive": True}),
-        "ink.jpg": ("JPEG", "CMYK", {}),
-        "lossy.webp": ("WEBP", "RGBA", {"exif": exif}),
-        "lossless.webp": ("WEBP", "RGB", {"lossless": True}),
-        "animated.webp": ("WEBP", "RGB", frames),
-        "plain.tif": ("TIFF", "RGB", {"exif": exif}),
-        "lzw.tif": ("TIFF", "RGB", {"compression": "tiff_lzw"}),
-        "jpeg.tif": ("TIFF", "RGB", {"compression": "jpeg"}),
-        "float.tif": ("TIFF", "F", {}),
-        "rgb.avif": ("AVIF", "RGB", {}),
-        "animated.gif": ("GIF", "RGB", frames),
-        "rgb.bmp": ("BMP", "RGB", {}),
-        "rgb.jp2": ("JPEG2000", "RGB", {}),
-        "rgb.ppm": ("PPM", "RGB", {}),
-        "rgb.qoi": ("QOI", "RGB", {}),
+    wanted: dict[str, tuple[str, dict[str, object]]] = {
+        "rgb.png": ("RGB", {"icc_profile": profile, "exif": exif}),
+        "palette.png": ("P", {"transparency": 3}),
+        "deep.png": ("I;16", {}),
+        "animated.png": ("RGBA", frames),
+        "rgb.jpg": ("RGB", {"icc_profile": profile, "exif": exif, "dpi": (300, 300)}),
+        "progressive.jpg": ("RGB", {"progressive": True}),
+        "ink.jpg": ("CMYK", {}),
+        "lossy.webp": ("RGBA", {"exif": exif}),
+        "lossless.webp": ("RGB", {"lossless": True}),
+        "animated.webp": ("RGB", frames),
+        "plain.tif": ("RGB", {"exif": exif}),
+        "lzw.tif": ("RGB", {"compression": "tiff_lzw"}),
+        "jpeg.tif": ("RGB", {"compression": "jpeg"}),
+        "float.tif": ("F", {}),
+        "animated.gif": ("RGB", frames),
     }
+    wanted |= {f"rgb.{ending}": ("RGB", {}) for ending in ("avif", "bmp", "jp2", "ppm", "qoi")}
     files = {}
-    for name, (form, mode, options) in wanted.items():
+    for name, (mode, options) in wanted.items():
         image = smooth.convert("L") if mode == "I;16" else smooth
         if mode == "F":
             image = Image.fromarray(np.asarray(smooth.convert("L"), np.float32) / 255)
         stream = io.BytesIO()
+        form = Image.registered_extensions()[Path(name).suffix]
         image.convert(mode).save(stream, form, **options)
         files[name] = stream.getvalue()
     return files
@@ -206,7 +201,6 @@ def hostile_files(good: dict[str, bytes], count: int) -> Iterator[tuple[str, byt
 # The long run: the command on thousands of files, each by itself
 
 PATIENCE = 30.0  # seconds of processor time that one file may take
-SILENCE = 300.0  # seconds by the clock after which a command hangs: a busy machine makes it wait
 MEMORY = 4096.0  # MiB that a command may take: a picture of 200 million pixels needs some 3,000
 
 
@@ -228,12 +222,13 @@ def run(folder: Path, kind: str, count: int) -> int:
     import_commands()
     os.chdir(folder)
     codes, faults, slowest, peak = Counter[int](), 0, (0.0, ""), 0.0
+    command = [command, "-o", str(target), "--overwrite", "--device", "cpu", "--quiet"]
+    command += ["--weights", str(weights), "--"]
     for name, data in files:
         Path(name).write_bytes(data)
-        options = ["-o", str(target), "--overwrite", "--device", "cpu", "--quiet"]
-        child = start(command, *options, "--weights", str(weights), "--", name, log="log")
-        code, seconds, memory = wait(child)
-        stderr = Path("log").read_text(errors="replace")
+        _, status, usage = os.wait4(start(*command, name, log="log"), 0)
+        code, stderr = os.waitstatus_to_exitcode(status), Path("log").read_text(errors="replace")
+        seconds, memory = usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
         fault = fault_of(code, stderr, name, target.exists())
         if seconds > PATIENCE or memory > MEMORY:
             fault = f"{seconds:.0f} s of processor time, {memory:.0f} MiB of memory"
@@ -251,32 +246,21 @@ def run(folder: Path, kind: str, count: int) -> int:
     return 1 if faults else 0
 
 
-def wait(child: int) -> tuple[int, float, float]:
-    """Return a child's exit code, seconds of processor time and MiB; one that hangs is killed."""
-    end = time.monotonic() + SILENCE
-    while (done := os.wait4(child, os.WNOHANG))[0] == 0:
-        if time.monotonic() > end:
-            os.kill(child, signal.SIGKILL)
-        time.sleep(0.002)
-    _, status, usage = done
-    seconds = usage.ru_utime + usage.ru_stime
-    return os.waitstatus_to_exitcode(status), seconds, usage.ru_maxrss / 1024
-
-
 def fault_of(code: int, stderr: str, name: str, is_written: bool) -> str:
     """Return what a command should not have done; nothing, where all is well."""
     errors = [line for line in stderr.splitlines() if line.startswith("Error: ")]
     is_cut_short = "is cut short: the" in stderr
     # Names differ in what follows the last dash, which no way of quoting changes.
     is_named = not errors or name.rpartition("-")[2] in errors[0]
-    faults = {
-        f"exit code {code}": code not in (0, 1),
-        "a traceback": "Traceback" in stderr,
-        "an output without success, or the reverse": is_written != (code == 0 or is_cut_short),
-        f"{len(errors)} lines of error": code == 1 and len(errors) != (not is_cut_short),
-        "an error that does not name the file": not is_named,
-    }
-    return next((fault for fault, holds in faults.items() if holds), "")
+    if code not in (0, 1):
+        return f"exit code {code}"
+    if "Traceback" in stderr:
+        return "a traceback"
+    if is_written != (code == 0 or is_cut_short):
+        return "an output without success, or the reverse"
+    if code == 1 and len(errors) != (not is_cut_short):
+        return f"{len(errors)} lines of error"
+    return "" if is_named else "an error that does not name the file"
 
 
 if __name__ == "__main__":

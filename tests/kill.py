@@ -20,7 +20,6 @@ from datetime import date
 from importlib import import_module
 from pathlib import Path
 from random import Random
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -30,6 +29,10 @@ from amd_seg.cli import main as amd_seg
 from amd_seg.training.run_folder import list_checkpoints, load_checkpoint
 from tests.clips import moving_square, write_clip
 from tests.tiny import TINY_SETTINGS, tiny_weights
+
+# What each command writes below a folder of its own, and what a rerun says besides.
+OUTPUTS = {"image": "out", "video": "out.mp4", "train": "run"}
+AGAIN = {"image": "--resume", "video": "--overwrite", "train": "--resume"}
 
 
 def import_commands() -> None:
@@ -58,48 +61,34 @@ def start(*arguments: str, log: str = os.devnull) -> int:
     os._exit(code)
 
 
-class Work(NamedTuple):
-    """A command, and what is to be had of it."""
-
-    arguments: list[str]  # all but the output
-    output: str  # the name that `-o` or `--out` gets, below a folder of its own
-    again: str  # what a rerun says besides
-
-    def start(self, folder: Path, *more: str) -> int:
-        """Fork a child that runs the command into a folder; return its number."""
-        out = "--out" if self.arguments[0] == "train" else "-o"
-        return start(*self.arguments, out, str(folder / self.output), *more)
-
-
-def prepare(kind: str, folder: Path) -> Work:
-    """Write what a command works on."""
-    network = ["--weights", str(tiny_weights(folder / "weights")), "--device", "cpu", "--quiet"]
-    if kind == "image":
-        (folder / "photos").mkdir()
-        for seed in range(12):
-            pixels = np.random.default_rng(seed).integers(0, 255, (200, 300, 3), np.uint8)
-            Image.fromarray(pixels).save(folder / "photos" / f"{seed}.png")
-        command = ["image", str(folder / "photos"), "--output", "cutout"]
-        # With more photos in a pass the network may round otherwise.
-        command += ["--batch-size", "1"]
-        return Work([*command, *network], "out", "--resume")
-    clips = folder / "clips"
-    clips.mkdir()
+def prepare(kind: str, folder: Path) -> list[str]:
+    """Write what a command works on; return its arguments, up to the name of its output."""
+    common, source = ["--device", "cpu", "--quiet"], folder / "source"
+    if kind != "train":
+        common += ["--weights", str(tiny_weights(folder / "weights"))]
+    source.mkdir()
     frames = moving_square(24, height=96, width=128)
     if kind == "video":
-        write_clip(clips / "clip.mp4", frames, audio=True)
-        return Work(["video", str(clips / "clip.mp4"), *network], "out.mp4", "--overwrite")
-    for number in range(2):
-        write_clip(clips / f"{number}.mp4", frames[number:])
-    pace = ["--crop", "32x48", "--steps", "12", "--minutes", "0", "--batch-size", "2"]
-    pace += ["--objective", "photometric", "--checkpoint-every", "2", "--device", "cpu", "--quiet"]
-    return Work(["train", str(clips), *pace, *TINY_SETTINGS], "run", "--resume")
+        clip = write_clip(source / "clip.mp4", frames, audio=True)
+        return ["video", str(clip), *common, "-o"]
+    if kind == "train":
+        for number in range(2):
+            write_clip(source / f"{number}.mp4", frames[number:])
+        pace = "--crop 32x48 --steps 12 --minutes 0 --batch-size 2 --checkpoint-every 2"
+        pace += " --objective photometric"
+        return ["train", str(source), *pace.split(), *TINY_SETTINGS, *common, "--out"]
+    for seed in range(12):
+        pixels = np.random.default_rng(seed).integers(0, 255, (200, 300, 3), np.uint8)
+        Image.fromarray(pixels).save(source / f"{seed}.png")
+    # With more photos in a pass the network may round otherwise.
+    return ["image", str(source), "--output", "cutout", "--batch-size", "1", *common, "-o"]
 
 
-def kill_and_go_on(work: Work, folder: Path, whole: dict[str, str], after: float) -> str:
+def kill_and_go_on(command: list[str], folder: Path, whole: dict[str, str], after: float) -> str:
     """Kill a run after some seconds, look, and run it again; return what is wrong, or nothing."""
     folder.mkdir()
-    child = work.start(folder)
+    kind, output = command[0], folder / OUTPUTS[command[0]]
+    child = start(*command, str(output))
     time.sleep(after)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
@@ -107,9 +96,9 @@ def kill_and_go_on(work: Work, folder: Path, whole: dict[str, str], after: float
     if half:
         return f"half-written: {', '.join(sorted(half))}"
     # A run without a checkpoint is told to be none, and starts anew.
-    saved = list_checkpoints(folder / work.output / "checkpoints")
-    is_begun = work.arguments[0] != "train" or bool(saved)
-    status = os.waitpid(work.start(folder, *[work.again] * is_begun), 0)[1]
+    is_begun = kind != "train" or bool(list_checkpoints(output / "checkpoints"))
+    again = start(*command, str(output), *[AGAIN[kind]] * is_begun)
+    status = os.waitpid(again, 0)[1]
     if status:
         return f"the rerun ended with {os.waitstatus_to_exitcode(status)}"
     return "" if digests(folder) == whole else "the rerun gave other bytes"
@@ -118,17 +107,13 @@ def kill_and_go_on(work: Work, folder: Path, whole: dict[str, str], after: float
 def digests(folder: Path) -> dict[str, str]:
     """Return a digest of each output that is there; of a training run of what must not differ."""
     found = {}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+    for path in filter(Path.is_file, sorted(folder.rglob("*"))):
         name = path.relative_to(folder)
-        if path.parent.name == "checkpoints" and not path.name.startswith("."):
-            load_checkpoint(
-                path
-            )  # Reading it is the check: older ones make room, and times differ.
-        elif not (
-            any(part.startswith(".") for part in name.parts)
-            or path.name in ("config.json", "log.jsonl")
-            or path.parent.name == "sheets"
-        ):
+        if any(part.startswith(".") for part in name.parts):
+            continue
+        if path.parent.name == "checkpoints":
+            load_checkpoint(path)  # Reading is the check: older ones make room, and times differ.
+        elif path.name not in ("config.json", "log.jsonl") and path.parent.name != "sheets":
             found[str(name)] = hashlib.sha256(path.read_bytes()).hexdigest()
     return found
 
@@ -138,14 +123,14 @@ def main(kind: str, count: int) -> int:
     import_commands()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        work = prepare(kind, folder)
+        command = prepare(kind, folder)
         (folder / "whole").mkdir()
         begin = time.perf_counter()
-        os.waitpid(work.start(folder / "whole"), 0)
+        os.waitpid(start(*command, str(folder / "whole" / OUTPUTS[kind])), 0)
         duration = time.perf_counter() - begin
         whole, random = digests(folder / "whole"), Random(0)
         faults = Counter(
-            kill_and_go_on(work, folder / str(number), whole, random.uniform(0, duration))
+            kill_and_go_on(command, folder / str(number), whole, random.uniform(0, duration))
             for number in range(count)
         )
     print(f"| {date.today()} | {kind} | {count} | {faults.pop('', 0)} |")

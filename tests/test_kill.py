@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from amd_seg.cli import cli
-from tests.kill import prepare
+from tests.kill import OUTPUTS, prepare
 
 ROOT = Path(__file__).parents[1]
 
@@ -40,12 +40,11 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_is_one_clear_line_and_exit_code_1(
     kind: str, small_disk: Path, tmp_path: Path
 ) -> None:
-    work = prepare(kind, tmp_path)
     # Leave what holds the first cutout, and nothing of a clip or a checkpoint.
     filling = {"image": 70, "video": 290, "train": 200}[kind]
     (small_disk / "filling").write_bytes(bytes(filling << 10))
-    out = "--out" if kind == "train" else "-o"
-    result = CliRunner().invoke(cli, [*work.arguments, out, str(small_disk / work.output)])
+    command = [*prepare(kind, tmp_path), str(small_disk / OUTPUTS[kind])]
+    result = CliRunner().invoke(cli, command)
     assert result.exit_code == 1
     lines = result.stderr.splitlines()
     errors = [line for line in lines if line.startswith("Error: Cannot write ")]

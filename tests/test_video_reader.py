@@ -1,8 +1,6 @@
 """Reading clips of every kind, from real files that FFmpeg and Pillow encoded."""
 
-import shutil
 import struct
-import subprocess
 from pathlib import Path
 
 import av
@@ -434,21 +432,3 @@ def test_clear_pixels_are_grey_in_clips_and_animations_as_in_photos(
 def test_the_best_video_stream_is_taken() -> None:
     for clip in (VideoReader(CASES / "animated.avif"), open_video(CASES / "animated.avif")):
         assert times(list(clip)) == [0, 0.04, 0.12, 0.24, 0.28]
-
-
-@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs FFmpeg's command")
-@pytest.mark.parametrize(
-    "name", ["hflip.mp4", "joined.ts", "frag_every_frame.mp4", "tracks.mp4", "turned.mp4"]
-)
-def test_ffmpeg_reads_the_same_frames(tmp_path: Path, name: str) -> None:
-    path = CASES / name
-    if name == "turned.mp4":
-        path = write_clip(tmp_path / name, moving_square(5, height=64, width=96), rotation=90)
-    frames = list(open_video(path))
-    command = ["ffmpeg", "-v", "quiet", "-i", str(path), "-fps_mode", "passthrough"]
-    command += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
-    raw = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
-    theirs = np.frombuffer(raw, np.uint8).reshape(-1, *frames[0].pixels.shape)
-    assert len(theirs) == len(frames)
-    for frame, other in zip(frames, theirs, strict=True):
-        assert error_of(frame, other) < 3

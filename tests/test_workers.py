@@ -1,7 +1,6 @@
 """No process outlives the command that started it, however the command ends."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -13,11 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.clips import moving_square, write_clip
-
-pytestmark = pytest.mark.skipif(not Path("/proc").is_dir(), reason="counts processes in /proc")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not Path("/proc").is_dir(), reason="counts processes in /proc"),
+]
 
 TRAIN = """train --device cpu --steps 100000 --batch-size 2 --crop 32x48
+--objective photometric --set frames=loader --workers 2
 --set short_edge=32 --set stage_widths=8,8,8,8 --set motion_size=64x64 --set log_every=1"""
 
 
@@ -41,24 +42,10 @@ def until(is_so: Callable[[], object], seconds: float) -> object:
     return answer
 
 
-@pytest.fixture
-def clips(tmp_path: Path) -> Path:
-    folder = tmp_path / "clips"
-    folder.mkdir()
-    first = write_clip(folder / "0.mp4", moving_square(24, height=96, width=128))
-    for number in range(1, 40):
-        shutil.copy(first, first.with_stem(str(number)))
-    return folder
-
-
 def moment(name: str, clips: Path, out: Path) -> tuple[list[object], Callable[[], object]]:
     """A command with worker processes, and what tells that they are at work."""
-    train = [*TRAIN.split(), clips, "--out", out]
-    if name == "finding targets":
-        return train, lambda: list((out / "targets").glob("masks/*"))
     if name == "loading pairs":
-        train += ["--objective", "photometric", "--set", "frames=loader", "--workers", "2"]
-        return train, (out / "log.jsonl").is_file
+        return [*TRAIN.split(), clips, "--out", out], (out / "log.jsonl").is_file
     noise = np.random.default_rng(0).integers(0, 255, (400, 500), np.uint8)
     for kind in ("images", "masks"):
         (out / kind).mkdir(parents=True)
@@ -70,17 +57,13 @@ def moment(name: str, clips: Path, out: Path) -> tuple[list[object], Callable[[]
     return score, lambda: time.monotonic() > began + 6
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
-@pytest.mark.parametrize("name", ["finding targets", "loading pairs", "scoring"])
+@pytest.mark.parametrize("name", ["loading pairs", "scoring"])
 def test_no_process_is_left(name: str, end: signal.Signals, clips: Path, tmp_path: Path) -> None:
     command, has_come = moment(name, clips, tmp_path / "out")
-    run = subprocess.Popen(
-        [sys.executable, "-m", "amd_seg.cli", *map(str, command)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    words = [sys.executable, "-m", "amd_seg.cli", *map(str, command)]
+    run = subprocess.Popen(words, start_new_session=True, **quiet)
     try:
         is_at_work = lambda: has_come() and len(of_session(run.pid)) > 2  # noqa: E731
         assert until(lambda: is_at_work() or run.poll() is not None, 120)
@@ -93,17 +76,15 @@ def test_no_process_is_left(name: str, end: signal.Signals, clips: Path, tmp_pat
         run.wait()
 
 
-@pytest.mark.slow
 def test_a_script_without_a_guard_is_told_so(clips: Path, tmp_path: Path) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(
+    (tmp_path / "script.py").write_text(
         "from amd_seg.training.config import PRESETS\n"
         "from amd_seg.training.run import train\n"
-        f"train([{str(clips)!r}], {str(tmp_path / 'out')!r}, model=PRESETS['cpu'].model, "
+        f"train([{str(clips)!r}], 'out', model=PRESETS['cpu'].model, "
         "config=PRESETS['cpu'].training, device='cpu')\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     how = {"capture_output": True, "text": True, "env": environment, "timeout": 120, "check": False}
-    run = subprocess.run([sys.executable, script], **how)
+    run = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, **how)
     assert run.returncode == 1
     assert 'if __name__ == "__main__":' in run.stderr.splitlines()[-1]
