@@ -105,13 +105,13 @@ def check_against_plain(
         assert (ours - expected).abs().max() <= TOLERANCE[dtype] * expected.abs().max()
 
 
-SIZES = st.tuples(st.integers(1, 2), st.integers(1, 9), st.integers(1, 9), st.integers(1, 40))
+SIZES = st.tuples(*(st.integers(1, most) for most in (2, 9, 9, 40)))
 
 
 # Sizes are small as they are: to shrink a failing one would take minutes.
 @pytest.mark.slow
-@settings(max_examples=25, deadline=None, phases=(Phase.reuse, Phase.generate))
-@given(SIZES, st.sampled_from([1, 3, 4, 8]), st.sampled_from(sorted(LAYOUTS)), st.integers(0, 3))
+@settings(max_examples=40, deadline=None, phases=(Phase.reuse, Phase.generate))
+@given(SIZES, st.integers(1, 8), st.sampled_from(sorted(LAYOUTS)), st.integers(0, 3))
 def test_source_equals_the_plain_path_at_any_size(
     shape: tuple[int, int, int, int], reach: int, layout: str, order: int
 ) -> None:
@@ -122,19 +122,17 @@ def test_source_equals_the_plain_path_at_any_size(
 def test_source_reaches_beyond_two_to_the_31_elements(
     strides: tuple[int, int, int], tmp_path: Path
 ) -> None:
-    shape, reach = (2, 2, 2, 8), 1
     # A file with a hole: hardly any of it is ever in memory or on disk.
-    everything = torch.from_file(
-        str(tmp_path / "sparse"), shared=True, size=2**31 + 256, dtype=torch.float32
-    )
-    far = everything.as_strided(shape, (*strides, 1))
-    far.copy_(features(*shape, dtype=torch.float32, seed=1))
-    near = features(*shape, dtype=torch.float32, seed=2)
+    hole = {"shared": True, "size": 2**31 + 256, "dtype": torch.float32}
+    far = torch.from_file(str(tmp_path / "sparse"), **hole).as_strided((2, 2, 2, 8), (*strides, 1))
+    far.copy_(features(2, 2, 2, 8, dtype=torch.float32, seed=1))
+    near = features(2, 2, 2, 8, dtype=torch.float32, seed=2)
     grad = features(2, 9, 2, 8, dtype=torch.float32, seed=3)
-    found, faults = run(far, near, grad, reach, 1)
+    found, faults = run(far, near, grad, 1, 1)
     assert not faults
-    exact = volume_plain(far, near, reach), *gradients_plain(grad, far, near, reach)
-    torch.testing.assert_close(found, exact)
+    torch.testing.assert_close(
+        found, (volume_plain(far, near, 1), *gradients_plain(grad, far, near, 1))
+    )
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -142,12 +140,6 @@ def test_source_reaches_beyond_two_to_the_31_elements(
 @pytest.mark.parametrize("width", [40, 13])
 def test_source_rounds_once_to_half(dtype: torch.dtype, layout: str, width: int) -> None:
     check_against_plain((1, 7, 6, width), 4, dtype, layout, order=1)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("reach", [2, 5, 6, 7])
-def test_source_serves_every_reach(reach: int) -> None:
-    check_against_plain((1, 5, 5, 36), reach, torch.float32, "contiguous", order=1)
 
 
 @pytest.mark.slow
@@ -235,7 +227,6 @@ needs_nvrtc = pytest.mark.skipif(
     torch.version.cuda is not None or importlib.util.find_spec("cuda.bindings") is None,
     reason="needs cuda-bindings and nvidia-cuda-nvrtc, and no driver of this machine's own",
 )
-WANTED = defines(torch.float32, 2)
 
 
 @pytest.fixture(scope="module")
@@ -249,12 +240,6 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
 @pytest.fixture(scope="module")
 def image(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return cuda_cpu.kernels(torch.float32, 2, tmp_path_factory.mktemp("kernels")).read_bytes()
-
-
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "kept"))
-    return tmp_path / "kept"
 
 
 @needs_nvrtc
@@ -292,61 +277,38 @@ def test_what_the_driver_refuses_is_an_error_that_names_the_call(
     assert driver.contexts_left() == 0
 
 
-@needs_nvrtc
-@pytest.mark.parametrize("reach", [4, 8])
-def test_compiled_kernels_take_what_is_launched(reach: int) -> None:
-    # For a device newer than any, NVRTC gives PTX, which is text.
-    text = compile_source(SOURCE, defines(torch.float32, reach), (99, 0))[0].decode()
-    entry = r"\.entry (\w+)\(\s*\.param \.align 8 \.b8 \w+\[(\d+)\]\s*\)\s*\.maxntid (\d+)"
-    x, grad = torch.zeros(1, 3, 4, 5), torch.zeros(1, (2 * reach + 1) ** 2, 4, 5)
-    launches = (volume_launch(x, x, grad, reach), gradients_launch(grad, x, x, (x, x), reach))
-    assert sorted(re.findall(entry, text)) == sorted(
-        (launch.kernel, str(ctypes.sizeof(launch.arguments)), str(launch.threads))
-        for launch in launches
-    )
-
-
 @pytest.mark.slow
 @needs_nvrtc
 def test_compiles_once_keeps_it_and_replaces_what_was_damaged(
-    driver: ctypes.CDLL, cache: Path, tmp_path: Path
+    driver: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    load(SOURCE, WANTED, KERNELS, 0)
+    cache, wanted = tmp_path / "kept", defines(torch.float32, 2)
+    monkeypatch.setenv(CACHE_VARIABLE, str(cache))
+    load(SOURCE, wanted, KERNELS, 0)
     (kept,) = cache.iterdir()
-    compiled, _ = compile_source(SOURCE, WANTED, (9, 0))
+    compiled, _ = compile_source(SOURCE, wanted, (9, 0))
     whole, before = kept.read_bytes(), kept.stat()
     assert whole == hashlib.sha256(compiled).digest() + compiled
-    load(SOURCE, WANTED, KERNELS, 0)
+    load(SOURCE, wanted, KERNELS, 0)
     assert kept.stat() == before
     for damaged in (b"", whole[:1000], whole[:-1] + b"?"):
         kept.write_bytes(damaged)
-        load(SOURCE, WANTED, KERNELS, 0)
+        load(SOURCE, wanted, KERNELS, 0)
         assert kept.read_bytes() == whole
     changed = tmp_path / SOURCE.name
     changed.write_text(SOURCE.read_text() + "\n")
-    load(changed, WANTED, KERNELS, 0)
+    load(changed, wanted, KERNELS, 0)
     load(SOURCE, defines(torch.half, 2), KERNELS, 0)
     assert len(list(cache.iterdir())) == 3
-
-
-@needs_nvrtc
-def test_a_cache_that_cannot_be_written_is_done_without(
-    driver: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    (tmp_path / "file").touch()
-    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "file" / "kept"))
-    load(SOURCE, WANTED, KERNELS, 0)
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
-
-
-@needs_nvrtc
-def test_what_does_not_compile_says_why(tmp_path: Path) -> None:
-    with pytest.raises(DeviceError, match=r"and newer, this device has 3\.5"):
-        compile_source(SOURCE, WANTED, (3, 5))
-    source = tmp_path / "wrong.cu"
-    source.write_text("__global__ void wrong() { undeclared = 1; }")
+    # One that cannot be written is done without.
+    monkeypatch.setenv(CACHE_VARIABLE, str(changed / "kept"))
+    load(SOURCE, wanted, KERNELS, 0)
+    # A device newer than NVRTC gets PTX, which is text.
+    assert b".version" in compile_source(SOURCE, wanted, (99, 0))[0]
+    wrong = tmp_path / "wrong.cu"
+    wrong.write_text("__global__ void wrong() { undeclared = 1; }")
     with pytest.raises(DeviceError, match=r"wrong\.cu for sm_90(?s:.*)\"undeclared\" is undefined"):
-        compile_source(source, {}, (9, 0))
+        compile_source(wrong, {}, (9, 0))
 
 
 @pytest.mark.slow
