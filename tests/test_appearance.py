@@ -1,5 +1,7 @@
 """The appearance pathway: torchvision's ResNet under its own names, at an output stride of 8."""
 
+from typing import Literal
+
 import pytest
 import torch
 
@@ -32,39 +34,25 @@ def test_the_backbone_is_torchvision_s_with_other_strides(backbone: str) -> None
     torch.testing.assert_close(last, features, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("size", [(40, 56), (41, 57), (47, 63), (24, 200)])
-def test_logits_have_an_eighth_of_the_frame_rounded_up(size: tuple[int, int]) -> None:
-    config = AMDConfig(
-        backbone="resnet18", stage_widths=(8, 8, 8, 8), head_channels=8, head_dilation=1,
-        regions=3,
-    )  # fmt: skip
-    frames = torch.randn(1, 3, *size)
-    logits = AppearancePathway(config, 3)(frames)
-    assert logits.shape == (1, 3, -(-size[0] // 8), -(-size[1] // 8))
-
-
-def test_a_fresh_backbone_starts_its_blocks_as_the_identity() -> None:
-    pathway = AppearancePathway(AMDConfig(stage_widths=(8, 8, 8, 8)), 5)
-    for name, value in pathway.named_parameters():
-        if name.endswith("bn3.weight"):
-            assert not value.any(), name
-
-
 @pytest.mark.parametrize("size", [(64, 96), (65, 97), (47, 63), (24, 200)])
-def test_the_top_down_layout_draws_on_half_of_the_frame(size: tuple[int, int]) -> None:
+@pytest.mark.parametrize(("layout", "stride"), [("dilated", 8), ("top-down", 2)])
+def test_logits_have_a_share_of_the_frame_rounded_up(
+    layout: Literal["dilated", "top-down"], stride: int, size: tuple[int, int]
+) -> None:
     torch.manual_seed(0)
-    config = AMDConfig(
-        backbone="resnet18", layout="top-down", stage_widths=(8, 8, 16, 16),
-        decoder_channels=(32, 32, 32), regions=3,
-    )  # fmt: skip
+    widths = {"stage_widths": (8, 8, 16, 16), "decoder_channels": (32, 32, 32), "head_channels": 8}
+    config = AMDConfig(backbone="resnet18", layout=layout, regions=3, **widths)
     pathway = AppearancePathway(config, 3).eval()
     for name, value in pathway.named_parameters():
+        if name.endswith("layer1.0.bn2.weight"):
+            assert not value.any(), name  # a fresh block is the identity, and reaches nowhere
         if name.endswith("bn2.weight"):
-            torch.nn.init.ones_(value)  # a fresh block is the identity and reaches nowhere
+            torch.nn.init.ones_(value)
     frames = torch.randn(1, 3, *size, requires_grad=True)
     logits = pathway(frames)
-    assert logits.shape == (1, 3, -(-size[0] // 2), -(-size[1] // 2))
-    # Each place sees the whole frame: the far corner has a say in the near one.
-    logits[0, :, 0, 0].sum().backward()
-    assert frames.grad is not None
-    assert frames.grad[0, :, -16:, -16:].any()
+    assert logits.shape == (1, 3, -(-size[0] // stride), -(-size[1] // stride))
+    if layout == "top-down":
+        # Each place sees the whole frame: the far corner has a say in the near one.
+        logits[0, :, 0, 0].sum().backward()
+        assert frames.grad is not None
+        assert frames.grad[0, :, -16:, -16:].any()

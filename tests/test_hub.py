@@ -4,6 +4,7 @@ huggingface_hub reads its environment when it is imported, so each case is a pro
 """
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -14,14 +15,13 @@ import pytest
 from hub_server import HubServer
 
 from amd_seg.errors import WeightsError
-from amd_seg.model.amd import AMD
 from amd_seg.model.appearance import SemanticNetwork
-from amd_seg.model.config import AMDConfig, SemanticConfig, SemanticWeightsConfig, WeightsConfig
+from amd_seg.model.config import SemanticConfig, SemanticWeightsConfig
 from amd_seg.weights import push_to_hub, save_weights
 
 ROOT = Path(__file__).resolve().parents[1]
 
-EACH = """
+SCRIPT = """
 import sys
 from amd_seg.errors import WeightsError
 {imports}
@@ -35,27 +35,24 @@ for source in sys.argv[1:]:
 
 FILES = ("model.safetensors", "config.json")
 # It loads no torch, so that its process answers in a fraction of a second.
-FETCH = EACH.format(
+FETCH = SCRIPT.format(
     imports="from amd_seg.hub import fetch_snapshot",
     result=f"fetch_snapshot(source, {FILES})",
 )
-LOAD = EACH.format(
-    imports="from amd_seg.weights import load_any_weights, push_to_hub",
-    result="(found := load_any_weights(source)).source, found.config.name",
+LOAD = SCRIPT.format(
+    imports="from amd_seg.weights import load_any_weights as load, push_to_hub as push",
+    result="(found := load(source)).source, found.config.name",
 )
-PUSH = LOAD.replace("(found", "push_to_hub(source, 'org/mine'), (found").replace(
-    "load_any_weights(source)", "load_any_weights('org/mine')"
+PUSH = LOAD.replace(
+    "(found := load(source)", "push(source, 'org/mine'), (found := load('org/mine')"
 )
 
 Run = Callable[..., list[str]]
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory, tiny_config: AMDConfig) -> dict[str, bytes]:
-    folder = tmp_path_factory.mktemp("weights") / "tiny"
-    config = WeightsConfig(model=tiny_config, name="tiny")
-    save_weights(folder, AMD(tiny_config), config)
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+def files(weights: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in weights.iterdir()}
 
 
 @pytest.fixture
@@ -67,20 +64,14 @@ def hub() -> Iterator[HubServer]:
 @pytest.fixture
 def run(hub: HubServer, tmp_path: Path) -> Run:
     """Run a script against the server; return the lines of its stdout."""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
+    own = {"PYTHONPATH": str(ROOT), "HF_HOME": str(tmp_path / "hf"), "HF_ENDPOINT": hub.url}
+    own |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
     def run(script: str, *args: object, **environment: str) -> list[str]:
-        inherited = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
         done = subprocess.run(
             [sys.executable, "-c", script, *map(str, args)],
-            env={
-                **inherited,
-                "PYTHONPATH": str(ROOT),
-                "HF_HOME": str(tmp_path / "hf"),
-                "HF_ENDPOINT": hub.url,
-                "HF_HUB_DISABLE_XET": "1",
-                "HF_HUB_DISABLE_TELEMETRY": "1",
-                **environment,
-            },
+            env=inherited | own | environment,
             cwd=tmp_path,
             capture_output=True,
             text=True,
@@ -92,28 +83,19 @@ def run(hub: HubServer, tmp_path: Path) -> Run:
     return run
 
 
-def write(folder: Path, files: dict[str, bytes]) -> Path:
-    folder.mkdir(parents=True)
-    for name, content in files.items():
-        (folder / name).write_bytes(content)
-    return folder
-
-
 def closed_port() -> str:
     """An address where nobody answers."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
         return f"http://127.0.0.1:{taken.getsockname()[1]}"
 
 
 def test_weights_are_fetched_once_and_then_cached(
     hub: HubServer, run: Run, files: dict[str, bytes], tmp_path: Path
 ) -> None:
-    hub.repo("org/tiny", files | {"README.md": b"# card", "optimizer.pth": b"large"})
+    repo = hub.repo("org/tiny", files | {"README.md": b"# card", "optimizer.pth": b"large"})
     (fetched,) = run(FETCH, "org/tiny")
     assert Path(fetched).is_relative_to(tmp_path / "hf")
     assert {path.name: path.read_bytes() for path in Path(fetched).iterdir()} == files
-
     hub.requests.clear()
     assert run(FETCH, "org/tiny") == [fetched]
     assert not [line for line in hub.requests if "/resolve/" in line]
@@ -121,16 +103,10 @@ def test_weights_are_fetched_once_and_then_cached(
     assert run(FETCH, "org/tiny", HF_HUB_OFFLINE="1") == [fetched]
     assert hub.requests == []
     assert run(FETCH, "org/tiny", HF_ENDPOINT=closed_port()) == [fetched]
-
-
-def test_a_revision_is_a_branch_a_tag_or_a_commit(
-    hub: HubServer, run: Run, files: dict[str, bytes]
-) -> None:
-    repo = hub.repo("org/tiny", files)
+    # A revision is a branch, a tag or a commit.
     old = repo.commit(files | {"config.json": b"{}"}, tag="v0")
     new = repo.commit(files)
-    revisions = ("v0", old, "main", "v9")
-    *found, absent = run(FETCH, *(f"org/tiny@{revision}" for revision in revisions))
+    *found, absent = run(FETCH, *(f"org/tiny@{revision}" for revision in ("v0", old, "main", "v9")))
     assert [Path(folder).name for folder in found] == [old, old, new]
     assert "revision 'v9' does not exist" in absent
 
@@ -175,17 +151,16 @@ def test_a_download_that_breaks_off_leaves_no_half_file(
 
 
 def test_loading_looks_here_first_then_on_the_hub_and_checks_what_came(
-    hub: HubServer, run: Run, files: dict[str, bytes], tmp_path: Path
+    hub: HubServer, run: Run, files: dict[str, bytes], weights: Path, tmp_path: Path
 ) -> None:
     (sha,) = hub.repo("org/tiny", files).commits
-    flipped = bytearray(files["model.safetensors"])
-    flipped[-1] ^= 1
-    hub.repo("org/damaged", files | {"model.safetensors": bytes(flipped)})
-    write(tmp_path / "local" / "tiny", files)
+    flipped = files["model.safetensors"][:-1] + bytes([files["model.safetensors"][-1] ^ 1])
+    hub.repo("org/damaged", files | {"model.safetensors": flipped})
+    shutil.copytree(weights, tmp_path / "local" / "tiny")
     sources = ("org/tiny", f"org/tiny@{sha}", "local/tiny", "org/damaged", "org/nowhere")
     fetched, at_commit, local, damaged, nowhere = run(LOAD, *sources)
-    assert fetched == at_commit == f"org/tiny@{sha} tiny"
-    assert local == "local/tiny tiny"
+    assert fetched == at_commit == f"org/tiny@{sha} "
+    assert local == "local/tiny "
     assert "sha256" in damaged
     assert "Looked before for bundled weights and for a folder 'org/nowhere'" in nowhere
 
@@ -196,10 +171,9 @@ def test_a_folder_is_pushed_as_one_commit_and_comes_back(
     hub.write_token = "may-write"
     model = SemanticNetwork(SemanticConfig(backbone="resnet18", stage_widths=(8,) * 4, classes=3))
     names, colours = ("ground", "cup", "tree"), ("#000000", "#800000", "#008000")
-    kept = SemanticWeightsConfig(
-        model=model.config, name="mine", class_names=names, class_colours=colours
-    )
-    folder = save_weights(tmp_path / "run" / "weights", model, kept)
+    named = {"name": "mine", "class_names": names, "class_colours": colours}
+    config = SemanticWeightsConfig(model=model.config, **named)
+    folder = save_weights(tmp_path / "run" / "weights", model, config)
     (folder / "README.md").write_bytes(b"# card")
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
     (folder / "notes.txt").write_bytes(b"private")
@@ -208,10 +182,7 @@ def test_a_folder_is_pushed_as_one_commit_and_comes_back(
     assert pushed == files
     assert told == f"{hub.url}/org/mine org/mine@{sha} mine"
     assert "Set HF_TOKEN" in run(PUSH, folder, HF_TOKEN="may-not")[0]
-
-
-def test_only_valid_weights_are_pushed(files: dict[str, bytes], tmp_path: Path) -> None:
-    # Refused before the Hub is asked: no server is needed.
-    folder = write(tmp_path / "mine", files | {"config.json": b"{}"})
+    # What is not valid is refused before the Hub is asked.
+    (folder / "config.json").write_bytes(b"{}")
     with pytest.raises(WeightsError, match="format_version"):
         push_to_hub(folder, "org/mine")

@@ -49,14 +49,12 @@ def result_of(saliency: np.ndarray, rule: float | str = 0.5) -> Segmentation:
 
 INPUTS: dict[str, Callable[[Path, np.ndarray], object]] = {
     "str": lambda path, pixels: str(path),
-    "Path": lambda path, pixels: path,
     "bytes": lambda path, pixels: path.read_bytes(),
     "PIL": lambda path, pixels: Image.open(path),
     "RGBA": lambda path, pixels: np.dstack([pixels, np.full(pixels.shape[:2], 255, np.uint8)]),
     "float": lambda path, pixels: pixels.astype(np.float32) / 255,
     "torch": lambda path, pixels: torch.from_numpy(pixels).permute(2, 0, 1),
     "torch-float": lambda path, pixels: torch.from_numpy(pixels).permute(2, 0, 1).double() / 255,
-    "Photo": lambda path, pixels: Photo(pixels, None, "photo"),
     "read-only": lambda path, pixels: Photo(
         np.frombuffer(pixels, np.uint8).reshape(40, 60, 3), None, "x"
     ),
@@ -107,7 +105,7 @@ def test_the_network_sees_a_bounded_frame(height: int, width: int, size: int) ->
         assert short == size
 
 
-def test_enlarging_is_as_published() -> None:
+def test_enlarging_is_as_published_and_reducing_makes_no_patterns() -> None:
     import cv2
 
     pixels = photo(30, 41)
@@ -115,53 +113,37 @@ def test_enlarging_is_as_published() -> None:
     reference = cv2.resize(pixels, (frame.shape[1], frame.shape[0]))
     # OpenCV and torch round their fixed-point weights differently.
     assert np.abs(frame.astype(int) - reference).max() <= 1
-
-
-def test_reducing_makes_no_patterns() -> None:
     stripes = np.zeros((64, 64, 3), np.uint8)
     stripes[:, ::2] = 255
-    frame = prepare(stripes, 24, 10_000)[1]
-    assert frame.float().std() < 8
-    assert frame.float().mean() == pytest.approx(127.5, abs=2)
-
-
-def test_extreme_shapes_work(segmenter: Segmenter) -> None:
-    for shape in ((8, 4000), (4000, 8), (8, 8), (9, 700)):
-        saliency = segmenter(photo(*shape)).saliency
-        assert saliency.shape == shape
-        assert np.isfinite(saliency).all()
+    frame = prepare(stripes, 24, 10_000)[1].float()
+    assert frame.std() < 8
+    assert frame.mean() == pytest.approx(127.5, abs=2)
 
 
 # What comes out
 
 
-def test_maps_have_the_photo_s_size_and_keep_their_promises(segmenter: Segmenter) -> None:
-    result = segmenter(photo(41, 67))
-    assert result.saliency.shape == result.mask.shape == (41, 67)
+@pytest.mark.parametrize("shape", [(41, 67), (8, 4000), (4000, 8), (8, 8)])
+def test_maps_have_the_photo_s_size_and_keep_their_promises(
+    segmenter: Segmenter, shape: tuple[int, int]
+) -> None:
+    pixels = photo(*shape)
+    result, plain = segmenter(pixels), segmenter(pixels, refine="none")
+    assert result.saliency.shape == result.mask.shape == shape
     assert (result.saliency.dtype, result.mask.dtype) == (np.float32, np.bool_)
     assert 0 <= result.saliency.min() <= result.saliency.max() <= 1
-    assert result.threshold == 0.25
+    assert (result.threshold, result.source) == (0.25, "array")
     np.testing.assert_array_equal(result.mask, result.saliency > 0.25)
-    assert result.regions.shape == (5, 41, 67)
+    assert result.regions.shape == (5, *shape)
     np.testing.assert_allclose(result.regions.sum(axis=0), 1, atol=1e-6)
-    plain = segmenter(photo(41, 67), refine="none")
     np.testing.assert_array_equal(plain.regions[1], plain.saliency)
     np.testing.assert_array_equal(plain.regions, result.regions)
-    assert 0 <= result.confidence <= 1
-    assert result.source == "array"
-
-
-def test_the_saliency_is_the_object_channel_of_the_model(segmenter: Segmenter) -> None:
-    pixels = photo()
-    frame = prepare(pixels, 48, 10_000)[1][None]
     with torch.inference_mode():
-        masks = segmenter.model.segment(frame)
-    expected = interpolate(masks, (40, 60), mode="bilinear", align_corners=True)[0, 1]
-    plain = segmenter(pixels, refine="none")
-    np.testing.assert_allclose(plain.saliency, expected.numpy(), atol=1e-6)
-    np.testing.assert_array_equal(
-        segmenter(pixels).saliency, refine_map(pixels, plain.region_masks[1], DEFAULT_REFINEMENT)
-    )
+        masks = segmenter.model.segment(prepare(pixels, 48, 100_000)[1][None])
+    expected = interpolate(masks, shape, mode="bilinear", align_corners=True)[0, 1]
+    np.testing.assert_allclose(plain.saliency, expected.numpy(), atol=2e-6)
+    refined = refine_map(pixels, plain.region_masks[1], DEFAULT_REFINEMENT)
+    np.testing.assert_array_equal(result.saliency, refined)
 
 
 @given(
@@ -193,47 +175,36 @@ def test_confidence_is_the_iou_that_the_map_expects() -> None:
     mask = saliency > 0.5
     ious = (truths & mask).sum(axis=(1, 2)) / (truths | mask).sum(axis=(1, 2))
     assert result_of(saliency).confidence == pytest.approx(ious.mean(), abs=0.002)
-
-
-def test_confidence_tells_nothing_from_something() -> None:
-    empty = np.full((20, 20), 0.2, np.float32)
-    assert result_of(empty).confidence == 0
-    sharp = empty * 0
+    sharp = np.zeros((20, 20), np.float32)
     sharp[5:9, 5:9] = 1
-    assert result_of(sharp).confidence == 1
-    assert result_of(sharp * 0.6).confidence == pytest.approx(0.6)
-    assert result_of(sharp * 0.6 + 0.02).confidence == pytest.approx(16 * 0.62 / (16 + 384 * 0.02))
-    doubtful = sharp * 0.1 + 0.45
-    assert 0 < result_of(doubtful).confidence < 0.06
+    for saliency, confidence in (
+        (sharp * 0 + 0.2, 0),
+        (sharp, 1),
+        (sharp * 0.6, 0.6),
+        (sharp * 0.6 + 0.02, 16 * 0.62 / (16 + 384 * 0.02)),
+        (sharp * 0.1 + 0.45, 16 * 0.55 / (16 + 384 * 0.45)),
+    ):
+        result = result_of(saliency)
+        assert result.confidence == pytest.approx(confidence)
+        for least in (result.confidence, result.confidence + 1e-6):
+            doubtful = dataclasses.replace(result, min_confidence=least)
+            has_object = result.mask.any() and least == result.confidence
+            assert doubtful.mask.any() == np.asarray(doubtful.cutout()).any() == has_object
+            np.testing.assert_array_equal(doubtful.saliency, saliency)
 
 
-def test_too_little_confidence_is_no_object() -> None:
-    saliency = np.full((20, 20), 0.02, np.float32)
-    saliency[5:9, 5:9] = 0.62
-    confidence = result_of(saliency).confidence
-    for least, has_object in ((confidence, True), (confidence + 1e-6, False)):
-        result = dataclasses.replace(result_of(saliency), min_confidence=least)
-        assert result.mask.any() == has_object
-        assert np.asarray(result.cutout()).any() == has_object
-        assert result.confidence == confidence
-        assert result.saliency.max() == np.float32(0.62)
-
-
-def test_no_map_is_stretched(segmenter: Segmenter) -> None:
+@pytest.mark.parametrize("refine", REFINEMENTS)
+def test_no_map_is_stretched(refine: str) -> None:
     """A map that says little stays so, on every way out."""
-    for refine in REFINEMENTS:
-        cells = np.linspace(0.2, 0.3, 30, dtype=np.float32).reshape(5, 6)
-        pixels = photo(50, 60)
-        result = Segmentation(
-            Photo(pixels, None, "made"), np.stack([cells, 1 - cells]), 0, refine=refine
-        )
-        # Colours are evidence of their own: they may add to what the map says, but little.
-        most = 0.4 if refine == "colour" else 0.31
-        assert result.saliency.max() < most
-        assert np.asarray(result.render("saliency")).max() < most * 255
-        assert result.confidence == 0
-        assert not result.mask.any()
-    assert np.ptp(segmenter(np.full((40, 60, 3), 90, np.uint8)).saliency) < 0.5
+    cells = np.linspace(0.2, 0.3, 30, dtype=np.float32).reshape(5, 6)
+    masks = np.stack([cells, 1 - cells])
+    result = Segmentation(Photo(photo(50, 60), None, "made"), masks, 0, refine=refine)
+    # Colours are evidence of their own: they may add to what the map says, but little.
+    most = 0.4 if refine == "colour" else 0.31
+    assert result.saliency.max() < most
+    assert np.asarray(result.render("saliency")).max() < most * 255
+    assert result.confidence == 0
+    assert not result.mask.any()
 
 
 @pytest.mark.parametrize(
@@ -261,16 +232,12 @@ def test_the_colour_profile_and_the_resolution_go_with_the_colours(
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     path = tmp_path / "photo.png"
     Image.fromarray(photo()).save(path, icc_profile=profile, dpi=(300, 150))
-    result = segmenter(path)
-    for output, kept in (("cutout", profile), ("mask", None)):
-        for picture in (result.save(tmp_path / "out.png", output), result.encode(output)):
-            file = io.BytesIO(picture) if isinstance(picture, bytes) else picture
-            with Image.open(file) as image:
-                assert image.info.get("icc_profile") == kept
-                assert ("dpi" in image.info) == (kept is not None)
-                assert not image.getexif()
-                if kept:
-                    assert image.info["dpi"] == pytest.approx((300, 150), abs=0.1)
+    result, dpi = segmenter(path), pytest.approx((300, 150), abs=0.1)
+    for output, kept in (("cutout", (profile, dpi)), ("mask", (None, None))):
+        saved = result.save(tmp_path / "out.png", output).read_bytes()
+        for content in (saved, result.encode(output)):
+            info = Image.open(io.BytesIO(content)).info
+            assert (info.get("icc_profile"), info.get("dpi")) == kept
 
 
 # Many images
@@ -286,15 +253,14 @@ def test_a_batch_equals_its_images_one_by_one_and_keeps_their_order(segmenter: S
         np.testing.assert_allclose(result.saliency, segmenter(image).saliency, atol=1e-5)
 
 
-def test_an_endless_source_is_read_as_it_is_needed(segmenter: Segmenter) -> None:
+def test_an_endless_source_is_read_as_needed_and_a_bad_image_takes_its_place(
+    segmenter: Segmenter, tmp_path: Path
+) -> None:
     seeds = count()
     results = segmenter((photo(16, 16, seed=seed) for seed in seeds), batch_size=2)
     assert len(list(islice(results, 5))) == 5
     # The batch of the fifth, and as many again that are read meanwhile.
     assert next(seeds) <= 6 + 2
-
-
-def test_a_bad_image_takes_its_place(segmenter: Segmenter, tmp_path: Path) -> None:
     images = [photo(), tmp_path / "none.png", photo()]
     outcomes = list(segmenter.stream(images, batch_size=2))
     assert [isinstance(outcome, AmdSegError) for outcome in outcomes] == [False, True, False]
@@ -335,6 +301,11 @@ def test_auto_says_which_device_it_took_and_what_is_not_here_is_an_error(
     for wrong, told in ({"device": "cuda:99"}, "cuda:99"), ({"precision": "float8"}, "bfloat16"):
         with pytest.raises(DeviceError, match=told):
             Segmenter.from_pretrained(weights, **wrong)
+    damaged = Segmenter.from_pretrained(weights, device="cpu")
+    with torch.no_grad():
+        next(damaged.model.appearance.parameters()).fill_(torch.nan)
+    with pytest.raises(WeightsError, match="no finite numbers for array"):
+        damaged(photo())
 
 
 def test_bfloat16_is_near_float32_and_in_software_warned_of_once(
@@ -364,14 +335,6 @@ def test_cuda_equals_the_cpu(weights: Path, segmenter: Segmenter) -> None:
         np.testing.assert_allclose(result.saliency, expected.saliency, atol=2e-3)
 
 
-def test_damaged_numbers_are_never_a_result(weights: Path) -> None:
-    segmenter = Segmenter.from_pretrained(weights, device="cpu")
-    with torch.no_grad():
-        next(segmenter.model.appearance.parameters()).fill_(torch.nan)
-    with pytest.raises(WeightsError, match="no finite numbers for array"):
-        segmenter(photo())
-
-
 def test_skies_and_surfaces_are_no_objects() -> None:
     if not bundled_weights():
         pytest.skip("this checkout has no bundled weights")
@@ -388,25 +351,21 @@ def test_a_large_jpeg_is_decoded_whole_for_its_pixels_only(
     y, x = np.mgrid[:3000, :4000]
     is_disc = np.hypot(y - 1500, x - 2200) < 900
     values = np.where(is_disc[..., None], (220, 60, 40), (90, 130, 80)) + (x % 400 // 10)[..., None]
-    path = tmp_path / "photo.jpg"
-    exif = Image.Exif()
+    path, exif = tmp_path / "photo.jpg", Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(values.astype(np.uint8)).save(path, exif=exif)
-    loaded, load = set(), JpegImageFile.load
-    monkeypatch.setattr(JpegImageFile, "load", lambda self: loaded.add(self.size) or load(self))
+    loaded, load = [], JpegImageFile.load
+    monkeypatch.setattr(JpegImageFile, "load", lambda self: loaded.append(self.size) or load(self))
     segmenter = Segmenter.from_pretrained(device="cpu")
     result = segmenter(path, refine="none")
     assert result.mask.shape == (4000, 3000)
-    assert loaded == {(500, 375)}
-    whole = segmenter(
-        np.asarray(Image.open(path).transpose(Image.Transpose.ROTATE_270)), refine="none"
-    )
-    assert (result.mask != whole.mask).mean() < 0.005
+    assert {*loaded} == {(500, 375)}
+    pixels = np.asarray(Image.open(path).transpose(Image.Transpose.ROTATE_270))
+    assert (result.mask != segmenter(pixels, refine="none").mask).mean() < 0.005
     assert 0.05 < result.mask.mean() < 0.95
-    loaded.clear()
     assert result.cutout().size == (3000, 4000)
-    assert loaded == {(4000, 3000)}
-    np.testing.assert_array_equal(result.photo.pixels, whole.photo.pixels)
+    assert loaded[-1] == (4000, 3000)
+    np.testing.assert_array_equal(result.photo.pixels, pixels)
     path.write_bytes(path.read_bytes()[:-5000])
     with pytest.raises(MediaError, match="cut short"):
         segmenter(path, refine="none")

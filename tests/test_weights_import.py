@@ -61,10 +61,8 @@ def test_the_table_has_exactly_the_released_keys(shared: Path) -> None:
     assert set(names) == {line.split("\t")[0] for line in lines}
 
 
-@pytest.mark.parametrize(
-    ("official", "ours"),
-    [
-        ("backbone2.conv1.weight", "appearance.backbone.conv1.weight"),
+def test_a_released_name_becomes_ours() -> None:
+    for official, ours in (
         ("backbone2.layer3.5.bn3.bias", "appearance.backbone.layer3.5.bn3.bias"),
         ("decode_head2.convs.1.bn.running_mean", "appearance.head.1.bn.running_mean"),
         ("decode_head2.conv_seg.bias", "appearance.classifier.bias"),
@@ -72,10 +70,8 @@ def test_the_table_has_exactly_the_released_keys(shared: Path) -> None:
         (f"{FLOW}.conv_1x1.0.0.weight", "motion.reductions.0.weight"),
         (f"{FLOW}.flow_estimators.conv1.0.bias", "motion.estimator.0.bias"),
         (f"{FLOW}.flow_estimators.predict_flow2.0.weight", "motion.region_flow.1.weight"),
-    ],
-)
-def test_a_released_name_becomes_ours(official: str, ours: str) -> None:
-    assert official_name(ours) == official
+    ):
+        assert official_name(ours) == official
 
 
 @pytest.mark.slow
@@ -165,24 +161,19 @@ def assert_equal(model: AMD, backbone: dict[str, Tensor]) -> None:
         assert torch.equal(backbone[name], value), name
 
 
-@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
-def test_a_backbone_is_filled_from_a_file(
-    tiny_config: AMDConfig, tmp_path: Path, suffix: str
-) -> None:
-    source, model = AMD(tiny_config).appearance.backbone.state_dict(), AMD(tiny_config)
-    path = tmp_path / f"backbone{suffix}"
+def test_a_backbone_is_filled_from_a_file(tiny_config: AMDConfig, tmp_path: Path) -> None:
+    source = AMD(tiny_config).appearance.backbone.state_dict()
     state = source | {"fc.weight": torch.zeros(3, 8)}
-    torch.save({"state_dict": state}, path) if suffix == ".pth" else save_file(state, path)
-    load_backbone(model, path)
-    assert_equal(model, source)
-
-
-def test_a_backbone_of_another_network_is_refused(tiny_config: AMDConfig, tmp_path: Path) -> None:
-    other = dataclasses.replace(tiny_config, stage_widths=(8, 8, 8, 16))
-    path = tmp_path / "other.pth"
-    torch.save(AMD(other).appearance.backbone.state_dict(), path)
-    with pytest.raises(WeightsError, match=r"does not fit the backbone .*layer4.*\(16, 8, 3, 3\)"):
-        load_backbone(AMD(tiny_config), path)
-    torch.save({"epoch": torch.zeros(3)}, path)
-    with pytest.raises(WeightsError, match=r"does not fit the backbone .*missing: .*bn1\.weight"):
-        load_backbone(AMD(tiny_config), path)
+    torch.save({"state_dict": state}, tmp_path / "a.pth")
+    save_file(state, tmp_path / "a.safetensors")
+    for name in ("a.pth", "a.safetensors"):
+        load_backbone(model := AMD(tiny_config), tmp_path / name)
+        assert_equal(model, source)
+    other = AMD(dataclasses.replace(tiny_config, stage_widths=(8, 8, 8, 16)))
+    for content, told in (
+        (other.appearance.backbone.state_dict(), r"layer4.*\(16, 8, 3, 3\)"),
+        ({"epoch": torch.zeros(3)}, r"missing: .*bn1\.weight"),
+    ):
+        torch.save(content, tmp_path / "a.pth")
+        with pytest.raises(WeightsError, match=rf"does not fit the backbone .*{told}"):
+            load_backbone(model, tmp_path / "a.pth")
