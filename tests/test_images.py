@@ -160,49 +160,24 @@ def test_every_mode_keeps_its_colour_in_every_format(mode: str) -> None:
 @pytest.mark.parametrize(
     ("depth", "pixels", "clear", "others"),
     [
-        (1, b"\x55", (0,), 255),
-        (2, b"\x77", (1,), 255),
-        (4, b"\x3f", (3,), 255),
-        (8, b"\x3c\xff", (0x3C,), 255),
-        (16, b"\x3c\x01\x3c\x02", (0x3C01,), 60),
-        (8, b"\x12\xc0\x20\x12\xc0\x21", (0x12, 0xC0, 0x20), (0x12, 0xC0, 0x21)),
-        (
-            16,
-            b"\x12\x40\xc0\x40\x20\x40\x12\x40\xc0\x40\x21\x40",
-            (0x1240, 0xC040, 0x2040),
-            (0x12, 0xC0, 0x21),
-        ),
+        (1, "55", [0], 255),
+        (2, "77", [1], 255),
+        (4, "3f", [3], 255),
+        (8, "3c ff", [0x3C], 255),
+        (16, "3c01 3c02", [0x3C01], 60),
+        (8, "12c020 12c021", [0x12, 0xC0, 0x20], [0x12, 0xC0, 0x21]),
+        (16, "1240c0402040 1240c0402140", [0x1240, 0xC040, 0x2040], [0x12, 0xC0, 0x21]),
     ],
 )
 def test_the_one_clear_colour_of_a_png_is_in_the_depth_of_the_file(
-    depth: int, pixels: bytes, clear: tuple[int, ...], others: object
+    depth: int, pixels: str, clear: list[int], others: object
 ) -> None:
     trns = struct.pack(f">{len(clear)}H", *clear)
-    data = raw_png(depth, 2 if len(clear) == 3 else 0, pixels, trns)
+    data = raw_png(depth, 2 if len(clear) == 3 else 0, bytes.fromhex(pixels), trns)
     for source in (data, io.BytesIO(data), Image.open(io.BytesIO(data))):
         found = read_image(source).pixels
         assert (found[:, ::2] == 128).all()
         assert (found[:, 1::2] == others).all()
-
-
-FLOATS = struct.pack("<3f", *[0.2] * 3)
-
-
-@pytest.mark.parametrize(
-    ("data", "message"),
-    [
-        *((encoded(plain("F", v), "TIFF"), r"outside 0\.\.1\. Scale") for v in (1.5, -0.1, np.nan)),
-        *((encoded(plain("I", v), "TIFF"), r"outside 0\.\.65535\. Scale") for v in (-1, 70000)),
-        (
-            raw_tiff(FLOATS, 32, bands=3, photometric=2, sample_format=3),
-            r"not known here\. Save it",
-        ),
-        (raw_tiff(struct.pack("<d", 0.2), 64, sample_format=3), r"not known here\. Save it as RGB"),
-    ],
-)
-def test_values_out_of_range_and_unknown_pixels_are_refused(data: bytes, message: str) -> None:
-    with pytest.raises(MediaError, match=message):
-        read_image(data)
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF"])
@@ -298,12 +273,6 @@ def test_sources_are_read_from_their_beginning_and_named(tmp_path: Path) -> None
                 read_image(other)  # type: ignore[arg-type]
 
 
-def test_an_image_of_more_pixels_than_allowed_is_refused() -> None:
-    assert read_image(plain(), max_pixels=WIDTH * HEIGHT)
-    with pytest.raises(MediaError, match=r"it claims 24x16 .* raise max_pixels"):
-        read_image(plain(), max_pixels=WIDTH * HEIGHT - 1)
-
-
 def test_pillows_own_limit_does_not_warn_of_what_is_allowed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -315,24 +284,46 @@ def test_pillows_own_limit_does_not_warn_of_what_is_allowed(
     assert Image.MAX_IMAGE_PIXELS == 20
 
 
-@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "TIFF", "AVIF", "BMP", "JPEG2000"])
-def test_a_damaged_file_is_one_clear_error(form: str, tmp_path: Path) -> None:
-    path, data = tmp_path / "cut short.img", encoded(noise(), form)
-    for share in (0.02, 0.5, 0.9):
-        path.write_bytes(data[: max(20, int(len(data) * share))])
-        with pytest.raises(MediaError, match="cut short: copy or download it again") as error:
-            read_image(path)
-        assert str(path) in str(error.value)
-        assert "\n" not in str(error.value)
+HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
+FLOATS = struct.pack("<3f", *[0.2] * 3)
+NO_PHOTOS: list[tuple[bytes, str]] = [
+    (b"", "it is empty"),
+    (b"Once upon a time there was no picture.", "no image of a known format"),
+    (HEIC, r'pip install "amd-seg\[heic\]"'),
+    *(
+        (encoded(noise(), form)[:size], "cut short: copy or download it again")
+        for form in ("PNG", "JPEG", "WEBP", "TIFF", "AVIF", "BMP", "JPEG2000")
+        for size in (30, 2000)
+    ),
+    *((encoded(plain("F", v), "TIFF"), r"outside 0\.\.1\. Scale") for v in (1.5, -0.1, np.nan)),
+    *((encoded(plain("I", v), "TIFF"), r"outside 0\.\.65535\. Scale") for v in (-1, 70000)),
+    (raw_tiff(FLOATS, 32, bands=3, photometric=2, sample_format=3), r"not known here\. Save it"),
+    (raw_tiff(struct.pack("<d", 0.2), 64, sample_format=3), r"not known here\. Save it as RGB"),
+    (encoded(plain().resize((65, 64)), "PNG"), r"it claims 65x64 .* raise max_pixels"),
+    *(
+        (encoded(Image.new("RGB", size), "PNG"), "Give an image of at least 8x8")
+        for size in ((1, 1), (7, 100), (100, 7))
+    ),
+]
 
 
-def test_what_is_no_image_is_named(tmp_path: Path) -> None:
-    (tmp_path / "empty.jpg").touch()
-    (tmp_path / "text.png").write_text("Once upon a time there was no picture.")
+@pytest.mark.parametrize(("data", "message"), NO_PHOTOS, ids=range(len(NO_PHOTOS)))
+def test_what_is_no_photo_is_one_clear_line(
+    data: bytes, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A module that is None in sys.modules is one that cannot be imported.
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    path = tmp_path / "line\nbreak.img"
+    path.write_bytes(data)
+    for source, name in ((path, "line.nbreak"), (data, f"image of {len(data)} bytes")):
+        with pytest.raises(MediaError, match=rf"Cannot read .*{name}.*{message}") as error:
+            read_image(source, max_pixels=64 * 64)
+        assert str(error.value).isprintable()
+
+
+def test_names_that_are_no_files_are_told(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     for name, message in {
-        "empty.jpg": "it is empty",
-        "text.png": "no image of a known format",
         "missing.png": "no such file. Check the name",
         "pipe.png": "a folder or a pipe",
         ".": "a folder or a pipe",
@@ -344,13 +335,6 @@ def test_what_is_no_image_is_named(tmp_path: Path) -> None:
         assert str(error.value).isprintable()
 
 
-def test_heic_without_its_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    # A module that is None in sys.modules is one that cannot be imported.
-    monkeypatch.setitem(sys.modules, "pillow_heif", None)
-    with pytest.raises(MediaError, match=r'pip install "amd-seg\[heic\]"'):
-        read_image(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
-
-
 def test_heic_is_read(tmp_path: Path) -> None:
     heif = pytest.importorskip("pillow_heif", reason="needs the extra heic")
     path = tmp_path / "phone.heic"
@@ -358,17 +342,6 @@ def test_heic_is_read(tmp_path: Path) -> None:
     photo = read_image(path)
     assert photo.pixels.shape == (48, 64, 3)
     assert photo.pixels.mean(axis=(0, 1)) == pytest.approx(COLOUR, abs=LOSSY)
-
-
-@pytest.mark.parametrize("size", [(1, 1), (7, 100), (100, 7)])
-def test_a_speck_is_refused(size: tuple[int, int]) -> None:
-    image = Image.new("RGB", size)
-    for error, read, source in (
-        (MediaError, read_image, encoded(image, "PNG")),
-        (InputError, photo_from_array, np.asarray(image)),
-    ):
-        with pytest.raises(error, match="Give an image of at least 8x8"):
-            read(source)
 
 
 @pytest.mark.parametrize("shape", [(9, 10), (9, 10, 1), (9, 10, 3), (9, 10, 4)])
@@ -393,7 +366,7 @@ def test_arrays_of_every_layout(shape: tuple[int, ...]) -> None:
         (np.zeros((3, 9, 9), np.uint8), r"give array\.transpose\(1, 2, 0\)"),
         *((np.zeros(shape, np.uint8), "Give .height, width.") for shape in ((2, 9, 9, 3), 9)),
         *((np.full((9, 9), value), r"outside 0\.\.1\. Scale them") for value in (1.01, np.nan)),
-        (np.zeros((0, 9, 3)), "at least 8x8"),
+        *((np.zeros(shape), "at least 8x8") for shape in ((0, 9, 3), (7, 100), (100, 7))),
     ],
 )
 def test_other_arrays_are_refused(array: np.ndarray, message: str) -> None:
