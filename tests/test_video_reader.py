@@ -16,7 +16,6 @@ from tests.clips import (
     Pixels,
     moving_square,
     pq_patches,
-    remux,
     truncate,
     write_clip,
     write_folder,
@@ -35,21 +34,6 @@ def noisy(count: int) -> list[Pixels]:
 
 def times(frames: list[Frame]) -> list[float]:
     return [round(frame.time, 3) for frame in frames]
-
-
-def error_of(frame: Frame, expected: Pixels) -> float:
-    return float(np.abs(frame.pixels.astype(int) - expected).mean())
-
-
-def test_frames_come_back_bit_for_bit_in_order(tmp_path: Path) -> None:
-    frames = moving_square(6)
-    with open_video(write_lossless(tmp_path / "clip.mkv", frames)) as clip:
-        assert next(iter(clip)).index == 0  # A pass may be left early.
-        read = list(clip)
-    assert (clip.width, clip.height, clip.frame_rate, clip.is_truncated) == (64, 48, 10, False)
-    assert [frame.index for frame in read] == list(range(6))
-    assert times(read) == [0, 0.1, 0.2, 0.3, 0.4, 0.5]
-    np.testing.assert_array_equal([frame.pixels for frame in read], frames)
 
 
 @pytest.mark.parametrize(
@@ -81,23 +65,28 @@ def test_every_format_gives_the_same_pictures_and_times(
     read = list(clip)
     assert (len(read), clip.is_truncated) == (12, False)
     np.testing.assert_allclose(np.diff(times(read)), 0.04, atol=0.002)
-    assert error_of(read[2], frames[2]) < 5
+    assert np.abs(read[2].pixels.astype(int) - frames[2]).mean() < 5
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts"])
 def test_start_end_and_every(tmp_path: Path, suffix: str) -> None:
-    path = write_clip(tmp_path / f"clip{suffix}", moving_square(20), audio=suffix == ".mkv")
-    clip = open_video(path, every=3)
-    if suffix == ".mp4":
-        assert clip.frame_count == len(list(clip)) == 7
-    assert open_video(path, start=0.3).frame_count is None
-    stamps = times(list(open_video(path)))
+    frames, path = moving_square(20), tmp_path / f"clip{suffix}"
+    # Lossless frames come back bit for bit.
+    how = {"codec": "ffv1", "pixel_format": "bgr0"} if suffix == ".mkv" else {}
+    with open_video(write_clip(path, frames, **how)) as clip:
+        assert next(iter(clip)).index == 0  # A pass may be left early.
+        read = list(clip)
+    assert (clip.width, clip.height, clip.frame_rate, clip.is_truncated) == (64, 48, 10, False)
     # Not those of the recorder's clock, which does not begin at 0 in a .ts.
-    assert stamps == [round(number / 10, 3) for number in range(20)]
-    start = stamps[7]
-    read = list(open_video(path, start=start, end=start + 0.65, every=3))
-    assert times(read) == stamps[7:14:3]
-    assert [frame.index for frame in read] == [0, 3, 6]
+    assert times(read) == [round(number / 10, 3) for number in range(20)]
+    if how:
+        np.testing.assert_array_equal([frame.pixels for frame in read], frames)
+    assert len(list(open_video(path, every=3))) == 7
+    if suffix == ".mp4":
+        assert open_video(path, every=3).frame_count == 7
+    part = open_video(path, start=0.7, end=1.35, every=3)
+    assert [(frame.index, round(frame.time, 3)) for frame in part] == [(0, 0.7), (3, 1), (6, 1.3)]
+    assert part.frame_count is None
 
 
 def test_short_edge_shrinks_without_aliasing_and_never_enlarges(tmp_path: Path) -> None:
@@ -248,7 +237,7 @@ def test_animated_images(tmp_path: Path, suffix: str) -> None:
     first.save(path, save_all=True, append_images=others, duration=durations, **options)
     read = list(open_video(path))
     assert times(read) == [0, 0.1, 0.12, 0.22, 0.72, 0.82]
-    assert error_of(read[4], frames[4]) < 6
+    assert np.abs(read[4].pixels.astype(int) - frames[4]).mean() < 6
     every = open_video(path, every=2)
     assert (times(list(every)), every.frame_count) == (times(read[::2]), 3)
 
@@ -304,36 +293,23 @@ def test_a_display_matrix_may_turn_and_mirror(tmp_path: Path, orientation: int) 
     assert np.abs(pixels[[[16], [-16]], [16, -16]] - np.array(expected)).max() < 10
 
 
-@pytest.mark.parametrize("name", ["joined.ts", "silent.ts", "hour.ts", "back.ts"])
-def test_times_go_on_where_a_clock_begins_anew_or_jumps(tmp_path: Path, name: str) -> None:
-    frames = moving_square(25)
+def test_times_go_on_where_a_clock_begins_anew_or_jumps(tmp_path: Path) -> None:
     early = [number / 25 for number in range(25)]
-    write_clip(tmp_path / "one.ts", frames, rate=25)
-    write_clip(tmp_path / "late.ts", frames, rate=25, times=[time + 3600 for time in early])
-    one, late = (tmp_path / "one.ts").read_bytes(), (tmp_path / "late.ts").read_bytes()
-    path = tmp_path / name
-    whole = (CASES / "joined.ts").read_bytes()
-    parts = {"joined.ts": whole, "silent.ts": one * 2, "hour.ts": one + late}
-    path.write_bytes(parts.get(name, late + one))
-    clip = VideoReader(path)
-    stamps = np.array(times(list(clip)))
-    assert len(stamps) == 50
-    np.testing.assert_allclose(np.diff(stamps), 0.04, atol=0.002)
-    np.testing.assert_allclose(clip.timestamps(), stamps, atol=0.001)
-    assert (clip.can_seek, clip.is_truncated) == (False, False)
-    part = times(list(open_video(path, start=1.5, end=1.7)))
-    assert part == [time for time in stamps if 1.5 <= time < 1.7]
-
-
-def test_sound_that_pauses_moves_no_picture(tmp_path: Path) -> None:
-    film = write_clip(tmp_path / "film.mp4", moving_square(20), rate=1, audio=True)
-
-    def is_wanted(packet: av.Packet) -> bool:
-        return packet.stream.type == "video" or not 2 < packet.dts * packet.time_base < 17
-
-    clip = VideoReader(remux(tmp_path / "pause.ts", film, is_wanted=is_wanted))
-    np.testing.assert_allclose(np.diff(times(list(clip))), 1.0, atol=0.002)
-    assert clip.can_seek
+    one, late = (
+        write_clip(tmp_path / "a.ts", moving_square(25), rate=25, times=stamps).read_bytes()
+        for stamps in (early, [time + 3600 for time in early])
+    )
+    path = tmp_path / "clip.ts"
+    for data in ((CASES / "joined.ts").read_bytes(), one * 2, one + late, late + one):
+        path.write_bytes(data)
+        clip = VideoReader(path)
+        stamps = np.array(times(list(clip)))
+        assert len(stamps) == 50
+        np.testing.assert_allclose(np.diff(stamps), 0.04, atol=0.002)
+        np.testing.assert_allclose(clip.timestamps(), stamps, atol=0.001)
+        assert (clip.can_seek, clip.is_truncated) == (False, False)
+        part = times(list(open_video(path, start=1.5, end=1.7)))
+        assert part == [time for time in stamps if 1.5 <= time < 1.7]
 
 
 def test_stamps_that_repeat_are_frames_that_follow_each_other(tmp_path: Path) -> None:
@@ -383,14 +359,14 @@ def test_hdr_and_colours_of_10_bits_are_shown_as_bt709(tmp_path: Path, form: str
         assert (clip.hdr, np.abs(patches - PATCHES).max() <= tolerance) == (kind, True)
 
 
-@pytest.mark.parametrize("hdr", ["HLG", "PQ"])
-def test_tone_mapping_rises_and_keeps_highlights_apart(hdr: str) -> None:
+def test_tone_mapping_rises_and_keeps_highlights_apart() -> None:
     grey = np.repeat(np.arange(0, 65536, 64, dtype=np.uint16), 3).reshape(1, -1, 3)
-    shown = to_bt709(grey, hdr, True)[0].astype(int)
-    assert (np.diff(shown[:, 1]) >= 0).all()
-    assert np.ptp(shown, axis=1).max() <= 1  # Grey stays grey.
-    assert (shown[0, 0], shown[-1, 0]) == (0, pytest.approx(255, abs=3))
-    assert len(np.unique(shown[:, 1])) > 200
+    for hdr in ("HLG", "PQ"):
+        shown = to_bt709(grey, hdr, True)[0].astype(int)
+        assert (np.diff(shown[:, 1]) >= 0).all()
+        assert np.ptp(shown, axis=1).max() <= 1  # Grey stays grey.
+        assert (shown[0, 0], shown[-1, 0]) == (0, pytest.approx(255, abs=3))
+        assert len(np.unique(shown[:, 1])) > 200
 
 
 @pytest.mark.parametrize(
