@@ -16,7 +16,6 @@ from PIL import Image
 
 Pixels = NDArray[np.uint8]
 
-
 PATCHES = np.array(
     [(200, 60, 50), (60, 160, 70), (50, 80, 190), (128,) * 3, (235,) * 3, (220, 180, 140)]
 )
@@ -24,10 +23,8 @@ PATCHES = np.array(
 
 def pq_patches() -> NDArray[np.uint16]:
     """A picture of 128x192 of the patches side by side: PQ, BT.2020, 16 bits, white at 203 nits."""
-    to_2020 = np.array(
-        [[0.6274, 0.3293, 0.0433], [0.0691, 0.9195, 0.0114], [0.0164, 0.0880, 0.8956]]
-    )
-    light = (PATCHES / 255) ** 2.4 @ to_2020.T * 203 / 10_000
+    to_2020 = [[0.6274, 0.3293, 0.0433], [0.0691, 0.9195, 0.0114], [0.0164, 0.0880, 0.8956]]
+    light = (PATCHES / 255) ** 2.4 @ np.array(to_2020).T * 203 / 10_000
     power = light ** (2610 / 16384)
     code = ((3424 / 4096 + 2413 / 128 * power) / (1 + 2392 / 128 * power)) ** (2523 / 32)
     row = np.repeat(np.rint(code * 65535).astype(np.uint16), 32, axis=0)
@@ -67,15 +64,13 @@ def moving_patch(
     """Frames of a bright patch that moves right while the background moves left, and its masks."""
     background = texture(height, width + 40, 0)
     patch = texture(side, side, 1) // 2 + 127
-    frames, masks = [], []
+    frames = np.stack([background[:, time : time + width] for time in range(count)])
+    masks = np.zeros(frames.shape[:3], bool)
     for time in range(count):
-        frame = background[:, time : time + width].copy()
-        mask = np.zeros((height, width), bool)
-        place = np.s_[20 : 20 + side, 20 + speed * time : 20 + speed * time + side]
-        frame[place], mask[place] = patch, True
-        frames.append(frame)
-        masks.append(mask)
-    return np.stack(frames), np.stack(masks)
+        left = 20 + speed * time
+        frames[time, 20 : 20 + side, left : left + side] = patch
+        masks[time, 20 : 20 + side, left : left + side] = True
+    return frames, masks
 
 
 def write_clip(
@@ -121,12 +116,10 @@ def write_clip(
         out.mux(stream.encode())
         if sound is not None:
             samples = np.sin(np.arange(int(len(frames) / float(rate) * 8000)) * 0.3)
-            tone = av.AudioFrame.from_ndarray(
-                samples[None].astype(np.float32), format="fltp", layout="mono"
-            )
+            values = samples[None].astype(np.float32)
+            tone = av.AudioFrame.from_ndarray(values, format="fltp", layout="mono")
             tone.sample_rate, tone.pts = 8000, 0
-            for part in (tone, None):
-                out.mux(sound.encode(part))
+            out.mux([*sound.encode(tone), *sound.encode(None)])
     return path
 
 
