@@ -80,17 +80,14 @@ def indexed_image(labels: Labels, classes: Classes) -> Image.Image:
 
 
 def save_labels(labels: Labels, path: Path, classes: Classes) -> None:
-    """Write a label map as an indexed PNG, whole or not at all.
-
-    Its palette has the classes' colours, and its text "classes" their names, a line each.
-    """
+    """Write a label map as `write_labels` does, whole or not at all."""
     if path.suffix.lower() != ".png":
         raise MediaError(f"Cannot write {path}: labels are written as indexed .png files only.")
     write_atomically(path, lambda stream: write_labels(labels, stream, classes))
 
 
 def write_labels(labels: Labels, stream: BinaryIO, classes: Classes) -> None:
-    """Write a label map as `save_labels` does, but straight to a stream."""
+    """Write a label map as a PNG in the classes' colours; its text "classes" has their names."""
     names = PngInfo()
     names.add_itxt("classes", "\n".join(f"{k} {name}" for k, name in enumerate(classes.names)))
     image = indexed_image(labels, classes)

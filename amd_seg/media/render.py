@@ -202,9 +202,8 @@ TINT, TINT_SHARE = (0, 114, 178), 0.45  # blue over the object in an overlay
 # Yellow along its edge: far from the tint in lightness, so the line shows on any photo.
 CONTOUR = (240, 228, 66)
 
-# Colours of Okabe and Ito (https://jfly.uni-koeln.de/color/), ordered so that the first five are
-# those that differ most, for common and for dichromatic eyes. Their black is left out: on a photo
-# it reads as shadow.
+# Colours of Okabe and Ito (https://jfly.uni-koeln.de/color/) but their black, which reads as shadow
+# on a photo. The first five are those that differ most, also for colour-blind eyes.
 _OKABE_ITO = (
     (230, 159, 0),  # orange
     (0, 114, 178),  # blue
@@ -281,10 +280,7 @@ Tile: TypeAlias = tuple[Image.Image, str]  # a picture and what is written below
 
 
 def tiled(headings: Sequence[str], rows: Sequence[Sequence[Tile]]) -> Image.Image:
-    """Lay out rows of tiles, one a heading; all take the shape of the first picture.
-
-    A caption that is too long loses its beginning: frame numbers are at the end.
-    """
+    """Lay out rows of tiles, one a heading; all take the shape of the first picture."""
     from PIL import ImageDraw  # a photo needs no letters
 
     first, _ = rows[0][0]
@@ -296,6 +292,7 @@ def tiled(headings: Sequence[str], rows: Sequence[Sequence[Tile]]) -> Image.Imag
     def write(text: str, left: int, top: int, colour: str) -> None:
         # The font that comes with Pillow has no more letters than these for sure.
         shown = text = text.encode("ascii", "replace").decode()
+        # One too long loses its beginning: frame numbers are at the end.
         while pen.textlength(shown) > TILE:
             text = text[1:]
             shown = f"..{text}"

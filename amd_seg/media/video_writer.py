@@ -1,9 +1,5 @@
 """Output videos: a video file, a GIF, or a folder of PNG frames, each with the clip's own times.
 
-    with open_writer(Path("clip.mask.mp4"), clip) as writer:
-        for frame in clip:
-            writer.write(writer.prepare(picture_of(frame)), frame.index, frame.time)
-
 Every form is written beside its target and moved there at the end.
 """
 
