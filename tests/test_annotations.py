@@ -31,10 +31,6 @@ from amd_seg.errors import InputError
 INFO = {"version": "amd-seg 1", "weights": "w", "refine": "colour"}
 SIZE = (60, 80)
 
-masks = st.tuples(st.integers(1, 12), st.integers(1, 12)).flatmap(
-    lambda size: arrays(np.bool_, size)
-)
-
 
 def two_parts() -> np.ndarray:
     """A ring with a hole, and a square apart from it."""
@@ -49,7 +45,7 @@ def iou(first: np.ndarray, second: np.ndarray) -> float:
 
 
 @settings(max_examples=50)
-@given(masks)
+@given(arrays(np.bool_, st.tuples(st.integers(1, 12), st.integers(1, 12))))
 def test_any_mask_has_runs_and_outlines(mask: np.ndarray) -> None:
     assert (decode_runs(encode_runs(mask)) == mask).all()
     assert (runs.decode(encode_runs(mask)) == mask).all()
@@ -94,34 +90,31 @@ def written(path: Path, things: dict[str, list[Thing]], mask_format: str = "rle"
 def test_the_tools_of_coco_score_what_was_written(
     tmp_path: Path, mask_format: str, least: float
 ) -> None:
-    masks = {f"{k}.jpg": np.roll(two_parts(), 2 * k, axis=1) for k in range(3)}
-    things = {name: [Thing(1, mask, 0.9)] for name, mask in masks.items()}
+    masks = [np.roll(two_parts(), 2 * k, axis=1) for k in range(3)]
+    things = {f"{k}.jpg": [Thing(1, mask, 0.9)] for k, mask in enumerate(masks)}
     content = written(tmp_path / "masks.json", things, mask_format)
     assert content["info"]["weights"] == "w"
     truth = COCO(str(tmp_path / "masks.json"))
-    for number, (name, mask) in enumerate(masks.items(), 1):
-        assert truth.loadImgs(number)[0]["file_name"] == name
-        (annotation,) = truth.loadAnns(truth.getAnnIds(number))
+    for number, mask in enumerate(masks):
+        assert truth.loadImgs(number + 1)[0]["file_name"] == f"{number}.jpg"
+        (annotation,) = truth.loadAnns(truth.getAnnIds(number + 1))
         assert iou(truth.annToMask(annotation) > 0, mask) >= least
         assert annotation["area"] == mask.sum()
-        assert annotation["bbox"] == [10 + 2 * (number - 1), 10, 65, 45]
+        assert annotation["bbox"] == [10 + 2 * number, 10, 65, 45]
     evaluation = COCOeval(truth, truth.loadRes(content["annotations"]), "segm")
-    evaluation.evaluate()
-    evaluation.accumulate()
-    evaluation.summarize()
+    for step in (evaluation.evaluate, evaluation.accumulate, evaluation.summarize):
+        step()
     assert evaluation.stats[0] == pytest.approx(1.0)
 
 
 def test_parts_can_be_annotations_of_their_own() -> None:
     mask = two_parts()
     mask[58, 2:6] = True  # A speck, of less than a hundredth of the larger part.
-    whole = coco_annotations([Thing(1, mask, 0.8)])
-    parts = coco_annotations([Thing(1, mask, 0.8)], split=True)
+    whole, parts = (coco_annotations([Thing(1, mask)], split=split) for split in (False, True))
     assert (len(whole), len(parts)) == (1, 2)
     assert sum(part["area"] for part in parts) == whole[0]["area"] - 4
     assert len(yolo_lines([Thing(1, mask)], split=True).splitlines()) == 2
-    for split in (False, True):
-        assert coco_annotations([Thing(1, np.zeros(SIZE, bool), 0.8)], split=split) == []
+    assert coco_annotations([Thing(1, mask & False)], split=True) == []
 
 
 def test_a_killed_run_goes_on_and_ends_alike(tmp_path: Path) -> None:
@@ -130,50 +123,31 @@ def test_a_killed_run_goes_on_and_ends_alike(tmp_path: Path) -> None:
     path = tmp_path / "masks.json"
     path.write_text("old")
     file = AnnotationFile(path, "coco", info=INFO, overwrite=True)
-    for number, (name, found) in enumerate(things.items()):
-        if number == 2:  # It is killed in the middle of a line.
-            file.close()
-            with open(tmp_path / "masks.json.part", "ab") as part:
-                part.write(b'{"file_name": "2.jpg", "wid')
-            assert path.read_text() == "old"
-            with pytest.raises(InputError, match=r"masks\.json\.part exists"):
-                AnnotationFile(path, "coco", info=INFO)
-            with pytest.raises(InputError, match="refine colour there, none now"):
-                AnnotationFile(path, "coco", info={**INFO, "refine": "none"}, resume=True)
-            file = AnnotationFile(path, "coco", info=INFO, resume=True)
-            assert list(file.done) == ["0.jpg", "1.jpg"]
-        file.add(name, 80, 60, coco_annotations(found))
+    for name in ("0.jpg", "1.jpg"):
+        file.add(name, 80, 60, coco_annotations(things[name]))
+    file.close()
+    with open(tmp_path / "masks.json.part", "ab") as part:  # It is killed within a line.
+        part.write(b'{"file_name": "2.jpg", "wid')
+    assert path.read_text() == "old"
+    with pytest.raises(InputError, match=r"masks\.json\.part exists"):
+        AnnotationFile(path, "coco", info=INFO)
+    file = AnnotationFile(path, "coco", info=INFO, resume=True)
+    assert list(file.done) == ["0.jpg", "1.jpg"]
+    for name in ("1.jpg", "2.jpg"):  # What is done again is there once.
+        file.add(name, 80, 60, coco_annotations(things[name]))
     file.finish()
     assert path.read_bytes() == (tmp_path / "whole.json").read_bytes()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["masks.json", "whole.json"]
 
 
-@pytest.mark.parametrize("layout", ["coco", "labelstudio"])
-def test_a_finished_file_takes_more_photos(tmp_path: Path, layout: str) -> None:
-    path = tmp_path / "masks.json"
-    for name in ("a.jpg", "b.jpg"):
-        file = AnnotationFile(path, layout, info=INFO, resume=True)
-        assert name not in file.done
-        for _ in range(2):  # What is done again, for a report that lacks it, is there once.
-            file.add(name, 80, 60, [])
-        file.finish()
-    content = json.loads(path.read_text())
-    rows = content["images"] if layout == "coco" else [task["meta"] for task in content]
-    assert [row["file_name"] for row in rows] == ["a.jpg", "b.jpg"]
-    path.write_text("[1]")
-    with pytest.raises(InputError, match=f"it is no {layout} file"):
-        AnnotationFile(path, layout, info=INFO, resume=True)
-
-
 def test_a_clip_is_one_annotation_with_runs_by_frame(tmp_path: Path) -> None:
     with ClipFile(tmp_path / "clip.json", "clip", INFO) as file:
-        file.write((encode_runs(two_parts()), 0.8), 0, 0.0)
-        file.write((encode_runs(np.zeros(SIZE, bool)), 0.1), 1, 0.04)
+        for mask, score in ((two_parts(), 0.8), (np.zeros(SIZE, bool), 0.1)):
+            file.write((encode_runs(mask), score), file.frames, 0.0)
     content = json.loads((tmp_path / "clip.json").read_text())
     (video,), (annotation,) = content["videos"], content["annotations"]
     assert video["file_names"] == ["clip/00000.jpg", "clip/00001.jpg"]
-    assert annotation["video_id"] == video["id"]
-    assert annotation["score"] == 0.8
+    assert (annotation["video_id"], annotation["score"]) == (video["id"], 0.8)
     assert annotation["segmentations"][1] is annotation["bboxes"][1] is None
     assert (runs.decode(annotation["segmentations"][0]) == two_parts()).all()
 
