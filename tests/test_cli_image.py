@@ -30,7 +30,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def run(folder: Path, weights: Path) -> Run:
-    """Run `amd-seg image` there."""
     return runner("image", weights)
 
 
@@ -157,21 +156,17 @@ def test_json_tells_of_every_file(run: Run, folder: Path) -> None:
     ("args", "advice"),
     [
         ("", "Give a photo, a folder, or --list"),
-        ("a.jpg --output video", "'video' is not one of"),
         ("a.jpg --threshold 1.5", "neither otsu nor a number between 0 and 1"),
-        ("a.jpg --size 2", "16<=x<=8192"),
         ("a.jpg --overwrite --resume", "Choose one"),
         ("a.jpg -o mask.xyz", "cannot hold mask. Use .png, .jpg"),
         ("a.jpg -o c.jpg --output cutout", "cannot hold cutout. Use .png, .webp"),
         ("a.jpg -o a.jpg --overwrite", "is an input"),
-        ("deep/c.jpg -o a.jpg --overwrite", "is an input"),
         ("a.jpg b.png -o deep/c.png", "is a file"),
         ("a.jpg b.png -o -", "2 photos cannot share stdout"),
         ("a.jpg -o - --json", "Drop one"),
         ("a.jpg --refine crf", "'crf' is not one of 'none', 'guided', 'colour', 'grabcut'"),
         *((f"a.jpg --shard {s}", "such as 1/64") for s in ("0/3", "4/3", "3", "a/b")),
         (". --output coco", "Name it: -o masks.json"),
-        (". --output labelstudio -o out", "Name it: -o masks.json"),
         ("a.jpg --output yolo -o a.png", "Use .txt, or a folder"),
         (". --mask-format polygon", "--mask-format is for --output coco"),
         (". --split", "--split is for --output coco and yolo"),
@@ -204,7 +199,6 @@ def test_exit_codes(run: Run, folder: Path, args: str, code: int, message: str) 
     result = run("a.jpg", *args.split())
     assert (result.exit_code, message in result.stderr) == (code, True)
     assert result.stderr.startswith("Error: ")
-    assert "Traceback" not in result.stderr
     assert files(folder) == PHOTOS
     if code == 3:
         assert "Traceback" in run("a.jpg", *args.split(), "--debug").stderr

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from amd_seg.errors import InputError, MediaError
+from amd_seg.errors import AmdSegError, InputError
 from amd_seg.evaluation.datasets import BENCHMARKS, open_dataset, open_folders
 from amd_seg.evaluation.predictions import centre_prior, read_prediction, read_truth, truth_of
 
@@ -62,18 +62,16 @@ def test_labels_are_objects_255_is_void_and_predictions_keep_their_levels(tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("values", "error", "message"),
+    ("values", "message"),
     [
-        (RAMP // 100, InputError, "run from 0 to 2"),
-        (Image.new("RGB", (16, 12), (128, 0, 0)), InputError, r"a\.png is coloured"),
-        (RAMP.astype(np.uint16), InputError, "16 bits hold 0 to 255"),
-        ("no image", MediaError, r"a\.png"),
+        (RAMP // 100, "run from 0 to 2"),
+        (Image.new("RGB", (16, 12), (128, 0, 0)), r"a\.png is coloured"),
+        (RAMP.astype(np.uint16), "16 bits hold 0 to 255"),
+        ("no image", r"a\.png"),
     ],
 )
-def test_values_that_mean_nothing_are_refused(
-    tmp_path: Path, values: Any, error: type[Exception], message: str
-) -> None:
-    with pytest.raises(error, match=message):
+def test_values_that_mean_nothing_are_refused(tmp_path: Path, values: Any, message: str) -> None:
+    with pytest.raises(AmdSegError, match=message):
         read_truth(write(tmp_path / "a.png", values))
 
 
@@ -171,12 +169,3 @@ def test_faults_of_a_folder_are_named(tmp_path: Path, name: str, files: Files, f
         write(folder / path, values)
     with pytest.raises(InputError, match=fault):
         open_dataset(name, folder) if name else open_folders(None, folder)
-
-
-def test_subsets_at_hand_are_named_so_and_parts_are_even(shared: Path) -> None:
-    dataset = open_dataset("davis2016", shared / "data" / "davis2016")
-    assert dataset.title == "DAVIS 2016 val 598x336 copy (1,376 frames)"
-    part = dataset.subset(every=10)
-    assert len({sample.sequence for sample in part.samples}) == 20
-    assert len(part.samples) == 141
-    assert dataset.subset(limit=3).samples[-1] == dataset.samples[-1]
