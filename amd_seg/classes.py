@@ -85,19 +85,14 @@ def read_classes(path: Path) -> Classes:
     """
     try:
         text = path.read_text("utf-8-sig")  # Editors on Windows begin a file with a mark.
-    except (OSError, UnicodeDecodeError) as cause:
-        reason = getattr(cause, "strerror", None) or "it is no UTF-8 text"
-        raise InputError(
-            f"Cannot read the classes {path}: {reason}. Give a text file with one name a line."
-        ) from cause
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    parts = [re.fullmatch(r"(.*\S)\s+(#\S*)", line) for line in lines]
-    names = [part[1] if part else line for part, line in zip(parts, lines, strict=True)]
-    colours = [p[2].lower() if p else standard_colour(k) for k, p in enumerate(parts)]
-    try:
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        parts = [re.fullmatch(r"(.*\S)\s+(#\S*)", line) for line in lines]
+        names = [part[1] if part else line for part, line in zip(parts, lines, strict=True)]
+        colours = [p[2].lower() if p else standard_colour(k) for k, p in enumerate(parts)]
         return Classes(tuple(names), tuple(colours))
-    except InputError as cause:
-        raise InputError(f"Cannot use the classes {path}: {cause}") from cause
+    except (OSError, UnicodeDecodeError, InputError) as cause:
+        reason = getattr(cause, "strerror", None) or cause
+        raise InputError(f"Cannot use the classes {path}: {reason}") from cause
 
 
 VOC2012 = Classes.of(

@@ -65,14 +65,15 @@ def test_labels_are_objects_255_is_void_and_predictions_keep_their_levels(tmp_pa
     ("values", "message"),
     [
         (RAMP // 100, "run from 0 to 2"),
-        (Image.new("RGB", (16, 12), (128, 0, 0)), r"a\.png is coloured"),
-        (RAMP.astype(np.uint16), "16 bits hold 0 to 255"),
-        ("no image", r"a\.png"),
+        (Image.new("RGB", (16, 12), (128, 0, 0)), r"a\.tif is coloured"),
+        (RAMP.astype(np.uint16), "run from 0 to 255"),
+        (Image.fromarray(RAMP.astype(np.float32)), "run from 0.0 to 255.0"),
+        ("no image", r"a\.tif"),
     ],
 )
 def test_values_that_mean_nothing_are_refused(tmp_path: Path, values: Any, message: str) -> None:
     with pytest.raises(AmdSegError, match=message):
-        read_truth(write(tmp_path / "a.png", values))
+        read_truth(write(tmp_path / "a.tif", values))
 
 
 def test_the_centre_prior_is_highest_in_the_middle() -> None:

@@ -45,7 +45,7 @@ def test_a_list_of_classes_may_name_colours(tmp_path: Path) -> None:
         (b"a\nb\na\n", "a name of its own; a stands"),
         (b"a #ff0000\nb #ff0000\n", "a colour of its own; #ff0000"),
         (b"a #ff00\nb\n", "#ff00 is no colour"),
-        (b"\xff\xfe", "no UTF-8"),
+        (b"\xff\xfe", "utf-8"),
     ):
         path.write_bytes(content)
         with pytest.raises(InputError, match=rf"names\.txt.*{message}"):

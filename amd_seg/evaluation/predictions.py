@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from amd_seg.choices import OUTPUTS, SEMANTIC_OUTPUTS
 from amd_seg.classes import VOID
-from amd_seg.errors import InputError, MediaError
+from amd_seg.errors import InputError
 from amd_seg.evaluation.datasets import HALF, Dataset, Sample
 from amd_seg.media.files import IMAGE_SUFFIXES, some
 from amd_seg.media.images import load, opened, read_photo_size
@@ -81,17 +81,15 @@ def read_grey(path: Path, *, may_be_coloured: bool = False) -> tuple[Bytes, bool
         used = palette[np.unique(np.asarray(image)).clip(max=len(palette) - 1)]
         is_grey = (used == used[:, :1]).all() and used.max() > 1
         return np.asarray(image.convert("L") if is_grey else image), not is_grey
-    if image.mode == "I" or image.mode.startswith("I;16"):
+    if image.mode[0] in "IF":  # 16 bits, 32 or floats
         deep = np.asarray(image)
-        highest = int(deep.max())
-        if (2 <= highest < 256) or highest > 65535 or deep.min() < 0:
+        low, high = deep.min(), deep.max()
+        if image.mode == "F" or low < 0 or 2 <= high < 256 or high > 65535:
             raise InputError(
-                f"Cannot tell what the values of {path} mean: its 16 bits hold {deep.min()} to "
-                f"{highest}. Save it with 8 bits."
+                f"Cannot tell what the values of {path} mean: they run from {low} to {high}. Save "
+                "it with 8 bits."
             )
-        return (deep if highest < 2 else deep >> 8).astype(np.uint8), False
-    if image.mode == "F":
-        raise MediaError(f"Cannot read {path} as a mask: it holds floats. Save it with 8 bits.")
+        return (deep if high < 2 else deep >> 8).astype(np.uint8), False
     if not may_be_coloured and image.mode not in ("1", "L", "LA"):
         channels = np.asarray(image.convert("RGB")).astype(np.int16)
         # Lossy compression tints grey less than this.
