@@ -26,7 +26,7 @@ import torch
 from PIL import Image
 
 from amd_seg.cli import main as amd_seg
-from amd_seg.training.run_folder import list_checkpoints, load_checkpoint
+from amd_seg.training.run_folder import RunFolder, load_checkpoint
 from tests.clips import moving_square, write_clip
 from tests.tiny import TINY_SETTINGS, tiny_weights
 
@@ -96,7 +96,7 @@ def kill_and_go_on(command: list[str], folder: Path, whole: dict[str, str], afte
     if half:
         return f"half-written: {', '.join(sorted(half))}"
     # A run without a checkpoint is told to be none, and starts anew.
-    is_begun = kind != "train" or bool(list_checkpoints(output / "checkpoints"))
+    is_begun = kind != "train" or bool(RunFolder(output).list_checkpoints())
     again = start(*command, str(output), *[AGAIN[kind]] * is_begun)
     status = os.waitpid(again, 0)[1]
     if status:

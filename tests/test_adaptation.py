@@ -18,7 +18,7 @@ from amd_seg.training.adaptation import Adaptation, adapt, mean_state
 from amd_seg.training.clip_masks import flip_averaged_regions
 from amd_seg.training.config import ADAPTATIONS, AdaptationConfig
 from amd_seg.training.loop import StepReport
-from amd_seg.training.object_channel import ChannelChoice
+from amd_seg.training.objectives import ChannelChoice
 from tests.clips import moving_patch, texture, write_folder
 from tests.tiny import TINY
 

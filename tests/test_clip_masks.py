@@ -24,9 +24,9 @@ from amd_seg.training.clip_masks import (
     flip_averaged_regions,
     gather_frames,
     trust_in_network,
+    vote,
 )
 from amd_seg.training.config import AdaptationConfig
-from amd_seg.training.superpixel_voting import vote
 from tests.clips import moving_patch, texture
 
 

@@ -44,7 +44,8 @@ def test_all_faults_are_named_at_once() -> None:
     ("words", "message"),
     [
         ("--batch-size 0", "batch_size=0 (1 or more)"),
-        ("--crop 128", "crop=128 cannot be used: give 2 numbers"),
+        ("--crop 128", "crop=(128,) (2 numbers)"),
+        ("--crop 128xa", "crop=128xa cannot be used: give numbers, such as 128x192"),
         ("--set regions=1", "regions=1 (2 to 64)"),
         ("--objective magic", "'magic' is not one of"),
         ("--seed -1", "seed=-1 (0 to 4294967295)"),

@@ -9,7 +9,7 @@ import torch
 from amd_seg.errors import ConfigError
 from amd_seg.training.config import TrainingConfig
 from amd_seg.training.distributed import Processes
-from amd_seg.training.run_folder import list_checkpoints, load_checkpoint
+from amd_seg.training.run_folder import RunFolder, load_checkpoint
 from tests.clips import moving_patch, write_clip
 from tests.test_run import begin, column, newest, wait_until
 from tests.tiny import TINY_SETTINGS, settings
@@ -75,7 +75,7 @@ def test_sigterm_ends_with_one_checkpoint_and_a_clear_line(
     _, errors = run.communicate(timeout=300)
     assert run.returncode == 130 or processes > 1  # torchrun has a code of its own
     assert re.search("Stopped by SIGTERM .*a checkpoint is saved.*--resume", errors)
-    assert len(list_checkpoints(tmp_path / "checkpoints")) == 1
+    assert len(RunFolder(tmp_path).list_checkpoints()) == 1
 
 
 @pytest.mark.parametrize(("accumulate", "allowed"), [(1, 2), (3, 6)])

@@ -7,8 +7,13 @@ from amd_seg.model.amd import AMD, View
 from amd_seg.model.config import AMDConfig
 from amd_seg.model.objective import photometric_objective
 from amd_seg.training.config import TrainingConfig
-from amd_seg.training.object_channel import choose_object_channel, relative_motion
-from amd_seg.training.objectives import PhotometricObjective, mask_entropy, object_logit
+from amd_seg.training.objectives import (
+    PhotometricObjective,
+    choose_object_channel,
+    mask_entropy,
+    object_logit,
+    relative_motion,
+)
 from amd_seg.training.pairs import PairBatch
 
 

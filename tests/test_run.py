@@ -29,7 +29,7 @@ from amd_seg.training.clips import find_clips
 from amd_seg.training.config import PRESETS, TrainingConfig
 from amd_seg.training.loop import StepReport, StopTraining
 from amd_seg.training.motion_masks import MotionMaskConfig, write_motion_masks
-from amd_seg.training.run_folder import list_checkpoints, load_checkpoint
+from amd_seg.training.run_folder import RunFolder, load_checkpoint
 from amd_seg.weights import load_weights, save_weights
 from tests.clips import moving_patch, moving_square, write_clip, write_folder
 from tests.tiny import TINY, settings
@@ -80,7 +80,7 @@ def state_of(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def newest(run: Path) -> Path:
-    return list_checkpoints(run / "checkpoints")[-1]
+    return RunFolder(run).list_checkpoints()[-1]
 
 
 def contents(folder: Path) -> dict[Path, bytes]:
@@ -139,7 +139,7 @@ def test_a_resumed_run_ends_as_if_it_had_never_stopped(clips: Path, tmp_path: Pa
     assert one.sha256 == two.sha256
     assert (two.model, two.training["steps"]) == (TINY, SETTINGS.steps)
     # Older checkpoints made room, and the settings can be read.
-    assert [path.stem for path in list_checkpoints(parts / "checkpoints")] == ["step-000000006"]
+    assert [path.stem for path in RunFolder(parts).list_checkpoints()] == ["step-000000006"]
     used = record(parts)["training"]
     changes = {"ema_decay": 0.9, "keep": 1, "memory_layout": used["memory_layout"]}
     assert TrainingConfig(**used) == dataclasses.replace(SETTINGS, **changes)
@@ -339,6 +339,12 @@ def test_a_loss_that_is_not_finite_names_its_pairs_and_the_last_good_checkpoint(
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
     with pytest.raises(WeightsError, match=checkpoint.name):
         train(clips, tmp_path, resume=True)
+
+
+def test_clips_in_which_nothing_moves_are_refused(tmp_path: Path) -> None:
+    still = write_folder(tmp_path / "still", moving_square(1) * 3)
+    with pytest.raises(InputError, match="Nothing in the clips moves on its own"):
+        train(still, tmp_path / "run", **BY_MASKS)
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "config.json", "report.html"])

@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 import click
 
@@ -29,9 +29,6 @@ from amd_seg.training.config import (
 
 if TYPE_CHECKING:
     from amd_seg.training.loop import OnStep, StepReport
-
-Model = TypeVar("Model", bound=AppearanceConfig)
-Training = TypeVar("Training", bound=RunConfig)
 
 # What `--set` of a command changes: how it trains, and the model.
 SETTINGS: dict[str, tuple[type, type]] = {
@@ -284,19 +281,13 @@ def _value(name: str, annotation: Any, text: str) -> Any:
     kinds, is_tuple = get_args(annotation), get_origin(annotation) is tuple
     try:
         if annotation is bool:
-            words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-            return words[text.lower()]
+            return {"true": True, "false": False}[text.lower()]
         if is_tuple:
-            numbers = tuple(kinds[0](part) for part in text.replace("x", ",").split(","))
-            if kinds[-1] is not Ellipsis and len(numbers) != len(kinds):
-                raise ValueError
-            return numbers
+            return tuple(kinds[0](part) for part in text.replace("x", ",").split(","))
         return text if get_origin(annotation) is Literal else annotation(text)
     except (KeyError, ValueError):
         kind = {bool: "true or false", int: "a whole number"}.get(annotation, "a number")
-        if is_tuple:
-            count = "some" if kinds[-1] is Ellipsis else len(kinds)
-            kind = f"{count} numbers, such as {','.join(['1'] * len(kinds))}"
+        kind = "numbers, such as 128x192" if is_tuple else kind
         raise click.UsageError(f"{name}={text} cannot be used: give {kind}.") from None
 
 
@@ -307,9 +298,7 @@ def _text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _saved_settings(
-    out: Path, model: type[Model], training: type[Training]
-) -> tuple[Model, Training]:
+def _saved_settings(out: Path, model: type, training: type) -> tuple[Any, Any]:
     """Return the settings of a run from its folder."""
     try:
         saved = json.loads((out / "config.json").read_text())
@@ -353,11 +342,11 @@ def _watched_run(
 
         def on_step(report: "StepReport") -> None:
             nonlocal has_begun
-            has_begun = True
-            if bar.n == 0 or report.step <= bar.n:
+            if not has_begun:
                 # The clock of the bar starts with the steps: clips were decoded, or a run resumed.
                 bar.reset()
                 bar.initial = bar.n = report.step - 1
+            has_begun = True
             if config.minutes:
                 bar.total = round(report.step / report.done)
             bar.update(report.step - bar.n)

@@ -9,7 +9,8 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from itertools import islice
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -32,8 +33,7 @@ from amd_seg.training.config import AdaptationConfig, TrainingConfig
 from amd_seg.training.crops import crop_pairs
 from amd_seg.training.loop import OnStep, StepReport, StopTraining, TrainState, optimize
 from amd_seg.training.masked_images import MaskBatches, MaskedImage
-from amd_seg.training.object_channel import ChannelChoice, choose_object_channel
-from amd_seg.training.objectives import make_objective
+from amd_seg.training.objectives import ChannelChoice, choose_object_channel, make_objective
 from amd_seg.training.pairs import PairBatch
 
 logger = logging.getLogger(__name__)
@@ -93,13 +93,12 @@ Batches = Callable[[TrainingConfig], Iterator[Any]]  # the stream of micro-batch
 Pair = tuple[int, int, int]  # which chunk, first and second frame in it
 
 
-@dataclass(frozen=True)
-class _Examples:
+class _Examples(NamedTuple):
     """What a model learns from one clip."""
 
     batches: Batches
     checks: Sequence[Any]  # batches whose loss is compared before and after the steps
-    count: int
+    learned: int  # how many
     held_out: int
     choose: Callable[[AMD, int], ChannelChoice]  # for the model that is kept and an input size
     evidence: float | None = None
@@ -189,7 +188,7 @@ def adapt(
         loss_before=before,
         loss_after=after,
         held_out=examples.held_out,
-        examples=examples.count,
+        examples=examples.learned,
         is_adapted=not reason,
         reason=reason,
         channel=choice.channel,
@@ -341,15 +340,13 @@ def _masks(
     learned, held_out = list(masks), masks[HELD_OUT]
     del learned[HELD_OUT]
     aside = replace(training, seed=config.seed + 1)
-    checks = MaskBatches([[held_out or learned]], aside, device)
-    return _Examples(
-        batches=lambda settings: MaskBatches([[learned], sure], settings, device),
-        checks=[next(checks) for _ in range(CHECKS)],
-        count=len(learned),
-        held_out=len(held_out),
-        choose=choose,
-        evidence=float(motion.confidence.mean()),
-    )
+    checks = islice(MaskBatches([[held_out or learned]], aside, device), CHECKS)
+
+    def batches(settings: TrainingConfig) -> MaskBatches:
+        return MaskBatches([[learned], sure], settings, device)
+
+    evidence = float(motion.confidence.mean())
+    return _Examples(batches, list(checks), len(learned), len(held_out), choose, evidence)
 
 
 def _pairs(
@@ -385,7 +382,7 @@ def _pairs(
             cut = crop_pairs(frames, chances, settings)
             yield PairBatch(cut[:, 0], cut[:, 1], tuple(names))
 
-    checks = stream(held_out or learned, training, config.seed + 1)
+    checks = islice(stream(held_out or learned, training, config.seed + 1), CHECKS)
     looked_at = stream(learned + held_out, training, config.seed + 2)
 
     def choose(kept: AMD, _: int) -> ChannelChoice:
@@ -394,10 +391,7 @@ def _pairs(
             return replace(choice, channel=known)
         return choice.unless_clear(known, lead=CLEAR_LEAD)
 
-    return _Examples(
-        batches=lambda settings: stream(learned, settings, config.seed),
-        checks=[next(checks) for _ in range(CHECKS)],
-        count=len(learned),
-        held_out=len(held_out),
-        choose=choose,
-    )
+    def batches(settings: TrainingConfig) -> Iterator[PairBatch]:
+        return stream(learned, settings, config.seed)
+
+    return _Examples(batches, list(checks), len(learned), len(held_out), choose)

@@ -144,11 +144,10 @@ def require_memory(
     copies = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if device.type == "cpu" else 1
     usable = _SHARE_OF_FREE * free / copies
     if needed > usable:
-        several = f" by each of {copies} processes" if copies > 1 else ""
         raise InputError(
             f"The frames do not fit the memory of {device}: they need {needed / GIB:.3g} GiB, "
-            f"{usable / GIB:.3g} GiB can be used of {free / GIB:.3g} GiB free{several}. "
-            f"Use a smaller short edge, {'fewer processes, ' if several else ''}{advice}."
+            f"{usable / GIB:.3g} GiB can be used of {free / GIB:.3g} GiB free, in each of {copies} "
+            f"process(es). Use a smaller short edge, fewer processes, {advice}."
         )
 
 

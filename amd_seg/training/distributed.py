@@ -59,17 +59,9 @@ class Processes:
             )
         return slice(self.rank * size, (self.rank + 1) * size)
 
-    def mean(self, values: Tensor) -> Tensor:
-        """Mean over the processes, without a gradient; each process gets the same numbers."""
-        if self.is_alone:
-            return values
-        total = values.detach().clone()
-        dist.all_reduce(total)
-        return total / self.world_size
-
     def any(self, flag: bool) -> bool:
         """Whether the flag is set in one process or more."""
-        return bool(self.mean(torch.tensor(float(flag), device=self.device)) > 0)
+        return bool(mean_over_processes(torch.tensor(float(flag), device=self.device)) > 0)
 
     def gather(self, value: Any) -> list[Any]:
         """What each process gives, by rank; nothing in all but the first."""
@@ -114,15 +106,13 @@ def joined_processes(device: str = "auto") -> Iterator[Processes]:
     # DDP's reference cycles keep the group alive after its end, until the interpreter goes down;
     # a thread of gloo's that then lets go of a tensor aborts the process.
     atexit.register(gc.collect)
-    library = logging.getLogger("amd_seg")
-    before = library.level
     try:
         if dist.get_rank():
-            library.setLevel(logging.ERROR)  # What all processes notice is said once.
+            # What all processes notice is said once.
+            logging.getLogger("amd_seg").setLevel(logging.ERROR)
         say_which(device, place)
         yield Processes(place, dist.get_rank(), dist.get_world_size())
     finally:
-        library.setLevel(before)
         dist.destroy_process_group()
 
 
@@ -136,22 +126,26 @@ def is_first_process() -> bool:
     return not is_launched() or os.environ.get("RANK", "0") == "0"
 
 
-def batch_mean(values: Tensor) -> Tensor:
-    """Mean of the values in the batches of all processes, without a gradient."""
-    mean = values.detach().mean()
+def mean_over_processes(values: Tensor) -> Tensor:
+    """Mean over the processes, without a gradient; each process gets the same numbers."""
+    mean = values.detach().clone()
     if dist.is_available() and dist.is_initialized():
         dist.all_reduce(mean)
         mean /= dist.get_world_size()
     return mean
 
 
+def batch_mean(values: Tensor) -> Tensor:
+    """Mean of the values in the batches of all processes, without a gradient."""
+    return mean_over_processes(values.mean())
+
+
 class NumberedBatches(Iterator[Any]):
     """An endless stream of the batches of this process's draws.
 
-    What a draw shows follows from the seed and its number alone, whatever the batch, the workers
-    and the processes. So a run resumes from one number, and processes agree without talking.
-    `draw` gives the batch of a range of numbers, two tensors and names, in some workers, processes
-    that fetch ahead; without them, in this process.
+    What a draw shows follows from the seed and its number alone. So a run resumes from one number,
+    and processes agree without talking. `draw` gives the batch of a range of numbers, two tensors
+    and names, in workers that fetch ahead, or without any in this process.
     """
 
     def __init__(

@@ -21,6 +21,7 @@ from amd_seg.training.distributed import NumberedBatches, batch_mean, joined_pro
 from amd_seg.training.labelled_photos import LabelledPhotos, check_labelled, draw_crops
 from amd_seg.training.loop import OnStep
 from amd_seg.training.run import Run, differences
+from amd_seg.training.run_folder import RunFolder
 from amd_seg.weights import load_any_weights, save_weights
 from amd_seg.weights_import import load_backbone
 
@@ -41,12 +42,11 @@ def finetune(
 ) -> Path:
     """Train a backbone and a new head to tell classes apart; see `train`.
 
-    All label maps are read once before the first step. `model_for` makes the model that fits given
-    weights. The weights are `SCRATCH`, whatever `load_weights` takes, or the file of a ResNet, see
-    `load_backbone`; a run that is resumed does not read them.
+    `model_for` makes the model that fits given weights: `SCRATCH`, whatever `load_weights` takes,
+    or the file of a ResNet, see `load_backbone`. A run that is resumed does not read them.
     """
+    folder, classes = RunFolder(Path(out)), labelled.classes
     name = None if weights is None else os.fspath(weights)
-    classes = labelled.classes
     if model.classes != len(classes):
         raise ConfigError(
             f"The model tells {model.classes} classes apart, {labelled.title} has {len(classes)}. "
@@ -55,20 +55,10 @@ def finetune(
 
     with joined_processes(device) as processes:
         photos = [photo.name for photo in labelled.photos]
-        run = Run(out, config, processes, {"photos": photos}, resume=resume)
+        run = Run(folder, config, processes, {"photos": photos}, resume)
         network = SemanticNetwork(model)
-        if not resume and name != SCRATCH and _is_resnet_file(name):
-            load_backbone(network, name)
-        elif not resume and name != SCRATCH:
-            start = load_any_weights(name)
-            differing = differences(model, start.config.model, ("backbone", "stage_widths"))
-            if differing:
-                raise ConfigError(
-                    f"The backbone of the weights {start.source} is another: {differing}. "
-                    "Leave these settings out, or give other --weights."
-                )
-            theirs = start.model.appearance.backbone.state_dict()
-            network.appearance.backbone.load_state_dict(theirs)
+        if not resume and name != SCRATCH:
+            _begin_backbone(network, name)
         network.to(processes.device)
         check_labelled(labelled)
         settings = {
@@ -77,9 +67,9 @@ def finetune(
             "start": name or "bundled weights",
             "model": dataclasses.asdict(model),
         }
-        objective = SegmentationObjective(network)
         draw = partial(draw_crops, labelled, config)
         batches = NumberedBatches(draw, config, processes, config.workers)
+        objective = SegmentationObjective(network)
         trained, about = run.learn(objective, batches, settings, on_step=on_step)
         if processes.is_first:
             card = SemanticWeightsConfig(
@@ -87,11 +77,26 @@ def finetune(
                 class_names=classes.names,
                 class_colours=classes.colours,
                 input_size=config.short_edge,
-                name=run.folder.path.name,
+                name=folder.path.name,
                 training=about,
             )
-            save_weights(run.folder.weights, trained, card)
-    return run.folder.weights
+            save_weights(folder.weights, trained, card)
+    return folder.weights
+
+
+def _begin_backbone(network: SemanticNetwork, weights: str | None) -> None:
+    if _is_resnet_file(weights):
+        load_backbone(network, weights)
+        return
+    start = load_any_weights(weights)
+    names = "backbone", "stage_widths"
+    if differing := differences(network.config, start.config.model, names):
+        raise ConfigError(
+            f"The backbone of the weights {start.source} is another: {differing}. "
+            "Leave these settings out, or give other --weights."
+        )
+    theirs = start.model.appearance.backbone.state_dict()
+    network.appearance.backbone.load_state_dict(theirs)
 
 
 def model_for(

@@ -49,9 +49,8 @@ def open_voc2012(
 ) -> LabelledPhotos:
     """Return the photos of a list of PASCAL VOC 2012, or of a set that is laid out likewise.
 
-    The list's name is without .txt; None takes "trainaug" (the 10,582 photos of the paper) where it
-    is there, else "train". Lists whose name ends in "aug" read SegmentationClassAug, others
-    SegmentationClass where it is there.
+    The list is "trainaug" (the 10,582 photos of the paper) by default where it is there, else
+    "train". Lists whose name ends in "aug" read SegmentationClassAug, others SegmentationClass.
     """
     lists = folder / "ImageSets" / "Segmentation"
     if split is None:
@@ -120,8 +119,8 @@ def _read(photo: LabelledPhoto, labelled: LabelledPhotos) -> tuple[NDArray[np.ui
 def check_labelled(labelled: LabelledPhotos) -> None:
     """Read every photo and label map once, so that a run does not stop at a bad one after hours.
 
-    Warns of classes of which no pixel is there, and of palettes that contradict the classes. Raises
-    what the first bad file raises, and an InputError where label maps show one class only.
+    Warns of classes of which no pixel is there, and of palettes that contradict the classes. An
+    InputError says where label maps show one class only.
     """
 
     def labels_of(photo: LabelledPhoto) -> set[int] | AmdSegError:
@@ -206,10 +205,8 @@ def draw_view(
 ) -> tuple[tuple[int, int], Box, bool]:
     """Draw a part of the crop's size out of a photo that is scaled at random.
 
-    The short edge of the photo, of a size (height, width), becomes `config.short_edge` times the
-    random scale. Returns the height and width, in pixels, at which the part is seen: the crop's, or
-    less of a small photo; left, top, right and bottom in the photo's own pixels, which need not be
-    whole ones; whether it is mirrored.
+    Returns the height and width, in pixels, at which the part is seen: the crop's, or less of a
+    small photo; left, top, right and bottom in the photo's own pixels; whether it is mirrored.
     """
     height, width = size
     zoom, down, right, mirror = random.random(4)

@@ -14,7 +14,7 @@ from amd_seg.device import resolve_precision
 from amd_seg.errors import ConfigError, TrainingDivergedError
 from amd_seg.media.files import some
 from amd_seg.training.config import RunConfig
-from amd_seg.training.distributed import Processes
+from amd_seg.training.distributed import mean_over_processes
 
 
 class StopTraining(Exception):
@@ -58,13 +58,15 @@ class TrainState:
             self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.step, self.seconds = 0, 0.0  # time spent in steps, over all parts of a resumed run
         parameters = [p for p in objective.parameters() if p.requires_grad]
-        kind = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
         options: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
+        self.optimizer: torch.optim.Optimizer
         if config.optimizer == "sgd":
-            options["momentum"] = config.momentum
-        else:  # One kernel for all parameters, where there is one.
-            options["fused"] = parameters[0].device.type in ("cpu", "cuda")
-        self.optimizer: torch.optim.Optimizer = kind[config.optimizer](parameters, **options)
+            self.optimizer = torch.optim.SGD(parameters, momentum=config.momentum, **options)
+        else:
+            kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
+            # One kernel for all parameters, where there is one.
+            is_fused = parameters[0].device.type in ("cpu", "cuda")
+            self.optimizer = kind(parameters, fused=is_fused, **options)
 
     @property
     def released(self) -> nn.Module:
@@ -90,8 +92,7 @@ class TrainState:
             {name: tuple(value.shape) for name, value in values.items()}
             for values in (self.bare_objective.state_dict(), saved["objective"])
         )
-        differing = [name for name in {**mine, **its} if mine.get(name) != its.get(name)]
-        if differing:
+        if differing := [name for name in {**mine, **its} if mine.get(name) != its.get(name)]:
             shown = some(f"{name} {its.get(name)}, now {mine.get(name)}" for name in differing)
             raise ConfigError(
                 f"Cannot go on from a checkpoint of another model ({shown}). "
@@ -119,16 +120,13 @@ def optimize(
     config: RunConfig,
     *,
     on_step: OnStep | None = None,
-    processes: Processes | None = None,
 ) -> None:
     """Take steps until the settings' number, or their minutes, are reached.
 
-    The micro-batches are on the model's device. An exception from `on_step` ends the run. A
-    TrainingDivergedError says that the loss or its gradient is not finite; the weights are still
-    those before the step.
+    An exception from `on_step` ends the run. A TrainingDivergedError says that the loss or its
+    gradient is not finite; the weights are still those before the step.
     """
     device = next(state.model.parameters()).device
-    processes = processes or Processes(device)
     dtype = resolve_precision(config.precision, device)
     while (done := progress(state, config)) < 1:
         began = time.perf_counter()
@@ -140,8 +138,8 @@ def optimize(
         for micro_batch in range(1, config.accumulate + 1):
             batch = next(batches)
             # The gradients are averaged over processes with the last micro-batch.
-            is_local = micro_batch < config.accumulate and not processes.is_alone
-            with state.objective.no_sync() if is_local else nullcontext():  # type: ignore[operator]
+            is_last = micro_batch == config.accumulate
+            with nullcontext() if is_last else getattr(state.objective, "no_sync", nullcontext)():
                 with torch.autocast(device.type, dtype, enabled=dtype is not torch.float32):
                     parts = state.objective(batch, done)
                 _require_finite(parts["loss"], "loss", parts, batch.names, state.step)
@@ -158,12 +156,12 @@ def optimize(
             update_average(state.average, state.model, config.ema_decay, state.step)
         state.step += 1
         state.seconds += time.perf_counter() - began
-        if not processes.is_alone:
-            # The mean of their clocks: the schedule must be the same in all of them.
-            seconds = torch.tensor(state.seconds, dtype=torch.float64, device=device)
-            state.seconds = processes.mean(seconds).item()
+        # The mean of the processes' clocks: the schedule must be the same in all of them.
+        place = device if device.type == "cuda" else "cpu"  # MPS has no float64
+        seconds = torch.tensor(state.seconds, dtype=torch.float64, device=place)
+        state.seconds = mean_over_processes(seconds).item()
         if on_step is not None:
-            means = processes.mean(torch.stack([v.float() for v in totals.values()])).tolist()
+            means = mean_over_processes(torch.stack([v.float() for v in totals.values()])).tolist()
             parts, done = dict(zip(totals, means, strict=True)), progress(state, config)
             on_step(StepReport(state.step, done, parts, learning_rate, norm.item(), state.seconds))
 
@@ -177,9 +175,9 @@ def progress(state: TrainState, config: RunConfig) -> float:
 def learning_rate_at(done: float, step: int, config: RunConfig) -> float:
     """Polynomial decay, (base - final) (1 - t/T)^power + final, after a linear warm-up."""
     decay: float = (1 - done) ** config.poly_power
-    rate = (config.learning_rate - config.final_learning_rate) * decay
-    rate += config.final_learning_rate
-    return rate * min(1.0, (step + 1) / (config.warmup_steps + 1))
+    span = config.learning_rate - config.final_learning_rate
+    warm_up = min(1.0, (step + 1) / (config.warmup_steps + 1))
+    return (span * decay + config.final_learning_rate) * warm_up
 
 
 @torch.no_grad()

@@ -15,6 +15,7 @@ import os
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -184,8 +185,6 @@ class MaskBatches(Iterator[MaskBatch]):
         self.config, self.device = config, device
         self.generator = torch.Generator().manual_seed(config.seed)
         folders = [folder for folder in folders if folder]
-        if not folders:
-            raise MediaError("There is no mask to learn from. Give clips in which things move.")
         self.clips = [clip for folder in folders for clip in folder]
         # How often each image is drawn, relative to its clip's others; and each clip.
         self.trust = [
@@ -235,11 +234,10 @@ def write_mask_folder(
 ) -> None:
     """Write masks to a folder that `load_masked_images` reads.
 
-    A job finds the masks of one clip, or of one still; its name is that of the folder that they lie
-    in. Beside it stands what they follow from: of a job that was done with the same before, so that
-    a run that was ended goes on, nothing is done. `on_done` is told the name and the number of
-    masks. A mask counts once it is in confidence.json, which is written whole. A MediaError says at
-    the end that more than one in a hundred jobs cannot read their images.
+    A job finds those of one clip, or of one still, and has the name of the folder that they lie in.
+    Beside it stands what they follow from: what was done of the same before is not done again.
+    `on_done` is told the name and the number of masks. A MediaError says at the end that more than
+    one in a hundred jobs cannot read their images.
     """
     top = Path(folder)
     make_folder(top)
@@ -251,7 +249,7 @@ def write_mask_folder(
             write_text(file, json.dumps(values, indent=0, sort_keys=True))
 
     waiting = {
-        name: partial(_write, find, top, name)
+        name: partial(_write, find, top, name, is_alone=workers <= 1)
         for name, (find, origin) in jobs.items()
         if made_of.get(name) != origin
     }
@@ -278,10 +276,9 @@ def write_mask_folder(
 
 
 def _read_record(path: Path) -> dict[str, Any]:
-    try:
+    with suppress(OSError, ValueError, TypeError):
         return dict(json.loads(path.read_text("utf-8")))
-    except (OSError, ValueError, TypeError):
-        return {}
+    return {}
 
 
 Written = dict[str, float] | MediaError  # the confidence in each mask of a job, or why it has none
@@ -292,19 +289,16 @@ def _carry_out(
 ) -> Iterator[tuple[str, Written]]:
     if workers <= 1:
         yield from ((name, job()) for name, job in jobs.items())
-        return
-    with worker_pool(workers, job="look for masks") as pool:
-        names = {pool.submit(_on_one_core, job): name for name, job in jobs.items()}
-        yield from ((names[done], done.result()) for done in as_completed(names))
+    else:
+        with worker_pool(workers, job="look for masks") as pool:
+            names = {pool.submit(job): name for name, job in jobs.items()}
+            yield from ((names[done], done.result()) for done in as_completed(names))
 
 
-def _on_one_core(job: Callable[[], Written]) -> Written:
-    cv2.setNumThreads(1)  # the processes share the cores already
-    torch.set_num_threads(1)
-    return job()
-
-
-def _write(find: Finder, top: Path, job: str) -> Written:
+def _write(find: Finder, top: Path, job: str, *, is_alone: bool) -> Written:
+    if not is_alone:  # The processes share the cores already.
+        cv2.setNumThreads(1)
+        torch.set_num_threads(1)
     confidence = {}
     try:
         for name, image, mask, trust in find():

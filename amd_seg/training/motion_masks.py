@@ -82,9 +82,9 @@ def find_motion_masks(
 ) -> Iterator[MotionMask]:
     """Find what moves on its own in the frames of a clip; frames without clear motion give none.
 
-    Each frame, (height, width, 3), RGB, is compared with its partners; no others are held. Pairs
-    without a clear mask are dropped, the masks of the others averaged. The flow is `dis_flow` where
-    none is given. A mask is looked for on the frames `among` all, or on each `config.every`-th.
+    Each frame, (height, width, 3), RGB, is compared with its partners; no others are held. The flow
+    is `dis_flow` where none is given. A mask is looked for on the frames `among` all, or on each
+    `config.every`-th.
     """
     config = config or MotionMaskConfig()
     for index, window in _windows(frames, config):
@@ -144,9 +144,8 @@ def _look(
 def own_motion(flow: Values, min_motion: float) -> Values | None:
     """Give what a flow (height, width, 2) leaves beside the background's, over its threshold.
 
-    Otsu's threshold parts the two, per pair: no fixed number of pixels serves all clips, for
-    parallax leaves a few pixels where an object leaves twenty. What moves on its own is above 1.
-    None where the background is not fitted, or what is left cannot be an object.
+    Otsu's threshold parts the two, per pair: parallax leaves a few pixels where an object leaves
+    twenty. None where the background is not fitted, or what is left cannot be an object.
     """
     residual = background_residual(flow)
     if residual is None or float(np.median(residual)) >= FITTED_BELOW:
@@ -183,9 +182,8 @@ def background_residual(flow: Values) -> Values | None:
     """Give the length of a flow minus the background's, (height, width), in pixels.
 
     The background is one plane or two, each with a robust homography: ground before a hill moves
-    unlike the hill. The second plane must be large and reach the edge of the frame, as a whole
-    object seldom does; each pixel then counts its distance to the nearer of the two. None where no
-    homography can be fitted.
+    unlike the hill. The second must be large and reach the edge of the frame, as a whole object
+    seldom does. None where no homography can be fitted.
     """
     height, width = flow.shape[:2]
     rows, columns = np.mgrid[:height, :width].astype(np.float32)

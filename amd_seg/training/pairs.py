@@ -81,15 +81,11 @@ class Pairs:
         """Return the frames of a pair, (2, 3, height, width), uint8, and its name."""
 
 
-# A clip's name; its frames, (frame, 3, height, width), uint8; and their numbers in the clip.
-StoredClip = tuple[str, Tensor, list[int]]
-
-
 class StoredPairs(Pairs):
     """Clips whose frames are all in the memory of one device, where their pairs are cropped.
 
-    Frames that repeat the one before are left out. An InputError says, before any is decoded, that
-    they do not fit the memory, or that there is no pair in them.
+    Frames that repeat the one before are left out. An InputError says that they do not fit the
+    memory, before any is decoded, or that there is no pair in them.
     """
 
     def __init__(self, clips: Sequence[Clip], config: TrainingConfig, device: torch.device) -> None:
@@ -100,7 +96,7 @@ class StoredPairs(Pairs):
             guessed = (reader.duration or 10) * float(reader.frame_rate or 25)
             return (guessed if count is None else count) * reader.height * reader.width * 3
 
-        def decode(clip: Clip) -> StoredClip:
+        def decode(clip: Clip) -> tuple[Tensor, list[int]]:
             frames: list[Any] = []
             numbers: list[int] = []
             for frame in clip.open(short_edge=config.short_edge):
@@ -108,18 +104,19 @@ class StoredPairs(Pairs):
                 if not frames or not np.array_equal(frame.pixels, frames[-1]):
                     frames.append(frame.pixels)
                     numbers.append(frame.index)
-            return clip.name, _channels_first(frames).contiguous(), numbers
+            return _channels_first(frames).contiguous(), numbers
 
         sizes = list(of_each_clip(clips, size))
         require_memory(sum(needed for _, needed in sizes), device)
-        self.clips: list[StoredClip] = []
+        # Names; frames, (frame, 3, height, width), uint8; and their numbers in the clip.
+        self.clips: list[tuple[str, Tensor, list[int]]] = []
         tell = log_progress("Decoded", len(sizes))
-        for _, (name, frames, numbers) in of_each_clip([clip for clip, _ in sizes], decode):
+        for clip, (frames, numbers) in of_each_clip([clip for clip, _ in sizes], decode):
             tell()
             if len(frames) > 1:
-                self.clips.append((name, frames.to(device), numbers))
+                self.clips.append((clip.name, frames.to(device), numbers))
             else:
-                logger.warning("Clip %s is left out: it has no two different frames.", name)
+                logger.warning("Clip %s is left out: it has no two different frames.", clip.name)
         if not self.clips:
             raise InputError("No clip has two different frames. Give clips in which things move.")
         super().__init__([len(frames) for _, frames, _ in self.clips], config)
@@ -140,8 +137,8 @@ class StoredPairs(Pairs):
 class DecodedPairs(Pairs):
     """Clips whose pairs are decoded as they are drawn: for those that do not fit in memory.
 
-    It gives what StoredPairs gives. A clip that turns out to be broken, or in which nothing moves,
-    gives its place to the next one, and is named, once by each worker process that it lives in.
+    A clip that turns out to be broken, or in which nothing moves, gives its place to the next one;
+    each worker process that meets it names it once.
     """
 
     def __init__(self, clips: Sequence[Clip], config: TrainingConfig) -> None:

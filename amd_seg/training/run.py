@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +26,9 @@ from amd_seg.training.distributed import NumberedBatches, Processes, joined_proc
 from amd_seg.training.loop import Batches, OnStep, StepReport, StopTraining, TrainState, optimize
 from amd_seg.training.masked_images import MaskBatches, find_masked_images, load_masked_images
 from amd_seg.training.motion_masks import MotionMaskConfig, write_motion_masks
-from amd_seg.training.object_channel import choose_object_channel
-from amd_seg.training.objectives import make_objective
+from amd_seg.training.objectives import choose_object_channel, make_objective
 from amd_seg.training.pairs import DecodedPairs, StoredPairs
-from amd_seg.training.run_folder import (
-    RunFolder,
-    list_checkpoints,
-    load_checkpoint,
-    save_checkpoint,
-)
+from amd_seg.training.run_folder import RunFolder, load_checkpoint
 from amd_seg.training.run_log import CollapseCheck, RunLog
 from amd_seg.weights import Network, Pretrained, load_weights, save_weights
 
@@ -42,30 +37,25 @@ logger = logging.getLogger(__name__)
 STEPS_WORTH_A_TRIAL = 200  # a shorter run is not worth the steps that find the faster layout
 
 
+@dataclass
 class Run:
     """A run in this process, whatever it learns.
 
-    Making one checks that the run may start, or go on, and seeds what its model is drawn from. The
-    data are what `RunFolder.require_same` compares.
+    Making one checks that it may start, or go on with these data, and seeds what its model is drawn
+    from.
     """
 
-    def __init__(
-        self,
-        out: str | os.PathLike[str],
-        config: RunConfig,
-        processes: Processes,
-        data: Mapping[str, Sequence[str]],
-        *,
-        resume: bool,
-    ) -> None:
-        self.folder, self.config, self.processes = RunFolder(Path(out)), config, processes
-        self.data, self.is_resumed = data, resume
-        processes.share_of(config)
-        if processes.is_first:
-            self.folder.require_usable(resume)
-            if resume:
-                self.folder.require_same(config.seed, data)
-        seed_everything(config.seed)
+    folder: RunFolder
+    config: RunConfig
+    processes: Processes
+    data: Mapping[str, Sequence[str]]  # see `RunFolder.require_usable`
+    is_resumed: bool
+
+    def __post_init__(self) -> None:
+        self.processes.share_of(self.config)
+        if self.processes.is_first:
+            self.folder.require_usable(self.config.seed, self.data, resume=self.is_resumed)
+        seed_everything(self.config.seed)
 
     def learn(
         self,
@@ -79,9 +69,8 @@ class Run:
     ) -> tuple[Network, dict[str, Any]]:
         """Take all steps; return the model that is released, and what its config.json says.
 
-        The objective maps a batch to {"loss": ..., parts}; with `some_unused`, parameters may have
-        no part in a step (costs a walk over the graph). The settings go into the run's config.json;
-        `object_channel` is the region that pictures show as the object.
+        With `some_unused`, parameters may have no part in a step (costs a walk over the graph). The
+        settings go into config.json; pictures show the region `object_channel` as the object.
         """
         folder, processes = self.folder, self.processes
         self.config = config = _with_layout(objective, self.config, batches, processes)
@@ -111,7 +100,7 @@ class Run:
         return model, {**about, "steps": state.step, "minutes": round(state.seconds / 60, 1)}
 
     def _go_on(self, state: TrainState, batches: Batches) -> None:
-        saved = load_checkpoint(list_checkpoints(self.folder.checkpoints)[-1])
+        saved = load_checkpoint(self.folder.list_checkpoints()[-1])
         if not saved["batches"].keys() >= batches.state_dict().keys():
             raise ConfigError(
                 f"Cannot resume {self.folder.path}: it learned by another objective, from other "
@@ -133,7 +122,7 @@ class Run:
         self, state: TrainState, batches: Batches, log: RunLog | None, on_step: OnStep | None
     ) -> None:
         """Take the steps, and write what is due after each."""
-        config, processes, checkpoints = self.config, self.processes, self.folder.checkpoints
+        config, processes, folder = self.config, self.processes, self.folder
         check = CollapseCheck()
 
         def checkpoint() -> None:
@@ -142,7 +131,7 @@ class Run:
                 own["cuda_rng"] = [torch.cuda.get_rng_state(processes.device)]
             if ranks := processes.gather(own):
                 saved = {**state.state_dict(), **ranks[0], "other_ranks": ranks[1:]}
-                save_checkpoint(checkpoints, state.step, saved, keep=config.keep)
+                folder.save_checkpoint(state.step, saved, keep=config.keep)
 
         def after_step(report: StepReport) -> None:
             if log is not None:
@@ -162,12 +151,12 @@ class Run:
                 raise asked or StopTraining(f"another process, after step {report.step}")
 
         try:
-            optimize(state, batches, config, on_step=after_step, processes=processes)
+            optimize(state, batches, config, on_step=after_step)
             checkpoint()
         except (TrainingDivergedError, MediaError) as error:
             # A lost run, a full disk, or clips that break while they are read.
             good = "There is no checkpoint yet."
-            if found := list_checkpoints(checkpoints):
+            if found := folder.list_checkpoints():
                 good = f"The last good checkpoint is {found[-1]}; --resume goes on from it."
             raise type(error)(f"{error} {good}") from error
 
@@ -196,10 +185,9 @@ def _with_layout(
                     twin.model.to(memory_format=memory_format)
                     state = TrainState(twin, config)
                     for step in (1, 2):  # The first one warms up.
+                        settings = dataclasses.replace(config, steps=step, minutes=0.0)
                         began = time.perf_counter()
-                        optimize(
-                            state, batches, dataclasses.replace(config, steps=step, minutes=0.0)
-                        )
+                        optimize(state, batches, settings)
                         if device.type == "cuda":
                             torch.cuda.synchronize(device)
                     seconds.append(time.perf_counter() - began)
@@ -232,13 +220,10 @@ def train(
         roots: of clips, see `find_clips`; "motion-masks" needs none where it has `targets`.
         out: the run folder; it must be empty or new, unless `resume` is set.
         model: the architecture; the tensors of `init` must fit it.
-        config: how to train.
         init: weights to start from, as `load_weights` takes them.
         targets: folders of images with masks, see `masked_images`, for the objective
             "motion-masks"; all are drawn equally often. The masks of the clips are found first
             and kept in the run folder. A resumed run knows its own.
-        device: see `resolve_device`.
-        resume: go on from the newest checkpoint in `out`.
         on_step: called after each step; it may raise `StopTraining`.
 
     Raises:
@@ -247,7 +232,8 @@ def train(
         StopTraining: from `on_step`, after a checkpoint.
     """
     by_masks = config.objective == "motion-masks"
-    before = RunFolder(Path(out)).read_settings() if resume else {}
+    folder = RunFolder(Path(out))
+    before = folder.read_settings() if resume else {}
     given = [os.fspath(each) for each in targets] or list(before.get("targets") or ())
     if given and not by_masks:
         raise ConfigError(
@@ -256,7 +242,7 @@ def train(
         )
     if not roots and not given:
         raise InputError("There is nothing to learn from. Give VIDEOS, or --targets.")
-    masked = [found for folder in given for found in find_masked_images(folder).items()]
+    masked = [found for each in given for found in find_masked_images(each).items()]
     clips = find_clips(roots) if roots else []
     data = {
         "clips": [clip.identity() for clip in clips],
@@ -269,12 +255,12 @@ def train(
     settings = {"roots": list(roots), "init": init, "init_channel": known, "targets": given}
     settings |= {"model": dataclasses.asdict(model)}
     with joined_processes(device) as processes:
-        run = Run(out, config, processes, data, resume=resume)
+        run = Run(folder, config, processes, data, resume)
         amd = _first_model(model, start)
         if config.motion_init == "kaiming" and not resume:
             amd.motion.initialise_by_kaiming()
         amd.to(processes.device)
-        batches = open_batches(clips, config, processes, run.folder, targets=given)
+        batches = open_batches(clips, config, processes, folder, targets=given)
         trained, about = run.learn(
             make_objective(amd, config, channel),
             batches,
@@ -297,11 +283,11 @@ def train(
                 model=model,
                 object_channel=channel,
                 input_size=min(config.crop),
-                name=run.folder.path.name,
+                name=folder.path.name,
                 training=about,
             )
-            save_weights(run.folder.weights, trained, card)
-    return run.folder.weights
+            save_weights(folder.weights, trained, card)
+    return folder.weights
 
 
 def _first_model(config: AMDConfig, start: Pretrained[AMD, WeightsConfig] | None) -> AMD:
@@ -348,6 +334,8 @@ def open_batches(
                 on_clip=log_progress("Motion masks", len(clips)),
             )
         processes.wait_for_all()
+        if not (folder.targets / "masks").is_dir():
+            raise InputError("Nothing in the clips moves on its own. Give others, or --targets.")
         targets = [os.fspath(folder.targets), *targets]
     # Each process draws on its own. Seeds far apart: neighbouring runs share no stream.
     seed, size = (config.seed + 1_000_003 * processes.rank) % SEEDS, config.batch_size

@@ -29,8 +29,11 @@ class RunFolder:
         self.targets = path / "targets"  # the motion masks that the object channel learns from
         self.weights = path / "weights"  # the trained model, as `from_pretrained` reads it
 
-    def require_usable(self, resume: bool) -> None:
-        """Raise where there is no run to go on from, or where one cannot start in the folder."""
+    def require_usable(self, seed: int, data: Mapping[str, Sequence[str]], *, resume: bool) -> None:
+        """Raise where a run cannot start in the folder, or cannot go on with a seed and data.
+
+        The data are kind ("clips") -> items in order, each named so that another is told from it.
+        """
         there = next(path for path in (self.path, *self.path.absolute().parents) if path.exists())
         if not there.is_dir():
             raise InputError(
@@ -38,11 +41,14 @@ class RunFolder:
             )
         if not os.access(there, os.W_OK | os.X_OK):
             raise MediaError(f"Cannot write to the run folder {self.path}. Give another --out.")
-        checkpoints = list_checkpoints(self.checkpoints)
-        if resume and not checkpoints:
-            raise InputError(
-                f"Cannot resume {self.path}: it has no checkpoint. Start it without --resume."
-            )
+        checkpoints = self.list_checkpoints()
+        if resume:
+            if not checkpoints:
+                raise InputError(
+                    f"Cannot resume {self.path}: it has no checkpoint. Start it without --resume."
+                )
+            self._require_same(seed, data)
+            return
         # Motion masks are used. What a run leaves that was killed before its first checkpoint is
         # written anew; what lies beside another config.json than a run's is not ours to replace.
         renewed = {self.targets, *self.path.glob(".*.tmp")}
@@ -50,10 +56,9 @@ class RunFolder:
             if not checkpoints and "amd_seg" in self.read_settings():
                 renewed |= {self.config, self.data, self.log, self.checkpoints}
                 renewed |= {self.sheets, self.curves}
-        if not resume and self.path.exists() and set(self.path.iterdir()) - renewed:
+        if self.path.exists() and set(self.path.iterdir()) - renewed:
             raise InputError(
-                f"The run folder {self.path} is not empty. "
-                "Give --resume to go on, or another --out."
+                f"The run folder {self.path} is in use. Give --resume to go on, or another --out."
             )
 
     def read_settings(self) -> dict[str, Any]:
@@ -61,37 +66,54 @@ class RunFolder:
         return self._read(self.config)
 
     def write_settings(self, settings: dict[str, Any], data: Mapping[str, Sequence[str]]) -> None:
-        """Write config.json, and data.json, with which `require_same` compares."""
+        """Write config.json, and data.json, with which `require_usable` compares."""
         make_folder(self.path)
         write_text(self.config, json.dumps(settings, indent=2) + "\n")
         write_text(self.data, json.dumps(data, indent=1) + "\n")
 
-    def require_same(self, seed: int, data: Mapping[str, Sequence[str]]) -> None:
-        """Raise where a run would go on with another seed or other data than it was begun with.
-
-        The data are kind ("clips") -> items in order, each named so that another is told from it.
-        A run that left no record is taken at its word.
-        """
+    def _require_same(self, seed: int, data: Mapping[str, Sequence[str]]) -> None:
+        # A run that left no record is taken at its word.
         begun = self.read_settings().get("training", {}).get("seed", seed)
         if begun != seed:
             raise ConfigError(
                 f"Cannot resume {self.path}: it was begun with seed={begun}, now seed={seed}. "
                 "Leave out --seed."
             )
-        faults = []
         for kind, before in self._read(self.data).items():
             now = list(data.get(kind, before))
             if now != before:
                 gone, new = Counter(before) - Counter(now), Counter(now) - Counter(before)
                 sides = [("without", gone), ("with", new)]
                 words = [f"{side} {some(items.elements())}" for side, items in sides if items]
-                faults.append(f"{kind} {' and '.join(words) or 'in another order'}")
-        if faults:
-            raise InputError(
-                f"Cannot resume {self.path} with other data than it was begun with: "
-                f"{'; '.join(faults)}. Give the same, wherever they lie now, or begin another run "
-                "with another --out."
-            )
+                raise InputError(
+                    f"Cannot resume {self.path} with other data than it was begun with: {kind} "
+                    f"{' and '.join(words) or 'in another order'}. Give the same, wherever they "
+                    "lie now, or begin another run with another --out."
+                )
+
+    def list_checkpoints(self) -> list[Path]:
+        """The checkpoints, oldest first."""
+        return sorted(self.checkpoints.glob("step-*.pt"))
+
+    def save_checkpoint(self, step: int, state: dict[str, Any], *, keep: int) -> None:
+        """Write `step-<step>.pt` atomically, then delete all but the newest `keep`.
+
+        The state holds tensors, numbers, strings, and lists and dicts of them: what can be read
+        back without running code.
+        """
+        # In memory first: torch's own writer turns a full disk into an error without a reason.
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        make_folder(self.checkpoints)
+        for left_by_a_kill in self.checkpoints.glob(".*.tmp"):
+            left_by_a_kill.unlink(missing_ok=True)
+        path = self.checkpoints / f"step-{step:09d}.pt"
+        with replacing(path) as temporary, temporary.open("xb") as file:
+            file.write(buffer.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
+        for old in self.list_checkpoints()[:-keep]:
+            old.unlink(missing_ok=True)
 
     def _read(self, path: Path) -> dict[str, Any]:
         """The JSON object in a file of this folder; nothing where it is not there."""
@@ -112,33 +134,8 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, "utf-8")
 
 
-def save_checkpoint(folder: Path, step: int, state: dict[str, Any], *, keep: int) -> None:
-    """Write `folder/step-<step>.pt` atomically, then delete all but the newest `keep`.
-
-    The state holds tensors, numbers, strings, and lists and dicts of them: what can be read back
-    without running code.
-    """
-    # In memory first: torch's own writer turns a full disk into an error without a reason.
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    make_folder(folder)
-    for left_by_a_kill in folder.glob(".*.tmp"):
-        left_by_a_kill.unlink(missing_ok=True)
-    with replacing(folder / f"step-{step:09d}.pt") as temporary, temporary.open("xb") as file:
-        file.write(buffer.getbuffer())
-        file.flush()
-        os.fsync(file.fileno())
-    for old in list_checkpoints(folder)[:-keep]:
-        old.unlink(missing_ok=True)
-
-
-def list_checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints of a run, oldest first."""
-    return sorted(folder.glob("step-*.pt"))
-
-
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read what `save_checkpoint` wrote; no code in the file is run."""
+    """Read what `RunFolder.save_checkpoint` wrote; no code in the file is run."""
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         if "step" not in state:

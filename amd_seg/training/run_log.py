@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 import cv2
@@ -126,19 +127,19 @@ COLLAPSES = {
 }
 
 
+@dataclass
 class CollapseCheck:
     """Counts the steps in a row at which a run looks collapsed."""
 
-    def __init__(self, patience: int = PATIENCE) -> None:
-        self.patience = patience
-        self._counts: Counter[str] = Counter()
+    patience: int = PATIENCE
+    counts: Counter[str] = field(default_factory=Counter)
 
     def __call__(self, step: int, parts: Mapping[str, float]) -> None:
         """Raise where one of a step's monitors has been out of its range for `patience` steps."""
         for name, ((low, high), what, advice) in COLLAPSES.items():
             is_healthy = name not in parts or low < parts[name] < high
-            self._counts[name] = 0 if is_healthy else self._counts[name] + 1
-            if self._counts[name] >= self.patience:
+            self.counts[name] = 0 if is_healthy else self.counts[name] + 1
+            if self.counts[name] >= self.patience:
                 raise TrainingDivergedError(
                     f"Training collapsed: {what} ({name} {parts[name]:.4g} at step {step}, for "
                     f"{self.patience} steps). {advice}; --set alarms=false goes on all the same."
@@ -149,11 +150,7 @@ class CollapseCheck:
 def draw_sheet(
     model: Any, batch: PairBatch | MaskBatch | LabelBatch, object_channel: int = 0
 ) -> Image.Image:
-    """Draw what a model makes of the first items of a batch.
-
-    The bar under regions gives each its share of the frame, region 0 first. For the flow see
-    `flow_colours`.
-    """
+    """Draw what a model makes of the first items of a batch."""
     was_training = model.training
     model.eval()
     shown: Any = type(batch)(*(part[:ROWS] for part in batch))  # type: ignore[arg-type]
@@ -168,10 +165,10 @@ def draw_sheet(
 
 
 def flow_colours(flow: NDArray[np.float32]) -> Pixels:
-    """Return a flow (height, width, 2), in pixels, x first, as a colour wheel (height, width, 3).
+    """Return the colours of a flow (height, width, 2), in pixels, x first; none is white.
 
     Hue is the direction (red to the right, then yellow, green, blue clockwise), saturation the
-    length as a share of the longest; a flow shorter than a hundredth of a pixel is white.
+    length as a share of the longest.
     """
     length = np.linalg.norm(flow, axis=-1)
     share = length / max(float(length.max()), 1e-2)

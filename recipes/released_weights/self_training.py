@@ -17,6 +17,7 @@ from amd_seg.training.clip_masks import (
     combine_odds,
     flip_averaged_regions,
     trust_in_network,
+    vote,
 )
 from amd_seg.training.masked_images import (
     FoundMask,
@@ -24,7 +25,6 @@ from amd_seg.training.masked_images import (
     load_masked_images,
     write_mask_folder,
 )
-from amd_seg.training.superpixel_voting import vote
 from amd_seg.weights import load_weights
 
 Map = NDArray[np.float32]
