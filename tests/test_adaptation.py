@@ -16,7 +16,7 @@ from amd_seg.model.amd import AMD
 from amd_seg.model.config import WeightsConfig
 from amd_seg.training.adaptation import Adaptation, adapt, mean_state
 from amd_seg.training.clip_masks import flip_averaged_regions
-from amd_seg.training.config import ADAPTATIONS, AdaptationConfig
+from amd_seg.training.config import AdaptationConfig
 from amd_seg.training.loop import StepReport
 from amd_seg.training.objectives import ChannelChoice
 from tests.clips import moving_patch, texture, write_folder
@@ -178,13 +178,6 @@ def test_steps_that_do_not_fit_the_memory_are_taken_in_smaller_pieces(
     assert (tried, report.steps) == ([1, 1, 2], 2)
     with pytest.raises(DeviceError, match="not even with one crop"):
         adapted(model, clip, MOTION, on_step=partial(run_out, times=99))
-
-
-def test_sizes_and_gaps_follow_the_weights_and_the_clip() -> None:
-    assert all(config.objective == name for name, config in ADAPTATIONS.items())
-    assert [AdaptationConfig(size=192).learning_size(size) for size in (144, 392)] == [192, 392]
-    assert AdaptationConfig(size=192, scale=(0.6, 1.0)).adapted_size(144) == 240
-    assert [AdaptationConfig(max_gap=4).gap_at(rate) for rate in (60.0, None)] == [10, 4]
 
 
 def test_a_clicked_frame_starts_from_what_moves(model: AMD, clip: Path) -> None:

@@ -13,21 +13,10 @@ from amd_seg.media.render import GAP, LINE, TILE, region_palette
 from amd_seg.model.amd import AMD
 from amd_seg.training.masked_images import MaskBatch
 from amd_seg.training.pairs import PairBatch
-from amd_seg.training.run_log import CollapseCheck, draw_sheet, flow_colours
+from amd_seg.training.run_log import CollapseCheck, draw_sheet
 from tests.clips import moving_square
 from tests.test_run import column, contents, train
 from tests.tiny import TINY
-
-
-def test_the_wheel_has_one_colour_for_each_direction_and_fades_with_the_length() -> None:
-    root = 3**0.5
-    flow = np.array([[(3, 0), (-3, 0), (1, root), (-1, root), (-1, -root)]], np.float32)
-    flow *= 3 / np.linalg.norm(flow, axis=-1, keepdims=True)
-    wheel = [(255, 0, 0), (0, 255, 255), (255, 255, 0), (0, 255, 0), (0, 0, 255)]
-    assert (flow_colours(flow) == wheel).all()
-    assert (flow_colours(0 * flow) == 255).all()
-    flow[0, 0] /= 2
-    assert flow_colours(flow)[0, 0].tolist() == [255, 128, 128]
 
 
 def column_of(sheet: Image.Image, place: int) -> np.ndarray:

@@ -1,7 +1,4 @@
-"""Adaptation of a model to one clip: some steps of training on the clip alone (section 4.3).
-
-Two objectives: masks of what moves in the clip, or eq. 7 on pairs of its frames.
-"""
+"""Adaptation of a model to one clip (section 4.3): by what moves in it, or by eq. 7."""
 
 import copy
 import dataclasses

@@ -184,10 +184,7 @@ def trust_in_network(motion: MotionEvidence, saliency: NDArray[np.float32]) -> f
 def combine_odds(
     saliency: NDArray[np.float32], motion: NDArray[np.float32], *, trust: float = 1.0
 ) -> NDArray[np.float32]:
-    """Join the network's and the motion's probability of the object: the product of their odds.
-
-    Trust in the network, 0..1, is the power of its odds.
-    """
+    """Multiply the odds that network and motion give the object; `trust` is a power, 0..1."""
     odds = np.ones_like(saliency)
     for word, limits, power in ((saliency, NETWORK_RANGE, trust), (motion, MOTION_RANGE, 1.0)):
         bounded = np.clip(word, *limits)

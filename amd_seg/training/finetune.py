@@ -1,7 +1,4 @@
-"""Fine-tuning for semantic segmentation: labelled photos in, a run folder with weights out.
-
-Source: paper section 4.4 and table 2.
-"""
+"""Fine-tuning on labelled photos, for semantic segmentation (section 4.4 and table 2)."""
 
 import dataclasses
 import os
@@ -102,10 +99,7 @@ def _begin_backbone(network: SemanticNetwork, weights: str | None) -> None:
 def model_for(
     weights: str | os.PathLike[str] | None, classes: int, **settings: Any
 ) -> SemanticConfig:
-    """Return an architecture whose backbone is that of the weights, but for some settings.
-
-    The file of a ResNet and `SCRATCH` do not tell: then it is `SemanticConfig`'s.
-    """
+    """Return an architecture with the backbone of the weights, if they tell it, and settings."""
     known: dict[str, Any] = {}
     if weights != SCRATCH and not _is_resnet_file(weights):
         start = load_any_weights(weights).config.model
@@ -134,8 +128,6 @@ class SegmentationObjective(nn.Module):
 
 
 def _is_resnet_file(weights: str | os.PathLike[str] | None) -> TypeGuard[str | os.PathLike[str]]:
-    if weights is None:
-        return False
-    path = Path(weights)
+    path = Path(weights or "")
     is_bare = path.suffix == ".safetensors" and not (path.parent / "config.json").exists()
     return path.suffix in RESNET_SUFFIXES or is_bare

@@ -31,10 +31,7 @@ def make_objective(model: AMD, config: TrainingConfig, object_channel: int = 0) 
 
 
 class PhotometricObjective(nn.Module):
-    """Eq. 7 on pairs of frames, through both pathways.
-
-    With the objective "dense", the same error of the motion pathway's own flow: masks are not used.
-    """
+    """Eq. 7 on pairs of frames by both pathways; "dense": by the motion pathway's own flow."""
 
     def __init__(self, model: AMD, config: TrainingConfig) -> None:
         super().__init__()
@@ -107,10 +104,7 @@ class ChannelChoice:
 
     @property
     def margin(self) -> float:
-        """How much faster the chosen region moves than the fastest other one, as a share.
-
-        Below 0 where another one moves faster and was not chosen.
-        """
+        """How much faster the chosen region moves than the fastest other one, as a share."""
         others = self.motion[: self.channel] + self.motion[self.channel + 1 :]
         return self.motion[self.channel] / max(others) - 1 if max(others) > 0 else 0.0
 

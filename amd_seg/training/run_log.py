@@ -1,7 +1,4 @@
-"""What a run writes for those who look on: log.jsonl, TensorBoard's curves, picture sheets.
-
-And what tells a run that learns from one that is lost.
-"""
+"""What a run writes for those who look on: log, curves, picture sheets; and when it is lost."""
 
 import json
 from collections import Counter
