@@ -87,10 +87,12 @@ def write_clip(
     audio: bool = False,
     options: dict[str, str] | None = None,
     durations: Sequence[float] = (),
+    colours: tuple[int, int, int] | None = None,
 ) -> Path:
     """Encode frames of a layout; `times` in seconds (to the millisecond) make the rate variable.
 
     `durations` tell how long each frame is shown; an MP4 keeps the last without B-frames only.
+    `colours` are space, transfer and range in FFmpeg's numbers.
     """
     # The index first, so that a file cut short can still be opened.
     container_options = {"movflags": "faststart"} if path.suffix == ".mp4" else {}
@@ -103,11 +105,17 @@ def write_clip(
         stream.codec_context.time_base = tick
         if durations:
             stream.codec_context.flags |= Flags.frame_duration
+        if colours:
+            context, (space, context.color_trc, context.color_range) = stream.codec_context, colours
+            context.colorspace = context.color_primaries = space
         if rotation:
             stream.set_display_rotation(rotation)
         sound = out.add_stream("aac", rate=8000, layout="mono") if audio else None
         for number, pixels in enumerate(frames):
             frame = av.VideoFrame.from_ndarray(pixels, format=layout)
+            if colours:
+                how = {"dst_colorspace": colours[0], "dst_color_range": colours[2]}
+                frame = frame.reformat(format=pixel_format, **how)
             frame.pts = round(times[number] * 1000) if times else number
             frame.time_base = tick
             if durations:

@@ -4,15 +4,12 @@ import io
 import logging
 import os
 import struct
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageOps
 
 from amd_seg.errors import InputError, MediaError
@@ -344,34 +341,28 @@ def test_heic_is_read(tmp_path: Path) -> None:
     assert photo.pixels.mean(axis=(0, 1)) == pytest.approx(COLOUR, abs=LOSSY)
 
 
-@pytest.mark.parametrize("shape", [(9, 10), (9, 10, 1), (9, 10, 3), (9, 10, 4)])
-def test_arrays_of_every_layout(shape: tuple[int, ...]) -> None:
-    array = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    expected = array.reshape(9, 10, -1)  # One channel becomes three.
-    if shape[2:] == (4,):
-        array[..., 3] = 0
-        expected = np.full((9, 10, 3), 128, np.uint8)
-    photo = photo_from_array(np.asfortranarray(array)[::-1], source="frame 3")
-    assert photo.source == "frame 3"
-    np.testing.assert_array_equal(photo.pixels, np.broadcast_to(expected, (9, 10, 3))[::-1])
-    for dtype, tolerance in ((np.float32, 0), (np.float64, 0), (np.float16, 1)):
-        near = photo_from_array((array / 255).astype(dtype)).pixels.astype(int) - photo.pixels[::-1]
-        assert np.abs(near).max() <= tolerance
-
-
-@pytest.mark.parametrize(
-    ("array", "message"),
-    [
+def test_arrays_of_every_layout_and_no_others() -> None:
+    for shape in ((9, 10), (9, 10, 1), (9, 10, 3), (9, 10, 4)):
+        array = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+        expected = array.reshape(9, 10, -1)  # One channel becomes three.
+        if shape[2:] == (4,):
+            array[..., 3] = 0
+            expected = np.full((9, 10, 3), 128, np.uint8)
+        photo = photo_from_array(np.asfortranarray(array)[::-1], source="frame 3")
+        assert photo.source == "frame 3"
+        np.testing.assert_array_equal(photo.pixels, np.broadcast_to(expected, (9, 10, 3))[::-1])
+        for dtype, tolerance in ((np.float32, 0), (np.float64, 0), (np.float16, 1)):
+            near = photo_from_array((array / 255).astype(dtype)).pixels.astype(int)
+            assert np.abs(near - photo.pixels[::-1]).max() <= tolerance
+    for array, message in (
         *((np.zeros((9, 9), dtype), "as uint8 or as float") for dtype in (np.uint16, np.bool_)),
         (np.zeros((3, 9, 9), np.uint8), r"give array\.transpose\(1, 2, 0\)"),
         *((np.zeros(shape, np.uint8), "Give .height, width.") for shape in ((2, 9, 9, 3), 9)),
         *((np.full((9, 9), value), r"outside 0\.\.1\. Scale them") for value in (1.01, np.nan)),
         *((np.zeros(shape), "at least 8x8") for shape in ((0, 9, 3), (7, 100), (100, 7))),
-    ],
-)
-def test_other_arrays_are_refused(array: np.ndarray, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        photo_from_array(array, source="camera frame")
+    ):
+        with pytest.raises(InputError, match=f"Cannot use camera frame: .*{message}"):
+            photo_from_array(array, source="camera frame")
 
 
 # Files out
@@ -470,13 +461,5 @@ def test_what_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         # Everything that stands for nothing is named.
         with pytest.raises(InputError, match=r"gone\.jpg, \*\.gif, void\."):
             find_images([*inputs, "gone.jpg", "*.gif", "void"], recursive=recursive)
-
-
-@given(st.lists(st.text(min_size=1), min_size=2, max_size=6))
-def test_any_names_can_be_ordered(names: list[str]) -> None:
-    assert len(sorted(map(Path, names), key=natural_key)) == len(names)
-
-
-def test_a_photo_is_read_without_torch() -> None:
-    code = "import amd_seg.media.render, sys; assert 'torch' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    odd = map(Path, ("b", "1", "a1b", "", "01", "a", "1a", "/", "\u0663", "a\u00b2", "a/1"))
+    assert len(sorted(odd, key=natural_key)) == 11  # Any names can be ordered.

@@ -258,39 +258,29 @@ def test_memory_does_not_grow_with_the_clip(tmp_path: Path) -> None:
 
 # Files of people
 
-RED, GREEN, BLUE, WHITE = (200, 30, 30), (30, 180, 30), (30, 30, 200), (230, 230, 230)
-STORED = ((RED, GREEN), (BLUE, WHITE))  # the corners of hflip.mp4, row by row
-
-# From a stored point to a shown one, (a, b, c, d) of FFmpeg's display matrix, and what is shown.
-ORIENTATIONS = {
-    1: ((1, 0, 0, 1), STORED),
-    2: ((-1, 0, 0, 1), ((GREEN, RED), (WHITE, BLUE))),
-    3: ((-1, 0, 0, -1), ((WHITE, BLUE), (GREEN, RED))),
-    4: ((1, 0, 0, -1), ((BLUE, WHITE), (RED, GREEN))),
-    5: ((0, 1, 1, 0), ((RED, BLUE), (GREEN, WHITE))),
-    6: ((0, 1, -1, 0), ((BLUE, RED), (WHITE, GREEN))),
-    7: ((0, -1, -1, 0), ((WHITE, GREEN), (BLUE, RED))),
-    8: ((0, -1, 1, 0), ((GREEN, WHITE), (RED, BLUE))),
-}
+# From a stored point to a shown one, (a, b, c, d) of FFmpeg's display matrix, by orientation.
+MATRICES = {1: (1, 0, 0, 1), 2: (-1, 0, 0, 1), 3: (-1, 0, 0, -1), 4: (1, 0, 0, -1)}
+MATRICES |= {5: (0, 1, 1, 0), 6: (0, 1, -1, 0), 7: (0, -1, -1, 0), 8: (0, -1, 1, 0)}
 
 
-@pytest.mark.parametrize("orientation", ORIENTATIONS)
+@pytest.mark.parametrize("orientation", MATRICES)
 def test_a_display_matrix_may_turn_and_mirror(tmp_path: Path, orientation: int) -> None:
-    (a, b, c, d), expected = ORIENTATIONS[orientation]
-    matrix, other = (
-        struct.pack(">9i", *(part << 16 for part in (a, b, 0, c, d, 0, x, 0, 1 << 14)))
-        for a, b, c, d, x in ((-1, 0, 0, 1, 192), (a, b, c, d, 0))
-    )
-    data = (CASES / "hflip.mp4").read_bytes()
+    (a, b, c, d), fixed = MATRICES[orientation], 1 << 16
+    matrix = struct.pack(">9i", -fixed, 0, 0, 0, fixed, 0, 192 * fixed, 0, 1 << 30)
+    data, path = (CASES / "hflip.mp4").read_bytes(), tmp_path / "phone.mp4"
     assert data.count(matrix) == 1
-    (tmp_path / "phone.mp4").write_bytes(data.replace(matrix, other))
-    clip = VideoReader(tmp_path / "phone.mp4")
+    other = struct.pack(">9i", *(fixed * part for part in (a, b, 0, c, d, 0, 0, 0, 1 << 14)))
+    path.write_bytes(data.replace(matrix, other))
+    clip, corners = VideoReader(path), np.empty((2, 2, 3))
+    stored = {(-1, -1): (200, 30, 30), (1, -1): (30, 180, 30)}  # x, y: colour of a corner
+    stored |= {(-1, 1): (30, 30, 200), (1, 1): (230, 230, 230)}
+    for (x, y), colour in stored.items():
+        corners[(b * x + d * y) // 2, (a * x + c * y) // 2] = colour  # -1 // 2 is the last
     pixels = next(iter(clip)).pixels.astype(int)
     size = (192, 128) if orientation > 4 else (128, 192)
-    assert (clip.orientation, (clip.height, clip.width), pixels.shape[:2]) == (
-        orientation, size, size,
-    )  # fmt: skip
-    assert np.abs(pixels[[[16], [-16]], [16, -16]] - np.array(expected)).max() < 10
+    assert (clip.orientation, (clip.height, clip.width)) == (orientation, size)
+    assert pixels.shape[:2] == size
+    assert np.abs(pixels[[[-16], [16]], [-16, 16]] - corners).max() < 10
 
 
 def test_times_go_on_where_a_clock_begins_anew_or_jumps(tmp_path: Path) -> None:
@@ -324,30 +314,13 @@ def test_stamps_that_repeat_are_frames_that_follow_each_other(tmp_path: Path) ->
     assert stamps[2:] == [0.2, 0.3, 0.4, 0.5]
 
 
-def write_colours(path: Path, picture: np.ndarray, form: str, space: int, curve: int, range_: int):
-    """A clip of two frames that tells its colours in FFmpeg's numbers."""
-    layout = "rgb48le" if picture.dtype == np.uint16 else "rgb24"
-    with av.open(path, "w") as out:
-        stream = out.add_stream("ffv1", rate=10)
-        stream.width, stream.height, stream.pix_fmt = 192, 128, form
-        context = stream.codec_context
-        context.colorspace, context.color_primaries = space, space
-        context.color_trc, context.color_range = curve, range_
-        for pts in range(2):
-            frame = av.VideoFrame.from_ndarray(picture, format=layout).reformat(
-                format=form, dst_colorspace=space, dst_color_range=range_
-            )
-            frame.pts = pts
-            out.mux(stream.encode(frame))
-        out.mux(stream.encode())
-
-
 @pytest.mark.parametrize("form", ["yuv420p10le", "yuv444p10le"])
 def test_hdr_and_colours_of_10_bits_are_shown_as_bt709(tmp_path: Path, form: str) -> None:
-    plain = np.tile(np.repeat(PATCHES.astype(np.uint8), 32, axis=0), (128, 1, 1))
-    write_colours(tmp_path / "pq.mkv", pq_patches(), form, 9, 16, 1)
-    write_colours(tmp_path / "limited.mkv", plain, form, 1, 1, 1)
-    write_colours(tmp_path / "full.mkv", plain, form, 1, 1, 2)
+    plain, hdr = np.tile(np.repeat(PATCHES.astype(np.uint8), 32, axis=0), (128, 1, 1)), pq_patches()
+    how = {"codec": "ffv1", "pixel_format": form}
+    write_clip(tmp_path / "pq.mkv", [hdr] * 2, layout="rgb48le", colours=(9, 16, 1), **how)
+    write_clip(tmp_path / "limited.mkv", [plain] * 2, colours=(1, 1, 1), **how)
+    write_clip(tmp_path / "full.mkv", [plain] * 2, colours=(1, 1, 2), **how)
     for path, kind, tolerance in (
         (CASES / "hdr_arib-std-b67.mp4", "HLG", 8),
         (tmp_path / "pq.mkv", "PQ", 8),
