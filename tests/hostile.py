@@ -14,7 +14,7 @@ import sys
 import tempfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import date
 from functools import cache
 from pathlib import Path
@@ -96,49 +96,34 @@ def good_clips(folder: Path) -> dict[str, bytes]:
     return {clip.name: clip.read_bytes() for clip in clips}
 
 
-def truncate(data: bytearray, random: Random) -> None:
-    del data[random.randrange(len(data)) :]
+DAMAGE = ("cut", "flip bits", "break the header", "lie", "drop a piece", "repeat one", "blank one")
 
 
-def flip_bits(data: bytearray, random: Random) -> None:
-    for _ in range(random.randint(1, 16)):
-        data[random.randrange(len(data))] ^= 1 << random.randrange(8)
-
-
-def damage_header(data: bytearray, random: Random) -> None:
-    for _ in range(random.randint(1, 8)):
-        data[random.randrange(min(64, len(data)))] = random.randrange(256)
-
-
-def lie_about_a_number(data: bytearray, random: Random) -> None:
-    """Put an extreme where a size, a count or an offset may stand."""
-    size, order = random.choice((1, 2, 4)), random.choice("<>")
-    value = random.choice(_EXTREMES) & (1 << 8 * size) - 1
-    place = random.randrange(max(1, len(data) - size))
-    data[place : place + size] = struct.pack(f"{order}{' BH I'[size]}", value)
-
-
-def drop_a_piece(data: bytearray, random: Random) -> None:
-    place = random.randrange(len(data))
-    del data[place : place + random.randint(1, 64)]
-
-
-def repeat_a_piece(data: bytearray, random: Random) -> None:
-    place = random.randrange(len(data))
-    piece = data[place : place + random.randint(1, 256)]
-    data[place:place] = piece * random.randint(1, 20)
-
-
-def blank_a_piece(data: bytearray, random: Random) -> None:
-    place = random.randrange(len(data))
-    length = min(random.randint(1, 256), len(data) - place)
-    data[place : place + length] = bytes([random.choice((0, 255))]) * length
-
-
-MUTATIONS: tuple[Callable[[bytearray, Random], None], ...] = (
-    *(truncate, flip_bits, damage_header, lie_about_a_number),
-    *(drop_a_piece, repeat_a_piece, blank_a_piece),
-)
+def damage(data: bytearray, kind: str, random: Random) -> None:
+    """Do some harm of one kind to a file."""
+    if kind == "cut":
+        del data[random.randrange(len(data)) :]
+    elif kind == "flip bits":
+        for _ in range(random.randint(1, 16)):
+            data[random.randrange(len(data))] ^= 1 << random.randrange(8)
+    elif kind == "break the header":
+        for _ in range(random.randint(1, 8)):
+            data[random.randrange(min(64, len(data)))] = random.randrange(256)
+    elif kind == "lie":  # An extreme where a size, a count or an offset may stand.
+        size, order = random.choice((1, 2, 4)), random.choice("<>")
+        value = random.choice(_EXTREMES) & (1 << 8 * size) - 1
+        place = random.randrange(max(1, len(data) - size))
+        data[place : place + size] = struct.pack(f"{order}{' BH I'[size]}", value)
+    else:
+        place = random.randrange(len(data))
+        if kind == "drop a piece":
+            del data[place : place + random.randint(1, 64)]
+        elif kind == "repeat one":
+            piece = data[place : place + random.randint(1, 256)]
+            data[place:place] = piece * random.randint(1, 20)
+        else:
+            length = min(random.randint(1, 256), len(data) - place)
+            data[place : place + length] = bytes([random.choice((0, 255))]) * length
 
 
 def mutate(good: dict[str, bytes], random: Random) -> tuple[str, bytes]:
@@ -150,9 +135,9 @@ def mutate(good: dict[str, bytes], random: Random) -> tuple[str, bytes]:
         other = good[random.choice(sorted(good))]
         cut = random.randrange(min(len(data), len(other)))
         data = bytearray(data[:cut] + other[cut:])
-    for mutation in random.choices(MUTATIONS, k=random.randint(1, 3)):
+    for kind in random.choices(DAMAGE, k=random.randint(1, 3)):
         if data:
-            mutation(data, random)
+            damage(data, kind, random)
     return name, bytes(data)
 
 

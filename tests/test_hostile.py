@@ -1,8 +1,8 @@
 """What means harm is refused in one line, and never stops what is beside it."""
 
+import io
 import json
 import logging
-import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -81,20 +81,15 @@ def test_a_folder_of_them_is_done_or_named_one_by_one(tmp_path: Path, weights: P
     result = CliRunner().invoke(cli, command)
     assert result.exit_code == 1, result.stderr
     told = [json.loads(line) for line in result.stdout.splitlines()]
-    failed = [entry for entry in told if entry["status"] == "failed"]
-    done = [Path(entry["input"]).name for entry in told if entry["status"] == "done"]
+    done = {Path(entry["input"]).name for entry in told if entry["status"] == "done"}
     assert len(told) == len([name for name in files if not name.startswith(".")])
-    assert set(good) <= set(done)
+    assert done >= set(good)
     *errors, last = result.stderr.splitlines()
-    assert last == f"{len(failed)} of {len(told)} photos failed."
-    assert len(errors) == len(failed)
-    for line in errors:
-        assert line.startswith("Error: Cannot read ")
-        assert line.isprintable()
-    for name in os.listdir(out):
-        with Image.open(out / name) as mask:
-            assert mask.mode == "L"
-    assert len(os.listdir(out)) == len(done)
+    assert last == f"{len(errors)} of {len(told)} photos failed."
+    assert len(errors) == len(told) - len(done)
+    assert all(line.startswith("Error: Cannot read ") and line.isprintable() for line in errors)
+    masks = [Image.open(io.BytesIO(path.read_bytes())).mode for path in out.iterdir()]
+    assert masks == ["L"] * len(done)
 
 
 def test_no_file_makes_a_reader_open_others_or_start_programs(tmp_path: Path) -> None:
