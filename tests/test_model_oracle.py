@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from amd_seg.model.amd import AMD
-from amd_seg.model.config import AMDConfig
 from amd_seg.model.motion import MotionPathway
 from amd_seg.model.objective import (
     dssim,
@@ -36,6 +35,7 @@ from amd_seg.model.segment_flow import (
     resize_masks,
     synthesize_view,
 )
+from tests.tiny import TINY
 
 Array = NDArray[np.float64]
 
@@ -254,31 +254,16 @@ def test_a_flow_that_is_not_a_number_is_not_hidden_and_goes_back(lost: tuple[int
     assert frame.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("normalised", [False, True])
-def test_motion_features_are_those_of_eq_2(normalised: bool, tiny_config: AMDConfig) -> None:
-    torch.manual_seed(0)
-    config = dataclasses.replace(tiny_config, normalised_volume=normalised)
-    pathway = MotionPathway(config).double()
-    # Features of some size: at that of a fresh pathway the volume is lost among the biases.
-    target, source = (5 + normal(seed, 2, config.pyramid_channels[-1], 3, 5) for seed in (1, 2))
-    inputs = target, source, normal(3, 2, 2, 3, 5)
-    found = pathway.motion_features(0, *map(torch.from_numpy, inputs))
-    assert_equal(found, np_motion_features(pathway, 0, *inputs))
-    # Only the plain volume sees how large the features are.
-    with torch.no_grad():
-        pathway.reductions[0].weight.zero_()
-        frames, flow = [torch.from_numpy(x) for x in inputs[:2]], torch.from_numpy(inputs[2])
-        seen = [pathway.motion_features(0, *(k * x for x in frames), flow) for k in (1, 1000)]
-    assert torch.allclose(*seen, rtol=1e-9, atol=EXACT) == normalised
-
-
 # --- all of them ----------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("normalised", [False, True])
 @torch.no_grad()
-def test_the_chain_from_masks_to_loss_is_that_of_the_equations(tiny_config: AMDConfig) -> None:
+def test_the_chain_from_masks_to_loss_is_that_of_the_equations(normalised: bool) -> None:
     torch.manual_seed(0)
-    config = dataclasses.replace(tiny_config, pyramid_channels=(4, 4, 4, 4), dropout=0.0)
+    config = dataclasses.replace(
+        TINY, pyramid_channels=(4, 4, 4, 4), dropout=0.0, normalised_volume=normalised
+    )
     model = AMD(config).double().train()
     for name, value in model.named_parameters():
         # Masks that differ, and flows of some pixels.
