@@ -6,6 +6,7 @@ A finder turns a folder into samples: one picture or frame each, with the files 
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -73,10 +74,8 @@ class Dataset:
 
     def subset(self, *, every: int = 1, limit: int | None = None) -> "Dataset":
         """Return an even part: every n-th sample (of each sequence), then `limit` spread evenly."""
-        groups: dict[str | None, list[Sample]] = {}
-        for sample in self.samples:
-            groups.setdefault(sample.sequence, []).append(sample)
-        samples = [sample for group in groups.values() for sample in group[::every]]
+        groups = groupby(self.samples, key=lambda sample: sample.sequence)
+        samples = [sample for _, group in groups for sample in list(group)[::every]]
         if limit is not None and limit < len(samples):
             places = np.linspace(0, len(samples) - 1, limit).round().astype(int)
             samples = [samples[place] for place in places]
@@ -91,8 +90,6 @@ def open_dataset(name: str, folder: str | Path) -> Dataset:
     if name not in BENCHMARKS:
         raise InputError(f"Unknown data set {name!r}. Use one of {', '.join(BENCHMARKS)}.")
     benchmark, folder = BENCHMARKS[name], Path(folder)
-    if not folder.is_dir():
-        raise InputError(f"Cannot open {name} at {folder}: no such folder. Check the name.")
     samples = benchmark.find(folder)
     if not samples:
         raise InputError(

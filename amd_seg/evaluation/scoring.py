@@ -170,13 +170,12 @@ def _map_of(
     if isinstance(values, Path):
         values = read_prediction(values) if classes is None else read_labels(values, classes)
     (height, width), (own_height, own_width) = shape, values.shape
-    if (own_height, own_width) == (height, width):
+    if shape == values.shape:
         return values
     if not resize:
         raise InputError(
             f"{_name_of(sample, source)} is {own_width}x{own_height}, but its ground truth "
-            f"{sample.masks[0]} is {width}x{height}. Give --resize-masks to resize predictions "
-            "to the ground truth."
+            f"{sample.masks[0]} is {width}x{height}. Give --resize-masks to resize predictions."
         )
     way = Image.Resampling.BILINEAR if classes is None else Image.Resampling.NEAREST
     return np.asarray(Image.fromarray(values).resize((width, height), way))
