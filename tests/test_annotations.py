@@ -14,18 +14,8 @@ from pycocotools import mask as runs
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from amd_seg.annotations import (
-    AnnotationFile,
-    ClipFile,
-    Thing,
-    coco_annotations,
-    decode_runs,
-    encode_runs,
-    labelstudio_result,
-    outlines,
-    write_label_maps,
-    yolo_lines,
-)
+from amd_seg import annotations
+from amd_seg.annotations import AnnotationFile, Thing, coco_annotations, outlines
 from amd_seg.errors import InputError
 
 INFO = {"version": "amd-seg 1", "weights": "w", "refine": "colour"}
@@ -47,8 +37,8 @@ def iou(first: np.ndarray, second: np.ndarray) -> float:
 @settings(max_examples=50)
 @given(arrays(np.bool_, st.tuples(st.integers(1, 12), st.integers(1, 12))))
 def test_any_mask_has_runs_and_outlines(mask: np.ndarray) -> None:
-    assert (decode_runs(encode_runs(mask)) == mask).all()
-    assert (runs.decode(encode_runs(mask)) == mask).all()
+    assert (annotations.decode_runs(annotations.encode_runs(mask)) == mask).all()
+    assert (runs.decode(annotations.encode_runs(mask)) == mask).all()
     for ring in outlines(mask):
         assert ((ring >= 0) & (ring <= mask.shape[::-1])).all()
 
@@ -56,7 +46,7 @@ def test_any_mask_has_runs_and_outlines(mask: np.ndarray) -> None:
 def test_runs_that_do_not_cover_the_mask_are_refused() -> None:
     for counts in ([5], [0, 10**9], [-4, 4804], "5", "0:", "zz", "", "\x00\x01", ["a"], [[4800]]):
         with pytest.raises(ValueError):
-            decode_runs({"size": [60, 80], "counts": counts})
+            annotations.decode_runs({"size": [60, 80], "counts": counts})
 
 
 def test_holes_and_parts_stay_in_every_format() -> None:
@@ -64,11 +54,11 @@ def test_holes_and_parts_stay_in_every_format() -> None:
     rings = outlines(mask)
     # An outline runs around the pixels.
     assert rings[0].tolist() == [[60, 45], [60, 55], [75, 55], [75, 45]]
-    (line,) = yolo_lines([Thing(1, mask)]).splitlines()
+    (line,) = annotations.yolo_lines([Thing(1, mask)]).splitlines()
     label, *numbers = line.split()
     assert label == "0"
     yolo = np.array(numbers, float).reshape(-1, 2) * (80, 60)
-    regions = labelstudio_result([Thing(2, mask, 0.7)], ["cat", "dog"])
+    regions = annotations.labelstudio_result([Thing(2, mask, 0.7)], ["cat", "dog"])
     assert {region["value"]["polygonlabels"][0] for region in regions} == {"dog"}
     assert {(r["original_width"], r["original_height"]) for r in regions} == {(80, 60)}
     percent = [np.array(region["value"]["points"]) * (0.8, 0.6) for region in regions]
@@ -113,7 +103,7 @@ def test_parts_can_be_annotations_of_their_own() -> None:
     whole, parts = (coco_annotations([Thing(1, mask)], split=split) for split in (False, True))
     assert (len(whole), len(parts)) == (1, 2)
     assert sum(part["area"] for part in parts) == whole[0]["area"] - 4
-    assert len(yolo_lines([Thing(1, mask)], split=True).splitlines()) == 2
+    assert len(annotations.yolo_lines([Thing(1, mask)], split=True).splitlines()) == 2
     assert coco_annotations([Thing(1, mask & False)], split=True) == []
 
 
@@ -141,9 +131,9 @@ def test_a_killed_run_goes_on_and_ends_alike(tmp_path: Path) -> None:
 
 
 def test_a_clip_is_one_annotation_with_runs_by_frame(tmp_path: Path) -> None:
-    with ClipFile(tmp_path / "clip.json", "clip", INFO) as file:
+    with annotations.ClipFile(tmp_path / "clip.json", "clip", INFO) as file:
         for mask, score in ((two_parts(), 0.8), (np.zeros(SIZE, bool), 0.1)):
-            file.write((encode_runs(mask), score), file.frames, 0.0)
+            file.write((annotations.encode_runs(mask), score), file.frames, 0.0)
     content = json.loads((tmp_path / "clip.json").read_text())
     (video,), (annotation,) = content["videos"], content["annotations"]
     assert video["file_names"] == ["clip/00000.jpg", "clip/00001.jpg"]
@@ -173,7 +163,7 @@ def test_label_maps_hold_what_was_labelled(tmp_path: Path, photos: Path, mask_fo
     cup = {"id": 2, "image_id": 2, "category_id": 7, "segmentation": drawn}
     content["annotations"].append(cup)
     path.write_text(json.dumps(content))
-    found, classes = write_label_maps(path, photos, tmp_path / "labels")
+    found, classes = annotations.write_label_maps(path, photos, tmp_path / "labels")
     assert classes.names == ("background", "object", "cup")
     first, second = (np.asarray(Image.open(mask)) for _, _, mask in found)
     assert [photo.name for _, photo, _ in found] == ["a.jpg", "b.jpg"]
@@ -209,4 +199,4 @@ def test_a_file_that_is_no_coco_is_told(
     text = change if isinstance(change, str) else json.dumps({**content, **change})
     (tmp_path / "masks.json").write_text(text)
     with pytest.raises(InputError, match=message):
-        write_label_maps(tmp_path / "masks.json", photos, tmp_path / "labels")
+        annotations.write_label_maps(tmp_path / "masks.json", photos, tmp_path / "labels")

@@ -73,11 +73,7 @@ def browser(tmp_path: Path) -> Iterator[Any]:
         pytest.skip("needs Chromium and its driver")
     options = webdriver.ChromeOptions()
     options.binary_location = binary
-    for flag in (
-        *("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run"),
-        *("disable-background-networking", "disable-component-update", "disable-sync"),
-        *("window-size=1200,800", f"user-data-dir={tmp_path / 'browser'}"),
-    ):
+    for flag in ("headless", "no-sandbox", "window-size=1200,800"):
         options.add_argument(f"--{flag}")
     downloads = {"download.default_directory": str(tmp_path / "downloads")}
     options.add_experimental_option("prefs", downloads)
