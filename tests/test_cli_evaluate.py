@@ -48,13 +48,6 @@ def write(folder: Path, pictures: Sequence[np.ndarray], name: str = "{}.png") ->
     return folder
 
 
-def write_sequences(folder: Path, pictures: Sequence[np.ndarray], suffix: str = "png") -> Path:
-    """Write the same frames for both sequences of `davis`."""
-    for sequence in SEQUENCES:
-        write(folder / sequence, pictures, "{:05}." + suffix)
-    return folder
-
-
 @pytest.fixture
 def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working directory: three pictures with a square each, as the subsets are laid out."""
@@ -69,9 +62,11 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def davis(tmp_path: Path) -> Path:
     """Two sequences of five frames in DAVIS 2016's layout; the square moves to the right."""
     root = tmp_path / "DAVIS"
-    frames = moving_square(5, height=HEIGHT, width=WIDTH)
-    write_sequences(root / "JPEGImages/480p", frames, "jpg")
-    write_sequences(root / "Annotations/480p", [square(2 * index) for index in range(5)])
+    for sequence in SEQUENCES:
+        frames = moving_square(5, height=HEIGHT, width=WIDTH)
+        write(root / f"JPEGImages/480p/{sequence}", frames, "{:05}.jpg")
+        masks = [square(2 * index) for index in range(5)]
+        write(root / f"Annotations/480p/{sequence}", masks, "{:05}.png")
     names = (f"480p/{s}/{index:05}" for s, index in itertools.product(SEQUENCES, range(5)))
     lines = "".join(f"/JPEGImages/{name}.jpg /Annotations/{name}.png\n" for name in names)
     (root / "ImageSets/480p").mkdir(parents=True)
@@ -138,9 +133,7 @@ def test_files_that_are_missing_or_extra_are_named(photos: Path) -> None:
     command = ("ecssd", ".", "--predictions", write(Path("mine"), [square(2)]))
     assert "2 of 3 predictions are missing" in refused(*command)
     write(Path("mine"), [square(2)] * 4)
-    Path("mine/0.png").rename("mine/0.mask.png")
-    result = evaluate(*command)
-    assert (result.exit_code, "belong to no sample: 3." in result.stderr) == (0, True)
+    assert "belong to no sample: 3." in evaluate(*command).stderr
     write(Path("mine"), [square(2)], "{}.saliency.png")
     assert "are for one picture" in refused(*command)
 
@@ -200,7 +193,9 @@ def test_grey_predictions_of_a_folder_are_read_alike(
     davis: Path, tmp_path: Path, values: Sequence[int], j_mean: float | None, j_all: float | None
 ) -> None:
     masks = [square(2 * k) // 255 * np.uint8(value) for k, value in enumerate(values)]
-    command = ("davis2016", davis, "--predictions", write_sequences(tmp_path / "mine", masks))
+    for sequence in SEQUENCES:
+        write(tmp_path / "mine" / sequence, masks, "{:05}.png")
+    command = ("davis2016", davis, "--predictions", tmp_path / "mine")
     if j_mean is None:
         assert "none is above 2, in " in (message := refused(*command))
         assert "cow/00001.png" in message
