@@ -53,10 +53,7 @@ def segment_by_clicks(
         pixels: (height, width, 3), RGB.
         cells: (h, w), float32, 0..1, the network's map of what stands out.
         how: how that map gets its edges before the clicks, one of `choices.REFINEMENTS`.
-        include, exclude: points that are of the object, and that are not; inside the photo.
-
-    Returns:
-        (height, width), float32, 0..1; the order of the clicks makes no difference.
+        include, exclude: points of the object, and others, in any order; inside the photo.
 
     Source: ours, from Rasmussen and Williams, Gaussian Processes for Machine Learning, 2006,
     eq. 2.38, and Rother et al., GrabCut, SIGGRAPH 2004.

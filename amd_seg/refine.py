@@ -56,9 +56,6 @@ def refine_map(pixels: Pixels, cells: Map, how: str) -> Map:
     Every way but "none" works at a size of its own, so that a large photo needs no more memory.
     "grabcut" gives what "none" does where its mask and the network's have an IoU under `AGREEMENT`,
     or one of its two sides is all but empty.
-
-    Raises:
-        InputError: `how` is none of `choices.REFINEMENTS`.
     """
     if how not in REFINEMENTS:
         raise InputError(f"refine={how!r} cannot be used: give one of {', '.join(REFINEMENTS)}.")
@@ -186,16 +183,14 @@ def guided_coefficients(guide: Tensor, values: Tensor, radius: int, epsilon: flo
     """Give, for each pixel, the linear function of the colour that its surroundings agree on.
 
     In every window a linear function of the colour is fitted to the values; a pixel takes the
-    mean of the functions of all windows that hold it.
+    mean of the functions of all windows that hold it: a slope for each colour, then an offset,
+    (4, height, width).
 
     Args:
         guide: (3, height, width), float, 0..1: the picture whose edges count.
         values: (height, width), float: the map to redraw.
         radius: windows are squares of 2 * radius + 1 pixels, cut off at the border.
         epsilon: variance of the colour below which a window's values are only averaged.
-
-    Returns:
-        (4, height, width): the slope for each colour, then the offset.
 
     Source: He, Sun, Tang, Guided Image Filtering, PAMI 2013, eqs. 14 and 15: eqs. 5, 6 and 8 for
     a guide of colours.

@@ -1,8 +1,4 @@
-"""Segmenter: photos in, segmentations out.
-
-Photos are read ahead in threads and resized (`prepare`), `Segmenter.region_masks` runs the network,
-and `Segmentation` holds the result.
-"""
+"""Segmenter: photos in, segmentations out. They are read ahead in threads, and resized there."""
 
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -248,7 +244,6 @@ class Segmenter(PlacedNetwork[AMD, WeightsConfig]):
         Raises:
             InputError: an argument cannot be used.
             MediaError: an image cannot be read; an iterator raises it in that image's place.
-            DeviceError: the device ran out of memory.
         """
         clicks = tuple(include), tuple(exclude)
         result = one_or_all(image, lambda images: self.stream(images, **options))

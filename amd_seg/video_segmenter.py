@@ -42,8 +42,8 @@ ClipLike: TypeAlias = str | os.PathLike[str] | FrameReader
 which takes a part of it."""
 
 ClipPoint: TypeAlias = tuple[int | float, float, float]
-"""A click in a clip: the frame, as its number (int) or its time in seconds (float), then x and y
-in its pixels."""
+"""A click in a clip: the frame, as its number (an int) or its time in seconds (a float), then x and
+y in its pixels."""
 
 OnFrame = Callable[[int, int | None], None]
 """Called with the number of frames done and of all; None where only reading tells."""
@@ -225,17 +225,14 @@ class VideoSegmenter:
             source: the clip; it is read once, of a long one some frames are kept.
             steps: of the optimiser, in place of those of `config` (100).
             channel: the region that is the object; None chooses it.
-            include: clicks on the object that is meant, in frames of the clip: (frame, x, y), the
-                frame as its number (an int) or its time in seconds (a float); pixels of its
-                frames, x first. The masks of these frames are learned as certain.
+            include: clicks on the object that is meant, see `ClipPoint`. The masks of these frames
+                are learned as certain.
             exclude: clicks on what is not the object.
             on_step: called after each step; where it raises `StopTraining`, what has been learned
                 so far is the result.
 
         Raises:
-            InputError: nothing moves in the clip, there is no such region, or a click is outside
-                of it.
-            MediaError: the clip cannot be read.
+            InputError: nothing moves in the clip, there is no such region, or a click is outside.
             DeviceError: a step does not fit the memory.
             TrainingDivergedError: the loss is not finite.
         """

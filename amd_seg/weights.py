@@ -6,7 +6,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar
 
 from amd_seg.device import one_thread, own_numerics
 from amd_seg.errors import WeightsError
@@ -51,16 +51,15 @@ def load_weights(source: str | os.PathLike[str] | None = None) -> Pretrained[AMD
             commit. Write "./name" for a local folder that is called like bundled weights.
 
     Raises:
-        WeightsError: there are no such weights, they cannot be fetched, they are not valid, or
-            they are fine-tuned ones with classes.
+        WeightsError: they cannot be had, are not valid, or are fine-tuned ones with classes.
     """
     found = load_any_weights(source)
-    if isinstance(found.model, AMD):
-        return cast(Pretrained[AMD, WeightsConfig], found)
-    raise WeightsError(
-        f"The weights {found.source} are fine-tuned: they tell classes, not the object. Use them "
-        "with amd-seg image --output labels, or as SemanticSegmenter.from_pretrained(...)."
-    )
+    if not isinstance(found.model, AMD):
+        raise WeightsError(
+            f"The weights {found.source} are fine-tuned: they tell classes, not the object. Use "
+            "them with amd-seg image --output labels, or as SemanticSegmenter.from_pretrained(...)."
+        )
+    return found
 
 
 def load_semantic_weights(
@@ -68,12 +67,12 @@ def load_semantic_weights(
 ) -> Pretrained[SemanticNetwork, SemanticWeightsConfig]:
     """Load the weights of a fine-tuned model with classes; see `load_weights`."""
     found = load_any_weights(source)
-    if isinstance(found.model, SemanticNetwork):
-        return cast(Pretrained[SemanticNetwork, SemanticWeightsConfig], found)
-    raise WeightsError(
-        f"The weights {found.source} know no classes: they find the object. Give the folder of a "
-        "run of amd-seg finetune, or use them with amd-seg image --output mask."
-    )
+    if not isinstance(found.model, SemanticNetwork):
+        raise WeightsError(
+            f"The weights {found.source} know no classes: they find the object. Give the folder of "
+            "a run of amd-seg finetune, or use them with amd-seg image --output mask."
+        )
+    return found
 
 
 def load_any_weights(source: str | os.PathLike[str] | None = None) -> Pretrained[Any, Any]:

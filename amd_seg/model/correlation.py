@@ -1,8 +1,7 @@
 """The cost volume of two feature maps, as the operator `amd_seg::correlation`.
 
-One meaning, several ways to compute it. The operator's name, shapes, gradients and casts are
-registered here together with the plain path, which is made of ordinary tensor operations and
-serves every device and dtype. CUDA devices have kernels of their own: correlation_cuda.
+The plain path, of ordinary tensor operations, serves every device and dtype. CUDA devices have
+kernels of their own: correlation_cuda.
 """
 
 from typing import Any, cast
@@ -82,11 +81,10 @@ def volume_plain(x1: Tensor, x2: Tensor, max_displacement: int) -> Tensor:
 def gradients_plain(
     grad: Tensor, x1: Tensor, x2: Tensor, max_displacement: int
 ) -> tuple[Tensor, Tensor]:
-    """Return the gradients of `x1` and `x2` for `grad`, the gradient of the volume.
+    """Return the gradients of `x1` and `x2` for `grad`, that of the volume.
 
-    The products of `volume_plain` run backwards: the gradient is laid on the diagonals, and what
-    it multiplies is summed in place. An infinity or a NaN therefore reaches the gradients of its
-    whole tile of 16 pixels.
+    The products of `volume_plain` run backwards: the gradient is laid on the diagonals. A NaN
+    therefore reaches the gradients of its whole tile of 16 pixels.
     """
     channels, height, width = x1.shape[1:]
     reach, side = max_displacement, 2 * max_displacement + 1

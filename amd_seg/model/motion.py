@@ -73,7 +73,7 @@ class MotionPathway(nn.Module):
         nn.init.normal_(last_weight, std=FLOW_SPREAD)
 
     def features(self, frames: Tensor) -> list[Tensor]:
-        """Map frames (batch, 3, height, width) in 0..1 to their levels, coarse to fine.
+        """Map frames (batch, 3, height, width) in 0..1 to their levels, each twice as fine.
 
         Level l has (batch, channels, height / 2^(n-l), width / 2^(n-l)) for n stages, l from 0.
         """
@@ -86,9 +86,7 @@ class MotionPathway(nn.Module):
     def motion_features(self, level: int, target: Tensor, source: Tensor, flow: Tensor) -> Tensor:
         """Eq. 2: V at one level (0 is the coarsest), given the flow that the coarser ones found.
 
-        Args:
-            target, source: (batch, channel, height, width), features of the two frames.
-            flow: (batch, 2, height, width), pixels of this grid, x first.
+        Target and source are features of the two frames; the flow is in pixels of their grid.
         """
         # At the coarsest level the flow is zero: warping by it would change nothing.
         warped = source if level == 0 else synthesize_view(source, flow)
@@ -106,10 +104,7 @@ class MotionPathway(nn.Module):
         return torch.cat((fourth, fifth), dim=1)
 
     def flow_of(self, motion_features: Tensor) -> Tensor:
-        """Eq. 4: g, from motion features (batch, channel, ...) to flow (batch, 2, ...), x first.
-
-        It reads pooled features (batch, channel, region, 1) or, densely, a whole grid.
-        """
+        """Eq. 4: g, from motion features, pooled or of a grid, to flow (batch, 2, ...), x first."""
         hidden, out = self.region_flow
         return cast(Tensor, out(leaky(hidden(motion_features))))
 

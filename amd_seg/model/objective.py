@@ -63,9 +63,8 @@ def splat_weights(flow: Tensor) -> Tensor:
 def splat_visibility(opposite_flow: Tensor) -> Tensor:
     """Which pixels of a frame the other frame shows too, (batch, 1, height, width), 0 or 1.
 
-    Args:
-        opposite_flow: on the grid of the *other* frame, pointing into this one; less than 0.2 of
-            a pixel that arrives is nothing.
+    The flow is on the grid of the *other* frame and points into this one; less than 0.2 of a pixel
+    that arrives is nothing.
     """
     weights = splat_weights(opposite_flow)
     return (weights >= VISIBLE_WEIGHT).to(weights.dtype)

@@ -36,13 +36,12 @@ def upsample_flow(flow: Tensor, factor: int) -> Tensor:
 
 
 def pool_over_regions(features: Tensor, masks: Tensor) -> Tensor:
-    """Eq. 3: the mean of the features over each soft region.
+    """Eq. 3: the mean of features (batch, channel, height, width) over each soft region.
 
     A region without weight gives zeros and passes no gradient, where the plain quotient would
     be 0 / 0.
 
     Args:
-        features: (batch, channel, height, width).
         masks: (batch, region, height, width), 0..1, on the same grid.
 
     Returns:
@@ -62,10 +61,7 @@ def compose_segment_flow(masks: Tensor, vectors: Tensor) -> Tensor:
 
     Args:
         masks: (batch, region, height, width), sums to 1 over region.
-        vectors: (batch, region, 2), pixels of this grid, x first.
-
-    Returns:
-        (batch, 2, height, width), float32 or wider, pixels, x first.
+        vectors: (batch, region, 2), pixels of this grid, x first, as the flow that is returned.
     """
     with torch.autocast(masks.device.type, enabled=False):
         return torch.einsum("brhw,brv->bvhw", full_precision(masks), full_precision(vectors))
@@ -76,10 +72,7 @@ def synthesize_view(frame: Tensor, flow: Tensor) -> Tensor:
 
     Args:
         frame: (batch, channel, height, width), the frame (or features) that is warped.
-        flow: (batch, 2, height, width), pixels, x first.
-
-    Returns:
-        (batch, channel, height, width), in the dtype of the frame; NaN where the flow is.
+        flow: (batch, 2, height, width), pixels, x first. Where it is NaN, the result is.
     """
     height, width = frame.shape[-2:]
     flow = full_precision(flow)
