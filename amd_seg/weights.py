@@ -1,16 +1,21 @@
-"""Find and load weights: bundled, in a folder, or on the Hub."""
+"""Find and load weights: bundled, in a folder, or on the Hugging Face Hub.
+
+The Hub's cache, HF_HOME, HF_HUB_OFFLINE, HF_TOKEN and HF_ENDPOINT are those of huggingface_hub,
+which reads them when it is imported: by the first call here, and not before.
+"""
 
 import hashlib
 import logging
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from amd_seg.device import one_thread, own_numerics
 from amd_seg.errors import WeightsError
-from amd_seg.hub import fetch_snapshot, push_folder
 from amd_seg.model.amd import AMD
 from amd_seg.model.appearance import SemanticNetwork
 from amd_seg.model.config import SemanticWeightsConfig, WeightsConfig
@@ -118,7 +123,7 @@ def _locate(source: str | os.PathLike[str] | None) -> tuple[Path, str]:
         return in_run if is_run else Path(local), name
     if isinstance(source, str) and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*(@.+)?", name):
         try:
-            folder = fetch_snapshot(name, FILES)
+            folder = fetch_snapshot(name)
         except WeightsError as cause:
             raise WeightsError(
                 f"{cause} (Looked before for bundled weights and for a folder {name!r} here.)"
@@ -138,14 +143,93 @@ def bundled_weights() -> dict[str, Path]:
     return {f.name: f for f in folders if all((f / name).is_file() for name in FILES)}
 
 
+# The Hub
+
+
 def download_weights(repo: str) -> Path:
     """Fetch the weights of a repository, "org/name[@revision]", check them, return their folder."""
-    folder = fetch_snapshot(repo, FILES)
+    folder = fetch_snapshot(repo)
     read_weights(folder)
     return folder
 
 
+def fetch_snapshot(source: str) -> Path:
+    """Return the cached folder of a repository's weights, downloading what is not cached.
+
+    Args:
+        source: "org/name", or "org/name@revision" for a branch, a tag or a commit.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.utils.tqdm import tqdm
+
+    class TerminalBar(tqdm):
+        """Without this, None as `disable`, huggingface_hub's bar shows elsewhere too."""
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            kwargs["disable"] = kwargs.get("disable") or None
+            super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call]
+
+    repo, _, revision = source.partition("@")
+    place = f"revision {revision!r}" if revision else "its main branch"
+    failed = f"Cannot fetch weights of {repo!r} from the Hub:"
+    with _told(failed, place):
+        found = snapshot_download(
+            repo, revision=revision or None, allow_patterns=list(FILES), tqdm_class=TerminalBar
+        )
+    missing = [name for name in FILES if not Path(found, name).is_file()]
+    if missing:
+        raise WeightsError(
+            f"{failed} {place} has no {' and no '.join(missing)}. Give a repository of AMD weights."
+        )
+    return Path(found)
+
+
 def push_to_hub(folder: str | os.PathLike[str], repo: str, *, private: bool = False) -> str:
-    """Check and upload the weights in `folder`, with their README.md; return the address."""
-    read_weights(Path(folder))
-    return push_folder(Path(folder), repo, (*FILES, "README.md"), private=private)
+    """Check weights and upload them with their README.md, in one commit; return the address."""
+    folder = Path(folder)
+    read_weights(folder)
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    with _told(f"Cannot upload {folder} to {repo!r} on the Hub:", "its main branch"):
+        address = api.create_repo(repo, private=private, exist_ok=True)
+        api.upload_folder(
+            repo_id=repo,
+            folder_path=folder,
+            allow_patterns=[*FILES, "README.md"],
+            commit_message="Upload AMD weights",
+        )
+    return str(address)
+
+
+@contextmanager
+def _told(failed: str, place: str) -> Iterator[None]:
+    """Raise a WeightsError that says in one line what the Hub answered, and what to do."""
+    from huggingface_hub import errors
+
+    # Its HTTP library differs between releases: the root error of that is a base of this one.
+    # A reply that is no JSON, and a bad name, are ValueErrors.
+    bases = (ValueError, *errors.HfHubHTTPError.__bases__)
+    known: tuple[type[Exception], ...] = tuple(b for b in bases if issubclass(b, Exception))
+    try:
+        yield
+    except known as cause:
+        # The more special ones stand first.
+        answers: dict[type[Exception], str] = {
+            errors.HFValidationError: "that is no name of a repository. Give 'org/name'.",
+            errors.GatedRepoError: "it asks for consent. Accept its terms on its page, set "
+            "HF_TOKEN.",
+            errors.RepositoryNotFoundError: "no such repository, or it is private. Check the name; "
+            "set HF_TOKEN if private.",
+            errors.RevisionNotFoundError: f"{place} does not exist. Give a branch, a tag or a "
+            "commit.",
+            errors.LocalEntryNotFoundError: "the Hub cannot be reached, or HF_HUB_OFFLINE is set, "
+            f"and {place} is not in the cache. Check the network, or give a local folder.",
+        }
+        detail = (str(cause).strip() or type(cause).__name__).splitlines()[0].rstrip(".")
+        told = f"{detail}. Try again later, or give a local folder."
+        told = next((text for kind, text in answers.items() if isinstance(cause, kind)), told)
+        status = getattr(getattr(cause, "response", None), "status_code", None)
+        if status in (401, 403) and type(cause) is errors.HfHubHTTPError:
+            told = f"not allowed (status {status}). Set HF_TOKEN to one that may."
+        raise WeightsError(f"{failed} {told}") from cause

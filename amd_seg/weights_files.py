@@ -109,17 +109,12 @@ def read_weights(source: Path) -> tuple[Network, NetworkConfig]:
             tensors = {k: handle.get_tensor(k).to(value.dtype) for k, value in expected.items()}
     except WeightsError:
         raise
-    except FileNotFoundError as cause:
-        missing = Path(cause.filename or file).name
-        raise WeightsError(
-            f"Cannot read weights in {file.parent}: {missing} is missing there. "
-            f"Give a folder with {WEIGHTS_FILE} and {CONFIG_FILE}."
-        ) from cause
     except SafetensorError as cause:
         raise _damaged(file, f" ({cause})") from cause
     except OSError as cause:
         raise WeightsError(
-            f"Cannot read {cause.filename or file}: {cause.strerror or cause}. Check the file."
+            f"Cannot read {cause.filename or file}: {cause.strerror or cause}. Give a folder with "
+            f"{WEIGHTS_FILE} and {CONFIG_FILE}."
         ) from cause
     _require_finite(tensors, f"Cannot use {file}")
     model = _new_model(config)

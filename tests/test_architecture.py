@@ -17,7 +17,7 @@ PACKAGE = ROOT / "amd_seg"
 LAYERS = (
     "errors choices classes prefetch workers model.config training.config",
     "device colour_model evaluation.metrics media model",
-    "annotations hub weights_files weights weights_import refine clicks",
+    "annotations weights_files weights weights_import refine clicks",
     "review_page training",
     "segmentation segmenter semantic video_segmenter adaptation_report onnx",
     "demo evaluation",

@@ -33,11 +33,8 @@ for source in sys.argv[1:]:
 """
 """Prints a line for each source: what came of it, or the error."""
 
-FILES = ("model.safetensors", "config.json")
-# It loads no torch, so that its process answers in a fraction of a second.
 FETCH = SCRIPT.format(
-    imports="from amd_seg.hub import fetch_snapshot",
-    result=f"fetch_snapshot(source, {FILES})",
+    imports="from amd_seg.weights import fetch_snapshot", result="fetch_snapshot(source)"
 )
 LOAD = SCRIPT.format(
     imports="from amd_seg.weights import load_any_weights as load, push_to_hub as push",

@@ -191,10 +191,10 @@ def test_files_that_are_missing_or_swapped_are_named(folder: Path, tmp_path: Pat
     shutil.copy(other / "model.safetensors", folder)
     assert "config.json says" in refusal(folder)
     (folder / "config.json").unlink()
-    assert "config.json is missing there" in refusal(folder)
-    assert "config.json is missing there" in refusal(folder / "model.safetensors")
+    assert "config.json: No such file" in refusal(folder)
+    assert "config.json: No such file" in refusal(folder / "model.safetensors")
     (other / "model.safetensors").unlink()
-    assert "model.safetensors is missing there" in refusal(other)
+    assert "model.safetensors: No such file" in refusal(other)
 
 
 @pytest.mark.parametrize(
