@@ -16,7 +16,6 @@ from amd_seg import export_onnx
 from amd_seg.cli import cli
 from amd_seg.errors import ConfigError
 from amd_seg.model.amd import AMD
-from amd_seg.model.config import AMDConfig, WeightsConfig
 from amd_seg.onnx import BAR, largest_difference
 from amd_seg.weights import load_weights, save_weights
 
@@ -37,15 +36,15 @@ def session(path: Path) -> Any:
     return runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
 
-@pytest.mark.parametrize("shape", [(1, 40, 60), (3, 61, 37), (1, 30, 300), (2, 500, 401)])
-def test_the_file_gives_the_regions_of_the_model(
-    file: Path, weights: Path, shape: tuple[int, int, int]
-) -> None:
-    frames = np.random.default_rng(0).integers(0, 256, (shape[0], 3, *shape[1:]), np.uint8)
-    (regions,) = session(file).run(["regions"], {"frames": frames})
-    with torch.inference_mode():
-        expected = load_weights(weights).model.segment(torch.from_numpy(frames))
-    np.testing.assert_allclose(regions, expected, atol=1e-5)
+def test_the_file_gives_the_regions_of_the_model_and_of_no_other(file: Path, weights: Path) -> None:
+    model = load_weights(weights).model
+    for batch, height, width in ((1, 40, 60), (3, 61, 37), (1, 30, 300), (2, 500, 401)):
+        frames = np.random.default_rng(0).integers(0, 256, (batch, 3, height, width), np.uint8)
+        (regions,) = session(file).run(["regions"], {"frames": frames})
+        with torch.inference_mode():
+            np.testing.assert_allclose(regions, model.segment(torch.from_numpy(frames)), atol=1e-5)
+    torch.manual_seed(1)
+    assert largest_difference(file, AMD(model.config).eval()) > 10 * BAR
 
 
 @pytest.mark.slow
@@ -74,44 +73,29 @@ def test_without_the_extra_the_message_says_how_to_get_it(
     assert list(tmp_path.iterdir()) == []
 
 
-def export(*arguments: object) -> Any:
-    return CliRunner().invoke(cli, ["export", "onnx", *map(str, arguments)])
+def test_the_command_writes_a_file_that_is_right_or_none(weights: Path, tmp_path: Path) -> None:
+    def export(*arguments: object) -> Any:
+        return CliRunner().invoke(cli, ["export", "onnx", *map(str, arguments)])
 
-
-def test_the_command_prints_the_path_and_the_difference(weights: Path, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_text("old")
+    given = "-o", path, "--weights", weights
     for name, words in (("m.pt", "must end in .onnx"), ("no/m.onnx", "there is no folder")):
         result = export("-o", tmp_path / name, "--weights", "nowhere")
         assert (result.exit_code, words in result.stderr) == (2, True)
-    refused = export("-o", path, "--weights", weights)
-    assert (refused.exit_code, path.read_text()) == (2, "old")
-    assert "--overwrite" in refused.stderr
-    result = export("-o", path, "--weights", weights, "--overwrite")
-    assert (result.exit_code, result.stdout) == (0, f"{path}\n")
-    found = re.fullmatch(r"Largest difference .*: (\S+) \(allowed: 0.0001\)\.\n", result.stderr)
-    assert found is not None
-    assert 0 <= float(found[1]) < 1e-5
-    assert [name.name for name in tmp_path.iterdir()] == ["model.onnx"]
-
-
-def test_a_file_that_computes_something_else_is_removed(
-    tmp_path: Path, tiny_config: AMDConfig
-) -> None:
-    torch.manual_seed(0)
-    model, config = AMD(tiny_config), WeightsConfig(model=tiny_config, input_size=48)
+    refused = export(*given)
+    assert (refused.exit_code, "--overwrite" in refused.stderr) == (2, True)
+    # Softmax takes away what all logits share; its rounding stays, each runtime's own.
+    found = load_weights(weights)
     with torch.no_grad():
-        # Softmax takes away what all logits share; its rounding stays, each runtime's own.
-        model.appearance.classifier.weight.add_(1e6)
-    folder = save_weights(tmp_path / "weights", model, config, dtype=torch.float32)
-    (tmp_path / "model.onnx").write_text("old")
-    result = export("-o", tmp_path / "model.onnx", "--weights", folder, "--overwrite")
-    assert (result.exit_code, result.stdout) == (1, "")
+        found.model.appearance.classifier.weight.add_(1e6)
+    wrong = save_weights(tmp_path / "wrong", found.model, found.config, dtype=torch.float32)
+    result = export("-o", path, "--weights", wrong, "--overwrite")
+    assert (result.exit_code, result.stdout, path.read_text()) == (1, "", "old")
     assert re.search(r"Nothing is written .* differs .* 0\.0001 is allowed", result.stderr)
-    assert (tmp_path / "model.onnx").read_text() == "old"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx", "weights"]
-
-
-def test_the_check_finds_other_weights(file: Path, weights: Path) -> None:
-    torch.manual_seed(1)
-    assert largest_difference(file, AMD(load_weights(weights).config.model).eval()) > 10 * BAR
+    result = export(*given, "--overwrite")
+    assert (result.exit_code, result.stdout) == (0, f"{path}\n")
+    told = re.fullmatch(r"Largest difference .*: (\S+) \(allowed: 0.0001\)\.\n", result.stderr)
+    assert told is not None
+    assert 0 <= float(told[1]) < 1e-5
+    assert sorted(name.name for name in tmp_path.iterdir()) == ["model.onnx", "wrong"]

@@ -52,8 +52,6 @@ SIGNATURES = {
     "Segmentation": "(photo, region_masks, object_channel, threshold_rule=0.5, refine='none', "
     "min_confidence=0.0, include=(), exclude=())",
     "Segmentation.clicked": "(self, include=(), exclude=())",
-    "Segmentation.cutout": "(self)",
-    "Segmentation.overlay": "(self)",
     "Segmentation.render": "(self, output='mask')",
     "Segmentation.encode": "(self, output='mask')",
     "Segmentation.save": "(self, path, output='mask')",
@@ -63,7 +61,6 @@ SIGNATURES = {
     "overwrite=False, on_frame=None, info=None, **options)",
     "VideoSegmenter.adapt": "(self, source, config=None, *, steps=None, channel=None, "
     "include=(), exclude=(), on_step=None)",
-    "VideoSegmenter.reset": "(self)",
     "VideoSegmenter.save": "(self, folder)",
     "write_adaptation_page": "(path, clip, report, config, *, released, adapted, overwrite=False, "
     "**call)",
