@@ -70,16 +70,38 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
         protocol_version = "HTTP/1.1"
 
         def do_HEAD(self) -> None:
-            self._read()
+            parts = self._note().strip("/").split("/")
+            is_api = parts[:2] == ["api", "models"]
+            owner, name, action, revision, *rest = (parts[2:] if is_api else parts) + [""] * 3
+            repo = hub.repos.get(f"{owner}/{name}")
+            if repo is None or repo.token not in (None, self._token()):
+                return self._send(401 if repo else 404, error="RepoNotFound")
+            if repo.status != 200:
+                return self._send(repo.status)
+            if repo.gated:
+                return self._send(403, error="GatedRepo")
+            sha = repo.resolve(unquote(revision or "main"))
+            if sha is None:
+                return self._send(404, error="RevisionNotFound")
+            files = repo.commits[sha]
+            if action == "revision":
+                return self._json({"id": f"{owner}/{name}", "sha": sha})
+            if action == "tree":
+                sizes = {path: {"size": len(d), "oid": _digest(d)} for path, d in files.items()}
+                return self._json([{"type": "file", "path": p, **s} for p, s in sizes.items()])
+            data = files.get("/".join(part for part in rest if part))
+            if data is None:
+                return self._send(404, error="EntryNotFound")
+            told = {"X-Repo-Commit": sha, "ETag": f'"{hashlib.sha256(data).hexdigest()}"'}
+            return self._send(200, data, cut_short=repo.cut_short, **told)
 
-        def do_GET(self) -> None:
-            self._read()
+        do_GET = do_HEAD
 
         def do_POST(self) -> None:
             path = self._note()
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            if hub.write_token and self.headers.get("Authorization") != f"Bearer {hub.write_token}":
-                return self._refuse(401, None)
+            if hub.write_token not in (None, self._token()):
+                return self._send(401)
             if path == "/api/validate-yaml":
                 return self._json({"errors": [], "warnings": []})
             if path == "/api/repos/create":
@@ -100,69 +122,34 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
             url = f"{hub.url}/{owner}/{name}/commit/{sha}"
             return self._json({"success": True, "commitOid": sha, "commitUrl": url})
 
-        def _read(self) -> None:
-            parts = self._note().strip("/").split("/")
-            is_api = parts[:2] == ["api", "models"]
-            owner, name, action, revision, *rest = (parts[2:] if is_api else parts) + [""] * 3
-            repo = hub.repos.get(f"{owner}/{name}")
-            if repo is None or not self._may_read(repo):
-                return self._refuse(401 if repo else 404, "RepoNotFound")
-            if repo.status != 200:
-                return self._refuse(repo.status, None)
-            if repo.gated:
-                return self._refuse(403, "GatedRepo")
-            sha = repo.resolve(unquote(revision or "main"))
-            if sha is None:
-                return self._refuse(404, "RevisionNotFound")
-            if action == "revision":
-                return self._json({"id": f"{owner}/{name}", "sha": sha})
-            if action == "tree":
-                return self._json(
-                    [
-                        {"type": "file", "path": name, "size": len(data), "oid": _digest(data)}
-                        for name, data in repo.commits[sha].items()
-                    ]
-                )
-            return self._file(repo, sha, "/".join(part for part in rest if part))
-
-        def _file(self, repo: Repo, sha: str, path: str) -> None:
-            data = repo.commits[sha].get(path)
-            if data is None:
-                return self._refuse(404, "EntryNotFound")
-            self.send_response(200)
-            self.send_header("X-Repo-Commit", sha)
-            self.send_header("ETag", f'"{hashlib.sha256(data).hexdigest()}"')
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(data[: len(data) // 2] if repo.cut_short else data)
-                self.close_connection = repo.cut_short
-            return None
-
-        def _may_read(self, repo: Repo) -> bool:
-            given = self.headers.get("Authorization", "").removeprefix("Bearer ")
-            return repo.token in (None, given)
-
         def _note(self) -> str:
             path = urlsplit(self.path).path
             hub.requests.append(f"{self.command} {path}")
             return path
 
+        def _token(self) -> str:
+            return self.headers.get("Authorization", "").removeprefix("Bearer ")
+
         def _json(self, content: object) -> None:
-            data = json.dumps(content).encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(data)))
+            self._send(200, json.dumps(content).encode(), **{"Content-Type": "application/json"})
+
+        def _send(
+            self,
+            status: int,
+            data: bytes = b"",
+            *,
+            error: str = "",
+            cut_short: bool = False,
+            **headers: str,
+        ) -> None:
+            self.send_response(status)
+            told = {"X-Error-Code": error} if error else headers
+            for name, value in (told | {"Content-Length": str(len(data))}).items():
+                self.send_header(name, value)
             self.end_headers()
             if self.command != "HEAD":
-                self.wfile.write(data)
-
-        def _refuse(self, status: int, code: str | None) -> None:
-            self.send_response(status)
-            if code:
-                self.send_header("X-Error-Code", code)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
+                self.wfile.write(data[: len(data) // 2] if cut_short else data)
+                self.close_connection = self.close_connection or cut_short
 
         def log_message(self, format: str, *args: object) -> None:
             """Stay silent: the tests read `requests`."""

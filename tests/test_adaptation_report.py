@@ -13,9 +13,8 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from amd_seg.adaptation_report import loss_curve, spread
+from amd_seg.adaptation_report import loss_curve
 from amd_seg.cli import cli
-from amd_seg.media.video import Frame
 from amd_seg.training.adaptation import AdaptationReport
 from tests.clips import moving_square, write_clip
 
@@ -60,18 +59,6 @@ def test_any_losses_can_be_drawn(losses: list[float]) -> None:
     assert not re.search("nan|inf", svg)
 
 
-@pytest.mark.parametrize("length", [1, 3, 6, 7, 13, 24, 25, 100, 1000])
-def test_the_frames_shown_are_spread_over_the_clip(length: int) -> None:
-    frames = (Frame(number, number / 10, np.zeros((1, 1, 3), np.uint8)) for number in range(length))
-    numbers = [frame.index for frame in spread(frames, 6)]
-    assert len(numbers) == min(length, 6)
-    assert numbers[0] == 0
-    assert numbers[-1] >= 0.75 * (length - 1)
-    gaps = np.diff(numbers)
-    assert (gaps > 0).all()
-    assert len(gaps) == 0 or gaps.max() <= 2 * gaps.min() + 1
-
-
 def test_an_adaptation_is_told_in_a_page(weights: Path, tmp_path: Path) -> None:
     report, clip = tmp_path / "report.html", write_clip(tmp_path / "<b> & c.mp4", moving_square(20))
     args = ["video", str(clip), "--adapt", "--objective", "photometric", "--steps", "2"]
@@ -87,6 +74,9 @@ def test_an_adaptation_is_told_in_a_page(weights: Path, tmp_path: Path) -> None:
     assert page.count("src=") == page.count('src="data:image/jpeg;base64,') == 12
     for jpeg in re.findall(r'base64,([^"]+)"', page):
         assert Image.open(io.BytesIO(base64.b64decode(jpeg))).size == (64, 48)
+    # Frames of 0.1 s, spread over the clip.
+    times = re.findall(r">(\d\.\d\d) s: ", page)[::2]
+    assert times == ["0.00", "0.40", "0.80", "1.00", "1.40", "1.80"]
     text = unescape(re.sub(r"<[^>]*>", "", page))
     assert "Adaptation to <b> & c.mp4" in text
     (svg,) = re.findall(r"<svg.*?</svg>", page, re.S)

@@ -14,9 +14,7 @@ from torch.nn import functional
 from amd_seg.errors import InputError
 from amd_seg.model.correlation import correlation
 
-SIZES = st.tuples(
-    st.integers(0, 3), st.integers(1, 5), st.integers(1, 11), st.integers(1, 37), st.integers(1, 8)
-)
+SIZES = st.tuples(st.integers(0, 3), *(st.integers(1, most) for most in (5, 11, 37, 8)))
 # Largest error of the volume relative to its largest value: sums of at most 40 products in
 # float32 or wider, and one rounding of the result to the dtype (2^-11 for half, 2^-8 for bfloat16).
 TOLERANCE = {
@@ -25,6 +23,9 @@ TOLERANCE = {
     torch.float16: 2**-11,
     torch.bfloat16: 2**-8,
 }
+
+
+MAP = torch.zeros(1, 2, 3, 4)
 
 
 def loop(x1: Tensor, x2: Tensor, reach: int) -> Tensor:
@@ -127,13 +128,13 @@ def test_autocast_takes_the_wider_dtype_of_the_two() -> None:
 @pytest.mark.parametrize(
     ("x1", "x2", "reach"),
     [
-        (torch.zeros(1, 2, 3, 4), torch.zeros(1, 2, 3, 5), 4),
+        (MAP, torch.zeros(1, 2, 3, 5), 4),
         (torch.zeros(2, 3, 4), torch.zeros(2, 3, 4), 4),
         (torch.zeros(1, 0, 3, 4), torch.zeros(1, 0, 3, 4), 4),
-        (torch.zeros(1, 2, 3, 4), torch.zeros(1, 2, 3, 4), 9),
-        (torch.zeros(1, 2, 3, 4), torch.zeros(1, 2, 3, 4).half(), 4),
-        (torch.zeros(1, 2, 3, 4).long(), torch.zeros(1, 2, 3, 4).long(), 4),
-        (torch.zeros(1, 2, 3, 4), torch.zeros(1, 2, 3, 4, device="meta"), 4),
+        (MAP, MAP, 9),
+        (MAP, MAP.half(), 4),
+        (MAP.long(), MAP.long(), 4),
+        (MAP, MAP.to("meta"), 4),
     ],
 )
 def test_refuses_what_cannot_be_compared(x1: Tensor, x2: Tensor, reach: int) -> None:
@@ -143,8 +144,8 @@ def test_refuses_what_cannot_be_compared(x1: Tensor, x2: Tensor, reach: int) -> 
 
 @pytest.mark.slow
 def test_importing_asks_no_device_and_compiles_nothing() -> None:
+    # torch's CUDA builds load the driver's bindings themselves from 2.14 on.
     code = (
-        # torch's CUDA builds load the driver's bindings themselves from 2.14 on.
         "import sys, torch; before = set(sys.modules)\n"
         "import amd_seg.model.correlation\n"
         "assert not torch.cuda.is_initialized()\n"

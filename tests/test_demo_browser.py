@@ -113,8 +113,7 @@ class Browser:
 
     def find(self, selector: str) -> Any:
         """The first element that is shown, or None."""
-        found = self.driver.find_elements("css selector", selector)
-        return next(iter(found), None)
+        return next(iter(self.driver.find_elements("css selector", selector)), None)
 
     def open(self, address: str) -> None:
         self.driver.get(address)
@@ -125,14 +124,11 @@ class Browser:
 
     def picture(self, output: str, *, after: str = "") -> str:
         """Wait for a picture that is loaded, another one than `after`; return its address."""
-
-        def loaded() -> str:
-            image = self.find(f"#{output} img")
-            script = "return arguments[0] && arguments[0].naturalWidth > 0 ? arguments[0].src : ''"
-            source: str = self.driver.execute_script(script, image)
-            return source if source != after else ""
-
-        return str(until(loaded, f"the {output}"))
+        script = (
+            f"const image = document.querySelector('#{output} img');"
+            "return image && image.naturalWidth > 0 && image.src != arguments[0] ? image.src : ''"
+        )
+        return str(until(lambda: self.driver.execute_script(script, after), f"the {output}"))
 
     def download(self, button: str, name: str) -> bytes:
         path = self.downloads / name

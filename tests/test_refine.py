@@ -3,8 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from amd_seg.choices import REFINEMENTS
 from amd_seg.colour_model import iou
@@ -142,24 +140,17 @@ def few_colours(height: int, width: int, seed: int = 0) -> tuple[torch.Tensor, t
     return torch.from_numpy(colours), torch.from_numpy(probability)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_it_is_the_formula(seed: int) -> None:
-    guide, probability = few_colours(7, 9, seed)
+@pytest.mark.parametrize(("height", "width", "seed"), [(7, 9, 0), (1, 12, 1), (13, 1, 2)])
+def test_it_is_the_formula(height: int, width: int, seed: int) -> None:
+    guide, probability = few_colours(height, width, seed)
+    # Object and ground are alike to it.
+    swapped = 1 - redraw_by_densities(guide, 1 - probability)
+    torch.testing.assert_close(redraw_by_densities(guide, probability), swapped)
     expected = slow_densities(guide.numpy(), probability.numpy())
     np.testing.assert_allclose(redraw_by_densities(guide, probability), expected, atol=1e-9)
     single = redraw_by_densities(guide.float(), probability.float())
     assert single.dtype == torch.float32
     np.testing.assert_allclose(single, expected, atol=1e-4)
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.integers(1, 40), st.integers(1, 60), st.integers(0, 9))
-def test_object_and_ground_are_alike_to_it(height: int, width: int, seed: int) -> None:
-    guide, probability = few_colours(height, width, seed)
-    redrawn = redraw_by_densities(guide, probability)
-    assert redrawn.shape == probability.shape
-    assert 0 <= redrawn.min() <= redrawn.max() <= 1
-    torch.testing.assert_close(redraw_by_densities(guide, 1 - probability), 1 - redrawn)
 
 
 def test_a_small_object_is_found_whole_by_its_colour() -> None:

@@ -19,7 +19,7 @@ from amd_seg.choices import DEFAULT_REFINEMENT, OUTPUTS, REFINEMENTS
 from amd_seg.device import _warn_where_emulated
 from amd_seg.errors import AmdSegError
 from amd_seg.media.images import Photo
-from amd_seg.refine import refine_map, upsample
+from amd_seg.refine import refine_map
 from amd_seg.segmenter import network_size, prepare
 from amd_seg.weights import bundled_weights
 from tests.scenes import scenes
@@ -144,18 +144,6 @@ def test_maps_have_the_photo_s_size_and_keep_their_promises(
     np.testing.assert_allclose(plain.saliency, expected.numpy(), atol=2e-6)
     refined = refine_map(pixels, plain.region_masks[1], DEFAULT_REFINEMENT)
     np.testing.assert_array_equal(result.saliency, refined)
-
-
-@given(
-    cells=st.tuples(st.integers(1, 6), st.integers(1, 6)),
-    size=st.tuples(st.integers(1, 150), st.integers(1, 20)),
-)
-def test_upsampling_aligns_corners(cells: tuple[int, int], size: tuple[int, int]) -> None:
-    masks = np.random.default_rng(0).random((2, *cells), np.float32)
-    kept = masks.copy()
-    expected = interpolate(torch.from_numpy(masks)[None], size, mode="bilinear", align_corners=True)
-    np.testing.assert_allclose(upsample(masks, size), expected[0].numpy(), atol=2e-6)
-    np.testing.assert_array_equal(masks, kept)
 
 
 def test_otsu_splits_two_levels_between_them() -> None:
