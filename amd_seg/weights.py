@@ -211,21 +211,19 @@ def _told(failed: str, place: str) -> Iterator[None]:
     # A reply that is no JSON, and a bad name, are ValueErrors.
     bases = (ValueError, *errors.HfHubHTTPError.__bases__)
     known: tuple[type[Exception], ...] = tuple(b for b in bases if issubclass(b, Exception))
+    # The more special ones stand first.
+    answers: dict[type[Exception], str] = {
+        errors.HFValidationError: "that is no name of a repository. Give 'org/name'.",
+        errors.GatedRepoError: "it asks for consent. Accept its terms on its page, set HF_TOKEN.",
+        errors.RepositoryNotFoundError: "no such repository, or it is private. Check the name; "
+        "set HF_TOKEN if private.",
+        errors.RevisionNotFoundError: f"{place} does not exist. Give a branch, a tag or a commit.",
+        errors.LocalEntryNotFoundError: "the Hub cannot be reached, or HF_HUB_OFFLINE is set, "
+        f"and {place} is not in the cache. Check the network, or give a local folder.",
+    }
     try:
         yield
     except known as cause:
-        # The more special ones stand first.
-        answers: dict[type[Exception], str] = {
-            errors.HFValidationError: "that is no name of a repository. Give 'org/name'.",
-            errors.GatedRepoError: "it asks for consent. Accept its terms on its page, set "
-            "HF_TOKEN.",
-            errors.RepositoryNotFoundError: "no such repository, or it is private. Check the name; "
-            "set HF_TOKEN if private.",
-            errors.RevisionNotFoundError: f"{place} does not exist. Give a branch, a tag or a "
-            "commit.",
-            errors.LocalEntryNotFoundError: "the Hub cannot be reached, or HF_HUB_OFFLINE is set, "
-            f"and {place} is not in the cache. Check the network, or give a local folder.",
-        }
         detail = (str(cause).strip() or type(cause).__name__).splitlines()[0].rstrip(".")
         told = f"{detail}. Try again later, or give a local folder."
         told = next((text for kind, text in answers.items() if isinstance(cause, kind)), told)

@@ -178,7 +178,9 @@ class Module:
 
     def __init__(self, image: bytes, names: Sequence[str], index: int) -> None:
         driver, _ = _bindings()
-        self._context = _primary_context(index)
+        _call(driver.cuInit, 0)
+        # The one that torch uses too; it is kept to the process's end.
+        self._context = _call(driver.cuDevicePrimaryCtxRetain, _call(driver.cuDeviceGet, index))
         with _current(self._context):
             module = _call(driver.cuModuleLoadData, image)
             # The driver unloads a module with its context, so this keeps only the functions.
@@ -302,14 +304,6 @@ def _call(function: Callable[..., Sequence[Any]], *arguments: Any) -> Any:
             "a device that it supports."
         )
     return values[0] if len(values) == 1 else tuple(values)
-
-
-@functools.cache
-def _primary_context(index: int) -> Any:
-    """Return the context that torch, too, uses on a device; it is kept to the process's end."""
-    driver, _ = _bindings()
-    _call(driver.cuInit, 0)
-    return _call(driver.cuDevicePrimaryCtxRetain, _call(driver.cuDeviceGet, index))
 
 
 @contextlib.contextmanager
