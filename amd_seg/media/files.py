@@ -148,7 +148,7 @@ def write_errors(path: Path, *others: type[Exception]) -> Iterator[None]:
         raise
     except errors as cause:
         reason = getattr(cause, "strerror", None) or cause
-        advice = _ADVICE.get(getattr(cause, "errno", 0), "Check the name and its ending.")
+        advice = _ADVICE.get(getattr(cause, "errno", 0), "Check the name and the folder.")
         raise MediaError(f"Cannot write {path}: {reason}. {advice}") from cause
 
 

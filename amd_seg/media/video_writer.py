@@ -28,7 +28,7 @@ from av.subtitles.stream import SubtitleStream
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from PIL import Image
 
-from amd_seg.errors import InputError
+from amd_seg.errors import InputError, MediaError
 from amd_seg.media.files import name_beside, replacing, require_possible_name, write_errors
 from amd_seg.media.images import Pixels, write_image
 from amd_seg.media.video import (
@@ -134,6 +134,11 @@ def open_writer(
         return
     suffix = target.suffix.lower()
     encoding = (WITH_ALPHA if has_alpha else OPAQUE)[suffix]
+    if max(clip.width, clip.height) > (65_535 if encoding is _GIF else 16_384):
+        raise MediaError(
+            f"Cannot write {target}: its encoder takes no frames of {clip.width}x{clip.height} "
+            f"pixels, as {clip.source} has. Give -o a folder."
+        )
     how: Any = {"format": encoding.container, "container_options": encoding.container_options}
     has_sound = isinstance(clip, VideoReader) and encoding is not _GIF
     with (
