@@ -1,8 +1,5 @@
 """Clips in: video files, folders of frames and animated images, as one stream of upright frames.
 
-    for frame in open_video("clip.mp4", start=1.0, every=2):
-        frame.index, frame.time, frame.pixels
-
 A reader opens its file anew for every pass and holds one frame at a time.
 """
 
@@ -390,9 +387,7 @@ class VideoReader(FrameReader):
                 if not packet.size or packet.is_discard:
                     continue
                 if packet.pts is None:
-                    raise MediaError(
-                        f"Cannot seek in {self.source}: it has no timestamps. Remux it."
-                    )
+                    raise MediaError(f"Cannot seek in {self.source}: no timestamps. Remux it.")
                 times.append(float(packet.pts * packet.time_base) - self.start_time)
         return sorted(times)
 
@@ -536,8 +531,7 @@ def video_stream(container: InputContainer, source: str) -> VideoStream:
         )
     best = container.streams.best("video")
     stream = next((s for s in known if s is best), known[0])
-    size = stream.codec_context.width, stream.codec_context.height
-    require_at_most(MAX_FRAME_PIXELS, size, source)
+    require_at_most(MAX_FRAME_PIXELS, (stream.width, stream.height), source)
     return stream
 
 
