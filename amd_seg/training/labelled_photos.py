@@ -203,7 +203,7 @@ Box = tuple[float, float, float, float]
 def draw_view(
     size: tuple[int, int], config: FinetuneConfig, random: np.random.Generator
 ) -> tuple[tuple[int, int], Box, bool]:
-    """Draw a part of the crop's size out of a photo that is scaled at random.
+    """Draw a part of the crop's size out of a photo (height, width) that is scaled at random.
 
     Returns the height and width, in pixels, at which the part is seen: the crop's, or less of a
     small photo; left, top, right and bottom in the photo's own pixels; whether it is mirrored.
