@@ -41,10 +41,7 @@ SHOWN_EDGE = 1024  # longest edge of these pictures: a click on a large photo is
 
 
 class Page:
-    """One open page: its file, what the network said of it, and the files of that.
-
-    The folder is its own: it goes when the page is closed, and work under way ends.
-    """
+    """One open page: its file, what the network said of it, and a folder that goes with it."""
 
     def __init__(self, segmenter: Segmenter, folder: Path) -> None:
         self._folder = folder
@@ -128,7 +125,6 @@ class Page:
 
         Give what came of it, as HTML; the page about it; the size that the new weights see best.
         """
-        assert self.source is not None
         assert self.clip is not None
         self._video.reset()
         self._seen = None
@@ -140,10 +136,10 @@ class Page:
                 raise StopTraining("the page was closed")
 
         short_edge = config.frame_size(released.config.input_size)
-        small = open_video(self.source, end=MAX_SECONDS, short_edge=short_edge)
+        small = open_video(self.clip.source, end=MAX_SECONDS, short_edge=short_edge)
         report = self._video.adapt(small, config, on_step=after_step)
         adapted = self._video.segmenter
-        target = self._new_file(f"{self.source.stem}.report.html")
+        target = self._new_file(f"{Path(self.clip.source).stem}.report.html")
         both: dict[str, Any] = {"released": released, "adapted": adapted}
         page = write_adaptation_page(target, self.clip, report, config, **both, **call)
         told = f"<p>{escape(verdict(report))}</p>{loss_curve(report)}"
@@ -151,10 +147,9 @@ class Page:
 
     def write(self, output: str, on_frame: OnFrame, **call: Any) -> Path:
         """Write the whole clip, by the weights in use."""
-        assert self.source is not None
         assert self.clip is not None
         ending = ".webm" if output == "cutout" else ".mp4"
-        target = self._new_file(f"{self.source.stem}.{output}{ending}")
+        target = self._new_file(f"{Path(self.clip.source).stem}.{output}{ending}")
         self._video.write(self.clip, target, output=output, on_frame=on_frame, **call)
         return target
 

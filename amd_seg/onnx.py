@@ -32,7 +32,7 @@ def export_onnx(
     *,
     overwrite: bool = False,
 ) -> float:
-    """Write the network of some weights as an .onnx file.
+    """Write some weights as an .onnx file; return its largest difference from the model, 0..1.
 
     Its input `frames` is (batch, 3, height, width), RGB, uint8, of any size; its output `regions`
     is what `AMD.segment` gives. Its metadata say which region is the object. The file gets its
@@ -40,9 +40,6 @@ def export_onnx(
 
     Args:
         weights: as `Segmenter.from_pretrained` takes them.
-
-    Returns:
-        The largest difference of a region, 0..1, between the file and the model.
 
     Raises:
         ConfigError: the extra `onnx` is not installed.

@@ -294,8 +294,7 @@ class Segmenter(PlacedNetwork[AMD, WeightsConfig]):
     def region_masks(self, frames: Tensor) -> NDArray[np.float32]:
         """Run the network on frames that are resized for it already: `AMD.segment` as an array."""
         with self._computing(frames):
-            masks = self.model.segment(frames.to(self.device)).float().cpu()
-        return cast(NDArray[np.float32], masks.numpy())
+            return self.model.segment(frames.to(self.device)).float().cpu().numpy()
 
 
 # What every segmenter of photos does

@@ -149,11 +149,11 @@ class SemanticSegmenter(PlacedNetwork[SemanticNetwork, SemanticWeightsConfig]):
         """Segment images as a call does, with the error itself in the place of a bad image.
 
         Args:
-            size, max_pixels: see `CallOptions`.
             slide: let a square window of the weights' size slide over the photo, by two thirds of
                 its side, and take the mean where windows overlap; else the network sees it whole.
             flip: take the mean with the mirrored photo.
             batch_size: windows that share a pass of the network; photos that are read ahead.
+            size, max_pixels: see `CallOptions`.
         """
         edge = self._checked(size, batch_size)
         window = self.config.input_size if slide else None

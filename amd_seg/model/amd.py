@@ -61,9 +61,8 @@ class AMD(AppearanceModel):
     def segment(self, frames: Tensor) -> Tensor:
         """Eq. 1: the soft regions of frames (batch, 3, height, width), RGB, uint8 or 0..255.
 
-        Returns:
-            (batch, region, ceil(height / stride), ceil(width / stride)), float, sums to 1 over
-            region; the stride is 8 in the dilated layout, 2 in the top-down one.
+        They are (batch, region, ceil(height / stride), ceil(width / stride)), float, sum to 1 over
+        region; the stride is 8 in the dilated layout, 2 in the top-down one.
         """
         return self.logits(frames).softmax(dim=1)
 

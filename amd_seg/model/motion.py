@@ -60,9 +60,8 @@ class MotionPathway(nn.Module):
     def initialise_by_kaiming(self) -> None:
         """Start anew so that features keep the size of the frames, and the flow begins near zero.
 
-        The released code leaves its layers to the framework's default (FACTS, section 2.4), which
-        shrinks the features to a hundredth and the cost volume to a ten-thousandth: the flow
-        hardly depends on the frames until long training has undone that.
+        The framework's default, as released, shrinks features to a hundredth and the cost volume
+        to a ten-thousandth: the flow hardly depends on the frames until long training undoes that.
         """
         for parameter in self.parameters():
             if parameter.ndim == 4:

@@ -36,16 +36,14 @@ def upsample_flow(flow: Tensor, factor: int) -> Tensor:
 
 
 def pool_over_regions(features: Tensor, masks: Tensor) -> Tensor:
-    """Eq. 3: the mean of features (batch, channel, height, width) over each soft region.
+    """Eq. 3: the mean of features over each soft region, (batch, region, channel).
 
     A region without weight gives zeros and passes no gradient, where the plain quotient would
     be 0 / 0.
 
     Args:
+        features: (batch, channel, height, width); the mean is float32 or wider.
         masks: (batch, region, height, width), 0..1, on the same grid.
-
-    Returns:
-        (batch, region, channel), float32 or wider.
     """
     features, masks = full_precision(features), full_precision(masks)
     with torch.autocast(features.device.type, enabled=False):
