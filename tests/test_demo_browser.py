@@ -35,17 +35,17 @@ PATIENCE = 120
 """Seconds that anything may take: other work shares the machine."""
 
 # Writes down every host that the process looks up or connects to.
-WATCHED = (
-    "import sys\n"
-    "def watch(event, args):\n"
-    "    if event in ('socket.connect', 'socket.getaddrinfo', 'socket.gethostbyname'):\n"
-    "        host = args[1] if event == 'socket.connect' else args[0]\n"
-    "        print(host, file=open(sys.argv[0], 'a'), flush=True)\n"
-    "sys.argv = sys.argv[1:]\n"
-    "sys.addaudithook(watch)\n"
-    "from amd_seg.cli import main\n"
-    "main()\n"
-)
+WATCHED = """
+import sys
+def watch(event, args):
+    if event in ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname"):
+        host = args[1] if event == "socket.connect" else args[0]
+        print(host, file=open(sys.argv[0], "a"), flush=True)
+sys.argv = sys.argv[1:]
+sys.addaudithook(watch)
+from amd_seg.cli import main
+main()
+"""
 
 
 class Server:

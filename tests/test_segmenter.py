@@ -199,33 +199,26 @@ def test_no_map_is_stretched(refine: str) -> None:
     ("output", "mode"),
     [("mask", "L"), ("saliency", "L"), ("cutout", "RGBA"), ("overlay", "RGB"), ("regions", "RGB")],
 )
-def test_every_output_is_written_whole(
+def test_every_output_is_written_whole_with_what_its_colours_need(
     segmenter: Segmenter, tmp_path: Path, output: str, mode: str
 ) -> None:
-    assert output in OUTPUTS
-    result = segmenter(photo(150, 100))
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    Image.fromarray(photo(150, 100)).save(
+        tmp_path / "photo.png", icc_profile=profile, dpi=(300, 150)
+    )
+    result = segmenter(tmp_path / "photo.png")
     path = result.save(tmp_path / "out.png", output)
     assert path == tmp_path / "out.png"
-    with Image.open(path) as written, Image.open(io.BytesIO(result.encode(output))) as encoded:
-        assert (written.mode, written.size) == (mode, (100, 150))
-        np.testing.assert_array_equal(np.asarray(written), np.asarray(encoded))
-    assert [p.name for p in tmp_path.iterdir()] == ["out.png"]
-    with pytest.raises(InputError, match="mask, saliency, cutout, overlay, regions"):
+    has_colours = output in ("cutout", "overlay")
+    dpi = pytest.approx((300, 150), abs=0.1) if has_colours else None
+    for content in (path.read_bytes(), result.encode(output)):
+        image = Image.open(io.BytesIO(content))
+        assert (image.mode, image.size, image.info.get("dpi")) == (mode, (100, 150), dpi)
+        assert image.info.get("icc_profile") == (profile if has_colours else None)
+        np.testing.assert_array_equal(np.asarray(image), np.asarray(result.render(output)))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out.png", "photo.png"]
+    with pytest.raises(InputError, match=", ".join(OUTPUTS)):
         result.render("video")
-
-
-def test_the_colour_profile_and_the_resolution_go_with_the_colours(
-    segmenter: Segmenter, tmp_path: Path
-) -> None:
-    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    path = tmp_path / "photo.png"
-    Image.fromarray(photo()).save(path, icc_profile=profile, dpi=(300, 150))
-    result, dpi = segmenter(path), pytest.approx((300, 150), abs=0.1)
-    for output, kept in (("cutout", (profile, dpi)), ("mask", (None, None))):
-        saved = result.save(tmp_path / "out.png", output).read_bytes()
-        for content in (saved, result.encode(output)):
-            info = Image.open(io.BytesIO(content)).info
-            assert (info.get("icc_profile"), info.get("dpi")) == kept
 
 
 # Many images
