@@ -12,6 +12,8 @@ REFINEMENTS = ("none", "guided", "colour", "grabcut")
 """Ways from the network's coarse map to the photo's size: plain enlarging, the guided filter,
 densities of the colours on its two sides, GrabCut."""
 DEFAULT_REFINEMENT = "colour"
+CLIP_REFINEMENT = "guided"
+"""The default for clips: their objects are smaller, and colours take parts of small ones away."""
 
 MAX_PIXELS = 200_000_000  # of the largest picture that is read by default: 600 MB as RGB
 SIZES = (16, 8192)  # least and most pixels of the short edge that the network may see

@@ -71,9 +71,9 @@ class CallOptions(TypedDict, total=False):
     """Saliency above which a pixel is in the mask, between 0 and 1, or "otsu"; None takes that of
     the weights."""
     refine: str
-    """How the network's coarse map, an eighth of what it sees, gets the photo's edges: "none"
-    (enlarged, as published), "guided" (a guided filter), "colour" (the default: which colours are
-    the object's, and which the ground's) or "grabcut" (the same with a cut); see `refine_map`."""
+    """How the network's map gets the photo's edges: "none" (enlarged, as published), "guided" (a
+    guided filter; the default for clips), "colour" (which colours are the object's, and which the
+    ground's; the default for photos) or "grabcut" (the same with a cut); see `refine_map`."""
     min_confidence: float
     """`Segmentation.confidence`, 0 to 1, below which a photo has no object (0)."""
     batch_size: int

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from amd_seg.choices import CLIP_REFINEMENT, DEFAULT_REFINEMENT
 from amd_seg.cli import options, terminal
 from amd_seg.cli.options import COUNT, PATH, refuse
 from amd_seg.cli.terminal import STANDARD_STREAM
@@ -43,7 +44,7 @@ _HEADINGS = options.under_headings(
     "--method", type=click.Choice(["centre-prior"]), help="Score this instead of a network."
 )
 @options.network_options("Pictures in a pass of the network.")
-@options.refine_option
+@options.refine_option(None, f" [default: {DEFAULT_REFINEMENT}; clips: {CLIP_REFINEMENT}]")
 @learning_options
 @click.option(
     "--threshold",
@@ -176,7 +177,8 @@ def _maps(data: "Dataset", settings: dict[str, Any]) -> "tuple[Iterable[Map], st
         call |= {key: settings[key] for key in ("slide", "flip")}
         name += "".join(f", {key}" for key in ("slide", "flip") if call[key])
         return predictions.from_semantic_network(data, weights, load, call), name
-    call["refine"] = settings["refine"]
+    default = CLIP_REFINEMENT if data.benchmark.kind == "video" else DEFAULT_REFINEMENT
+    call["refine"] = settings["refine"] or default
     if not settings["adapt"]:
         return predictions.from_network(data, weights, load, call), name
 

@@ -13,7 +13,14 @@ from typing import Any, NamedTuple, TextIO
 import click
 
 from amd_seg import __version__
-from amd_seg.choices import ANNOTATIONS, MASK_FORMATS, MAX_PIXELS, OUTPUTS, SEMANTIC_OUTPUTS
+from amd_seg.choices import (
+    ANNOTATIONS,
+    DEFAULT_REFINEMENT,
+    MASK_FORMATS,
+    MAX_PIXELS,
+    OUTPUTS,
+    SEMANTIC_OUTPUTS,
+)
 from amd_seg.cli import options, terminal
 from amd_seg.cli.options import PATH, refuse
 from amd_seg.cli.terminal import STANDARD_STREAM
@@ -76,7 +83,7 @@ _HEADINGS = options.under_headings(
     "X,Y",
     "A pixel of the object that is meant, in one photo. Give several by repeating it.",
 )
-@options.mask_options
+@options.mask_options(DEFAULT_REFINEMENT)
 @options.network_options("Photos of one size that share a pass.")
 @click.option(
     "--max-pixels",

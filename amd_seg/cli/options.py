@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from amd_seg.choices import DEFAULT_REFINEMENT, PRECISIONS, REFINEMENTS, SIZES
+from amd_seg.choices import PRECISIONS, REFINEMENTS, SIZES
 from amd_seg.cli.terminal import Command
 
 Value = TypeVar("Value")
@@ -148,29 +148,37 @@ device_options = several(
         help=f"Of the network: {' or '.join(PRECISIONS)}.",
     ),
 )
-refine_option = click.option(
-    "--refine",
-    type=click.Choice(REFINEMENTS),
-    default=DEFAULT_REFINEMENT,
-    metavar="HOW",
-    help=f"How masks find the photo's edges: {', '.join(REFINEMENTS)}.",
-)
-mask_options = several(
-    click.option(
-        "--threshold",
-        metavar="T",
-        type=threshold,
-        help="Saliency above which a pixel is in the mask, or otsu. [default: the weights']",
-    ),
-    refine_option,
-    click.option(
-        "--min-confidence",
-        type=click.FloatRange(0, 1),
-        default=0.0,
-        metavar="P",
-        help="Give a photo or frame of less confidence an empty mask.",
-    ),
-)
+
+
+def refine_option(default: str | None, note: str = "") -> Callable[[Command], Command]:
+    """Return the option that chooses a refinement."""
+    return click.option(
+        "--refine",
+        type=click.Choice(REFINEMENTS),
+        default=default,
+        metavar="HOW",
+        help=f"How masks find the photo's edges: {', '.join(REFINEMENTS)}.{note}",
+    )
+
+
+def mask_options(refinement: str) -> Callable[[Command], Command]:
+    """Add the options that make masks of the network's maps."""
+    return several(
+        click.option(
+            "--threshold",
+            metavar="T",
+            type=threshold,
+            help="Saliency above which a pixel is in the mask, or otsu. [default: the weights']",
+        ),
+        refine_option(refinement),
+        click.option(
+            "--min-confidence",
+            type=click.FloatRange(0, 1),
+            default=0.0,
+            metavar="P",
+            help="Give a photo or frame of less confidence an empty mask.",
+        ),
+    )
 
 
 def network_options(batch_help: str) -> Callable[[Command], Command]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from amd_seg.choices import OUTPUTS
+from amd_seg.choices import CLIP_REFINEMENT, OUTPUTS
 from amd_seg.cli import options, terminal
 from amd_seg.cli.options import PATH, refuse
 from amd_seg.cli.terminal import STANDARD_STREAM
@@ -100,7 +100,7 @@ def adaptation_config(settings: dict[str, Any]) -> AdaptationConfig:
     metavar="HTML",
     help="Write a page about what was learned: loss, frames before and after, times.",
 )
-@options.mask_options
+@options.mask_options(CLIP_REFINEMENT)
 @options.network_options("Frames that share a pass of the network.")
 @click.option("--overwrite", is_flag=True, help="Replace an output that exists.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
