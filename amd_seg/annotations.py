@@ -393,6 +393,8 @@ def decode_runs(encoded: dict[str, Any]) -> Mask:
 
 def _find_photos(names: Sequence[str], folder: Path) -> list[Path]:
     """Return the photo of each name: below the folder, or the only one called so."""
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder. Give the one that was labelled.")
     photos = files.find_images([str(folder)], recursive=True)
     alike = Counter(path.name for path in photos)
     unique = {path.name: path for path in photos if alike[path.name] == 1}

@@ -125,7 +125,8 @@ class Page:
 
         Give what came of it, as HTML; the page about it; the size that the new weights see best.
         """
-        assert self.clip is not None
+        if self.clip is None:  # What was dropped last could not be read.
+            raise InputError("There is no clip. Drop one first.")
         self._video.reset()
         self._seen = None
         released = self._video.segmenter
@@ -147,7 +148,8 @@ class Page:
 
     def write(self, output: str, on_frame: OnFrame, **call: Any) -> Path:
         """Write the whole clip, by the weights in use."""
-        assert self.clip is not None
+        if self.clip is None:  # What was dropped last could not be read.
+            raise InputError("There is no clip. Drop one first.")
         ending = ".webm" if output == "cutout" else ".mp4"
         target = self._new_file(f"{Path(self.clip.source).stem}.{output}{ending}")
         self._video.write(self.clip, target, output=output, on_frame=on_frame, **call)

@@ -22,17 +22,19 @@ def resolve_device(name: str | torch.device = "auto") -> torch.device:
 
     DeviceError where it is unknown or not on this machine: there is no silent substitute.
     """
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    found = [f"cuda:{number}".removesuffix(":0") for number in range(gpus)]
-    found += ["mps"] * torch.backends.mps.is_available() + ["cpu"]
-    if name == "auto":
-        return torch.device(found[0])
     try:
-        device = torch.device(name)
+        device = None if name == "auto" else torch.device(name)
     except RuntimeError as cause:
         raise DeviceError(
             f"Unknown device {name!r}. Use auto, cpu, cuda, cuda:1 or mps."
         ) from cause
+    if device is not None and device.type == "cpu":
+        return device  # CUDA is not asked: its driver would start, and forbid a later fork.
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    found = [f"cuda:{number}".removesuffix(":0") for number in range(gpus)]
+    found += ["mps"] * torch.backends.mps.is_available() + ["cpu"]
+    if device is None:
+        return torch.device(found[0])
     if str(device).removesuffix(":0") not in found:
         raise DeviceError(
             f"Device {device} cannot be used: torch {torch.__version__} finds {', '.join(found)}. "

@@ -157,6 +157,7 @@ def test_another_size_is_named_or_resized(photos: Path) -> None:
         (". --weights nowhere --json no/out.json", "there is no folder"),
         (". --weights nowhere --sheet out.gif", "has no known ending. Use one of .png"),
         (". --weights nowhere --json old.png", "Give another name, or overwrite it (--overwrite)."),
+        (". --weights nowhere --json two.png --sheet two.png", "Two reports would share two.png"),
         (". --weights nowhere --method centre-prior", "--method and --weights are two origins"),
         ("--images images --masks masks", "--images and --masks"),
         # What would change nothing.

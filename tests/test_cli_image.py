@@ -71,11 +71,15 @@ def test_one_photo_gives_a_mask_beside_it(
         (". -o labels --output yolo", "labels/a.txt labels/b.txt"),
         # A photo by another name is a photo of its own.
         ("a.jpg deep/x.jpg ./a.jpg", "a.mask.png deep/x.mask.png"),
+        # By a link to its folder it is the same photo.
+        ("a.jpg link/a.jpg", "a.mask.png"),
     ],
 )
 def test_outputs_go_where_they_are_told(run: Run, folder: Path, args: str, outputs: str) -> None:
     if "x.jpg" in args:
         (folder / "deep" / "x.jpg").symlink_to("../a.jpg")
+    if "link" in args:
+        (folder / "link").symlink_to(".")
     before = files(folder)
     result = run(*args.split())
     assert result.exit_code == 0, result.stderr
@@ -177,6 +181,7 @@ def test_json_tells_of_every_file(run: Run, folder: Path) -> None:
         (". --split", "--split is for --output coco and yolo"),
         (". --report report.pdf", "End it in .html"),
         ("--list nowhere.txt", "'nowhere.txt': No such file"),
+        ("--list ../utf16.txt", "utf16.txt is no UTF-8"),
         ("deep/c.png deep/c.jpg a.jpg", "c.png and deep/c.jpg to"),
     ],
 )
@@ -184,6 +189,7 @@ def test_wrong_usage_is_told_before_anything_is_done(
     run: Run, folder: Path, args: str, advice: str
 ) -> None:
     (folder / "deep" / "c.jpg").symlink_to("../a.jpg")
+    (folder.parent / "utf16.txt").write_text("*.jpg", "utf-16")
     result = run(*args.split())
     assert result.exit_code == 2
     assert advice in " ".join(result.stderr.split())

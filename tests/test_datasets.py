@@ -131,6 +131,10 @@ for name, level in (("cars1", 0.1), ("marple2", 0.4), ("marple7", 0.05)):
 # White is background in colour files; the grey rendering beside each tells less.
 lion = fbms("lion", **{"20.ppm": LION, "23.ppm": LION, "20_PROB.ppm": LION // 4, "20.pgm": RAMP})
 CASES.append(("fbms59", lion, {"lion/lion_0001": 48, "lion/lion_0004": 48}))
+tennis = {f"Testset/tennis/tennis{k}.jpg": RAMP for k in range(454, 458)}
+tennis |= {f"Testset/tennis/GroundTruth/tennis{k}_gt.pgm": RAMP for k in (454, 457)}
+white = int(np.greater(RAMP, 25.5).sum())
+CASES.append(("fbms59", tennis, {f"tennis/tennis{k}": white for k in (454, 457)}))
 
 
 @pytest.mark.parametrize(("name", "files", "counts"), CASES, ids=[case[0] for case in CASES])

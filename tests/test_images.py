@@ -217,7 +217,16 @@ def test_resolution_goes_with_the_photo_and_turns_with_it(form: str, tmp_path: P
         turned = (300, 150) if form == "BMP" else (150, 300)  # BMP holds no EXIF.
         assert found.resolution == pytest.approx(turned, abs=0.1)
     image = plain()
-    for nonsense in ((0, 0), (1e9, 300), (float("nan"), 300), "ab", 7, (300,), None):
+    for nonsense in (
+        (0, 0),
+        (1e9, 300),
+        (float("nan"), 300),
+        (72, float("nan")),
+        "ab",
+        7,
+        (300,),
+        None,
+    ):
         image.info["dpi"] = nonsense
         assert read_image(image).resolution is None
 
@@ -447,6 +456,7 @@ def test_what_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         path.touch()
     os.mkfifo("pipe.jpg")
     Path("lost.jpg").symlink_to("nowhere.jpg")
+    Path("folder.jpg").symlink_to("void")
     for inputs, recursive, expected in (
         (["."], False, ALBUM),
         (["."], True, ALBUM + BELOW),

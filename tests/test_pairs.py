@@ -145,6 +145,11 @@ def test_broken_clips_are_named_once_and_left_out(
     for make in (lambda: StoredPairs(few, config, CPU), lambda: DecodedPairs(few, config)):
         with pytest.raises(MediaError, match=r"1 of 51 clips cannot be read .*bad\.mp4"):
             next(batches(make()))
+    if way != "no video":  # which is told before the first pair
+        lost = DecodedPairs(broken, SMALL)
+        for _ in range(2):  # Asked again it ends, too.
+            with pytest.raises(MediaError, match="read"):
+                next(batches(lost))
 
 
 def test_a_clip_in_which_nothing_moves_is_left_out(

@@ -51,12 +51,15 @@ REMOVED_OPTIONS = {
     "train --evaluate": "score the run's weights by `amd-seg evaluate DATASET DIR --weights OUT`.",
     "--ablate-regions": "train once for each number of regions, by recipes/ablate_regions.sh.",
     "--sampling": "each epoch draws a pair of each clip, as published.",
+    "--frame-step": "every frame counts; --set max_gap=N pairs frames that are further apart.",
     "--init-backbone": "`amd-seg weights convert FILE -o DIR` makes weights of it for --init DIR.",
     "--channels-last": "the faster layout is found; --set memory_layout=channels-last insists.",
+    "--no-channels-last": "--set memory_layout=channels-first insists on it.",
     "--share": "it is called --blend now.",
     "--photos": "find their masks by recipes/released_weights, and give --targets DIR.",
     "--photo-targets": "give --targets DIR, with DIR/images and DIR/masks.",
-    "--compile": "steps are taken as they are.",
+    "--photo-share": "all folders of --targets are drawn equally often.",
+    **dict.fromkeys(("--compile", "--no-compile"), "steps are taken as they are."),
 }
 """Options of version 0.1, of all commands or ("evaluate --resume") of one -> what to do instead."""
 

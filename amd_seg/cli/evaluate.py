@@ -106,6 +106,8 @@ def evaluate(
     if sheet is not None and sheet.suffix.lower() not in WRITERS:
         known = ", ".join(WRITERS)
         raise click.UsageError(f"--sheet {sheet} has no known ending. Use one of {known}.")
+    if sheet is not None and sheet == json_path:
+        raise click.UsageError(f"Two reports would share {sheet}. Give two names.")
     for path in filter(None, (json_path, sheet)):
         check_target(path, overwrite=overwrite)
     data = _dataset(dataset, folder, settings)

@@ -139,6 +139,8 @@ def image(
     if settings["overwrite"] and settings["resume"]:
         raise click.UsageError("--overwrite replaces outputs, --resume keeps them. Choose one.")
     listed = [line.strip() for line in list_file or () if line.strip()]
+    if any("\0" in line for line in listed):  # As PowerShell writes it.
+        raise click.UsageError(f"The list {list_file and list_file.name} is no UTF-8. Save it so.")
     if not inputs and not listed:
         raise click.UsageError("Give a photo, a folder, or --list with a file that names some.")
     jobs, missing = _plan(inputs, listed, out, output, recursive)
@@ -180,11 +182,13 @@ def _plan(
     for text in (*inputs, *listed):
         try:
             for source, folder in _find(text, recursive):
-                found.setdefault(os.path.abspath(source), (source, folder))
+                parent, ending = os.path.split(source)
+                whole = os.path.join(os.path.realpath(parent), ending)
+                found.setdefault(whole, (source, folder))
         except InputError as error:
             missing.append((text, error))
-    homes = [os.path.abspath(text) for text in inputs if os.path.isdir(text)]
-    homes += [os.path.dirname(os.path.abspath(text)) for text in listed]
+    homes = [os.path.realpath(text) for text in inputs if os.path.isdir(text)]
+    homes += [os.path.realpath(os.path.dirname(text)) for text in listed]
     homes += [os.path.dirname(path) for path in found if found[path][0] != STANDARD_STREAM]
     base = os.path.commonpath(homes) if homes else os.getcwd()
     is_alone = len(inputs) == 1 and (inputs[0] == STANDARD_STREAM or os.path.isfile(inputs[0]))
@@ -203,7 +207,7 @@ def _plan(
         elif is_folder:
             target = str(Path(out, name.parent if source in of_list else folder, picture))
         jobs.append(Job(source, str(target), name.as_posix()))
-    if output not in ONE_FILE:
+    if jobs and output not in ONE_FILE:
         _check_targets(jobs, out, output, is_folder)
     return jobs, missing
 

@@ -281,7 +281,7 @@ def _value(name: str, annotation: Any, text: str) -> Any:
     kinds, is_tuple = get_args(annotation), get_origin(annotation) is tuple
     try:
         if annotation is bool:
-            return {"true": True, "false": False}[text.lower()]
+            return {"true": 1, "yes": 1, "1": 1, "false": 0, "no": 0, "0": 0}[text.lower()] == 1
         if is_tuple:
             return tuple(kinds[0](part) for part in text.replace("x", ",").split(","))
         return text if get_origin(annotation) is Literal else annotation(text)

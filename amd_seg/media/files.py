@@ -61,7 +61,7 @@ def _images_in(folder: Path, pattern: str = "*") -> list[Path]:
 
 def _is_image_file(path: Path) -> bool:
     # A dangling link counts, so that reading names it; a pipe does not, for it would block.
-    is_file = os.path.isfile(path) or os.path.islink(path)
+    is_file = os.path.isfile(path) or (os.path.islink(path) and not os.path.exists(path))
     return is_file and path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 

@@ -132,7 +132,7 @@ def _photo(image: Any, name: str, least: int | None) -> Photo:
     resolution = None
     with suppress(KeyError, TypeError, ValueError, ZeroDivisionError):
         right, down = (float(value) for value in image.info["dpi"])
-        if min(right, down) >= 1 and max(right, down) <= MAX_RESOLUTION:
+        if all(1 <= value <= MAX_RESOLUTION for value in (right, down)):  # A NaN is not.
             is_turned = is_turned_tiff or exif_orientation(image) in TURNED
             resolution = (down, right) if is_turned else (right, down)
     return Photo(pixels, profile if is_for_rgb else None, name, resolution, jpeg)
@@ -212,7 +212,7 @@ def open_image(stream: BinaryIO, name: str) -> Image.Image:
         try:
             module = import_module("pillow_heif" if key == "HEIC" else f"PIL.{plugin}ImagePlugin")
             image: Image.Image = getattr(module, f"{plugin}ImageFile")(stream)
-        except ModuleNotFoundError as cause:
+        except ImportError as cause:
             raise MediaError(
                 f'Cannot read {name}: HEIC needs pillow-heif. Run: pip install "amd-seg[heic]"'
             ) from cause
@@ -533,4 +533,6 @@ def write_image(
         options = {**options, "icc_profile": icc_profile}
     if resolution is not None:
         options = {**options, "dpi": resolution}
+    # Pillow would load all its formats to find one.
+    import_module(f"PIL.{_READERS[format_name][1]}ImagePlugin")
     image.save(file, format_name, **options)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from amd_seg.colour_model import iou, redrawn_where_agreed
 from amd_seg.errors import InputError, MediaError
 from amd_seg.media.video import shrunk_size
-from amd_seg.training.clips import Clip
+from amd_seg.training.clips import VIDEO_SUFFIXES, Clip
 from amd_seg.training.config import REFERENCE_RATE
 from amd_seg.training.masked_images import FoundMask, write_mask_folder
 
@@ -261,9 +261,9 @@ def clips_by_name(clips: Iterable[Clip]) -> dict[str, Clip]:
     """Return clips by the names of their masks; an InputError where two would share one."""
     named: dict[str, Clip] = {}
     for clip in clips:
-        # The name of a folder of frames may hold dots that end nothing.
-        name = clip.name if clip.frames else Path(clip.name).with_suffix("").as_posix()
-        stem = name.replace("/", "_")
+        path = Path(clip.name)  # of a folder of frames it may hold dots that end nothing
+        is_video = path.suffix.lower() in VIDEO_SUFFIXES and not clip.frames
+        stem = (path.with_suffix("") if is_video else path).as_posix().replace("/", "_")
         other = named.setdefault(stem, clip)
         if (other.path, other.frames) != (clip.path, clip.frames):
             paths = " and ".join(str(c.path.joinpath(*c.frames[:1])) for c in (other, clip))

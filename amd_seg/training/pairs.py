@@ -1,6 +1,5 @@
 """Pairs of frames to learn from: kept in memory, or decoded as they are drawn."""
 
-import itertools
 import logging
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -156,7 +155,7 @@ class DecodedPairs(Pairs):
 
     def fetch(self, draw: PairDraw) -> tuple[Tensor, str]:
         """See `Pairs`."""
-        for number in itertools.count(draw.clip):
+        for number in range(draw.clip, draw.clip + len(self._clips)):
             place = number % len(self._clips)
             clip, times = self._clips[place]
             if clip.name in self._broken:
@@ -170,9 +169,9 @@ class DecodedPairs(Pairs):
                 self._broken[clip.name] = str(error)
                 require_mostly_intact(self._broken, len(self._clips))
             else:
-                break
-        pair = _channels_first([frame.pixels for frame in frames])
-        return pair, f"{clip.name}:{start}-{start + frames[1].index}"
+                pair = _channels_first([frame.pixels for frame in frames])
+                return pair, f"{clip.name}:{start}-{start + frames[1].index}"
+        raise MediaError("No clip can be read any more.")
 
 
 def _channels_first(frames: Sequence[Any]) -> Tensor:

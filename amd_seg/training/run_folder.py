@@ -51,11 +51,10 @@ class RunFolder:
             return
         # Motion masks are used. What a run leaves that was killed before its first checkpoint is
         # written anew; what lies beside another config.json than a run's is not ours to replace.
-        renewed = {self.targets, *self.path.glob(".*.tmp")}
+        renewed = {self.targets, self.curves, *self.path.glob(".*.tmp")}
         with suppress(InputError):
             if not checkpoints and "amd_seg" in self.read_settings():
-                renewed |= {self.config, self.data, self.log, self.checkpoints}
-                renewed |= {self.sheets, self.curves}
+                renewed |= {self.config, self.data, self.log, self.checkpoints, self.sheets}
         if self.path.exists() and set(self.path.iterdir()) - renewed:
             raise InputError(
                 f"The run folder {self.path} is in use. Give --resume to go on, or another --out."
