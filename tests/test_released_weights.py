@@ -136,4 +136,4 @@ def test_the_chain_runs_and_is_not_run_again(photos: Path, tmp_path: Path) -> No
     (tmp_path / "out" / "final").rename(tmp_path / "final")
     again = run()
     assert sum(line.endswith(": done before") for line in again) == len(lines) // 2 - 1
-    assert again[-3].startswith("final: the mean of fine-c")
+    assert again[-3].startswith("final: the mean of fine-d")
