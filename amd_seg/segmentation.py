@@ -38,7 +38,7 @@ class Segmentation:
     photo: Photo = field(repr=False)
     """The photo as it was read: RGB pixels, upright."""
     region_masks: NDArray[np.float32] = field(repr=False)
-    """(region, ceil(h/8), ceil(w/8)) for the h x w that the network saw; sums to 1 over region."""
+    """(region, rows, columns), sums to 1 over region; the grid is that of `AMD.segment`."""
     object_channel: int
     """The region that is the object, counted from 0."""
     threshold_rule: float | str = 0.5

@@ -340,7 +340,7 @@ def test_a_large_jpeg_is_decoded_whole_for_its_pixels_only(
     segmenter = Segmenter.from_pretrained(device="cpu")
     result = segmenter(path, refine="none")
     assert result.mask.shape == (4000, 3000)
-    assert {*loaded} == {(500, 375)}
+    assert {*loaded} == {(1000, 750)}
     pixels = np.asarray(Image.open(path).transpose(Image.Transpose.ROTATE_270))
     assert (result.mask != segmenter(pixels, refine="none").mask).mean() < 0.005
     assert 0.05 < result.mask.mean() < 0.95
