@@ -28,11 +28,12 @@ WEIGHTS = {
     "released (light resnet18)": WeightsConfig(
         model=AMDConfig(
             backbone="resnet18",
+            layout="top-down",
             stage_widths=(64, 128, 256, 256),
-            head_dilation=2,
+            dilations=(1, 1, 1, 1),
             motion_size=(128, 192),
         ),
-        input_size=144,
+        input_size=240,
     ),
     "resnet18": WeightsConfig(
         model=AMDConfig(backbone="resnet18", head_dilation=2, motion_size=(256, 384)),
