@@ -163,6 +163,7 @@ class Browser:
         until(lambda: self.driver.execute_script(are_complete), "the last pictures")
         self.driver.get("about:blank")
         until(lambda: not server.files, "the end of its files")
+        self.driver.get_log("performance")  # What was asked meanwhile is not the next test's.
 
 
 @pytest.fixture(scope="module")
