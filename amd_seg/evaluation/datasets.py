@@ -200,8 +200,8 @@ def _fbms59(folder: Path) -> list[Sample]:
         # Beside the colour files lie grey renderings of them, in which some objects are background.
         masks = coloured or masks
         pictures = images_in(home)
-        found = [re.search(r"(?:^|_)(\d+)", p.stem) or re.search(r"\d+", p.stem) for p in masks]
-        numbers = {int(n[n.re.groups]): path for n, path in zip(found, masks, strict=True) if n}
+        found = [re.search(r"(?:^|_)(\d+)", p.stem) or re.search(r"(\d+)", p.stem) for p in masks]
+        numbers = {int(n[1]): path for n, path in zip(found, masks, strict=True) if n}
         if len(numbers) < len(masks) or max(numbers) - min(numbers) >= len(pictures):
             raise InputError(
                 f"The ground truth in {home / 'GroundTruth'} does not fit the {len(pictures)} "
