@@ -23,7 +23,7 @@ Point = tuple[float, float]
 
 # guided
 CELL = 4  # pixels for each of the map's cells where the filter is fitted; its windows' reach
-FINEST = 224  # short edge, in pixels, of the largest map that it is fitted at
+FINEST = 72  # short edge, in pixels, of the largest map that it is fitted at
 EPSILON = 1e-4  # variance of colours in 0..1 below which a window counts as flat
 FEATHER = 2  # reach, in pixels of a redrawn map, of the filter that brings it to the photo's size
 
