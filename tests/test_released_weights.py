@@ -14,6 +14,7 @@ from grounds import write_grounds
 from own_flow import OwnFlow
 from photo_masks import photo_mask, write_photo_masks
 from PIL import Image
+from ranking import manifold_ranking
 from self_training import write_joined_masks
 
 from amd_seg.model.amd import AMD
@@ -53,9 +54,9 @@ def test_what_stands_out_is_found_and_what_the_border_cuts_is_not() -> None:
     nothing, _ = photo_mask(np.full_like(photo, 128), (60,))
     assert not nothing.any()
     photo[rows >= 40] = (200, 190, 60)  # a table's edge: as striking as the ball
-    contrast = boundary_contrast(photo, 60)
-    assert contrast[mask].mean() > 0.8
-    assert contrast[rows >= 44].mean() < 0.2
+    for saliency in (boundary_contrast(photo, 60), manifold_ranking(photo)):
+        assert saliency[mask].mean() > 0.8
+        assert saliency[rows >= 44].mean() < 0.2
 
 
 def test_grounds_hold_no_object(photos: Path, tmp_path: Path) -> None:
@@ -70,12 +71,12 @@ def test_grounds_hold_no_object(photos: Path, tmp_path: Path) -> None:
         assert name.startswith("surface") or red < 0.6 * green
 
 
-@pytest.mark.parametrize("redraw", [False, True])
+@pytest.mark.parametrize("how", [{}, {"redraw": True}, {"ranked": True}])
 def test_masks_are_joined_with_what_a_network_sees(
-    weights: Path, photos: Path, tmp_path: Path, redraw: bool
+    weights: Path, photos: Path, tmp_path: Path, how: dict[str, bool]
 ) -> None:
     write_photo_masks(photos, tmp_path / "first", short_edge=40)
-    write_joined_masks(weights, tmp_path / "first", tmp_path / "next", short_edge=40, redraw=redraw)
+    write_joined_masks(weights, tmp_path / "first", tmp_path / "next", short_edge=40, **how)
     first, joined = (load_masked_images(tmp_path / n, short_edge=40) for n in ("first", "next"))
     assert first.keys() == joined.keys()
     for (one,), (two,) in zip(first.values(), joined.values(), strict=True):
