@@ -15,7 +15,7 @@ from functools import cached_property, partial
 from itertools import chain
 from math import inf
 from pathlib import Path
-from typing import Any, Self, TypeAlias
+from typing import Any, TypeAlias
 
 import av
 import numpy as np
@@ -134,12 +134,6 @@ class FrameReader(ABC):
         if not self.is_truncated:
             logger.warning("%s is damaged: %s. The frames it has are used.", self.source, fault)
         self.is_truncated = True
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return None
 
 
 def open_video(
