@@ -17,10 +17,10 @@ from amd_seg.cli import cli
 from amd_seg.errors import ConfigError, InputError, WeightsError
 from amd_seg.model.amd import AMD
 from amd_seg.model.appearance import SemanticNetwork
-from amd_seg.model.config import WeightsConfig
+from amd_seg.model.config import AMDConfig, WeightsConfig
 from amd_seg.training.config import FINETUNE_PRESETS, FinetuneConfig
 from amd_seg.training.finetune import SegmentationObjective, finetune, model_for
-from amd_seg.training.labelled_photos import LabelBatch, open_voc2012
+from amd_seg.training.labelled_photos import LabelBatch, LabelledPhotos, open_coco, open_voc2012
 from amd_seg.training.loop import StopTraining
 from amd_seg.weights import load_semantic_weights, save_weights
 from tests.labelled import make_voc2012
@@ -95,11 +95,13 @@ def test_a_resumed_run_ends_as_if_it_had_never_stopped(voc: Path, tmp_path: Path
 # Where the backbone starts
 
 
-def start_of(voc: Path, out: Path, weights: Path, **changes: object) -> dict[str, Tensor]:
+def start_of(
+    labelled: LabelledPhotos, out: Path, weights: Path, **changes: object
+) -> dict[str, Tensor]:
     """The convolutions of the backbone before the first step."""
-    model = model_for(weights, 21, **changes)
+    model = model_for(weights, len(labelled.classes), **changes)
     config = dataclasses.replace(SETTINGS, steps=1, learning_rate=1e-12, final_learning_rate=0.0)
-    finetune(open_voc2012(voc), out, model=model, config=config, weights=weights, device="cpu")
+    finetune(labelled, out, model=model, config=config, weights=weights, device="cpu")
     return convolutions(load_semantic_weights(out).model.appearance.backbone.state_dict())
 
 
@@ -109,7 +111,7 @@ def convolutions(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def test_a_backbone_starts_from_our_weights_and_from_others(voc: Path, tmp_path: Path) -> None:
-    amd = AMD(TINY)
+    labelled, amd = open_voc2012(voc), AMD(TINY)
     state = amd.appearance.backbone.state_dict()
     ours = save_weights(tmp_path / "ours", amd, WeightsConfig(model=TINY))
     # TimeCycle's: convolutions over time, of one frame.
@@ -124,18 +126,49 @@ def test_a_backbone_starts_from_our_weights_and_from_others(voc: Path, tmp_path:
     # Fine-tuned weights are a start as well.
     starts = {"run": (ours, {}), "next": (tmp_path / "run", {}), "others": (path, sizes)}
     for name, (weights, changes) in starts.items():
-        found = start_of(voc, tmp_path / name, weights, **changes)
+        found = start_of(labelled, tmp_path / name, weights, **changes)
         torch.testing.assert_close(found, convolutions(state), rtol=0, atol=0)
     model = load_semantic_weights(tmp_path / "run").config.model
     assert (model.stage_widths, model.classes) == (TINY.stage_widths, 21)
     with pytest.raises(ConfigError, match=r"stage_widths \(8, 8, 8, 16\) instead of"):
-        start_of(voc, tmp_path / "no", ours, stage_widths=(8, 8, 8, 16))
+        start_of(labelled, tmp_path / "no", ours, stage_widths=(8, 8, 8, 16))
     torch.save({"state_dict": {"backbone2.conv1.weight": torch.zeros(64, 3, 7, 7)}}, path)
     with pytest.raises(WeightsError, match=r"Convert it first, amd-seg weights convert"):
-        start_of(voc, tmp_path / "no", path)
+        start_of(labelled, tmp_path / "no", path)
+
+
+def test_a_decoder_goes_on_and_the_object_stays_the_object(voc: Path, tmp_path: Path) -> None:
+    config = AMDConfig(
+        **{**dataclasses.asdict(TINY), "layout": "top-down", "dilations": (1, 1, 1, 1)},
+    )
+    amd = AMD(config)
+    ours = save_weights(tmp_path / "ours", amd, WeightsConfig(model=config, object_channel=1))
+    write_coco(tmp_path / "masks.json", "object")
+    labelled = open_coco(tmp_path / "masks.json", voc / "JPEGImages", tmp_path / "labels")
+    start_of(labelled, tmp_path / "run", ours)
+    found = load_semantic_weights(tmp_path / "run").model.appearance
+    heads = (convolutions(part.head.state_dict()) for part in (found, amd.appearance))
+    torch.testing.assert_close(*heads, rtol=0, atol=0)
+    # The ground begins as all other regions together.
+    weight = amd.appearance.classifier.weight.detach().half()
+    others = weight[[0, *range(2, config.regions)]].float().mean(dim=0)
+    expected = torch.stack((others, weight[1].float()))
+    torch.testing.assert_close(found.classifier.weight.detach(), expected, rtol=0, atol=1e-3)
 
 
 # On the command line
+
+
+def write_coco(path: Path, *categories: str) -> None:
+    """A square of the last category in each of two photos."""
+    square = {"category_id": len(categories), "segmentation": [[4, 4, 20, 4, 20, 20, 4, 20]]}
+    size = {"height": 40, "width": 56}
+    coco = {
+        "images": [{"id": n, "file_name": f"2007_{n:06}.jpg", **size} for n in (1, 2)],
+        "categories": [{"id": k, "name": name} for k, name in enumerate(categories, 1)],
+        "annotations": [{"id": n, "image_id": n, "iscrowd": 0, **square} for n in (1, 2)],
+    }
+    path.write_text(json.dumps(coco))
 
 
 @pytest.fixture
@@ -174,14 +207,7 @@ def test_any_folders_and_a_coco_file_will_do(run: Run, voc: Path, tmp_path: Path
     card = load_semantic_weights(tmp_path / "run").config
     assert card.class_names == ("ground", "red", "green", "blue")
     assert (card.class_colours[0], card.input_size) == ("#101010", 40)
-    square = {"category_id": 2, "segmentation": [[4, 4, 20, 4, 20, 20, 4, 20]], "iscrowd": 0}
-    size = {"height": 40, "width": 56}
-    coco = {
-        "images": [{"id": n, "file_name": f"2007_{n:06}.jpg", **size} for n in (1, 2)],
-        "categories": [{"id": 1, "name": "cup"}, {"id": 2, "name": "dog"}],
-        "annotations": [{"id": n, "image_id": n, **square} for n in (1, 2)],
-    }
-    (tmp_path / "masks.json").write_text(json.dumps(coco))
+    write_coco(tmp_path / "masks.json", "cup", "dog")
     words = ["coco", str(tmp_path / "masks.json"), photos, "--workers", "0"]
     result = run(*words, "--out", str(tmp_path / "next"))
     assert result.exit_code == 0, result.stderr

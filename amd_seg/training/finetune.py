@@ -1,18 +1,20 @@
 """Fine-tuning on labelled photos, for semantic segmentation (section 4.4 and table 2)."""
 
 import dataclasses
+import math
 import os
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeGuard
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from amd_seg.classes import VOID
 from amd_seg.errors import ConfigError
 from amd_seg.model.appearance import SemanticNetwork
-from amd_seg.model.config import SemanticConfig, SemanticWeightsConfig
+from amd_seg.model.config import SemanticConfig, SemanticWeightsConfig, WeightsConfig
 from amd_seg.training.config import FinetuneConfig
 from amd_seg.training.distributed import NumberedBatches, batch_mean, joined_processes
 from amd_seg.training.labelled_photos import LabelledPhotos, check_labelled, draw_crops
@@ -55,7 +57,7 @@ def finetune(
         run = Run(folder, config, processes, {"photos": photos}, resume)
         network = SemanticNetwork(model)
         if not resume and name != SCRATCH:
-            _begin_backbone(network, name)
+            _begin(network, name)
         network.to(processes.device)
         check_labelled(labelled)
         settings = {
@@ -81,7 +83,11 @@ def finetune(
     return folder.weights
 
 
-def _begin_backbone(network: SemanticNetwork, weights: str | None) -> None:
+def _begin(network: SemanticNetwork, weights: str | None) -> None:
+    """Load a backbone; and the decoder of a top-down network, which draws the edges.
+
+    Of two classes the second begins as the object that the weights find.
+    """
     if _is_resnet_file(weights):
         load_backbone(network, weights)
         return
@@ -92,8 +98,19 @@ def _begin_backbone(network: SemanticNetwork, weights: str | None) -> None:
             f"The backbone of the weights {start.source} is another: {differing}. "
             "Leave these settings out, or give other --weights."
         )
-    theirs = start.model.appearance.backbone.state_dict()
-    network.appearance.backbone.load_state_dict(theirs)
+    ours, theirs = network.appearance, start.model.appearance
+    ours.backbone.load_state_dict(theirs.backbone.state_dict())
+    names = "layout", "decoder_channels"
+    if network.config.layout == "dilated" or differences(network.config, start.config.model, names):
+        return
+    ours.head.load_state_dict(theirs.head.state_dict())
+    if network.config.classes == 2 and isinstance(start.config, WeightsConfig):
+        regions, channel = theirs.classifier.state_dict(), start.config.object_channel
+        for name, values in ours.classifier.state_dict().items():
+            ground = torch.cat((regions[name][:channel], regions[name][channel + 1 :]))
+            # The ground has the odds of all other regions together.
+            shift = math.log(len(ground)) if name == "bias" else 0.0
+            values.copy_(torch.stack((ground.mean(dim=0) + shift, regions[name][channel])))
 
 
 def model_for(
