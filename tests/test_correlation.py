@@ -1,7 +1,5 @@
 """The correlation operator against a loop, in every size, dtype and layout."""
 
-import subprocess
-import sys
 from collections.abc import Callable
 
 import pytest
@@ -15,16 +13,17 @@ from amd_seg.errors import InputError
 from amd_seg.model.correlation import correlation
 
 SIZES = st.tuples(st.integers(0, 3), *(st.integers(1, most) for most in (5, 11, 37, 8)))
-# Largest error of the volume relative to its largest value: sums of at most 40 products in
-# float32 or wider, and one rounding of the result to the dtype (2^-11 for half, 2^-8 for bfloat16).
-TOLERANCE = {
-    torch.float64: 1e-14,
-    torch.float32: 1e-6,
-    torch.float16: 2**-11,
-    torch.bfloat16: 2**-8,
+# Largest error relative to the largest value: sums in another order, in float32 or wider, and one
+# rounding of the result to half or bfloat16.
+TOLERANCE = {torch.float32: 2e-6, torch.float16: 2**-11, torch.bfloat16: 2**-8}
+LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "contiguous": lambda x: x,
+    "channels-last": lambda x: x.to(memory_format=torch.channels_last),
+    "cropped": lambda x: torch.cat([x, x], 3)[..., 1 : 1 + x.shape[3]],
+    "transposed": lambda x: x.transpose(2, 3).contiguous().transpose(2, 3),
+    "part of more channels": lambda x: torch.cat([x, x], 1)[:, : x.shape[1]],
+    "expanded": lambda x: x[:, :1].expand(x.shape),
 }
-
-
 MAP = torch.zeros(1, 2, 3, 4)
 
 
@@ -67,24 +66,13 @@ def test_sums_in_float32_or_wider(dtype: torch.dtype) -> None:
     wide = [x.detach().double().requires_grad_() for x in inputs]
     volume, expected = correlation(*inputs), loop(*wide, 4)
     found = volume, *torch.autograd.grad(volume.sum(), inputs)
-    for ours, exact in zip(
-        found, (expected, *torch.autograd.grad(expected.sum(), wide)), strict=True
-    ):
+    exact = expected, *torch.autograd.grad(expected.sum(), wide)
+    for ours, theirs in zip(found, exact, strict=True):
         assert ours.dtype == dtype
-        assert (ours - exact).abs().max() <= TOLERANCE[dtype] * exact.abs().max()
+        assert (ours - theirs).abs().max() <= TOLERANCE[dtype] * theirs.abs().max()
 
 
-@pytest.mark.parametrize(
-    "layout",
-    [
-        lambda x: x.to(memory_format=torch.channels_last),
-        lambda x: x.transpose(2, 3).contiguous().transpose(2, 3),
-        lambda x: functional.pad(x, (1, 2, 3, 0))[:, :, 3:, 1:-2],
-        lambda x: x[:, :1].expand(-1, 6, -1, -1),
-        lambda x: x.flip(3),
-    ],
-    ids=["channels-last", "transposed", "cropped", "expanded", "flipped"],
-)
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 def test_takes_any_layout(layout: Callable[[Tensor], Tensor]) -> None:
     x1, x2 = (layout(features(2, 6, 5, 18, seed=seed)) for seed in (0, 1))
     assert_equals_the_loop(x1, x2, features(2, 5, 18, 81, seed=2).permute(0, 3, 1, 2), 4)
@@ -140,15 +128,3 @@ def test_autocast_takes_the_wider_dtype_of_the_two() -> None:
 def test_refuses_what_cannot_be_compared(x1: Tensor, x2: Tensor, reach: int) -> None:
     with pytest.raises(InputError, match=rf"{reach} away. Give two float maps .* of 1 to 8"):
         correlation(x1, x2, reach)
-
-
-@pytest.mark.slow
-def test_importing_asks_no_device_and_compiles_nothing() -> None:
-    # torch's CUDA builds load the driver's bindings themselves from 2.14 on.
-    code = (
-        "import sys, torch; before = set(sys.modules)\n"
-        "import amd_seg.model.correlation\n"
-        "assert not torch.cuda.is_initialized()\n"
-        "assert not {'torch._dynamo', 'cuda'} & (set(sys.modules) - before)"
-    )
-    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)

@@ -9,7 +9,6 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,43 +18,21 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from amd_seg.errors import ConfigError, DeviceError
+from amd_seg.model import correlation_cuda as cuda
 from amd_seg.model.correlation import correlation, gradients_plain, volume_plain
-from amd_seg.model.correlation_cuda import (
-    CACHE_VARIABLE,
-    KERNELS,
-    SOURCE,
-    VARIABLE,
-    Arguments,
-    Launch,
-    Module,
-    compile_source,
-    defines,
-    gradients_launch,
-    load,
-    path_in_words,
-    volume_launch,
-)
 from tests import cuda_cpu
+from tests.test_correlation import LAYOUTS, TOLERANCE, features
 
 ARCHITECTURES = ((7, 5), (8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0))
-# Relative to the largest value: float32 sums in another order; one rounding to half or bfloat16.
-TOLERANCE = {torch.float32: 2e-6, torch.float16: 2**-11, torch.bfloat16: 2**-8}
-LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
-    "contiguous": lambda x: x,
-    "channels-last": lambda x: x.to(memory_format=torch.channels_last),
-    "cropped": lambda x: torch.cat([x, x], 3)[..., 1 : 1 + x.shape[3]],
-    "transposed": lambda x: x.transpose(2, 3).contiguous().transpose(2, 3),
-    "part of more channels": lambda x: torch.cat([x, x], 1)[:, : x.shape[1]],
-}
 
 
 @functools.cache
-def shim(dtype: torch.dtype, reach: int, source: Path = SOURCE) -> ctypes.CDLL:
+def shim(dtype: torch.dtype, reach: int, source: Path = cuda.SOURCE) -> ctypes.CDLL:
     """The kernels as a library for the CPU; each set of arguments is compiled once."""
     with tempfile.TemporaryDirectory() as folder:
         library = ctypes.CDLL(str(cuda_cpu.kernels(dtype, reach, Path(folder), source)))
-    assert library.size_of_arguments() == ctypes.sizeof(Arguments)
-    for kernel in KERNELS:
+    assert library.size_of_arguments() == ctypes.sizeof(cuda.Arguments)
+    for kernel in cuda.KERNELS:
         getattr(library, f"run_{kernel}").restype = ctypes.c_char_p
     return library
 
@@ -67,10 +44,6 @@ def poisoned(*shape: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     return buffer[32 : 32 + size].view(shape), buffer
 
 
-def features(*shape: int, dtype: torch.dtype, seed: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
-
-
 def run(
     x1: Tensor, x2: Tensor, grad: Tensor, reach: int, order: int, library: ctypes.CDLL | None = None
 ) -> tuple[tuple[Tensor, ...], list[bytes]]:
@@ -79,8 +52,8 @@ def run(
     found, buffers = zip(*(poisoned(*x.shape, dtype=x1.dtype) for x in (grad, x1, x2)), strict=True)
     faults: list[bytes] = []
     for launch in (
-        volume_launch(x1, x2, found[0], reach),
-        gradients_launch(grad, x1, x2, found[1:], reach),
+        cuda.volume_launch(x1, x2, found[0], reach),
+        cuda.gradients_launch(grad, x1, x2, found[1:], reach),
     ):
         assert library.threads_of_a_block() == launch.threads
         grid, kernel = (ctypes.c_uint * 3)(*launch.grid), getattr(library, f"run_{launch.kernel}")
@@ -119,9 +92,7 @@ def test_source_equals_the_plain_path_at_any_size(
 
 
 @pytest.mark.parametrize("strides", [*itertools.permutations((2**31, 64, 16))])
-def test_source_reaches_beyond_two_to_the_31_elements(
-    strides: tuple[int, int, int], tmp_path: Path
-) -> None:
+def test_source_reaches_beyond_2_to_the_31(strides: tuple[int, int, int], tmp_path: Path) -> None:
     # A file with a hole: hardly any of it is ever in memory or on disk.
     hole = {"shared": True, "size": 2**31 + 256, "dtype": torch.float32}
     far = torch.from_file(str(tmp_path / "sparse"), **hole).as_strided((2, 2, 2, 8), (*strides, 1))
@@ -130,9 +101,8 @@ def test_source_reaches_beyond_two_to_the_31_elements(
     grad = features(2, 9, 2, 8, dtype=torch.float32, seed=3)
     found, faults = run(far, near, grad, 1, 1)
     assert not faults
-    torch.testing.assert_close(
-        found, (volume_plain(far, near, 1), *gradients_plain(grad, far, near, 1))
-    )
+    expected = volume_plain(far, near, 1), *gradients_plain(grad, far, near, 1)
+    torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -151,13 +121,11 @@ def test_source_rounds_once_to_half(dtype: torch.dtype, layout: str, width: int)
         ("stage & 1", "0", None),  # one buffer for all stages
     ],
 )
-def test_emulation_sees_a_race(
-    needed: str, instead: str, place: int | None, tmp_path: Path
-) -> None:
-    pieces = SOURCE.read_text().split(needed)
+def test_emulation_sees_races(needed: str, instead: str, place: int | None, tmp_path: Path) -> None:
+    pieces = cuda.SOURCE.read_text().split(needed)
     assert place is None or place < len(pieces) - 1
     places = [instead if place in (None, i) else needed for i in range(len(pieces) - 1)]
-    source = tmp_path / SOURCE.name
+    source = tmp_path / cuda.SOURCE.name
     source.write_text("".join(itertools.chain(*zip(pieces, [*places, ""], strict=True))))
     library = shim(torch.float32, 1, source)
     x1, x2 = (features(1, 10, 6, 36, dtype=torch.float32, seed=seed) for seed in (1, 2))
@@ -196,11 +164,9 @@ def test_half_rounds_as_torch_does(dtype: torch.dtype) -> None:
         ((9, 0), torch.float32, 8),
     ],
 )
-def test_source_compiles_without_spills(
-    architecture: tuple[int, int], dtype: torch.dtype, reach: int
-) -> None:
+def test_source_never_spills(architecture: tuple[int, int], dtype: torch.dtype, reach: int) -> None:
     pytest.importorskip("cuda.bindings.nvrtc", reason="needs cuda-bindings and nvidia-cuda-nvrtc")
-    log = compile_source(SOURCE, defines(dtype, reach), architecture)[1]
+    log = cuda.compile_source(cuda.SOURCE, cuda.defines(dtype, reach), architecture)[1]
     local = re.findall(r"(\d+) bytes (?:stack frame|spill stores|spill loads)", log)
     assert local == ["0"] * 6, log
 
@@ -208,17 +174,17 @@ def test_source_compiles_without_spills(
 def test_a_cpu_takes_the_plain_path_or_says_that_it_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
     x1, x2 = (features(1, 3, 4, 5, dtype=torch.float32, seed=seed) for seed in (1, 2))
     for path in ("auto", "plain"):
-        monkeypatch.setenv(VARIABLE, path)
+        monkeypatch.setenv(cuda.VARIABLE, path)
         assert torch.equal(correlation(x1, x2), volume_plain(x1, x2, 4))
-        assert path_in_words(x1.device) == "plain PyTorch"
+        assert cuda.path_in_words(x1.device) == "plain PyTorch"
     for path, error, words in (
         ("cuda", DeviceError, "set it to auto"),
         ("fast", ConfigError, "auto, plain, cuda"),
     ):
-        monkeypatch.setenv(VARIABLE, path)
+        monkeypatch.setenv(cuda.VARIABLE, path)
         with pytest.raises(error, match=words):
             correlation(x1, x2)
-        assert path_in_words(x1.device).startswith("none: AMD_SEG_CORRELATION=")
+        assert cuda.path_in_words(x1.device).startswith("none: AMD_SEG_CORRELATION=")
 
 
 # ---- compiling, keeping, loading, launching: by a CUDA driver that runs on the CPU ------------
@@ -244,14 +210,15 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 @needs_nvrtc
 @pytest.mark.parametrize("index", [0, 1])
-def test_launches_what_the_plain_path_computes(
-    driver: ctypes.CDLL, image: bytes, index: int
-) -> None:
-    module = Module(image, KERNELS, index)
+def test_launches_compute_the_plain_path(driver: ctypes.CDLL, image: bytes, index: int) -> None:
+    module = cuda.Module(image, cuda.KERNELS, index)
     x1, x2 = (features(2, 7, 5, 33, dtype=torch.float32, seed=seed) for seed in (1, 2))
     volume, grad = torch.empty(2, 25, 5, 33), features(2, 25, 5, 33, dtype=torch.float32, seed=3)
     gradients = torch.empty_like(x1), torch.empty_like(x2)
-    launches = (volume_launch(x1, x2, volume, 2), gradients_launch(grad, x1, x2, gradients, 2))
+    launches = (
+        cuda.volume_launch(x1, x2, volume, 2),
+        cuda.gradients_launch(grad, x1, x2, gradients, 2),
+    )
     for stream, launch in enumerate(launches, start=2**40):
         module.launch(launch, stream)
         assert (driver.last_stream(), driver.last_device()) == (stream, index)
@@ -261,19 +228,17 @@ def test_launches_what_the_plain_path_computes(
 
 
 @needs_nvrtc
-def test_what_the_driver_refuses_is_an_error_that_names_the_call(
-    driver: ctypes.CDLL, image: bytes
-) -> None:
-    module = Module(image, KERNELS, 0)
+def test_what_the_driver_refuses_is_told_with_its_call(driver: ctypes.CDLL, image: bytes) -> None:
+    module = cuda.Module(image, cuda.KERNELS, 0)
     with pytest.raises(DeviceError, match=r"cuLaunchKernel failed with CUDA_ERROR_INVALID_VALUE"):
-        module.launch(Launch(KERNELS[0], (1, 65536, 1), 160, Arguments()), 0)
+        module.launch(cuda.Launch(cuda.KERNELS[0], (1, 65536, 1), 160, cuda.Arguments()), 0)
     for content, names, index, fault in (
-        (b"no machine code", KERNELS, 0, "cuModuleLoadData failed with CUDA_ERROR_INVALID_IMAGE"),
+        (b"no code", cuda.KERNELS, 0, "cuModuleLoadData failed with CUDA_ERROR_INVALID_IMAGE"),
         (image, ("another",), 0, "cuModuleGetFunction failed with CUDA_ERROR_NOT_FOUND"),
-        (image, KERNELS, 2, "cuDeviceGet failed with CUDA_ERROR_INVALID_DEVICE"),
+        (image, cuda.KERNELS, 2, "cuDeviceGet failed with CUDA_ERROR_INVALID_DEVICE"),
     ):
         with pytest.raises(DeviceError, match=fault):
-            Module(content, names, index)
+            cuda.Module(content, names, index)
     assert driver.contexts_left() == 0
 
 
@@ -282,33 +247,33 @@ def test_what_the_driver_refuses_is_an_error_that_names_the_call(
 def test_compiles_once_keeps_it_and_replaces_what_was_damaged(
     driver: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    cache, wanted = tmp_path / "kept", defines(torch.float32, 2)
-    monkeypatch.setenv(CACHE_VARIABLE, str(cache))
-    load(SOURCE, wanted, KERNELS, 0)
+    cache, wanted = tmp_path / "kept", cuda.defines(torch.float32, 2)
+    monkeypatch.setenv(cuda.CACHE_VARIABLE, str(cache))
+    cuda.load(cuda.SOURCE, wanted, cuda.KERNELS, 0)
     (kept,) = cache.iterdir()
-    compiled, _ = compile_source(SOURCE, wanted, (9, 0))
+    compiled, _ = cuda.compile_source(cuda.SOURCE, wanted, (9, 0))
     whole, before = kept.read_bytes(), kept.stat()
     assert whole == hashlib.sha256(compiled).digest() + compiled
-    load(SOURCE, wanted, KERNELS, 0)
+    cuda.load(cuda.SOURCE, wanted, cuda.KERNELS, 0)
     assert kept.stat() == before
     for damaged in (b"", whole[:1000], whole[:-1] + b"?"):
         kept.write_bytes(damaged)
-        load(SOURCE, wanted, KERNELS, 0)
+        cuda.load(cuda.SOURCE, wanted, cuda.KERNELS, 0)
         assert kept.read_bytes() == whole
-    changed = tmp_path / SOURCE.name
-    changed.write_text(SOURCE.read_text() + "\n")
-    load(changed, wanted, KERNELS, 0)
-    load(SOURCE, defines(torch.half, 2), KERNELS, 0)
+    changed = tmp_path / cuda.SOURCE.name
+    changed.write_text(cuda.SOURCE.read_text() + "\n")
+    cuda.load(changed, wanted, cuda.KERNELS, 0)
+    cuda.load(cuda.SOURCE, cuda.defines(torch.half, 2), cuda.KERNELS, 0)
     assert len(list(cache.iterdir())) == 3
     # One that cannot be written is done without.
-    monkeypatch.setenv(CACHE_VARIABLE, str(changed / "kept"))
-    load(SOURCE, wanted, KERNELS, 0)
+    monkeypatch.setenv(cuda.CACHE_VARIABLE, str(changed / "kept"))
+    cuda.load(cuda.SOURCE, wanted, cuda.KERNELS, 0)
     # A device newer than NVRTC gets PTX, which is text.
-    assert b".version" in compile_source(SOURCE, wanted, (99, 0))[0]
+    assert b".version" in cuda.compile_source(cuda.SOURCE, wanted, (99, 0))[0]
     wrong = tmp_path / "wrong.cu"
     wrong.write_text("__global__ void wrong() { undeclared = 1; }")
     with pytest.raises(DeviceError, match=r"wrong\.cu for sm_90(?s:.*)\"undeclared\" is undefined"):
-        compile_source(wrong, {}, (9, 0))
+        cuda.compile_source(wrong, {}, (9, 0))
 
 
 @pytest.mark.slow

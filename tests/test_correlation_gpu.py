@@ -6,7 +6,7 @@ from torch import Tensor
 
 from amd_seg.model.correlation import correlation, gradients_plain, volume_plain
 from amd_seg.model.correlation_cuda import ELEMENTS, VARIABLE
-from tests.test_correlation_cuda import TOLERANCE
+from tests import test_correlation as cpu
 
 pytestmark = [
     pytest.mark.gpu,
@@ -22,7 +22,7 @@ def kernels_or_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def features(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to("cuda", dtype)
+    return cpu.features(*shape, dtype=dtype, seed=seed).cuda()
 
 
 def gradients(x1: Tensor, x2: Tensor, grad: Tensor, reach: int = 4) -> tuple[Tensor, ...]:
@@ -37,7 +37,7 @@ def assert_near_plain(x1: Tensor, x2: Tensor, grad: Tensor, reach: int = 4) -> N
     for ours, expected in zip(gradients(x1, x2, grad, reach), exact, strict=True):
         assert ours.shape == expected.shape
         largest = expected.abs().max() if len(expected) else 0.0
-        assert ((ours - expected).abs() <= TOLERANCE[x1.dtype] * largest).all()
+        assert ((ours - expected).abs() <= cpu.TOLERANCE[x1.dtype] * largest).all()
 
 
 @pytest.mark.parametrize("dtype", ELEMENTS)
