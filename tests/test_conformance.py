@@ -20,14 +20,9 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from torch import Tensor
 
+from amd_seg.model import objective
 from amd_seg.model.amd import AMD, Reconstruction, View
 from amd_seg.model.config import AMDConfig
-from amd_seg.model.objective import (
-    dssim,
-    photometric_error,
-    photometric_objective,
-    splat_visibility,
-)
 from amd_seg.model.segment_flow import resize_masks, synthesize_view
 from amd_seg.weights_import import load_official_state_dict, official_name
 
@@ -114,7 +109,7 @@ def models(official_state: State) -> dict[str, AMD]:
 @pytest.fixture(scope="module")
 def found(models: dict[str, AMD], pair: Frames) -> dict[str, Reconstruction]:
     trained = models["train"](*pair)
-    photometric_objective(trained)["loss"].backward()
+    objective.photometric_objective(trained)["loss"].backward()
     with torch.no_grad():
         return {"train": trained, "eval": models["eval"](*pair)}
 
@@ -175,7 +170,7 @@ def assert_motion(
 
 def visibility(views: tuple[View, View]) -> tuple[Tensor, Tensor]:
     view_i, view_j = views
-    return splat_visibility(view_j.flows[0]), splat_visibility(view_i.flows[0])
+    return objective.splat_visibility(view_j.flows[0]), objective.splat_visibility(view_i.flows[0])
 
 
 @pytest.mark.parametrize(("mode", "stored"), [("eval", 4), ("train", 8)])
@@ -194,12 +189,12 @@ def test_warped_frames_terms_and_loss(
                 assert_near(part, arrays[name], TOLERANCE.warped)
                 compared += 1
         absolute = ((target - synthesized).abs() * visible).mean()
-        structure = dssim(synthesized * visible, target * visible).mean()
-        error = photometric_error(target, synthesized, visible)
+        structure = objective.dssim(synthesized * visible, target * visible).mean()
+        error = objective.photometric_error(target, synthesized, visible)
         terms[scale, index] = [t.item() for t in (absolute, structure, visible.mean(), error)]
     assert compared == stored
     assert_near(terms, arrays[f"{mode}_terms"], TOLERANCE.loss)
-    assert_loss(photometric_objective(found[mode]), mode, arrays, TOLERANCE.loss)
+    assert_loss(objective.photometric_objective(found[mode]), mode, arrays, TOLERANCE.loss)
 
 
 def assert_loss(parts: State, mode: str, arrays: Arrays, tolerance: float) -> None:
@@ -260,9 +255,7 @@ def read_rows(path: Path) -> dict[str, list[float]]:
     return {ours[key]: [float(value) for value in values] for key, *values in rows}
 
 
-def test_a_photo_whose_sides_are_no_multiples(
-    models: dict[str, AMD], folder: Path, arrays: Arrays
-) -> None:
+def test_a_photo_of_any_size(models: dict[str, AMD], folder: Path, arrays: Arrays) -> None:
     with torch.no_grad():
         masks = models["eval"].segment(read_frame(folder / "frame_odd.png"))
         resized = resize_masks(masks, (480, 637))
@@ -294,7 +287,7 @@ def test_motion_and_objective_in_float64(
     load_official_state_dict(model, official_state)
     model.given = torch.from_numpy(arrays["train_masks"]).double()
     reconstruction = model(*pair)
-    parts = photometric_objective(reconstruction)
+    parts = objective.photometric_objective(reconstruction)
     parts["loss"].backward()
     assert_loss(parts, "train", arrays, tolerance.loss)
     assert_motion(views_of(reconstruction), "train", arrays, tolerance)

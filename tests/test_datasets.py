@@ -84,8 +84,6 @@ def test_the_centre_prior_is_highest_in_the_middle() -> None:
     assert centre_prior(5, 5)[2, 3] == pytest.approx(np.exp(-0.5))
 
 
-# The folders of benchmarks.
-
 Files = dict[str, Any]
 
 COW = "JPEGImages/480p/cow/{0}.jpg", "Annotations/480p/cow/{0}.png"

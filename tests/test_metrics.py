@@ -46,9 +46,7 @@ GROUPS["drawn"] = [(values, truth) for _, values, truth in drawn()]
 
 
 @pytest.mark.parametrize("name", [*GROUPS, "ecssd subset"])
-def test_saliency_metrics_agree_with_pysodmetrics(
-    name: str, request: pytest.FixtureRequest
-) -> None:
+def test_saliency_metrics_equal_pysodmetrics(name: str, request: pytest.FixtureRequest) -> None:
     pairs = GROUPS.get(name) or [
         (values, truth) for _, values, truth in subset(request.getfixturevalue("shared"))
     ]
@@ -124,9 +122,7 @@ label_maps = st.tuples(
 
 @settings(max_examples=50)
 @given(pairs=st.lists(label_maps, min_size=1, max_size=3))
-def test_scores_of_classes_are_those_of_the_definition(
-    pairs: list[tuple[np.ndarray, np.ndarray]],
-) -> None:
+def test_class_scores_are_as_defined(pairs: list[tuple[np.ndarray, np.ndarray]]) -> None:
     total = sum(confusion_matrix(*pair, CLASSES, void=VOID) for pair in pairs)
     judged = [pair for maps in pairs for pair in zip(*(m.flat for m in maps), strict=True)]
     judged = [(mine, theirs) for mine, theirs in judged if theirs != VOID]

@@ -10,7 +10,6 @@ import dataclasses
 import math
 from collections.abc import Callable
 from itertools import product
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,21 +19,9 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from torch import Tensor
 
+from amd_seg.model import objective, segment_flow
 from amd_seg.model.amd import AMD
 from amd_seg.model.motion import MotionPathway
-from amd_seg.model.objective import (
-    dssim,
-    photometric_error,
-    photometric_objective,
-    splat_visibility,
-    splat_weights,
-)
-from amd_seg.model.segment_flow import (
-    compose_segment_flow,
-    pool_over_regions,
-    resize_masks,
-    synthesize_view,
-)
 from tests.tiny import TINY
 
 Array = NDArray[np.float64]
@@ -219,22 +206,25 @@ FLOW = normal(3, 2, 2, 8, 11)
 @pytest.mark.parametrize(
     ("ours", "theirs", "inputs", "tolerance"),
     [
-        *((resize_masks, np_resize, (MASKS, s), EXACT) for s in ((5, 7), (1, 1), (1, 6), (24, 40))),
-        *((synthesize_view, np_warp, (FRAMES[0], r * FLOW), EXACT) for r in (0.3, 4.0, 40.0)),
-        *((splat_weights, np_splat, (r * FLOW,), EXACT) for r in (0.3, 2.0, 20.0)),
-        *((splat_visibility, np_visibility, (r * FLOW,), 0) for r in (0.3, 2.0, 20.0)),
-        (dssim, np_dssim, FRAMES, EXACT),
-        (dssim, np_dssim, FLAT, 1e-11),
-        (photometric_error, np_error, (*FRAMES, VISIBLE), EXACT),
-        (pool_over_regions, np_pool, (FEATURES, MASKS), EXACT),
-        (compose_segment_flow, np_compose, (MASKS, VECTORS), EXACT),
+        *(
+            (segment_flow.resize_masks, np_resize, (MASKS, s), EXACT)
+            for s in ((5, 7), (1, 1), (1, 6), (24, 40))
+        ),
+        *(
+            (segment_flow.synthesize_view, np_warp, (FRAMES[0], r * FLOW), EXACT)
+            for r in (0.3, 4.0, 40.0)
+        ),
+        *((objective.splat_weights, np_splat, (r * FLOW,), EXACT) for r in (0.3, 2.0, 20.0)),
+        *((objective.splat_visibility, np_visibility, (r * FLOW,), 0) for r in (0.3, 2.0, 20.0)),
+        (objective.dssim, np_dssim, FRAMES, EXACT),
+        (objective.dssim, np_dssim, FLAT, 1e-11),
+        (objective.photometric_error, np_error, (*FRAMES, VISIBLE), EXACT),
+        (segment_flow.pool_over_regions, np_pool, (FEATURES, MASKS), EXACT),
+        (segment_flow.compose_segment_flow, np_compose, (MASKS, VECTORS), EXACT),
     ],
 )
 def test_each_equation(
-    ours: Callable[..., Tensor],
-    theirs: Callable[..., Array],
-    inputs: tuple[Any, ...],
-    tolerance: float,
+    ours: Callable[..., Tensor], theirs: Callable[..., Array], inputs: tuple, tolerance: float
 ) -> None:
     tensors = [torch.from_numpy(x) if isinstance(x, np.ndarray) else x for x in inputs]
     assert_equal(ours(*tensors), theirs(*inputs), tolerance)
@@ -244,7 +234,7 @@ def test_each_equation(
 def test_a_flow_that_is_not_a_number_is_not_hidden_and_goes_back(lost: tuple[int, ...]) -> None:
     frame, flow = torch.from_numpy(FRAMES[0]).requires_grad_(), torch.from_numpy(FLOW.copy())
     flow[0, list(lost), 4, 5] = math.nan
-    view = synthesize_view(frame, flow.requires_grad_())
+    view = segment_flow.synthesize_view(frame, flow.requires_grad_())
     is_lost = torch.zeros(2, 1, 8, 11, dtype=torch.bool)
     is_lost[0, 0, 4, 5] = True
     assert torch.equal(view.isnan(), is_lost.expand_as(view))
@@ -286,7 +276,7 @@ def test_the_chain_from_masks_to_loss_is_that_of_the_equations(normalised: bool)
 
     assert 1 < max(np.abs(finest).max() for finest, *_ in flows) < 30
     visible = [np_visibility(flows[1 - this][0]) for this in (0, 1)]
-    parts = photometric_objective(reconstruction)
+    parts = objective.photometric_objective(reconstruction)
     assert parts["visible"].item() == pytest.approx(np.mean(visible), abs=EXACT)
     assert 0.3 < np.mean(visible) < 1
     errors = []

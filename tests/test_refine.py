@@ -4,20 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from amd_seg import refine
 from amd_seg.choices import REFINEMENTS
 from amd_seg.colour_model import iou
-from amd_seg.refine import (
-    AGREEMENT,
-    COLOUR_SPREAD,
-    DECISION,
-    DENSITY_WEIGHT,
-    FLOOR,
-    PLACE_SPREAD,
-    SAMPLES,
-    guided_coefficients,
-    redraw_by_densities,
-    refine_map,
-)
+from amd_seg.refine import guided_coefficients, redraw_by_densities, refine_map
 
 
 def slow_guided_filter(
@@ -59,9 +49,6 @@ def test_it_is_what_the_paper_defines(radius: int, epsilon: float) -> None:
         np.testing.assert_allclose(filtered, expected, atol=atol)
 
 
-# Whole photos
-
-
 def scene(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     """A textured disc on a textured ground, and where it is."""
     generator = np.random.default_rng(0)
@@ -92,7 +79,7 @@ def test_grabcut_counts_only_where_it_agrees() -> None:
     cells = np.full((6, 8), 0.2, np.float32)
     cells[3, 4] = 0.9
     network = refine_map(pixels, cells, "none")
-    assert ((network > 0.5).sum() / (100 * 140)) < AGREEMENT
+    assert ((network > 0.5).sum() / (100 * 140)) < refine.AGREEMENT
     np.testing.assert_array_equal(refine_map(pixels, cells, "grabcut"), network)
 
 
@@ -107,27 +94,25 @@ def test_nothing_and_everything_stay_so(how: str, level: float, size: tuple[int,
         np.testing.assert_allclose(refined, level, atol=1e-4)
 
 
-# Densities of colour and place
-
-
 def slow_densities(guide: np.ndarray, probability: np.ndarray) -> np.ndarray:
     """Write the formula out in double precision; every pixel is a sample."""
     odds = np.log(probability / (1 - probability))
-    decided = 1 / (1 + np.exp(-DECISION * (odds + DENSITY_WEIGHT * log_ratio(guide, probability))))
-    return 1 / (1 + np.exp(-(odds + DENSITY_WEIGHT * log_ratio(guide, decided))))
+    decided = odds + refine.DENSITY_WEIGHT * log_ratio(guide, probability)
+    decided = 1 / (1 + np.exp(-refine.DECISION * decided))
+    return 1 / (1 + np.exp(-(odds + refine.DENSITY_WEIGHT * log_ratio(guide, decided))))
 
 
 def log_ratio(guide: np.ndarray, belief: np.ndarray) -> np.ndarray:
     height, width = belief.shape
-    places = np.mgrid[:height, :width] / (PLACE_SPREAD * min(height, width))
+    places = np.mgrid[:height, :width] / (refine.PLACE_SPREAD * min(height, width))
     densities = np.zeros((2, height, width))
     for y, x in np.ndindex(height, width):
-        colour = ((guide - guide[:, y, x, None, None]) / COLOUR_SPREAD) ** 2
+        colour = ((guide - guide[:, y, x, None, None]) / refine.COLOUR_SPREAD) ** 2
         place = (places - places[:, y, x, None, None]) ** 2
         likeness = np.exp(-(colour.sum(axis=0) + place.sum(axis=0)) / 2)
         for side, share in zip(densities, (belief, 1 - belief), strict=True):
             side[y, x] = (likeness * share).sum() / share.sum()
-    densities += FLOOR * densities.sum(axis=0).mean()
+    densities += refine.FLOOR * densities.sum(axis=0).mean()
     return np.log(densities[0] / densities[1])
 
 
@@ -155,7 +140,7 @@ def test_it_is_the_formula(height: int, width: int, seed: int) -> None:
 
 def test_a_small_object_is_found_whole_by_its_colour() -> None:
     size = 60, 90
-    assert size[0] * size[1] > SAMPLES
+    assert size[0] * size[1] > refine.SAMPLES
     guide = torch.full((3, *size), 0.3)
     thing = torch.zeros(size, dtype=torch.bool)
     thing[6:18, 20:44] = True

@@ -7,22 +7,7 @@ import pytest
 from PIL import Image, ImageFilter
 
 from amd_seg.errors import InputError, MediaError
-from amd_seg.media.render import (
-    CONTOUR,
-    REACHES,
-    SHARPNESS,
-    TINT,
-    TINT_SHARE,
-    opacity,
-    open_background,
-    region_palette,
-    render_cutout,
-    render_mask,
-    render_on,
-    render_overlay,
-    render_regions,
-    render_saliency,
-)
+from amd_seg.media import render
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(1, 256, (30, 40, 3), np.uint8)
@@ -31,15 +16,15 @@ REGIONS = RNG.dirichlet(np.ones(5), (30, 40)).transpose(2, 0, 1).astype(np.float
 
 def test_maps_become_greys_and_are_never_stretched() -> None:
     square = np.pad(np.ones((10, 15), np.bool_), 10)
-    assert render_mask(square).mode == "L"
-    np.testing.assert_array_equal(np.asarray(render_mask(square)), np.where(square, 255, 0))
+    assert render.render_mask(square).mode == "L"
+    np.testing.assert_array_equal(np.asarray(render.render_mask(square)), np.where(square, 255, 0))
     # Beyond 0..1 by rounding errors.
     saliency = np.array([[-1e-7, 0.25, 0.5, 0.502, 0.75 + 1e-7, 1 + 1e-6]], np.float32)
-    greys = np.asarray(render_saliency(saliency))
+    greys = np.asarray(render.render_saliency(saliency))
     np.testing.assert_array_equal(greys, [[0, 64, 128, 128, 191, 255]])
-    # A cutout's opacity is soft around the threshold.
-    np.testing.assert_array_equal(opacity(saliency, 0.5), [[0, 0, 128, 129, 255, 255]])
-    np.testing.assert_array_equal(opacity(saliency, 0.3)[0, :2], [0, 51])
+    # A cutout's render.opacity is soft around the threshold.
+    np.testing.assert_array_equal(render.opacity(saliency, 0.5), [[0, 0, 128, 129, 255, 255]])
+    np.testing.assert_array_equal(render.opacity(saliency, 0.3)[0, :2], [0, 51])
 
 
 def test_a_cutout_hides_no_background_and_has_the_colours_of_the_method() -> None:
@@ -51,18 +36,18 @@ def test_a_cutout_hides_no_background_and_has_the_colours_of_the_method() -> Non
         result = np.zeros_like(values)
         for y, x in np.ndindex(values.shape[:2]):
             window = np.s_[max(0, y - reach) : y + reach + 1, max(0, x - reach) : x + reach + 1]
-            sharp = weights[window] ** SHARPNESS
+            sharp = weights[window] ** render.SHARPNESS
             if sharp.any():
                 result[y, x] = (values[window] * sharp).sum(axis=(0, 1)) / sharp.sum()
         return result
 
     object_, background = PIXELS.astype(float), PIXELS.astype(float)
-    for reach in REACHES:
+    for reach in render.REACHES:
         object_ = slow_mean(object_, share, reach)
         background = slow_mean(background, 1 - share, reach)
         object_ += share * (PIXELS - share * object_ - (1 - share) * background)
         object_ = np.clip(object_, 0, 255)
-    picture = np.asarray(render_cutout(PIXELS, alpha))
+    picture = np.asarray(render.render_cutout(PIXELS, alpha))
     np.testing.assert_array_equal(picture[..., 3], alpha)
     np.testing.assert_array_equal(picture[alpha == 255, :3], PIXELS[alpha == 255])
     assert not picture[alpha == 0].any()
@@ -81,7 +66,7 @@ def test_the_edge_of_a_large_cutout_has_the_colours_of_the_object() -> None:
     share = alpha[..., None] / 255
     pixels = np.rint(share * disc + (1 - share) * ground).astype(np.uint8)
     edge = (alpha > 25) & (alpha < 230)
-    colours = np.asarray(render_cutout(pixels, alpha)).astype(float)[..., :3]
+    colours = np.asarray(render.render_cutout(pixels, alpha)).astype(float)[..., :3]
     halo = np.abs(pixels - disc)[edge].mean()
     assert np.abs(colours - disc)[edge].mean() < 0.1 * halo
 
@@ -95,19 +80,19 @@ def test_an_overlay_tints_the_object_and_draws_a_line_inside_it(edge: int) -> No
     mask[edge // 3, 500] = False
     side = 2 * max(1, round(edge / 250)) + 1
     core = np.asarray(Image.fromarray(mask).convert("L").filter(ImageFilter.MinFilter(side))) > 0
-    picture = np.asarray(render_overlay(pixels, mask))
-    np.testing.assert_array_equal((picture == CONTOUR).all(axis=-1), mask & ~core)
+    picture = np.asarray(render.render_overlay(pixels, mask))
+    np.testing.assert_array_equal((picture == render.CONTOUR).all(axis=-1), mask & ~core)
     np.testing.assert_array_equal(picture[~mask], pixels[~mask])
-    tinted = (1 - TINT_SHARE) * pixels[core] + TINT_SHARE * np.array(TINT)
+    tinted = (1 - render.TINT_SHARE) * pixels[core] + render.TINT_SHARE * np.array(render.TINT)
     np.testing.assert_allclose(picture[core], tinted, atol=0.51)
 
 
 def test_regions_take_the_colour_of_the_strongest() -> None:
-    assert len({tuple(colour) for colour in region_palette(64).tolist()}) == 64
-    colours = region_palette(5)[REGIONS.argmax(axis=0)]
-    np.testing.assert_array_equal(np.asarray(render_regions(None, REGIONS)), colours)
+    assert len({tuple(colour) for colour in render.region_palette(64).tolist()}) == 64
+    colours = render.region_palette(5)[REGIONS.argmax(axis=0)]
+    np.testing.assert_array_equal(np.asarray(render.render_regions(None, REGIONS)), colours)
     grey = np.asarray(Image.fromarray(PIXELS).convert("L"))[..., np.newaxis]
-    shown = np.asarray(render_regions(PIXELS, REGIONS))
+    shown = np.asarray(render.render_regions(PIXELS, REGIONS))
     np.testing.assert_allclose(shown, (colours.astype(float) + grey) / 2, atol=1)
 
 
@@ -115,20 +100,18 @@ def test_blocks_of_rows_leave_no_seam(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = []
     for pixels in (1 << 22, 90):
         monkeypatch.setattr("amd_seg.media.images.BLOCK_PIXELS", pixels)
-        drawn = [render_regions(PIXELS, REGIONS), render_saliency(REGIONS[0])]
-        drawn.append(render_cutout(PIXELS, opacity(REGIONS[0], 0.3)))
+        drawn = [render.render_regions(PIXELS, REGIONS), render.render_saliency(REGIONS[0])]
+        drawn.append(render.render_cutout(PIXELS, render.opacity(REGIONS[0], 0.3)))
         whole = whole or drawn
         assert drawn == whole
 
 
-@pytest.mark.parametrize("render", [render_cutout, render_overlay, render_regions])
-def test_maps_of_another_size_are_refused(render) -> None:
-    small = np.zeros((3, 20, 40) if render is render_regions else (20, 40), np.uint8)
+@pytest.mark.parametrize("kind", ["cutout", "overlay", "regions"])
+def test_maps_of_another_size_are_refused(kind: str) -> None:
+    small = np.zeros((3, 20, 40) if kind == "regions" else (20, 40), np.uint8)
     with pytest.raises(InputError, match=r"\(20, 40\) on pixels of shape \(30, 40, 3\)"):
-        render(PIXELS, small)
+        getattr(render, f"render_{kind}")(PIXELS, small)
 
-
-# Behind a cutout
 
 DISC = np.hypot(*(np.mgrid[:120, :160] - np.array([[[60]], [[80]]]))) < 30
 SCENE = np.zeros((120, 160, 3), np.uint8)  # a red disc on fine green stripes
@@ -138,8 +121,9 @@ SCENE[DISC] = (220, 10, 10)
 
 def shown_on(spec: str | Path) -> np.ndarray:
     """The scene around the disc, on a background."""
-    cutout = render_cutout(SCENE, np.where(DISC, np.uint8(255), np.uint8(0)))
-    picture = np.asarray(render_on(SCENE, cutout, open_background(spec, 160, 120))).astype(int)
+    cutout = render.render_cutout(SCENE, np.where(DISC, np.uint8(255), np.uint8(0)))
+    background = render.open_background(spec, 160, 120)
+    picture = np.asarray(render.render_on(SCENE, cutout, background)).astype(int)
     np.testing.assert_array_equal(picture[DISC], SCENE[DISC])
     return picture
 
