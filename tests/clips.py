@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 Pixels = NDArray[np.uint8]
+Pair = tuple[int, int]
 
 PATCHES = np.array(
     [(200, 60, 50), (60, 160, 70), (50, 80, 190), (128,) * 3, (235,) * 3, (220, 180, 140)]
@@ -32,13 +33,7 @@ def pq_patches() -> NDArray[np.uint16]:
 
 
 def moving_square(
-    count: int = 8,
-    *,
-    height: int = 48,
-    width: int = 64,
-    side: int = 16,
-    step: tuple[int, int] = (0, 2),
-    start: tuple[int, int] = (8, 8),
+    count: int = 8, *, height: int = 48, width: int = 64, side: int = 16, step: Pair = (0, 2)
 ) -> list[Pixels]:
     """Frames of a red square on a smooth background; it moves by `step` (down, right) a frame."""
     y, x = np.mgrid[:height, :width]
@@ -46,7 +41,7 @@ def moving_square(
     frames = []
     for number in range(count):
         frame = background.astype(np.uint8)
-        top, left = (start[axis] + number * step[axis] for axis in (0, 1))
+        top, left = (8 + number * pixels for pixels in step)
         frame[top : top + side, left : left + side] = (220, 30, 20)
         frames.append(frame)
     return frames

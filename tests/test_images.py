@@ -33,10 +33,6 @@ def plain(mode: str = "RGB", value: object = COLOUR) -> Image.Image:
     return Image.new(mode, (WIDTH, HEIGHT), value)  # type: ignore[arg-type]
 
 
-def noise(edge: int = 64) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (edge, edge, 3), np.uint8))
-
-
 def encoded(image: Image.Image, form: str, **options: object) -> bytes:
     stream = io.BytesIO()
     image.save(stream, form, **options)
@@ -217,16 +213,7 @@ def test_resolution_goes_with_the_photo_and_turns_with_it(form: str, tmp_path: P
         turned = (300, 150) if form == "BMP" else (150, 300)  # BMP holds no EXIF.
         assert found.resolution == pytest.approx(turned, abs=0.1)
     image = plain()
-    for nonsense in (
-        (0, 0),
-        (1e9, 300),
-        (float("nan"), 300),
-        (72, float("nan")),
-        "ab",
-        7,
-        (300,),
-        None,
-    ):
+    for nonsense in ((0, 0), (1e9, 300), (np.nan, 300), (72, np.nan), "ab", 7, (300,), None):
         image.info["dpi"] = nonsense
         assert read_image(image).resolution is None
 
@@ -279,9 +266,7 @@ def test_sources_are_read_from_their_beginning_and_named(tmp_path: Path) -> None
                 read_image(other)  # type: ignore[arg-type]
 
 
-def test_pillows_own_limit_does_not_warn_of_what_is_allowed(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_pillow_does_not_warn_of_what_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     # Stands for a 200-megapixel TIFF, which would take a test too long.
     monkeypatch.setattr("amd_seg.media.images.LARGE_IMAGE", 10)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
@@ -291,13 +276,14 @@ def test_pillows_own_limit_does_not_warn_of_what_is_allowed(
 
 
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
+NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
 FLOATS = struct.pack("<3f", *[0.2] * 3)
 NO_PHOTOS: list[tuple[bytes, str]] = [
     (b"", "it is empty"),
     (b"Once upon a time there was no picture.", "no image of a known format"),
     (HEIC, r'pip install "amd-seg\[heic\]"'),
     *(
-        (encoded(noise(), form)[:size], "cut short: copy or download it again")
+        (encoded(NOISE, form)[:size], "cut short: copy or download it again")
         for form in ("PNG", "JPEG", "WEBP", "TIFF", "AVIF", "BMP", "JPEG2000")
         for size in (30, 2000)
     ),
@@ -374,9 +360,6 @@ def test_arrays_of_every_layout_and_no_others() -> None:
             photo_from_array(array, source="camera frame")
 
 
-# Files out
-
-
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
 def test_what_is_saved_comes_back(mode: str, tmp_path: Path) -> None:
     values = np.random.default_rng(0).integers(1, 256, (9, 11, len(mode)), np.uint8)
@@ -441,8 +424,6 @@ def test_a_file_is_written_whole_through_links_and_keeps_its_permissions(tmp_pat
     assert len(modes) == 1
     assert len(list(tmp_path.iterdir())) == 4
 
-
-# Finding
 
 ALBUM = ["a[1].jpg", "img1.PNG", "img2.jpg", "img10.jpg", "lost.jpg"]
 BELOW = ["sub/a.tif", "sub/b.webp", "sub/deep/c.avif"]

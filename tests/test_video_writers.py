@@ -73,9 +73,6 @@ def length(path: Path) -> float:
         return float(container.duration / av.time_base)
 
 
-# Timestamps
-
-
 @of_every_video
 def test_times_are_kept_to_the_last_frame(tmp_path: Path, suffix: str) -> None:
     twin, source = tmp_path / f"twin{suffix}", tmp_path / "clip.mp4"
@@ -116,17 +113,6 @@ def test_a_part_begins_at_zero_with_its_sound(film: Path, tmp_path: Path) -> Non
     assert packets(part, "audio") == wanted
 
 
-# Sound and subtitles
-
-
-@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
-def test_sound_is_copied_to_the_bit(film: Path, tmp_path: Path, suffix: str) -> None:
-    source, copied = packets(film, "audio"), copy(open_video(film), tmp_path / f"twin{suffix}")
-    for (time, content), (theirs, same) in zip(source, packets(copied, "audio"), strict=True):
-        assert content == same
-        assert abs(time - theirs) <= (0.0005 if suffix == ".mkv" else 0)
-
-
 def test_sound_that_webm_does_not_hold_is_encoded_anew_in_step(film: Path, tmp_path: Path) -> None:
     def waveform(path: Path, codec: str) -> np.ndarray:
         resampler = av.AudioResampler(format="fltp", layout="mono", rate=8000)
@@ -152,11 +138,16 @@ def test_tracks_that_a_container_does_not_take_are_left_out(
     empty = lambda out, _: out.add_stream("ac3", rate=48_000, layout="stereo")  # noqa: E731
     told = remux(tmp_path / "told.mkv", silent, lines, begin=french)
     tv = remux(tmp_path / "tv.ts", film, begin=empty)
+    data, odd = bytearray(film.read_bytes().replace(b"mp4a", b"zzzz")), tmp_path / "odd.mp4"
+    # The type of object in the descriptor of the stream: 0x40 would be AAC.
+    data[data.index(0x40, data.index(b"esds"))] = 0x99
+    odd.write_bytes(data)
     for source, suffix, kinds, warning in (
         (told, ".mkv", ["video", "subtitle"], ""),
         (told, ".mp4", ["video"], "Subtitles of"),
         (tv, ".mp4", ["video", "audio"], "is left out: it is empty"),
         (tv, ".webm", ["video", "audio"], "is left out: it is empty"),
+        (odd, ".mp4", ["video"], "of an unknown codec"),
     ):
         caplog.clear()
         twin = copy(open_video(source), tmp_path / f"twin{suffix}")
@@ -189,9 +180,7 @@ def test_flags_languages_and_titles_of_tracks_are_kept(film: Path, tmp_path: Pat
 
 @pytest.mark.parametrize("delay", [-0.5, 0.7])
 @of_every_video
-def test_sound_that_starts_early_or_late_stays_in_step(
-    film: Path, tmp_path: Path, suffix: str, delay: float
-) -> None:
+def test_sound_is_copied_in_step(film: Path, tmp_path: Path, suffix: str, delay: float) -> None:
     def is_wanted(packet: av.Packet) -> bool:
         # The picture waits for sound that is early.
         if (packet.stream.type == "audio") == (delay > 0):
@@ -199,13 +188,13 @@ def test_sound_that_starts_early_or_late_stays_in_step(
             packet.pts, packet.dts = packet.pts + ticks, packet.dts + ticks
         return True
 
-    clip = open_video(remux(tmp_path / "clip.mkv", film, is_wanted=is_wanted))
-    twin = copy(clip, tmp_path / f"twin{suffix}")
+    clip = remux(tmp_path / "clip.mkv", film, is_wanted=is_wanted)
+    twin = copy(open_video(clip), tmp_path / f"twin{suffix}")
     picture, sound = (float(packets(twin, kind)[0][0]) for kind in ("video", "audio"))
     assert sound - picture == pytest.approx(delay, abs=0.14)
-
-
-# Pictures
+    if suffix != ".webm":  # It holds no AAC.
+        source, copied = ([content for _, content in packets(p, "audio")] for p in (clip, twin))
+        assert copied == source
 
 
 @of_every_video
@@ -290,9 +279,7 @@ def test_a_gif_has_clear_pixels_times_in_hundredths_and_no_more_than_50_a_second
 @pytest.mark.parametrize(
     ("aspect", "rotation"), [(Fraction(16, 11), 0), (Fraction(16, 11), 90), (Fraction(1, 2), 0)]
 )
-def test_the_shape_of_the_picture_is_kept(
-    tmp_path: Path, suffix: str, aspect: Fraction, rotation: int
-) -> None:
+def test_the_aspect_is_kept(tmp_path: Path, suffix: str, aspect: Fraction, rotation: int) -> None:
     how = {"aspect": aspect, "rotation": rotation}
     source = write_clip(tmp_path / "tv.mp4", moving_square(2), **how)
     twin = open_video(copy(open_video(source), tmp_path / f"twin{suffix}"))
@@ -301,8 +288,6 @@ def test_the_shape_of_the_picture_is_kept(
     assert shape == pytest.approx(1 / expected if rotation else expected, rel=0.02)
     assert twin.width * twin.height >= 64 * 48  # No pixel is lost.
 
-
-# Whole or not at all
 
 TARGETS = ("twin.mp4", "twin.webm", "twin.gif", "twin")
 
@@ -374,13 +359,8 @@ def test_targets_that_cannot_be_are_refused(tmp_path: Path) -> None:
         draw([np.zeros((16400, 8), np.uint8)], tmp_path / "twin.mp4")
 
 
-# Files of people
-
-
 @pytest.mark.parametrize("suffix", [*VIDEO_SUFFIXES, ".gif", ""])
-def test_every_frame_of_broken_recordings_is_in_the_file(
-    film: Path, tmp_path: Path, suffix: str
-) -> None:
+def test_each_frame_of_broken_recordings_is_kept(film: Path, tmp_path: Path, suffix: str) -> None:
     # The sound of the last one does not tell how it is encoded, which Matroska needs to know.
     (tmp_path / "film.mp4").write_bytes(film.read_bytes().replace(b"esds", b"free"))
     for source, count, end, sounds in (
