@@ -16,6 +16,7 @@ from pycocotools.cocoeval import COCOeval
 
 from amd_seg import annotations
 from amd_seg.annotations import AnnotationFile, Thing, coco_annotations, outlines
+from amd_seg.colour_model import iou
 from amd_seg.errors import InputError
 
 INFO = {"version": "amd-seg 1", "weights": "w", "refine": "colour"}
@@ -28,10 +29,6 @@ def two_parts() -> np.ndarray:
     mask[10:40, 10:50], mask[20:30, 20:40] = True, False
     mask[45:55, 60:75] = True
     return mask
-
-
-def iou(first: np.ndarray, second: np.ndarray) -> float:
-    return float((first & second).sum() / (first | second).sum())
 
 
 @settings(max_examples=50)
@@ -77,9 +74,7 @@ def written(path: Path, things: dict[str, list[Thing]], mask_format: str = "rle"
 
 
 @pytest.mark.parametrize(("mask_format", "least"), [("rle", 1.0), ("polygon", 0.95)])
-def test_the_tools_of_coco_score_what_was_written(
-    tmp_path: Path, mask_format: str, least: float
-) -> None:
+def test_coco_tools_score_what_was_written(tmp_path: Path, mask_format: str, least: float) -> None:
     masks = [np.roll(two_parts(), 2 * k, axis=1) for k in range(3)]
     things = {f"{k}.jpg": [Thing(1, mask, 0.9)] for k, mask in enumerate(masks)}
     content = written(tmp_path / "masks.json", things, mask_format)
@@ -130,21 +125,6 @@ def test_a_killed_run_goes_on_and_ends_alike(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["masks.json", "whole.json"]
 
 
-def test_a_clip_is_one_annotation_with_runs_by_frame(tmp_path: Path) -> None:
-    with annotations.ClipFile(tmp_path / "clip.json", "clip", INFO) as file:
-        for mask, score in ((two_parts(), 0.8), (np.zeros(SIZE, bool), 0.1)):
-            file.write((annotations.encode_runs(mask), score), file.frames, 0.0)
-    content = json.loads((tmp_path / "clip.json").read_text())
-    (video,), (annotation,) = content["videos"], content["annotations"]
-    assert video["file_names"] == ["clip/00000.jpg", "clip/00001.jpg"]
-    assert (annotation["video_id"], annotation["score"]) == (video["id"], 0.8)
-    assert annotation["segmentations"][1] is annotation["bboxes"][1] is None
-    assert (runs.decode(annotation["segmentations"][0]) == two_parts()).all()
-
-
-# Back.
-
-
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
     (tmp_path / "photos" / "deep").mkdir(parents=True)
@@ -192,9 +172,7 @@ def mask(segmentation: Any, image: int = 1) -> dict[str, Any]:
         (mask([], 7), "it lacks 7"),
     ],
 )
-def test_a_file_that_is_no_coco_is_told(
-    tmp_path: Path, photos: Path, change: Any, message: str
-) -> None:
+def test_no_coco_file_is_told(tmp_path: Path, photos: Path, change: Any, message: str) -> None:
     content = written(tmp_path / "masks.json", {"b.jpg": [Thing(1, two_parts())]})
     text = change if isinstance(change, str) else json.dumps({**content, **change})
     (tmp_path / "masks.json").write_text(text)

@@ -9,9 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from amd_seg.colour_model import iou
 from amd_seg.media.video import Frame
 from amd_seg.model.amd import AMD
-from amd_seg.model.config import AMDConfig
 from amd_seg.training.clip_masks import (
     MOTION_RANGE,
     NETWORK_RANGE,
@@ -24,10 +24,10 @@ from amd_seg.training.clip_masks import (
     flip_averaged_regions,
     gather_frames,
     trust_in_network,
-    vote,
 )
 from amd_seg.training.config import AdaptationConfig
-from tests.clips import moving_patch, texture
+from tests.clips import moving_patch
+from tests.tiny import TINY
 
 
 class Clip:
@@ -71,21 +71,6 @@ def test_memory_does_not_grow_with_the_clip() -> None:
     assert peak < 12 * 5 * 40 * 60 * 3
 
 
-def iou(mask: np.ndarray, other: np.ndarray) -> float:
-    return float((mask & other).sum() / (mask | other).sum())
-
-
-def test_a_vote_finds_in_one_frame_what_others_know() -> None:
-    masks = np.zeros((3, 60, 80), bool)
-    for index in range(3):
-        masks[index, 15:40, 10 + 8 * index : 40 + 8 * index] = True
-    # The object is red on a blue ground, each with its own grain.
-    colours = np.where(masks[..., None], (200, 30, 20), (20, 40, 190)).astype(np.uint8)
-    evidence = [*masks[:2].astype(np.float32), np.full((60, 80), 0.5, np.float32)]
-    voted = vote(colours + texture(60, 80, 3) // 10, evidence, [1.0, 1.0, 0.1])
-    assert all(iou(found > 0.5, mask) > 0.9 for found, mask in zip(voted, masks, strict=True))
-
-
 def test_trust_is_the_moving_share_of_the_networks_object() -> None:
     half = np.zeros((2, 4, 4), np.float32)
     half[:, :2] = 1
@@ -126,9 +111,9 @@ def test_two_probabilities_are_joined_by_bayes_rule(seen: float, moving: float) 
     np.testing.assert_allclose(joined, s * m / (s * m + (1 - s) * (1 - m)), rtol=1e-4)
 
 
-def test_a_mirrored_frame_has_the_mirrored_regions(tiny_config: AMDConfig) -> None:
+def test_a_mirrored_frame_has_the_mirrored_regions() -> None:
     torch.manual_seed(0)
-    model = AMD(tiny_config).eval()
+    model = AMD(TINY).eval()
     frames = torch.randint(0, 256, (3, 3, 32, 48), dtype=torch.uint8)
     regions, mirrored = (flip_averaged_regions(model, each) for each in (frames, frames.flip(-1)))
     assert regions.shape == (3, 5, 32, 48)

@@ -88,9 +88,6 @@ def test_a_folder_that_cannot_be_used_is_named(
         load_masked_images(tmp_path, short_edge=30)
 
 
-# Drawing
-
-
 @pytest.mark.parametrize("flip", [True, False])
 def test_images_and_masks_are_cut_and_mirrored_alike(flip: bool) -> None:
     ramp = torch.arange(40, dtype=torch.uint8).mul(6).expand(3, 32, 40).contiguous()
@@ -110,9 +107,6 @@ def test_folders_are_drawn_equally_often_and_clips_by_what_agrees() -> None:
     names = next(MaskBatches([clips, [clip("still", 1)] * 50], CONFIG, CPU)).names
     assert 150 < names.count("still") < 250
     assert "unsure" not in names
-
-
-# Writing
 
 
 def jobs_of(confidence: float, *names: str) -> dict[str, tuple[Finder, str]]:
@@ -143,9 +137,7 @@ def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
     assert seen[4:] == [("a", 1)]
 
 
-def test_jobs_that_fail_are_named_and_the_others_are_done(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_jobs_that_fail_stop_no_others(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(MediaError, match=r"1 of 2 clips cannot be read \(b: Cannot read b.mp4"):
         write_mask_folder({**jobs_of(-1, "b"), **jobs_of(1, "c")}, tmp_path)
     assert list(load_masked_images(tmp_path, short_edge=16)) == ["c"]

@@ -112,9 +112,7 @@ def test_both_frames_get_the_same_crop_and_half_are_flipped(tmp_path: Path, flip
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on one core
 @pytest.mark.parametrize("workers", [0, 2])
-def test_pairs_are_the_same_however_they_are_read_and_shared(
-    clips: list[Clip], workers: int
-) -> None:
+def test_pairs_are_the_same_however_read_and_shared(clips: list[Clip], workers: int) -> None:
     state = torch.get_rng_state()
     stored, decoded = both(clips, max_gap=2, seed=4, workers=workers)
     streams = [batches(stored), batches(decoded), batches(stored, 0, 2), batches(stored, 1, 2)]
@@ -128,9 +126,7 @@ def test_pairs_are_the_same_however_they_are_read_and_shared(
 
 
 @pytest.mark.parametrize("way", ["no video", "cut in the middle"])
-def test_broken_clips_are_named_once_and_left_out(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, way: str
-) -> None:
+def test_broken_clips_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture, way: str) -> None:
     good, bad = one_clip(tmp_path / "good.mkv", moving_square(3)), tmp_path / "bad.mp4"
     if way == "no video":
         bad.write_text("no video")
@@ -162,9 +158,6 @@ def test_a_clip_in_which_nothing_moves_is_left_out(
         StoredPairs(still, SMALL, CPU)
     with pytest.raises(InputError, match="two frames"):
         DecodedPairs(one_clip(tmp_path / "one.mkv", moving_square(1)), SMALL)
-
-
-# Crops, colours and blur
 
 
 def test_a_part_keeps_its_values_or_their_mean() -> None:

@@ -1,7 +1,6 @@
 """Threads that work ahead: order, memory, errors, and an end."""
 
 import threading
-from collections.abc import Iterator
 from itertools import count, islice
 
 import pytest
@@ -26,22 +25,3 @@ def test_results_come_in_order_and_so_many_wait(name: str) -> None:
     results.close()
     assert len(taken) <= 20 + waiting
     assert threading.active_count() == before
-
-
-def test_an_error_comes_in_its_place_and_ends_the_threads() -> None:
-    before, inputs, closed = threading.active_count(), [3, 2, 0, 1], []
-
-    def items() -> Iterator[int]:
-        try:
-            yield from (6 // x for x in inputs)
-        finally:
-            closed.append(True)
-
-    for results in (map_ahead(lambda x: 6 // x, inputs, ahead=2), read_ahead(items(), ahead=8)):
-        assert [next(results), next(results)] == [2, 3]
-        with pytest.raises(ZeroDivisionError):
-            next(results)
-    read = read_ahead(items(), ahead=1)
-    next(read)
-    read.close()
-    assert (len(closed), threading.active_count()) == (2, before)
