@@ -1,14 +1,17 @@
-"""What all tests share: the data folder, a tiny model, one thread a worker."""
+"""What all tests share: the data folder, tiny weights, one thread a worker."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from shutil import which
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import settings
 
-from amd_seg.model.config import AMDConfig
 from tests.clips import moving_square, write_clip
-from tests.tiny import TINY, tiny_weights
+from tests.labelled import make_voc2012
+from tests.tiny import tiny_weights
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -29,12 +32,6 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_config() -> AMDConfig:
-    """A real model small enough for a test: 1/8 masks, two motion levels."""
-    return TINY
-
-
-@pytest.fixture(scope="session")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with weights of the tiny model."""
     return tiny_weights(tmp_path_factory.mktemp("weights"))
@@ -47,3 +44,27 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number, step in enumerate(((0, 2), (1, 0))):
         write_clip(folder / f"clip-{number}.mp4", moving_square(6, step=step))
     return folder
+
+
+@pytest.fixture
+def voc(tmp_path: Path) -> Path:
+    """Tiny labelled photos in the layout of PASCAL VOC 2012."""
+    return make_voc2012(tmp_path / "VOC2012")
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Path]]:
+    """One tab of headless Chromium, and the folder that it downloads to."""
+    webdriver = pytest.importorskip("selenium.webdriver", reason="needs the extra demo-test")
+    binary, driver = which("chromium"), which("chromedriver")
+    if binary is None or driver is None:
+        pytest.skip("needs the Debian packages chromium and chromium-driver")
+    downloads, options = tmp_path_factory.mktemp("downloads"), webdriver.ChromeOptions()
+    options.binary_location = binary
+    for flag in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "window-size=1280,940"):
+        options.add_argument(f"--{flag}")
+    options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
+    tab = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield tab, downloads
+    tab.quit()

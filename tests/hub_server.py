@@ -93,7 +93,7 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
             if data is None:
                 return self._send(404, error="EntryNotFound")
             told = {"X-Repo-Commit": sha, "ETag": f'"{hashlib.sha256(data).hexdigest()}"'}
-            return self._send(200, data, cut_short=repo.cut_short, **told)
+            return self._send(200, data, cut=repo.cut_short, **told)
 
         do_GET = do_HEAD
 
@@ -134,22 +134,16 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
             self._send(200, json.dumps(content).encode(), **{"Content-Type": "application/json"})
 
         def _send(
-            self,
-            status: int,
-            data: bytes = b"",
-            *,
-            error: str = "",
-            cut_short: bool = False,
-            **headers: str,
+            self, status: int, data: bytes = b"", *, error: str = "", cut: bool = False, **more: str
         ) -> None:
             self.send_response(status)
-            told = {"X-Error-Code": error} if error else headers
+            told = {"X-Error-Code": error} if error else more
             for name, value in (told | {"Content-Length": str(len(data))}).items():
                 self.send_header(name, value)
             self.end_headers()
             if self.command != "HEAD":
-                self.wfile.write(data[: len(data) // 2] if cut_short else data)
-                self.close_connection = self.close_connection or cut_short
+                self.wfile.write(data[: len(data) // 2] if cut else data)
+                self.close_connection = self.close_connection or cut
 
         def log_message(self, format: str, *args: object) -> None:
             """Stay silent: the tests read `requests`."""

@@ -3,8 +3,10 @@
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 from click.testing import CliRunner, Result
@@ -17,24 +19,40 @@ CODE = (
     "from amd_seg.cli import main; main()"
 )
 
+ROOT = Path(__file__).parents[1]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
+
 Run = Callable[..., Result]
+
+
+def invoke(*words: object, stdin: bytes | None = None) -> Result:
+    """Run the command in this process."""
+    return CliRunner().invoke(cli, [*map(str, words)], input=stdin)
 
 
 def runner(command: str, weights: Path) -> Run:
     """Give a call that runs a command, with these weights and on the CPU unless told otherwise."""
 
-    def run(*args: str, stdin: bytes | None = None) -> Result:
-        defaults = ["--weights", str(weights)] if "--weights" not in args else []
+    def run(*args: object, stdin: bytes | None = None) -> Result:
+        defaults = ["--weights", weights] if "--weights" not in args else []
         defaults += ["--device", "cpu"] if "--device" not in args else []
-        return CliRunner().invoke(cli, [command, *args, *defaults], input=stdin)
+        return invoke(command, *args, *defaults, stdin=stdin)
 
     return run
 
 
-def start(*args: str) -> "subprocess.Popen[bytes]":
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+def start(*args: object) -> "subprocess.Popen[bytes]":
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen([sys.executable, "-c", CODE, *args], env=environment, **pipes)
+    return subprocess.Popen([sys.executable, "-c", CODE, *map(str, args)], env=ENVIRONMENT, **pipes)
+
+
+def until(found: Callable[[], Any], what: str = "it", seconds: float = 120) -> Any:
+    """Wait for a value that counts as true: other work may share the machine."""
+    end = time.monotonic() + seconds
+    while not (value := found()):
+        assert time.monotonic() < end, f"{what} did not come in {seconds} s"
+        time.sleep(0.05)
+    return value
 
 
 def commands(

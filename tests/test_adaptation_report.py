@@ -10,13 +10,12 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from PIL import Image
 
 from amd_seg.adaptation_report import loss_curve
-from amd_seg.cli import cli
 from amd_seg.training.adaptation import AdaptationReport
 from tests.clips import moving_square, write_clip
+from tests.processes import invoke, runner
 
 
 def lines_of(svg: str) -> dict[str, np.ndarray]:
@@ -34,21 +33,6 @@ def curve(losses: list[float], before: float = 1.0, after: float = 0.5) -> str:
     return loss_curve(report)
 
 
-def test_a_curve_falls_where_its_values_do_with_dots_at_both_ends() -> None:
-    svg = curve(np.exp(-np.arange(50) / 20).tolist())
-    for line in lines_of(svg).values():
-        assert len(line) == 50
-        assert (np.diff(line[:, 0]) > 0).all()
-        assert (np.diff(line[:, 1]) > 0).all()  # An SVG's y goes down.
-        assert (line >= 0).all()
-        assert (line <= (720, 260)).all()
-    root = ElementTree.fromstring(curve([0.5] * 10, before=1.0, after=0.0))
-    dots = [float(c.get("cy")) for c in root.iter("circle")]
-    line = lines_of(ElementTree.tostring(root, encoding="unicode"))["raw"]
-    assert sum(dots) / 2 == pytest.approx(line[0, 1], abs=0.2)
-    assert [text.text for text in root.iter("text")][-2:] == ["before 1.000", "after 0.000"]
-
-
 @pytest.mark.parametrize(
     "losses", [[], [0.5], [3.0, 3.0], [0.0, 0.0], [-1e-9, 1e9], [1.0, float("nan"), 2.0]]
 )
@@ -61,10 +45,10 @@ def test_any_losses_can_be_drawn(losses: list[float]) -> None:
 
 def test_an_adaptation_is_told_in_a_page(weights: Path, tmp_path: Path) -> None:
     report, clip = tmp_path / "report.html", write_clip(tmp_path / "<b> & c.mp4", moving_square(20))
-    args = ["video", str(clip), "--adapt", "--objective", "photometric", "--steps", "2"]
-    args += ["--device", "cpu", "--weights", str(weights), "--threshold", "0.3", "--seed", "3"]
-    args += ["--report", str(report), "-o", str(tmp_path / "out.mp4"), "--json"]
-    result = CliRunner().invoke(cli, args)
+    args = [clip, "--adapt", "--objective", "photometric", "--steps", 2, "--threshold", 0.3]
+    args += ["--seed", 3, "--report", report, "--json"]
+    run = runner("video", weights)
+    result = run(*args, "-o", tmp_path / "out.mp4")
     assert result.exit_code == 0, result.stderr
     facts = json.loads(result.stdout)["adaptation"]
     page = report.read_text()
@@ -88,7 +72,7 @@ def test_an_adaptation_is_told_in_a_page(weights: Path, tmp_path: Path) -> None:
         (told,) = re.findall(rf">{when} (\d+\.\d+)<", page)
         assert float(told) == pytest.approx(facts[f"loss_{when}"], abs=1e-3)
     before = report.read_bytes()
-    again = CliRunner().invoke(cli, args[:-3])
+    again = run(*args)
     assert again.exit_code == 2
     assert "report.html exists" in again.stderr
     assert report.read_bytes() == before
@@ -99,6 +83,6 @@ def test_a_page_that_cannot_be_is_refused_at_once() -> None:
         ("--report page.html", "--report is for --adapt"),
         ("--adapt --report page.mp4", "page.mp4: a page ends in .html or .htm"),
     ):
-        result = CliRunner().invoke(cli, ["video", "clip.mp4", *args.split()])
+        result = invoke("video", "clip.mp4", *args.split())
         assert (result.exit_code, result.stdout) == (2, "")
         assert message in result.stderr

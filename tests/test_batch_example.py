@@ -15,12 +15,12 @@ import pytest
 from PIL import Image
 
 from amd_seg import Segmenter
+from tests.processes import ENVIRONMENT, ROOT
 
 pytest.importorskip("ray", reason="needs the extra ray, which CI does not install: it is large")
 pyarrow = pytest.importorskip("pyarrow", reason="needs the extra ray")
 parquet = pytest.importorskip("pyarrow.parquet", reason="needs the extra ray")
 
-ROOT = Path(__file__).parents[1]
 MARK = "AMD_SEG_TEST_RUN"
 PHOTOS = 60
 
@@ -40,9 +40,8 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def start(*arguments: object, mark: str = "") -> subprocess.Popen[str]:
     command = [sys.executable, "examples/batch_over_a_dataset.py", *map(str, arguments)]
-    environment = os.environ | {MARK: mark, "PYTHONPATH": str(ROOT)}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(command, cwd=ROOT, env=environment, text=True, **pipes)
+    how = {"cwd": ROOT, "env": ENVIRONMENT | {MARK: mark}, "text": True}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **how)
 
 
 def finish(run: subprocess.Popen[str], out: Path) -> tuple[str, list[dict[str, object]]]:
@@ -70,9 +69,7 @@ def workers(mark: str) -> Iterator[int]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds workers by /proc")
-def test_a_killed_worker_loses_nothing_and_doubles_nothing(
-    photos: Path, weights: Path, tmp_path: Path
-) -> None:
+def test_after_a_kill_each_photo_is_there_once(photos: Path, weights: Path, tmp_path: Path) -> None:
     out, mark = tmp_path / "out", uuid.uuid4().hex
     options = ("--weights", weights, "--workers", 2, "--batch-size", 3)
     run = start(photos, out, *options, mark=mark)

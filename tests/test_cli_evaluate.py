@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 from PIL import Image
 
-from amd_seg.cli import cli
 from tests.clips import moving_square
+from tests.processes import invoke
 
 HEIGHT, WIDTH = 24, 32
 SEQUENCES = ("cow", "goat")
@@ -17,7 +17,7 @@ PRIOR = ("--method", "centre-prior")
 
 
 def evaluate(*args: str | Path) -> Result:
-    return CliRunner().invoke(cli, ["evaluate", *map(str, args)])
+    return invoke("evaluate", *args)
 
 
 def scores(*args: str | Path) -> dict[str, float]:
@@ -91,8 +91,8 @@ def test_perfect_masks_score_full_marks_however_they_are_given(photos: Path, dav
 
 def test_the_network_is_scored_on_what_a_user_would_write(photos: Path, weights: Path) -> None:
     options = ["--weights", str(weights), "--device", "cpu"]
-    image = ["image", "images", "-o", "out", "--output", "saliency", *options]
-    assert CliRunner().invoke(cli, image).exit_code == 0
+    image = invoke("image", "images", "-o", "out", "--output", "saliency", *options)
+    assert image.exit_code == 0
     assert scores("ecssd", ".", *options) == scores("ecssd", ".", "--predictions", "out")
 
 
@@ -115,12 +115,7 @@ def test_results_are_written_as_asked(davis: Path, photos: Path) -> None:
     result = evaluate("davis2016", davis, *PRIOR, *flags)
     assert result.exit_code == 0, result.stderr
     assert result.stdout.startswith("DAVIS 2016 val 32x24 copy subset (10 of 1,376 frames)")
-    for part in (
-        "centre-prior, threshold otsu",
-        "AMD, per image              45.7  none",
-        "* not checked against its own paper",
-        "goat",
-    ):
+    for part in ("centre-prior, threshold otsu", "45.7  none", "* not checked against", "goat"):
         assert result.stdout.count(part) == 1
     report = json.loads(Path("o.json").read_text())
     assert report["sequences"].keys() == set(SEQUENCES)
@@ -161,10 +156,7 @@ def test_another_size_is_named_or_resized(photos: Path) -> None:
         (". --weights nowhere --method centre-prior", "--method and --weights are two origins"),
         ("--images images --masks masks", "--images and --masks"),
         # What would change nothing.
-        (
-            ". --predictions masks --size 96 --device cpu",
-            "and --size are for a network. Drop them.",
-        ),
+        (". --predictions masks --size 96 --device cpu", "and --size are for a network."),
         (". --method centre-prior --refine none", "--refine is for a network. Drop it."),
         (". --method centre-prior --threshold 0.5", "--threshold is for videos."),
         (". --method centre-prior --per-sequence", "--per-sequence is for videos."),

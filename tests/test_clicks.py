@@ -7,10 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from PIL import Image, ImageDraw
 
-from amd_seg.cli import cli
 from amd_seg.clicks import segment_by_clicks
 from amd_seg.colour_model import iou
 from amd_seg.errors import InputError
@@ -21,6 +19,7 @@ from amd_seg.segmenter import Segmenter
 from amd_seg.training.config import AdaptationConfig
 from amd_seg.video_segmenter import VideoSegmenter, frames_at
 from tests.clips import moving_patch, write_lossless
+from tests.processes import invoke
 
 SIZE = 320, 240
 BALL, BOX = (40, 70, 120, 150), (210, 90, 280, 170)
@@ -76,9 +75,7 @@ def test_clicks_give_other_objects_and_take_parts_away(ball: Segmentation) -> No
     assert not ball.clicked(exclude=[ON_BALL]).mask[ON_BALL[::-1]]
 
 
-def test_a_click_in_a_large_photo_is_answered_within_a_second(
-    ball: Segmentation, pixels: np.ndarray
-) -> None:
+def test_a_click_in_a_large_photo_takes_a_second(ball: Segmentation, pixels: np.ndarray) -> None:
     large = pixels.repeat(12, 0).repeat(12, 1)  # 11 megapixels.
     result = Segmentation(photo_from_array(large), ball.region_masks, 0, refine="colour")
     start = time.process_time()  # Seconds of a core, however busy the machine is.
@@ -100,9 +97,7 @@ def test_photos_and_maps_of_any_size(size: tuple[int, int], cells: tuple[int, in
 
 
 @pytest.mark.parametrize("point", [(-1, 5), (320, 5), (5, 240), (float("nan"), 5)])
-def test_a_click_outside_names_the_point_and_the_size(
-    ball: Segmentation, point: tuple[float, float]
-) -> None:
+def test_clicks_outside_name_point_and_size(ball: Segmentation, point: tuple[float, float]) -> None:
     with pytest.raises(InputError, match=rf"{point[0]:g},{point[1]:g}.*320x240"):
         ball.clicked([ON_BALL], [point])
 
@@ -124,7 +119,7 @@ def test_points_are_those_of_the_photo_as_shown(photo: Path, weights: Path, tmp_
 
 
 def command(*arguments: object, name: str = "image") -> tuple[int, str]:
-    result = CliRunner().invoke(cli, [name, *map(str, arguments)])
+    result = invoke(name, *arguments)
     return result.exit_code, result.output
 
 

@@ -12,27 +12,18 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from shutil import which
 from typing import Any
 
 import pytest
-import torch
 from PIL import Image, ImageChops, ImageStat
 
-from amd_seg.model.amd import AMD
-from amd_seg.model.config import WeightsConfig
-from amd_seg.weights import save_weights
 from tests.clips import moving_patch, write_clip
-from tests.tiny import TINY
+from tests.processes import ROOT, until
+from tests.tiny import tiny_weights
 
 pytest.importorskip("gradio", reason="needs Gradio: the extra demo")
-
-ROOT = Path(__file__).parents[1]
-PATIENCE = 120
-"""Seconds that anything may take: other work shares the machine."""
 
 # Writes down every host that the process looks up or connects to.
 WATCHED = """
@@ -91,18 +82,8 @@ class Server:
 
     def stop(self) -> None:
         self.process.send_signal(signal.SIGTERM)
-        assert self.process.wait(PATIENCE) == 0
+        assert self.process.wait(120) == 0
         assert list(self.temp.iterdir()) == []
-
-
-def until(found: Callable[[], Any], what: str) -> Any:
-    end = time.monotonic() + PATIENCE
-    while time.monotonic() < end:
-        value = found()
-        if value:
-            return value
-        time.sleep(0.2)
-    raise AssertionError(f"{what} did not come in {PATIENCE} s")
 
 
 class Browser:
@@ -167,24 +148,8 @@ class Browser:
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
-    chromium, chromedriver = which("chromium"), which("chromedriver")
-    if chromium is None or chromedriver is None:
-        pytest.skip("needs the Debian packages chromium and chromium-driver")
-    downloads = tmp_path_factory.mktemp("downloads")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for flag in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "window-size=1280,940"):
-        options.add_argument(f"--{flag}")
-    options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
-    service = webdriver.ChromeService(executable_path=chromedriver)
-    driver = webdriver.Chrome(options=options, service=service)
-    try:
-        yield Browser(driver, downloads)
-    finally:
-        driver.quit()
+def browser(chromium: tuple[Any, Path]) -> Browser:
+    return Browser(*chromium)
 
 
 @pytest.fixture
@@ -198,9 +163,8 @@ def photo(tmp_path: Path) -> Path:
 
 
 def by_command(photo: Path, target: Path, *flags: str) -> bytes:
-    command = [sys.executable, "-m", "amd_seg.cli", "image", str(photo), *flags]
-    command += ["--device", "cpu", "-o", str(target)]
-    subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
+    command = [sys.executable, "-m", "amd_seg.cli", "image", photo, *flags, "--device", "cpu"]
+    subprocess.run([*command, "-o", target], check=True, capture_output=True, cwd=ROOT)
     return target.read_bytes()
 
 
@@ -209,9 +173,7 @@ def fetched(address: str) -> bytes:
         return bytes(answer.read())
 
 
-def test_a_photo_is_dropped_and_its_cutout_is_that_of_the_command(
-    browser: Browser, photo: Path, tmp_path: Path
-) -> None:
+def test_a_cutout_is_that_of_the_command(browser: Browser, photo: Path, tmp_path: Path) -> None:
     with Server(tmp_path) as server:
         browser.open(server.address)
         browser.drop(photo)
@@ -225,9 +187,8 @@ def test_a_photo_is_dropped_and_its_cutout_is_that_of_the_command(
         for _ in range(20):
             threshold.send_keys("\ue014")  # The right arrow: 0.01 each.
         assert float(browser.find("#threshold input[type=number]").get_property("value")) == 0.7
-        expected = by_command(
-            photo, tmp_path / "cutout.png", "--output", "cutout", "--threshold", "0.7"
-        )
+        flags = "--output", "cutout", "--threshold", "0.7"
+        expected = by_command(photo, tmp_path / "cutout.png", *flags)
         browser.picture("mask", after=mask)
         browser.picture("cutout", after=first)
         name = f"{photo.stem}.cutout.png"
@@ -266,9 +227,7 @@ def test_a_click_puts_the_mask_right_and_is_undone(
 
 
 def test_a_clip_is_adapted_to_in_the_browser(browser: Browser, tmp_path: Path) -> None:
-    torch.manual_seed(1)
-    card = WeightsConfig(model=TINY, object_channel=1, input_size=96, threshold=0.3)
-    weights = save_weights(tmp_path / "weights", AMD(TINY), card)
+    weights = tiny_weights(tmp_path / "weights", seed=1, input_size=96, threshold=0.3)
     frames, _ = moving_patch(10, height=96, width=128, side=40)
     clip = write_clip(tmp_path / "patch.mp4", list(frames))
     (tmp_path / "text.jpg").write_text("no picture " * 10)

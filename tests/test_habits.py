@@ -16,8 +16,7 @@ from PIL import Image
 from amd_seg import AdaptationConfig, Segmenter, VideoSegmenter
 from amd_seg.choices import REFINEMENTS
 from tests.clips import moving_square, write_folder
-
-ROOT = Path(__file__).parents[1]
+from tests.processes import ENVIRONMENT, ROOT
 
 
 def pixels(seed: int = 0, height: int = 40) -> np.ndarray:
@@ -112,9 +111,8 @@ def test_a_closed_or_full_stream_changes_no_file(
     if "/dev/full" in arguments and not os.path.exists("/dev/full"):
         pytest.skip("needs /dev/full")
     line = f"{sys.executable} -m amd_seg.cli image --quiet --weights {weights} {arguments}"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    pipes = {"capture_output": True, "text": True}
-    result = subprocess.run(["bash", "-c", line], cwd=photo.parent, env=environment, **pipes)
+    how = {"cwd": photo.parent, "env": ENVIRONMENT, "capture_output": True, "text": True}
+    result = subprocess.run(["bash", "-c", line], **how)
     assert (result.returncode, result.stderr[: len(said)]) == (code, said)
     assert len(result.stderr.splitlines()) <= 2 * code
     if "out.png" in arguments:

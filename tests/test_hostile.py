@@ -9,17 +9,16 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from amd_seg.cli import cli
 from amd_seg.errors import AmdSegError, MediaError
 from amd_seg.media.images import read_image
 from amd_seg.media.video import open_video
 from tests.clips import moving_square, write_clip
 from tests.hostile import bombs, good_clips, good_pictures, hostile_files, mutate
+from tests.processes import runner
 
 PICTURES = good_pictures()
 LIMIT = 1_000_000  # Pixels: no example may take a test's time to decode.
@@ -45,9 +44,7 @@ def test_a_damaged_picture_is_a_photo_or_one_line(random: Random) -> None:
     assert told.isprintable()
 
 
-def test_a_damaged_clip_gives_its_frames_or_one_line(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_damaged_clip_is_read_or_a_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.ERROR)
     outcomes = set()
     for name, data in hostile_files(good_clips(tmp_path), 50):
@@ -76,9 +73,8 @@ def test_a_folder_of_them_is_done_or_named_one_by_one(tmp_path: Path, weights: P
     files = good | dict(hostile_files(PICTURES, 60)) | bombs()
     for name, data in files.items():
         (folder / name).write_bytes(data)
-    command = ["image", str(folder), "-o", str(out), "--weights", str(weights), "--device", "cpu"]
-    command += ["--json", "--quiet", "--max-pixels", str(LIMIT)]
-    result = CliRunner().invoke(cli, command)
+    flags = "-o", out, "--json", "--quiet", "--max-pixels", LIMIT
+    result = runner("image", weights)(folder, *flags)
     assert result.exit_code == 1, result.stderr
     told = [json.loads(line) for line in result.stdout.splitlines()]
     done = {Path(entry["input"]).name for entry in told if entry["status"] == "done"}

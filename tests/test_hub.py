@@ -3,7 +3,6 @@
 huggingface_hub reads its environment when it is imported, so each case is a process of its own.
 """
 
-import os
 import shutil
 import socket
 import subprocess
@@ -18,8 +17,7 @@ from amd_seg.errors import WeightsError
 from amd_seg.model.appearance import SemanticNetwork
 from amd_seg.model.config import SemanticConfig, SemanticWeightsConfig
 from amd_seg.weights import push_to_hub, save_weights
-
-ROOT = Path(__file__).resolve().parents[1]
+from tests.processes import ENVIRONMENT
 
 SCRIPT = """
 import sys
@@ -61,8 +59,8 @@ def hub() -> Iterator[HubServer]:
 @pytest.fixture
 def run(hub: HubServer, tmp_path: Path) -> Run:
     """Run a script against the server; return the lines of its stdout."""
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
-    own = {"PYTHONPATH": str(ROOT), "HF_HOME": str(tmp_path / "hf"), "HF_ENDPOINT": hub.url}
+    inherited = {k: v for k, v in ENVIRONMENT.items() if not k.startswith(("HF_", "HUGGING"))}
+    own = {"HF_HOME": str(tmp_path / "hf"), "HF_ENDPOINT": hub.url}
     own |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
     def run(script: str, *args: object, **environment: str) -> list[str]:
@@ -80,12 +78,6 @@ def run(hub: HubServer, tmp_path: Path) -> Run:
     return run
 
 
-def closed_port() -> str:
-    """An address where nobody answers."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return f"http://127.0.0.1:{taken.getsockname()[1]}"
-
-
 def test_weights_are_fetched_once_and_then_cached(
     hub: HubServer, run: Run, files: dict[str, bytes], tmp_path: Path
 ) -> None:
@@ -99,7 +91,9 @@ def test_weights_are_fetched_once_and_then_cached(
     hub.requests.clear()
     assert run(FETCH, "org/tiny", HF_HUB_OFFLINE="1") == [fetched]
     assert hub.requests == []
-    assert run(FETCH, "org/tiny", HF_ENDPOINT=closed_port()) == [fetched]
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        nobody = f"http://127.0.0.1:{taken.getsockname()[1]}"
+    assert run(FETCH, "org/tiny", HF_ENDPOINT=nobody) == [fetched]
     # A revision is a branch, a tag or a commit.
     old = repo.commit(files | {"config.json": b"{}"}, tag="v0")
     new = repo.commit(files)
@@ -108,9 +102,7 @@ def test_weights_are_fetched_once_and_then_cached(
     assert "revision 'v9' does not exist" in absent
 
 
-def test_what_cannot_be_fetched_is_said_in_one_line_each(
-    hub: HubServer, run: Run, files: dict[str, bytes]
-) -> None:
+def test_what_cannot_be_fetched_is_told(hub: HubServer, run: Run, files: dict[str, bytes]) -> None:
     hub.repo("org/sealed", files, token="let-me-in")
     hub.repo("org/gated", files, gated=True)
     hub.repo("org/other", {"model.safetensors": files["model.safetensors"]})
@@ -162,9 +154,7 @@ def test_loading_looks_here_first_then_on_the_hub_and_checks_what_came(
     assert "Looked before for bundled weights and for a folder 'org/nowhere'" in nowhere
 
 
-def test_a_folder_is_pushed_as_one_commit_and_comes_back(
-    hub: HubServer, run: Run, tmp_path: Path
-) -> None:
+def test_a_folder_is_one_commit_and_comes_back(hub: HubServer, run: Run, tmp_path: Path) -> None:
     hub.write_token = "may-write"
     model = SemanticNetwork(SemanticConfig(backbone="resnet18", stage_widths=(8,) * 4, classes=3))
     names, colours = ("ground", "cup", "tree"), ("#000000", "#800000", "#008000")

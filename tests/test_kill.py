@@ -6,13 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 from PIL import Image
 
-from amd_seg.cli import cli
 from tests.kill import OUTPUTS, prepare
-
-ROOT = Path(__file__).parents[1]
+from tests.processes import ROOT, invoke
 
 
 @pytest.mark.parametrize("kind", ["image", "video", "train"])
@@ -37,14 +34,11 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("kind", ["image", "video", "train"])
-def test_a_full_disk_is_one_clear_line_and_exit_code_1(
-    kind: str, small_disk: Path, tmp_path: Path
-) -> None:
+def test_a_full_disk_is_a_line_and_exit_code_1(kind: str, small_disk: Path, tmp_path: Path) -> None:
     # Leave what holds the first cutout, and nothing of a clip or a checkpoint.
     filling = {"image": 70, "video": 290, "train": 200}[kind]
     (small_disk / "filling").write_bytes(bytes(filling << 10))
-    command = [*prepare(kind, tmp_path), str(small_disk / OUTPUTS[kind])]
-    result = CliRunner().invoke(cli, command)
+    result = invoke(*prepare(kind, tmp_path), small_disk / OUTPUTS[kind])
     assert result.exit_code == 1
     lines = result.stderr.splitlines()
     errors = [line for line in lines if line.startswith("Error: Cannot write ")]

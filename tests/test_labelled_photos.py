@@ -23,24 +23,16 @@ from amd_seg.training.labelled_photos import (
     open_voc2012,
 )
 from tests.clips import truncate
-from tests.labelled import make_voc2012, scene
+from tests.labelled import scene
 
 SETTINGS = FinetuneConfig(batch_size=4, short_edge=40, crop=(40, 40), workers=0)
 CPU = torch.device("cpu")
-
-
-@pytest.fixture
-def voc(tmp_path: Path) -> Path:
-    return make_voc2012(tmp_path / "voc")
 
 
 def batches(voc: Path, rank: int = 0, processes: int = 1, **changes: object) -> NumberedBatches:
     config = dataclasses.replace(SETTINGS, **changes)
     draw, place = partial(draw_crops, open_voc2012(voc), config), Processes(CPU, rank, processes)
     return NumberedBatches(draw, config, place, config.workers)
-
-
-# Sets of labelled photos
 
 
 def test_the_layout_of_voc_is_read_by_its_lists(voc: Path) -> None:
@@ -91,9 +83,7 @@ def test_label_maps_are_checked_before_a_run(voc: Path, caplog: pytest.LogCaptur
         check_labelled(labelled)
 
 
-def test_a_palette_that_contradicts_the_labels_is_told(
-    voc: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_palette_against_the_labels_is_told(voc: Path, caplog: pytest.LogCaptureFixture) -> None:
     order = [0, 2, 1, *range(3, 256)]
     for path in sorted((voc / "SegmentationClass").iterdir())[:2]:
         with Image.open(path) as image:
@@ -106,9 +96,6 @@ def test_a_palette_that_contradicts_the_labels_is_told(
     caplog.clear()
     check_labelled(open_voc2012(voc, by_colour=True))
     assert "palette" not in caplog.text
-
-
-# What a step sees of them
 
 
 @pytest.mark.parametrize("seed", range(6))

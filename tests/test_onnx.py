@@ -4,20 +4,20 @@ import json
 import re
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 
 from amd_seg import export_onnx
-from amd_seg.cli import cli
 from amd_seg.errors import ConfigError
 from amd_seg.model.amd import AMD
 from amd_seg.onnx import BAR, largest_difference
 from amd_seg.weights import load_weights, save_weights
+from tests.processes import invoke
 
 pytest.importorskip("onnx", reason="needs the extra onnx")
 pytest.importorskip("onnxscript", reason="needs the extra onnx")
@@ -74,10 +74,7 @@ def test_without_the_extra_the_message_says_how_to_get_it(
 
 
 def test_the_command_writes_a_file_that_is_right_or_none(weights: Path, tmp_path: Path) -> None:
-    def export(*arguments: object) -> Any:
-        return CliRunner().invoke(cli, ["export", "onnx", *map(str, arguments)])
-
-    path = tmp_path / "model.onnx"
+    export, path = partial(invoke, "export", "onnx"), tmp_path / "model.onnx"
     path.write_text("old")
     given = "-o", path, "--weights", weights
     for name, words in (("m.pt", "must end in .onnx"), ("no/m.onnx", "there is no folder")):

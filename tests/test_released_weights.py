@@ -1,6 +1,5 @@
 """The recipe of the released weights: its parts on known pictures, and the whole chain."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,20 +9,18 @@ import pytest
 import torch
 from average import average_weights
 from contrast import boundary_contrast
-from grounds import write_grounds
-from own_flow import OwnFlow
 from photo_masks import photo_mask, write_photo_masks
 from PIL import Image
 from ranking import manifold_ranking
 from self_training import write_joined_masks
 
-from amd_seg.model.amd import AMD
-from amd_seg.model.config import AMDConfig, WeightsConfig
 from amd_seg.training.masked_images import load_masked_images
-from amd_seg.weights import load_weights, save_weights
+from amd_seg.weights import load_weights
 from tests.clips import moving_patch, write_clip
+from tests.processes import ENVIRONMENT, ROOT
+from tests.tiny import tiny_weights
 
-MAKE = Path(__file__).parents[1] / "recipes" / "released_weights" / "make.py"
+MAKE = ROOT / "recipes" / "released_weights" / "make.py"
 rows, columns = np.mgrid[:60, :80]
 
 
@@ -59,20 +56,8 @@ def test_what_stands_out_is_found_and_what_the_border_cuts_is_not() -> None:
         assert saliency[rows >= 44].mean() < 0.2
 
 
-def test_grounds_hold_no_object(photos: Path, tmp_path: Path) -> None:
-    write_photo_masks(photos, tmp_path / "stills", short_edge=60)
-    write_grounds(tmp_path / "stills", tmp_path / "grounds", short_edge=60, parts=1.0, drawn=2)
-    found = load_masked_images(tmp_path / "grounds", short_edge=60)
-    assert {"surface_0000", "surface_0001"} < set(found)
-    for name, (image,) in found.items():
-        assert not image.mask.any()
-        # The balls are red, the grass is not.
-        red, green, _ = image.frame.float().mean((1, 2))
-        assert name.startswith("surface") or red < 0.6 * green
-
-
 @pytest.mark.parametrize("how", [{}, {"redraw": True}, {"ranked": True}])
-def test_masks_are_joined_with_what_a_network_sees(
+def test_masks_join_those_of_a_network(
     weights: Path, photos: Path, tmp_path: Path, how: dict[str, bool]
 ) -> None:
     write_photo_masks(photos, tmp_path / "first", short_edge=40)
@@ -85,14 +70,8 @@ def test_masks_are_joined_with_what_a_network_sees(
         assert 0 < two.confidence < 1
 
 
-def test_a_mean_is_that_of_all_parameters_and_statistics(
-    tiny_config: AMDConfig, tmp_path: Path
-) -> None:
-    sources = []
-    for seed in range(3):
-        torch.manual_seed(seed)
-        config = WeightsConfig(model=tiny_config, object_channel=1, input_size=64)
-        sources.append(save_weights(tmp_path / f"{seed}", AMD(tiny_config), config))
+def test_a_mean_is_that_of_all_parameters_and_statistics(tmp_path: Path) -> None:
+    sources = [tiny_weights(tmp_path / f"{seed}", seed, input_size=64) for seed in range(3)]
     average_weights(sources[:2], tmp_path / "mean", motion=sources[2], input_size=96)
     states = [load_weights(source).model.state_dict() for source in sources]
     mean = load_weights(tmp_path / "mean")
@@ -105,18 +84,6 @@ def test_a_mean_is_that_of_all_parameters_and_statistics(
     assert mean.config.training["mean_of"] == [load_weights(s).config.sha256 for s in sources[:2]]
 
 
-def test_an_own_flow_is_stretched_to_the_frames(weights: Path) -> None:
-    frames, model = moving_patch(2)[0], load_weights(weights).model.eval()
-    found = OwnFlow(weights)(*frames)
-    assert found.shape == (*frames.shape[1:3], 2)
-    pair = [torch.tensor(frame).permute(2, 0, 1)[None] for frame in frames]
-    with torch.inference_mode():
-        own = model(*pair, dense=True).view_i.flows[0][0]
-    # Corners lie on corners; lengths grow with the size, here from 32x48.
-    stretch = [(frames.shape[2] - 1) / 47, (frames.shape[1] - 1) / 31]
-    np.testing.assert_allclose(found[0, 0], own[:, 0, 0].numpy() * stretch, rtol=1e-4, atol=1e-5)
-
-
 @pytest.mark.slow
 def test_the_chain_runs_and_is_not_run_again(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "clips").mkdir()
@@ -125,11 +92,10 @@ def test_the_chain_runs_and_is_not_run_again(photos: Path, tmp_path: Path) -> No
         write_clip(tmp_path / "clips" / f"{number}.mp4", list(frames), rate=24)
     command = [sys.executable, "-W", "error", MAKE, tmp_path / "clips", "--photos", photos]
     command += ["--out", tmp_path / "out", "--minutes", "0.01"]
-    environment = {**os.environ, "PYTHONPATH": str(MAKE.parents[2]), "OMP_NUM_THREADS": "1"}
+    environment = ENVIRONMENT | {"OMP_NUM_THREADS": "1"}
 
     def run() -> list[str]:
-        done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
-        return done.stdout.splitlines()
+        return subprocess.check_output(command, env=environment, text=True).splitlines()
 
     lines = run()
     assert lines[-1] == str(tmp_path / "out" / "weights")

@@ -2,10 +2,7 @@
 
 import json
 import re
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from shutil import which
 from typing import Any
 
 import numpy as np
@@ -14,6 +11,7 @@ import pytest
 from amd_seg import review_page
 from amd_seg.errors import InputError
 from amd_seg.review_page import ReviewPage, picture_of
+from tests.processes import until
 
 SETTINGS = {"weights": "w", "refine": "colour"}
 
@@ -65,25 +63,9 @@ def test_many_photos_are_several_pages(tmp_path: Path, monkeypatch: pytest.Monke
     more.close()
 
 
-@pytest.fixture
-def browser(tmp_path: Path) -> Iterator[Any]:
-    webdriver = pytest.importorskip("selenium.webdriver", reason="needs the extra demo-test")
-    binary, driver = which("chromium"), which("chromedriver")
-    if binary is None or driver is None:
-        pytest.skip("needs Chromium and its driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = binary
-    for flag in ("headless", "no-sandbox", "window-size=1200,800"):
-        options.add_argument(f"--{flag}")
-    downloads = {"download.default_directory": str(tmp_path / "downloads")}
-    options.add_experimental_option("prefs", downloads)
-    chrome = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    yield chrome
-    chrome.quit()
-
-
 @pytest.mark.slow
-def test_a_person_accepts_and_rejects_by_key(tmp_path: Path, browser: Any) -> None:
+def test_a_person_accepts_and_rejects_by_key(tmp_path: Path, chromium: tuple[Any, Path]) -> None:
+    browser, downloads = chromium
     page = ReviewPage(tmp_path / "report.html", SETTINGS)
     names = ["dog0.jpg", "cat1.jpg", "dog2.jpg", "cat3.jpg", "dog4.jpg", "cat5.jpg"]
     for number, name in enumerate(names):
@@ -96,12 +78,6 @@ def test_a_person_accepts_and_rejects_by_key(tmp_path: Path, browser: Any) -> No
         found = browser.find_elements("css selector", f"figure{kind}")
         return [figure.text.splitlines()[0] for figure in found]
 
-    def wait_for(happens: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 10
-        while not happens():
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-
     assert figures(".current") == ["dog0.jpg"]
     assert browser.execute_script("return document.querySelector('img').naturalWidth") == 160
     body.send_keys("aarjkr")
@@ -109,8 +85,8 @@ def test_a_person_accepts_and_rejects_by_key(tmp_path: Path, browser: Any) -> No
     body.send_keys("ku")
     assert figures(".rejected") == names[2:3]
     browser.find_element("id", "save-accepted").click()
-    saved = tmp_path / "downloads" / "accepted.txt"
-    wait_for(saved.exists)
+    saved = downloads / "accepted.txt"
+    until(saved.exists)
     assert saved.read_text().splitlines() == names[:2]
     browser.find_element("id", "name").send_keys("CAT")
     most.clear()
@@ -123,5 +99,5 @@ def test_a_person_accepts_and_rejects_by_key(tmp_path: Path, browser: Any) -> No
         browser.refresh()
         return figures(".accepted") == names[:2]
 
-    wait_for(is_kept)
+    until(is_kept)
     assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []

@@ -44,9 +44,6 @@ def result_of(saliency: np.ndarray, rule: float | str = 0.5) -> Segmentation:
     return Segmentation(Photo(pixels, None, "made"), masks, 0, rule)
 
 
-# What goes in
-
-
 INPUTS: dict[str, Callable[[Path, np.ndarray], object]] = {
     "str": lambda path, pixels: str(path),
     "bytes": lambda path, pixels: path.read_bytes(),
@@ -76,9 +73,6 @@ def test_every_kind_of_input_gives_the_same(
     [
         (torch.zeros(2, 3, 20, 20), "list of such tensors"),
         (torch.zeros(20, 20, 3), r"Give \(3, height, width\)"),
-        (np.zeros((2, 20, 20, 3), np.uint8), "height, width"),
-        (np.full((20, 20), np.nan), "0..1"),
-        (np.zeros((1, 1, 3), np.uint8), "at least 8x8"),
         (7, "Give a path"),
     ],
 )
@@ -87,9 +81,6 @@ def test_what_is_no_image_is_told_so(segmenter: Segmenter, image: object, advice
         segmenter(image)  # type: ignore[call-overload]
     assert segmenter(torch.rand(3, 20, 30).bfloat16()).mask.shape == (20, 30)
     assert segmenter(photo()[..., 0]).mask.shape == (40, 60)
-
-
-# What the network sees
 
 
 @given(
@@ -120,13 +111,8 @@ def test_enlarging_is_as_published_and_reducing_makes_no_patterns() -> None:
     assert frame.mean() == pytest.approx(127.5, abs=2)
 
 
-# What comes out
-
-
 @pytest.mark.parametrize("shape", [(41, 67), (8, 4000), (4000, 8), (8, 8)])
-def test_maps_have_the_photo_s_size_and_keep_their_promises(
-    segmenter: Segmenter, shape: tuple[int, int]
-) -> None:
+def test_maps_keep_their_promises_at_any_size(segmenter: Segmenter, shape: tuple[int, int]) -> None:
     pixels = photo(*shape)
     result, plain = segmenter(pixels), segmenter(pixels, refine="none")
     assert result.saliency.shape == result.mask.shape == shape
@@ -203,10 +189,9 @@ def test_every_output_is_written_whole_with_what_its_colours_need(
     segmenter: Segmenter, tmp_path: Path, output: str, mode: str
 ) -> None:
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    Image.fromarray(photo(150, 100)).save(
-        tmp_path / "photo.png", icc_profile=profile, dpi=(300, 150)
-    )
-    result = segmenter(tmp_path / "photo.png")
+    source, told = tmp_path / "photo.png", {"icc_profile": profile, "dpi": (300, 150)}
+    Image.fromarray(photo(150, 100)).save(source, **told)
+    result = segmenter(source)
     path = result.save(tmp_path / "out.png", output)
     assert path == tmp_path / "out.png"
     has_colours = output in ("cutout", "overlay")
@@ -221,9 +206,6 @@ def test_every_output_is_written_whole_with_what_its_colours_need(
         result.render("video")
 
 
-# Many images
-
-
 def test_a_batch_equals_its_images_one_by_one_and_keeps_their_order(segmenter: Segmenter) -> None:
     shapes = [(40, 60), (60, 40), (40, 60), (33, 50), (40, 60), (8, 90), (40, 60)]
     images = [photo(*shape, seed=seed) for seed, shape in enumerate(shapes)]
@@ -234,9 +216,7 @@ def test_a_batch_equals_its_images_one_by_one_and_keeps_their_order(segmenter: S
         np.testing.assert_allclose(result.saliency, segmenter(image).saliency, atol=1e-5)
 
 
-def test_an_endless_source_is_read_as_needed_and_a_bad_image_takes_its_place(
-    segmenter: Segmenter, tmp_path: Path
-) -> None:
+def test_sources_are_read_as_needed_and_errors_told(segmenter: Segmenter, tmp_path: Path) -> None:
     seeds = count()
     results = segmenter((photo(16, 16, seed=seed) for seed in seeds), batch_size=2)
     assert len(list(islice(results, 5))) == 5
@@ -270,9 +250,6 @@ def test_settings_are_checked_before_an_image_is_read(
         segmenter([], **settings)  # type: ignore[call-overload]
 
 
-# Device, precision, weights
-
-
 def test_auto_says_which_device_it_took_and_what_is_not_here_is_an_error(
     weights: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -290,10 +267,7 @@ def test_auto_says_which_device_it_took_and_what_is_not_here_is_an_error(
 
 
 def test_bfloat16_is_near_float32_and_in_software_warned_of_once(
-    weights: Path,
-    segmenter: Segmenter,
-    caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
+    weights: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _warn_where_emulated.cache_clear()
     # As torch answers on a CPU without AVX-512.
@@ -303,7 +277,8 @@ def test_bfloat16_is_near_float32_and_in_software_warned_of_once(
     assert caplog.text.count("Use float32.") == 1
     result = reduced(photo())
     assert result.saliency.dtype == np.float32
-    np.testing.assert_allclose(result.saliency, segmenter(photo()).saliency, atol=0.02)
+    exact = Segmenter.from_pretrained(weights, device="cpu")(photo())
+    np.testing.assert_allclose(result.saliency, exact.saliency, atol=0.02)
 
 
 @pytest.mark.gpu
@@ -326,9 +301,7 @@ def test_skies_and_surfaces_are_no_objects() -> None:
         assert not result.mask.any(), result.confidence
 
 
-def test_a_large_jpeg_is_decoded_whole_for_its_pixels_only(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_large_jpeg_is_first_read_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     y, x = np.mgrid[:3000, :4000]
     is_disc = np.hypot(y - 1500, x - 2200) < 900
     values = np.where(is_disc[..., None], (220, 60, 40), (90, 130, 80)) + (x % 400 // 10)[..., None]

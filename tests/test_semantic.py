@@ -8,23 +8,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner, Result
 from PIL import Image
 from torch.nn.functional import interpolate, pad
 
 from amd_seg import Segmenter, SemanticSegmenter
 from amd_seg.classes import VOC2012, Classes
-from amd_seg.cli import cli
 from amd_seg.errors import ConfigError, InputError, MediaError, WeightsError
 from amd_seg.media.labels import read_labels
-from amd_seg.model.amd import AMD
 from amd_seg.model.appearance import SemanticNetwork
-from amd_seg.model.config import AMDConfig, SemanticWeightsConfig, WeightsConfig, stored_config
+from amd_seg.model.config import SemanticWeightsConfig, stored_config
 from amd_seg.semantic import class_probabilities, strongest_classes
 from amd_seg.weights import load_semantic_weights, save_weights
-from tests.labelled import HEIGHT, WIDTH, make_voc2012
+from tests.labelled import HEIGHT, WIDTH
+from tests.processes import invoke, runner
 from tests.test_cli_evaluate import evaluate, scores
-from tests.tiny import SEMANTIC
+from tests.tiny import SEMANTIC, tiny_weights
 
 CLASSES = Classes.of(("background", "cup", "sign", "tree"))
 
@@ -57,9 +55,6 @@ def photo(tmp_path: Path) -> Path:
     return tmp_path / "photo.png"
 
 
-# From a frame to its classes
-
-
 def logits_of(model: SemanticNetwork, frame: torch.Tensor) -> torch.Tensor:
     logits = model.logits(frame[None])
     return interpolate(logits, frame.shape[-2:], mode="bilinear", align_corners=False)[0]
@@ -67,9 +62,7 @@ def logits_of(model: SemanticNetwork, frame: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("size", [(40, 40), (37, 90), (33, 32), (20, 70), (100, 64)])
 @torch.inference_mode()
-def test_a_frame_is_seen_whole_or_by_windows_as_in_the_published_toolbox(
-    size: tuple[int, int],
-) -> None:
+def test_a_frame_is_seen_whole_or_by_windows_as_published(size: tuple[int, int]) -> None:
     model, frame = network(), torch.randint(0, 256, (3, *size), dtype=torch.uint8)
     seen_whole = class_probabilities(model, frame)
     torch.testing.assert_close(seen_whole, logits_of(model, frame).softmax(dim=0))
@@ -113,9 +106,6 @@ def test_the_strongest_class_is_that_of_the_resized_scores(size: tuple[int, int]
     torch.testing.assert_close(best, resized.amax(dim=0), atol=1e-6, rtol=0)
 
 
-# The segmenter, and its weights
-
-
 def test_photos_come_back_labelled_at_their_own_size(weights: Path, photo: Path) -> None:
     segmenter = SemanticSegmenter.from_pretrained(weights.parent, device="cpu")
     result = segmenter(photo)
@@ -155,18 +145,16 @@ def test_labels_and_overlay_are_written(weights: Path, photo: Path, tmp_path: Pa
         result.render("mask")
 
 
-def test_each_kind_of_weights_has_its_segmenter(
-    weights: Path, tmp_path: Path, tiny_config: AMDConfig
-) -> None:
+def test_each_kind_of_weights_has_its_segmenter(weights: Path, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"fine-tuned.*SemanticSegmenter"):
         Segmenter.from_pretrained(weights)
-    objects = save_weights(tmp_path / "o", AMD(tiny_config), WeightsConfig(model=tiny_config))
+    objects = tiny_weights(tmp_path / "o")
     with pytest.raises(WeightsError, match=r"know no classes.*amd-seg finetune"):
         SemanticSegmenter.from_pretrained(objects)
     config = load_semantic_weights(weights).config
     assert config == stored_config(json.loads(json.dumps(config.to_dict())))
     assert config.classes == CLASSES
-    shown = CliRunner().invoke(cli, ["weights", "info", str(weights)]).stdout
+    shown = invoke("weights", "info", weights).stdout
     assert "kind: semantic" in shown
     assert "class_names: background, cup, sign, tree\n" in shown
 
@@ -182,51 +170,34 @@ def test_each_kind_of_weights_has_its_segmenter(
         ({"model": {"classes": 1}}, "classes=1"),
     ],
 )
-def test_a_config_of_classes_is_read_strictly(
-    weights: Path, change: dict[str, object], message: str
-) -> None:
+def test_a_class_config_is_strict(weights: Path, change: dict[str, object], message: str) -> None:
     values = json.loads((weights / "config.json").read_text()) | change
     with pytest.raises(ConfigError, match=message):
         stored_config(values)
 
 
-# On the command line
-
-
-def image(weights: Path, *args: str) -> Result:
-    command = ["image", "photo.png", *args, "--device", "cpu"]
-    given = [] if "--weights" in args else ["--weights", str(weights)]
-    return CliRunner().invoke(cli, [*command, *given])
-
-
-def test_image_writes_labels_and_overlay(
-    weights: Path, photo: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_image_writes_labels(weights: Path, photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(photo.parent)
+    image = runner("image", weights)
     for args, message in (
         ("", "tell classes: they give no mask. Use --output labels or overlay"),
         ("--output labels -o x.jpg", "x.jpg cannot hold labels. Use .png"),
         ("--output labels --threshold 0.3", "--threshold is for masks"),
         ("--output labels --weights amd-resnet18", "know no classes: they give no labels"),
     ):
-        result = image(weights, *args.split())
+        result = image("photo.png", *args.split())
         assert (result.exit_code, result.stdout) == (2, "")
         assert message in " ".join(result.stderr.split())
-    result = image(weights, "--output", "labels")
+    result = image("photo.png", "--output", "labels")
     assert (result.exit_code, result.stdout, result.stderr) == (0, "photo.labels.png\n", "")
     with Image.open("photo.labels.png") as picture:
         assert (picture.mode, picture.size) == ("P", (90, 60))
         assert "1 cup" in picture.text["classes"]
-    told = json.loads(image(weights, "--output", "overlay", "--json").stdout)
+    told = json.loads(image("photo.png", "--output", "overlay", "--json").stdout)
     assert (told["output"], told["width"], told["height"]) == ("photo.overlay.png", 90, 60)
     assert set(told["classes"]) <= set(CLASSES.names)
     # What it wrote is no photo.
-    assert CliRunner().invoke(cli, ["image", ".", "--output", "overlay"]).exit_code == 2
-
-
-@pytest.fixture
-def voc(tmp_path: Path) -> Path:
-    return make_voc2012(tmp_path / "VOC2012")
+    assert image(".", "--output", "overlay").exit_code == 2
 
 
 def test_perfect_labels_score_full_marks(voc: Path, tmp_path: Path) -> None:
@@ -259,8 +230,8 @@ def test_the_score_is_that_of_what_a_user_would_write(voc: Path, tmp_path: Path)
     assert 0 < found["miou"] < 1
     with Image.open(tmp_path / "s.png") as sheet:
         assert sheet.width > 240
-    written = ["image", str(voc / "JPEGImages"), "-o", str(tmp_path / "out"), "--output", "labels"]
-    assert CliRunner().invoke(cli, [*written, *map(str, network)]).exit_code == 0
+    written = ["image", voc / "JPEGImages", "-o", tmp_path / "out", "--output", "labels"]
+    assert invoke(*written, *network).exit_code == 0
     assert scores("voc2012", voc, "--predictions", tmp_path / "out") == found
     slid = evaluate("voc2012", voc, *network, "--workers", "2", "--slide", "--flip", "--json", "-")
     assert json.loads(slid.stdout)["scores"] != found
@@ -276,25 +247,23 @@ def test_the_score_is_that_of_what_a_user_would_write(voc: Path, tmp_path: Path)
         ("voc2012 VOC --weights amd-resnet18", "know no classes"),
         ("voc2012 VOC --classes NAMES", "voc2012 has its own classes"),
         ("voc2012 VOC --predictions WRONG", "2007_000006.png: The label 255 is predicted"),
-        ("voc2012 VOC --predictions SMALL", "Give --resize-masks"),
         ("voc2012 VOC --weights FOUR --refine guided", "--refine is for masks of one object"),
         ("voc2012 VOC --weights FOUR --threshold 0.5", "--threshold is for vid"),
         ("voc2012 VOC --predictions WRONG --flip", "--flip is for a network. Drop"),
-        ("ecssd PAIRS --slide", "for masks with classes"),
         ("ecssd PAIRS --coloured-masks", "for masks with classes"),
     ],
 )
 def test_what_cannot_be_scored_gets_one_clear_line(
     voc: Path, tmp_path: Path, weights: Path, args: str, message: str
 ) -> None:
-    for folder, size, label in (("WRONG", (WIDTH, HEIGHT), 255), ("SMALL", (8, 8), 1)):
-        (tmp_path / folder).mkdir()
-        for number in range(6, 9):
-            Image.new("L", size, label).save(tmp_path / folder / f"2007_{number:06}.png")
+    (tmp_path / "WRONG").mkdir()
+    for number in range(6, 9):
+        wrong = Image.new("L", (WIDTH, HEIGHT), 255)
+        wrong.save(tmp_path / "WRONG" / f"2007_{number:06}.png")
     for folder in ("images", "masks"):
         (tmp_path / "PAIRS" / folder).mkdir(parents=True)
         Image.new("L", (16, 16), 255).save(tmp_path / "PAIRS" / folder / "a.png")
-    places = {name: tmp_path / name for name in ("WRONG", "SMALL", "PAIRS", "NAMES")}
+    places = {name: tmp_path / name for name in ("WRONG", "PAIRS", "NAMES")}
     places |= {"VOC": voc, "FOUR": weights}
     args = args if "--predictions" in args else f"{args} --device cpu"
     result = evaluate(*(places.get(arg, arg) for arg in args.split()))

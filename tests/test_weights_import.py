@@ -1,7 +1,6 @@
 """The checkpoints of others become weights of ours, and every wrong tensor is named."""
 
 import dataclasses
-import logging
 import shutil
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -10,18 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 from safetensors.torch import save_file
 from torch import Tensor
 
-from amd_seg.cli import cli
 from amd_seg.errors import WeightsError
 from amd_seg.model.amd import AMD
 from amd_seg.model.config import AMDConfig
 from amd_seg.weights import load_weights
 from amd_seg.weights_import import convert_checkpoint, load_backbone, official_name
+from tests.processes import invoke
+from tests.tiny import TINY
 
 FLOW = "decode_head.flownet"
+State = dict[str, Tensor]
 
 
 @pytest.fixture
@@ -40,14 +40,11 @@ def refused(content: object, tmp_path: Path) -> str:
     return str(caught.value)
 
 
-# The authors' checkpoint.
-
-
 @pytest.fixture(scope="module")
-def official_state() -> "OrderedDict[str, Tensor]":
+def official_state() -> State:
     """A checkpoint with its real keys and shapes, one value a tensor: a small file."""
     shapes = AMD(AMDConfig(regions=4)).state_dict()
-    state: OrderedDict[str, Tensor] = OrderedDict()
+    state: State = OrderedDict()
     for number, (ours, tensor) in enumerate(shapes.items(), start=1):
         value = number / 400 if tensor.is_floating_point() else number
         state[official_name(ours)] = torch.tensor(value, dtype=tensor.dtype).expand(tensor.shape)
@@ -77,11 +74,7 @@ def test_a_released_name_becomes_ours() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("is_zip", [True, False])
 def test_the_official_checkpoint_is_converted(
-    official_state: dict[str, Tensor],
-    tmp_path: Path,
-    out: Path,
-    is_zip: bool,
-    caplog: pytest.LogCaptureFixture,
+    official_state: State, tmp_path: Path, out: Path, is_zip: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     # What mmcv writes beside the tensors: plain values, and numbers of numpy.
     meta = {"CLASSES": ("a", "b"), "iter": 5, "best": np.float64(0.5), "PALETTE": np.eye(2)}
@@ -90,10 +83,8 @@ def test_the_official_checkpoint_is_converted(
     state = state or (official_state | {"decode_head.conv_seg.weight": torch.zeros(1)})
     checkpoint = {"meta": meta, "state_dict": state, "optimizer": {"state": {}}}
     torch.save(checkpoint, tmp_path / "a.pth", _use_new_zipfile_serialization=is_zip)
-    command = ["weights", "convert", str(tmp_path / "a.pth"), "-o", str(out)]
-    with caplog.at_level(logging.WARNING):
-        done = CliRunner().invoke(cli, command, catch_exceptions=False)
-    assert done.stdout == f"{out}\n"
+    command = "weights", "convert", tmp_path / "a.pth", "-o", out
+    assert invoke(*command).stdout == f"{out}\n"
     assert ("decode_head.conv_seg.weight" in caplog.text) is not is_zip
 
     loaded = load_weights(out)
@@ -103,11 +94,11 @@ def test_the_official_checkpoint_is_converted(
     for ours, value in found.items():
         assert torch.equal(value, official_state[official_name(ours)]), ours
 
-    again = CliRunner().invoke(cli, command)
+    again = invoke(*command)
     assert (again.exit_code, "--overwrite" in again.stderr) == (3, True)
 
 
-def test_another_checkpoint_is_refused(official_state: dict[str, Tensor], tmp_path: Path) -> None:
+def test_another_checkpoint_is_refused(official_state: State, tmp_path: Path) -> None:
     assert "holds no tensors by name" in refused({"model": {}}, tmp_path)
     assert "holds no tensors by name" in refused([1], tmp_path)
     state = dict(official_state)
@@ -139,9 +130,6 @@ def test_a_checkpoint_that_is_damaged_or_absent_is_refused(tmp_path: Path) -> No
         convert_checkpoint(tmp_path / "absent.pth", tmp_path / "out")
 
 
-# ResNets.
-
-
 @pytest.mark.slow
 def test_a_resnet_becomes_weights_to_start_from(tmp_path: Path, out: Path) -> None:
     source = AMD(AMDConfig(backbone="resnet18")).appearance.backbone.state_dict()
@@ -161,15 +149,15 @@ def assert_equal(model: AMD, backbone: dict[str, Tensor]) -> None:
         assert torch.equal(backbone[name], value), name
 
 
-def test_a_backbone_is_filled_from_a_file(tiny_config: AMDConfig, tmp_path: Path) -> None:
-    source = AMD(tiny_config).appearance.backbone.state_dict()
+def test_a_backbone_is_filled_from_a_file(tmp_path: Path) -> None:
+    source = AMD(TINY).appearance.backbone.state_dict()
     state = source | {"fc.weight": torch.zeros(3, 8)}
     torch.save({"state_dict": state}, tmp_path / "a.pth")
     save_file(state, tmp_path / "a.safetensors")
     for name in ("a.pth", "a.safetensors"):
-        load_backbone(model := AMD(tiny_config), tmp_path / name)
+        load_backbone(model := AMD(TINY), tmp_path / name)
         assert_equal(model, source)
-    other = AMD(dataclasses.replace(tiny_config, stage_widths=(8, 8, 8, 16)))
+    other = AMD(dataclasses.replace(TINY, stage_widths=(8, 8, 8, 16)))
     for content, told in (
         (other.appearance.backbone.state_dict(), r"layer4.*\(16, 8, 3, 3\)"),
         ({"epoch": torch.zeros(3)}, r"missing: .*bn1\.weight"),

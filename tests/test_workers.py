@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.processes import ENVIRONMENT, until
+
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not Path("/proc").is_dir(), reason="counts processes in /proc"),
@@ -33,13 +35,6 @@ def of_session(session: int) -> list[int]:
         if int(own) == session and state not in "ZX":
             found.append(int(status.parent.name))
     return found
-
-
-def until(is_so: Callable[[], object], seconds: float) -> object:
-    end = time.monotonic() + seconds
-    while not (answer := is_so()) and time.monotonic() < end:
-        time.sleep(0.05)
-    return answer
 
 
 def moment(name: str, clips: Path, out: Path) -> tuple[list[object], Callable[[], object]]:
@@ -66,10 +61,10 @@ def test_no_process_is_left(name: str, end: signal.Signals, clips: Path, tmp_pat
     run = subprocess.Popen(words, start_new_session=True, **quiet)
     try:
         is_at_work = lambda: has_come() and len(of_session(run.pid)) > 2  # noqa: E731
-        assert until(lambda: is_at_work() or run.poll() is not None, 120)
+        until(lambda: is_at_work() or run.poll() is not None)
         assert run.poll() is None
         run.send_signal(end)
-        assert until(lambda: not of_session(run.pid), 10), of_session(run.pid)
+        until(lambda: not of_session(run.pid), "the end of all", 10)
     finally:
         for left in of_session(run.pid):
             os.kill(left, signal.SIGKILL)
@@ -83,8 +78,7 @@ def test_a_script_without_a_guard_is_told_so(clips: Path, tmp_path: Path) -> Non
         f"train([{str(clips)!r}], 'out', model=PRESETS['cpu'].model, "
         "config=PRESETS['cpu'].training, device='cpu')\n"
     )
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    how = {"capture_output": True, "text": True, "env": environment, "timeout": 120, "check": False}
+    how = {"capture_output": True, "text": True, "env": ENVIRONMENT, "timeout": 120, "check": False}
     run = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, **how)
     assert run.returncode == 1
     assert 'if __name__ == "__main__":' in run.stderr.splitlines()[-1]

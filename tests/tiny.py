@@ -1,6 +1,7 @@
 """A real model small enough for a test: 1/8 masks, two motion levels."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -36,8 +37,9 @@ TINY_SETTINGS = settings(
 """A model about as small, and what goes with it, for `train`."""
 
 
-def tiny_weights(folder: Path) -> Path:
+def tiny_weights(folder: Path, seed: int = 0, **card: Any) -> Path:
     """Save weights of the tiny model, the same ones each time, and return their folder."""
-    torch.manual_seed(0)
-    config = WeightsConfig(model=TINY, object_channel=1, input_size=48, threshold=0.25)
-    return save_weights(folder, AMD(TINY), config)
+    torch.manual_seed(seed)
+    own = {"model": TINY, "object_channel": 1, "input_size": 48, "threshold": 0.25}
+    config = WeightsConfig(**own | card)
+    return save_weights(folder, AMD(config.model), config)
