@@ -5,10 +5,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
 from amd_seg.colour_model import iou
 from amd_seg.errors import DeviceError, InputError
@@ -51,9 +49,7 @@ def adapted(model: AMD, clip: Path, config: AdaptationConfig, **changes: Any) ->
     return adapt(model, WEIGHTS, open_video(clip), config, **options)
 
 
-def objects_iou(
-    found: Adaptation, frames: NDArray[np.uint8] = FRAMES, masks: NDArray[np.bool_] = MASKS
-) -> float:
+def objects_iou(found: Adaptation, frames: Any = FRAMES, masks: Any = MASKS) -> float:
     pixels = torch.from_numpy(frames.copy()).permute(0, 3, 1, 2).contiguous()
     regions = flip_averaged_regions(found.model, pixels, size=found.weights.input_size)
     return iou(regions[:, found.weights.object_channel].numpy() > 0.5, masks)

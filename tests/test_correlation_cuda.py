@@ -215,11 +215,9 @@ def test_launches_compute_the_plain_path(driver: ctypes.CDLL, image: bytes, inde
     x1, x2 = (features(2, 7, 5, 33, dtype=torch.float32, seed=seed) for seed in (1, 2))
     volume, grad = torch.empty(2, 25, 5, 33), features(2, 25, 5, 33, dtype=torch.float32, seed=3)
     gradients = torch.empty_like(x1), torch.empty_like(x2)
-    launches = (
-        cuda.volume_launch(x1, x2, volume, 2),
-        cuda.gradients_launch(grad, x1, x2, gradients, 2),
-    )
-    for stream, launch in enumerate(launches, start=2**40):
+    forward = cuda.volume_launch(x1, x2, volume, 2)
+    backward = cuda.gradients_launch(grad, x1, x2, gradients, 2)
+    for stream, launch in enumerate((forward, backward), start=2**40):
         module.launch(launch, stream)
         assert (driver.last_stream(), driver.last_device()) == (stream, index)
         assert driver.contexts_left() == 0

@@ -18,7 +18,6 @@ DOCUMENTS = sorted(
 # The lab book and the changelog name options of their time.
 MANUALS = [path for path in DOCUMENTS if path.name not in ("experiments.md", "CHANGELOG.md")]
 
-
 OPTIONS = {
     name: {option for p in command.params for option in (*p.opts, *p.secondary_opts)}
     | {"--help", "-h"}

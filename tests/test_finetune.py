@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from amd_seg.classes import VOC2012, VOID
 from amd_seg.errors import ConfigError, InputError, WeightsError
 from amd_seg.model.appearance import SemanticNetwork
-from amd_seg.model.config import AMDConfig
 from amd_seg.training.config import FINETUNE_PRESETS, FinetuneConfig
 from amd_seg.training.finetune import SegmentationObjective, finetune, model_for
 from amd_seg.training.labelled_photos import LabelBatch, LabelledPhotos, open_coco, open_voc2012
@@ -126,9 +125,7 @@ def test_a_backbone_starts_from_our_weights_and_from_others(voc: Path, tmp_path:
 
 
 def test_a_decoder_goes_on_and_the_object_stays_the_object(voc: Path, tmp_path: Path) -> None:
-    config = AMDConfig(
-        **{**dataclasses.asdict(TINY), "layout": "top-down", "dilations": (1, 1, 1, 1)},
-    )
+    config = dataclasses.replace(TINY, layout="top-down", dilations=(1, 1, 1, 1))
     ours = tiny_weights(tmp_path / "ours", model=config)
     amd = load_weights(ours).model
     write_coco(tmp_path / "masks.json", "object")

@@ -107,7 +107,6 @@ FULL = "Error: Cannot write to stdout: No space left on device."
 def test_a_closed_or_full_stream_changes_no_file(
     weights: Path, photo: Path, arguments: str, code: int, said: str
 ) -> None:
-    """Run `amd-seg image` by a shell's line."""
     if "/dev/full" in arguments and not os.path.exists("/dev/full"):
         pytest.skip("needs /dev/full")
     line = f"{sys.executable} -m amd_seg.cli image --quiet --weights {weights} {arguments}"

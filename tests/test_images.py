@@ -266,15 +266,6 @@ def test_sources_are_read_from_their_beginning_and_named(tmp_path: Path) -> None
                 read_image(other)  # type: ignore[arg-type]
 
 
-def test_pillow_does_not_warn_of_what_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Stands for a 200-megapixel TIFF, which would take a test too long.
-    monkeypatch.setattr("amd_seg.media.images.LARGE_IMAGE", 10)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
-    for form in ("TIFF", "PNG", "JPEG"):
-        assert mean_colour(encoded(plain(), form))
-    assert Image.MAX_IMAGE_PIXELS == 20
-
-
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
 FLOATS = struct.pack("<3f", *[0.2] * 3)

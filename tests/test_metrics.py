@@ -54,9 +54,6 @@ def test_saliency_metrics_equal_pysodmetrics(name: str, request: pytest.FixtureR
         assert value == pytest.approx(GOLDEN[name][key], abs=TOLERANCE), key
 
 
-# The DAVIS definitions, written out pixel by pixel.
-
-
 def slow_outline(mask: np.ndarray) -> np.ndarray:
     """The pixels that differ from their right, lower or lower right neighbour."""
     found = [
@@ -110,8 +107,6 @@ def test_statistics_of_a_sequence() -> None:
     assert metrics.sequence_statistics([0.7]) == (0.7, 1, 0)
     assert all(map(math.isnan, metrics.sequence_statistics([])))
 
-
-# Classes: the confusion matrix, held to what its definition says pixel by pixel.
 
 CLASSES, VOID = 4, 255
 label_maps = st.tuples(

@@ -142,7 +142,6 @@ def test_otsu_splits_two_levels_between_them() -> None:
 
 
 def test_confidence_is_the_iou_that_the_map_expects() -> None:
-    """Held against truths drawn by the map's own probabilities."""
     generator = np.random.default_rng(0)
     saliency = generator.beta(0.4, 0.6, (30, 30)).astype(np.float32)
     truths = generator.random((2000, 30, 30)) < saliency
@@ -169,7 +168,6 @@ def test_confidence_is_the_iou_that_the_map_expects() -> None:
 
 @pytest.mark.parametrize("refine", REFINEMENTS)
 def test_no_map_is_stretched(refine: str) -> None:
-    """A map that says little stays so, on every way out."""
     cells = np.linspace(0.2, 0.3, 30, dtype=np.float32).reshape(5, 6)
     masks = np.stack([cells, 1 - cells])
     result = Segmentation(Photo(photo(50, 60), None, "made"), masks, 0, refine=refine)
