@@ -93,6 +93,13 @@ def pairs() -> PairBatch:
     )
 
 
+def test_the_object_logit_is_the_log_odds_of_the_softmax() -> None:
+    logits = torch.randn(2, 5, 3, 4) * 4
+    for channel in range(5):
+        odds = objectives.object_logit(logits, channel).sigmoid()[:, 0]
+        torch.testing.assert_close(odds, logits.softmax(dim=1)[:, channel])
+
+
 def test_the_entropy_reward_fades() -> None:
     for masks, entropy in ((torch.full((1, 5, 2, 2), 0.2), 1), (torch.eye(5)[None, :, :, None], 0)):
         assert objectives.mask_entropy(masks).item() == pytest.approx(entropy, abs=1e-6)
