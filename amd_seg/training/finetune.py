@@ -92,17 +92,16 @@ def _begin(network: SemanticNetwork, weights: str | None) -> None:
         load_backbone(network, weights)
         return
     start = load_any_weights(weights)
-    names = "backbone", "stage_widths"
+    names = "backbone", "stage_widths", "layout", "decoder_channels"
     if differing := differences(network.config, start.config.model, names):
         raise ConfigError(
-            f"The backbone of the weights {start.source} is another: {differing}. "
+            f"The network of the weights {start.source} is another: {differing}. "
             "Leave these settings out, or give other --weights."
         )
     ours, theirs = network.appearance, start.model.appearance
     ours.backbone.load_state_dict(theirs.backbone.state_dict())
-    names = "layout", "decoder_channels"
-    if network.config.layout == "dilated" or differences(network.config, start.config.model, names):
-        return
+    if network.config.layout == "dilated":
+        return  # Its head is new, as in the paper.
     ours.head.load_state_dict(theirs.head.state_dict())
     if network.config.classes == 2 and isinstance(start.config, WeightsConfig):
         regions, channel = theirs.classifier.state_dict(), start.config.object_channel
