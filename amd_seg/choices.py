@@ -8,12 +8,13 @@ ANNOTATIONS = ("coco", "yolo", "labelstudio")
 MASK_FORMATS = ("rle", "polygon")
 """How a COCO file holds masks: exact runs of pixels, or outlines that can be edited."""
 
-REFINEMENTS = ("none", "guided", "colour", "grabcut")
-"""Ways from the network's coarse map to the photo's size: plain enlarging, the guided filter,
-densities of the colours on its two sides, GrabCut."""
-DEFAULT_REFINEMENT = "colour"
-CLIP_REFINEMENT = "guided"
-"""The default for clips: their objects are smaller, and colours take parts of small ones away."""
+REFINEMENTS = ("none", "guided", "ranking", "grabcut")
+"""Ways from the network's map to the photo's size: plain enlarging, the guided filter, the same
+after a ranking of what the photo's border says, GrabCut after that ranking."""
+DEFAULT_REFINEMENT = "grabcut"
+CLIP_REFINEMENT = "ranking"
+ADAPTED_REFINEMENT = "guided"
+"""The default for clips that were adapted to: the network knows more than the ranking then."""
 
 MAX_PIXELS = 200_000_000  # of the largest picture that is read by default: 600 MB as RGB
 SIZES = (16, 8192)  # least and most pixels of the short edge that the network may see

@@ -67,7 +67,9 @@ def segment_by_clicks(
         for points in (include, exclude)
     )
     least = 1 / (1 + np.exp(PRIOR))
-    probability = np.clip(refine_map(small, cells, how), least, 1 - least)
+    # A cut follows the clicks, and needs none before.
+    before = refine_map(small, cells, "ranking" if how == "grabcut" else how)
+    probability = np.clip(before, least, 1 - least)
     prior: Map = np.log(probability / (1 - probability)).astype(np.float32)
     odds = corrected_odds(small, prior, inside, outside)
     corrected: Map = (1 / (1 + np.exp(-odds))).astype(np.float32)

@@ -15,6 +15,7 @@ from amd_seg.choices import REFINEMENTS
 from amd_seg.colour_model import redrawn_where_agreed
 from amd_seg.device import own_numerics
 from amd_seg.errors import InputError
+from amd_seg.superpixels import manifold_ranking
 
 Map = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
@@ -27,18 +28,11 @@ FINEST = 72  # short edge, in pixels, of the largest map that it is fitted at
 EPSILON = 1e-4  # variance of colours in 0..1 below which a window counts as flat
 FEATHER = 2  # reach, in pixels of a redrawn map, of the filter that brings it to the photo's size
 
-# colour
-COLOUR_CELL = 2  # pixels for each of the map's cells where the densities of colours redraw it
-FINEST_COLOURS = 56  # short edge, in pixels, of the largest map that they redraw
-COLOUR_SPREAD = 0.025  # standard deviation of the kernel in colour, of channels in 0..1
-PLACE_SPREAD = 0.5  # standard deviation of the kernel in place, in short edges of the picture
-SAMPLES = 1024  # pixels, at most and spread evenly, that the densities are estimated from
-# Of the densities' log-ratio beside the map's log-odds; below 1, as they depend on the map.
-DENSITY_WEIGHT = 0.5
-DECISION = 2.0  # factor of the first round's log-odds: it draws the two sides apart
-SUREST = 1e-5  # distance from 0 and 1 within which a given map counts as no surer than that
-# Density, in means of the picture, that both sides have of a colour which neither knows.
-FLOOR = 1e-3
+# ranking
+RANKED_EDGES = (120, 480)  # longest short and long edge, in pixels, of the picture that is ranked
+PATCHES = 250  # that it is cut into, about
+RANKING_RANGE = (0.1, 0.9)  # of what the ranking says: it is often wrong
+SUREST = 0.01  # distance from 0 and 1 within which the network counts as no surer than that
 
 # grabcut
 GRABCUT_EDGES = (240, 960)  # longest short and long edge, in pixels, of the picture that it sees
@@ -46,33 +40,23 @@ SURE_BACKGROUND = 0.05  # saliency below which it may not find the object
 AGREEMENT = 0.2  # IoU with the network's mask below which it has found something else
 
 _STRIP_ROWS = 16  # Rows that are resized at a time: a strip of a wide photo fits a CPU's cache.
-_BLOCK = 128  # Rows of the kernel that are made at a time, likewise.
-_LEAST_EXPONENT = -30.0  # Below it a kernel is nothing; subnormal float32 numbers would be slow.
 
 
 def refine_map(pixels: Pixels, cells: Map, how: str) -> Map:
     """Bring the network's map of the object (h, w), 0..1, to the size of its photo.
 
     Every way but "none" works at a size of its own, so that a large photo needs no more memory.
-    "grabcut" gives what "none" does where its mask and the network's have an IoU under `AGREEMENT`,
+    "grabcut" gives what "ranking" does where its mask and that one's have an IoU under `AGREEMENT`,
     or one of its two sides is all but empty.
     """
     if how not in REFINEMENTS:
         raise InputError(f"refine={how!r} cannot be used: give one of {', '.join(REFINEMENTS)}.")
     with own_numerics():
-        if how == "guided":
-            guide, enlarged = _at(CELL, FINEST, pixels, cells)
-            return along_edges(pixels, guide, enlarged, CELL)
-        if how == "colour":
-            guide, at_grid = _at(COLOUR_CELL, FINEST_COLOURS, pixels, cells)
-            redrawn = redraw_by_densities(guide, at_grid)
-            if at_grid.shape < cells.shape:
-                # The gain varies slowly: the map takes it at its own size, and keeps its detail.
-                gain = torch.logit(redrawn, eps=SUREST) - torch.logit(at_grid, eps=SUREST)
-                gain = interpolate(gain[None, None], cells.shape, mode="bilinear")[0, 0]
-                redrawn = torch.sigmoid(torch.logit(torch.from_numpy(cells), eps=SUREST) + gain)
-                guide = resize_pixels(pixels, cells.shape).float() / 255
-            return along_edges(pixels, guide, redrawn, FEATHER)
+        if how == "none":
+            plain: Map = upsample(cells[np.newaxis], pixels.shape[:2])[0]
+            return plain
+        if how in ("ranking", "grabcut"):
+            cells = joined_with_ranking(pixels, cells)
         if how == "grabcut":
             guide = resize_pixels(pixels, size_within(GRABCUT_EDGES, pixels))
             small: Map = upsample(cells[np.newaxis], guide.shape[1:])[0]
@@ -80,16 +64,35 @@ def refine_map(pixels: Pixels, cells: Map, how: str) -> Map:
             cut = redrawn_where_agreed(colours, small, small < SURE_BACKGROUND, AGREEMENT)
             if cut is not small:
                 return along_edges(pixels, guide.float() / 255, torch.from_numpy(cut), FEATHER)
-        plain: Map = upsample(cells[np.newaxis], pixels.shape[:2])[0]
-        return plain
+        guide, values = _at_fit(pixels, cells)
+        return along_edges(pixels, guide, values, CELL)
 
 
-def _at(cell: int, finest: int, pixels: Pixels, cells: Map) -> tuple[Tensor, Tensor]:
-    """Give the photo (3, h, w), 0..1, and the map (h, w) with so many pixels a cell and edge.
+# "ranking", which "grabcut" begins with
 
-    A map that is fine already is enlarged less, or reduced: to a short edge of `finest`.
+
+def joined_with_ranking(pixels: Pixels, cells: Map) -> Map:
+    """Multiply the odds of a map (h, w), 0..1, by those that manifold ranking gives its photo.
+
+    The network knows what objects look like, the ranking what does not reach the photo's border.
     """
-    factor = min(float(cell), finest / min(cells.shape))
+    small = resize_pixels(pixels, size_within(RANKED_EDGES, pixels))
+    ranking = torch.from_numpy(manifold_ranking(small.permute(1, 2, 0).numpy(), PATCHES))
+    ranking = interpolate(ranking[None, None], cells.shape, mode="area")[0, 0]
+    odds = torch.logit(torch.from_numpy(cells), eps=SUREST)
+    joined: Map = torch.sigmoid(odds + torch.logit(ranking.clamp(*RANKING_RANGE))).numpy()
+    return joined
+
+
+# "guided", which the other ways end with
+
+
+def _at_fit(pixels: Pixels, cells: Map) -> tuple[Tensor, Tensor]:
+    """Give the photo (3, h, w), 0..1, and the map (h, w), at the size where the filter is fitted.
+
+    A coarse map is enlarged, a fine one reduced.
+    """
+    factor = min(float(CELL), FINEST / min(cells.shape))
     height, width = (
         min(max(1, round(factor * count)), edge)
         for count, edge in zip(cells.shape, pixels.shape[:2], strict=True)
@@ -99,64 +102,6 @@ def _at(cell: int, finest: int, pixels: Pixels, cells: Map) -> tuple[Tensor, Ten
         whole = torch.from_numpy(cells)[None, None]
         return guide, interpolate(whole, (height, width), mode="area")[0, 0]
     return guide, torch.from_numpy(upsample(cells[np.newaxis], (height, width))[0])
-
-
-# "colour"
-
-
-def redraw_by_densities(guide: Tensor, probability: Tensor) -> Tensor:
-    """Give each pixel to the side whose colours, near its place, are its own.
-
-    With q the belief that a pixel is the object's, and K a Gaussian in colour and place, the
-    object's density at pixel i is sum_j q_j K_ij / sum_j q_j, and the ground's that of 1 - q. The
-    result has the log-odds of the given map plus half of the log-ratio of the two densities. It is
-    found twice: from the map itself, and from what came of that. Each side's density sums to 1,
-    so that a small object is not outvoted by a large ground.
-
-    Args:
-        guide: (3, height, width), float, 0..1, the picture at the map's size.
-        probability: (height, width), float, 0..1, of the object.
-
-    Source: ours; Bayes' rule on kernel densities (Parzen, 1962), in place of the mixtures of
-    Gaussians and the cut of GrabCut.
-    """
-    height, width = probability.shape
-    factor = min(1.0, (SAMPLES / (height * width)) ** 0.5)
-    size = max(1, int(height * factor)), max(1, int(width * factor))
-    samples = _features(interpolate(guide[None], size, mode="area")[0])
-    few = interpolate(probability[None, None], size, mode="area").flatten()
-    prior = torch.logit(few, eps=SUREST)
-    first = prior + DENSITY_WEIGHT * _log_ratio(samples, samples, prior)
-    ratio = _log_ratio(_features(guide), samples, DECISION * first).reshape(height, width)
-    return torch.sigmoid(torch.logit(probability, eps=SUREST) + DENSITY_WEIGHT * ratio)
-
-
-def _features(guide: Tensor) -> Tensor:
-    """Give (pixel, 5): colours and place of a guide (3, h, w) in units of the kernel's spreads."""
-    height, width = guide.shape[1:]
-    unit = PLACE_SPREAD * min(height, width)
-    y, x = ((torch.arange(side).to(guide) + 0.5) / unit for side in (height, width))
-    places = torch.stack(torch.meshgrid(y, x, indexing="ij"))
-    return torch.cat((guide / COLOUR_SPREAD, places)).flatten(1).T
-
-
-def _log_ratio(points: Tensor, samples: Tensor, log_odds: Tensor) -> Tensor:
-    """Give the log of the object's density over the ground's, of samples (sample, 5), at points."""
-    # 1 minus the one would round to no pixel at all.
-    sides = torch.sigmoid(torch.stack((log_odds, -log_odds)))
-    sides /= sides.sum(dim=1, keepdim=True)
-    lengths = samples.square().sum(dim=1) / 2
-    densities = points.new_empty(len(points), 2)
-    for rows, out in zip(torch.split(points, _BLOCK), torch.split(densities, _BLOCK), strict=True):
-        exponents = torch.addmm(lengths, rows, samples.T, beta=-1)
-        exponents -= rows.square().sum(dim=1, keepdim=True) / 2
-        # Each side lies in one piece: a product with two columns would take five times as long.
-        torch.mm(exponents.clamp_(min=_LEAST_EXPONENT).exp_(), sides.T, out=out)
-    densities += FLOOR * densities.sum(dim=1).mean()
-    return densities[:, 0].log() - densities[:, 1].log()
-
-
-# "guided", which the two ways above end with
 
 
 def along_edges(pixels: Pixels, guide: Tensor, small: Tensor, reach: int) -> Map:

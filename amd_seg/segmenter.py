@@ -72,8 +72,8 @@ class CallOptions(TypedDict, total=False):
     the weights."""
     refine: str
     """How the network's map gets the photo's edges: "none" (enlarged, as published), "guided" (a
-    guided filter; the default for clips), "colour" (which colours are the object's, and which the
-    ground's; the default for photos) or "grabcut" (the same with a cut); see `refine_map`."""
+    guided filter), "ranking" (the same, joined with what is unlike the photo's border) or "grabcut"
+    (GrabCut on that; the default for photos); see `refine_map`."""
     min_confidence: float
     """`Segmentation.confidence`, 0 to 1, below which a photo has no object (0)."""
     batch_size: int

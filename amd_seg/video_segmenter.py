@@ -16,7 +16,7 @@ import torch
 
 from amd_seg import __version__
 from amd_seg.annotations import ClipFile
-from amd_seg.choices import CLIP_REFINEMENT, OUTPUTS
+from amd_seg.choices import ADAPTED_REFINEMENT, CLIP_REFINEMENT, OUTPUTS
 from amd_seg.device import own_numerics
 from amd_seg.errors import InputError, MediaError, raising
 from amd_seg.media import files
@@ -101,12 +101,14 @@ class VideoSegmenter:
     ) -> Iterator[FrameSegmentation]:
         """Segment the frames of a clip, one after the other, with the options of a `Segmenter`.
 
-        Edges are refined by "guided" unless `refine` says otherwise.
+        Masks are refined by "ranking", after an adaptation by "guided", unless `refine` says
+        otherwise: what learned from the clip knows more of its object than the ranking.
 
         Of a file that is cut short the frames that it has are given, and a warning is logged.
         Arguments and memory raise what a `Segmenter` raises, a bad clip a MediaError.
         """
-        options.setdefault("refine", CLIP_REFINEMENT)
+        is_adapted = "adapted" in self.segmenter.config.training
+        options.setdefault("refine", ADAPTED_REFINEMENT if is_adapted else CLIP_REFINEMENT)
         clip = _opened(source)
         frames = read_ahead(clip, ahead=_frames_waiting(clip))
         under_way: deque[Frame] = deque()

@@ -26,6 +26,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from amd_seg.choices import DEFAULT_REFINEMENT
 from amd_seg.clicks import segment_by_clicks
 from amd_seg.evaluation.datasets import open_dataset
 from amd_seg.media.images import read_image
@@ -171,7 +172,7 @@ def ours(case: Case, clicks: list[Click]) -> Mask:
     include, exclude = (
         [(x, y) for x, y, is_in in clicks if is_in is side] for side in (True, False)
     )
-    return segment_by_clicks(case.pixels, case.cells, "colour", include, exclude) > 0.5
+    return segment_by_clicks(case.pixels, case.cells, DEFAULT_REFINEMENT, include, exclude) > 0.5
 
 
 def grabcut(case: Case, clicks: list[Click]) -> Mask:

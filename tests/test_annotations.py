@@ -19,7 +19,7 @@ from amd_seg.annotations import AnnotationFile, Thing, coco_annotations, outline
 from amd_seg.colour_model import iou
 from amd_seg.errors import InputError
 
-INFO = {"version": "amd-seg 1", "weights": "w", "refine": "colour"}
+INFO = {"version": "amd-seg 1", "weights": "w", "refine": "grabcut"}
 SIZE = (60, 80)
 
 

@@ -16,7 +16,7 @@ PACKAGE = ROOT / "amd_seg"
 # below, or to its left in its own.
 LAYERS = (
     "errors choices classes prefetch workers model.config training.config",
-    "device colour_model evaluation.metrics media model",
+    "device colour_model superpixels evaluation.metrics media model",
     "annotations weights_files weights weights_import refine clicks",
     "review_page training",
     "segmentation segmenter semantic video_segmenter adaptation_report onnx",

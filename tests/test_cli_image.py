@@ -172,7 +172,7 @@ def test_json_tells_of_every_file(run: Run, folder: Path) -> None:
         ("a.jpg b.png -o deep/c.png", 2, "is a file"),
         ("a.jpg b.png -o -", 2, "2 photos cannot share stdout"),
         ("a.jpg -o - --json", 2, "Drop one"),
-        ("a.jpg --refine crf", 2, "'crf' is not one of 'none', 'guided', 'colour', 'grabcut'"),
+        ("a.jpg --refine crf", 2, "'crf' is not one of 'none', 'guided', 'ranking', 'grabcut'"),
         *((f"a.jpg --shard {s}", 2, "such as 1/64") for s in ("0/3", "4/3", "3", "a/b")),
         (". --output coco", 2, "Name it: -o masks.json"),
         ("a.jpg --output yolo -o a.png", 2, "Use .txt, or a folder"),

@@ -57,7 +57,7 @@ def ball(pixels: np.ndarray) -> Segmentation:
     """What a network gives that finds the ball alone."""
     cells = np.asarray(Image.fromarray(inside("ball")).convert("L").resize((27, 20)), np.float32)
     region_masks = np.stack((cells / 255, 1 - cells / 255))
-    return Segmentation(photo_from_array(pixels), region_masks, 0, refine="colour")
+    return Segmentation(photo_from_array(pixels), region_masks, 0, refine="ranking")
 
 
 def test_clicks_give_other_objects_and_take_parts_away(ball: Segmentation) -> None:
@@ -77,7 +77,7 @@ def test_clicks_give_other_objects_and_take_parts_away(ball: Segmentation) -> No
 
 def test_a_click_in_a_large_photo_takes_a_second(ball: Segmentation, pixels: np.ndarray) -> None:
     large = pixels.repeat(12, 0).repeat(12, 1)  # 11 megapixels.
-    result = Segmentation(photo_from_array(large), ball.region_masks, 0, refine="colour")
+    result = Segmentation(photo_from_array(large), ball.region_masks, 0, refine="ranking")
     start = time.process_time()  # Seconds of a core, however busy the machine is.
     clicked = result.clicked([tuple(12 * place for place in ON_BOX)])
     assert clicked.mask[12 * ON_BOX[1], 12 * ON_BOX[0]]
@@ -91,7 +91,7 @@ def test_photos_and_maps_of_any_size(size: tuple[int, int], cells: tuple[int, in
     pixels = generator.integers(0, 256, (*size, 3), np.uint8)
     saliency = generator.random(cells, np.float32)
     last = size[1] - 1, size[0] - 1
-    result = segment_by_clicks(pixels, saliency, "colour", [last], [(0, 0)])
+    result = segment_by_clicks(pixels, saliency, "ranking", [last], [(0, 0)])
     assert (result.shape, result.dtype) == (size, np.float32)
     assert 0 <= result.min() <= result.max() <= 1
 
@@ -152,7 +152,7 @@ def test_a_clip_is_adapted_to_the_object_that_is_clicked(clip: Path, weights: Pa
     video = VideoSegmenter.from_pretrained(weights, device="cpu")
     config = AdaptationConfig(steps=100, learning_rate=3e-3, batch_size=2, size=96, scale=(0.8, 1))
     video.adapt(clip, config, include=[(0, 105, 75)], exclude=[(0.05, 20, 20)])
-    found = np.stack([frame.saliency for frame in video(clip, refine="colour")])
+    found = np.stack([frame.saliency for frame in video(clip, refine="ranking")])
     # Measured 0.24 and 0.07, of a network that knew nothing before: what moves is another thing.
     assert found[:, STILL].mean() > 2 * found[:, ~STILL].mean()
     for wrong, told in (

@@ -121,7 +121,7 @@ def test_a_closed_or_full_stream_changes_no_file(
 
 # Drawing of letters, other runtimes, video, the Hub, and what torch loads when it compiles.
 NEVER_FOR_A_PHOTO = {
-    *("PIL.ImageDraw", "PIL.ImageFont", "onnx", "onnxruntime", "av", "cv2", "huggingface_hub"),
+    *("PIL.ImageDraw", "PIL.ImageFont", "onnx", "onnxruntime", "av", "huggingface_hub"),
     *("torch._dynamo", "torch._inductor", "sympy", "tensorboard", "gradio", "scipy"),
     *("amd_seg.training", "amd_seg.evaluation"),
 }

@@ -7,7 +7,8 @@ import torch
 from amd_seg import refine
 from amd_seg.choices import REFINEMENTS
 from amd_seg.colour_model import iou
-from amd_seg.refine import guided_coefficients, redraw_by_densities, refine_map
+from amd_seg.refine import guided_coefficients, refine_map
+from amd_seg.superpixels import manifold_ranking, superpixels
 
 
 def slow_guided_filter(
@@ -59,7 +60,7 @@ def scene(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     return np.clip(pixels + generator.normal(0, 6, pixels.shape), 0, 255).astype(np.uint8), disc
 
 
-@pytest.mark.parametrize("how", ["guided", "colour", "grabcut"])
+@pytest.mark.parametrize("how", ["guided", "ranking", "grabcut"])
 def test_masks_find_the_edges_of_the_photo(how: str) -> None:
     pixels, disc = scene(360, 480)
     # The share of the disc in each cell, near what a network that is right gives.
@@ -76,11 +77,11 @@ def test_masks_find_the_edges_of_the_photo(how: str) -> None:
 def test_grabcut_counts_only_where_it_agrees() -> None:
     pixels, _ = scene(120, 160)
     pixels[20:, 20:] = (210, 120, 60)  # One surface, of which the network found a corner.
-    cells = np.full((6, 8), 0.2, np.float32)
-    cells[3, 4] = 0.9
-    network = refine_map(pixels, cells, "none")
-    assert ((network > 0.5).sum() / (100 * 140)) < refine.AGREEMENT
-    np.testing.assert_array_equal(refine_map(pixels, cells, "grabcut"), network)
+    cells = np.full((6, 8), 0.06, np.float32)
+    cells[3, 4] = 0.95
+    ranked = refine_map(pixels, cells, "ranking")
+    assert ((ranked > 0.5).sum() / (100 * 140)) < refine.AGREEMENT
+    np.testing.assert_array_equal(refine_map(pixels, cells, "grabcut"), ranked)
 
 
 @pytest.mark.parametrize("how", REFINEMENTS)
@@ -91,73 +92,62 @@ def test_nothing_and_everything_stay_so(how: str, level: float, size: tuple[int,
     for pixels in (np.full((*size, 3), 77, np.uint8), scene(*size)[0]):
         refined = refine_map(pixels, cells, how)
         assert refined.shape == size
-        np.testing.assert_allclose(refined, level, atol=1e-4)
+        if how in ("none", "guided"):
+            np.testing.assert_allclose(refined, level, atol=1e-4)
+        elif (
+            level != 0.5
+        ):  # The ranking leaves some doubt, and decides where there is nothing else.
+            assert ((refined > 0.5) == level).all()
 
 
-def slow_densities(guide: np.ndarray, probability: np.ndarray) -> np.ndarray:
-    """Write the formula out in double precision; every pixel is a sample."""
-    odds = np.log(probability / (1 - probability))
-    decided = odds + refine.DENSITY_WEIGHT * log_ratio(guide, probability)
-    decided = 1 / (1 + np.exp(-refine.DECISION * decided))
-    return 1 / (1 + np.exp(-(odds + refine.DENSITY_WEIGHT * log_ratio(guide, decided))))
+def slow_ranking(photo: np.ndarray, count: int) -> np.ndarray:
+    """Rank patch by patch, each query as a system of equations of its own."""
+    parts = superpixels(photo, count)
+    colours = parts.colours - parts.colours.min(axis=0)
+    colours = colours / colours.max(axis=0)
+    labels, n = parts.labels, len(colours)
+    sides = [set(side.tolist()) for side in (labels[0], labels[-1], labels[:, 0], labels[:, -1])]
+    border = set.union(*sides)
+    beside = [{j for j in range(n) if parts.touching[i, j]} for i in range(n)]
+    apart = np.array([[np.linalg.norm(a - b) for a in colours] for b in colours])
+    apart = (apart - apart.min()) / (apart.max() - apart.min())
+    affinity = np.zeros((n, n))
+    for i, j in np.ndindex(n, n):
+        is_near = j in beside[i] or beside[i] & beside[j] or {i, j} <= border
+        affinity[i, j] = np.exp(-apart[i, j] / 0.1) if i != j and is_near else 0
+    system = np.diag(affinity.sum(axis=1)) - 0.99 * affinity
+    own = np.diag(np.linalg.inv(system))
+
+    def rank(queries: set[int]) -> np.ndarray:
+        asked = np.array([float(i in queries) for i in range(n)])
+        found = np.linalg.solve(system, asked) - own * asked  # A query does not answer itself.
+        return (found - found.min()) / (found.max() - found.min())
+
+    unlike = np.prod([1 - rank(side) for side in sides], axis=0)
+    return rank(set(np.flatnonzero(unlike > unlike.mean()).tolist()))[labels]
 
 
-def log_ratio(guide: np.ndarray, belief: np.ndarray) -> np.ndarray:
-    height, width = belief.shape
-    places = np.mgrid[:height, :width] / (refine.PLACE_SPREAD * min(height, width))
-    densities = np.zeros((2, height, width))
-    for y, x in np.ndindex(height, width):
-        colour = ((guide - guide[:, y, x, None, None]) / refine.COLOUR_SPREAD) ** 2
-        place = (places - places[:, y, x, None, None]) ** 2
-        likeness = np.exp(-(colour.sum(axis=0) + place.sum(axis=0)) / 2)
-        for side, share in zip(densities, (belief, 1 - belief), strict=True):
-            side[y, x] = (likeness * share).sum() / share.sum()
-    densities += refine.FLOOR * densities.sum(axis=0).mean()
-    return np.log(densities[0] / densities[1])
+def test_the_ranking_is_what_its_paper_defines() -> None:
+    photo, disc = scene(48, 64)
+    found = manifold_ranking(photo, 40)
+    np.testing.assert_allclose(found, slow_ranking(photo, 40), atol=1e-5)
+    assert found[disc].mean() > 0.8 > 0.2 > found[~disc].mean()
+    photo[36:] = (210, 200, 60)  # As striking as the disc, but it reaches the border.
+    assert manifold_ranking(photo, 40)[40:].mean() < 0.2
 
 
-def few_colours(height: int, width: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Few colours, so that many pixels are alike, and a map that knows nothing of them."""
-    generator = np.random.default_rng(seed)
-    colours = generator.random((3, 4))[:, generator.integers(0, 4, (height, width))]
-    colours = np.clip(colours + generator.normal(0, 0.02, colours.shape), 0, 1)
-    probability = generator.uniform(0.02, 0.98, (height, width))
-    return torch.from_numpy(colours), torch.from_numpy(probability)
+def test_the_ranking_moves_what_the_network_doubts() -> None:
+    photo, disc = scene(120, 160)
+    for level in (0.3, 0.7):
+        doubtful = np.full((60, 80), level, np.float32)
+        assert iou(refine_map(photo, doubtful, "ranking") > 0.5, disc) > 0.9
+    certain = np.zeros((60, 80), np.float32)
+    assert not (refine_map(photo, certain, "ranking") > 0.5).any()
 
 
-@pytest.mark.parametrize(("height", "width", "seed"), [(7, 9, 0), (1, 12, 1), (13, 1, 2)])
-def test_it_is_the_formula(height: int, width: int, seed: int) -> None:
-    guide, probability = few_colours(height, width, seed)
-    # Object and ground are alike to it.
-    swapped = 1 - redraw_by_densities(guide, 1 - probability)
-    torch.testing.assert_close(redraw_by_densities(guide, probability), swapped)
-    expected = slow_densities(guide.numpy(), probability.numpy())
-    np.testing.assert_allclose(redraw_by_densities(guide, probability), expected, atol=1e-9)
-    single = redraw_by_densities(guide.float(), probability.float())
-    assert single.dtype == torch.float32
-    np.testing.assert_allclose(single, expected, atol=1e-4)
-
-
-def test_a_small_object_is_found_whole_by_its_colour() -> None:
-    size = 60, 90
-    assert size[0] * size[1] > refine.SAMPLES
-    guide = torch.full((3, *size), 0.3)
-    thing = torch.zeros(size, dtype=torch.bool)
-    thing[6:18, 20:44] = True
-    guide[:, thing] = torch.tensor([0.8, 0.6, 0.2])[:, None]
-    # The network saw most of it, and some of the ground beside it.
-    probability = torch.full(size, 0.02)
-    probability[4:20, 16:36] = 0.6
-    probability[thing] = 0.4
-    probability[6:18, 20:36] = 0.9
-    redrawn = redraw_by_densities(guide, probability)
-    assert iou((probability > 0.5).numpy(), thing.numpy()) < 0.6
-    assert iou((redrawn > 0.5).numpy(), thing.numpy()) > 0.95
-
-
-@pytest.mark.parametrize("how", ["guided", "colour"])
+@pytest.mark.parametrize("how", ["guided", "ranking"])
 def test_a_fine_map_keeps_its_detail(how: str) -> None:
-    # A bar of two of the map's cells: less than one on the grid of the colours' densities.
+    # A bar of two of the map's cells: about one where the filter is fitted.
     cells = np.full((120, 160), 0.02, np.float32)
     cells[20:100, 70:72] = 0.98
     bar = np.kron(cells > 0.5, np.ones((4, 4), bool))

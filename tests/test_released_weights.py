@@ -9,9 +9,9 @@ import pytest
 import torch
 from average import average_weights
 from contrast import boundary_contrast
+from grounds import write_grounds
 from photo_masks import photo_mask, write_photo_masks
 from PIL import Image
-from ranking import manifold_ranking
 from self_training import write_joined_masks
 
 from amd_seg.training.masked_images import load_masked_images
@@ -51,12 +51,24 @@ def test_what_stands_out_is_found_and_what_the_border_cuts_is_not() -> None:
     nothing, _ = photo_mask(np.full_like(photo, 128), (60,))
     assert not nothing.any()
     photo[rows >= 40] = (200, 190, 60)  # a table's edge: as striking as the ball
-    for saliency in (boundary_contrast(photo, 60), manifold_ranking(photo)):
-        assert saliency[mask].mean() > 0.8
-        assert saliency[rows >= 44].mean() < 0.2
+    contrast = boundary_contrast(photo, 60)
+    assert contrast[mask].mean() > 0.8
+    assert contrast[rows >= 44].mean() < 0.2
 
 
-@pytest.mark.parametrize("how", [{}, {"redraw": True}, {"ranked": True}])
+def test_grounds_hold_no_object(photos: Path, tmp_path: Path) -> None:
+    write_photo_masks(photos, tmp_path / "stills", short_edge=60)
+    write_grounds(tmp_path / "stills", tmp_path / "grounds", short_edge=60, parts=1.0, drawn=2)
+    found = load_masked_images(tmp_path / "grounds", short_edge=60)
+    assert {"surface_0000", "surface_0001"} < set(found)
+    for name, (image,) in found.items():
+        assert not image.mask.any()
+        # The balls are red, the grass is not.
+        red, green, _ = image.frame.float().mean((1, 2))
+        assert name.startswith("surface") or red < 0.6 * green
+
+
+@pytest.mark.parametrize("how", [{}, {"redraw": True}])
 def test_masks_join_those_of_a_network(
     weights: Path, photos: Path, tmp_path: Path, how: dict[str, bool]
 ) -> None:

@@ -13,7 +13,7 @@ from amd_seg.errors import InputError
 from amd_seg.review_page import ReviewPage, picture_of
 from tests.processes import until
 
-SETTINGS = {"weights": "w", "refine": "colour"}
+SETTINGS = {"weights": "w", "refine": "grabcut"}
 
 
 def add(page: ReviewPage, name: str, confidence: float) -> None:
@@ -42,7 +42,7 @@ def test_the_doubtful_come_first_and_a_killed_run_goes_on(tmp_path: Path) -> Non
     assert resumed.finish() == [path] == list(tmp_path.iterdir())
     assert photos_in(path) == ["</script><b>.jpg", "c.jpg", "a.jpg"]
     assert "http" not in path.read_text().replace("http-equiv", "")
-    with pytest.raises(InputError, match="refine colour there, none now"):
+    with pytest.raises(InputError, match="refine grabcut there, none now"):
         ReviewPage(path, {**SETTINGS, "refine": "none"}, resume=True)
     path.write_text("no page")
     with pytest.raises(InputError, match="is no page of this command"):

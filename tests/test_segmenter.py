@@ -172,7 +172,7 @@ def test_no_map_is_stretched(refine: str) -> None:
     masks = np.stack([cells, 1 - cells])
     result = Segmentation(Photo(photo(50, 60), None, "made"), masks, 0, refine=refine)
     # Colours are evidence of their own: they may add to what the map says, but little.
-    most = 0.4 if refine == "colour" else 0.31
+    most = 0.4 if refine in ("ranking", "grabcut") else 0.31
     assert result.saliency.max() < most
     assert np.asarray(result.render("saliency")).max() < most * 255
     assert result.confidence == 0
@@ -237,7 +237,7 @@ def test_sources_are_read_as_needed_and_errors_told(segmenter: Segmenter, tmp_pa
         ({"batch_size": 0}, "1 or more"),
         ({"threshold": 1.0}, "between 0 and 1"),
         ({"threshold": "best"}, "otsu"),
-        ({"refine": "crf"}, "none, guided, colour, grabcut"),
+        ({"refine": "crf"}, "none, guided, ranking, grabcut"),
         ({"min_confidence": 1.5}, "0 to 1"),
     ],
 )

@@ -29,7 +29,7 @@ def clip(tmp_path: Path) -> Path:
 
 def test_masks_are_those_of_the_frames_alone(video: VideoSegmenter, clip: Path) -> None:
     part = open_video(clip, start=1 / 24, every=3)
-    frames = list(video(part, batch_size=2, size=64, threshold=0.21, refine="colour"))
+    frames = list(video(part, batch_size=2, size=64, threshold=0.21, refine="grabcut"))
     assert [frame.index for frame in frames] == [0, 3, 6, 9]
     for frame, number in zip(frames, (1, 4, 7, 10), strict=True):
         assert frame.time == pytest.approx(number / 24)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from amd_seg.choices import CLIP_REFINEMENT, DEFAULT_REFINEMENT
+from amd_seg.choices import ADAPTED_REFINEMENT, CLIP_REFINEMENT, DEFAULT_REFINEMENT
 from amd_seg.cli import options, terminal
 from amd_seg.cli.options import COUNT, PATH, refuse
 from amd_seg.cli.terminal import STANDARD_STREAM
@@ -44,7 +44,7 @@ _HEADINGS = options.under_headings(
     "--method", type=click.Choice(["centre-prior"]), help="Score this instead of a network."
 )
 @options.network_options("Pictures in a pass of the network.")
-@options.refine_option(None, f" [default: {DEFAULT_REFINEMENT}; clips: {CLIP_REFINEMENT}]")
+@options.refine_option(None, f" [default: {DEFAULT_REFINEMENT}; clips as `video` has them]")
 @learning_options
 @click.option(
     "--threshold",
@@ -179,7 +179,8 @@ def _maps(data: "Dataset", settings: dict[str, Any]) -> "tuple[Iterable[Map], st
         call |= {key: settings[key] for key in ("slide", "flip")}
         name += "".join(f", {key}" for key in ("slide", "flip") if call[key])
         return predictions.from_semantic_network(data, weights, load, call), name
-    default = CLIP_REFINEMENT if data.benchmark.kind == "video" else DEFAULT_REFINEMENT
+    of_clips = ADAPTED_REFINEMENT if settings["adapt"] else CLIP_REFINEMENT
+    default = of_clips if data.benchmark.kind == "video" else DEFAULT_REFINEMENT
     call["refine"] = settings["refine"] or default
     if not settings["adapt"]:
         return predictions.from_network(data, weights, load, call), name

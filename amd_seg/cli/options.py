@@ -161,7 +161,7 @@ def refine_option(default: str | None, note: str = "") -> Callable[[Command], Co
     )
 
 
-def mask_options(refinement: str) -> Callable[[Command], Command]:
+def mask_options(refinement: str | None, note: str = "") -> Callable[[Command], Command]:
     """Add the options that make masks of the network's maps."""
     return several(
         click.option(
@@ -170,7 +170,7 @@ def mask_options(refinement: str) -> Callable[[Command], Command]:
             type=threshold,
             help="Saliency above which a pixel is in the mask, or otsu. [default: the weights']",
         ),
-        refine_option(refinement),
+        refine_option(refinement, note),
         click.option(
             "--min-confidence",
             type=click.FloatRange(0, 1),

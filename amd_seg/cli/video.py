@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from amd_seg.choices import CLIP_REFINEMENT, OUTPUTS
+from amd_seg.choices import ADAPTED_REFINEMENT, CLIP_REFINEMENT, OUTPUTS
 from amd_seg.cli import options, terminal
 from amd_seg.cli.options import PATH, refuse
 from amd_seg.cli.terminal import STANDARD_STREAM
@@ -100,7 +100,7 @@ def adaptation_config(settings: dict[str, Any]) -> AdaptationConfig:
     metavar="HTML",
     help="Write a page about what was learned: loss, frames before and after, times.",
 )
-@options.mask_options(CLIP_REFINEMENT)
+@options.mask_options(None, f" [default: {CLIP_REFINEMENT}, after --adapt {ADAPTED_REFINEMENT}]")
 @options.network_options("Frames that share a pass of the network.")
 @click.option("--overwrite", is_flag=True, help="Replace an output that exists.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
@@ -173,7 +173,8 @@ def _segment(source: str, settings: dict[str, Any]) -> dict[str, Any]:
         size = None if is_clicked else config.frame_size(released.config.input_size)
         found = _adapt(video, open_video(source, short_edge=size, **span), config, settings)
         if report is not None:
-            call = {name: settings[name] for name in ("size", "threshold", "refine", "overwrite")}
+            call = {name: settings[name] for name in ("size", "threshold", "overwrite")}
+            call |= {"refine": settings["refine"] or ADAPTED_REFINEMENT}
             call |= {"released": released, "adapted": video.segmenter}
             write_adaptation_page(report, clip, found, config, **call)
         seconds = round(sum(found.seconds.values()), 1)
@@ -183,7 +184,7 @@ def _segment(source: str, settings: dict[str, Any]) -> dict[str, Any]:
             clip,
             target,
             **drawing,
-            **{name: settings[name] for name in _CALL},
+            **{name: settings[name] for name in _CALL if settings[name] is not None},
             on_frame=lambda done, total: bar.update(),
             info={"weights": settings["weights"] or "bundled", "adapted": adapt},
         )

@@ -8,7 +8,6 @@ from collections.abc import Collection, Iterator, Sequence
 from itertools import count, islice
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -20,6 +19,7 @@ from amd_seg.device import resolve_precision
 from amd_seg.errors import InputError
 from amd_seg.media.video import FrameReader
 from amd_seg.model.amd import AMD
+from amd_seg.superpixels import patch_means, superpixels
 from amd_seg.training.config import AdaptationConfig
 from amd_seg.training.masked_images import MaskedImage, shrunk
 from amd_seg.training.motion_masks import MotionMaskConfig, find_motion_masks
@@ -44,8 +44,6 @@ LIKENESS = 8.0  # distance of the features, in Lab units, at which a voice count
 ROUNDS = 8  # of voting
 OWN_SHARE = 0.4  # what stays of a patch's own evidence in each round
 ROWS = 256  # patches whose neighbours are looked for at a time
-COMPACTNESS = 20.0  # Lab units of one step of the grid: higher makes the patches squarer
-SLIC_ROUNDS = 6  # the patches hardly move after five
 
 
 class FrameChunk(NamedTuple):
@@ -217,68 +215,6 @@ def flip_averaged_regions(
     return torch.cat(found)
 
 
-class Superpixels(NamedTuple):
-    """The patches of one photo."""
-
-    labels: NDArray[np.int64]  # (height, width): the patch of each pixel, 0 to patch - 1
-    colours: NDArray[np.float64]  # (patch, 3): mean Lab colour, L in 0..100
-    places: NDArray[np.float64]  # (patch, 2): mean row and column, 0..1 of height and width
-    touching: NDArray[np.bool_]  # (patch, patch): which share an edge or a corner
-
-
-def superpixels(photo: NDArray[np.uint8], count: int) -> Superpixels:
-    """Cut a photo (height, width, 3), RGB, into about `count` patches: k-means from a grid.
-
-    Source: Achanta et al., SLIC Superpixels, PAMI 2012; without its repair of stray pixels.
-    """
-    lab = cv2.cvtColor(photo.astype(np.float32) / np.float32(255), cv2.COLOR_RGB2Lab)
-    height, width = lab.shape[:2]
-    step = np.sqrt(height * width / count)
-    grid = max(2, round(height / step)), max(2, round(width / step))
-    rows, columns = np.mgrid[:height, :width]
-    row, column = rows * grid[0] // height, columns * grid[1] // width
-    weight = COMPACTNESS / step
-    features = np.dstack((lab, rows * weight, columns * weight)).reshape(-1, 5).astype(np.float32)
-    # A pixel can only belong to the patches that began in its cell of the grid or beside it.
-    candidates = np.stack(
-        [
-            np.clip(row + y, 0, grid[0] - 1) * grid[1] + np.clip(column + x, 0, grid[1] - 1)
-            for y in (-1, 0, 1)
-            for x in (-1, 0, 1)
-        ]
-    ).reshape(9, -1)
-    found = (row * grid[1] + column).ravel()
-    for _ in range(SLIC_ROUNDS):
-        centres = _means(found, features, grid[0] * grid[1]).astype(np.float32)
-        distances = np.zeros(candidates.shape, np.float32)
-        # Channel by channel: a quarter of the time of vectors of five.
-        for values, means in zip(features.T.copy(), centres.T.copy(), strict=True):
-            distances += (means[candidates] - values) ** 2
-        found = np.take_along_axis(candidates, distances.argmin(axis=0)[None], axis=0)[0]
-    # Patches that lost all pixels are left out.
-    flat = np.unique(found, return_inverse=True)[1].ravel()
-    labels = flat.reshape(height, width)
-    touching = np.zeros((flat.max() + 1,) * 2, dtype=np.bool_)
-    padded = np.pad(labels, 1, mode="edge")
-    for down, right in ((0, 1), (1, 0), (1, 1), (1, -1)):
-        touching[labels, padded[1 + down :, 1 + right :][:height, :width]] = True
-    touching |= touching.T
-    np.fill_diagonal(touching, val=False)
-    places = np.stack((rows / height, columns / width), -1).reshape(-1, 2)
-    return Superpixels(labels, _means(flat, lab.reshape(-1, 3)), _means(flat, places), touching)
-
-
-def _means(
-    labels: NDArray[np.int64], values: NDArray[np.floating], patches: int = 0
-) -> NDArray[np.float64]:
-    """Means of values (pixel, channel) over each patch; far away for a patch without pixels."""
-    counts = np.bincount(labels, minlength=patches)
-    sums = [np.bincount(labels, column, minlength=patches) for column in values.T]
-    means = np.stack(sums, axis=1) / np.maximum(counts, 1)[:, None]
-    means[counts == 0] = 1e6
-    return means
-
-
 def vote(
     frames: NDArray[np.uint8], maps: Sequence[NDArray[np.float32]], trust: Sequence[float]
 ) -> list[NDArray[np.float32]]:
@@ -294,7 +230,7 @@ def vote(
     cuts = [superpixels(frame, PATCHES) for frame in frames]
     looks, means = [], []
     for cut, values in zip(cuts, maps, strict=True):
-        means.append(_means(cut.labels.ravel(), values.reshape(-1, 1))[:, 0])
+        means.append(patch_means(cut.labels.ravel(), values.reshape(-1, 1))[:, 0])
         # What a patch looks like, (patch, 8): its colour, that around it, its place; Lab units.
         touching = cut.touching.astype(np.float32)
         degree = np.maximum(touching.sum(axis=1, keepdims=True), 1)

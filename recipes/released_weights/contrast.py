@@ -10,7 +10,7 @@ numbers of its equations are given below.
 import numpy as np
 from numpy.typing import NDArray
 
-from amd_seg.training.clip_masks import Superpixels, superpixels
+from amd_seg.superpixels import Superpixels, superpixels
 
 BORDER = 2
 """Pixels at the edge of the photo by which a patch counts as touching it."""

@@ -7,12 +7,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from ranking import manifold_ranking
 from torch import Tensor
 
 from amd_seg.colour_model import redrawn_where_agreed
 from amd_seg.model.amd import AMD
-from amd_seg.refine import refine_map
 from amd_seg.training.clip_masks import (
     LEAST_TRUST,
     MotionEvidence,
@@ -24,7 +22,6 @@ from amd_seg.training.clip_masks import (
 from amd_seg.training.masked_images import (
     FoundMask,
     MaskedClip,
-    MaskedImage,
     load_masked_images,
     write_mask_folder,
 )
@@ -36,10 +33,6 @@ LEAST_DOUBT = 0.01
 """Distance from 0 and 1 within which a map counts as no surer than that."""
 OWN_SHARE, VOTED_SHARE = 0.6, 0.9
 """Of the log-odds of a frame's own mask, and of those that the clip's frames agree on."""
-RANKING_RANGE = (0.1, 0.9)
-"""Of what manifold ranking says."""
-SHARPENING = 1.5
-"""Of the log-odds of a map that ranking and densities of colours have redrawn."""
 
 
 def write_joined_masks(
@@ -51,7 +44,6 @@ def write_joined_masks(
     sizes: tuple[int, ...] | None = None,
     redraw: bool = False,
     voted: bool = False,
-    ranked: bool = False,
     precision: str = "float32",
 ) -> None:
     """Write the masks that network and teacher agree on.
@@ -65,20 +57,14 @@ def write_joined_masks(
             them as they are.
         redraw: redraw masks by a colour model of their image where it agrees.
         voted: let the frames of a clip vote, as adaptation does.
-        ranked: take manifold ranking in the place of the teacher's masks, and redraw the masks by
-            densities of colours.
         precision: "float32" or "bfloat16".
     """
     pretrained = load_weights(weights)
     channel, model = pretrained.config.object_channel, pretrained.model.eval()
-    made_of = f"{pretrained.config.sha256}, {redraw}, {short_edge}, {sizes}, {voted}, {ranked}"
+    made_of = f"{pretrained.config.sha256}, {redraw}, {short_edge}, {sizes}, {voted}"
 
     def join(folder: str, clip: MaskedClip) -> Iterator[FoundMask]:
         """Yield masks; their confidence is the mean of the teacher's and the agreement."""
-        if ranked:
-            for image in clip:
-                yield _ranked(image, _saliency(model, image.frame, channel, sizes, precision))
-            return
         seen = [_saliency(model, image.frame, channel, sizes, precision) for image in clip]
         taught = [image.mask[0].numpy().astype(np.float32) / np.float32(255) for image in clip]
         frames = [image.frame.permute(1, 2, 0).contiguous().numpy() for image in clip]
@@ -87,28 +73,15 @@ def write_joined_masks(
             trust = np.array([image.confidence for image in clip], np.float32)
             joined = _voted(frames, seen, taught, joined, trust)
         for row, (image, pixels) in enumerate(zip(clip, frames, strict=True)):
-            confidence = (image.confidence + _agreement(seen[row], taught[row])) / 2
+            union = float(np.maximum(seen[row], taught[row]).sum())
+            shared = float(np.minimum(seen[row], taught[row]).sum())
+            confidence = (image.confidence + (shared / union if union else 1.0)) / 2
             mask = redrawn_where_agreed(pixels, joined[row]) if redraw else joined[row]
             name = image.name.removeprefix(folder).lstrip("/")
             yield name, pixels, np.rint(mask * 255).astype(np.uint8), confidence
 
     clips = load_masked_images(teacher, short_edge=short_edge).items()
     write_mask_folder({name: (partial(join, name, clip), made_of) for name, clip in clips}, folder)
-
-
-def _ranked(still: MaskedImage, seen: Map) -> FoundMask:
-    """Join what the network sees of a still with manifold ranking."""
-    pixels = still.frame.permute(1, 2, 0).contiguous().numpy()
-    ranking = np.clip(manifold_ranking(pixels), *RANKING_RANGE)
-    mask = refine_map(pixels, _sigmoid(_odds(seen) + _odds(ranking)), "colour")
-    sharp = _sigmoid(SHARPENING * _odds(mask))
-    return "", pixels, np.rint(sharp * 255).astype(np.uint8), max(0.05, _agreement(mask, seen))
-
-
-def _agreement(one: Map, other: Map) -> float:
-    """Give the IoU of two maps, 0..1; 1 where both are empty."""
-    union = float(np.maximum(one, other).sum())
-    return float(np.minimum(one, other).sum()) / union if union else 1.0
 
 
 def _voted(
