@@ -105,4 +105,3 @@ VOC2012 = Classes.of(
 """The classes of PASCAL VOC, in their order."""
 
 VOC_LAYOUT = "JPEGImages/, SegmentationClass/ or SegmentationClassAug/, ImageSets/Segmentation/"
-"""What a folder of PASCAL VOC holds."""

@@ -19,8 +19,7 @@ from amd_seg.superpixels import manifold_ranking
 
 Map = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
-Point = tuple[float, float]
-"""A place in a photo as it is shown: pixels from its upper left corner, x first."""
+Point = tuple[float, float]  # in a photo as it is shown: pixels from its upper left, x first
 
 # guided
 CELL = 4  # pixels for each of the map's cells where the filter is fitted; its windows' reach

@@ -106,11 +106,8 @@ def manifold_ranking(photo: NDArray[np.uint8], patches: int) -> NDArray[np.float
     degree = np.diag(affinity.sum(axis=1) + 1e-9)
     passed = torch.linalg.inv(torch.from_numpy(degree - PASSED_ON * affinity)).numpy()  # eq. 3
     np.fill_diagonal(passed, 0)  # No patch speaks for itself.
-    unlike = np.ones(len(colours))
-    for edge in edges:
-        unlike *= 1 - _spread(passed[:, edge].sum(axis=1))  # eqs. 5 and 6
-    seeds = unlike > unlike.mean()
-    rank = _spread(passed[:, seeds].sum(axis=1))  # eq. 7
+    unlike = np.prod([1 - _spread(passed[:, edge].sum(axis=1)) for edge in edges], axis=0)  # eq. 6
+    rank = _spread(passed[:, unlike > unlike.mean()].sum(axis=1))  # eq. 7
     return rank[labels].astype(np.float32)
 
 

@@ -45,8 +45,7 @@ ClipPoint: TypeAlias = tuple[int | float, float, float]
 """A click in a clip: the frame, as its number (an int) or its time in seconds (a float), then x and
 y in its pixels."""
 
-OnFrame = Callable[[int, int | None], None]
-"""Called with the number of frames done and of all; None where only reading tells."""
+OnFrame = Callable[[int, int | None], None]  # the frames done, and all, if that is known
 
 
 @dataclass(frozen=True)

@@ -205,9 +205,8 @@ def finetune(
     """Fine-tune weights on labelled photos, to tell classes apart.
 
     Label maps are indexed PNGs of the photos' sizes; 255 does not count. Those of a COCO file are
-    drawn into OUT-labels. The backbone is that of the weights, and the decoder of a top-down one;
-    other heads are new. The settings are the preset's (with --resume: those of the run), changed
-    by the flags given.
+    drawn into OUT-labels. Backbone and top-down decoder are those of the weights. The settings are
+    the preset's (with --resume: those of the run), changed by the flags given.
 
     \b
     amd-seg finetune voc2012 VOC2012/ --out run
@@ -217,8 +216,7 @@ def finetune(
     amd-seg image photo.jpg --weights run --output overlay
 
     \b
-    Presets: paper (40,000 steps of 16 crops of 512x512), cpu (minutes), corrections (masks of the
-    bundled weights that a person has put right).
+    Presets: paper (40,000 steps of 16 crops of 512x512), cpu (minutes), corrections (a few masks).
     """
     of_training, of_model = _changed(changes, FinetuneConfig, SemanticConfig, flags=flags)
 

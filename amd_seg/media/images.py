@@ -492,8 +492,7 @@ WRITERS: dict[str, tuple[str, dict[str, Any]]] = {
     ".avif": ("AVIF", {"quality": 95}),
     ".bmp": ("BMP", {}),
 }
-"""Suffix -> Pillow's format and options: lossless where the format can be, for masks are data, and
-fast: writing costs a batch more time than the network."""
+"""Suffix -> Pillow's format and options: lossless where the format can be, and fast."""
 
 FORMATS_WITHOUT_ALPHA = frozenset({"JPEG", "BMP"})
 

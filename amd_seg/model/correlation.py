@@ -18,8 +18,7 @@ MAX_DISPLACEMENT = 8
 DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 
 _VOLUME_TILE = 8
-_GRADIENTS_TILE = 16
-"""Pixels of a row that share one matrix product; measured against 8, 10, 16 and 32 on a CPU."""
+_GRADIENTS_TILE = 16  # pixels of a row that share one matrix product; the fastest on a CPU
 
 
 def correlation(x1: Tensor, x2: Tensor, max_displacement: int = 4) -> Tensor:

@@ -38,12 +38,9 @@ logger = logging.getLogger(__name__)
 LEAST_EVIDENCE = 0.05  # clearness of a clip's motion below which there is nothing to adapt to
 CHECKS = 4  # batches whose loss is compared before and after
 HELD_OUT = slice(2, None, 5)  # frames, or first frames of pairs, that are not learned from
-SHOWING_SHARE = 0.3
-"""Steps, as a share of all, that teach the object that clicks mean before the other frames are
-looked at."""
+SHOWING_SHARE = 0.3  # of the steps: they teach what clicks mean, before other frames are seen
+# How much faster another region must move to take the object's place: one clip says little.
 CLEAR_LEAD = 4.0
-"""How much faster than the known object another region must move to take its place: one clip says
-less of what is an object than the many that the weights have seen."""
 
 
 @dataclass(frozen=True)

@@ -301,13 +301,7 @@ FINETUNE_PRESETS = {
     ),
     # Masks of the bundled weights that a person has put right: what they know shall stay.
     "corrections": FinetuneConfig(
-        steps=200,
-        batch_size=8,
-        learning_rate=0.005,
-        short_edge=240,
-        scale=(0.7, 1.4),
-        crop=(192, 192),
-        workers=0,
+        steps=200, batch_size=8, learning_rate=5e-3, short_edge=240, crop=(192, 192), workers=0
     ),
 }
 

@@ -84,10 +84,7 @@ def finetune(
 
 
 def _begin(network: SemanticNetwork, weights: str | None) -> None:
-    """Load a backbone; and the decoder of a top-down network, which draws the edges.
-
-    Of two classes the second begins as the object that the weights find.
-    """
+    """Load a backbone, and a top-down decoder; of two classes the second begins as the object."""
     if _is_resnet_file(weights):
         load_backbone(network, weights)
         return
