@@ -16,7 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from amd_seg.adaptation_report import CURVE_STYLE, loss_curve, verdict, write_adaptation_page
-from amd_seg.choices import DEFAULT_REFINEMENT, OUTPUTS, REFINEMENTS
+from amd_seg.choices import ADAPTED_REFINEMENT, DEFAULT_REFINEMENT, OUTPUTS, REFINEMENTS
 from amd_seg.errors import AmdSegError, ConfigError, InputError, MediaError
 from amd_seg.media.files import IMAGE_SUFFIXES
 from amd_seg.media.images import Photo, read_image
@@ -257,7 +257,7 @@ def build(segmenter: Segmenter, folder: Path) -> Any:
         call = dict(zip(("threshold", "refine"), controls, strict=True))
         with page_of(request) as page:
             told, report, size = page.adapt(AdaptationConfig(), on_step, **call)
-        return [size, told, gr.update(visible=True, value=str(report))]
+        return [ADAPTED_REFINEMENT, size, told, gr.update(visible=True, value=str(report))]
 
     def write(output: str, request: gr.Request, progress: Any = bar, *controls: Any) -> Any:
         def on_frame(done: int, total: int | None) -> None:
@@ -282,7 +282,7 @@ def build(segmenter: Segmenter, folder: Path) -> Any:
             has.file.upload(open_file, has.file, opened, **queue),
             has.pictures[0].select(click, [has.kind, has.time], **queue),
             has.undo.click(undo, has.time, **queue),
-            has.learn.click(adapt, controls[:2], [has.size, *learned], **queue),
+            has.learn.click(adapt, controls[:2], [has.refine, has.size, *learned], **queue),
         ):
             seen = event.success(show, controls, shown, **queue)
             seen.success(save, controls, has.buttons, **files)

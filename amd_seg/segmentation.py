@@ -115,16 +115,15 @@ class Segmentation:
 
     @cached_property
     def confidence(self) -> float:
-        """The IoU of the mask with the true one, 0..1, as the network's own map expects it.
+        """The IoU of the mask with the true one, 0..1, as the saliency expects it.
 
-        The map, or the corrected one with clicks, is taken as a probability: its sum inside the
-        mask is right, and its sum outside is missed. It orders photos well, but is not calibrated
-        (docs/benchmarks.md).
+        It is taken as a probability: its sum inside the mask is right, and its sum outside is
+        missed. It orders photos, but is not calibrated (docs/benchmarks.md).
         """
-        has_clicks = self.include or self.exclude
-        cells = self.saliency if has_clicks else self.region_masks[self.object_channel]
-        inside = cells > self.threshold
-        right, missed = (float(cells.sum(where=w, dtype=np.float64)) for w in (inside, ~inside))
+        inside = self.saliency > self.threshold
+        right, missed = (
+            float(self.saliency.sum(where=w, dtype=np.float64)) for w in (inside, ~inside)
+        )
         return right / (int(inside.sum()) + missed) if right else 0.0
 
     @property

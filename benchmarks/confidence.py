@@ -85,7 +85,9 @@ def main() -> None:
         pairs.append(tuple(np.concatenate(side) for side in zip(*pairs, strict=True)))
         cells = (f"{spearman(*pair):.2f}" for pair in pairs)
         print(f"| {measure.__name__.replace('_', ' ')} | {' | '.join(cells)} |")
-    report_levels(segmenter, confidences, np.concatenate([ious[name] for name in SETS]))
+    everything = np.concatenate([ious[name] for name in SETS])
+    print(f"| confidence, as it is used | | | {spearman(confidences, everything):.2f} |")
+    report_levels(segmenter, confidences, everything)
 
 
 def look_at(
