@@ -75,6 +75,8 @@ def joined_with_ranking(pixels: Pixels, cells: Map) -> Map:
 
     The network knows what objects look like, the ranking what does not reach the photo's border.
     """
+    if cells.max() <= 0.5:
+        return cells  # The ranking finds something in every sky.
     small = resize_pixels(pixels, size_within(RANKED_EDGES, pixels))
     ranking = torch.from_numpy(manifold_ranking(small.permute(1, 2, 0).numpy(), PATCHES))
     ranking = interpolate(ranking[None, None], cells.shape, mode="area")[0, 0]
@@ -87,10 +89,7 @@ def joined_with_ranking(pixels: Pixels, cells: Map) -> Map:
 
 
 def _at_fit(pixels: Pixels, cells: Map) -> tuple[Tensor, Tensor]:
-    """Give the photo (3, h, w), 0..1, and the map (h, w), at the size where the filter is fitted.
-
-    A coarse map is enlarged, a fine one reduced.
-    """
+    """Give the photo (3, h, w), 0..1, and the map (h, w), as large as the filter is fitted."""
     factor = min(float(CELL), FINEST / min(cells.shape))
     height, width = (
         min(max(1, round(factor * count)), edge)

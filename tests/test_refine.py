@@ -92,12 +92,10 @@ def test_nothing_and_everything_stay_so(how: str, level: float, size: tuple[int,
     for pixels in (np.full((*size, 3), 77, np.uint8), scene(*size)[0]):
         refined = refine_map(pixels, cells, how)
         assert refined.shape == size
-        if how in ("none", "guided"):
+        if how in ("none", "guided") or level < 1:
             np.testing.assert_allclose(refined, level, atol=1e-4)
-        elif (
-            level != 0.5
-        ):  # The ranking leaves some doubt, and decides where there is nothing else.
-            assert ((refined > 0.5) == level).all()
+        else:  # The ranking leaves some doubt.
+            assert (refined > 0.5).all()
 
 
 def slow_ranking(photo: np.ndarray, count: int) -> np.ndarray:
@@ -138,11 +136,11 @@ def test_the_ranking_is_what_its_paper_defines() -> None:
 
 def test_the_ranking_moves_what_the_network_doubts() -> None:
     photo, disc = scene(120, 160)
-    for level in (0.3, 0.7):
+    for level in (0.51, 0.7):
         doubtful = np.full((60, 80), level, np.float32)
         assert iou(refine_map(photo, doubtful, "ranking") > 0.5, disc) > 0.9
-    certain = np.zeros((60, 80), np.float32)
-    assert not (refine_map(photo, certain, "ranking") > 0.5).any()
+    unseen = np.full((60, 80), 0.49, np.float32)
+    assert not (refine_map(photo, unseen, "ranking") > 0.5).any()
 
 
 @pytest.mark.parametrize("how", ["guided", "ranking"])
