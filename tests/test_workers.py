@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from amd_seg.cli.terminal import stopped_by_signals
 from tests.processes import ENVIRONMENT, until
 
 pytestmark = [
@@ -64,11 +65,22 @@ def test_no_process_is_left(name: str, end: signal.Signals, clips: Path, tmp_pat
         until(lambda: is_at_work() or run.poll() is not None)
         assert run.poll() is None
         run.send_signal(end)
-        until(lambda: not of_session(run.pid), "the end of all", 10)
+        until(lambda: not of_session(run.pid), "the end of all")
     finally:
         for left in of_session(run.pid):
             os.kill(left, signal.SIGKILL)
         run.wait()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_signal_that_python_drops_still_ends_the_run() -> None:
+    class Freed:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGTERM)
+
+    with stopped_by_signals(has_begun=lambda: False) as received:
+        Freed()
+    assert received == ["SIGTERM"]
 
 
 def test_a_script_without_a_guard_is_told_so(clips: Path, tmp_path: Path) -> None:

@@ -137,9 +137,11 @@ def stopped_by_signals(
     received: list[str] = []
 
     def remember(number: int, frame: FrameType | None) -> None:
-        if (received and not passed_on) or not has_begun():
-            raise KeyboardInterrupt
+        is_second = bool(received) and not passed_on
+        # Kept in any case: Python drops what is raised while it forks or frees memory.
         received.append(signal.Signals(number).name)
+        if is_second or not has_begun():
+            raise KeyboardInterrupt
 
     handled = (signal.SIGINT, signal.SIGTERM)
     before = [signal.signal(number, remember) for number in handled]

@@ -219,7 +219,7 @@ def _adapt(
             bar.set_postfix(loss=f"{step.parts['loss']:.4f}", refresh=False)
             bar.update(step.step - bar.n)
             if received:
-                raise StopTraining(received[0])
+                raise StopTraining(received[0]) if save_adapted else KeyboardInterrupt
 
         learned = video.adapt(clip, config, on_step=on_step, **clicks)
     if save_adapted is not None:
