@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, interpolate
+from torch.nn.functional import interpolate
 
 from amd_seg.choices import REFINEMENTS
 from amd_seg.colour_model import redrawn_where_agreed
@@ -78,7 +78,9 @@ def joined_with_ranking(pixels: Pixels, cells: Map) -> Map:
     if cells.max() <= 0.5:
         return cells  # The ranking finds something in every sky.
     small = resize_pixels(pixels, size_within(RANKED_EDGES, pixels))
-    ranking = torch.from_numpy(manifold_ranking(small.permute(1, 2, 0).numpy(), PATCHES))
+    photo, seen = small.permute(1, 2, 0).numpy(), torch.from_numpy(cells)[None, None]
+    seen = interpolate(seen, photo.shape[:2], mode="bilinear", antialias=True)
+    ranking = torch.from_numpy(manifold_ranking(photo, seen[0, 0].numpy(), PATCHES))
     ranking = interpolate(ranking[None, None], cells.shape, mode="area")[0, 0]
     odds = torch.logit(torch.from_numpy(cells), eps=SUREST)
     joined: Map = torch.sigmoid(odds + torch.logit(ranking.clamp(*RANKING_RANGE))).numpy()
@@ -159,12 +161,12 @@ def guided_coefficients(guide: Tensor, values: Tensor, radius: int, epsilon: flo
 
 def box_filter(values: Tensor, radius: int) -> Tensor:
     """Give the mean of values (channel, height, width) over each pixel's square window."""
-    # Running sums would not grow with the radius, but lose the variance of flat windows to
-    # rounding in float32.
-    window = 2 * radius + 1
-    for kernel, padding in (((window, 1), (radius, 0)), ((1, window), (0, radius))):
-        values = avg_pool2d(values, kernel, 1, padding, count_include_pad=False)
-    return values
+    import cv2
+
+    planes = (np.ones(values.shape[1:], np.float32), *values.numpy())
+    window, how = (2 * radius + 1,) * 2, {"normalize": False, "borderType": cv2.BORDER_CONSTANT}
+    counts, *sums = (cv2.boxFilter(plane, -1, window, **how) for plane in planes)
+    return torch.from_numpy(np.stack(sums) / counts)
 
 
 # Other sizes

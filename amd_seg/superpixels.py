@@ -83,13 +83,17 @@ def patch_means(
     return means
 
 
-def manifold_ranking(photo: NDArray[np.uint8], patches: int) -> NDArray[np.float32]:
+def manifold_ranking(
+    photo: NDArray[np.uint8], saliency: NDArray[np.float32], patches: int
+) -> NDArray[np.float32]:
     """Rank what is unlike each of the four borders of a photo (height, width, 3), RGB.
 
     Patches pass their rank on to those beside them that have their colour, so that a surface has
-    one rank. The result is (height, width), 0..1.
+    one rank. Where they start from is told by the borders and a map (height, width), 0..1, alike.
+    The result is (height, width), 0..1.
 
-    Source: Yang et al., Saliency Detection via Graph-Based Manifold Ranking, CVPR 2013.
+    Source: Yang et al., Saliency Detection via Graph-Based Manifold Ranking, CVPR 2013, whose
+    second stage starts from what the borders alone put above the mean.
     """
     parts = superpixels(photo, patches)
     colours = parts.colours - parts.colours.min(axis=0)
@@ -107,7 +111,10 @@ def manifold_ranking(photo: NDArray[np.uint8], patches: int) -> NDArray[np.float
     passed = torch.linalg.inv(torch.from_numpy(degree - PASSED_ON * affinity)).numpy()  # eq. 3
     np.fill_diagonal(passed, 0)  # No patch speaks for itself.
     unlike = np.prod([1 - _spread(passed[:, edge].sum(axis=1)) for edge in edges], axis=0)  # eq. 6
-    rank = _spread(passed[:, unlike > unlike.mean()].sum(axis=1))  # eq. 7
+    rank = _spread(unlike)
+    starts = rank + patch_means(labels.ravel(), saliency.reshape(-1, 1))[:, 0] > 1
+    if starts.any():
+        rank = _spread(passed[:, starts].sum(axis=1))  # eq. 7
     return rank[labels].astype(np.float32)
 
 
