@@ -33,6 +33,8 @@ FULL_TRUST_SHARE = 0.5
 more than moves at a time, but where next to none of it moves it looks at another thing."""
 MOTION_RANGE = (0.15, 0.85)  # of what the motion says: it is over-confident when wrong
 NETWORK_RANGE = (0.02, 0.98)  # of what the network says
+NETWORK_POWER = 0.6  # of its odds at full trust: it is more certain than it is right
+VOTE_POWERS = (0.3, 0.7)  # of a frame's own odds, and of those that the vote gives it
 BATCH = 16
 
 # Of the vote
@@ -156,15 +158,17 @@ def agreed_masks(
     A colour model redraws the outlines where it agrees; how far it does is the confidence. The
     saliency is (frame, height, width), 0..1: the object as the network sees it.
     """
-    trust = trust_in_network(motion, saliency)
-    joined = [combine_odds(s, m, trust=trust) for s, m in zip(saliency, motion.maps, strict=True)]
+    trust = NETWORK_POWER * trust_in_network(motion, saliency)
+    powers = trust, 1.0
+    joined = [combine_odds(s, m, powers) for s, m in zip(saliency, motion.maps, strict=True)]
     voted = vote(motion.frames, joined, (LEAST_TRUST + motion.confidence).tolist())
     pixels = torch.from_numpy(motion.frames).permute(0, 3, 1, 2).contiguous()
     images = []
     for number, frame, shown, before, after in zip(
         motion.numbers, motion.frames, pixels, joined, voted, strict=True
     ):
-        redrawn = redrawn_where_agreed(frame, after)
+        both = combine_odds(before, after, VOTE_POWERS, (NETWORK_RANGE, NETWORK_RANGE))
+        redrawn = redrawn_where_agreed(frame, both)
         mask = torch.from_numpy(np.rint(redrawn * 255).astype(np.uint8)).unsqueeze(0)
         agreement = iou(before > 0.5, redrawn > 0.5)
         images.append(MaskedImage(f"{name}:{number}", shown, mask, max(0.05, agreement)))
@@ -180,12 +184,15 @@ def trust_in_network(motion: MotionEvidence, saliency: NDArray[np.float32]) -> f
 
 
 def combine_odds(
-    saliency: NDArray[np.float32], motion: NDArray[np.float32], *, trust: float = 1.0
+    first: NDArray[np.float32],
+    second: NDArray[np.float32],
+    powers: tuple[float, float] = (1.0, 1.0),
+    limits: tuple[tuple[float, float], tuple[float, float]] = (NETWORK_RANGE, MOTION_RANGE),
 ) -> NDArray[np.float32]:
-    """Multiply the odds that network and motion give the object; `trust` is a power, 0..1."""
-    odds = np.ones_like(saliency)
-    for word, limits, power in ((saliency, NETWORK_RANGE, trust), (motion, MOTION_RANGE, 1.0)):
-        bounded = np.clip(word, *limits)
+    """Multiply the odds of two maps, 0..1, each within its limits and to its power."""
+    odds = np.ones_like(first)
+    for word, power, bounds in zip((first, second), powers, limits, strict=True):
+        bounded = np.clip(word, *bounds)
         odds *= (bounded / (1 - bounded)) ** np.float32(power)
     return odds / (1 + odds)
 

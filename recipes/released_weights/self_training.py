@@ -95,7 +95,7 @@ def _voted(
     numbers = tuple(range(len(frames)))
     motion = MotionEvidence(numbers, np.stack(frames), np.stack(taught), confidence)
     trust = trust_in_network(motion, np.stack(seen))
-    own = [combine_odds(s, t, trust=trust) for s, t in zip(seen, taught, strict=True)]
+    own = [combine_odds(s, t, (trust, 1.0)) for s, t in zip(seen, taught, strict=True)]
     agreed = vote(motion.frames, own, (LEAST_TRUST + confidence).tolist())
     pairs = zip(joined, agreed, strict=True)
     return [_sigmoid(OWN_SHARE * _odds(a) + VOTED_SHARE * _odds(b)) for a, b in pairs]
