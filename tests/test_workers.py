@@ -93,4 +93,4 @@ def test_a_script_without_a_guard_is_told_so(clips: Path, tmp_path: Path) -> Non
     how = {"capture_output": True, "text": True, "env": ENVIRONMENT, "timeout": 120, "check": False}
     run = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, **how)
     assert run.returncode == 1
-    assert 'if __name__ == "__main__":' in run.stderr.splitlines()[-1]
+    assert 'if __name__ == "__main__":' in run.stderr
