@@ -172,11 +172,7 @@ def image(
 def _plan(
     inputs: Sequence[str], listed: Sequence[str], out: str | None, output: str, recursive: bool
 ) -> tuple[list[Job], list[tuple[str, Exception]]]:
-    """Return the jobs, in the order of the inputs, and each input that matches nothing.
-
-    Raises:
-        click.UsageError: `out` cannot take the outputs, or two photos would share one.
-    """
+    """Return the jobs, in the order of the inputs, and each input that matches nothing."""
     found: dict[str, tuple[str, Path]] = {}  # Whole path -> photo, and its folder below OUT.
     missing: list[tuple[str, Exception]] = []
     for text in (*inputs, *listed):

@@ -222,10 +222,7 @@ class PartFile:
     def __init__(
         self, path: Path, settings: dict[str, Any], *, resume: bool, overwrite: bool
     ) -> None:
-        """Begin with the records of FILE.part or FILE to `resume`, and with none to `overwrite`.
-
-        InputError where there are some and neither is set, or other settings made them.
-        """
+        """Begin with the records of FILE.part or FILE to `resume`, and with none to `overwrite`."""
         self.path, self.part = path, path.with_name(f"{path.name}.part")
         self.done: dict[str, int] = {}
         """The "file_name" of each record, and where in FILE.part it is."""

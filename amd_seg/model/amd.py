@@ -74,12 +74,9 @@ class AMD(AppearanceModel):
     def forward(self, frame_i: Tensor, frame_j: Tensor, *, dense: bool = False) -> Reconstruction:
         """Re-create each frame of the pairs from the other (eqs. 1 to 6), coarse to fine.
 
-        Each level adds to the motion of every region, as released.
-
-        Args:
-            frame_i, frame_j: (batch, 3, height, width), RGB, uint8 or float in 0..255.
-            dense: by a flow per pixel, the motion pathway alone: g is applied at every pixel of V
-                in place of its means over regions.
+        Frames are as for `segment`. Each level adds to the motion of every region, as released.
+        `dense` is the motion pathway alone, by a flow per pixel: g is applied at every pixel of V
+        in place of its means over regions.
         """
         # Both directions run as one batch: first the targets i, then the targets j.
         frames = torch.cat((frame_i, frame_j))

@@ -83,8 +83,7 @@ class Pairs:
 class StoredPairs(Pairs):
     """Clips whose frames are all in the memory of one device, where their pairs are cropped.
 
-    Frames that repeat the one before are left out. An InputError says that they do not fit the
-    memory, before any is decoded, or that there is no pair in them.
+    Frames that repeat the one before are left out.
     """
 
     def __init__(self, clips: Sequence[Clip], config: TrainingConfig, device: torch.device) -> None:
