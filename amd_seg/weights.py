@@ -146,19 +146,8 @@ def bundled_weights() -> dict[str, Path]:
 # The Hub
 
 
-def download_weights(repo: str) -> Path:
-    """Fetch the weights of a repository, "org/name[@revision]", check them, return their folder."""
-    folder = fetch_snapshot(repo)
-    read_weights(folder)
-    return folder
-
-
 def fetch_snapshot(source: str) -> Path:
-    """Return the cached folder of a repository's weights, downloading what is not cached.
-
-    Args:
-        source: "org/name", or "org/name@revision" for a branch, a tag or a commit.
-    """
+    """Return the cached folder of "org/name[@revision]", downloading what is not cached."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.utils.tqdm import tqdm
 
@@ -176,8 +165,7 @@ def fetch_snapshot(source: str) -> Path:
         found = snapshot_download(
             repo, revision=revision or None, allow_patterns=list(FILES), tqdm_class=TerminalBar
         )
-    missing = [name for name in FILES if not Path(found, name).is_file()]
-    if missing:
+    if missing := [name for name in FILES if not Path(found, name).is_file()]:
         raise WeightsError(
             f"{failed} {place} has no {' and no '.join(missing)}. Give a repository of AMD weights."
         )
