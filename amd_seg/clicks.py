@@ -106,5 +106,4 @@ def corrected_odds(small: Pixels, prior: Map, include: Places, exclude: Places) 
     wanted = np.repeat((CERTAINTY, -CERTAINTY), (len(include), len(exclude)))
     among_clicks = kernel[:, rows, columns] + NOISE * np.eye(len(rows))
     weights = np.linalg.solve(among_clicks, wanted - prior[rows, columns])
-    corrected: Map = prior + np.tensordot(weights.astype(np.float32), kernel, 1)
-    return corrected
+    return prior + np.tensordot(weights.astype(np.float32), kernel, 1)

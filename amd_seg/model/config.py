@@ -36,8 +36,7 @@ class Settings:
             if get_origin(each.type) is tuple:
                 # Lists in JSON.
                 object.__setattr__(self, each.name, tuple(getattr(self, each.name)))
-        faults = [f"{name}={getattr(self, name)!r} ({rule})" for name, rule in self.faults()]
-        if faults:
+        if faults := [f"{name}={getattr(self, name)!r} ({rule})" for name, rule in self.faults()]:
             raise ConfigError(f"These settings cannot be used: {', '.join(faults)}.")
 
     def faults(self) -> Iterator[tuple[str, str]]:
@@ -249,11 +248,9 @@ def build(cls: type[T], values: Mapping[str, Any], where: str = "config") -> T:
     # Before there were two layouts there was a padding: of zeros in all that was released.
     values = {k: v for k, v in values.items() if (k, v) != ("padding", "zeros")}
     fields = {f.name: f for f in dataclasses.fields(cls)}
-    unknown = sorted(set(values) - set(fields))
-    if unknown:
+    if unknown := sorted(set(values) - set(fields)):
         raise ConfigError(f"{where} has unknown keys: {', '.join(unknown)}.")
-    wrong = [f"{k}={v!r}" for k, v in values.items() if not _fits(v, fields[k])]
-    if wrong:
+    if wrong := [f"{k}={v!r}" for k, v in values.items() if not _fits(v, fields[k])]:
         raise ConfigError(f"{where} has values of the wrong type: {', '.join(sorted(wrong))}.")
     try:
         return cls(**values)

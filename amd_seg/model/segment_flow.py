@@ -38,8 +38,7 @@ def upsample_flow(flow: Tensor, factor: int) -> Tensor:
 def pool_over_regions(features: Tensor, masks: Tensor) -> Tensor:
     """Eq. 3: the mean of features over each soft region, (batch, region, channel).
 
-    A region without weight gives zeros and passes no gradient, where the plain quotient would
-    be 0 / 0.
+    A region without weight gives zeros and passes no gradient, in place of 0 / 0.
 
     Args:
         features: (batch, channel, height, width); the mean is float32 or wider.
@@ -50,8 +49,7 @@ def pool_over_regions(features: Tensor, masks: Tensor) -> Tensor:
         weighted = torch.einsum("bchw,brhw->brc", features, masks)
     area = masks.sum(dim=(2, 3)).unsqueeze(-1)  # (batch, region, 1)
     present = area > EMPTY_REGION
-    mean = weighted / torch.where(present, area, 1.0)
-    return torch.where(present, mean, 0.0)
+    return torch.where(present, weighted / torch.where(present, area, 1.0), 0.0)
 
 
 def compose_segment_flow(masks: Tensor, vectors: Tensor) -> Tensor:
