@@ -149,6 +149,10 @@ def test_what_is_no_video_is_told_in_one_line(run: Run, folder: Path, name: str)
         ("clip.mp4 --frame-rate 0", "Give a number above 0"),
         ("clip.mp4 --steps 5", "--steps is for --adapt"),
         ("clip.mp4 --save-adapted w", "--save-adapted is for --adapt"),
+        ("clip.mp4 --report page.html", "--report is for --adapt"),
+        ("clip.mp4 --adapt --report page.mp4", "page.mp4: a page ends in .html or .htm"),
+        ("clip.mp4 --include 0:5,5", "--include is for --adapt"),
+        ("clip.mp4 --adapt --exclude 1m:5,5", "12.5s:320,240"),
         ("frames/*.png", "Give -o"),
     ],
 )
