@@ -15,7 +15,7 @@ from PIL import Image
 from amd_seg.adaptation_report import loss_curve
 from amd_seg.training.adaptation import AdaptationReport
 from tests.clips import moving_square, write_clip
-from tests.processes import runner
+from tests.processes import good, runner
 
 
 def lines_of(svg: str) -> dict[str, np.ndarray]:
@@ -48,8 +48,7 @@ def test_an_adaptation_is_told_in_a_page(weights: Path, tmp_path: Path) -> None:
     args = [clip, "--adapt", "--objective", "photometric", "--steps", 2, "--threshold", 0.3]
     args += ["--seed", 3, "--report", report, "--json"]
     run = runner("video", weights)
-    result = run(*args, "-o", tmp_path / "out.mp4")
-    assert result.exit_code == 0, result.stderr
+    result = good(run(*args, "-o", tmp_path / "out.mp4"))
     facts = json.loads(result.stdout)["adaptation"]
     page = report.read_text()
     # It asks for nothing, and runs nothing.

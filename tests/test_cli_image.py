@@ -12,7 +12,7 @@ from pycocotools import mask as runs
 
 from amd_seg import Segmenter
 from amd_seg.cli import REMOVED_OPTIONS
-from tests.processes import Run, invoke, runner, start
+from tests.processes import Run, good, invoke, runner, start
 
 PHOTOS = {"a.jpg", "b.png", "deep/c.png"}
 
@@ -80,8 +80,7 @@ def test_outputs_go_where_they_are_told(run: Run, folder: Path, args: str, outpu
     if "link" in args:
         (folder / "link").symlink_to(".")
     before = files(folder)
-    result = run(*args.split())
-    assert result.exit_code == 0, result.stderr
+    result = good(run(*args.split()))
     assert files(folder) == before | set(outputs.split())
     assert [str(Path(line)) for line in result.stdout.splitlines()] == outputs.split()
     # What the command wrote is no photo in a folder, and stays unless it is told otherwise.

@@ -17,7 +17,7 @@ from amd_seg.segmenter import Segmenter
 from amd_seg.training.config import AdaptationConfig
 from amd_seg.video_segmenter import VideoSegmenter, frames_at
 from tests.clips import moving_patch, write_lossless
-from tests.processes import runner
+from tests.processes import good, runner
 
 SIZE = 320, 240
 BALL, BOX = (40, 70, 120, 150), (210, 90, 280, 170)
@@ -118,8 +118,7 @@ def test_points_are_those_of_the_photo_as_shown(photo: Path, weights: Path, tmp_
 
 def test_the_command_takes_clicks(photo: Path, weights: Path, tmp_path: Path) -> None:
     clicks = "--include", "245,130", "--exclude", "80,110"
-    result = runner("image", weights)(photo, "-o", tmp_path / "mask.png", *clicks)
-    assert result.exit_code == 0, result.output
+    good(runner("image", weights)(photo, "-o", tmp_path / "mask.png", *clicks))
     mask = np.asarray(Image.open(tmp_path / "mask.png")) > 0
     assert (mask[ON_BOX[::-1]], mask[ON_BALL[::-1]]) == (True, False)
 
@@ -154,5 +153,4 @@ def test_a_clip_is_adapted_to_the_object_that_is_clicked(clip: Path, weights: Pa
 
 def test_the_command_takes_clicks_in_a_clip(clip: Path, weights: Path, tmp_path: Path) -> None:
     learning = "--adapt", "--steps", 3, "--include", "0.2s:105,75"
-    result = runner("video", weights)(clip, "-o", tmp_path / "masks", *learning)
-    assert result.exit_code == 0, result.output
+    good(runner("video", weights)(clip, "-o", tmp_path / "masks", *learning))
