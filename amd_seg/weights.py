@@ -39,11 +39,9 @@ Config = TypeVar("Config", bound=NetworkConfig)
 class Pretrained(Generic[Model, Config]):
     """A model with its weights and what is known of them."""
 
-    model: Model
-    """In eval mode, float32, on the CPU."""
+    model: Model  # in eval mode, float32, on the CPU
     config: Config
-    source: str
-    """Where the weights came from, for people: a name, a path, or org/name@commit."""
+    source: str  # where they came from, for people: a name, a path, or org/name@commit
 
 
 def load_weights(source: str | os.PathLike[str] | None = None) -> Pretrained[AMD, WeightsConfig]:

@@ -224,8 +224,7 @@ class PartFile:
     ) -> None:
         """Begin with the records of FILE.part or FILE to `resume`, and with none to `overwrite`."""
         self.path, self.part = path, path.with_name(f"{path.name}.part")
-        self.done: dict[str, int] = {}
-        """The "file_name" of each record, and where in FILE.part it is."""
+        self.done: dict[str, int] = {}  # "file_name" of each record -> its place in FILE.part
         there = next((p for p in (self.part, path) if p.exists()), None)
         if there is not None and not (overwrite or resume):
             raise InputError(

@@ -145,13 +145,11 @@ class StoredConfig(Settings):
     KIND: ClassVar[str]
 
     model: Any
-    input_size: int
-    """Short edge, in pixels, at which the network sees a photo by default."""
+    input_size: int  # short edge, in pixels, at which the network sees a photo by default
     name: str = ""
     training: dict[str, Any] = field(default_factory=dict)
     """Data by name, steps, objectives, revision: for people; no code reads it."""
-    sha256: str = ""
-    """Digest of model.safetensors, checked when it is read; empty where unknown."""
+    sha256: str = ""  # of model.safetensors, checked when it is read; empty where unknown
 
     RULES: ClassVar[Mapping[str, Rule]] = {"input_size": between(16, 8192)}
 
@@ -168,11 +166,9 @@ class WeightsConfig(StoredConfig):
     KIND = "objectness"
 
     model: AMDConfig
-    object_channel: int = 0
-    """Region that is the object (section 3.5), counted from 0."""
+    object_channel: int = 0  # the region that is the object (section 3.5), counted from 0
     input_size: int = 392
-    threshold: float = 0.5
-    """Saliency above which a pixel belongs to the mask."""
+    threshold: float = 0.5  # saliency above which a pixel belongs to the mask
 
     RULES: ClassVar[Mapping[str, Rule]] = {
         **StoredConfig.RULES,
@@ -193,10 +189,8 @@ class SemanticWeightsConfig(StoredConfig):
     KIND = "semantic"
 
     model: SemanticConfig
-    class_names: tuple[str, ...]
-    """Name of each label, from 0 on."""
-    class_colours: tuple[str, ...]
-    """Colour of each label, "#rrggbb"."""
+    class_names: tuple[str, ...]  # of each label, from 0 on
+    class_colours: tuple[str, ...]  # of each label, "#rrggbb"
     input_size: int = 512
 
     def __post_init__(self) -> None:
