@@ -123,11 +123,8 @@ def stopped_by_signals(
 ) -> Iterator[list[str]]:
     """Give a list that Ctrl-C or SIGTERM puts its name into: the step in progress is finished.
 
-    A second signal interrupts at once.
-
-    Args:
-        passed_on: torchrun sends each signal on, so that a second one is no second wish.
-        has_begun: whether there are steps; before, the first signal interrupts at once.
+    A second signal interrupts at once, but not where it is `passed_on`: torchrun sends each one
+    on. So does the first, before the steps have begun.
     """
     received: list[str] = []
 

@@ -101,10 +101,7 @@ def open_dataset(name: str, folder: str | Path) -> Dataset:
 
 
 def open_folders(images: Path | None, masks: Path, classes: Classes | None = None) -> Dataset:
-    """Return the ground truths in any folder with the pictures of the same names, if needed.
-
-    `classes` are those of labels; None where masks are of one object.
-    """
+    """Return the ground truths in any folder, labels of `classes` if given, with their pictures."""
     samples = _pair_by_name(images, masks)
     kind = "saliency" if classes is None else "semantic"
     known = Benchmark("folders", str(masks), None, kind, lambda _: samples, "", classes=classes)

@@ -77,9 +77,8 @@ def photometric_error(
 ) -> Tensor:
     """Dissimilarity of two frames, 0..1, where they are visible (0 or 1), as one number.
 
-    Args:
-        ssim_weight: share of DSSIM, the rest is the absolute difference; 1 is the paper's D.
-        share: of what is visible, by which the error is divided.
+    `ssim_weight` is the share of DSSIM, beside the absolute difference; 1 is the paper's D. The
+    error is divided by the `share` of what is visible.
     """
     difference = ((target - synthesized).abs() * visible).mean()
     structure = dssim(synthesized * visible, target * visible).mean()

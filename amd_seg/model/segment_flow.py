@@ -38,11 +38,8 @@ def upsample_flow(flow: Tensor, factor: int) -> Tensor:
 def pool_over_regions(features: Tensor, masks: Tensor) -> Tensor:
     """Eq. 3: the mean of features over each soft region, (batch, region, channel).
 
-    A region without weight gives zeros and passes no gradient, in place of 0 / 0.
-
-    Args:
-        features: (batch, channel, height, width); the mean is float32 or wider.
-        masks: (batch, region, height, width), 0..1, on the same grid.
+    Features are (batch, channel, height, width), masks (batch, region, height, width), 0..1. The
+    mean is float32 or wider. A region without weight gives zeros and passes no gradient.
     """
     features, masks = full_precision(features), full_precision(masks)
     with torch.autocast(features.device.type, enabled=False):
@@ -55,9 +52,8 @@ def pool_over_regions(features: Tensor, masks: Tensor) -> Tensor:
 def compose_segment_flow(masks: Tensor, vectors: Tensor) -> Tensor:
     """Eq. 5: every pixel moves as the mixture of its regions does.
 
-    Args:
-        masks: (batch, region, height, width), sums to 1 over region.
-        vectors: (batch, region, 2), pixels of this grid, x first, as the flow that is returned.
+    Masks (batch, region, height, width) sum to 1 over region. Vectors (batch, region, 2) are in
+    pixels of this grid, x first, as the flow that is returned.
     """
     with torch.autocast(masks.device.type, enabled=False):
         return torch.einsum("brhw,brv->bvhw", full_precision(masks), full_precision(vectors))
@@ -66,9 +62,8 @@ def compose_segment_flow(masks: Tensor, vectors: Tensor) -> Tensor:
 def synthesize_view(frame: Tensor, flow: Tensor) -> Tensor:
     """Eq. 6: read the frame at p + flow(p), bilinearly; positions outside stop at the border.
 
-    Args:
-        frame: (batch, channel, height, width), the frame (or features) that is warped.
-        flow: (batch, 2, height, width), pixels, x first. Where it is NaN, the result is.
+    Frame, or features, are (batch, channel, height, width), the flow (batch, 2, height, width), in
+    pixels, x first. Where it is NaN, the result is.
     """
     height, width = frame.shape[-2:]
     flow = full_precision(flow)
