@@ -295,16 +295,10 @@ def write_label_maps(
 ) -> tuple[list[tuple[str, Path, Path]], Classes]:
     """Draw what a COCO file says of photos as label maps, indexed PNGs in `folder`.
 
-    Label 0 is the background, the categories follow in the order of their ids. Where annotations
-    overlap, the later one counts. Photos are found by their path below `images`, or by their name.
-
-    Returns:
-        Name, photo and label map of each, and the classes.
-
-    Raises:
-        InputError: the file is no COCO file of masks, photos are missing (all are named), or have
-            another size than it says.
-        MediaError: a file cannot be read or written.
+    Returns name, photo and label map of each, and the classes. Label 0 is the background, the
+    categories follow in the order of their ids. Where annotations overlap, the later one counts.
+    Photos are found by their path below `images`, or by their name. An InputError tells of a file
+    that holds no masks, and of photos that are missing, or have another size than it says.
     """
     try:
         content = json.loads(annotations.read_bytes())
@@ -364,10 +358,8 @@ def _mask_of(annotation: dict[str, Any], height: int, width: int) -> Mask:
 def decode_runs(encoded: dict[str, Any]) -> Mask:
     """Return the mask (height, width) of COCO's runs, compressed or not.
 
-    pycocotools' own decoder leaves what too few runs do not cover as the memory happened to be.
-
-    Raises:
-        ValueError: the runs are not as long as the mask.
+    ValueError where they are not as long as the mask: pycocotools' own decoder leaves what too few
+    do not cover as the memory happened to be.
     """
     (height, width), counts = encoded["size"], encoded["counts"]
     if not isinstance(counts, list):
@@ -387,8 +379,7 @@ def decode_runs(encoded: dict[str, Any]) -> Mask:
     if lengths.ndim != 1 or (lengths < 0).any() or int(lengths.sum()) != height * width:
         raise ValueError("its runs are not as long as the photo has pixels")
     # Down the columns, beginning with the background.
-    flat = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)
-    return flat.reshape(width, height).T
+    return np.repeat(np.arange(len(lengths)) % 2 == 1, lengths).reshape(width, height).T
 
 
 def _find_photos(names: Sequence[str], folder: Path) -> list[Path]:

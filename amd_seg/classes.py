@@ -15,12 +15,7 @@ MOST = 255  # classes: labels are bytes, and one of them is void
 
 @dataclass(frozen=True)
 class Classes:
-    """What a label means: label k is the k-th class, counted from 0.
-
-    Raises:
-        InputError: there are fewer than two or too many, names are empty or repeated, colours
-            are repeated or not written "#rrggbb", or the two differ in number.
-    """
+    """What a label means: label k is the k-th class, from 0; an InputError tells what is wrong."""
 
     names: tuple[str, ...]
     colours: tuple[str, ...]  # as "#rrggbb"
@@ -79,9 +74,6 @@ def read_classes(path: Path) -> Classes:
     """Read a list of classes: one a line, from label 0 on; a colour may follow, "dog #400080".
 
     Classes without a colour get VOC's for their label. Empty lines are passed over.
-
-    Raises:
-        InputError: the file cannot be read, or its lines make no classes.
     """
     try:
         text = path.read_text("utf-8-sig")  # Editors on Windows begin a file with a mark.

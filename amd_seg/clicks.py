@@ -49,11 +49,8 @@ def segment_by_clicks(
     2. GrabCut finds the outline, starting from the corrected map, with the clicks as certain.
     3. Of its parts those with an included point are kept. Where none is included, all are.
 
-    Args:
-        pixels: (height, width, 3), RGB.
-        cells: (h, w), float32, 0..1, the network's map of what stands out.
-        how: how that map gets its edges before the clicks, one of `choices.REFINEMENTS`.
-        include, exclude: points of the object, and others, in any order; inside the photo.
+    `cells`, (h, w), 0..1, are the network's map of what stands out; `how` gives it edges before
+    the clicks. Points lie inside the photo (height, width, 3), in any order.
 
     Source: ours, from Rasmussen and Williams, Gaussian Processes for Machine Learning, 2006,
     eq. 2.38, and Rother et al., GrabCut, SIGGRAPH 2004.
@@ -106,5 +103,4 @@ def corrected_odds(small: Pixels, prior: Map, include: Places, exclude: Places) 
     wanted = np.repeat((CERTAINTY, -CERTAINTY), (len(include), len(exclude)))
     among_clicks = kernel[:, rows, columns] + NOISE * np.eye(len(rows))
     weights = np.linalg.solve(among_clicks, wanted - prior[rows, columns])
-    corrected: Map = prior + np.tensordot(weights.astype(np.float32), kernel, 1)
-    return corrected
+    return prior + np.tensordot(weights.astype(np.float32), kernel, 1)

@@ -34,12 +34,10 @@ def export_onnx(
 ) -> float:
     """Write some weights as an .onnx file; return its largest difference from the model, 0..1.
 
-    Its input `frames` is (batch, 3, height, width), RGB, uint8, of any size; its output `regions`
-    is what `AMD.segment` gives. Its metadata say which region is the object. The file gets its
-    name after onnxruntime has run it: it is there whole and right, or not at all.
-
-    Args:
-        weights: as `Segmenter.from_pretrained` takes them.
+    They are named as for `Segmenter.from_pretrained`. The input `frames` is (batch, 3, height,
+    width), RGB, uint8, of any size; the output `regions` is what `AMD.segment` gives. Metadata say
+    which region is the object. The file gets its name after onnxruntime has run it: it is there
+    whole and right, or not at all.
 
     Raises:
         ConfigError: the extra `onnx` is not installed.

@@ -54,10 +54,7 @@ class ReviewPage(PartFile):
     def __init__(
         self, path: Path, settings: dict[str, Any], *, resume: bool = False, overwrite: bool = False
     ) -> None:
-        """Begin it, as `PartFile` does; `settings` are what the masks depend on.
-
-        InputError where `path` does not end in .html.
-        """
+        """Begin it, as `PartFile` does; `settings` are what the masks depend on."""
         if path.suffix.lower() not in (".html", ".htm"):
             raise InputError(f"{path} is no name of a page. End it in .html.")
         self._settings = settings

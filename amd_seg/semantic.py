@@ -207,11 +207,9 @@ def class_probabilities(
 ) -> Tensor:
     """Return the probability of each class at each pixel, (class, height, width), float32.
 
-    Args:
-        frame: (3, height, width), RGB, uint8 or float in 0..255, on the model's device.
-        window: side of a square window, in pixels, that slides by two thirds of it; the logits of
-            overlapping windows are averaged. None shows the network the whole frame.
-        flip: average with the probabilities of the mirrored frame.
+    The frame is (3, height, width), RGB, uint8 or 0..255, on the model's device. A square window of
+    some pixels slides over it by two thirds of its side, and the logits of overlapping ones are
+    averaged; None shows it whole. `flip` takes the mean with the mirrored frame.
 
     Source: mmsegmentation, whole and slide inference.
     """

@@ -28,11 +28,11 @@ from amd_seg.prefetch import map_ahead, read_ahead
 from amd_seg.refine import Point
 from amd_seg.segmentation import FrameSegmentation, Segmentation
 from amd_seg.segmenter import CallOptions, Segmenter
+from amd_seg.training.config import AdaptationConfig
 from amd_seg.weights import save_weights
 
 if TYPE_CHECKING:
     from amd_seg.training.adaptation import AdaptationReport, CertainMask
-    from amd_seg.training.config import AdaptationConfig
     from amd_seg.training.loop import OnStep
 
 __all__ = ["ClipLike", "FrameSegmentation", "VideoReport", "VideoSegmenter"]
@@ -213,7 +213,7 @@ class VideoSegmenter:
     def adapt(
         self,
         source: ClipLike,
-        config: "AdaptationConfig | None" = None,
+        config: AdaptationConfig | None = None,
         *,
         steps: int | None = None,
         channel: int | None = None,
@@ -240,9 +240,7 @@ class VideoSegmenter:
             DeviceError: a step does not fit the memory.
             TrainingDivergedError: the loss is not finite.
         """
-        # OpenCV and training load where they are needed only.
-        from amd_seg.training.adaptation import adapt
-        from amd_seg.training.config import AdaptationConfig
+        from amd_seg.training.adaptation import adapt  # It loads OpenCV.
 
         config = config or AdaptationConfig()
         if steps is not None:

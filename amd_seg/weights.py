@@ -39,11 +39,9 @@ Config = TypeVar("Config", bound=NetworkConfig)
 class Pretrained(Generic[Model, Config]):
     """A model with its weights and what is known of them."""
 
-    model: Model
-    """In eval mode, float32, on the CPU."""
+    model: Model  # in eval mode, float32, on the CPU
     config: Config
-    source: str
-    """Where the weights came from, for people: a name, a path, or org/name@commit."""
+    source: str  # where they came from, for people: a name, a path, or org/name@commit
 
 
 def load_weights(source: str | os.PathLike[str] | None = None) -> Pretrained[AMD, WeightsConfig]:
@@ -146,19 +144,8 @@ def bundled_weights() -> dict[str, Path]:
 # The Hub
 
 
-def download_weights(repo: str) -> Path:
-    """Fetch the weights of a repository, "org/name[@revision]", check them, return their folder."""
-    folder = fetch_snapshot(repo)
-    read_weights(folder)
-    return folder
-
-
 def fetch_snapshot(source: str) -> Path:
-    """Return the cached folder of a repository's weights, downloading what is not cached.
-
-    Args:
-        source: "org/name", or "org/name@revision" for a branch, a tag or a commit.
-    """
+    """Return the cached folder of "org/name[@revision]", downloading what is not cached."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.utils.tqdm import tqdm
 
@@ -176,8 +163,7 @@ def fetch_snapshot(source: str) -> Path:
         found = snapshot_download(
             repo, revision=revision or None, allow_patterns=list(FILES), tqdm_class=TerminalBar
         )
-    missing = [name for name in FILES if not Path(found, name).is_file()]
-    if missing:
+    if missing := [name for name in FILES if not Path(found, name).is_file()]:
         raise WeightsError(
             f"{failed} {place} has no {' and no '.join(missing)}. Give a repository of AMD weights."
         )

@@ -43,9 +43,6 @@ def save_weights(
     A folder that was not there appears whole. In one that was, model.safetensors is replaced
     first: a kill between the two files leaves a digest that does not fit, which `read_weights`
     refuses. A parameter whose values overflow `dtype` is stored as it is.
-
-    Raises:
-        WeightsError: a value is not finite, or the folder cannot be written.
     """
     folder = Path(folder)
     if config.model != model.config:
@@ -214,8 +211,7 @@ def listed(faults: Mapping[str, Iterable[str]], *, most: int | None = None) -> s
 
 
 def _require_finite(tensors: Mapping[str, Tensor], what: str) -> None:
-    broken = [key for key, value in tensors.items() if not torch.isfinite(value).all()]
-    if broken:
+    if broken := [key for key, value in tensors.items() if not torch.isfinite(value).all()]:
         raise WeightsError(
             f"{what}: values that are not finite in {', '.join(broken)}. "
             "Take a model from before the training diverged."

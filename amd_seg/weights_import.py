@@ -50,13 +50,11 @@ CLASSIFIERS = ("fc.", "head.", "classifier.")
 def convert_checkpoint(
     path: str | os.PathLike[str], folder: str | os.PathLike[str], *, overwrite: bool = False
 ) -> Path:
-    """Convert a checkpoint to a folder of weights, in float32.
+    """Convert a checkpoint to a folder of weights, in float32; `overwrite` replaces those there.
 
-    Args:
-        path: the authors' amd_pretrained.pth; or a ResNet by torchvision's names, such as MoCo
-            and DINO release, .pth or .safetensors. Of a ResNet the folder has the backbone only:
-            the rest is random, for `amd-seg train --init` and `amd-seg finetune --weights`.
-        overwrite: replace weights that are in `folder`.
+    It is the authors' amd_pretrained.pth; or a ResNet by torchvision's names, such as MoCo and DINO
+    release, .pth or .safetensors. Of a ResNet the folder has the backbone only: the rest is random,
+    for `amd-seg train --init` and `amd-seg finetune --weights`.
     """
     path, folder = Path(path), Path(folder)
     taken = [name for name in FILES if (folder / name).exists()]

@@ -30,6 +30,16 @@ def invoke(*words: object, stdin: bytes | None = None) -> Result:
     return CliRunner().invoke(cli, [*map(str, words)], input=stdin)
 
 
+def good(result: Result) -> Result:
+    """Give the result of a command that ended well."""
+    assert result.exit_code == 0, result.stderr
+    return result
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def runner(command: str, weights: Path) -> Run:
     """Give a call that runs a command, with these weights and on the CPU unless told otherwise."""
 

@@ -9,7 +9,7 @@ from click.testing import Result
 from PIL import Image
 
 from tests.clips import moving_square
-from tests.processes import invoke
+from tests.processes import good, invoke
 
 HEIGHT, WIDTH = 24, 32
 SEQUENCES = ("cow", "goat")
@@ -21,8 +21,7 @@ def evaluate(*args: str | Path) -> Result:
 
 
 def scores(*args: str | Path) -> dict[str, float]:
-    result = evaluate(*args, "--json", "-")
-    assert result.exit_code == 0, result.stderr
+    result = good(evaluate(*args, "--json", "-"))
     found: dict[str, float] = json.loads(result.stdout)["scores"]
     return found
 
@@ -91,16 +90,14 @@ def test_perfect_masks_score_full_marks_however_they_are_given(photos: Path, dav
 
 def test_the_network_is_scored_on_what_a_user_would_write(photos: Path, weights: Path) -> None:
     options = ["--weights", str(weights), "--device", "cpu"]
-    image = invoke("image", "images", "-o", "out", "--output", "saliency", *options)
-    assert image.exit_code == 0
+    good(invoke("image", "images", "-o", "out", "--output", "saliency", *options))
     assert scores("ecssd", ".", *options) == scores("ecssd", ".", "--predictions", "out")
 
 
 def test_a_model_adapts_to_each_sequence(davis: Path, photos: Path, weights: Path) -> None:
     adapting = ("--weights", weights, "--device", "cpu", "--adapt", "--objective", "photometric")
     flags = (*adapting, "--steps", "2", "--every", "2")
-    drawn = evaluate("davis2016", davis, *flags, "--json", "-", "--sheet", "drawn.png")
-    assert drawn.exit_code == 0, drawn.stderr
+    drawn = good(evaluate("davis2016", davis, *flags, "--json", "-", "--sheet", "drawn.png"))
     found = json.loads(drawn.stdout)
     assert (found["method"], found["count"]) == (f"{weights}, adapted (photometric)", 6)
     # The sheet shows the masks that were scored: no clip is adapted to once more for it.
@@ -112,8 +109,7 @@ def test_a_model_adapts_to_each_sequence(davis: Path, photos: Path, weights: Pat
 
 def test_results_are_written_as_asked(davis: Path, photos: Path) -> None:
     flags = ("--per-sequence", "--threshold", "otsu", "--json", "o.json", "--sheet", "o.png")
-    result = evaluate("davis2016", davis, *PRIOR, *flags)
-    assert result.exit_code == 0, result.stderr
+    result = good(evaluate("davis2016", davis, *PRIOR, *flags))
     assert result.stdout.startswith("DAVIS 2016 val 32x24 copy subset (10 of 1,376 frames)")
     for part in ("centre-prior, threshold otsu", "45.7  none", "* not checked against", "goat"):
         assert result.stdout.count(part) == 1

@@ -12,7 +12,7 @@ from pycocotools import mask as runs
 
 from amd_seg import Segmenter
 from amd_seg.cli import REMOVED_OPTIONS
-from tests.processes import Run, invoke, runner, start
+from tests.processes import Run, good, invoke, runner, start
 
 PHOTOS = {"a.jpg", "b.png", "deep/c.png"}
 
@@ -80,8 +80,7 @@ def test_outputs_go_where_they_are_told(run: Run, folder: Path, args: str, outpu
     if "link" in args:
         (folder / "link").symlink_to(".")
     before = files(folder)
-    result = run(*args.split())
-    assert result.exit_code == 0, result.stderr
+    result = good(run(*args.split()))
     assert files(folder) == before | set(outputs.split())
     assert [str(Path(line)) for line in result.stdout.splitlines()] == outputs.split()
     # What the command wrote is no photo in a folder, and stays unless it is told otherwise.
@@ -179,6 +178,9 @@ def test_json_tells_of_every_file(run: Run, folder: Path) -> None:
         (". --mask-format polygon", 2, "--mask-format is for --output coco"),
         (". --split", 2, "--split is for --output coco and yolo"),
         (". --report report.pdf", 2, "End it in .html"),
+        ("a.jpg --include 400,5", 2, "400,5. As it is shown it has 60x40"),
+        ("a.jpg --include 12;40", 2, "'12;40' is no point. Give X,Y such as 320,240"),
+        ("a.jpg b.png --include 5,5", 2, "choose an object in one photo, not in 2"),
         ("--list nowhere.txt", 2, "'nowhere.txt': No such file"),
         ("--list ../utf16.txt", 2, "utf16.txt is no UTF-8"),
         ("deep/c.png deep/c.jpg a.jpg", 2, "c.png and deep/c.jpg to"),

@@ -13,7 +13,7 @@ from pycocotools import mask as runs
 from amd_seg import VideoSegmenter, open_video
 from amd_seg.weights import load_weights
 from tests.clips import moving_square, truncate, write_clip, write_folder
-from tests.processes import Run, runner, start
+from tests.processes import Run, good, runner, start
 from tests.tiny import TINY, tiny_weights
 
 CLIPS = {"clip.mp4", "frames"}
@@ -73,8 +73,7 @@ def test_a_clip_gives_masks_beside_it(run: Run, folder: Path, weights: Path) -> 
     ],
 )
 def test_the_output_goes_where_it_is_told(run: Run, folder: Path, args: str, output: str) -> None:
-    result = run(*args.split())
-    assert result.exit_code == 0, result.stderr
+    result = good(run(*args.split()))
     assert result.stdout.strip().rstrip("/") == output
     assert run(*args.split()).exit_code == 2
     assert run(*args.split(), "--overwrite").exit_code == 0
@@ -149,6 +148,10 @@ def test_what_is_no_video_is_told_in_one_line(run: Run, folder: Path, name: str)
         ("clip.mp4 --frame-rate 0", "Give a number above 0"),
         ("clip.mp4 --steps 5", "--steps is for --adapt"),
         ("clip.mp4 --save-adapted w", "--save-adapted is for --adapt"),
+        ("clip.mp4 --report page.html", "--report is for --adapt"),
+        ("clip.mp4 --adapt --report page.mp4", "page.mp4: a page ends in .html or .htm"),
+        ("clip.mp4 --include 0:5,5", "--include is for --adapt"),
+        ("clip.mp4 --adapt --exclude 1m:5,5", "12.5s:320,240"),
         ("frames/*.png", "Give -o"),
     ],
 )
@@ -163,8 +166,7 @@ ADAPT = ("--adapt", "--objective", "photometric", "--save-adapted", "learned", "
 
 
 def test_adapting_is_told_and_its_weights_are_kept(run: Run, folder: Path) -> None:
-    result = run("clip.mp4", *ADAPT, "2", "--channel", "2", "--seed", "3", "--json")
-    assert result.exit_code == 0, result.stderr
+    result = good(run("clip.mp4", *ADAPT, "2", "--channel", "2", "--seed", "3", "--json"))
     facts = json.loads(result.stdout)["adaptation"]
     assert facts.items() >= {"steps": 2, "channel": 2, "objective": "photometric"}.items()
     assert facts["loss_before"] > 0

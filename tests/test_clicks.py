@@ -1,7 +1,5 @@
 """Clicks on photos and in clips: the object that is meant, and where points are."""
 
-import re
-import shutil
 import time
 from pathlib import Path
 
@@ -19,7 +17,7 @@ from amd_seg.segmenter import Segmenter
 from amd_seg.training.config import AdaptationConfig
 from amd_seg.video_segmenter import VideoSegmenter, frames_at
 from tests.clips import moving_patch, write_lossless
-from tests.processes import invoke
+from tests.processes import good, runner
 
 SIZE = 320, 240
 BALL, BOX = (40, 70, 120, 150), (210, 90, 280, 170)
@@ -118,26 +116,11 @@ def test_points_are_those_of_the_photo_as_shown(photo: Path, weights: Path, tmp_
         segmenter([photo], include=[ON_BOX])
 
 
-def command(*arguments: object, name: str = "image") -> tuple[int, str]:
-    result = invoke(name, *arguments)
-    return result.exit_code, result.output
-
-
 def test_the_command_takes_clicks(photo: Path, weights: Path, tmp_path: Path) -> None:
-    options = "--weights", weights, "--device", "cpu", "-o", tmp_path / "mask.png"
-    code, output = command(photo, *options, "--include", "245,130", "--exclude", "80,110")
-    assert code == 0, output
+    clicks = "--include", "245,130", "--exclude", "80,110"
+    good(runner("image", weights)(photo, "-o", tmp_path / "mask.png", *clicks))
     mask = np.asarray(Image.open(tmp_path / "mask.png")) > 0
     assert (mask[ON_BOX[::-1]], mask[ON_BALL[::-1]]) == (True, False)
-    other = shutil.copy(photo, tmp_path / "other.jpg")
-    for photos, click, told in (
-        ([photo], "400,5", r"400,5(?s:.*)320x240"),
-        ([photo], "12;40", r"12;40(?s:.*)320,240"),
-        ([photo, other], "5,5", "one photo"),
-    ):
-        code, output = command(*photos, *options[:4], "--overwrite", "--include", click)
-        assert code == 2
-        assert re.search(told, output)
 
 
 @pytest.fixture(scope="session")
@@ -169,14 +152,5 @@ def test_a_clip_is_adapted_to_the_object_that_is_clicked(clip: Path, weights: Pa
 
 
 def test_the_command_takes_clicks_in_a_clip(clip: Path, weights: Path, tmp_path: Path) -> None:
-    options = [clip, "--weights", weights, "--device", "cpu", "-o", tmp_path / "masks"]
-    learning = ["--adapt", "--steps", 3]
-    code, output = command(*options, *learning, "--include", "0.2s:105,75", name="video")
-    assert code == 0, output
-    for wrong, told in (
-        (["--include", "0:5,5"], "--adapt"),
-        ([*learning, "--exclude", "1m:5,5"], "12.5s:320,240"),
-    ):
-        code, output = command(*options, *wrong, name="video")
-        assert code == 2
-        assert told in output
+    learning = "--adapt", "--steps", 3, "--include", "0.2s:105,75"
+    good(runner("video", weights)(clip, "-o", tmp_path / "masks", *learning))

@@ -1,6 +1,7 @@
 """The correlation operator against a loop, in every size, dtype and layout."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from amd_seg.errors import InputError
-from amd_seg.model.correlation import correlation
+from amd_seg.model.correlation import correlation, gradients_plain, volume_plain
 
 SIZES = st.tuples(st.integers(0, 3), *(st.integers(1, most) for most in (5, 11, 37, 8)))
 # Largest error relative to the largest value: sums in another order, in float32 or wider, and one
@@ -39,6 +40,16 @@ def loop(x1: Tensor, x2: Tensor, reach: int) -> Tensor:
 def features(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
+
+
+def assert_near_plain(found: Sequence[Tensor], x1: Tensor, x2: Tensor, grad: Tensor) -> None:
+    """Compare a volume and its gradients with the plain path in float64."""
+    reach, wide = (math.isqrt(grad.shape[1]) - 1) // 2, (x1.double(), x2.double())
+    exact = volume_plain(*wide, reach), *gradients_plain(grad.double(), *wide, reach)
+    for ours, expected in zip(found, exact, strict=True):
+        assert ours.shape == expected.shape
+        largest = expected.abs().max() if len(expected) else 0.0
+        assert ((ours - expected).abs() <= TOLERANCE[x1.dtype] * largest).all()
 
 
 def assert_equals_the_loop(x1: Tensor, x2: Tensor, grad: Tensor, reach: int) -> None:

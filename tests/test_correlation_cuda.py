@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import itertools
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,17 +21,40 @@ from torch import Tensor
 from amd_seg.errors import ConfigError, DeviceError
 from amd_seg.model import correlation_cuda as cuda
 from amd_seg.model.correlation import correlation, gradients_plain, volume_plain
-from tests import cuda_cpu
-from tests.test_correlation import LAYOUTS, TOLERANCE, features
+from tests.test_correlation import LAYOUTS, assert_near_plain, features
 
+HERE = Path(__file__).parent
 ARCHITECTURES = ((7, 5), (8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0))
+
+
+# What stands for a GPU on a CPU: the kernels as a library, and a driver that runs it.
+
+
+def compile_here(*arguments: str | Path) -> None:
+    compiler = shutil.which("g++")
+    if compiler is None or sys.platform != "linux":
+        pytest.skip("needs Linux and g++ to run the kernels' source on the CPU")
+    subprocess.run([compiler, "-std=c++17", "-O1", "-fPIC", *arguments], check=True)
+
+
+def compile_kernels(dtype: torch.dtype, reach: int, folder: Path, source: Path) -> Path:
+    """The kernels of `source` as a library for this CPU; see cuda_shim.cpp."""
+    flags = [f"-D{name}={value}" for name, value in cuda.defines(dtype, reach).items()]
+    compiled, library = folder / "kernels.o", folder / "kernels.so"
+    compile_here(
+        *("-fsanitize=thread", "-c", HERE / "cuda_shim.cpp", "-o", compiled),
+        *(*flags, f'-DSOURCE="{source}"'),
+    )
+    # Linked without the sanitizer's library: the shim has functions of its own in its place.
+    compile_here("-shared", compiled, "-o", library)
+    return library
 
 
 @functools.cache
 def shim(dtype: torch.dtype, reach: int, source: Path = cuda.SOURCE) -> ctypes.CDLL:
     """The kernels as a library for the CPU; each set of arguments is compiled once."""
     with tempfile.TemporaryDirectory() as folder:
-        library = ctypes.CDLL(str(cuda_cpu.kernels(dtype, reach, Path(folder), source)))
+        library = ctypes.CDLL(str(compile_kernels(dtype, reach, Path(folder), source)))
     assert library.size_of_arguments() == ctypes.sizeof(cuda.Arguments)
     for kernel in cuda.KERNELS:
         getattr(library, f"run_{kernel}").restype = ctypes.c_char_p
@@ -72,10 +96,7 @@ def check_against_plain(
     grad = LAYOUTS[layout](features(*grad_shape, dtype=dtype, seed=3))
     found, faults = run(x1, x2, grad, reach, order)
     assert not faults
-    wide = x1.double(), x2.double()
-    exact = volume_plain(*wide, reach), *gradients_plain(grad.double(), *wide, reach)
-    for ours, expected in zip(found, exact, strict=True):
-        assert (ours - expected).abs().max() <= TOLERANCE[dtype] * expected.abs().max()
+    assert_near_plain(found, x1, x2, grad)
 
 
 SIZES = st.tuples(*(st.integers(1, most) for most in (2, 9, 9, 40)))
@@ -198,14 +219,17 @@ needs_nvrtc = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     """The CPU's driver, found by its name from here on, as one that is loaded already."""
-    library = ctypes.CDLL(str(cuda_cpu.driver(tmp_path_factory.mktemp("driver"))))
+    path = tmp_path_factory.mktemp("driver") / "libcuda.so.1"
+    compile_here("-shared", HERE / "cuda_driver.cpp", f"-Wl,-soname,{path.name}", "-o", path)
+    library = ctypes.CDLL(str(path))
     library.last_stream.restype = ctypes.c_size_t
     return library
 
 
 @pytest.fixture(scope="module")
 def image(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    return cuda_cpu.kernels(torch.float32, 2, tmp_path_factory.mktemp("kernels")).read_bytes()
+    folder = tmp_path_factory.mktemp("kernels")
+    return compile_kernels(torch.float32, 2, folder, cuda.SOURCE).read_bytes()
 
 
 @needs_nvrtc

@@ -20,7 +20,7 @@ from amd_seg.training.finetune import SegmentationObjective, finetune, model_for
 from amd_seg.training.labelled_photos import LabelBatch, LabelledPhotos, open_coco, open_voc2012
 from amd_seg.training.loop import StopTraining
 from amd_seg.weights import load_semantic_weights, load_weights
-from tests.processes import Run, invoke
+from tests.processes import Run, good, invoke
 from tests.test_cli_evaluate import scores
 from tests.test_run import column, stop_at_step_3
 from tests.tiny import SEMANTIC, TINY, settings, tiny_weights
@@ -161,8 +161,7 @@ def run(tmp_path: Path) -> Run:
 
 @pytest.mark.parametrize("preset", FINETUNE_PRESETS)
 def test_every_preset_takes_a_step(run: Run, voc: Path, tmp_path: Path, preset: str) -> None:
-    result = run("voc2012", voc, "--preset", preset, "--workers", "0")
-    assert result.exit_code == 0, result.stderr
+    result = good(run("voc2012", voc, "--preset", preset, "--workers", "0"))
     assert result.stdout == f"{tmp_path / 'run' / 'weights'}\n"
     card = load_semantic_weights(tmp_path / "run").config
     assert card.classes == VOC2012
@@ -170,8 +169,7 @@ def test_every_preset_takes_a_step(run: Run, voc: Path, tmp_path: Path, preset: 
     with Image.open(tmp_path / "run" / "sheets" / "step-000000001.png") as sheet:
         # Photo, classes, labels, in two rows.
         assert sheet.size == (4 + 3 * 196, 18 + 2 * 210)
-    again = run("voc2012", voc, "--resume", "--steps", "2")
-    assert again.exit_code == 0, again.stderr
+    good(run("voc2012", voc, "--resume", "--steps", "2"))
     assert load_semantic_weights(tmp_path / "run").config.training["steps"] == 2
 
 
@@ -179,15 +177,13 @@ def test_any_folders_and_a_coco_file_will_do(run: Run, voc: Path, tmp_path: Path
     names, photos = tmp_path / "names.txt", voc / "JPEGImages"
     names.write_text("ground #101010\nred\ngreen\nblue\n")
     folders = ["--images", photos, "--masks", voc / "SegmentationClass"]
-    result = run(*folders, "--classes", names, "--workers", "0")
-    assert result.exit_code == 0, result.stderr
+    good(run(*folders, "--classes", names, "--workers", "0"))
     card = load_semantic_weights(tmp_path / "run").config
     assert card.class_names == ("ground", "red", "green", "blue")
     assert (card.class_colours[0], card.input_size) == ("#101010", 40)
     write_coco(tmp_path / "masks.json", "cup", "dog")
     words = ["coco", tmp_path / "masks.json", photos, "--workers", "0"]
-    result = run(*words, "--out", tmp_path / "next")
-    assert result.exit_code == 0, result.stderr
+    good(run(*words, "--out", tmp_path / "next"))
     names_found = load_semantic_weights(tmp_path / "next").config.class_names
     assert names_found == ("background", "cup", "dog")
     assert len(list((tmp_path / "next-labels").iterdir())) == 2

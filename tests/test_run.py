@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 
 from amd_seg.errors import AmdSegError, ConfigError, InputError, TrainingDivergedError, WeightsError
+from amd_seg.media.render import GAP, LINE, TILE
 from amd_seg.model.amd import AMD
 from amd_seg.model.config import WeightsConfig
 from amd_seg.training import run as runs
@@ -27,9 +28,10 @@ from amd_seg.training.config import PRESETS, TrainingConfig
 from amd_seg.training.loop import StepReport, StopTraining
 from amd_seg.training.motion_masks import MotionMaskConfig, write_motion_masks
 from amd_seg.training.run_folder import RunFolder, load_checkpoint
+from amd_seg.training.run_log import CollapseCheck
 from amd_seg.weights import load_weights, save_weights
 from tests.clips import moving_patch, moving_square, write_clip, write_folder
-from tests.processes import ENVIRONMENT, invoke
+from tests.processes import ENVIRONMENT, contents, good, invoke
 from tests.tiny import TINY, settings, tiny_weights
 
 SETTINGS = TrainingConfig(
@@ -79,10 +81,6 @@ def state_of(folder: Path) -> dict[str, torch.Tensor]:
 
 def newest(run: Path) -> Path:
     return RunFolder(run).list_checkpoints()[-1]
-
-
-def contents(folder: Path) -> dict[Path, bytes]:
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def begin(clips: Path, out: Path, *words: str, processes: int = 1) -> "subprocess.Popen[str]":
@@ -290,8 +288,7 @@ def test_every_preset_takes_its_first_steps(clips: Path, tmp_path: Path, preset:
     words = ["--steps", 3, "--minutes", 0, "--batch-size", 2, "--crop", "32x32", "--device", "cpu"]
     words += settings("stage_widths=8,8,16,16 head_channels=8 motion_size=64x64")
     words += ["--workers", 0, *settings("short_edge=32 log_every=1 sheet_every=1")]
-    result = invoke("train", clips, "--preset", preset, "--out", tmp_path / "run", *words)
-    assert result.exit_code == 0, result.stderr
+    result = good(invoke("train", clips, "--preset", preset, "--out", tmp_path / "run", *words))
     assert result.stdout == f"{tmp_path / 'run' / 'weights'}\n"
     assert max(map(len, result.stderr.splitlines()[:4])) <= 100
     told = rf"model: backbone={PRESETS[preset].model.backbone} .* crop=32,32"
@@ -362,3 +359,33 @@ def test_frames_that_do_not_fit_are_refused_before_any_is_read_or_written(tmp_pa
     # Decoded as they are drawn, it goes on to the frames.
     with pytest.raises(AmdSegError, match=r"\.png: no such file"):
         train(vast, tmp_path / "run", frames="loader", workers=0)
+
+
+def test_a_run_draws_sheets_and_learns_the_same(clips: Path, tmp_path: Path) -> None:
+    for every in (0, 2):
+        train(clips, tmp_path / f"{every}", steps=4, sheet_every=every)
+    assert column(tmp_path / "0") == column(tmp_path / "2")
+    assert not (tmp_path / "0" / "sheets").exists()
+    sheets = sorted((tmp_path / "2" / "sheets").iterdir())
+    assert [path.stem for path in sheets] == ["step-000000002", "step-000000004"]
+    height = round(TILE * 32 / 48)
+    with Image.open(sheets[0]) as sheet:  # a row for each of two pairs, with six pictures
+        assert sheet.size == (GAP + 6 * (TILE + GAP), LINE + GAP + 2 * (height + LINE + GAP))
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "message"),
+    [
+        ("largest_area", 0.999, "all pixels are in one region"),
+        ("visible", 0.01, "nothing is visible"),
+        ("entropy", 1e-5, "masks are saturated"),
+        ("area", 0.0, "everything or nothing"),
+    ],
+)
+def test_a_collapse_that_lasts_stops_the_run(part: str, value: float, message: str) -> None:
+    healthy = {"largest_area": 0.5, "visible": 0.9, "entropy": 0.4, "area": 0.1}
+    check = CollapseCheck(patience=3)
+    for step in (1, 2, 3, 4, 5):
+        check(step, healthy if step == 3 else {**healthy, part: value})
+    with pytest.raises(TrainingDivergedError, match=f"{message}.*at step 6.*--set alarms=false"):
+        check(6, {**healthy, part: value})

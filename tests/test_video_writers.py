@@ -16,6 +16,7 @@ from amd_seg.media.images import save_image
 from amd_seg.media.video import FrameReader, VideoReader, open_video
 from amd_seg.media.video_writer import check_target, open_writer
 from tests.clips import Pixels, moving_square, remux, write_clip, write_folder, write_lossless
+from tests.processes import contents
 
 CASES = Path(__file__).parent / "cases"
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm")
@@ -292,10 +293,6 @@ def test_the_aspect_is_kept(tmp_path: Path, suffix: str, aspect: Fraction, rotat
 TARGETS = ("twin.mp4", "twin.webm", "twin.gif", "twin")
 
 
-def snapshot(folder: Path) -> dict[str, bytes]:
-    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 @pytest.mark.parametrize("name", TARGETS)
 def test_an_error_leaves_what_was_there(tmp_path: Path, name: str) -> None:
     clip = open_video(write_folder(tmp_path / "clip", moving_square(3)))
@@ -303,14 +300,14 @@ def test_an_error_leaves_what_was_there(tmp_path: Path, name: str) -> None:
         with pytest.raises(MediaError, match="Make its folder first"):
             copy(clip, tmp_path / "none" / name)
     copy(clip, tmp_path / name)
-    before = snapshot(tmp_path)
+    before = contents(tmp_path)
     for error in (RuntimeError, KeyboardInterrupt):
         with pytest.raises(error):
             copy(clip, tmp_path / name, error)
-        assert snapshot(tmp_path) == before
+        assert contents(tmp_path) == before
     copy(open_video(tmp_path / "clip", every=2), tmp_path / name)
-    assert snapshot(tmp_path) != before
-    assert not any(".tmp" in path for path in snapshot(tmp_path))
+    assert contents(tmp_path) != before
+    assert not any(".tmp" in str(path) for path in contents(tmp_path))
 
 
 def test_a_full_disk_is_told_in_one_line(tmp_path: Path) -> None:

@@ -12,21 +12,14 @@ from typing import Any, NamedTuple, TextIO
 
 import click
 
-from amd_seg import __version__
-from amd_seg.choices import (
-    ANNOTATIONS,
-    DEFAULT_REFINEMENT,
-    MASK_FORMATS,
-    MAX_PIXELS,
-    OUTPUTS,
-    SEMANTIC_OUTPUTS,
-)
+from amd_seg import __version__, choices
 from amd_seg.cli import options, terminal
 from amd_seg.cli.options import PATH, refuse
 from amd_seg.cli.terminal import STANDARD_STREAM
 from amd_seg.errors import AmdSegError, InputError
 from amd_seg.media.files import find_images, in_shard, make_folder, write_atomically
 
+_OUTPUTS = dict.fromkeys(choices.OUTPUTS + choices.SEMANTIC_OUTPUTS + choices.ANNOTATIONS)
 ONE_FILE = ("coco", "labelstudio")  # outputs that hold all photos
 _OF_MASKS = ("threshold", "refine", "min_confidence")  # what classes do not depend on
 
@@ -63,15 +56,15 @@ _HEADINGS = options.under_headings(
 @click.option("-o", "--out", metavar="OUT", help="A file, a folder, or - for stdout.")
 @click.option(
     "--output",
-    type=click.Choice(list(dict.fromkeys(OUTPUTS + SEMANTIC_OUTPUTS + ANNOTATIONS))),
+    type=click.Choice(list(_OUTPUTS)),
     default="mask",
     metavar="NAME",
-    help=f"{', '.join(OUTPUTS)}; labels (of fine-tuned weights); or for labelling tools "
-    f"{', '.join(ANNOTATIONS)}.",
+    help=f"{', '.join(choices.OUTPUTS)}; labels (of fine-tuned weights); or for labelling tools "
+    f"{', '.join(choices.ANNOTATIONS)}.",
 )
 @click.option(
     "--mask-format",
-    type=click.Choice(MASK_FORMATS),
+    type=click.Choice(choices.MASK_FORMATS),
     default="rle",
     metavar="F",
     help="coco: rle (exact) or polygon (can be edited).",
@@ -83,12 +76,12 @@ _HEADINGS = options.under_headings(
     "X,Y",
     "A pixel of the object that is meant, in one photo. Give several by repeating it.",
 )
-@options.mask_options(DEFAULT_REFINEMENT)
+@options.mask_options(choices.DEFAULT_REFINEMENT)
 @options.network_options("Photos of one size that share a pass.")
 @click.option(
     "--max-pixels",
     type=options.COUNT,
-    default=MAX_PIXELS,
+    default=choices.MAX_PIXELS,
     metavar="N",
     help="Refuse larger files, before they are decoded.",
 )
@@ -172,11 +165,7 @@ def image(
 def _plan(
     inputs: Sequence[str], listed: Sequence[str], out: str | None, output: str, recursive: bool
 ) -> tuple[list[Job], list[tuple[str, Exception]]]:
-    """Return the jobs, in the order of the inputs, and each input that matches nothing.
-
-    Raises:
-        click.UsageError: `out` cannot take the outputs, or two photos would share one.
-    """
+    """Return the jobs, in the order of the inputs, and each input that matches nothing."""
     found: dict[str, tuple[str, Path]] = {}  # Whole path -> photo, and its folder below OUT.
     missing: list[tuple[str, Exception]] = []
     for text in (*inputs, *listed):
@@ -216,7 +205,7 @@ def _find(text: str, recursive: bool) -> list[tuple[str, Path]]:
     """Return the photos that an input stands for, each with its folder below the input."""
     if text == STANDARD_STREAM or os.path.isfile(text):
         return [(str(Path(text)), Path())]
-    own = {f".{output}" for output in (*OUTPUTS, *SEMANTIC_OUTPUTS)}
+    own = {f".{output}" for output in (*choices.OUTPUTS, *choices.SEMANTIC_OUTPUTS)}
     paths = find_images([text], recursive=recursive)
     photos = [path for path in paths if Path(path.stem).suffix not in own]
     if not photos:

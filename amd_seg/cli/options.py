@@ -21,8 +21,7 @@ COUNT = click.IntRange(1)
 def refuse(what_for: str, *names: str) -> None:
     """Raise for options of the running command that were given although they change nothing."""
     source = click.get_current_context().get_parameter_source
-    given = [name for name in names if source(name) is not ParameterSource.DEFAULT]
-    if given:
+    if given := [name for name in names if source(name) is not ParameterSource.DEFAULT]:
         flags = " and ".join(f"--{name.replace('_', '-')}" for name in given)
         them, are = ("it", "is") if len(given) == 1 else ("them", "are")
         raise click.UsageError(f"{flags} {are} for {what_for}. Drop {them}.")

@@ -26,16 +26,12 @@ _QUIET = "amd_seg.quiet"
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-def _remember_quiet(ctx: click.Context, param: click.Parameter, value: bool) -> None:
-    ctx.meta[_QUIET] = value
-
-
 quiet_option = click.option(
     *("-q", "--quiet"),
     is_flag=True,
     is_eager=True,
     expose_value=False,
-    callback=_remember_quiet,
+    callback=lambda ctx, param, value: ctx.meta.update({_QUIET: value}),
     help="No progress and no notices; warnings and errors remain.",
 )
 
@@ -78,8 +74,7 @@ def notice(message: str) -> None:
 def put(line: str | bytes | dict[str, Any]) -> None:
     """Print a line of data on stdout; a dict becomes one JSON object, bytes stay as they are.
 
-    Raises:
-        MediaError: stdout takes no more. A pipe that was closed ends the command without a word.
+    MediaError where stdout takes no more. A closed pipe ends the command without a word.
     """
     try:
         with _beside_bars():
@@ -128,11 +123,8 @@ def stopped_by_signals(
 ) -> Iterator[list[str]]:
     """Give a list that Ctrl-C or SIGTERM puts its name into: the step in progress is finished.
 
-    A second signal interrupts at once.
-
-    Args:
-        passed_on: torchrun sends each signal on, so that a second one is no second wish.
-        has_begun: whether there are steps; before, the first signal interrupts at once.
+    A second signal interrupts at once, but not where it is `passed_on`: torchrun sends each one
+    on. So does the first, before the steps have begun.
     """
     received: list[str] = []
 

@@ -201,10 +201,7 @@ def _segment(source: str, settings: dict[str, Any]) -> dict[str, Any]:
 def _adapt(
     video: "VideoSegmenter", clip: "FrameReader", config: AdaptationConfig, settings: dict[str, Any]
 ) -> "AdaptationReport":
-    """Adapt to a clip, with a bar of the steps.
-
-    Ctrl-C saves what was learned, if that was asked for, and ends the command.
-    """
+    """Adapt to a clip, with a bar; Ctrl-C saves what was learned, if asked to, and ends all."""
     from amd_seg.training.loop import StopTraining
 
     save_adapted: Path | None = settings["save_adapted"]

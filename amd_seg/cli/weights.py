@@ -60,9 +60,12 @@ def download(repo: str) -> None:
     REPO is org/name or org/name@revision; the folder of the weights is printed.
     HF_HOME moves the cache, HF_TOKEN opens private repositories, HF_ENDPOINT names another Hub.
     """
-    from amd_seg.weights import download_weights
+    from amd_seg.weights import fetch_snapshot
+    from amd_seg.weights_files import read_weights
 
-    terminal.put(str(download_weights(repo)))
+    folder = fetch_snapshot(repo)
+    read_weights(folder)
+    terminal.put(str(folder))
 
 
 @weights.command()

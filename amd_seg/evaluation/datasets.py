@@ -83,10 +83,7 @@ class Dataset:
 
 
 def open_dataset(name: str, folder: str | Path) -> Dataset:
-    """Return the samples of a benchmark's folder; `name` is a key of `BENCHMARKS`.
-
-    An InputError says that the folder is not laid out so, or which files are missing.
-    """
+    """Return the samples of a benchmark's folder; `name` is a key of `BENCHMARKS`."""
     if name not in BENCHMARKS:
         raise InputError(f"Unknown data set {name!r}. Use one of {', '.join(BENCHMARKS)}.")
     benchmark, folder = BENCHMARKS[name], Path(folder)
@@ -104,11 +101,7 @@ def open_dataset(name: str, folder: str | Path) -> Dataset:
 
 
 def open_folders(images: Path | None, masks: Path, classes: Classes | None = None) -> Dataset:
-    """Return the ground truths in any folder with the pictures of the same names, if needed.
-
-    `classes` are those of labels; None where masks are of one object. An InputError says that a
-    folder holds no image, or which names differ.
-    """
+    """Return the ground truths in any folder, labels of `classes` if given, with their pictures."""
     samples = _pair_by_name(images, masks)
     kind = "saliency" if classes is None else "semantic"
     known = Benchmark("folders", str(masks), None, kind, lambda _: samples, "", classes=classes)

@@ -157,8 +157,6 @@ def _alignment(hits: NDArray[Any], predicted: NDArray[Any], truth: Mask) -> Curv
 def weighted_f(saliency: Saliency, truth: Mask, beta_squared: float = 1.0) -> float:
     """Return weighted F, 0..1: errors far from the object count double, those inside are spread.
 
-    0 for an empty ground truth.
-
     Source: Margolin et al., How to evaluate foreground maps?, CVPR 2014.
     """
     if not truth.any():
@@ -280,8 +278,6 @@ def confusion_matrix(
     labels: NDArray[np.uint8], truth: NDArray[np.uint8], classes: int, *, void: int
 ) -> NDArray[np.int64]:
     """Count the pixels of each pair of classes, but those that are void in the ground truth.
-
-    An InputError says that a prediction is no class, 0 to classes - 1.
 
     Source: PASCAL VOC 2012 development kit, VOCevalseg.m.
     """

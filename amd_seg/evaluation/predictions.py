@@ -125,8 +125,7 @@ def centre_prior(height: int, width: int) -> NDArray[np.float32]:
     # Places of pixel centres along an edge: -1 and 1 are the picture's borders.
     down = ((np.arange(height) + 0.5) / height * 2 - 1)[:, None]
     right = ((np.arange(width) + 0.5) / width * 2 - 1)[None]
-    prior = np.exp(-(down**2 + right**2) / (2 * 0.4**2))
-    return prior.astype(np.float32)
+    return np.exp(-(down**2 + right**2) / (2 * 0.4**2)).astype(np.float32)
 
 
 def from_folder(dataset: Dataset, folder: Path) -> Iterable[Map]:
@@ -134,9 +133,7 @@ def from_folder(dataset: Dataset, folder: Path) -> Iterable[Map]:
 
     `photo.saliency.png` and `photo.mask.png`, as `amd-seg image` writes them, count as `photo`.
     Grey files are masks of 0 and 1 where no value of any of them is higher, and run from 0 to 255
-    otherwise: all are read alike, so that a map that is faint everywhere passes for no mask. An
-    InputError says where two files are for one picture, samples have no file, or files of a video
-    hold numbers of objects, most likely.
+    otherwise: all are read alike, so that a map that is faint everywhere passes for no mask.
     """
     if not folder.is_dir():
         raise InputError(f"Cannot read predictions from {folder}: no such folder. Check the name.")

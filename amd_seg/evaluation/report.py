@@ -127,12 +127,10 @@ def _published(dataset: str) -> list[str]:
         mark = "" if row.get("checked", True) else " *"
         scores = (row["scores"].get(name, "-") for name in names)
         cells.append([row["method"] + mark, *scores, row["help"]])
-    footnote = (
-        []
-        if all(row.get("checked", True) for row in rows)
-        else ["* not checked against its own paper"]
-    )
-    return ["", "Published, on the full set:", *_aligned(cells), *footnote]
+    lines = ["", "Published, on the full set:", *_aligned(cells)]
+    if not all(row.get("checked", True) for row in rows):
+        lines.append("* not checked against its own paper")
+    return lines
 
 
 def _aligned(cells: list[list[str]]) -> list[str]:
@@ -145,17 +143,18 @@ def _aligned(cells: list[list[str]]) -> list[str]:
 
 
 _CELL = (TILE, 3 * TILE // 4)  # one picture of a sheet
+_CASES = 4  # best, median and worst samples of a sheet, each
 
 
-def write_sheet(evaluation: Evaluation, path: Path, *, count: int = 4) -> None:
-    """Write a picture of the best, median and worst `count` samples, by J, IoU at 0.5 or mean IoU.
+def write_sheet(evaluation: Evaluation, path: Path) -> None:
+    """Write a picture of the best, median and worst samples, by J, IoU at 0.5 or mean IoU.
 
     Each case is its ground truth over the picture, then the scored mask or labels over it.
     """
     ranking = {"saliency": "iou_half", "video": "j", "semantic": "iou"}
     key = ranking[evaluation.dataset.benchmark.kind]
     ranked = sorted(evaluation.rows, key=lambda row: row.values[key], reverse=True)
-    count = min(count, len(ranked))
+    count = min(_CASES, len(ranked))
     lines = []
     for rank, first in (("best", 0), ("median", (len(ranked) - count) // 2), ("worst", -count)):
         line = []

@@ -33,10 +33,9 @@ class Row:
 
     sample: Sample
     values: Scores
-    scored: bytes = field(repr=False)
-    """The mask or labels at the shape of the ground truth, as a PNG of a kilobyte or two."""
+    scored: bytes = field(repr=False)  # mask or labels, a PNG of the ground truth's shape
+    # What is added up over the set: curves over thresholds, or a confusion matrix.
     curves: Curves = field(default_factory=dict, repr=False)
-    """What is added up over the set: curves over thresholds, or a confusion matrix."""
 
 
 @dataclass(frozen=True)

@@ -222,13 +222,9 @@ class PartFile:
     def __init__(
         self, path: Path, settings: dict[str, Any], *, resume: bool, overwrite: bool
     ) -> None:
-        """Begin with the records of FILE.part or FILE to `resume`, and with none to `overwrite`.
-
-        InputError where there are some and neither is set, or other settings made them.
-        """
+        """Begin with the records of FILE.part or FILE to `resume`, and with none to `overwrite`."""
         self.path, self.part = path, path.with_name(f"{path.name}.part")
-        self.done: dict[str, int] = {}
-        """The "file_name" of each record, and where in FILE.part it is."""
+        self.done: dict[str, int] = {}  # "file_name" of each record -> its place in FILE.part
         there = next((p for p in (self.part, path) if p.exists()), None)
         if there is not None and not (overwrite or resume):
             raise InputError(

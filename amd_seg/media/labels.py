@@ -28,7 +28,6 @@ def read_labels(path: Path, classes: Classes, *, by_colour: bool = False) -> Lab
     """Read a label map: an indexed or a grey picture of 8 bits whose values are the labels.
 
     With `by_colour` it is an RGB picture in the colours of the classes, void in VOC's (#e0e0c0).
-    InputError names all labels or colours that no class has.
     """
     with opened(path) as image:
         load(image, str(path))
@@ -37,8 +36,7 @@ def read_labels(path: Path, classes: Classes, *, by_colour: bool = False) -> Lab
         found, places = np.unique(np.asarray(image.convert("RGB")) @ digits, return_inverse=True)
         label_of = {int(rgb(VOID_COLOUR) @ digits): VOID}
         label_of |= {int(colour @ digits): k for k, colour in enumerate(classes.palette)}
-        others = [f"#{colour:06x}" for colour in found.tolist() if colour not in label_of]
-        if others:
+        if others := [f"#{colour:06x}" for colour in found.tolist() if colour not in label_of]:
             raise InputError(
                 f"{path} has {len(others)} colours that no class has: {some(others)}. Write each "
                 "class's colour behind its name in the list of classes, as in: dog #400080."
@@ -52,8 +50,7 @@ def read_labels(path: Path, classes: Classes, *, by_colour: bool = False) -> Lab
             "--coloured-masks."
         )
     labels = np.asarray(image).astype(np.uint8)
-    unknown = [int(v) for v in np.unique(labels) if v >= len(classes) and v != VOID]
-    if unknown:
+    if unknown := [int(v) for v in np.unique(labels) if v >= len(classes) and v != VOID]:
         raise InputError(
             f"{path} has labels beyond the {len(classes)} classes (0 to {len(classes) - 1}, {VOID} "
             f"is void): {some(unknown)}. Name as many classes as the masks have, the first for 0."
@@ -90,8 +87,7 @@ def write_labels(labels: Labels, stream: BinaryIO, classes: Classes) -> None:
     """Write a label map as a PNG in the classes' colours; its text "classes" has their names."""
     names = PngInfo()
     names.add_itxt("classes", "\n".join(f"{k} {name}" for k, name in enumerate(classes.names)))
-    image = indexed_image(labels, classes)
-    image.save(stream, "PNG", pnginfo=names, compress_level=6)
+    indexed_image(labels, classes).save(stream, "PNG", pnginfo=names, compress_level=6)
 
 
 def render_labels_overlay(pixels: Pixels, labels: Labels, classes: Classes) -> Image.Image:

@@ -167,8 +167,7 @@ def open_video(
         images = list_frames(path)
     else:
         images = sorted(map(Path, glob.glob(name)), key=natural_key)
-    others = [path for path in images if path.suffix.lower() not in CLIP_IMAGE_SUFFIXES]
-    if others:
+    if others := [path for path in images if path.suffix.lower() not in CLIP_IMAGE_SUFFIXES]:
         raise MediaError(
             f"Cannot read {name} as one clip: {others[0]} among its {len(images)} matches is no "
             "image. Give a glob of frames, or one video at a time."

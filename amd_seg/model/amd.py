@@ -3,7 +3,7 @@
 Source: paper section 3, figure 2, and the released code.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,14 +21,11 @@ from amd_seg.model.segment_flow import (
 )
 
 
-@dataclass(frozen=True)
-class View:
+class View(NamedTuple):
     """One frame, the target, as it is re-created from the other, the source."""
 
-    target: Tensor
-    """(batch, 3, height, width), 0..1, at the motion size."""
-    source: Tensor
-    """The frame that is warped; the same shape."""
+    target: Tensor  # (batch, 3, height, width), 0..1, at the motion size
+    source: Tensor  # the frame that is warped; the same shape
     flows: tuple[Tensor, ...]
     """Flows (batch, 2, height, width), finest first; each next one has half the size.
     Pixels of its own grid, x first: target(p) is looked for at source(p + flow)."""
@@ -40,14 +37,11 @@ class View:
     x first, coarse to fine."""
 
 
-@dataclass(frozen=True)
-class Reconstruction:
+class Reconstruction(NamedTuple):
     """Both frames of a pair, each re-created from the other."""
 
-    view_i: View
-    """frame_i from frame_j."""
-    view_j: View
-    """frame_j from frame_i: the direction of the paper's equations."""
+    view_i: View  # frame_i from frame_j
+    view_j: View  # frame_j from frame_i: the direction of the paper's equations
 
 
 class AMD(AppearanceModel):
@@ -74,12 +68,9 @@ class AMD(AppearanceModel):
     def forward(self, frame_i: Tensor, frame_j: Tensor, *, dense: bool = False) -> Reconstruction:
         """Re-create each frame of the pairs from the other (eqs. 1 to 6), coarse to fine.
 
-        Each level adds to the motion of every region, as released.
-
-        Args:
-            frame_i, frame_j: (batch, 3, height, width), RGB, uint8 or float in 0..255.
-            dense: by a flow per pixel, the motion pathway alone: g is applied at every pixel of V
-                in place of its means over regions.
+        Frames are as for `segment`. Each level adds to the motion of every region, as released.
+        `dense` is the motion pathway alone, by a flow per pixel: g is applied at every pixel of V
+        in place of its means over regions.
         """
         # Both directions run as one batch: first the targets i, then the targets j.
         frames = torch.cat((frame_i, frame_j))

@@ -36,8 +36,7 @@ class Settings:
             if get_origin(each.type) is tuple:
                 # Lists in JSON.
                 object.__setattr__(self, each.name, tuple(getattr(self, each.name)))
-        faults = [f"{name}={getattr(self, name)!r} ({rule})" for name, rule in self.faults()]
-        if faults:
+        if faults := [f"{name}={getattr(self, name)!r} ({rule})" for name, rule in self.faults()]:
             raise ConfigError(f"These settings cannot be used: {', '.join(faults)}.")
 
     def faults(self) -> Iterator[tuple[str, str]]:
@@ -146,13 +145,11 @@ class StoredConfig(Settings):
     KIND: ClassVar[str]
 
     model: Any
-    input_size: int
-    """Short edge, in pixels, at which the network sees a photo by default."""
+    input_size: int  # short edge, in pixels, at which the network sees a photo by default
     name: str = ""
     training: dict[str, Any] = field(default_factory=dict)
     """Data by name, steps, objectives, revision: for people; no code reads it."""
-    sha256: str = ""
-    """Digest of model.safetensors, checked when it is read; empty where unknown."""
+    sha256: str = ""  # of model.safetensors, checked when it is read; empty where unknown
 
     RULES: ClassVar[Mapping[str, Rule]] = {"input_size": between(16, 8192)}
 
@@ -169,11 +166,9 @@ class WeightsConfig(StoredConfig):
     KIND = "objectness"
 
     model: AMDConfig
-    object_channel: int = 0
-    """Region that is the object (section 3.5), counted from 0."""
+    object_channel: int = 0  # the region that is the object (section 3.5), counted from 0
     input_size: int = 392
-    threshold: float = 0.5
-    """Saliency above which a pixel belongs to the mask."""
+    threshold: float = 0.5  # saliency above which a pixel belongs to the mask
 
     RULES: ClassVar[Mapping[str, Rule]] = {
         **StoredConfig.RULES,
@@ -194,10 +189,8 @@ class SemanticWeightsConfig(StoredConfig):
     KIND = "semantic"
 
     model: SemanticConfig
-    class_names: tuple[str, ...]
-    """Name of each label, from 0 on."""
-    class_colours: tuple[str, ...]
-    """Colour of each label, "#rrggbb"."""
+    class_names: tuple[str, ...]  # of each label, from 0 on
+    class_colours: tuple[str, ...]  # of each label, "#rrggbb"
     input_size: int = 512
 
     def __post_init__(self) -> None:
@@ -249,11 +242,9 @@ def build(cls: type[T], values: Mapping[str, Any], where: str = "config") -> T:
     # Before there were two layouts there was a padding: of zeros in all that was released.
     values = {k: v for k, v in values.items() if (k, v) != ("padding", "zeros")}
     fields = {f.name: f for f in dataclasses.fields(cls)}
-    unknown = sorted(set(values) - set(fields))
-    if unknown:
+    if unknown := sorted(set(values) - set(fields)):
         raise ConfigError(f"{where} has unknown keys: {', '.join(unknown)}.")
-    wrong = [f"{k}={v!r}" for k, v in values.items() if not _fits(v, fields[k])]
-    if wrong:
+    if wrong := [f"{k}={v!r}" for k, v in values.items() if not _fits(v, fields[k])]:
         raise ConfigError(f"{where} has values of the wrong type: {', '.join(sorted(wrong))}.")
     try:
         return cls(**values)

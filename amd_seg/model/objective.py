@@ -4,19 +4,16 @@ Source: paper section 3.3; visibility, L1, scales and windows as in the released
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from amd_seg.model.amd import Reconstruction, View
 from amd_seg.model.segment_flow import full_precision, synthesize_view
 
-if TYPE_CHECKING:
-    from amd_seg.model.amd import Reconstruction, View
-
 SSIM_WEIGHT = 0.85
-SCALES = 4
+SCALES = 4  # how many of the flows, finest first, are scored; each halves the frame
 VISIBLE_WEIGHT = 0.2
 # Below one pixel of any batch: guards the division when nothing is visible, changes nothing else.
 NOTHING_VISIBLE = 1e-12
@@ -80,9 +77,8 @@ def photometric_error(
 ) -> Tensor:
     """Dissimilarity of two frames, 0..1, where they are visible (0 or 1), as one number.
 
-    Args:
-        ssim_weight: share of DSSIM, the rest is the absolute difference; 1 is the paper's D.
-        share: of what is visible, by which the error is divided.
+    `ssim_weight` is the share of DSSIM, beside the absolute difference; 1 is the paper's D. The
+    error is divided by the `share` of what is visible.
     """
     difference = ((target - synthesized).abs() * visible).mean()
     structure = dssim(synthesized * visible, target * visible).mean()
@@ -91,32 +87,18 @@ def photometric_error(
 
 
 def photometric_objective(
-    reconstruction: "Reconstruction",
-    *,
-    ssim_weight: float = SSIM_WEIGHT,
-    scales: int = SCALES,
-    occlusion: bool = True,
-    share: Share = torch.mean,
+    reconstruction: Reconstruction, *, ssim_weight: float = SSIM_WEIGHT, share: Share = torch.mean
 ) -> dict[str, Tensor]:
-    """Eq. 7 in both directions, summed over scales.
+    """Eq. 7 in both directions, summed over scales; see `photometric_error`.
 
-    Args:
-        ssim_weight, share: see `photometric_error`.
-        scales: how many of the flows, finest first, are scored; each halves the frame.
-        occlusion: leave out what the other frame does not show.
-
-    Returns:
-        "loss", its parts "scale_0" ..., and "visible", the visible share at the finest scale.
+    Returns "loss", its parts "scale_0" ..., and "visible", the visible share at the finest scale.
     """
     with torch.autocast(reconstruction.view_i.target.device.type, enabled=False):
         view_i, view_j = reconstruction.view_i, reconstruction.view_j
-        if occlusion:
-            visible_i = splat_visibility(full_precision(view_j.flows[0]))
-            visible_j = splat_visibility(full_precision(view_i.flows[0]))
-        else:
-            visible_i = visible_j = torch.ones_like(view_i.target[:, :1])
+        visible_i = splat_visibility(full_precision(view_j.flows[0]))
+        visible_j = splat_visibility(full_precision(view_i.flows[0]))
 
-        def error_at(view: "View", visible: Tensor, scale: int) -> Tensor:
+        def error_at(view: View, visible: Tensor, scale: int) -> Tensor:
             step = 2**scale
             target, source = F.avg_pool2d(view.target, step), F.avg_pool2d(view.source, step)
             synthesized = synthesize_view(source, view.flows[scale])
@@ -126,7 +108,7 @@ def photometric_objective(
             )
 
         parts = {}
-        for scale in range(min(scales, len(view_i.flows))):
+        for scale in range(min(SCALES, len(view_i.flows))):
             both = error_at(view_i, visible_i, scale) + error_at(view_j, visible_j, scale)
             parts[f"scale_{scale}"] = both / 2
         loss = torch.stack(list(parts.values())).sum()

@@ -38,28 +38,22 @@ def upsample_flow(flow: Tensor, factor: int) -> Tensor:
 def pool_over_regions(features: Tensor, masks: Tensor) -> Tensor:
     """Eq. 3: the mean of features over each soft region, (batch, region, channel).
 
-    A region without weight gives zeros and passes no gradient, where the plain quotient would
-    be 0 / 0.
-
-    Args:
-        features: (batch, channel, height, width); the mean is float32 or wider.
-        masks: (batch, region, height, width), 0..1, on the same grid.
+    Features are (batch, channel, height, width), masks (batch, region, height, width), 0..1. The
+    mean is float32 or wider. A region without weight gives zeros and passes no gradient.
     """
     features, masks = full_precision(features), full_precision(masks)
     with torch.autocast(features.device.type, enabled=False):
         weighted = torch.einsum("bchw,brhw->brc", features, masks)
     area = masks.sum(dim=(2, 3)).unsqueeze(-1)  # (batch, region, 1)
     present = area > EMPTY_REGION
-    mean = weighted / torch.where(present, area, 1.0)
-    return torch.where(present, mean, 0.0)
+    return torch.where(present, weighted / torch.where(present, area, 1.0), 0.0)
 
 
 def compose_segment_flow(masks: Tensor, vectors: Tensor) -> Tensor:
     """Eq. 5: every pixel moves as the mixture of its regions does.
 
-    Args:
-        masks: (batch, region, height, width), sums to 1 over region.
-        vectors: (batch, region, 2), pixels of this grid, x first, as the flow that is returned.
+    Masks (batch, region, height, width) sum to 1 over region. Vectors (batch, region, 2) are in
+    pixels of this grid, x first, as the flow that is returned.
     """
     with torch.autocast(masks.device.type, enabled=False):
         return torch.einsum("brhw,brv->bvhw", full_precision(masks), full_precision(vectors))
@@ -68,9 +62,8 @@ def compose_segment_flow(masks: Tensor, vectors: Tensor) -> Tensor:
 def synthesize_view(frame: Tensor, flow: Tensor) -> Tensor:
     """Eq. 6: read the frame at p + flow(p), bilinearly; positions outside stop at the border.
 
-    Args:
-        frame: (batch, channel, height, width), the frame (or features) that is warped.
-        flow: (batch, 2, height, width), pixels, x first. Where it is NaN, the result is.
+    Frame, or features, are (batch, channel, height, width), the flow (batch, 2, height, width), in
+    pixels, x first. Where it is NaN, the result is.
     """
     height, width = frame.shape[-2:]
     flow = full_precision(flow)

@@ -173,8 +173,7 @@ def _walk(folder: Path, root: Path) -> Iterator[Clip]:
             yield from _walk(folder / known, root)
             return
     name = folder.name if folder == root else str(folder.relative_to(root))
-    frames = list_frames(folder)
-    if frames:
+    if frames := list_frames(folder):
         yield Clip(name, folder, tuple(frame.name for frame in frames))
     for path in sorted(folder.iterdir(), key=natural_key):
         if path.name.startswith("."):

@@ -7,6 +7,7 @@ own visible share. BatchNorm's statistics are the whole batch's there, each proc
 
 import atexit
 import gc
+import itertools
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -176,17 +177,13 @@ class NumberedBatches(Iterator[Any]):
         self._drawn, self._fetched = state["drawn"], None
 
     def _fetch(self) -> Iterator[Any]:
-        def steps() -> Iterator[range]:
-            first = self._drawn
-            while True:
-                yield range(first, first + self._size)[self._mine]
-                first += self._size
-
+        firsts = itertools.count(self._drawn, self._size)
+        steps = (range(first, first + self._size)[self._mine] for first in firsts)
         if not self._workers:
-            return map(self._draw.__getitem__, steps())
+            return map(self._draw.__getitem__, steps)
         loader = DataLoader(
             self._draw,
-            sampler=steps(),
+            sampler=steps,
             batch_size=None,  # An item is a batch already.
             num_workers=self._workers,
             pin_memory=self._device.type == "cuda",

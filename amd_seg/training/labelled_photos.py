@@ -95,10 +95,7 @@ def open_labelled_folders(
 
 
 def open_coco(annotations: Path, images: Path, masks: Path) -> LabelledPhotos:
-    """Return the photos of a COCO file, whose masks are drawn as label maps into a folder.
-
-    Label 0 is the background; the categories follow, by their ids.
-    """
+    """Return the photos of a COCO file, by `write_label_maps`."""
     found, classes = write_label_maps(annotations, images, masks)
     photos = tuple(LabelledPhoto(name, photo, mask) for name, photo, mask in found)
     return LabelledPhotos(str(annotations), photos, classes)
@@ -119,8 +116,7 @@ def _read(photo: LabelledPhoto, labelled: LabelledPhotos) -> tuple[NDArray[np.ui
 def check_labelled(labelled: LabelledPhotos) -> None:
     """Read every photo and label map once, so that a run does not stop at a bad one after hours.
 
-    Warns of classes of which no pixel is there, and of palettes that contradict the classes. An
-    InputError says where label maps show one class only.
+    Warns of classes of which no pixel is there, and of palettes that contradict the classes.
     """
 
     def labels_of(photo: LabelledPhoto) -> set[int] | AmdSegError:

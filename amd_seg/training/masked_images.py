@@ -59,10 +59,7 @@ MaskedFile = tuple[str, Path, Path, float]  # name, image, mask, and confidence 
 
 
 def find_masked_images(folder: str | os.PathLike[str]) -> dict[str, list[MaskedFile]]:
-    """Return the images of a folder that have a mask, by clip; a still is a clip of its own.
-
-    An InputError says where the folder is laid out otherwise, or holds no image with a mask.
-    """
+    """Return the images of a folder that have a mask, by clip; a still is a clip of its own."""
     top = Path(folder)
     if not all((top / part).is_dir() for part in ("images", "masks")):
         raise InputError(f"There are no folders images/ and masks/ in {top}. Give one with both.")
@@ -73,8 +70,7 @@ def find_masked_images(folder: str | os.PathLike[str]) -> dict[str, list[MaskedF
         try:
             values = json.loads(path.read_text("utf-8"))
             confidence = {str(name): float(value) for name, value in values.items()}
-            wrong = [name for name, value in confidence.items() if not 0 <= value <= 1]
-            if wrong:
+            if wrong := [name for name, value in confidence.items() if not 0 <= value <= 1]:
                 raise ValueError(f"{some(wrong)} not from 0 to 1")
         except (OSError, ValueError, TypeError, AttributeError, RecursionError) as cause:
             raise InputError(
@@ -110,10 +106,7 @@ def _by_name(top: Path) -> dict[str, Path]:
 def load_masked_images(
     folder: str | os.PathLike[str], short_edge: int, device: torch.device = CPU
 ) -> dict[str, MaskedClip]:
-    """Read the images of a folder that have a mask, by clip, shrunk to a short edge in pixels.
-
-    An InputError says where they do not fit the memory, a MediaError what cannot be read.
-    """
+    """Read the images of a folder that have a mask, by clip, shrunk to a short edge in pixels."""
     found = find_masked_images(folder)
 
     def read(file: MaskedFile) -> MaskedImage:
@@ -236,8 +229,7 @@ def write_mask_folder(
 
     A job finds those of one clip, or of one still, and has the name of the folder that they lie in.
     Beside it stands what they follow from: what was done of the same before is not done again.
-    `on_done` is told the name and the number of masks. A MediaError says at the end that more than
-    one in a hundred jobs cannot read their images.
+    `on_done` is told the name and the number of masks.
     """
     top = Path(folder)
     make_folder(top)

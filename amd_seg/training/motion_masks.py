@@ -45,8 +45,7 @@ AGREEMENT = 0.2  # IoU of the redrawn mask and the motion from which the redrawn
 class MotionMaskConfig:
     """How masks are found; the defaults were chosen on clips of 24 frames a second."""
 
-    partners: tuple[int, ...] = (1, -1, 2, -2, 4, -4)
-    """Gaps, in frames, to the frames that each frame is compared with."""
+    partners: tuple[int, ...] = (1, -1, 2, -2, 4, -4)  # gaps to those that a frame is compared with
     every: int = 3  # a mask is looked for on each n-th frame
     work_height: int = 240  # short edge, in pixels, of flow and masks; frames are never enlarged
     short_edge: int | None = None  # of the frames and masks that are given; None is the frames' own

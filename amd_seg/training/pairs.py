@@ -48,8 +48,7 @@ class PairBatch(NamedTuple):
 def draw_pair(number: int, lengths: Sequence[int], config: TrainingConfig) -> PairDraw:
     """Return a draw from clips of some lengths, each of two frames or more.
 
-    An epoch has one random pair of each clip, as published. The second frame comes 1 to `max_gap`
-    frames after the first.
+    An epoch has one pair of each clip, as published. Its frames are 1 to `max_gap` apart.
     """
     epoch, place = divmod(number, len(lengths))
     clip = int(order_of(config.seed, epoch, len(lengths))[place])
@@ -81,11 +80,7 @@ class Pairs:
 
 
 class StoredPairs(Pairs):
-    """Clips whose frames are all in the memory of one device, where their pairs are cropped.
-
-    Frames that repeat the one before are left out. An InputError says that they do not fit the
-    memory, before any is decoded, or that there is no pair in them.
-    """
+    """Clips whose frames, but repeats, are all on one device, where their pairs are cropped."""
 
     def __init__(self, clips: Sequence[Clip], config: TrainingConfig, device: torch.device) -> None:
         def size(clip: Clip) -> float:

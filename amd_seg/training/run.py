@@ -39,11 +39,7 @@ STEPS_WORTH_A_TRIAL = 200  # a shorter run is not worth the steps that find the 
 
 @dataclass
 class Run:
-    """A run in this process, whatever it learns.
-
-    Making one checks that it may start, or go on with these data, and seeds what its model is drawn
-    from.
-    """
+    """A run in this process; making one checks that it may start, or go on with these data."""
 
     folder: RunFolder
     config: RunConfig
@@ -340,8 +336,5 @@ def open_batches(
     # Each process draws on its own. Seeds far apart: neighbouring runs share no stream.
     seed, size = (config.seed + 1_000_003 * processes.rank) % SEEDS, config.batch_size
     own = dataclasses.replace(config, batch_size=size // processes.world_size, seed=seed)
-    return MaskBatches(
-        [load_masked_images(each, config.short_edge, device).values() for each in targets],
-        own,
-        device,
-    )
+    images = [load_masked_images(each, config.short_edge, device).values() for each in targets]
+    return MaskBatches(images, own, device)

@@ -97,8 +97,7 @@ class RunFolder:
     def save_checkpoint(self, step: int, state: dict[str, Any], *, keep: int) -> None:
         """Write `step-<step>.pt` atomically, then delete all but the newest `keep`.
 
-        The state holds tensors, numbers, strings, and lists and dicts of them: what can be read
-        back without running code.
+        The state holds what can be read back without running code: tensors, numbers, texts.
         """
         # In memory first: torch's own writer turns a full disk into an error without a reason.
         buffer = io.BytesIO()
