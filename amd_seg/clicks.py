@@ -36,7 +36,7 @@ PRIOR = 3.0  # largest log-odds of the network's map: less than a click's
 DISC = 3  # radius, in small pixels, of what a click holds for certain
 SURE_BACKGROUND, SURE_OBJECT = 0.05, 0.95  # below and above, the cut may change nothing
 CUT_SHARE = 0.75  # of its mask in the result; the rest is the map before it, with its doubts
-GAP = 11  # window, in small pixels, of the closing that joins parts of one object
+GAP = 21  # window, in small pixels, of the closing that joins parts of one object
 
 
 def segment_by_clicks(
@@ -73,9 +73,14 @@ def segment_by_clicks(
     labels = np.where(corrected > 0.5, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
     labels[corrected < SURE_BACKGROUND] = cv2.GC_BGD
     labels[corrected > SURE_OBJECT] = cv2.GC_FGD
-    for points, label in ((inside, cv2.GC_FGD), (outside, cv2.GC_BGD)):
-        for point in points:
-            cv2.circle(labels, point, DISC, int(label), thickness=-1)
+    for points, others, label in (
+        (inside, outside, cv2.GC_FGD),
+        (outside, inside, cv2.GC_BGD),
+    ):
+        for x, y in points:
+            # No click's disc covers another one's point.
+            apart = min((np.hypot(x - a, y - b) for a, b in others), default=2 * DISC)
+            cv2.circle(labels, (x, y), min(DISC, int(apart // 2)), int(label), thickness=-1)
     mask = grabcut(small, labels)
     if mask is None:
         mask = np.isin(labels, (cv2.GC_FGD, cv2.GC_PR_FGD))

@@ -73,6 +73,12 @@ def test_clicks_give_other_objects_and_take_parts_away(ball: Segmentation) -> No
     assert not ball.clicked(exclude=[ON_BALL]).mask[ON_BALL[::-1]]
 
 
+def test_an_excluded_point_leaves_an_included_one_beside_it(ball: Segmentation) -> None:
+    clicked = ball.clicked([ON_BALL], [(ON_BALL[0] + 3, ON_BALL[1])])
+    assert clicked.mask[ON_BALL[::-1]]
+    assert iou(clicked.mask, inside("ball")) > 0.9
+
+
 def test_a_click_in_a_large_photo_takes_a_second(ball: Segmentation, pixels: np.ndarray) -> None:
     large = pixels.repeat(12, 0).repeat(12, 1)  # 11 megapixels.
     result = Segmentation(photo_from_array(large), ball.region_masks, 0, refine="ranking")
