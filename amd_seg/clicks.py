@@ -73,10 +73,8 @@ def segment_by_clicks(
     labels = np.where(corrected > 0.5, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
     labels[corrected < SURE_BACKGROUND] = cv2.GC_BGD
     labels[corrected > SURE_OBJECT] = cv2.GC_FGD
-    for points, others, label in (
-        (inside, outside, cv2.GC_FGD),
-        (outside, inside, cv2.GC_BGD),
-    ):
+    sides = (inside, outside, cv2.GC_FGD), (outside, inside, cv2.GC_BGD)
+    for points, others, label in sides:
         for x, y in points:
             # No click's disc covers another one's point.
             apart = min((np.hypot(x - a, y - b) for a, b in others), default=2 * DISC)

@@ -216,11 +216,13 @@ def _adapt(
             bar.set_postfix(loss=f"{step.parts['loss']:.4f}", refresh=False)
             bar.update(step.step - bar.n)
             if received:
-                raise StopTraining(received[0]) if save_adapted else KeyboardInterrupt
+                raise StopTraining(received[0])
 
         learned = video.adapt(clip, config, on_step=on_step, **clicks)
     if save_adapted is not None:
         video.save(save_adapted)
+    elif received:
+        raise KeyboardInterrupt
     if received:
         terminal.fail(
             f"Interrupted. What was learned in {learned.steps} of {config.steps} steps is in "
