@@ -37,6 +37,7 @@ DISC = 3  # radius, in small pixels, of what a click holds for certain
 SURE_BACKGROUND, SURE_OBJECT = 0.05, 0.95  # below and above, the cut may change nothing
 CUT_SHARE = 0.75  # of its mask in the result; the rest is the map before it, with its doubts
 GAP = 21  # window, in small pixels, of the closing that joins parts of one object
+SCRAP = 0.1  # of the area of the other parts, below which a part is no object by itself
 
 
 def segment_by_clicks(
@@ -47,7 +48,8 @@ def segment_by_clicks(
     1. The log-odds of the network's map are the mean of a Gaussian process, and the clicks are
        observations of it: they correct the map as far as colour and place are alike.
     2. GrabCut finds the outline, starting from the corrected map, with the clicks as certain.
-    3. Of its parts those with an included point are kept. Where none is included, all are.
+    3. Of its parts those with an included point are kept, if they are more than a scrap beside the
+       others. Else all are, as where none is included: the click corrects, and chooses no other.
 
     `cells`, (h, w), 0..1, are the network's map of what stands out; `how` gives it edges before
     the clicks. Points lie inside the photo (height, width, 3), in any order.
@@ -80,14 +82,16 @@ def segment_by_clicks(
             apart = min((np.hypot(x - a, y - b) for a, b in others), default=2 * DISC)
             cv2.circle(labels, (x, y), min(DISC, int(apart // 2)), int(label), thickness=-1)
     mask = grabcut(small, labels)
-    if mask is None:
+    if mask is None or not mask.any():
         mask = np.isin(labels, (cv2.GC_FGD, cv2.GC_PR_FGD))
     result = corrected + np.float32(CUT_SHARE) * (mask - corrected)
     if inside:
         window = np.ones((GAP, GAP), np.uint8)
         closed = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_CLOSE, window)
         _, parts = cv2.connectedComponents(closed, connectivity=8)
-        result[mask & ~np.isin(parts, [parts[y, x] for x, y in inside])] = 0
+        others = mask & ~np.isin(parts, [parts[y, x] for x, y in inside])
+        if np.sum(mask & ~others) > SCRAP * others.sum():
+            result[others] = 0
     with own_numerics():
         return along_edges(pixels, guide.float() / 255, torch.from_numpy(result), FEATHER)
 

@@ -79,6 +79,15 @@ def test_an_excluded_point_leaves_an_included_one_beside_it(ball: Segmentation) 
     assert iou(clicked.mask, inside("ball")) > 0.9
 
 
+def test_a_click_on_a_scrap_keeps_the_rest(pixels: np.ndarray, ball: Segmentation) -> None:
+    spotted = pixels.copy()
+    spotted[40:50, 180:190] = 190, 50, 40
+    result = Segmentation(photo_from_array(spotted), ball.region_masks, 0, refine="ranking")
+    clicked = result.clicked([(185, 45)])
+    assert clicked.mask[45, 185]
+    assert iou(clicked.mask, inside("ball")) > 0.8
+
+
 def test_a_click_in_a_large_photo_takes_a_second(ball: Segmentation, pixels: np.ndarray) -> None:
     large = pixels.repeat(12, 0).repeat(12, 1)  # 11 megapixels.
     result = Segmentation(photo_from_array(large), ball.region_masks, 0, refine="ranking")
