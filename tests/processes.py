@@ -36,6 +36,12 @@ def good(result: Result) -> Result:
     return result
 
 
+def refused(result: Result, code: int = 2) -> str:
+    """Give, as one line, what a command said that ended with this code and gave nothing."""
+    assert (result.exit_code, result.stdout) == (code, "")
+    return " ".join(result.stderr.split())
+
+
 def contents(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 

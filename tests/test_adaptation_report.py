@@ -72,6 +72,5 @@ def test_an_adaptation_is_told_in_a_page(weights: Path, tmp_path: Path) -> None:
         assert float(told) == pytest.approx(facts[f"loss_{when}"], abs=1e-3)
     before = report.read_bytes()
     again = run(*args)
-    assert again.exit_code == 2
-    assert "report.html exists" in again.stderr
+    assert (again.exit_code, "report.html exists" in again.stderr) == (2, True)
     assert report.read_bytes() == before

@@ -9,7 +9,7 @@ from click.testing import Result
 from PIL import Image
 
 from tests.clips import moving_square
-from tests.processes import good, invoke
+from tests.processes import good, invoke, refused
 
 HEIGHT, WIDTH = 24, 32
 SEQUENCES = ("cow", "goat")
@@ -26,11 +26,8 @@ def scores(*args: str | Path) -> dict[str, float]:
     return found
 
 
-def refused(*args: str | Path) -> str:
-    """What is said of a command that is wrong usage and gives no number."""
-    result = evaluate(*args)
-    assert (result.exit_code, result.stdout) == (2, "")
-    return " ".join(result.stderr.split())
+def told(*args: str | Path) -> str:
+    return refused(evaluate(*args))
 
 
 def square(left: int) -> np.ndarray:
@@ -104,7 +101,7 @@ def test_a_model_adapts_to_each_sequence(davis: Path, photos: Path, weights: Pat
     assert drawn.stderr.count("2 steps in") == 2
     assert all(f"{sequence}: 2 steps in" in drawn.stderr for sequence in SEQUENCES)
     assert Path("drawn.png").exists()
-    assert "--adapt is for a network and clips" in refused("ecssd", ".", *flags)
+    assert "--adapt is for a network and clips" in told("ecssd", ".", *flags)
 
 
 def test_results_are_written_as_asked(davis: Path, photos: Path) -> None:
@@ -122,23 +119,23 @@ def test_results_are_written_as_asked(davis: Path, photos: Path) -> None:
 
 def test_files_that_are_missing_or_extra_are_named(photos: Path) -> None:
     command = ("ecssd", ".", "--predictions", write(Path("mine"), [square(2)]))
-    assert "2 of 3 predictions are missing" in refused(*command)
+    assert "2 of 3 predictions are missing" in told(*command)
     write(Path("mine"), [square(2)] * 4)
     assert "belong to no sample: 3." in evaluate(*command).stderr
     write(Path("mine"), [square(2)], "{}.saliency.png")
-    assert "are for one picture" in refused(*command)
+    assert "are for one picture" in told(*command)
 
 
 def test_another_size_is_named_or_resized(photos: Path) -> None:
     write(Path("mine"), [square(left).repeat(2, 0).repeat(2, 1) for left in (2, 10, 18)])
     command = ("ecssd", ".", "--predictions", "mine")
     for workers in ("1", "2"):
-        message = refused(*command, "--workers", workers)
+        message = told(*command, "--workers", workers)
         assert "0.png is 64x48, but its ground truth" in message
         assert "--resize-masks" in message
     assert scores(*command, "--resize-masks")["iou_half"] == 1
     write(Path("masks"), [square(2)[::2, ::2]])
-    assert "0.jpg is 32x24, but its ground truth" in refused("ecssd", ".", *PRIOR)
+    assert "0.jpg is 32x24, but its ground truth" in told("ecssd", ".", *PRIOR)
 
 
 @pytest.mark.parametrize(
@@ -160,9 +157,9 @@ def test_another_size_is_named_or_resized(photos: Path) -> None:
 )
 def test_wrong_usage_is_told_before_the_run(photos: Path, flags: str, message: str) -> None:
     Path("old.png").write_text("old")
-    assert message in refused("ecssd", *flags.split())
+    assert message in told("ecssd", *flags.split())
     assert Path("old.png").read_text() == "old"
-    without = refused("--masks", "masks", "--weights", "anything")
+    without = told("--masks", "masks", "--weights", "anything")
     assert "holds no pictures for 3 masks" in without
 
 
@@ -186,7 +183,7 @@ def test_grey_predictions_of_a_folder_are_read_alike(
         write(tmp_path / "mine" / sequence, masks, "{:05}.png")
     command = ("davis2016", davis, "--predictions", tmp_path / "mine")
     if j_mean is None:
-        assert "none is above 2, in " in (message := refused(*command))
+        assert "none is above 2, in " in (message := told(*command))
         assert "cow/00001.png" in message
     else:
         found = scores(*command)

@@ -12,7 +12,7 @@ from pycocotools import mask as runs
 
 from amd_seg import Segmenter
 from amd_seg.cli import REMOVED_OPTIONS
-from tests.processes import Run, good, invoke, runner, start
+from tests.processes import Run, good, invoke, refused, runner, start
 
 PHOTOS = {"a.jpg", "b.png", "deep/c.png"}
 
@@ -84,8 +84,7 @@ def test_outputs_go_where_they_are_told(run: Run, folder: Path, args: str, outpu
     assert files(folder) == before | set(outputs.split())
     assert [str(Path(line)) for line in result.stdout.splitlines()] == outputs.split()
     # What the command wrote is no photo in a folder, and stays unless it is told otherwise.
-    refused = run(*args.split())
-    assert (refused.exit_code, "Use --overwrite" in refused.stderr) == (2, True)
+    assert "Use --overwrite" in refused(run(*args.split()))
     assert run(*args.split(), "--overwrite").stdout == result.stdout
 
 
@@ -197,10 +196,9 @@ def test_faults_end_with_their_exit_code_and_leave_no_file(
     (folder / "deep" / "c.jpg").symlink_to("../a.jpg")
     (folder.parent / "utf16.txt").write_text("*.jpg", "utf-16")
     result = run(*args.split())
-    assert result.exit_code == code
+    assert message in refused(result, code)
     assert code == 2 or result.stderr.startswith("Error: ")
-    assert message in " ".join(result.stderr.split())
-    assert (result.stdout, files(folder)) == ("", PHOTOS | {"deep/c.jpg"})
+    assert files(folder) == PHOTOS | {"deep/c.jpg"}
     if code == 3:
         assert "Traceback" in run(*args.split(), "--debug").stderr
 
@@ -245,8 +243,7 @@ def test_a_file_of_all_photos_is_gone_on_with(run: Run, folder: Path, layout: st
     rows = content["images"] if layout == "coco" else [task["meta"] for task in content]
     assert [row["file_name"] for row in rows] == ["a.jpg", "b & #1.png", "d.png"]
     if layout == "coco":
-        refused = run(*flags, "--resume", "--size", "64")
-        assert (refused.exit_code, "size None there, 64 now" in refused.stderr) == (2, True)
+        assert "size None there, 64 now" in refused(run(*flags, "--resume", "--size", "64"))
     else:  # It is part of a URL, in which & and # have meanings of their own.
         assert content[1]["data"]["image"] == "/data/local-files/?d=b%20%26%20%231.png"
     (folder / "masks.json").write_text("[1]")
@@ -281,5 +278,4 @@ def test_what_is_no_command_and_what_is_no_option_any_more() -> None:
     for name, successor in REMOVED_OPTIONS.items():
         command, option = name.split() if " " in name else ("image", name)
         result = invoke(*GROUPS.get(command, []), command, "photo.jpg", option)
-        assert result.exit_code == 2
-        assert f"{option} is gone: {successor}" in result.stderr
+        assert f"{option} is gone: {successor}" in refused(result)

@@ -9,7 +9,7 @@ from amd_seg.errors import ConfigError
 from amd_seg.model.config import AMDConfig, SemanticConfig
 from amd_seg.training import config
 from amd_seg.training.config import AdaptationConfig, FinetuneConfig, TrainingConfig
-from tests.processes import invoke
+from tests.processes import good, invoke, refused
 
 
 def test_all_faults_are_named_at_once() -> None:
@@ -47,8 +47,7 @@ def test_all_faults_are_named_at_once() -> None:
 )
 def test_wrong_settings_get_exit_code_2(tmp_path: Path, words: str, message: str) -> None:
     result = invoke("train", tmp_path, "--out", tmp_path / "run", *words.split())
-    assert result.exit_code == 2
-    assert message in result.stderr
+    assert message in refused(result)
     assert not (tmp_path / "run").exists()
 
 
@@ -60,8 +59,7 @@ def test_wrong_settings_get_exit_code_2(tmp_path: Path, words: str, message: str
     ],
 )
 def test_settings_and_defaults_are_listed(command: str, kinds: tuple[type, ...], line: str) -> None:
-    result = invoke(command, "--set", "help")
-    assert result.exit_code == 0
+    result = good(invoke(command, "--set", "help"))
     assert line in result.stdout
     listed = {line.partition("=")[0] for line in result.stdout.splitlines() if "=" in line}
     for kind in (*kinds, AdaptationConfig):

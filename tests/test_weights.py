@@ -20,7 +20,7 @@ from amd_seg.model.amd import AMD
 from amd_seg.model.config import AMDConfig, WeightsConfig
 from amd_seg.weights import bundled_weights, load_weights, save_weights
 from amd_seg.weights_import import convert_checkpoint
-from tests.processes import invoke
+from tests.processes import invoke, refused
 from tests.tiny import TINY
 
 
@@ -134,9 +134,8 @@ def test_info_prints_the_config_of_checked_weights(folder: Path) -> None:
     assert values["parameters"] > 0
     lines = {*command("info", str(folder)).splitlines()}
     assert {"model.backbone: resnet18", "training.steps: 7", "model.motion_size: 32, 48"} < lines
-    done = invoke("weights", "info", __file__)
-    assert done.exit_code == 3
-    assert "test_weights.py: it is damaged or no safetensors file." in done.stderr
+    told = refused(invoke("weights", "info", __file__), 3)
+    assert "test_weights.py: it is damaged or no safetensors file." in told
 
 
 def refusal(source: str | Path | None) -> str:
