@@ -33,37 +33,27 @@ class Repo:
     """A repository: its commits, oldest first, and how it treats those who ask."""
 
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
-    tags: dict[str, str] = field(default_factory=dict)
+    revisions: dict[str, str] = field(default_factory=dict)
     token: str | None = None
-    gated: bool = False
-    status: int = 200
+    refusal: tuple[int, str] | None = None
     cut_short: bool = False
 
-    def commit(self, files: dict[str, bytes], tag: str | None = None) -> str:
+    def commit(self, files: dict[str, bytes], tag: str = "main") -> str:
         """Add a commit whose files are these, and return its name."""
         sha = _digest(repr((len(self.commits), sorted(files.items()))).encode())
         self.commits[sha] = dict(files)
-        if tag:
-            self.tags[tag] = sha
+        self.revisions |= dict.fromkeys(("main", tag, sha), sha)
         return sha
 
-    def resolve(self, revision: str) -> str | None:
-        if revision == "main":
-            return list(self.commits)[-1] if self.commits else None
-        sha = self.tags.get(revision, revision)
-        return sha if sha in self.commits else None
 
+@dataclass
+class Hub:
+    """What the server has; `repos` may be changed while it runs, `requests` lists "METHOD path"."""
 
-class HubServer:
-    """The server; `repos` may be changed while it runs, `requests` lists "METHOD path"."""
-
-    def __init__(self) -> None:
-        self.repos: dict[str, Repo] = {}
-        self.requests: list[str] = []
-        self.write_token: str | None = None
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
+    repos: dict[str, Repo] = field(default_factory=dict)
+    requests: list[str] = field(default_factory=list)
+    write_token: str | None = None
+    url: str = ""
 
     def repo(self, name: str, files: dict[str, bytes], **settings: object) -> Repo:
         """Add a repository with one commit."""
@@ -71,17 +61,8 @@ class HubServer:
         self.repos[name].commit(files)
         return self.repos[name]
 
-    def __enter__(self) -> "HubServer":
-        self._thread.start()
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-
-def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
+def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
@@ -92,11 +73,9 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
             repo = hub.repos.get(f"{owner}/{name}")
             if repo is None or repo.token not in (None, self._token()):
                 return self._send(401 if repo else 404, error="RepoNotFound")
-            if repo.status != 200:
-                return self._send(repo.status)
-            if repo.gated:
-                return self._send(403, error="GatedRepo")
-            sha = repo.resolve(unquote(revision or "main"))
+            if repo.refusal:
+                return self._send(repo.refusal[0], error=repo.refusal[1])
+            sha = repo.revisions.get(unquote(revision or "main"))
             if sha is None:
                 return self._send(404, error="RevisionNotFound")
             files = repo.commits[sha]
@@ -176,7 +155,7 @@ def _digest(data: bytes) -> str:
 SCRIPT = """
 import sys
 from amd_seg.errors import WeightsError
-{imports}
+from amd_seg.weights import fetch_snapshot, load_any_weights as load, push_to_hub as push
 for source in sys.argv[1:]:
     try:
         print({result})
@@ -185,16 +164,9 @@ for source in sys.argv[1:]:
 """
 """Prints a line for each source: what came of it, or the error."""
 
-FETCH = SCRIPT.format(
-    imports="from amd_seg.weights import fetch_snapshot", result="fetch_snapshot(source)"
-)
-LOAD = SCRIPT.format(
-    imports="from amd_seg.weights import load_any_weights as load, push_to_hub as push",
-    result="(found := load(source)).source, found.config.name",
-)
-PUSH = LOAD.replace(
-    "(found := load(source)", "push(source, 'org/mine'), (found := load('org/mine')"
-)
+FETCH = SCRIPT.format(result="fetch_snapshot(source)")
+LOAD = SCRIPT.format(result="(found := load(source)).source, found.config.name")
+PUSH = LOAD.replace("(found := load(source", "push(source, 'org/mine'), (found := load('org/mine'")
 
 Run = Callable[..., list[str]]
 
@@ -205,13 +177,19 @@ def files(weights: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def hub() -> Iterator[HubServer]:
-    with HubServer() as server:
-        yield server
+def hub() -> Iterator[Hub]:
+    hub = Hub()
+    with ThreadingHTTPServer(("127.0.0.1", 0), _handler(hub)) as server:
+        hub.url = f"http://127.0.0.1:{server.server_port}"
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        yield hub
+        server.shutdown()
+        thread.join()
 
 
 @pytest.fixture
-def run(hub: HubServer, tmp_path: Path) -> Run:
+def run(hub: Hub, tmp_path: Path) -> Run:
     """Run a script against the server; return the lines of its stdout."""
     inherited = {k: v for k, v in ENVIRONMENT.items() if not k.startswith(("HF_", "HUGGING"))}
     own = {"HF_HOME": str(tmp_path / "hf"), "HF_ENDPOINT": hub.url}
@@ -233,7 +211,7 @@ def run(hub: HubServer, tmp_path: Path) -> Run:
 
 
 def test_weights_are_fetched_once_and_then_cached(
-    hub: HubServer, run: Run, files: dict[str, bytes], tmp_path: Path
+    hub: Hub, run: Run, files: dict[str, bytes], tmp_path: Path
 ) -> None:
     repo = hub.repo("org/tiny", files | {"README.md": b"# card", "optimizer.pth": b"large"})
     (fetched,) = run(FETCH, "org/tiny")
@@ -256,11 +234,11 @@ def test_weights_are_fetched_once_and_then_cached(
     assert "revision 'v9' does not exist" in absent
 
 
-def test_what_cannot_be_fetched_is_told(hub: HubServer, run: Run, files: dict[str, bytes]) -> None:
+def test_what_cannot_be_fetched_is_told(hub: Hub, run: Run, files: dict[str, bytes]) -> None:
     hub.repo("org/sealed", files, token="let-me-in")
-    hub.repo("org/gated", files, gated=True)
+    hub.repo("org/gated", files, refusal=(403, "GatedRepo"))
     hub.repo("org/other", {"model.safetensors": files["model.safetensors"]})
-    hub.repo("org/broken", files, status=500)
+    hub.repo("org/broken", files, refusal=(500, ""))
     expected = {
         "org/sealed": "set HF_TOKEN if private",
         "org/gated": "Accept its terms on its page",
@@ -281,7 +259,7 @@ def test_what_cannot_be_fetched_is_told(hub: HubServer, run: Run, files: dict[st
 
 
 def test_a_download_that_breaks_off_leaves_no_half_file(
-    hub: HubServer, run: Run, files: dict[str, bytes], tmp_path: Path
+    hub: Hub, run: Run, files: dict[str, bytes], tmp_path: Path
 ) -> None:
     repo = hub.repo("org/tiny", files, cut_short=True)
     # The error of its HTTP library has no class of huggingface_hub; it logs its retries.
@@ -294,7 +272,7 @@ def test_a_download_that_breaks_off_leaves_no_half_file(
 
 
 def test_loading_looks_here_first_then_on_the_hub_and_checks_what_came(
-    hub: HubServer, run: Run, files: dict[str, bytes], weights: Path, tmp_path: Path
+    hub: Hub, run: Run, files: dict[str, bytes], weights: Path, tmp_path: Path
 ) -> None:
     (sha,) = hub.repo("org/tiny", files).commits
     flipped = files["model.safetensors"][:-1] + bytes([files["model.safetensors"][-1] ^ 1])
@@ -308,7 +286,7 @@ def test_loading_looks_here_first_then_on_the_hub_and_checks_what_came(
     assert "Looked before for bundled weights and for a folder 'org/nowhere'" in nowhere
 
 
-def test_a_folder_is_one_commit_and_comes_back(hub: HubServer, run: Run, tmp_path: Path) -> None:
+def test_a_folder_is_one_commit_and_comes_back(hub: Hub, run: Run, tmp_path: Path) -> None:
     hub.write_token = "may-write"
     model = SemanticNetwork(SemanticConfig(backbone="resnet18", stage_widths=(8,) * 4, classes=3))
     names, colours = ("ground", "cup", "tree"), ("#000000", "#800000", "#008000")
