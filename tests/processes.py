@@ -20,7 +20,8 @@ CODE = (
 )
 
 ROOT = Path(__file__).parents[1]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
+# As tests run in parallel, each process has one thread.
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 Run = Callable[..., Result]
 

@@ -11,7 +11,8 @@ from amd_seg.training.config import TrainingConfig
 from amd_seg.training.distributed import Processes
 from amd_seg.training.run_folder import RunFolder, load_checkpoint
 from tests.clips import moving_patch, write_clip
-from tests.test_run import begin, column, newest, wait_until
+from tests.processes import until
+from tests.test_run import begin, column, newest
 from tests.tiny import TINY_SETTINGS, settings
 
 # Dropout is drawn by each process for itself: without it nothing is random but the pairs.
@@ -66,7 +67,8 @@ def test_masks_are_found_once_and_a_process_that_joins_draws_its_own_crops(tmp_p
 def test_sigterm_leaves_a_checkpoint_and_line(clips: Path, tmp_path: Path, processes: int) -> None:
     flags = (*SETTINGS, "--steps", "99999", "--checkpoint-every", "99999")
     run, log = begin(clips, tmp_path, *flags, processes=processes), tmp_path / "log.jsonl"
-    wait_until(lambda: log.exists() and len(log.read_text().splitlines()) > 1, run)
+    has_begun = lambda: log.exists() and len(log.read_text().splitlines()) > 1  # noqa: E731
+    until(lambda: has_begun() or run.poll() is not None, "a step")
     run.terminate()
     _, errors = run.communicate(timeout=300)
     assert run.returncode == 130 or processes > 1  # torchrun has a code of its own

@@ -8,8 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +29,7 @@ from amd_seg.training.run_folder import RunFolder, load_checkpoint
 from amd_seg.training.run_log import CollapseCheck
 from amd_seg.weights import load_weights, save_weights
 from tests.clips import moving_patch, moving_square, write_clip, write_folder
-from tests.processes import ENVIRONMENT, contents, good, invoke, refused
+from tests.processes import ENVIRONMENT, contents, good, invoke, refused, until
 from tests.tiny import TINY, settings, tiny_weights
 
 SETTINGS = TrainingConfig(
@@ -89,13 +87,8 @@ def begin(clips: Path, out: Path, *words: str, processes: int = 1) -> "subproces
     launcher = [sys.executable, *(shared if processes > 1 else [])]
     command = [*launcher, "-m", "amd_seg.cli", "train", str(clips), "--out", str(out), *words]
     options: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    options |= {"env": ENVIRONMENT | {"OMP_NUM_THREADS": "1"}, "start_new_session": True}
+    options |= {"env": ENVIRONMENT, "start_new_session": True}
     return subprocess.Popen([*command, "--device", "cpu"], **options)
-
-
-def wait_until(has_come: Callable[[], object], process: "subprocess.Popen[str]") -> None:
-    while not has_come() and process.poll() is None:
-        time.sleep(0.02)
 
 
 def test_the_faster_memory_layout_is_found_and_recorded(
@@ -136,7 +129,7 @@ def test_a_signal_before_the_first_step_ends_the_run_at_once(tmp_path: Path, nam
         shutil.copy(first, first.with_stem(str(number)))
     process = begin(tmp_path / "clips", tmp_path / "run")
     masks = tmp_path / "run" / "targets" / "masks"
-    wait_until(lambda: list(masks.glob("*")), process)
+    until(lambda: list(masks.glob("*")) or process.poll() is not None, "a mask")
     # A terminal sends Ctrl-C to those that help, too.
     kill = os.killpg if name == "SIGINT" else os.kill
     kill(process.pid, getattr(signal, name))
