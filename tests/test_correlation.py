@@ -29,7 +29,7 @@ MAP = torch.zeros(1, 2, 3, 4)
 
 
 def loop(x1: Tensor, x2: Tensor, reach: int) -> Tensor:
-    """Eq. by eq., one displacement at a time: what the operator must equal."""
+    """Mean over channels of x1(p) * x2(p + d): one channel per d, its dy outer, its dx inner."""
     height, width = x1.shape[2:]
     padded = functional.pad(x2, (reach, reach, reach, reach))
     side = range(2 * reach + 1)

@@ -22,6 +22,7 @@ from torch import Tensor
 from amd_seg.model import objective, segment_flow
 from amd_seg.model.amd import AMD
 from amd_seg.model.motion import MotionPathway
+from tests.test_correlation import loop
 from tests.tiny import TINY
 
 Array = NDArray[np.float64]
@@ -75,15 +76,6 @@ def np_visibility(opposite_flow: Array) -> Array:
     return np.where(np.clip(np_splat(opposite_flow), 0, 1) < 0.2, 0.0, 1.0)
 
 
-def np_correlation(reference: Array, other: Array, reach: int) -> Array:
-    """Mean over channels of reference(p) * other(p + d); one channel per d, dy outer, dx inner."""
-    height, width = reference.shape[2:]
-    padded = np.pad(other, ((0, 0), (0, 0), (reach, reach), (reach, reach)))
-    shifts = product(range(2 * reach + 1), repeat=2)
-    moved = (padded[..., dy : dy + height, dx : dx + width] for dy, dx in shifts)
-    return np.stack([(reference * each).mean(axis=1) for each in moved], axis=1)
-
-
 def np_standardise(features: Array) -> Array:
     """Mean 0 over each map; at each pixel the length that makes a mean over channels a cosine."""
     centred = features - features.mean(axis=(2, 3), keepdims=True)
@@ -108,7 +100,8 @@ def np_motion_features(
     compared = target, source
     if pathway.normalised_volume:
         compared = np_standardise(target), np_standardise(source)
-    costs = leaky(np_correlation(*compared, pathway.max_displacement))
+    volume = loop(*map(torch.from_numpy, compared), pathway.max_displacement)
+    costs = leaky(volume.numpy())
     outputs = [np.concatenate([costs, convolve(target, f"reductions.{level}"), flow], axis=1)]
     for index in range(5):
         x = np.concatenate(outputs[-2:] if index > 1 else outputs[-1:], axis=1)
