@@ -43,6 +43,10 @@ def refused(result: Result, code: int = 2) -> str:
     return " ".join(result.stderr.split())
 
 
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
 def contents(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.processes import ROOT
+
 PACKAGE = ROOT / "amd_seg"
 
 # Eight layers, the lowest first. A module, or package, imports what stands before it: in a layer

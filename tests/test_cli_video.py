@@ -13,7 +13,7 @@ from pycocotools import mask as runs
 from amd_seg import VideoSegmenter, open_video
 from amd_seg.weights import load_weights
 from tests.clips import moving_square, truncate, write_clip, write_folder
-from tests.processes import Run, good, refused, runner, start
+from tests.processes import Run, good, names, refused, runner, start
 from tests.tiny import TINY, tiny_weights
 
 CLIPS = {"clip.mp4", "frames"}
@@ -39,10 +39,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def run(folder: Path, weights: Path) -> Run:
     return runner("video", weights)
-
-
-def names(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()}
 
 
 def test_a_clip_gives_masks_beside_it(run: Run, folder: Path, weights: Path) -> None:

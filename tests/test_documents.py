@@ -8,9 +8,8 @@ import pytest
 
 from amd_seg.model.config import AMDConfig
 from amd_seg.training.config import FinetuneConfig, TrainingConfig
-from tests.processes import commands
+from tests.processes import ROOT, commands
 
-ROOT = Path(__file__).parents[1]
 FOLDERS = ("docs", "notes", "recipes", "weights")
 DOCUMENTS = sorted(
     [*ROOT.glob("*.md"), *(path for name in FOLDERS for path in ROOT.glob(f"{name}/**/*.md"))]

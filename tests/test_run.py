@@ -85,10 +85,9 @@ def begin(clips: Path, out: Path, *words: str, processes: int = 1) -> "subproces
     """Start `amd-seg train`, in a session of its own, by torchrun for several processes."""
     shared = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     launcher = [sys.executable, *(shared if processes > 1 else [])]
-    command = [*launcher, "-m", "amd_seg.cli", "train", str(clips), "--out", str(out), *words]
-    options: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    options |= {"env": ENVIRONMENT, "start_new_session": True}
-    return subprocess.Popen([*command, "--device", "cpu"], **options)
+    command = [*launcher, "-m", "amd_seg.cli", "train", clips, "--out", out, "--device", "cpu"]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([*command, *words], env=ENVIRONMENT, start_new_session=True, **pipes)
 
 
 def test_the_faster_memory_layout_is_found_and_recorded(

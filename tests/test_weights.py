@@ -20,7 +20,7 @@ from amd_seg.model.amd import AMD
 from amd_seg.model.config import AMDConfig, WeightsConfig
 from amd_seg.weights import bundled_weights, load_weights, save_weights
 from amd_seg.weights_import import convert_checkpoint
-from tests.processes import invoke, refused
+from tests.processes import invoke, names, refused
 from tests.tiny import TINY
 
 
@@ -46,10 +46,6 @@ def change_config(folder: Path, **values: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
-def names_in(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
-
-
 def change_tensors(folder: Path, change: Callable[[dict[str, Tensor]], object]) -> None:
     tensors = safetensors.torch.load_file(folder / "model.safetensors")
     change(tensors)
@@ -64,7 +60,7 @@ def test_weights_come_back_as_they_were_saved(
     overflowing = "appearance.backbone.bn1.running_var"
     model.get_buffer(overflowing).fill_(1e6)
     folder = save_weights(tmp_path / "a" / "b", model, config, dtype=dtype)
-    assert names_in(folder) == ["config.json", "model.safetensors"]
+    assert names(folder) == {"config.json", "model.safetensors"}
     generator = torch.get_rng_state()
     loaded = load_weights(folder)
     assert loaded.source == str(folder)
@@ -87,7 +83,7 @@ def test_saving_replaces_weights_alone(folder: Path, model: AMD, config: Weights
         model.get_parameter("appearance.classifier.bias").fill_(0.5)
     save_weights(folder, model, config)
     assert (load_weights(folder).model.get_parameter("appearance.classifier.bias") == 0.5).all()
-    assert names_in(folder) == ["README.md", "config.json", "model.safetensors"]
+    assert names(folder) == {"README.md", "config.json", "model.safetensors"}
     for target in (folder / "README.md", folder / "README.md" / "deeper"):
         with pytest.raises(WeightsError, match="Give another folder"):
             save_weights(target, model, config)
@@ -96,7 +92,7 @@ def test_saving_replaces_weights_alone(folder: Path, model: AMD, config: Weights
     model.get_buffer("appearance.backbone.bn1.running_mean")[0] = torch.inf
     with pytest.raises(WeightsError, match=r"not finite in appearance\.backbone\.bn1"):
         save_weights(folder.parent / "new", model, config)
-    assert names_in(folder.parent) == ["tiny"]
+    assert names(folder.parent) == {"tiny"}
 
 
 def test_bundled_weights_are_found_by_name_before_a_folder_of_that_name(
