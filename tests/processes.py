@@ -85,5 +85,4 @@ def commands(
         context = click.Context(command)
         for part in command.list_commands(context):
             inner = command.get_command(context, part)
-            assert inner is not None
             yield from commands(inner, f"{name} {part}")

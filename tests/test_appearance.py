@@ -54,5 +54,4 @@ def test_logits_have_a_share_of_the_frame_rounded_up(
     if layout == "top-down":
         # Each place sees the whole frame: the far corner has a say in the near one.
         logits[0, :, 0, 0].sum().backward()
-        assert frames.grad is not None
         assert frames.grad[0, :, -16:, -16:].any()

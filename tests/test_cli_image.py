@@ -205,7 +205,6 @@ def test_faults_end_with_their_exit_code_and_leave_no_file(
 
 def test_ctrl_c_ends_with_130_and_no_traceback(folder: Path, weights: Path) -> None:
     with start("image", "-", "a.jpg", "--weights", str(weights), "-o", "new") as process:
-        assert process.stderr is not None
         assert process.stderr.readline().startswith(b"Using device")
         # It waits for stdin by now, or will.
         process.send_signal(signal.SIGINT)

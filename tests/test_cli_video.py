@@ -190,7 +190,6 @@ def test_ctrl_c_leaves_what_was_there(folder: Path, weights: Path, out: str) -> 
 @pytest.mark.slow
 def test_ctrl_c_keeps_what_was_learned(folder: Path, weights: Path) -> None:
     with start("video", "clip.mp4", *ADAPT, "100000", "--weights", weights) as process:
-        assert process.stderr is not None
         while not process.stderr.readline().startswith(b"Learning"):
             assert process.poll() is None
         assert "steps is in learned: give it to --weights." in interrupted(process)

@@ -120,7 +120,6 @@ def test_autocast_takes_the_wider_dtype_of_the_two() -> None:
         mixed = correlation(half, single)
     torch.testing.assert_close(mixed, loop(half.float(), single, 4))
     mixed.sum().backward()
-    assert single.grad is not None
     assert single.grad.dtype == torch.float32
 
 

@@ -57,7 +57,6 @@ class Server:
                 env=os.environ | chosen,
                 cwd=ROOT,
             )
-        assert self.process.stdout is not None
         self.address = self.process.stdout.readline().strip()
         assert self.address.startswith("http://127.0.0.1:"), (folder / "stderr").read_text()
 

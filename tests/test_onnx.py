@@ -91,6 +91,5 @@ def test_the_command_writes_a_file_that_is_right_or_none(weights: Path, tmp_path
     result = good(export(*given, "--overwrite"))
     assert result.stdout == f"{path}\n"
     told = re.fullmatch(r"Largest difference .*: (\S+) \(allowed: 0.0001\)\.\n", result.stderr)
-    assert told is not None
     assert 0 <= float(told[1]) < 1e-5
     assert sorted(name.name for name in tmp_path.iterdir()) == ["model.onnx", "wrong"]
