@@ -1,6 +1,7 @@
 """The command `amd-seg`, in this process or as one of its own."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -65,6 +66,22 @@ def runner(command: str, weights: Path) -> Run:
 def start(*args: object) -> "subprocess.Popen[bytes]":
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen([sys.executable, "-c", CODE, *map(str, args)], env=ENVIRONMENT, **pipes)
+
+
+def python(*words: object, code: int = 0, **how: Any) -> "subprocess.CompletedProcess[str]":
+    """Run Python with these words, to its end with this exit code."""
+    how = {"env": ENVIRONMENT, "cwd": ROOT, "capture_output": True, "text": True, **how}
+    done = subprocess.run([sys.executable, *map(str, words)], timeout=600, check=False, **how)
+    assert done.returncode == code, done.stderr
+    return done
+
+
+def interrupted(process: "subprocess.Popen[bytes]") -> list[str]:
+    """Interrupt a command, and give the lines that it still says."""
+    process.send_signal(signal.SIGINT)
+    errors = process.communicate()[1].decode()
+    assert (process.returncode, "Traceback" in errors) == (130, False)
+    return errors.splitlines()
 
 
 def until(found: Callable[[], Any], what: str = "it", seconds: float = 120) -> Any:

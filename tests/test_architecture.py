@@ -2,14 +2,13 @@
 
 import ast
 import importlib
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.processes import ROOT
+from tests.processes import ROOT, python
 
 PACKAGE = ROOT / "amd_seg"
 
@@ -102,9 +101,7 @@ assert not heavy, heavy
 
 
 def test_torch_is_not_loaded_by_names_and_by_help() -> None:
-    run = [sys.executable, "-c", HELP]
-    result = subprocess.run(run, capture_output=True, text=True, cwd=ROOT, check=False)
-    assert (result.returncode, result.stderr) == (0, "")
+    assert python("-c", HELP).stderr == ""
 
 
 @pytest.mark.parametrize("script", sorted(ROOT.glob("examples/*.py")), ids=lambda path: path.stem)

@@ -1,6 +1,5 @@
 import io
 import json
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from pycocotools import mask as runs
 
 from amd_seg import Segmenter
 from amd_seg.cli import REMOVED_OPTIONS
-from tests.processes import Run, good, invoke, refused, runner, start
+from tests.processes import Run, good, interrupted, invoke, refused, runner, start
 
 PHOTOS = {"a.jpg", "b.png", "deep/c.png"}
 
@@ -207,9 +206,7 @@ def test_ctrl_c_ends_with_130_and_no_traceback(folder: Path, weights: Path) -> N
     with start("image", "-", "a.jpg", "--weights", str(weights), "-o", "new") as process:
         assert process.stderr.readline().startswith(b"Using device")
         # It waits for stdin by now, or will.
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate()
-    assert (process.returncode, errors) == (130, b"Interrupted.\n")
+        assert interrupted(process) == ["Interrupted."]
     assert not any(name.endswith(".tmp") for name in files(folder))
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from amd_seg.errors import ConfigError, DeviceError
 from amd_seg.model import correlation_cuda as cuda
 from amd_seg.model.correlation import correlation, gradients_plain, volume_plain
+from tests.processes import python
 from tests.test_correlation import LAYOUTS, assert_near_plain, features
 
 HERE = Path(__file__).parent
@@ -308,4 +309,4 @@ def test_what_is_missing_is_named(hidden: str | None, advice: str) -> None:
         "except DeviceError as error: assert sys.argv[2] in str(error), str(error)\n"
         "else: raise SystemExit('nothing is missing')"
     )
-    subprocess.run([sys.executable, "-c", code, hidden or "", advice], check=True)
+    python("-c", code, hidden or "", advice)

@@ -16,7 +16,7 @@ from PIL import Image
 from amd_seg import AdaptationConfig, Segmenter, VideoSegmenter
 from amd_seg.choices import REFINEMENTS
 from tests.clips import moving_square, write_folder
-from tests.processes import ENVIRONMENT, ROOT
+from tests.processes import ENVIRONMENT, python
 
 
 def pixels(seed: int = 0, height: int = 40) -> np.ndarray:
@@ -74,8 +74,7 @@ assert queue.get() == segmenter(sys.argv[2]).saliency.tobytes()
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
 def test_a_forked_child_gives_the_numbers_of_its_parent(weights: Path, photo: Path) -> None:
     environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
-    command = [sys.executable, "-W", "ignore", "-c", FORK, str(weights), str(photo)]
-    subprocess.run(command, env=environment, cwd=ROOT, check=True, timeout=120)
+    python("-W", "ignore", "-c", FORK, weights, photo, env=environment)
 
 
 @pytest.mark.slow
@@ -138,9 +137,9 @@ finally:
 
 def test_the_first_mask_loads_no_more_than_it_needs(photo: Path, weights: Path) -> None:
     environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
-    run = [sys.executable, "-c", SCRIPT, "image", str(photo), "--weights", str(weights), "--quiet"]
-    done = subprocess.run(run, cwd=ROOT, env=environment, capture_output=True, check=True)
-    *loaded, policy = done.stderr.decode().splitlines()
+    image = "image", photo, "--weights", weights, "--quiet"
+    done = python("-c", SCRIPT, *image, env=environment)
+    *loaded, policy = done.stderr.splitlines()
     assert not NEVER_FOR_A_PHOTO & set(loaded)
     # Waiting threads sleep: spinning ones took several times the processor time on a busy machine.
     assert policy == "PASSIVE"

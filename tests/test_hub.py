@@ -8,8 +8,6 @@ import hashlib
 import json
 import shutil
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -23,7 +21,7 @@ from amd_seg.errors import WeightsError
 from amd_seg.model.appearance import SemanticNetwork
 from amd_seg.model.config import SemanticConfig, SemanticWeightsConfig
 from amd_seg.weights import push_to_hub, save_weights
-from tests.processes import ENVIRONMENT
+from tests.processes import ENVIRONMENT, python
 
 # A server on localhost that answers as the Hub does.
 
@@ -196,15 +194,9 @@ def run(hub: Hub, tmp_path: Path) -> Run:
     own |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
     def run(script: str, *args: object, **environment: str) -> list[str]:
-        done = subprocess.run(
-            [sys.executable, "-c", script, *map(str, args)],
-            env=inherited | own | environment,
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        assert (done.returncode, done.stderr) == (0, "")
+        settings = inherited | own | environment
+        done = python("-c", script, *args, env=settings, cwd=tmp_path)
+        assert done.stderr == ""
         return done.stdout.splitlines()
 
     return run

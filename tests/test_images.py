@@ -144,10 +144,9 @@ def test_every_mode_keeps_its_colour_in_every_format(mode: str) -> None:
         quality = {"quality": 95} if form in ("JPEG", "WEBP") else {}
         data = encoded(image, form, save_all=False, **quality)
         is_exact = form not in ("JPEG", "WEBP", "AVIF", "JPEG2000") and mode not in ("YCbCr", "LAB")
+        expected = pytest.approx(colour, abs=LOSSLESS if is_exact else LOSSY)
         for source in (data, Image.open(io.BytesIO(data))):
-            assert mean_colour(source) == pytest.approx(
-                colour, abs=LOSSLESS if is_exact else LOSSY
-            ), form
+            assert mean_colour(source) == expected, form
 
 
 @pytest.mark.parametrize(

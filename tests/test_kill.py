@@ -1,7 +1,6 @@
 """Commands that are cut off: killed at a random moment, or on a disk that is full."""
 
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,14 +8,12 @@ import pytest
 from PIL import Image
 
 from tests.kill import OUTPUTS, prepare
-from tests.processes import ROOT, invoke
+from tests.processes import invoke, python
 
 
 @pytest.mark.parametrize("kind", ["image", "video", "train"])
 def test_a_killed_command_leaves_nothing_half_and_a_rerun_completes_it(kind: str) -> None:
-    command = [sys.executable, "-m", "tests.kill", kind, "3"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    python("-m", "tests.kill", kind, 3)
 
 
 @pytest.fixture

@@ -1,7 +1,5 @@
 """The recipe of the released weights: its parts on known pictures, and the whole chain."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +15,7 @@ from self_training import write_joined_masks
 from amd_seg.training.masked_images import load_masked_images
 from amd_seg.weights import load_weights
 from tests.clips import moving_patch, write_clip
-from tests.processes import ENVIRONMENT, ROOT
+from tests.processes import ROOT, python
 from tests.tiny import tiny_weights
 
 MAKE = ROOT / "recipes" / "released_weights" / "make.py"
@@ -102,16 +100,12 @@ def test_the_chain_runs_and_is_not_run_again(photos: Path, tmp_path: Path) -> No
     for number in range(3):
         frames, _ = moving_patch(8 + number, height=96, width=128, side=40)
         write_clip(tmp_path / "clips" / f"{number}.mp4", list(frames), rate=24)
-    command = [sys.executable, "-W", "error", MAKE, tmp_path / "clips", "--photos", photos]
-    command += ["--out", tmp_path / "out", "--minutes", "0.01"]
-
-    def run() -> list[str]:
-        return subprocess.check_output(command, env=ENVIRONMENT, text=True).splitlines()
-
-    lines = run()
+    words = ["-W", "error", MAKE, tmp_path / "clips", "--photos", photos]
+    words += ["--out", tmp_path / "out", "--minutes", "0.01"]
+    lines = python(*words).stdout.splitlines()
     assert lines[-1] == str(tmp_path / "out" / "weights")
     assert load_weights(tmp_path / "out" / "weights").config.model.regions == 5
     (tmp_path / "out" / "final").rename(tmp_path / "final")
-    again = run()
+    again = python(*words).stdout.splitlines()
     assert sum(line.endswith(": done before") for line in again) == len(lines) // 2 - 1
     assert again[-3].startswith("final: the mean of fine-d")

@@ -1,7 +1,5 @@
 """A clip through the network: the same masks as of its frames alone, streamed."""
 
-import subprocess
-import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +12,7 @@ from amd_seg import InputError, MediaError, VideoSegmenter, open_video
 from amd_seg.training.config import AdaptationConfig
 from amd_seg.training.loop import StepReport, StopTraining
 from tests.clips import moving_square, write_clip, write_folder
-from tests.processes import ENVIRONMENT
+from tests.processes import python
 
 
 @pytest.fixture(scope="module")
@@ -100,10 +98,9 @@ video = VideoSegmenter.from_pretrained(sys.argv[1], device="cpu")
 video.write("long.mp4", "twin.mp4", output="overlay", on_frame=watch)
 print(peaks[500] - peaks[100])
 """
-    command = [sys.executable, "-c", code, str(weights)]
-    told = subprocess.check_output(command, cwd=tmp_path, env=ENVIRONMENT, text=True)
+    told = python("-c", code, weights, cwd=tmp_path)
     # In KiB; the 400 frames in between are 92 MB as pixels, and twice that as saliency.
-    assert int(told) < 20_000
+    assert int(told.stdout) < 20_000
 
 
 QUICK = AdaptationConfig(objective="photometric", steps=2, size=48, learning_rate=1e-2, guard=False)

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from amd_seg.cli.terminal import stopped_by_signals
-from tests.processes import ENVIRONMENT, until
+from tests.processes import python, until
 
 pytestmark = [
     pytest.mark.slow,
@@ -90,7 +90,5 @@ def test_a_script_without_a_guard_is_told_so(clips: Path, tmp_path: Path) -> Non
         f"train([{str(clips)!r}], 'out', model=PRESETS['cpu'].model, "
         "config=PRESETS['cpu'].training, device='cpu')\n"
     )
-    how = {"capture_output": True, "text": True, "env": ENVIRONMENT, "timeout": 120, "check": False}
-    run = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, **how)
-    assert run.returncode == 1
+    run = python("script.py", code=1, cwd=tmp_path)
     assert 'if __name__ == "__main__":' in run.stderr
