@@ -12,19 +12,8 @@ from hypothesis import strategies as st
 from amd_seg.colour_model import iou
 from amd_seg.media.video import Frame
 from amd_seg.model.amd import AMD
-from amd_seg.training.clip_masks import (
-    MOTION_RANGE,
-    NETWORK_RANGE,
-    ClipFrames,
-    FrameChunk,
-    MotionEvidence,
-    agreed_masks,
-    combine_odds,
-    find_motion,
-    flip_averaged_regions,
-    gather_frames,
-    trust_in_network,
-)
+from amd_seg.training import clip_masks
+from amd_seg.training.clip_masks import ClipFrames, FrameChunk, combine_odds, flip_averaged_regions
 from amd_seg.training.config import AdaptationConfig
 from tests.clips import moving_patch
 from tests.tiny import TINY
@@ -46,7 +35,8 @@ class Clip:
 
 def gathered(clip: Clip, short_edge: int = 40) -> Sequence[FrameChunk]:
     """Chunks of five frames, eight at most."""
-    return gather_frames(clip, AdaptationConfig(max_gap=2, frames=40), short_edge=short_edge).chunks
+    config = AdaptationConfig(max_gap=2, frames=40)
+    return clip_masks.gather_frames(clip, config, short_edge=short_edge).chunks
 
 
 def test_a_short_clip_is_kept_whole_and_a_long_one_in_chunks() -> None:
@@ -85,18 +75,19 @@ def test_trust_is_the_moving_share_of_the_networks_object() -> None:
     ):
         maps = np.stack([np.full((4, 4), value, np.float32) for value in moving])
         frames = np.zeros((2, 4, 4, 3), np.uint8)
-        motion = MotionEvidence((0, 1), frames, maps, np.array(confidence, np.float32))
-        assert trust_in_network(motion, seen) == pytest.approx(trust)
+        motion = clip_masks.MotionEvidence((0, 1), frames, maps, np.array(confidence, np.float32))
+        assert clip_masks.trust_in_network(motion, seen) == pytest.approx(trust)
 
 
 def test_masks_join_motion_and_the_clip() -> None:
     frames, masks = moving_patch(8, height=96, width=128, side=40)
-    motion = find_motion(ClipFrames("clip", [FrameChunk(tuple(range(8)), frames)], 24.0), most=4)
+    whole = ClipFrames("clip", [FrameChunk(tuple(range(8)), frames)], 24.0)
+    motion = clip_masks.find_motion(whole, most=4)
     assert motion.numbers == (0, 2, 5, 7)
     assert (motion.confidence > 0.5).all()
     # Of the last frame the motion says nothing.
     motion.maps[3], motion.confidence[3] = 0.5, 0
-    found = agreed_masks(motion, np.zeros_like(motion.maps), "clip")
+    found = clip_masks.agreed_masks(motion, np.zeros_like(motion.maps), "clip")
     assert [image.name for image in found] == ["clip:0", "clip:2", "clip:5", "clip:7"]
     for number, image in zip(motion.numbers, found, strict=True):
         assert torch.equal(image.frame, torch.from_numpy(frames[number]).permute(2, 0, 1))
@@ -105,7 +96,7 @@ def test_masks_join_motion_and_the_clip() -> None:
 
 @given(seen=st.floats(0, 1, width=32), moving=st.floats(0, 1, width=32))
 def test_two_probabilities_are_joined_by_bayes_rule(seen: float, moving: float) -> None:
-    s, m = np.clip(seen, *NETWORK_RANGE), np.clip(moving, *MOTION_RANGE)
+    s, m = np.clip(seen, *clip_masks.NETWORK_RANGE), np.clip(moving, *clip_masks.MOTION_RANGE)
     joined = combine_odds(*(np.full((2, 3), value, np.float32) for value in (seen, moving)))
     assert joined.dtype == np.float32
     np.testing.assert_allclose(joined, s * m / (s * m + (1 - s) * (1 - m)), rtol=1e-4)

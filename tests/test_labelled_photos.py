@@ -12,16 +12,10 @@ from PIL import Image
 
 from amd_seg.classes import VOC2012, VOID, Classes
 from amd_seg.errors import InputError, MediaError
+from amd_seg.training import labelled_photos as photos
 from amd_seg.training.config import FinetuneConfig
 from amd_seg.training.distributed import NumberedBatches, Processes
-from amd_seg.training.labelled_photos import (
-    check_labelled,
-    cut_view,
-    draw_crops,
-    draw_view,
-    open_labelled_folders,
-    open_voc2012,
-)
+from amd_seg.training.labelled_photos import check_labelled, draw_crops, draw_view, open_voc2012
 from tests.clips import truncate
 from tests.labelled import scene
 
@@ -59,7 +53,7 @@ def test_files_that_are_missing_are_named(voc: Path) -> None:
     with pytest.raises(InputError, match=r"night.txt is missing or empty: it lists the photos"):
         open_voc2012(voc, "night")
     with pytest.raises(InputError, match=r"1 files of .*JPEGImages have no mask"):
-        open_labelled_folders(voc / "JPEGImages", voc / "SegmentationClass", VOC2012)
+        photos.open_labelled_folders(voc / "JPEGImages", voc / "SegmentationClass", VOC2012)
     shutil.rmtree(voc / "SegmentationClass")
     with pytest.raises(InputError, match="neither SegmentationClass nor SegmentationClassAug"):
         open_voc2012(voc)
@@ -107,7 +101,7 @@ def test_a_crop_is_that_of_the_whole_photo_resized(seed: int) -> None:
         size, box, _ = draw_view((height, width), config, np.random.default_rng(seed))
         (rows, columns), (left, top, right, bottom) = size, box
         found = np.full((*config.crop, *image.shape[2:]), 7, np.uint8)
-        cut_view(image, size, box, found)
+        photos.cut_view(image, size, box, found)
         # The published way: all of the photo is resized, then a part of it is cut out.
         scaled = (round(width * columns / (right - left)), round(height * rows / (bottom - top)))
         whole = np.asarray(Image.fromarray(image).resize(scaled, way)).astype(int)

@@ -14,17 +14,10 @@ import torch
 from PIL import Image
 
 from amd_seg.errors import DeviceError, InputError, MediaError
+from amd_seg.training import masked_images
 from amd_seg.training.clips import find_clips
 from amd_seg.training.config import TrainingConfig
-from amd_seg.training.masked_images import (
-    CPU,
-    Finder,
-    FoundMask,
-    MaskBatches,
-    MaskedImage,
-    load_masked_images,
-    write_mask_folder,
-)
+from amd_seg.training.masked_images import CPU, MaskBatches, MaskedImage, load_masked_images
 from amd_seg.training.motion_masks import MotionMaskConfig, clips_by_name, write_motion_masks
 from tests.clips import moving_patch, write_clip, write_folder
 
@@ -109,12 +102,12 @@ def test_folders_are_drawn_equally_often_and_clips_by_what_agrees() -> None:
     assert "unsure" not in names
 
 
-def jobs_of(confidence: float, *names: str) -> dict[str, tuple[Finder, str]]:
+def jobs_of(confidence: float, *names: str) -> dict[str, tuple[masked_images.Finder, str]]:
     find = partial(found, "000003", confidence)
     return dict.fromkeys(names, (find, f"{confidence}"))
 
 
-def found(name: str, confidence: float) -> list[FoundMask]:
+def found(name: str, confidence: float) -> list[masked_images.FoundMask]:
     """Find a mask, or nothing for good or bad reasons."""
     if confidence < 0:
         raise MediaError("Cannot read b.mp4: it ends early. Give another file.")
@@ -125,7 +118,9 @@ def found(name: str, confidence: float) -> list[FoundMask]:
 
 def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
     seen: list[tuple[str, int]] = []
-    write = partial(write_mask_folder, folder=tmp_path, on_done=lambda *each: seen.append(each))
+    write = partial(
+        masked_images.write_mask_folder, folder=tmp_path, on_done=lambda *each: seen.append(each)
+    )
     write(jobs_of(0.5, "a", "b"))
     write({**jobs_of(0.5, "a"), **jobs_of(0.75, "b", "c")})
     assert seen == [("a", 1), ("b", 1), ("b", 1), ("c", 1)]
@@ -139,13 +134,13 @@ def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
 
 def test_jobs_that_fail_stop_no_others(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(MediaError, match=r"1 of 2 clips cannot be read \(b: Cannot read b.mp4"):
-        write_mask_folder({**jobs_of(-1, "b"), **jobs_of(1, "c")}, tmp_path)
+        masked_images.write_mask_folder({**jobs_of(-1, "b"), **jobs_of(1, "c")}, tmp_path)
     assert list(load_masked_images(tmp_path, short_edge=16)) == ["c"]
     many = jobs_of(1, *(f"n{number}" for number in range(99)))
-    write_mask_folder({**many, **jobs_of(-1, "broken")}, tmp_path / "many")
+    masked_images.write_mask_folder({**many, **jobs_of(-1, "broken")}, tmp_path / "many")
     assert "broken is left out" in caplog.text
     with pytest.raises(DeviceError, match="One of 2 processes that look for masks was killed"):
-        write_mask_folder(jobs_of(2, "a"), tmp_path, workers=2)
+        masked_images.write_mask_folder(jobs_of(2, "a"), tmp_path, workers=2)
 
 
 def test_masks_of_a_clip_are_made_anew_when_it_changes(tmp_path: Path) -> None:

@@ -9,11 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from amd_seg.colour_model import iou
-from amd_seg.training.motion_masks import (
-    MotionMaskConfig,
-    background_residual,
-    find_motion_masks,
-)
+from amd_seg.training.motion_masks import MotionMaskConfig, background_residual, find_motion_masks
 from tests.clips import moving_patch, texture
 
 CONFIG = MotionMaskConfig(partners=(1, -1, 2), every=2)
