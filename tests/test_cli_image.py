@@ -11,7 +11,7 @@ from pycocotools import mask as runs
 
 from amd_seg import Segmenter
 from amd_seg.cli import REMOVED_OPTIONS
-from tests.processes import Run, good, interrupted, invoke, refused, runner, start
+from tests.processes import Run, contents, good, interrupted, invoke, refused, runner, start
 
 PHOTOS = {"a.jpg", "b.png", "deep/c.png"}
 
@@ -32,10 +32,6 @@ def run(folder: Path, weights: Path) -> Run:
     return runner("image", weights)
 
 
-def files(folder: Path) -> set[str]:
-    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-
-
 def read(path: str) -> np.ndarray:
     with Image.open(path) as image:
         return np.asarray(image)
@@ -48,7 +44,7 @@ def test_one_photo_gives_a_mask_beside_it(
     flags = [f"--{name}={value}" for name, value in settings.items()]
     result = run("a.jpg", *flags)
     assert (result.exit_code, result.stdout, result.stderr) == (0, "a.mask.png\n", "")
-    assert files(folder) == PHOTOS | {"a.mask.png"}
+    assert contents(folder).keys() == PHOTOS | {"a.mask.png"}
     expected = Segmenter.from_pretrained(weights, device="cpu")("a.jpg", **settings).mask
     np.testing.assert_array_equal(read("a.mask.png"), expected * np.uint8(255))
     assert "Using device" in run("b.png", "--device", "auto").stderr
@@ -78,9 +74,9 @@ def test_outputs_go_where_they_are_told(run: Run, folder: Path, args: str, outpu
         (folder / "deep" / "x.jpg").symlink_to("../a.jpg")
     if "link" in args:
         (folder / "link").symlink_to(".")
-    before = files(folder)
+    before = contents(folder).keys()
     result = good(run(*args.split()))
-    assert files(folder) == before | set(outputs.split())
+    assert contents(folder).keys() == before | set(outputs.split())
     assert [str(Path(line)) for line in result.stdout.splitlines()] == outputs.split()
     # What the command wrote is no photo in a folder, and stays unless it is told otherwise.
     assert "Use --overwrite" in refused(run(*args.split()))
@@ -95,7 +91,7 @@ def test_stdin_and_stdout(run: Run, folder: Path) -> None:
         np.testing.assert_array_equal(np.asarray(mask), read("new/stdin.mask.png"))
     with Image.open(io.BytesIO(to_stdout.stdout_bytes)) as cutout:
         assert (cutout.format, cutout.mode) == ("PNG", "RGBA")
-    assert files(folder) == PHOTOS | {"new/stdin.mask.png", "new/b.mask.png"}
+    assert contents(folder).keys() == PHOTOS | {"new/stdin.mask.png", "new/b.mask.png"}
 
 
 def test_resuming_skips_what_is_done(run: Run, folder: Path) -> None:
@@ -197,7 +193,7 @@ def test_faults_end_with_their_exit_code_and_leave_no_file(
     result = run(*args.split())
     assert message in refused(result, code)
     assert code == 2 or result.stderr.startswith("Error: ")
-    assert files(folder) == PHOTOS | {"deep/c.jpg"}
+    assert contents(folder).keys() == PHOTOS | {"deep/c.jpg"}
     if code == 3:
         assert "Traceback" in run(*args.split(), "--debug").stderr
 
@@ -207,7 +203,7 @@ def test_ctrl_c_ends_with_130_and_no_traceback(folder: Path, weights: Path) -> N
         assert process.stderr.readline().startswith(b"Using device")
         # It waits for stdin by now, or will.
         assert interrupted(process) == ["Interrupted."]
-    assert not any(name.endswith(".tmp") for name in files(folder))
+    assert not any(name.endswith(".tmp") for name in contents(folder))
 
 
 def test_one_coco_file_holds_what_the_masks_show(run: Run, folder: Path) -> None:

@@ -21,7 +21,7 @@ from amd_seg.errors import WeightsError
 from amd_seg.model.appearance import SemanticNetwork
 from amd_seg.model.config import SemanticConfig, SemanticWeightsConfig
 from amd_seg.weights import push_to_hub, save_weights
-from tests.processes import ENVIRONMENT, python
+from tests.processes import ENVIRONMENT, contents, python
 
 # A server on localhost that answers as the Hub does.
 
@@ -109,9 +109,8 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 return self._json({"files": modes})
             lines = [json.loads(line) for line in body.splitlines()]
             sent = [line["value"] for line in lines if line["key"] == "file"]
-            sha = hub.repos[f"{owner}/{name}"].commit(
-                {file["path"]: base64.b64decode(file["content"]) for file in sent}
-            )
+            files = {file["path"]: base64.b64decode(file["content"]) for file in sent}
+            sha = hub.repos[f"{owner}/{name}"].commit(files)
             url = f"{hub.url}/{owner}/{name}/commit/{sha}"
             return self._json({"success": True, "commitOid": sha, "commitUrl": url})
 
@@ -171,7 +170,7 @@ Run = Callable[..., list[str]]
 
 @pytest.fixture(scope="module")
 def files(weights: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in weights.iterdir()}
+    return contents(weights)
 
 
 @pytest.fixture
@@ -208,7 +207,7 @@ def test_weights_are_fetched_once_and_then_cached(
     repo = hub.repo("org/tiny", files | {"README.md": b"# card", "optimizer.pth": b"large"})
     (fetched,) = run(FETCH, "org/tiny")
     assert Path(fetched).is_relative_to(tmp_path / "hf")
-    assert {path.name: path.read_bytes() for path in Path(fetched).iterdir()} == files
+    assert contents(Path(fetched)) == files
     hub.requests.clear()
     assert run(FETCH, "org/tiny") == [fetched]
     assert not [line for line in hub.requests if "/resolve/" in line]
@@ -260,7 +259,7 @@ def test_a_download_that_breaks_off_leaves_no_half_file(
     assert not list((tmp_path / "hf").rglob("snapshots/*/*"))
     repo.cut_short = False
     (fetched,) = run(FETCH, "org/tiny")
-    assert {path.name: path.read_bytes() for path in Path(fetched).iterdir()} == files
+    assert contents(Path(fetched)) == files
 
 
 def test_loading_looks_here_first_then_on_the_hub_and_checks_what_came(
@@ -286,7 +285,7 @@ def test_a_folder_is_one_commit_and_comes_back(hub: Hub, run: Run, tmp_path: Pat
     config = SemanticWeightsConfig(model=model.config, **named)
     folder = save_weights(tmp_path / "run" / "weights", model, config)
     (folder / "README.md").write_bytes(b"# card")
-    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    files = contents(folder)
     (folder / "notes.txt").write_bytes(b"private")
     (told,) = run(PUSH, folder, HF_TOKEN="may-write")
     ((sha, pushed),) = hub.repos["org/mine"].commits.items()
