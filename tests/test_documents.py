@@ -10,10 +10,8 @@ from amd_seg.model.config import AMDConfig
 from amd_seg.training.config import FinetuneConfig, TrainingConfig
 from tests.processes import ROOT, commands
 
-FOLDERS = ("docs", "notes", "recipes", "weights")
-DOCUMENTS = sorted(
-    [*ROOT.glob("*.md"), *(path for name in FOLDERS for path in ROOT.glob(f"{name}/**/*.md"))]
-)
+PLACES = ("*.md", "docs/**/*.md", "notes/**/*.md", "recipes/**/*.md", "weights/**/*.md")
+DOCUMENTS = sorted(path for place in PLACES for path in ROOT.glob(place))
 # The lab book and the changelog name options of their time.
 MANUALS = [path for path in DOCUMENTS if path.name not in ("experiments.md", "CHANGELOG.md")]
 

@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -44,11 +43,8 @@ def numbers(weights: Path, clip: Path) -> list[np.ndarray]:
 def test_what_surrounds_a_call_changes_no_number(weights: Path, tmp_path: Path) -> None:
     clip = write_folder(tmp_path / "clip", moving_square(9))
     expected = numbers(weights, clip)
-    contexts: list[AbstractContextManager[object]] = [
-        *(torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad(), torch.inference_mode()),
-        torch.device("meta"),
-    ]
-    for context in contexts:
+    modes = torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad(), torch.inference_mode()
+    for context in (*modes, torch.device("meta")):
         with context:
             inside = numbers(weights, clip)
         for one, other in zip(inside, expected, strict=True):

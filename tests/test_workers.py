@@ -14,15 +14,15 @@ from PIL import Image
 
 from amd_seg.cli.terminal import stopped_by_signals
 from tests.processes import python, until
+from tests.tiny import TINY_SETTINGS, settings
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not Path("/proc").is_dir(), reason="counts processes in /proc"),
 ]
 
-TRAIN = """train --device cpu --steps 100000 --batch-size 2 --crop 32x48
---objective photometric --set frames=loader --workers 2
---set short_edge=32 --set stage_widths=8,8,8,8 --set motion_size=64x64 --set log_every=1"""
+TRAIN = "train --device cpu --steps 100000 --batch-size 2 --crop 32x48 --objective photometric"
+LOADING = ["--workers", "2", *settings("frames=loader"), *TINY_SETTINGS]
 
 
 def of_session(session: int) -> list[int]:
@@ -41,7 +41,7 @@ def of_session(session: int) -> list[int]:
 def moment(name: str, clips: Path, out: Path) -> tuple[list[object], Callable[[], object]]:
     """A command with worker processes, and what tells that they are at work."""
     if name == "loading pairs":
-        return [*TRAIN.split(), clips, "--out", out], (out / "log.jsonl").is_file
+        return [*TRAIN.split(), *LOADING, clips, "--out", out], (out / "log.jsonl").is_file
     noise = np.random.default_rng(0).integers(0, 255, (400, 500), np.uint8)
     for kind in ("images", "masks"):
         (out / kind).mkdir(parents=True)
