@@ -95,9 +95,8 @@ def test_nothing_leaks_and_blends_average(model: AMD, clip: Path, config: Adapta
     torch.manual_seed(5)
     drawn = torch.rand(1)
     torch.manual_seed(5)
-    first, second, part = (
-        adapted(model, clip, config, steps=3, guard=False, blend=blend) for blend in (1, 1, 0.25)
-    )
+    changes = ({"steps": 3, "guard": False, "blend": blend} for blend in (1, 1, 0.25))
+    first, second, part = (adapted(model, clip, config, **each) for each in changes)
     assert torch.equal(torch.rand(1), drawn)
     assert first.report.losses == second.report.losses == part.report.losses
     assert_same_weights(first.model, second.model)

@@ -8,13 +8,8 @@ from PIL import Image
 
 from amd_seg.classes import VOC2012, VOID, Classes, read_classes, standard_colour
 from amd_seg.errors import InputError
-from amd_seg.media.labels import (
-    TINT_SHARE,
-    indexed_image,
-    read_labels,
-    render_labels_overlay,
-    save_labels,
-)
+from amd_seg.media import labels as label_maps
+from amd_seg.media.labels import TINT_SHARE, indexed_image, read_labels, save_labels
 
 THREE = Classes(("background", "cup", "sign"), ("#000000", "#ff0000", "#0000ff"))
 
@@ -98,7 +93,7 @@ def test_an_overlay_tints_classes_and_leaves_the_background() -> None:
     labels = np.zeros((120, 160), np.uint8)
     labels[60:100, 80:140] = 1
     labels[100:, :] = VOID
-    picture = np.asarray(render_labels_overlay(pixels, labels, THREE))
+    picture = np.asarray(label_maps.render_labels_overlay(pixels, labels, THREE))
     tinted = np.rint((1 - TINT_SHARE) * 100 + TINT_SHARE * np.array(THREE.palette[1]))
     np.testing.assert_array_equal(picture[80, 100], tinted)
     np.testing.assert_array_equal(picture[50:, :79], 100)
@@ -106,4 +101,4 @@ def test_an_overlay_tints_classes_and_leaves_the_background() -> None:
     # The legend is where the picture begins, in the class's colour.
     assert (picture[:30, :30] == THREE.palette[1]).all(axis=2).any()
     with pytest.raises(InputError, match="one size"):
-        render_labels_overlay(pixels, labels[:-1], THREE)
+        label_maps.render_labels_overlay(pixels, labels[:-1], THREE)

@@ -88,9 +88,8 @@ def test_the_average_follows_the_weights_by_its_decay() -> None:
 
 
 def pairs() -> PairBatch:
-    return PairBatch(
-        *torch.randint(0, 256, (2, 2, 3, 32, 48), dtype=torch.uint8), ("clip:0-1",) * 2
-    )
+    frames = torch.randint(0, 256, (2, 2, 3, 32, 48), dtype=torch.uint8)
+    return PairBatch(*frames, ("clip:0-1",) * 2)
 
 
 def test_the_object_logit_is_the_log_odds_of_the_softmax() -> None:

@@ -47,9 +47,7 @@ GROUPS["drawn"] = [(values, truth) for _, values, truth in drawn()]
 
 @pytest.mark.parametrize("name", [*GROUPS, "ecssd subset"])
 def test_saliency_metrics_equal_pysodmetrics(name: str, request: pytest.FixtureRequest) -> None:
-    pairs = GROUPS.get(name) or [
-        (values, truth) for _, values, truth in subset(request.getfixturevalue("shared"))
-    ]
+    pairs = GROUPS.get(name) or [pair for _, *pair in subset(request.getfixturevalue("shared"))]
     for key, value in scores(pairs).items():
         assert value == pytest.approx(GOLDEN[name][key], abs=TOLERANCE), key
 

@@ -242,9 +242,8 @@ def test_a_flow_that_is_not_a_number_is_not_hidden_and_goes_back(lost: tuple[int
 @torch.no_grad()
 def test_the_chain_from_masks_to_loss_is_that_of_the_equations(normalised: bool) -> None:
     torch.manual_seed(0)
-    config = dataclasses.replace(
-        TINY, pyramid_channels=(4, 4, 4, 4), dropout=0.0, normalised_volume=normalised
-    )
+    changes = {"dropout": 0.0, "normalised_volume": normalised}
+    config = dataclasses.replace(TINY, pyramid_channels=(4, 4, 4, 4), **changes)
     model = AMD(config).double().train()
     for name, value in model.named_parameters():
         # Masks that differ, and flows of some pixels.

@@ -22,6 +22,7 @@ from amd_seg.weights import load_semantic_weights, save_weights
 from tests.labelled import HEIGHT, WIDTH
 from tests.processes import invoke, refused, runner
 from tests.test_cli_evaluate import evaluate, scores
+from tests.test_masked_images import write_pair
 from tests.tiny import SEMANTIC, tiny_weights
 
 CLASSES = Classes.of(("background", "cup", "sign", "tree"))
@@ -38,9 +39,8 @@ def network(classes: int = 4) -> SemanticNetwork:
 def saved(folder: Path, classes: Classes = CLASSES) -> Path:
     model = network(len(classes))
     named = {"class_names": classes.names, "class_colours": classes.colours, "name": "tiny"}
-    return save_weights(
-        folder, model, SemanticWeightsConfig(model=model.config, input_size=32, **named)
-    )
+    config = SemanticWeightsConfig(model=model.config, input_size=32, **named)
+    return save_weights(folder, model, config)
 
 
 @pytest.fixture(scope="module")
@@ -256,9 +256,7 @@ def test_what_cannot_be_scored_gets_one_clear_line(
     for number in range(6, 9):
         wrong = Image.new("L", (WIDTH, HEIGHT), 255)
         wrong.save(tmp_path / "WRONG" / f"2007_{number:06}.png")
-    for folder in ("images", "masks"):
-        (tmp_path / "PAIRS" / folder).mkdir(parents=True)
-        Image.new("L", (16, 16), 255).save(tmp_path / "PAIRS" / folder / "a.png")
+    write_pair(tmp_path / "PAIRS", "a", Image.new("L", (16, 16), 255))
     places = {name: tmp_path / name for name in ("WRONG", "PAIRS", "NAMES")}
     places |= {"VOC": voc, "FOUR": weights}
     args = args if "--predictions" in args else f"{args} --device cpu"

@@ -200,9 +200,8 @@ def test_files_that_are_missing_or_swapped_are_named(folder: Path, tmp_path: Pat
 def test_a_truncated_file_and_a_hostile_header_are_refused(folder: Path, header: bytes) -> None:
     path = folder / "model.safetensors"
     whole = path.read_bytes()
-    hostile = [
-        n.to_bytes(8, "little") + header + bytes(4) for n in (len(header), 2**63, 99_000_000)
-    ]
+    sizes = (n.to_bytes(8, "little") for n in (len(header), 2**63, 99_000_000))
+    hostile = [size + header + bytes(4) for size in sizes]
     for content in (*hostile, *(whole[:size] for size in (0, 7, 8, 9, 100, -1))):
         path.write_bytes(content)
         assert "Copy or download it again" in refusal(folder)
