@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import torch
 
-from amd_seg.colour_model import grabcut
+from amd_seg.colour_model import grabcut, iou
 from amd_seg.device import own_numerics
 from amd_seg.refine import (
     FEATHER,
@@ -37,7 +37,7 @@ DISC = 3  # radius, in small pixels, of what a click holds for certain
 SURE_BACKGROUND, SURE_OBJECT = 0.05, 0.95  # below and above, the cut may change nothing
 CUT_SHARE = 0.75  # of its mask in the result; the rest is the map before it, with its doubts
 GAP = 21  # window, in small pixels, of the closing that joins parts of one object
-SCRAP = 0.1  # of the area of the other parts, below which a part is no object by itself
+SCRAP = 0.1  # of the rest of the object, below which a part is no object by itself
 
 
 def segment_by_clicks(
@@ -81,9 +81,10 @@ def segment_by_clicks(
             # No click's disc covers another one's point.
             apart = min((np.hypot(x - a, y - b) for a, b in others), default=2 * DISC)
             cv2.circle(labels, (x, y), min(DISC, int(apart // 2)), int(label), thickness=-1)
+    start = np.isin(labels, (cv2.GC_FGD, cv2.GC_PR_FGD))
     mask = grabcut(small, labels)
-    if mask is None or not mask.any():
-        mask = np.isin(labels, (cv2.GC_FGD, cv2.GC_PR_FGD))
+    if mask is None or iou(mask, start) < SCRAP:
+        mask = start  # The cut has lost the object.
     result = corrected + np.float32(CUT_SHARE) * (mask - corrected)
     if inside:
         window = np.ones((GAP, GAP), np.uint8)
