@@ -90,9 +90,9 @@ def segment_by_clicks(
         window = np.ones((GAP, GAP), np.uint8)
         closed = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_CLOSE, window)
         _, parts = cv2.connectedComponents(closed, connectivity=8)
-        others = mask & ~np.isin(parts, [parts[y, x] for x, y in inside])
-        if np.sum(mask & ~others) > SCRAP * others.sum():
-            result[others] = 0
+        rest = mask & ~np.isin(parts, [parts[y, x] for x, y in inside])
+        if np.sum(mask & ~rest) > SCRAP * rest.sum():
+            result[rest] = 0
     with own_numerics():
         return along_edges(pixels, guide.float() / 255, torch.from_numpy(result), FEATHER)
 
