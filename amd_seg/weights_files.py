@@ -103,7 +103,11 @@ def read_weights(source: Path) -> tuple[Network, NetworkConfig]:
                     f"Cannot use {file}: its sha256 is {digest}, and {CONFIG_FILE} says "
                     f"{config.sha256}. Delete both files, then copy or download them again."
                 )
-            tensors = {k: handle.get_tensor(k).to(value.dtype) for k, value in expected.items()}
+            # Copies: a tensor of the file's own dtype would be a view into the file.
+            tensors = {
+                key: handle.get_tensor(key).to(value.dtype, copy=True)
+                for key, value in expected.items()
+            }
     except WeightsError:
         raise
     except SafetensorError as cause:
@@ -115,7 +119,7 @@ def read_weights(source: Path) -> tuple[Network, NetworkConfig]:
         ) from cause
     _require_finite(tensors, f"Cannot use {file}")
     model = _new_model(config)
-    model.load_state_dict(tensors)
+    model.load_state_dict(tensors, assign=True)
     return model.eval(), config
 
 

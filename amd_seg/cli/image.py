@@ -263,18 +263,13 @@ def _written(jobs: Sequence[Job], resume: bool) -> set[Job]:
 def _segment_photos(jobs: Sequence[Job], done: set[Job], settings: dict[str, Any]) -> int:
     """Do the jobs that are not done, tell of each, and return how many failed."""
     from amd_seg.prefetch import map_ahead
-    from amd_seg.weights import digest_of_weights
 
     out, output, as_json = (settings[name] for name in ("out", "output", "as_json"))
     segmenter, call, names = _load(settings)
     kept = {name: settings[name] for name in ("overwrite", "resume")}
-    made_by = {
-        "version": f"amd-seg {__version__}",
-        "weights": settings["weights"] or "bundled",
-        "weights_sha256": digest_of_weights(settings["weights"]),
-        **{name: settings[name] for name in ("size", "precision", *_OF_MASKS)},
-    }
-    file, page, failed = None, None, 0
+    file, page, failed, made_by = None, None, 0, dict[str, Any]()
+    if output in ONE_FILE or settings["report"] is not None:
+        made_by = _made_by(settings)
     with ExitStack() as stack:
         if output in ONE_FILE:
             from amd_seg.annotations import AnnotationFile
@@ -332,6 +327,18 @@ def _segment_photos(jobs: Sequence[Job], done: set[Job], settings: dict[str, Any
         for path in page.finish() if page is not None else ():
             terminal.notice(f"To look through the masks, open {path}.")
     return failed
+
+
+def _made_by(settings: dict[str, Any]) -> dict[str, Any]:
+    """What a file of masks says of its origin; the same files and settings give the same masks."""
+    from amd_seg.weights import digest_of_weights
+
+    return {
+        "version": f"amd-seg {__version__}",
+        "weights": settings["weights"] or "bundled",
+        "weights_sha256": digest_of_weights(settings["weights"]),
+        **{name: settings[name] for name in ("size", "precision", *_OF_MASKS)},
+    }
 
 
 def _load(settings: dict[str, Any]) -> tuple[Any, dict[str, Any], Sequence[str]]:
