@@ -103,8 +103,9 @@ def manifold_ranking(
     labels = parts.labels
     edges = [np.unique(edge) for edge in (labels[0], labels[-1], labels[:, 0], labels[:, -1])]
     at_border = np.isin(np.arange(len(colours)), np.concatenate(edges))
-    once = parts.touching.astype(np.float32)
-    linked = parts.touching | (once @ once > 0) | np.logical_and.outer(at_border, at_border)
+    # By torch: threads of numpy's matrix products spin for long after them.
+    once = torch.from_numpy(parts.touching).float()
+    linked = parts.touching | (once @ once > 0).numpy() | np.logical_and.outer(at_border, at_border)
     np.fill_diagonal(linked, val=False)
     affinity = np.where(linked, np.exp(-distance / REACH), 0)  # eq. 4
     degree = np.diag(affinity.sum(axis=1) + 1e-9)

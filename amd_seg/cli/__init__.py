@@ -136,7 +136,9 @@ def cli() -> None:
 def main() -> None:
     """Run the command line: the console script's entry point."""
     # Threads of OpenMP that wait would spin, and on a machine that others use too they wait for
-    # long: up to five times the processor time. It is read when torch is loaded.
+    # long: up to five times the processor time. It is read when torch is loaded; the exponent of
+    # the cycles that those of numpy's matrix products spin, when numpy is.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
     terminal.open_closed_streams()
     cli(prog_name="amd-seg")
