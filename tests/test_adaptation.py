@@ -118,6 +118,19 @@ def test_it_does_no_harm(model: AMD, clip: Path, caplog: pytest.LogCaptureFixtur
     assert adapted(model, clip, harmful, guard=False).report.is_adapted
 
 
+def test_an_object_that_eq_7_loses_is_kept(model: AMD, clip: Path) -> None:
+    knowing = adapted(model, clip, MOTION).model
+    lost, kept = (
+        adapted(knowing, clip, PHOTOMETRIC, steps=60, channel=1, guard=guard)
+        for guard in (False, True)
+    )
+    assert lost.report.loss_after < lost.report.loss_before
+    assert objects_iou(lost) < 0.1
+    assert objects_iou(kept) > 0.7
+    assert "The object was lost" in kept.report.reason
+    assert_same_weights(kept.model, knowing)
+
+
 def test_nothing_is_learned_where_nothing_moves_on_its_own(model: AMD, tmp_path: Path) -> None:
     wide = texture(96, 168, 0)
     pan = write_folder(tmp_path / "pan", [wide[:, time : time + 128] for time in range(6)])

@@ -39,6 +39,8 @@ LEAST_EVIDENCE = 0.05  # clearness of a clip's motion below which there is nothi
 CHECKS = 4  # batches whose loss is compared before and after
 HELD_OUT = slice(2, None, 5)  # frames, or first frames of pairs, that are not learned from
 SHOWING_SHARE = 0.3  # of the steps: they teach what clicks mean, before other frames are seen
+# Share of the object's motion before eq. 7 that is left after it, where the object is not lost.
+KEPT_MOTION = 0.9
 # How much faster another region must move to take the object's place: one clip says little.
 CLEAR_LEAD = 4.0
 
@@ -152,12 +154,12 @@ def adapt(
     # The generators outside stay as they were.
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(config.seed)
-        frames = gather_frames(clip, config, short_edge=config.frame_size(weights.input_size))
-        crop = frames.crop_size(config.learning_size(weights.input_size))
+        frames = gather_frames(clip, config, short_edge=config.frame_size(weights))
+        crop = frames.crop_size(config.learning_size(weights))
         training = _training_config(config, crop)
         took("frames")
         if config.objective == "motion-masks":
-            examples = _masks(model, taught, weights.input_size, frames, config, training, clicked)
+            examples = _masks(model, taught, weights, frames, config, training, clicked)
         else:
             examples = _pairs(model, taught, channel is not None, frames, config, training)
         took("examples")
@@ -170,9 +172,13 @@ def adapt(
         took("steps")
         after = _mean_loss(adapted, taught, examples.checks, training)
         reason = _objection(examples, losses, before, after) if config.guard else ""
-        kept = released if reason else adapted
-        size = weights.input_size if reason else config.adapted_size(weights.input_size)
+        kept, size = adapted, config.adapted_size(weights)
         choice = examples.choose(kept, size)
+        if reason or (config.guard and config.objective == "photometric"):
+            known = examples.choose(released, weights.input_size)
+            reason = reason or _loss_of_object(known, choice)
+            if reason:
+                kept, size, choice = released, weights.input_size, known
         took("checks")
     if reason:
         logger.warning("%s: %s The released weights are kept.", clip.source, reason)
@@ -206,6 +212,17 @@ def _objection(examples: _Examples, losses: Sequence[float], before: float, afte
         return ""
     where = "frames that it did not learn from" if examples.held_out else "its frames"
     return f"The loss on {where} did not fall ({before:.4f} before, {after:.4f} after)."
+
+
+def _loss_of_object(before: ChannelChoice, after: ChannelChoice) -> str:
+    """Say that eq. 7 has lost the object, if its region moves less on its own than it did.
+
+    Eq. 7 falls too where a region takes ground along, or becomes empty.
+    """
+    moved, moves = (choice.motion[choice.channel] for choice in (before, after))
+    if moves >= KEPT_MOTION * moved:
+        return ""
+    return f"The object was lost: its region moved {moved:.2g} pixels on its own, now {moves:.2g}."
 
 
 def _training_config(config: AdaptationConfig, crop: tuple[int, int]) -> TrainingConfig:
@@ -297,7 +314,7 @@ def mean_state(
 def _masks(
     model: AMD,
     taught: int,
-    input_size: int,
+    weights: WeightsConfig,
     clip: ClipFrames,
     config: AdaptationConfig,
     training: TrainingConfig,
@@ -318,7 +335,7 @@ def _masks(
         total = (regions * trust).sum(axis=(0, 2, 3))
         return ChannelChoice(taught, tuple((moving / np.maximum(total, 1e-9)).tolist()))
 
-    masks = agreed_masks(motion, regions_by(model, input_size)[:, taught], clip.source)
+    masks = agreed_masks(motion, regions_by(model, weights.input_size)[:, taught], clip.source)
     sure: list[list[MaskedImage]] = []
     if clicked:
         found = {number: image.mask for number, image in zip(motion.numbers, masks, strict=True)}
@@ -329,7 +346,7 @@ def _masks(
         seeing, _ = _learn(
             model, taught, lambda each: MaskBatches([sure], each, device), config, first, None
         )
-        size = config.adapted_size(input_size)
+        size = config.adapted_size(weights)
         masks = agreed_masks(motion, regions_by(seeing, size)[:, taught], clip.source)
     learned, held_out = list(masks), masks[HELD_OUT]
     del learned[HELD_OUT]
@@ -377,10 +394,10 @@ def _pairs(
             yield PairBatch(cut[:, 0], cut[:, 1], tuple(names))
 
     checks = islice(stream(held_out or learned, training, config.seed + 1), CHECKS)
-    looked_at = stream(learned + held_out, training, config.seed + 2)
+    looked_at = list(islice(stream(learned + held_out, training, config.seed + 2), CHECKS))
 
     def choose(kept: AMD, _: int) -> ChannelChoice:
-        choice = choose_object_channel(kept, looked_at, count=CHECKS)
+        choice = choose_object_channel(kept, iter(looked_at), count=CHECKS)
         if is_certain:
             return replace(choice, channel=known)
         return choice.unless_clear(known, lead=CLEAR_LEAD)

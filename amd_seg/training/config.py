@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from typing import ClassVar, Literal, NamedTuple
 
-from amd_seg.model.config import AMDConfig, Rule, Settings
+from amd_seg.model.config import AMDConfig, Rule, Settings, WeightsConfig
 
 Objective = Literal["photometric", "dense", "motion-masks"]
 Optimizer = Literal["adam", "adamw", "sgd"]
@@ -197,8 +197,8 @@ class AdaptationConfig(Settings):
     batch_size: int = 4
     """Pairs of frames, or frames with a mask, per step."""
     size: int = 192
-    """Short edge, in pixels, of what the network sees while it learns; the input size of the
-    weights where that is larger."""
+    """Short edge, in pixels, of what the network sees while it learns, if that is not smaller than
+    the input size of the weights (objective motion-masks) or what the motion pathway sees."""
     scale: tuple[float, float] = (0.6, 1.0)
     """Range of the crop's side, as a share of the frame; crops are enlarged to --size."""
     max_gap: int = 4
@@ -228,18 +228,24 @@ class AdaptationConfig(Settings):
         "blend": ("above 0, up to 1", lambda share: 0 < share <= 1),
     }
 
-    def learning_size(self, input_size: int) -> int:
-        """The short edge, in pixels, of crops for weights of an input size."""
-        return max(self.size, input_size)
+    def learning_size(self, weights: WeightsConfig) -> int:
+        """The short edge, in pixels, of crops for a model with these weights."""
+        by_masks = self.objective == "motion-masks"
+        return max(self.size, weights.input_size if by_masks else min(weights.model.motion_size))
 
-    def frame_size(self, input_size: int) -> int:
+    def frame_size(self, weights: WeightsConfig) -> int:
         """The short edge, in pixels, of the frames in memory: crops and motion are made of them."""
         least = MOTION_SIZE if self.objective == "motion-masks" else 0
-        return max(self.learning_size(input_size), least)
+        return max(self.learning_size(weights), least)
 
-    def adapted_size(self, input_size: int) -> int:
-        """The short edge at which things look as large as they did in the crops."""
-        return round(2 * self.learning_size(input_size) / sum(self.scale) / 8) * 8
+    def adapted_size(self, weights: WeightsConfig) -> int:
+        """The short edge that the adapted model sees.
+
+        Things look as large as in the crops, if these taught what the object looks like.
+        """
+        if self.objective == "photometric":
+            return weights.input_size
+        return round(2 * self.learning_size(weights) / sum(self.scale) / 8) * 8
 
     def gap_at(self, frame_rate: float | None) -> int:
         """The largest distance, in frames of a clip of this rate, between two that are compared."""
