@@ -76,7 +76,7 @@ def test_a_model_learns_what_moves(model: AMD, clip: Path) -> None:
 
 
 def test_eq_7_trains_both_pathways_and_lowers_the_held_out_loss(model: AMD, clip: Path) -> None:
-    found = adapted(model, clip, PHOTOMETRIC, max_gap=2)
+    found = adapted(model, clip, PHOTOMETRIC, max_gap=2, guard=False)
     report = found.report
     assert (report.examples, report.held_out) == (13, 4)
     assert report.loss_after < 0.8 * report.loss_before

@@ -39,8 +39,9 @@ LEAST_EVIDENCE = 0.05  # clearness of a clip's motion below which there is nothi
 CHECKS = 4  # batches whose loss is compared before and after
 HELD_OUT = slice(2, None, 5)  # frames, or first frames of pairs, that are not learned from
 SHOWING_SHARE = 0.3  # of the steps: they teach what clicks mean, before other frames are seen
-# Share of the object's motion before eq. 7 that is left after it, where the object is not lost.
-KEPT_MOTION = 0.9
+# Where eq. 7 has not lost the object: the least motion and the largest area of its region after
+# it, as shares of those before.
+KEPT_MOTION, LARGEST_GROWTH = 0.9, 1.4
 # How much faster another region must move to take the object's place: one clip says little.
 CLEAR_LEAD = 4.0
 
@@ -215,14 +216,19 @@ def _objection(examples: _Examples, losses: Sequence[float], before: float, afte
 
 
 def _loss_of_object(before: ChannelChoice, after: ChannelChoice) -> str:
-    """Say that eq. 7 has lost the object, if its region moves less on its own than it did.
+    """Say that eq. 7 has lost the object, if its region moves less on its own, or has grown.
 
-    Eq. 7 falls too where a region takes ground along, or becomes empty.
+    The loss falls too where the region takes ground along, or becomes empty.
     """
-    moved, moves = (choice.motion[choice.channel] for choice in (before, after))
-    if moves >= KEPT_MOTION * moved:
-        return ""
-    return f"The object was lost: its region moved {moved:.2g} pixels on its own, now {moves:.2g}."
+    (moved, was), (moves, area) = (
+        (choice.motion[choice.channel], choice.area[choice.channel]) for choice in (before, after)
+    )
+    lost = "The object was lost: its region"
+    if moves < KEPT_MOTION * moved:
+        return f"{lost} moved {moved:.2g} pixels on its own, now {moves:.2g}."
+    if area > LARGEST_GROWTH * was:
+        return f"{lost} grew from {was:.0%} of the frame to {area:.0%}."
+    return ""
 
 
 def _training_config(config: AdaptationConfig, crop: tuple[int, int]) -> TrainingConfig:

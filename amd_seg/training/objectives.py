@@ -101,6 +101,7 @@ class ChannelChoice:
 
     channel: int
     motion: tuple[float, ...]  # mean of each region against its frame's, in pixels
+    area: tuple[float, ...] = ()  # mean share of the frame that each region has, if that is known
 
     @property
     def margin(self) -> float:
@@ -133,11 +134,14 @@ def choose_object_channel(model: AMD, batches: Iterator[Any], *, count: int = 16
     """Choose the region with the largest mean relative motion over `count` batches of pairs."""
     was_training = model.training
     model.eval()
-    motion = []
+    motion, area = [], []
     for _ in range(count):
         batch = next(batches)
         found = model(batch.frame_i, batch.frame_j)
-        motion += [relative_motion(found.view_i), relative_motion(found.view_j)]
+        for view in (found.view_i, found.view_j):
+            motion.append(relative_motion(view))
+            area.append(view.masks.mean(dim=(2, 3)))
     model.train(was_training)
     mean = torch.cat(motion).mean(dim=0)
-    return ChannelChoice(int(mean.argmax()), tuple(mean.tolist()))
+    areas = torch.cat(area).mean(dim=0)
+    return ChannelChoice(int(mean.argmax()), tuple(mean.tolist()), tuple(areas.tolist()))
