@@ -16,7 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from amd_seg.adaptation_report import CURVE_STYLE, loss_curve, verdict, write_adaptation_page
-from amd_seg.choices import ADAPTED_REFINEMENT, DEFAULT_REFINEMENT, OUTPUTS, REFINEMENTS
+from amd_seg.choices import DEFAULT_REFINEMENT, OUTPUTS, REFINEMENTS
 from amd_seg.errors import AmdSegError, ConfigError, InputError, MediaError
 from amd_seg.media.files import IMAGE_SUFFIXES
 from amd_seg.media.images import Photo, read_image
@@ -146,6 +146,11 @@ class Page:
         told = f"<p>{escape(verdict(report))}</p>{loss_curve(report)}"
         return told, page, adapted.config.input_size
 
+    @property
+    def refinement(self) -> str:
+        """How the masks of the clip are refined by default, with the weights in use."""
+        return self._video.refinement
+
     def write(self, output: str, on_frame: OnFrame, **call: Any) -> Path:
         """Write the whole clip, by the weights in use."""
         if self.clip is None:  # What was dropped last could not be read.
@@ -257,7 +262,8 @@ def build(segmenter: Segmenter, folder: Path) -> Any:
         call = dict(zip(("threshold", "refine"), controls, strict=True))
         with page_of(request) as page:
             told, report, size = page.adapt(AdaptationConfig(), on_step, **call)
-        return [ADAPTED_REFINEMENT, size, told, gr.update(visible=True, value=str(report))]
+            refinement = page.refinement
+        return [refinement, size, told, gr.update(visible=True, value=str(report))]
 
     def write(output: str, request: gr.Request, progress: Any = bar, *controls: Any) -> Any:
         def on_frame(done: int, total: int | None) -> None:

@@ -95,19 +95,26 @@ class VideoSegmenter:
         """Return a segmenter of clips with trained weights; see `Segmenter.from_pretrained`."""
         return cls(Segmenter.from_pretrained(source, device=device, precision=precision))
 
+    @property
+    def refinement(self) -> str:
+        """How masks are refined by default: by "ranking", with adapted weights by "guided".
+
+        What learned from the clip knows more of its object than the ranking.
+        """
+        is_adapted = "adapted" in self.segmenter.config.training
+        return ADAPTED_REFINEMENT if is_adapted else CLIP_REFINEMENT
+
     def __call__(
         self, source: ClipLike, **options: Unpack[CallOptions]
     ) -> Iterator[FrameSegmentation]:
         """Segment the frames of a clip, one after the other, with the options of a `Segmenter`.
 
-        Masks are refined by "ranking", after an adaptation by "guided", unless `refine` says
-        otherwise: what learned from the clip knows more of its object than the ranking.
+        Masks are refined by `refinement`, unless `refine` says otherwise.
 
         Of a file that is cut short the frames that it has are given, and a warning is logged.
         Arguments and memory raise what a `Segmenter` raises, a bad clip a MediaError.
         """
-        is_adapted = "adapted" in self.segmenter.config.training
-        options.setdefault("refine", ADAPTED_REFINEMENT if is_adapted else CLIP_REFINEMENT)
+        options.setdefault("refine", self.refinement)
         clip = _opened(source)
         frames = read_ahead(clip, ahead=_frames_waiting(clip))
         under_way: deque[Frame] = deque()

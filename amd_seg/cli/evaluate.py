@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from amd_seg.choices import ADAPTED_REFINEMENT, CLIP_REFINEMENT, DEFAULT_REFINEMENT
+from amd_seg.choices import DEFAULT_REFINEMENT
 from amd_seg.cli import options, terminal
 from amd_seg.cli.options import COUNT, PATH, refuse
 from amd_seg.cli.terminal import STANDARD_STREAM
@@ -179,9 +179,8 @@ def _maps(data: "Dataset", settings: dict[str, Any]) -> "tuple[Iterable[Map], st
         call |= {key: settings[key] for key in ("slide", "flip")}
         name += "".join(f", {key}" for key in ("slide", "flip") if call[key])
         return predictions.from_semantic_network(data, weights, load, call), name
-    of_clips = ADAPTED_REFINEMENT if settings["adapt"] else CLIP_REFINEMENT
-    default = of_clips if data.benchmark.kind == "video" else DEFAULT_REFINEMENT
-    call["refine"] = settings["refine"] or default
+    if settings["refine"]:
+        call["refine"] = settings["refine"]
     if not settings["adapt"]:
         return predictions.from_network(data, weights, load, call), name
 

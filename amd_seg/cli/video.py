@@ -174,7 +174,7 @@ def _segment(source: str, settings: dict[str, Any]) -> dict[str, Any]:
         found = _adapt(video, open_video(source, short_edge=size, **span), config, settings)
         if report is not None:
             call = {name: settings[name] for name in ("size", "threshold", "overwrite")}
-            call |= {"refine": settings["refine"] or ADAPTED_REFINEMENT}
+            call |= {"refine": settings["refine"] or video.refinement}
             call |= {"released": released, "adapted": video.segmenter}
             write_adaptation_page(report, clip, found, config, **call)
         seconds = round(sum(found.seconds.values()), 1)

@@ -191,9 +191,10 @@ def from_network(
 ) -> Iterator[Bytes]:
     """Run a network on each picture.
 
-    `Segmenter.from_pretrained` takes the weights and `load`, `Segmenter.stream` takes `call`. With
-    `adaptation` the network learns from each sequence of a set of videos first, from the same
-    weights every time and from all frames, also where only some of them are scored.
+    `Segmenter.from_pretrained` takes the weights and `load`, `Segmenter.stream` takes `call`; clips
+    are refined as by a `VideoSegmenter`, unless it says otherwise. With `adaptation` the network
+    learns from each sequence of a set of videos first, from the same weights every time and from
+    all frames, also where only some of them are scored.
     """
     from amd_seg.video_segmenter import VideoSegmenter
 
@@ -203,7 +204,8 @@ def from_network(
         images = [image for _, image in group]
         if adaptation is not None:
             on_clip(str(name), video.adapt(str(images[0].parent), adaptation))
-        for result in video.segmenter(images, **call):
+        default = {"refine": video.refinement} if dataset.benchmark.kind == "video" else {}
+        for result in video.segmenter(images, **default | call):
             yield np.asarray(result.render("saliency"))
 
 
