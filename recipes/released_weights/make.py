@@ -24,6 +24,7 @@ from own_flow import OwnFlow
 from photo_masks import write_photo_masks
 from self_training import write_joined_masks
 
+from amd_seg.device import fastest_precision, resolve_device
 from amd_seg.errors import AmdSegError
 from amd_seg.model.config import AMDConfig
 from amd_seg.training.clips import find_clips
@@ -34,6 +35,8 @@ from amd_seg.training.run import train
 FULL_MINUTES = 825
 """What all steps take on one core with AVX-512 BF16."""
 WORKERS = os.cpu_count() or 1
+PRECISION = fastest_precision(resolve_device("auto"))
+"""bfloat16 where the hardware has it, as where the released weights were made; else far slower."""
 SHORT_EDGE = 192
 """Of photos, frames and their masks, in pixels."""
 
@@ -51,7 +54,7 @@ COMMON = TrainingConfig(
     gradient_clip=1.0,
     ema_decay=0.998,
     warmup_steps=50,
-    precision="bfloat16",
+    precision=PRECISION,
     seed=0,
 )
 MASKS = replace(
@@ -155,7 +158,7 @@ class Recipe:
         """Make masks anew from those of a teacher and what a network sees at some sizes."""
 
         def work(folder: Path) -> None:
-            settings = {"short_edge": SHORT_EDGE, "sizes": sizes, "precision": "bfloat16"}
+            settings = {"short_edge": SHORT_EDGE, "sizes": sizes, "precision": PRECISION}
             write_joined_masks(weights, teacher, folder, **settings, **options)
             if grounds:
                 write_grounds(teacher, folder, short_edge=SHORT_EDGE, parts=0.05, drawn=200)
