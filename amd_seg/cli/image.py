@@ -267,14 +267,12 @@ def _segment_photos(jobs: Sequence[Job], done: set[Job], settings: dict[str, Any
     out, output, as_json = (settings[name] for name in ("out", "output", "as_json"))
     segmenter, call, names = _load(settings)
     kept = {name: settings[name] for name in ("overwrite", "resume")}
-    file, page, failed, made_by = None, None, 0, dict[str, Any]()
-    if output in ONE_FILE or settings["report"] is not None:
-        made_by = _made_by(settings)
+    file, page, failed = None, None, 0
     with ExitStack() as stack:
         if output in ONE_FILE:
             from amd_seg.annotations import AnnotationFile
 
-            info = {"description": "Masks found by amd-seg", **made_by}
+            info = {"description": "Masks found by amd-seg", **_made_by(settings)}
             info |= {name: settings[name] for name in ("mask_format", "split")}
             info["date_created"] = datetime.now(UTC).isoformat(timespec="seconds")
             file = AnnotationFile(Path(out), output, info=info, categories=names, **kept)
@@ -283,7 +281,7 @@ def _segment_photos(jobs: Sequence[Job], done: set[Job], settings: dict[str, Any
         if settings["report"] is not None:
             from amd_seg.review_page import ReviewPage
 
-            page = ReviewPage(settings["report"], made_by, **kept)
+            page = ReviewPage(settings["report"], _made_by(settings), **kept)
             stack.callback(page.close)
             done = {job for job in done if job.source in page.done}
         _tell_done(jobs, done, as_json)
