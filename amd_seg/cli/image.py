@@ -1,5 +1,6 @@
 """`amd-seg image`: photos in, masks and other pictures out."""
 
+import math
 import os
 import sys
 from collections import defaultdict
@@ -25,6 +26,7 @@ _OF_MASKS = ("threshold", "refine", "min_confidence")  # what classes do not dep
 
 _WRITERS_AHEAD = 8
 _PIXELS_WAITING = 64_000_000  # of results that wait to be written: each takes about 8 bytes
+_FREED_KEPT = 384 * 2**20  # bytes of freed memory, about, that may gather in the process
 
 
 class Job(NamedTuple):
@@ -303,8 +305,10 @@ def _segment_photos(jobs: Sequence[Job], done: set[Job], settings: dict[str, Any
             budget=_PIXELS_WAITING,
         )
         stack.enter_context(closing(outcomes))
+        memory = _FreedMemory()
         for job, made in zip(waiting, outcomes, strict=True):
             bar.update()
+            memory.settle()
             if made.error is not None:
                 failed += 1
                 _tell_failure(job.source, made.error, as_json)
@@ -325,6 +329,36 @@ def _segment_photos(jobs: Sequence[Job], done: set[Job], settings: dict[str, Any
         for path in page.finish() if page is not None else ():
             terminal.notice(f"To look through the masks, open {path}.")
     return failed
+
+
+class _FreedMemory:
+    """Gives freed memory back to the system, each time that `_FREED_KEPT` of it has gathered.
+
+    glibc keeps it for what comes, and pieces that photos of one size leave fit those of no other:
+    without end of photos there would be no end of pieces. Other C libraries are left alone.
+    """
+
+    def __init__(self) -> None:
+        import ctypes  # Help needs none.
+
+        libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+        self._trim = getattr(libc, "malloc_trim", None)
+        self._needed = math.inf  # bytes, at least, that the process holds for good
+
+    def settle(self) -> None:
+        """Look at what the process holds, and give back what is free if that is much."""
+        if self._trim is None:
+            return
+        held = _resident()
+        self._needed = min(self._needed, held)
+        if held > self._needed + _FREED_KEPT:
+            self._trim(0)
+            self._needed = _resident()
+
+
+def _resident() -> int:
+    """Return how much memory the process holds, in bytes (Linux)."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _made_by(settings: dict[str, Any]) -> dict[str, Any]:
