@@ -136,7 +136,7 @@ class Page:
             if not self._folder.exists():
                 raise StopTraining("the page was closed")
 
-        short_edge = config.frame_size(released.config)
+        short_edge = config.clip_size(released.config)
         small = open_video(self.clip.source, end=MAX_SECONDS, short_edge=short_edge)
         report = self._video.adapt(small, config, on_step=after_step)
         adapted = self._video.segmenter

@@ -255,7 +255,7 @@ class VideoSegmenter:
         released = self._released
         clicks = tuple(include), tuple(exclude)
         # Points are those of the clip's own frames.
-        small = None if any(clicks) else config.frame_size(released.config)
+        small = None if any(clicks) else config.clip_size(released.config)
         clip = _opened(source, short_edge=small)
         with own_numerics(released.device, learning=True):
             adapted = adapt(

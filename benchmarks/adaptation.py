@@ -105,7 +105,7 @@ def adapted(
         guard=False,
         precision=options.precision,
     )
-    clip = open_video(options.clip, short_edge=config.frame_size(weights))
+    clip = open_video(options.clip, short_edge=config.clip_size(weights))
     ends: list[float] = []
     report = adapt(model, weights, clip, config, on_step=lambda step: ends.append(step.seconds))
     steps = [after - before for before, after in itertools.pairwise(ends)]

@@ -170,7 +170,7 @@ def _segment(source: str, settings: dict[str, Any]) -> dict[str, Any]:
         config = adaptation_config(settings)
         # Points are those of the clip's own frames.
         is_clicked = settings["include"] or settings["exclude"]
-        size = None if is_clicked else config.frame_size(released.config)
+        size = None if is_clicked else config.clip_size(released.config)
         found = _adapt(video, open_video(source, short_edge=size, **span), config, settings)
         if report is not None:
             call = {name: settings[name] for name in ("size", "threshold", "overwrite")}

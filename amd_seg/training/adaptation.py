@@ -115,7 +115,9 @@ def adapt(
 
     Args:
         model: on the device where the steps are taken.
-        clip: is read once; one that shrinks frames to `config.frame_size` itself saves time.
+        clip: one that shrinks frames to `config.clip_size` itself saves time. It is read once, and
+            again where eq. 7 loses the object in frames smaller than the model sees: then all
+            steps are taken anew on frames as large.
         channel: the object's region; None chooses it, with that of the weights as prior.
         clicked: by its number, what makes the mask of each frame that a person has clicked in
             (objective motion-masks): half of what is learned, which is kept without a guard then.
@@ -172,16 +174,26 @@ def adapt(
             adapted, losses = _learn(model, taught, examples.batches, config, training, on_step)
         took("steps")
         after = _mean_loss(adapted, taught, examples.checks, training)
-        reason = _objection(examples, losses, before, after) if config.guard else ""
+        reason, lost = "", ""
+        if config.guard:
+            reason = _objection(examples, losses, before, after)
         kept, size = adapted, config.adapted_size(weights)
         choice = examples.choose(kept, size)
         if reason or (config.guard and config.objective == "photometric"):
             known = examples.choose(released, weights.input_size)
-            reason = reason or _loss_of_object(known, choice)
-            if reason:
+            lost = "" if reason else _loss_of_object(known, choice)
+            if reason or lost:
                 kept, size, choice = released, weights.input_size, known
         took("checks")
-    if reason:
+    learned_at = config.learning_size(weights)
+    if lost and learned_at < weights.input_size and len(losses) == config.steps:
+        text = "%s: %s It is tried again on frames of %d pixels in place of %d."
+        logger.info(text, clip.source, lost, weights.input_size, learned_at)
+        larger = replace(config, size=weights.input_size)
+        again = adapt(model, weights, clip, larger, channel=channel, on_step=on_step)
+        both = {part: spent + seconds[part] for part, spent in again.report.seconds.items()}
+        return replace(again, report=replace(again.report, seconds=both))
+    if reason := reason or lost:
         logger.warning("%s: %s The released weights are kept.", clip.source, reason)
     report = AdaptationReport(
         objective=config.objective,

@@ -238,6 +238,14 @@ class AdaptationConfig(Settings):
         least = MOTION_SIZE if self.objective == "motion-masks" else 0
         return max(self.learning_size(weights), least)
 
+    def clip_size(self, weights: WeightsConfig) -> int:
+        """The short edge, in pixels, to which a clip can be shrunk as it is read.
+
+        Where eq. 7 loses the object in small frames, it learns again from larger ones.
+        """
+        tries_again = self.objective == "photometric" and self.guard
+        return max(self.frame_size(weights), weights.input_size if tries_again else 0)
+
     def adapted_size(self, weights: WeightsConfig) -> int:
         """The short edge that the adapted model sees.
 
