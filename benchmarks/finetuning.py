@@ -89,14 +89,17 @@ def train(voc: Path, run: Path, start: str, model: SemanticConfig, config: Finet
 
 
 def table(results: dict[str, list[Evaluation]], title: str) -> str:
-    names = list(next(iter(results.values()))[0].classes)
+    names = list(next(iter(results.values()))[0].groups)
     lines = [
         f"| {title}, IoU | {' | '.join(results)} | difference |",
         f"|---|{'---|' * len(results)}---|",
     ]
     for row in ("mIoU", *names):
         found = [np.array([iou_of(e, row) for e in group]) for group in results.values()]
-        cells = [f"{values.mean():.1f} ± {values.std(ddof=1):.1f}" for values in found]
+        cells = [
+            f"{values.mean():.1f}" + (f" ± {values.std(ddof=1):.1f}" if len(values) > 1 else "")
+            for values in found
+        ]
         cells.append(f"{(found[1] - found[0]).mean():+.1f}")
         lines.append(f"| {row} | {' | '.join(cells)} |")
     return "\n".join(lines)
