@@ -39,9 +39,9 @@ LEAST_EVIDENCE = 0.05  # clearness of a clip's motion below which there is nothi
 CHECKS = 4  # batches whose loss is compared before and after
 HELD_OUT = slice(2, None, 5)  # frames, or first frames of pairs, that are not learned from
 SHOWING_SHARE = 0.3  # of the steps: they teach what clicks mean, before other frames are seen
-# Where eq. 7 has not lost the object: the least motion and the largest area of its region after
-# it, as shares of those before.
-KEPT_MOTION, LARGEST_GROWTH = 0.9, 1.4
+# Where eq. 7 has not lost the object: the least motion of its region after it, and the least and
+# the largest area, as shares of those before.
+KEPT_MOTION, LEAST_AREA, LARGEST_AREA = 0.9, 0.25, 1.4
 # How much faster another region must move to take the object's place: one clip says little.
 CLEAR_LEAD = 4.0
 
@@ -228,7 +228,7 @@ def _objection(examples: _Examples, losses: Sequence[float], before: float, afte
 
 
 def _loss_of_object(before: ChannelChoice, after: ChannelChoice) -> str:
-    """Say that eq. 7 has lost the object, if its region moves less on its own, or has grown.
+    """Say that eq. 7 has lost the object, if its region moves less on its own, or has another size.
 
     The loss falls too where the region takes ground along, or becomes empty.
     """
@@ -238,8 +238,8 @@ def _loss_of_object(before: ChannelChoice, after: ChannelChoice) -> str:
     lost = "The object was lost: its region"
     if moves < KEPT_MOTION * moved:
         return f"{lost} moved {moved:.2g} pixels on its own, now {moves:.2g}."
-    if area > LARGEST_GROWTH * was:
-        return f"{lost} grew from {was:.0%} of the frame to {area:.0%}."
+    if not LEAST_AREA * was <= area <= LARGEST_AREA * was:
+        return f"{lost} was {was:.1%} of the frame, now {area:.1%}."
     return ""
 
 
