@@ -141,6 +141,21 @@ def test_a_decoder_goes_on_and_the_object_stays_the_object(voc: Path, tmp_path: 
     torch.testing.assert_close(found.classifier.weight.detach(), expected, rtol=0, atol=1e-3)
 
 
+def test_many_classes_take_the_dilated_layout(voc: Path, tmp_path: Path) -> None:
+    config = dataclasses.replace(TINY, layout="top-down", dilations=(1, 1, 1, 1))
+    ours = tiny_weights(tmp_path / "ours", model=config)
+    state = convolutions(load_weights(ours).model.appearance.backbone.state_dict())
+    labelled = open_voc2012(voc)
+    found = start_of(labelled, tmp_path / "run", ours)
+    gone = {f"layer{stage}.0.downsample.0.weight" for stage in (3, 4)}
+    assert state.keys() - found.keys() == gone
+    torch.testing.assert_close(found, {name: state[name] for name in found}, rtol=0, atol=0)
+    model = load_semantic_weights(tmp_path / "run").config.model
+    assert (model.layout, model.dilations) == ("dilated", (1, 1, 2, 4))
+    whole = start_of(labelled, tmp_path / "whole", ours, layout="top-down")
+    torch.testing.assert_close(whole, state, rtol=0, atol=0)
+
+
 def write_coco(path: Path, *categories: str) -> None:
     """A square of the last category in each of two photos."""
     square = {"category_id": len(categories), "segmentation": [[4, 4, 20, 4, 20, 20, 4, 20]]}

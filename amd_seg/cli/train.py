@@ -205,8 +205,9 @@ def finetune(
     """Fine-tune weights on labelled photos, to tell classes apart.
 
     Label maps are indexed PNGs of the photos' sizes; 255 does not count. Those of a COCO file are
-    drawn into OUT-labels. Backbone and top-down decoder are those of the weights. The settings are
-    the preset's (with --resume: those of the run), changed by the flags given.
+    drawn into OUT-labels. The backbone is that of the weights, for one class and its ground the
+    decoder too. The settings are the preset's (with --resume: those of the run), changed by the
+    flags given.
 
     \b
     amd-seg finetune voc2012 VOC2012/ --out run

@@ -26,6 +26,7 @@ from amd_seg.weights_import import load_backbone
 
 SCRATCH = "none"  # in the place of weights: start from random values, the row "scratch" of table 2
 RESNET_SUFFIXES = frozenset({".pth", ".pt", ".tar", ".bin"})  # a bare .safetensors is one too
+DILATIONS = (1, 1, 2, 4)  # of a dilated network: the reach of a backbone that learned at strides
 
 
 def finetune(
@@ -89,15 +90,18 @@ def _begin(network: SemanticNetwork, weights: str | None) -> None:
         load_backbone(network, weights)
         return
     start = load_any_weights(weights)
-    names = "backbone", "stage_widths", "layout", "decoder_channels"
+    is_dilated = network.config.layout == "dilated"
+    names = ("backbone", "stage_widths", *(() if is_dilated else ("layout", "decoder_channels")))
     if differing := differences(network.config, start.config.model, names):
         raise ConfigError(
             f"The network of the weights {start.source} is another: {differing}. "
             "Leave these settings out, or give other --weights."
         )
     ours, theirs = network.appearance, start.model.appearance
-    ours.backbone.load_state_dict(theirs.backbone.state_dict())
-    if network.config.layout == "dilated":
+    # Stages that keep the grid have no shortcut where their width stays.
+    state = theirs.backbone.state_dict()
+    ours.backbone.load_state_dict({name: state[name] for name in ours.backbone.state_dict()})
+    if is_dilated:
         return  # Its head is new, as in the paper.
     ours.head.load_state_dict(theirs.head.state_dict())
     if network.config.classes == 2 and isinstance(start.config, WeightsConfig):
@@ -112,12 +116,19 @@ def _begin(network: SemanticNetwork, weights: str | None) -> None:
 def model_for(
     weights: str | os.PathLike[str] | None, classes: int, **settings: Any
 ) -> SemanticConfig:
-    """Return an architecture with the backbone of the weights, if they tell it, and settings."""
+    """Return an architecture with the backbone of the weights, if they tell it, and settings.
+
+    A top-down decoder that knows regions learns hardly any classes: more than two get the dilated
+    layout (notes/experiments.md), unless the settings name another.
+    """
     known: dict[str, Any] = {}
     if weights != SCRATCH and not _is_resnet_file(weights):
-        start = load_any_weights(weights).config.model
+        config = load_any_weights(weights).config
         names = {field.name for field in dataclasses.fields(SemanticConfig)} - {"classes"}
-        known = {name: getattr(start, name) for name in names}
+        known = {name: getattr(config.model, name) for name in names}
+        knows_regions = isinstance(config, WeightsConfig) and config.model.layout == "top-down"
+        if knows_regions and settings.get("layout", "dilated" if classes > 2 else "") == "dilated":
+            known |= {"layout": "dilated", "dilations": DILATIONS}
     return SemanticConfig(**{**known, **settings, "classes": classes})
 
 
