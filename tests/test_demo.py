@@ -81,7 +81,8 @@ def test_a_clip_is_adapted_to_and_written(page: Page, tmp_path: Path) -> None:
     before = show(page).saliency
     steps: list[int] = []
     told, report, size = page.adapt(LEARNING, lambda step: steps.append(step.step), threshold=0.3)
-    assert steps == [1, 2, 3]
+    # Eq. 7 tries again where it loses the object.
+    assert steps in ([1, 2, 3], 2 * [1, 2, 3])
     assert "<svg" in told
     assert report.name == "clip.report.html"
     is_adapted = "adapted weights" in told
