@@ -200,11 +200,13 @@ def upsampled_strips(maps: Map, size: tuple[int, ...]) -> Iterator[tuple[int, Ma
     """Resize maps (map, h, w) as `upsample` does; yield each strip's first row, and the strip."""
     height, width = size
     left, right, share = _neighbours(maps.shape[2], width)
-    wide = _blend(maps[:, :, left], maps[:, :, right], share)  # (map, h, width)
+    # (h, map, width): numpy copies rows of the first axis whole, those of another value by value.
+    wide = np.moveaxis(_blend(maps[:, :, left], maps[:, :, right], share), 0, 1).copy()
     top, bottom, share = _neighbours(maps.shape[1], height)
     for start in range(0, height, _STRIP_ROWS):
         rows = slice(start, start + _STRIP_ROWS)
-        yield start, _blend(wide[:, top[rows]], wide[:, bottom[rows]], share[rows, None])
+        strip = _blend(wide[top[rows]], wide[bottom[rows]], share[rows, None, None])
+        yield start, np.moveaxis(strip, 1, 0)
 
 
 def _neighbours(cells: int, pixels: int) -> tuple[NDArray[np.intp], NDArray[np.intp], Map]:
