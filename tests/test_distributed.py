@@ -1,6 +1,8 @@
 """Processes on one machine share each step, and go on where they were stopped."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from amd_seg.training.config import TrainingConfig
 from amd_seg.training.distributed import Processes
 from amd_seg.training.run_folder import RunFolder, load_checkpoint
 from tests.clips import moving_patch, write_clip
-from tests.processes import until
+from tests.processes import ENVIRONMENT, until
 from tests.test_run import begin, column, newest
 from tests.tiny import TINY_SETTINGS, settings
 
@@ -61,6 +63,26 @@ def test_masks_are_found_once_and_a_process_that_joins_draws_its_own_crops(tmp_p
     saved = load_checkpoint(newest(tmp_path / "one"))
     generators = [rank["batches"]["generator"] for rank in (saved, *saved["other_ranks"])]
     assert not torch.equal(*generators)
+
+
+GROUP = """
+import gc, pathlib, torch
+from torch.nn.parallel import DistributedDataParallel
+from amd_seg.training.distributed import joined_processes
+with joined_processes("cpu"):
+    DistributedDataParallel(torch.nn.Linear(1, 1))
+gc.collect()
+print(*(path.read_text() for path in pathlib.Path("/proc/self/task").glob("*/comm")))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="the system lists no threads")
+def test_no_thread_of_the_group_is_left_that_could_abort_the_process() -> None:
+    shared = ["-m", "torch.distributed.run", "--standalone", "--no-python", sys.executable]
+    command = [sys.executable, *shared, "-c", GROUP]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=True)
+    assert "python" in done.stdout
+    assert "gloo" not in done.stdout
 
 
 @pytest.mark.parametrize("processes", [1, 2])

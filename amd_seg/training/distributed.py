@@ -7,6 +7,7 @@ own visible share. BatchNorm's statistics are the whole batch's there, each proc
 
 import atexit
 import gc
+import importlib
 import itertools
 import logging
 import os
@@ -103,9 +104,11 @@ def joined_processes(device: str = "auto") -> Iterator[Processes]:
             )
         place = torch.device("cuda", own)
         torch.cuda.set_device(place)
+    # A thread of gloo's that lets go of a tensor while the interpreter ends aborts the process.
+    # So the group must end before. Cycles of DDP's hold it, and functions of this module, as their
+    # default, where it is first imported while there is a group.
+    importlib.import_module("torch.distributed.nn")
     dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
-    # DDP's reference cycles keep the group alive after its end, until the interpreter goes down;
-    # a thread of gloo's that then lets go of a tensor aborts the process.
     atexit.register(gc.collect)
     try:
         if dist.get_rank():
