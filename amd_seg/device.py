@@ -5,6 +5,7 @@ import random
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
+from threading import RLock
 from typing import Literal
 
 import numpy as np
@@ -15,6 +16,7 @@ from amd_seg.choices import PRECISIONS
 from amd_seg.errors import DeviceError
 
 logger = logging.getLogger(__name__)
+_ALONE = RLock()
 
 
 def resolve_device(name: str | torch.device = "auto") -> torch.device:
@@ -129,13 +131,19 @@ def own_numerics(
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Compute without torch's thread pool, which would hang in a process forked later."""
-    count = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(count)
+    """Compute in the calling thread alone, without torch's thread pool.
+
+    The pool would hang in a process forked later; and small matrices, beside other work, wait for
+    its threads far longer than they compute.
+    """
+    # Threads that first compute meanwhile take the 1 for the usual number: one call at a time.
+    with _ALONE:
+        count = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(count)
 
 
 def seed_everything(seed: int) -> None:

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from amd_seg.device import one_thread
+
 COMPACTNESS = 20.0  # Lab units of one step of the grid: higher makes the patches squarer
 SLIC_ROUNDS = 6  # the patches hardly move after five
 
@@ -103,13 +105,14 @@ def manifold_ranking(
     labels = parts.labels
     edges = [np.unique(edge) for edge in (labels[0], labels[-1], labels[:, 0], labels[:, -1])]
     at_border = np.isin(np.arange(len(colours)), np.concatenate(edges))
-    # By torch: threads of numpy's matrix products spin for long after them.
-    once = torch.from_numpy(parts.touching).float()
-    linked = parts.touching | (once @ once > 0).numpy() | np.logical_and.outer(at_border, at_border)
-    np.fill_diagonal(linked, val=False)
-    affinity = np.where(linked, np.exp(-distance / REACH), 0)  # eq. 4
-    degree = np.diag(affinity.sum(axis=1) + 1e-9)
-    passed = torch.linalg.inv(torch.from_numpy(degree - PASSED_ON * affinity)).numpy()  # eq. 3
+    linked = parts.touching | np.logical_and.outer(at_border, at_border)
+    with one_thread():  # By torch: numpy's matrix products have no such switch.
+        once = torch.from_numpy(parts.touching).float()
+        linked |= (once @ once > 0).numpy()
+        np.fill_diagonal(linked, val=False)
+        affinity = np.where(linked, np.exp(-distance / REACH), 0)  # eq. 4
+        degree = np.diag(affinity.sum(axis=1) + 1e-9)
+        passed = torch.linalg.inv(torch.from_numpy(degree - PASSED_ON * affinity)).numpy()  # eq. 3
     np.fill_diagonal(passed, 0)  # No patch speaks for itself.
     unlike = np.prod([1 - _spread(passed[:, edge].sum(axis=1)) for edge in edges], axis=0)  # eq. 6
     rank = _spread(unlike)
