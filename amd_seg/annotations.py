@@ -26,7 +26,7 @@ from amd_seg.media.labels import save_labels
 Mask = NDArray[np.bool_]
 Ring = NDArray[np.float64]
 
-_MALFORMED = (ValueError, RecursionError, LookupError, TypeError, AttributeError)
+_MALFORMED = (ValueError, ArithmeticError, RecursionError, LookupError, TypeError, AttributeError)
 LEAST_PART = 0.01  # of the largest part: what is smaller is a speck, and no object of its own
 
 
@@ -244,7 +244,7 @@ class ClipFile:
 
     def __init__(self, path: Path, name: str, info: dict[str, Any]) -> None:
         self.path, self.name, self.info = path, name, info
-        self.frames = 0
+        self.frames, self._names = 0, list[str]()
         self._found: list[tuple[dict[str, Any], float]] = []
 
     def __enter__(self) -> "ClipFile":
@@ -257,6 +257,7 @@ class ClipFile:
     def write(self, prepared: tuple[dict[str, Any], float], index: int, time: float) -> None:
         """Add the next frame."""
         self._found.append(prepared)
+        self._names.append(f"{self.name}/{index:05}.jpg")
         self.frames += 1
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
@@ -264,7 +265,6 @@ class ClipFile:
             return
         height, width = self._found[0][0]["size"]
         size = {"width": width, "height": height, "length": self.frames}
-        names = [f"{self.name}/{index:05}.jpg" for index in range(self.frames)]
         # A frame without the object is null in all three lists.
         masks = [mask if runs.area(mask) else None for mask, _ in self._found]
         scores = [score for mask, score in self._found if runs.area(mask)]
@@ -280,7 +280,7 @@ class ClipFile:
         content = {
             "info": self.info,
             "categories": [{"id": 1, "name": "object"}],
-            "videos": [{"id": 1, "name": self.name, **size, "file_names": names}],
+            "videos": [{"id": 1, "name": self.name, **size, "file_names": self._names}],
             "annotations": [annotation] if scores else [],
         }
         text = json.dumps(content).encode() + b"\n"

@@ -103,6 +103,9 @@ def test_a_json_file_holds_the_masks_of_all_frames(run: Run, folder: Path) -> No
         with Image.open(path) as picture:
             mask = np.asarray(picture) > 0
         assert (mask == (runs.decode(one) if one else 0)).all()
+    assert run("clip.mp4", "-o", "few.json", "--every", "3").exit_code == 0
+    (few,) = json.loads((folder / "few.json").read_text())["videos"]
+    assert few["file_names"][:2] == ["clip/00000.jpg", "clip/00003.jpg"]
 
 
 def test_a_truncated_file_gives_what_it_has_and_exit_code_1(run: Run, folder: Path) -> None:
@@ -142,6 +145,10 @@ def test_what_is_no_video_is_told_in_one_line(run: Run, folder: Path, name: str)
         ("clip.mp4 --frame-rate 0", "Give a number above 0"),
         ("clip.mp4 --steps 5", "--steps is for --adapt"),
         ("clip.mp4 --save-adapted w", "--save-adapted is for --adapt"),
+        ("clip.mp4 --adapt --save-adapted clip.mp4", "Weights are saved in one"),
+        ("clip.mp4 --adapt -o missing/out.mp4", "there is no folder missing"),
+        ("clip.mp4 --adapt -o clip.mp4/out.mp4", "there is no folder clip.mp4"),
+        ("clip.mp4 --overwrite -o /dev/null", "it is no folder"),
         ("clip.mp4 --report page.html", "--report is for --adapt"),
         ("clip.mp4 --adapt --report page.mp4", "page.mp4: a page ends in .html or .htm"),
         ("clip.mp4 --include 0:5,5", "--include is for --adapt"),

@@ -115,7 +115,6 @@ def video(source: str, as_json: bool, **settings: Any) -> None:
     .mov, .gif or a folder.
 
     \b
-    amd-seg video clip.mp4
     amd-seg video clip.mp4 --adapt --output overlay
     amd-seg video clip.mp4 --output cutout --background blur -o call.mp4
     amd-seg video clip.mp4 --start 1:05 --end 1:10 -o masks/
@@ -154,6 +153,8 @@ def _segment(source: str, settings: dict[str, Any]) -> dict[str, Any]:
         from amd_seg.adaptation_report import check_page, write_adaptation_page
 
         check_page(report, overwrite=settings["overwrite"])
+    if save_adapted is not None and save_adapted.exists() and not save_adapted.is_dir():
+        raise InputError(f"{save_adapted} is no folder. Weights are saved in one.")
     keeps_files = save_adapted is not None and not settings["overwrite"]
     if keeps_files and any(save_adapted.glob("*.safetensors")):
         raise InputError(
@@ -224,11 +225,10 @@ def _adapt(
     elif received:
         raise KeyboardInterrupt
     if received:
-        terminal.fail(
-            f"Interrupted. What was learned in {learned.steps} of {config.steps} steps is in "
-            f"{save_adapted}: give it to --weights.",
-            terminal.INTERRUPTED,
-        )
+        kept = f"What was learned in {learned.steps} of {config.steps} steps is in {save_adapted}"
+        if not learned.is_adapted:
+            kept = f"The released weights are in {save_adapted}, as nothing was gained yet"
+        terminal.fail(f"Interrupted. {kept}: give it to --weights.", terminal.INTERRUPTED)
     terminal.notice(summary(learned))
     return learned
 

@@ -29,6 +29,7 @@ from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from PIL import Image
 
 from amd_seg.errors import InputError, MediaError
+from amd_seg.media import files
 from amd_seg.media.files import name_beside, replacing, require_possible_name, write_errors
 from amd_seg.media.images import Pixels, write_image
 from amd_seg.media.video import (
@@ -97,13 +98,17 @@ def check_target(
             f"Cannot write {target}: {suffix} holds no transparency. Use .webm or .mov, or give a "
             "background."
         )
-    if not os.path.exists(target):
-        return
     # A glob stands for the folder of its frames.
-    if target.samefile(source if os.path.exists(source) else Path(glob.glob(source)[0]).parent):
+    clip = source if os.path.exists(source) else Path(glob.glob(source)[0]).parent
+    if os.path.exists(target) and target.samefile(clip):
         raise InputError(f"Cannot write {target}: it is the clip itself. Give another name.")
+    if not _is_folder(target):
+        files.check_target(target, overwrite=overwrite)
+        return
+    if os.path.exists(target) and not target.is_dir():
+        raise InputError(f"Cannot write frames to {target}: it is no folder. Give another name.")
     names = [path.name for path in target.iterdir()] if target.is_dir() else []
-    if (names or target.is_file()) and not overwrite:
+    if names and not overwrite:
         raise InputError(f"{target} exists. Give another name, or overwrite it (--overwrite).")
     # A folder is replaced as a whole, or frames of an older, longer run would stay among ours.
     if others := [name for name in names if not _FRAME_NAMES.fullmatch(name)]:
