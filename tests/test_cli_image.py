@@ -1,5 +1,8 @@
 import io
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,18 @@ from pycocotools import mask as runs
 
 from amd_seg import Segmenter
 from amd_seg.cli import REMOVED_OPTIONS
-from tests.processes import Run, contents, good, interrupted, invoke, refused, runner, start
+from tests.processes import (
+    CODE,
+    ENVIRONMENT,
+    Run,
+    contents,
+    good,
+    interrupted,
+    invoke,
+    refused,
+    runner,
+    start,
+)
 
 PHOTOS = {"a.jpg", "b.png", "deep/c.png"}
 
@@ -92,6 +106,24 @@ def test_stdin_and_stdout(run: Run, folder: Path) -> None:
     with Image.open(io.BytesIO(to_stdout.stdout_bytes)) as cutout:
         assert (cutout.format, cutout.mode) == ("PNG", "RGBA")
     assert contents(folder).keys() == PHOTOS | {"new/stdin.mask.png", "new/b.mask.png"}
+    lines = run("a.jpg", "-o", "-", "--output", "yolo").stdout
+    run("a.jpg", "-o", "a.txt", "--output", "yolo")
+    assert lines == (folder / "a.txt").read_text()
+    (folder / "-").symlink_to("a.jpg")
+    run("./-", "-o", "named.png")
+    np.testing.assert_array_equal(read("named.png"), read("new/stdin.mask.png"))
+
+
+def test_a_name_that_is_no_text_is_printed_in_any_locale(folder: Path, weights: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.jpg")
+    try:
+        (folder / name).symlink_to("a.jpg")
+    except OSError:
+        pytest.skip("the file system takes no name that is no text")
+    strict = {**ENVIRONMENT, "PYTHONIOENCODING": "utf-8:strict"}
+    command = [sys.executable, "-c", CODE, "image", name, "--weights", weights, "--device", "cpu"]
+    done = subprocess.run(command, env=strict, capture_output=True, check=True)
+    assert done.stdout == b"caf\xe9.mask.png\n"
 
 
 def test_resuming_skips_what_is_done(run: Run, folder: Path) -> None:
@@ -172,6 +204,7 @@ def test_json_tells_of_every_file(run: Run, folder: Path) -> None:
         (". --mask-format polygon", 2, "--mask-format is for --output coco"),
         (". --split", 2, "--split is for --output coco and yolo"),
         (". --report report.pdf", 2, "End it in .html"),
+        (". --output coco -o m.json --report report.pdf", 2, "End it in .html"),
         ("a.jpg --include 400,5", 2, "400,5. As it is shown it has 60x40"),
         ("a.jpg --include 12;40", 2, "'12;40' is no point. Give X,Y such as 320,240"),
         ("a.jpg b.png --include 5,5", 2, "choose an object in one photo, not in 2"),

@@ -253,9 +253,16 @@ def test_sources_are_read_from_their_beginning_and_named(tmp_path: Path) -> None
     data = path.read_bytes()
     stream = io.BytesIO(data)
     stream.seek(0, io.SEEK_END)
-    with open(path, "rb") as file, tempfile.SpooledTemporaryFile() as upload:
+    read, write = os.pipe()  # It has no beginning to go back to.
+    with open(write, "wb") as end:
+        end.write(data)
+    with (
+        open(path, "rb") as file,
+        open(read, "rb") as pipe,
+        tempfile.SpooledTemporaryFile() as upload,
+    ):
         upload.write(data)
-        for source in (data, bytearray(data), memoryview(data), stream, file, upload):
+        for source in (data, bytearray(data), memoryview(data), stream, file, pipe, upload):
             assert read_image(source).source == f"image of {len(data)} bytes"  # type: ignore[arg-type]
     assert read_image(path).source == read_image(str(path)).source == str(path)
     assert read_image(plain()).source == "PIL image"

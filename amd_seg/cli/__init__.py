@@ -5,6 +5,8 @@ import os
 import sys
 import traceback
 from importlib import import_module
+from io import TextIOWrapper
+from typing import cast
 
 import click
 
@@ -141,4 +143,6 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
     terminal.open_closed_streams()
+    # Names of files may hold bytes that are no text, which most locales refuse to print.
+    cast(TextIOWrapper, sys.stdout).reconfigure(errors="surrogateescape")
     cli(prog_name="amd-seg")

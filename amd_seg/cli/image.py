@@ -4,7 +4,7 @@ import math
 import os
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -206,7 +206,7 @@ def _plan(
 def _find(text: str, recursive: bool) -> list[tuple[str, Path]]:
     """Return the photos that an input stands for, each with its folder below the input."""
     if text == STANDARD_STREAM or os.path.isfile(text):
-        return [(str(Path(text)), Path())]
+        return [(text if text == "./-" else str(Path(text)), Path())]  # "-" is stdin.
     own = {f".{output}" for output in (*choices.OUTPUTS, *choices.SEMANTIC_OUTPUTS)}
     paths = find_images([text], recursive=recursive)
     photos = [path for path in paths if Path(path.stem).suffix not in own]
@@ -305,10 +305,10 @@ def _segment_photos(jobs: Sequence[Job], done: set[Job], settings: dict[str, Any
             budget=_PIXELS_WAITING,
         )
         stack.enter_context(closing(outcomes))
-        memory = _FreedMemory()
+        settle_memory = _memory_keeper()
         for job, made in zip(waiting, outcomes, strict=True):
             bar.update()
-            memory.settle()
+            settle_memory()
             if made.error is not None:
                 failed += 1
                 _tell_failure(job.source, made.error, as_json)
@@ -331,29 +331,26 @@ def _segment_photos(jobs: Sequence[Job], done: set[Job], settings: dict[str, Any
     return failed
 
 
-class _FreedMemory:
-    """Gives freed memory back to the system, each time that `_FREED_KEPT` of it has gathered.
+def _memory_keeper() -> Callable[[], None]:
+    """Return what gives freed memory back to the system, once `_FREED_KEPT` of it has gathered.
 
     glibc keeps it for what comes, and pieces that photos of one size leave fit those of no other:
     without end of photos there would be no end of pieces. Other C libraries are left alone.
     """
+    import ctypes  # Help needs none.
 
-    def __init__(self) -> None:
-        import ctypes  # Help needs none.
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    trim: Any = getattr(libc, "malloc_trim", None)
+    needed = math.inf  # bytes, at least, that the process holds for good
 
-        libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-        self._trim = getattr(libc, "malloc_trim", None)
-        self._needed = math.inf  # bytes, at least, that the process holds for good
+    def settle() -> None:
+        nonlocal needed
+        needed = min(needed, held := _resident())
+        if held > needed + _FREED_KEPT:
+            trim(0)
+            needed = _resident()
 
-    def settle(self) -> None:
-        """Look at what the process holds, and give back what is free if that is much."""
-        if self._trim is None:
-            return
-        held = _resident()
-        self._needed = min(self._needed, held)
-        if held > self._needed + _FREED_KEPT:
-            self._trim(0)
-            self._needed = _resident()
+    return settle if trim is not None else lambda: None
 
 
 def _resident() -> int:
@@ -404,7 +401,10 @@ def _write(job: Job, result: Any, names: Sequence[str], settings: dict[str, Any]
             made.annotations = labelstudio_result(result.things, names)
         elif output == "yolo":
             lines = yolo_lines(result.things, split=split).encode()
-            write_atomically(Path(job.target), lambda stream: stream.write(lines))
+            if job.target == STANDARD_STREAM:
+                made.picture = lines
+            else:
+                write_atomically(Path(job.target), lambda stream: stream.write(lines))
         elif job.target == STANDARD_STREAM:
             made.picture = result.encode(output)
         else:

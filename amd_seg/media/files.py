@@ -269,7 +269,7 @@ class PartFile:
     def close(self, *, remove: bool = False) -> None:
         """Close it: once FILE is written it is removed, else another run can go on."""
         self._stream.close()
-        if remove:
+        if remove or not self.done:
             self.part.unlink()
 
 

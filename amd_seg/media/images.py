@@ -92,7 +92,7 @@ def read_image(
         return _photo(source, "PIL image", None)
     data: Any = source
     if hasattr(data, "read"):
-        if hasattr(data, "seek"):
+        if getattr(data, "seekable", bool)():
             data.seek(0)
         data = data.read()
     if not isinstance(data, bytes | bytearray | memoryview):
