@@ -40,7 +40,7 @@ def map_ahead(
     Up to `ahead` results, finished or not, wait for the caller, in whose thread `items` are taken.
     With a `budget` fewer wait, as many as weigh so much if all weigh what the last one did.
 
-    An exception of `function` or of `items` is raised in its place; closing the iterator
+    An exception of `function` is raised in its place, one of `items` at once; closing the iterator
     cancels what has not begun and waits for what has.
     """
     waiting, room = deque[Future[Result]](), ahead

@@ -99,6 +99,8 @@ class ReviewPage(PartFile):
                 data = {name: json.loads(text) for name, text in _DATA.findall(page.read_bytes())}
                 yield {"settings": data[b"settings"]}
                 yield from data[b"photos"]
+                if len(data[b"photos"]) < PHOTOS_A_PAGE:
+                    return  # What follows is not of this run.
             except (OSError, ValueError, KeyError) as cause:
                 text = f"{page} is no page of this command. Give another name."
                 raise InputError(text) from cause

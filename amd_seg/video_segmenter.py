@@ -233,7 +233,7 @@ class VideoSegmenter:
         Each call begins with the released weights: nothing of one clip is left in the next.
 
         Args:
-            source: the clip; it is read once, of a long one some frames are kept.
+            source: the clip; of a long one some frames are kept.
             steps: of the optimiser, in place of those of `config` (100).
             channel: the region that is the object; None chooses it.
             include: clicks on the object that is meant, see `ClipPoint`. The masks of these frames

@@ -167,6 +167,7 @@ def mask(segmentation: Any, image: int = 1) -> dict[str, Any]:
         ({"images": [{"id": 1, "file_name": "b.jpg", "width": 8, "height": 8}]}, "80x60, but"),
         (mask(5), "is no mask"),
         (mask([["a"] * 8]), "is no mask"),
+        (mask([[10**400] * 8]), "is no mask"),
         (mask([[1e9, 0, 5, 5, 9, 0]]), "far outside"),
         (mask({"size": [60, 80], "counts": "5"}), "as long"),
         (mask([], 7), "it lacks 7"),

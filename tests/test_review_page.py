@@ -60,7 +60,14 @@ def test_many_photos_are_several_pages(tmp_path: Path, monkeypatch: pytest.Monke
     assert '<a href="report-3.html">3</a>' in (tmp_path / "report.html").read_text()
     more = ReviewPage(tmp_path / "report.html", SETTINGS, resume=True)
     assert set(more.done) == {f"{number}.jpg" for number in range(5)}
-    more.close()
+    more.close(remove=True)
+    # Of fewer photos, what was the third page is no page of theirs.
+    fewer = ReviewPage(tmp_path / "report.html", SETTINGS, overwrite=True)
+    add(fewer, "x.jpg", 0.5)
+    fewer.finish()
+    again = ReviewPage(tmp_path / "report.html", SETTINGS, resume=True)
+    assert set(again.done) == {"x.jpg"}
+    again.close()
 
 
 @pytest.mark.slow

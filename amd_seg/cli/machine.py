@@ -2,7 +2,7 @@
 
 import platform
 import sys
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 
 import click
 
@@ -75,11 +75,12 @@ def env(as_json: bool) -> None:
     device = resolve_device("auto")
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     ffmpeg = (f"{name} {'.'.join(map(str, v))}" for name, v in av.library_versions.items())
+    installed = {d.name.replace("_", "-").lower(): d.version for d in distributions()}
     facts = {
         "amd-seg": __version__,
         "python": sys.version.split()[0],
         "platform": platform.platform(),
-        **{name: _version(name) for name in PACKAGES},
+        **{name: installed.get(name, "not installed") for name in PACKAGES},
         "auto device": str(device),
         "cpu": f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}",
         "cuda": gpus or "none",
@@ -96,10 +97,3 @@ def env(as_json: bool) -> None:
     width = max(map(len, facts))
     for name, value in facts.items():
         terminal.put(f"{name:{width}}  {', '.join(value) if isinstance(value, list) else value}")
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"

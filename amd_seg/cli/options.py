@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from fractions import Fraction
-from functools import wraps
+from functools import reduce, wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -122,13 +122,7 @@ def rate(text: str) -> Fraction:
 
 def several(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
     """Return a decorator that adds options in this order."""
-
-    def decorate(command: Command) -> Command:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
+    return lambda command: reduce(lambda made, add: add(made), reversed(options), command)
 
 
 weights_option = click.option(

@@ -335,7 +335,7 @@ def _watched_run(
                 terminal.notice(line)
     has_begun = False
     with (
-        terminal.progress(config.steps, "step") as bar,
+        terminal.progress(config.steps if speaks else 1, "step") as bar,
         terminal.stopped_by_signals(
             passed_on=is_launched(), has_begun=lambda: has_begun
         ) as received,

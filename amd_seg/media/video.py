@@ -177,7 +177,10 @@ def open_video(
 
 def list_frames(folder: Path) -> list[Path]:
     """Return the images directly in `folder`, in natural order."""
-    images = (p for p in folder.iterdir() if p.suffix.lower() in FRAME_SUFFIXES)
+    try:
+        images = [p for p in folder.iterdir() if p.suffix.lower() in FRAME_SUFFIXES]
+    except OSError as cause:
+        raise MediaError(f"Cannot read {folder}: {cause.strerror}. Check its rights.") from cause
     return sorted((p for p in images if not p.name.startswith(".")), key=natural_key)
 
 

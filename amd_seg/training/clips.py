@@ -160,11 +160,10 @@ def _free_bytes(device: torch.device) -> float:
         return float("inf")
     lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
     free = int(lines["MemAvailable"].split()[0]) * 1024
-    limit, used = (Path("/sys/fs/cgroup", name) for name in ("memory.max", "memory.current"))
-    if limit.is_file() and limit.read_text().strip().isdecimal():
-        # A container may have less than the machine.
-        free = min(free, int(limit.read_text()) - int(used.read_text()))
-    return free
+    # A container may have less than the machine. What it has used holds cached files, too.
+    limit = Path("/sys/fs/cgroup/memory.max")
+    told = limit.read_text().strip() if limit.is_file() else ""
+    return min(free, int(told)) if told.isdecimal() else free
 
 
 def _walk(folder: Path, root: Path) -> Iterator[Clip]:

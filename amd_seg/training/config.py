@@ -200,7 +200,7 @@ class AdaptationConfig(Settings):
     """Short edge, in pixels, of what the network sees while it learns, if that is not smaller than
     the input size of the weights (objective motion-masks) or what the motion pathway sees."""
     scale: tuple[float, float] = (0.6, 1.0)
-    """Range of the crop's side, as a share of the frame; crops are enlarged to --size."""
+    """Range of the crop's side, as a share of the frame; crops are enlarged to `size`."""
     max_gap: int = 4
     """Largest distance, in frames at 24 a second, between the two of a pair."""
     blend: float = 1.0

@@ -104,9 +104,8 @@ def joined_processes(device: str = "auto") -> Iterator[Processes]:
             )
         place = torch.device("cuda", own)
         torch.cuda.set_device(place)
-    # A thread of gloo's that lets go of a tensor while the interpreter ends aborts the process.
-    # So the group must end before. Cycles of DDP's hold it, and functions of this module, as their
-    # default, where it is first imported while there is a group.
+    # Gloo's threads must end before the interpreter, or they may abort it. Cycles of DDP's hold the
+    # group, and so do functions of this module, if it is first imported while there is one.
     importlib.import_module("torch.distributed.nn")
     dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
     atexit.register(gc.collect)
