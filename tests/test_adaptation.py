@@ -135,7 +135,7 @@ def test_an_object_that_eq_7_loses_is_kept(
         for changes in ({"guard": False}, {})
     )
     assert lost.report.loss_after < lost.report.loss_before
-    assert objects_iou(lost) < 0.1
+    assert objects_iou(lost) < 0.3
     assert objects_iou(kept) > 0.7
     assert "The object was lost" in kept.report.reason
     assert_same_weights(kept.model, knowing)

@@ -267,7 +267,7 @@ def train(
         )
         if processes.is_first:
             assert isinstance(trained, AMD)
-            if not by_masks:
+            if config.objective == "photometric":
                 # The region that moves most, without labels; the known one if in doubt.
                 choice = choose_object_channel(trained, batches)
                 if known is not None:
