@@ -253,6 +253,13 @@ def test_one_coco_file_holds_what_the_masks_show(run: Run, folder: Path) -> None
         assert (drawn.get(name, np.zeros_like(mask)) == mask).all()
 
 
+def test_a_file_without_a_photo_is_whole(run: Run, folder: Path) -> None:
+    (folder / "bad.jpg").write_text("no photo")
+    assert run("bad.jpg", "-o", "masks.json", "--output", "coco").exit_code == 1
+    assert json.loads((folder / "masks.json").read_text())["images"] == []
+    assert contents(folder).keys() == PHOTOS | {"bad.jpg", "masks.json"}
+
+
 @pytest.mark.parametrize("layout", ["coco", "labelstudio"])
 def test_a_file_of_all_photos_is_gone_on_with(run: Run, folder: Path, layout: str) -> None:
     (folder / "b.png").rename(folder / "b & #1.png")

@@ -270,7 +270,7 @@ class PartFile:
         """Close it: once FILE is written it is removed, else another run can go on."""
         self._stream.close()
         if remove or not self.done:
-            self.part.unlink()
+            self.part.unlink(missing_ok=True)
 
 
 def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
