@@ -118,6 +118,7 @@ def test_it_does_no_harm(model: AMD, clip: Path, caplog: pytest.LogCaptureFixtur
     assert adapted(model, clip, harmful, guard=False).report.is_adapted
 
 
+@pytest.mark.slow
 def test_an_object_that_eq_7_loses_is_kept(
     model: AMD, clip: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

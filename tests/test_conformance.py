@@ -280,6 +280,7 @@ class GivenMasks(AMD):
         return self.given
 
 
+@pytest.mark.slow
 def test_motion_and_objective_in_float64(
     official_state: State, pair: Frames, folder: Path, arrays: Arrays
 ) -> None:

@@ -33,6 +33,7 @@ def train(clips: Path, out: Path, processes: int, *flags: str) -> str:
     return output
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_batch_and_stay_one_model(clips: Path, tmp_path: Path) -> None:
     for processes in (1, 2):
         out = tmp_path / f"{processes}"
@@ -43,6 +44,7 @@ def test_two_processes_share_the_batch_and_stay_one_model(clips: Path, tmp_path:
     torch.testing.assert_close(two, one, rtol=0.1, atol=0)
 
 
+@pytest.mark.slow
 def test_two_processes_go_on_where_they_were_stopped(clips: Path, tmp_path: Path) -> None:
     flags = ("--checkpoint-every", "2", *settings("dropout=0.5 keep=9"), "--precision", "bfloat16")
     train(clips, tmp_path, 2, *flags)
@@ -52,6 +54,7 @@ def test_two_processes_go_on_where_they_were_stopped(clips: Path, tmp_path: Path
     assert column(tmp_path) == whole
 
 
+@pytest.mark.slow
 def test_masks_are_found_once_and_a_process_that_joins_draws_its_own_crops(tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "clip.mp4", list(moving_patch(12)[0]), rate=24)
     flags = ("--objective", "motion-masks", *settings("max_gap=1 short_edge=72"))

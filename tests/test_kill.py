@@ -11,6 +11,7 @@ from tests.kill import OUTPUTS, prepare
 from tests.processes import invoke, python
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["image", "video", "train"])
 def test_a_killed_command_leaves_nothing_half_and_a_rerun_completes_it(kind: str) -> None:
     python("-m", "tests.kill", kind, 3)
