@@ -201,6 +201,7 @@ def run(hub: Hub, tmp_path: Path) -> Run:
     return run
 
 
+@pytest.mark.slow
 def test_weights_are_fetched_once_and_then_cached(
     hub: Hub, run: Run, files: dict[str, bytes], tmp_path: Path
 ) -> None:
@@ -249,6 +250,7 @@ def test_what_cannot_be_fetched_is_told(hub: Hub, run: Run, files: dict[str, byt
     assert "WeightsError" not in run(FETCH, "org/sealed", HF_TOKEN="let-me-in")[0]
 
 
+@pytest.mark.slow
 def test_a_download_that_breaks_off_leaves_no_half_file(
     hub: Hub, run: Run, files: dict[str, bytes], tmp_path: Path
 ) -> None:

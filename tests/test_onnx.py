@@ -73,6 +73,7 @@ def test_without_the_extra_the_message_says_how_to_get_it(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_file_that_is_right_or_none(weights: Path, tmp_path: Path) -> None:
     export, path = partial(invoke, "export", "onnx"), tmp_path / "model.onnx"
     path.write_text("old")

@@ -161,6 +161,7 @@ def test_a_run_is_not_resumed_as_another_and_keeps_its_settings(
     assert record(tmp_path) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [{}, {"frames": "loader", "workers": 1}, BY_MASKS],
