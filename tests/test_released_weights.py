@@ -34,7 +34,7 @@ def photo_of_a_ball(seed: int = 0, radius: int = 14) -> tuple[np.ndarray, np.nda
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
     (tmp_path / "photos").mkdir()
-    for number in range(4):
+    for number in range(8):
         photo, _ = photo_of_a_ball(number, 10 + number)
         Image.fromarray(photo).save(tmp_path / "photos" / f"{number}.png")
     return tmp_path / "photos"

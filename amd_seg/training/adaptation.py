@@ -415,7 +415,7 @@ def _pairs(
     looked_at = list(islice(stream(learned + held_out, training, config.seed + 2), CHECKS))
 
     def choose(kept: AMD, _: int) -> ChannelChoice:
-        choice = choose_object_channel(kept, iter(looked_at), count=CHECKS)
+        choice = choose_object_channel(kept, looked_at)
         if is_certain:
             return replace(choice, channel=known)
         return choice.unless_clear(known, lead=CLEAR_LEAD)

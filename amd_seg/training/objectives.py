@@ -6,7 +6,7 @@ is lost.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from amd_seg.training.config import TrainingConfig
 from amd_seg.training.distributed import batch_mean
 
 CLEAR_LEAD = 1.5  # how much faster than a known channel another must move to take its place
+PAIRS_OF_CHOICE = 64  # that are looked at to choose it, or some more: batches are whole
 LEAST_MOTION = 0.1  # pixels that it must move at least: less is noise, whatever the lead
 
 
@@ -130,18 +131,18 @@ def relative_motion(view: View) -> Tensor:
 
 
 @torch.no_grad()
-def choose_object_channel(model: AMD, batches: Iterator[Any], *, count: int = 16) -> ChannelChoice:
-    """Choose the region with the largest mean relative motion over `count` batches of pairs."""
+def choose_object_channel(model: AMD, batches: Iterable[Any]) -> ChannelChoice:
+    """Choose the region with the largest mean relative motion over all pairs, or the first ones."""
     was_training = model.training
     model.eval()
     motion, area = [], []
-    for _ in range(count):
-        batch = next(batches)
+    for batch in batches:
         found = model(batch.frame_i, batch.frame_j)
         for view in (found.view_i, found.view_j):
             motion.append(relative_motion(view))
             area.append(view.masks.mean(dim=(2, 3)))
+        if sum(map(len, motion)) >= 2 * PAIRS_OF_CHOICE:
+            break
     model.train(was_training)
-    mean = torch.cat(motion).mean(dim=0)
-    areas = torch.cat(area).mean(dim=0)
-    return ChannelChoice(int(mean.argmax()), tuple(mean.tolist()), tuple(areas.tolist()))
+    mean, areas = (torch.cat(values).mean(dim=0).tolist() for values in (motion, area))
+    return ChannelChoice(mean.index(max(mean)), tuple(mean), tuple(areas))
