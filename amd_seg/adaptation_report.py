@@ -1,8 +1,6 @@
 """`--report`: an HTML page about one adaptation, which holds its pictures itself."""
 
-import base64
 import dataclasses
-import io
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,6 +17,7 @@ from amd_seg.errors import InputError, raising
 from amd_seg.media.files import check_target, write_atomically
 from amd_seg.media.images import Photo
 from amd_seg.media.video import Frame, FrameReader
+from amd_seg.review_page import picture_of
 from amd_seg.segmentation import Segmentation
 from amd_seg.segmenter import Segmenter
 from amd_seg.training.adaptation import AdaptationReport
@@ -102,7 +101,7 @@ def write_adaptation_page(
         curve_style=CURVE_STYLE,
     )
     # A file's name may hold bytes that are no text.
-    write_atomically(path, lambda stream: stream.write(text.encode(errors="replace")))
+    write_atomically(path, text.encode(errors="replace"))
     return path
 
 
@@ -182,10 +181,7 @@ def spread(clip: Iterable[Frame], count: int) -> Sequence[Frame]:
 
 
 def _picture(frame: Frame, shown: Segmentation) -> str:
-    picture, file = shown.overlay(), io.BytesIO()
-    picture.thumbnail((EDGE, EDGE))
-    picture.save(file, "JPEG", quality=85)
-    data = base64.b64encode(file.getvalue()).decode()
+    data = picture_of(frame.pixels, shown.mask, (EDGE, EDGE), quality=85)
     share = f"{shown.mask.mean():.0%} of the frame, confidence {shown.confidence:.2f}"
     return f'<img src="data:image/jpeg;base64,{data}" alt="">{frame.time:.2f} s: {share}'
 

@@ -283,8 +283,7 @@ class ClipFile:
             "videos": [{"id": 1, "name": self.name, **size, "file_names": self._names}],
             "annotations": [annotation] if scores else [],
         }
-        text = json.dumps(content).encode() + b"\n"
-        write_atomically(self.path, lambda stream: stream.write(text))
+        write_atomically(self.path, json.dumps(content) + "\n")
 
 
 # COCO files back.

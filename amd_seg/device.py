@@ -1,14 +1,12 @@
-"""The one place that picks a device, a precision and a seed."""
+"""The one place that picks a device and a precision."""
 
 import logging
-import random
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from threading import RLock
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -144,10 +142,3 @@ def one_thread() -> Iterator[None]:
             yield
         finally:
             torch.set_num_threads(count)
-
-
-def seed_everything(seed: int) -> None:
-    """Seed Python's, numpy's and torch's generators."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002 -- libraries may draw from the global generator
-    torch.manual_seed(seed)

@@ -41,10 +41,15 @@ def small_overlay(
     return render_overlay(np.asarray(picture), np.asarray(outline) >= 128)
 
 
-def picture_of(pixels: NDArray[np.uint8], mask: NDArray[np.bool_]) -> str:
-    """Return the photo with its mask as a JPEG of about ten kilobytes, in base64."""
+def picture_of(
+    pixels: NDArray[np.uint8],
+    mask: NDArray[np.bool_],
+    size: tuple[int, int] = (320, 240),
+    quality: int = 60,
+) -> str:
+    """Return the photo with its mask, within a size, as a JPEG in base64: by default some 10 KB."""
     file = BytesIO()
-    small_overlay(pixels, mask, (320, 240)).save(file, "JPEG", quality=60, optimize=True)
+    small_overlay(pixels, mask, size).save(file, "JPEG", quality=quality, optimize=True)
     return base64.b64encode(file.getvalue()).decode()
 
 

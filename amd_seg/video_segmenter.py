@@ -21,7 +21,7 @@ from amd_seg.device import own_numerics
 from amd_seg.errors import InputError, MediaError, raising
 from amd_seg.media import files
 from amd_seg.media.images import Photo
-from amd_seg.media.render import open_background, render_on
+from amd_seg.media.render import Background, open_background, render_on
 from amd_seg.media.video import Frame, FrameReader, open_video
 from amd_seg.media.video_writer import check_target, open_writer
 from amd_seg.prefetch import map_ahead, read_ahead
@@ -167,10 +167,9 @@ class VideoSegmenter:
             MediaError: the clip cannot be read, or the output cannot be written.
         """
         target, clip = Path(target), _opened(source)
-        check_output(clip, target, output=output, background=background, overwrite=overwrite)
-        behind = None
-        if background is not None:
-            behind = open_background(background, clip.width, clip.height)
+        behind = check_output(
+            clip, target, output=output, background=background, overwrite=overwrite
+        )
         is_annotation = target.suffix.lower() == ".json"
         totals = np.zeros(2)
         frames = read_ahead(self(clip, **options), ahead=_frames_waiting(clip))
@@ -337,8 +336,8 @@ def check_output(
     output: str,
     background: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
-) -> None:
-    """Raise where `write` could not do what is asked for, before any work is done."""
+) -> Background | None:
+    """Raise where `write` could not do what is asked for; return what goes behind a cutout."""
     if output not in OUTPUTS:
         raise InputError(f"Unknown output {output!r}. Use one of {', '.join(OUTPUTS)}.")
     if background is not None and output != "cutout":
@@ -347,11 +346,12 @@ def check_output(
         if output != "mask":
             raise InputError(f"{target} holds masks. Drop the output {output}, or write a video.")
         files.check_target(target, overwrite=overwrite)
-        return
+        return None
     has_alpha = output == "cutout" and background is None
     check_target(target, clip.source, has_alpha=has_alpha, overwrite=overwrite)
-    if background is not None:
-        open_background(background, clip.width, clip.height)
+    if background is None:
+        return None
+    return open_background(background, clip.width, clip.height)
 
 
 def _photo_of(frame: Frame, clip: FrameReader) -> Photo:

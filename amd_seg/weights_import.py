@@ -163,7 +163,9 @@ def _read_checkpoint(path: Path) -> dict[str, Tensor]:
         with torch.serialization.safe_globals(_numpy_values()):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as cause:
-        raise WeightsError(f"Cannot read {path}: {cause.strerror}. Check the name.") from cause
+        raise WeightsError(
+            f"Cannot read {path}: {cause.strerror or 'no such file'}. Check the name."
+        ) from cause
     # A damaged or hostile pickle raises whatever its bytes lead to.
     except Exception as cause:
         raise WeightsError(

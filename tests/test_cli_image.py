@@ -138,6 +138,25 @@ def test_resuming_skips_what_is_done(run: Run, folder: Path) -> None:
     assert (result.exit_code, json.loads(result.stdout)) == (0, done)
 
 
+@pytest.mark.parametrize("flags", [("-o", "out"), ("-o", "masks.json", "--output", "coco")])
+def test_a_page_made_later_leaves_corrected_masks_alone(
+    run: Run, folder: Path, flags: tuple[str, ...]
+) -> None:
+    assert run(".", *flags).exit_code == 0
+    path = folder / "masks.json" if "coco" in flags else folder / "out" / "a.mask.png"
+    if "coco" in flags:
+        path.write_text(json.dumps({**json.loads(path.read_text()), "annotations": []}))
+    else:
+        path.write_text("mine")
+    before = path.read_text()
+    result = run(".", *flags, "--resume", "--report", "page.html", "--json")
+    told = [json.loads(line)["status"] for line in result.stdout.splitlines()]
+    assert (result.exit_code, told) == (0, ["skipped", "skipped"])
+    assert (folder / "page.html").read_text().count('"file_name"') == 2
+    after = path.read_text()
+    assert (json.loads(after)["annotations"] == []) if "coco" in flags else after == before
+
+
 def test_shards_share_the_photos_whatever_else_is_there(run: Run, folder: Path) -> None:
     def parts() -> list[set[str]]:
         command = ("deep", "-o", "out", "--resume", "--shard")
@@ -169,6 +188,8 @@ def test_a_bad_file_never_stops_a_batch(run: Run, folder: Path) -> None:
     assert not list(folder.rglob(".*.tmp"))
     (folder / "a.jpg").unlink()
     assert "only files that amd-seg wrote" in run("a.mask*").stderr
+    # An empty variable of a shell is not the folder that one is in.
+    assert "No image found at: ''" in run("").stderr
 
 
 def test_json_tells_of_every_file(run: Run, folder: Path) -> None:
@@ -199,6 +220,7 @@ def test_json_tells_of_every_file(run: Run, folder: Path) -> None:
         ("a.jpg -o - --json", 2, "Drop one"),
         ("a.jpg --refine crf", 2, "'crf' is not one of 'none', 'guided', 'ranking', 'grabcut'"),
         *((f"a.jpg --shard {s}", 2, "such as 1/64") for s in ("0/3", "4/3", "3", "a/b")),
+        (". -o m.json --output coco --shard 1/2", 2, "Parts cannot share m.json"),
         (". --output coco", 2, "Name it: -o masks.json"),
         ("a.jpg --output yolo -o a.png", 2, "Use .txt, or a folder"),
         (". --mask-format polygon", 2, "--mask-format is for --output coco"),

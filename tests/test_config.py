@@ -60,6 +60,9 @@ def test_wrong_settings_get_exit_code_2(tmp_path: Path, words: str, message: str
 )
 def test_settings_and_defaults_are_listed(command: str, kinds: tuple[type, ...], line: str) -> None:
     result = good(invoke(command, "--set", "help"))
+    paper = good(invoke(command, "--set", "help", "--preset", "paper")).stdout
+    assert paper == good(invoke(command, "--preset", "paper", "--set", "help")).stdout
+    assert paper.startswith("Settings, as preset paper has them")
     assert line in result.stdout
     listed = {line.partition("=")[0] for line in result.stdout.splitlines() if "=" in line}
     for kind in (*kinds, AdaptationConfig):

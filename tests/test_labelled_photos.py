@@ -52,6 +52,9 @@ def test_files_that_are_missing_are_named(voc: Path) -> None:
         open_voc2012(voc)
     with pytest.raises(InputError, match=r"night.txt is missing or empty: it lists the photos"):
         open_voc2012(voc, "night")
+    (voc / "ImageSets/Segmentation/latin.txt").write_bytes(b"caf\xe9\n")
+    with pytest.raises(InputError, match=r"latin.txt: .*Save it as UTF-8"):
+        open_voc2012(voc, "latin")
     with pytest.raises(InputError, match=r"1 files of .*JPEGImages have no mask"):
         photos.open_labelled_folders(voc / "JPEGImages", voc / "SegmentationClass", VOC2012)
     shutil.rmtree(voc / "SegmentationClass")

@@ -198,7 +198,7 @@ def test_a_run_goes_on_with_its_own_clips_anywhere(tmp_path: Path, changes: dict
 def test_a_resumed_run_learns_from_its_own_masks(tmp_path: Path) -> None:
     run, whole, targets, others = (tmp_path / n for n in ("run", "whole", "targets", "others"))
     clip = find_clips([str(mover_clip(tmp_path / "0.mp4"))])
-    write_motion_masks(clip, targets, workers=1)
+    write_motion_masks(clip, targets, MotionMaskConfig(), workers=1)
     write_motion_masks(clip, others, MotionMaskConfig(every=1), workers=1)
     # Images with masks are enough: no clip is given.
     train([], whole, targets=[targets], **BY_MASKS)
@@ -297,7 +297,8 @@ def test_a_loss_that_is_not_finite_names_pairs_and_checkpoint(clips: Path, tmp_p
     checkpoint = newest(tmp_path)
     assert str(checkpoint) in str(caught.value)
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
-    with pytest.raises(WeightsError, match=checkpoint.name):
+    message = rf"{checkpoint.name}: it is damaged.*Delete it: --resume goes on from the one before"
+    with pytest.raises(WeightsError, match=message):
         train(clips, tmp_path, resume=True)
 
 

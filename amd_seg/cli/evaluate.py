@@ -121,8 +121,7 @@ def evaluate(
     shown = plain if is_json else report.table(result, per_sequence=settings["per_sequence"])
     terminal.put(shown)
     if json_path is not None:
-        text = json.dumps(plain, indent=2).encode() + b"\n"
-        write_atomically(json_path, lambda stream: stream.write(text))
+        write_atomically(json_path, json.dumps(plain, indent=2) + "\n")
     if sheet is not None:
         report.write_sheet(result, sheet)
 

@@ -140,6 +140,9 @@ def image(
         raise click.UsageError("Give a photo, a folder, or --list with a file that names some.")
     jobs, missing = _plan(inputs, listed, out, output, recursive)
     jobs = [job for job in jobs if in_shard(job.source, *shard)]
+    for path in (out if output in ONE_FILE else None, settings["report"]):
+        if path is not None and shard[1] > 1 and str(shard[0]) not in Path(path).stem:
+            raise click.UsageError(f"Parts cannot share {path}. Put the part's number in its name.")
     count = len(jobs) + len(missing)
     if as_json and any(job.target == STANDARD_STREAM for job in jobs):
         raise click.UsageError("--json and a picture on stdout cannot share it. Drop one of them.")
@@ -263,13 +266,17 @@ def _written(jobs: Sequence[Job], resume: bool) -> set[Job]:
 
 
 def _segment_photos(jobs: Sequence[Job], done: set[Job], settings: dict[str, Any]) -> int:
-    """Do the jobs that are not done, tell of each, and return how many failed."""
+    """Do the jobs that are not done, tell of each, and return how many failed.
+
+    One that is done still goes into a new page, and its output stays as it is.
+    """
     from amd_seg.prefetch import map_ahead
 
     out, output, as_json = (settings[name] for name in ("out", "output", "as_json"))
     segmenter, call, names = _load(settings)
-    kept = {name: settings[name] for name in ("overwrite", "resume")}
-    file, page, failed = None, None, 0
+    how = {name: settings[name] for name in ("overwrite", "resume")}
+    kept = settings | {"output": None}
+    file, page, failed, written = None, None, 0, done
     with ExitStack() as stack:
         if output in ONE_FILE:
             from amd_seg.annotations import AnnotationFile
@@ -277,13 +284,13 @@ def _segment_photos(jobs: Sequence[Job], done: set[Job], settings: dict[str, Any
             info = {"description": "Masks found by amd-seg", **_made_by(settings)}
             info |= {name: settings[name] for name in ("mask_format", "split")}
             info["date_created"] = datetime.now(UTC).isoformat(timespec="seconds")
-            file = AnnotationFile(Path(out), output, info=info, categories=names, **kept)
+            file = AnnotationFile(Path(out), output, info=info, categories=names, **how)
             stack.callback(file.close)
-            done = {job for job in jobs if job.name in file.done}
+            done = written = {job for job in jobs if job.name in file.done}
         if settings["report"] is not None:
             from amd_seg.review_page import ReviewPage
 
-            page = ReviewPage(settings["report"], _made_by(settings), **kept)
+            page = ReviewPage(settings["report"], _made_by(settings), **how)
             stack.callback(page.close)
             done = {job for job in done if job.source in page.done}
         _tell_done(jobs, done, as_json)
@@ -298,7 +305,7 @@ def _segment_photos(jobs: Sequence[Job], done: set[Job], settings: dict[str, Any
         # Reading, network and writing overlap.
         results = stack.enter_context(closing(segmenter.stream(photos, **call)))
         outcomes = map_ahead(
-            lambda pair: _write(*pair, names, settings),
+            lambda pair: _write(*pair, names, kept if pair[0] in written else settings),
             zip(waiting, results, strict=True),
             ahead=_WRITERS_AHEAD,
             weigh=lambda made: made.facts.get("width", 0) * made.facts.get("height", 0),
@@ -313,14 +320,15 @@ def _segment_photos(jobs: Sequence[Job], done: set[Job], settings: dict[str, Any
                 failed += 1
                 _tell_failure(job.source, made.error, as_json)
                 continue
-            if file is not None:
+            if file is not None and job not in written:
                 file.add(job.name, made.facts["width"], made.facts["height"], made.annotations)
             if page is not None:
                 page.add(job.source, made.facts, made.shown)
             if as_json:
-                told = {"input": job.source, "output": job.target, "status": "done"}
+                status = "skipped" if job in written else "done"
+                told = {"input": job.source, "output": job.target, "status": status}
                 terminal.put({**told, **made.facts})
-            elif file is None:
+            elif file is None and job not in written:
                 terminal.put(made.picture if job.target == STANDARD_STREAM else job.target)
         if file is not None:
             file.finish()
@@ -385,7 +393,7 @@ def _load(settings: dict[str, Any]) -> tuple[Any, dict[str, Any], Sequence[str]]
 
 
 def _write(job: Job, result: Any, names: Sequence[str], settings: dict[str, Any]) -> Outcome:
-    """Write a photo's own file, and make what goes into the files of all photos."""
+    """Write a photo's own file, unless the output is None; make what goes into those of all."""
     if isinstance(result, AmdSegError):
         return Outcome(error=result)
     from amd_seg.annotations import coco_annotations, labelstudio_result, yolo_lines
@@ -400,14 +408,14 @@ def _write(job: Job, result: Any, names: Sequence[str], settings: dict[str, Any]
         elif output == "labelstudio":
             made.annotations = labelstudio_result(result.things, names)
         elif output == "yolo":
-            lines = yolo_lines(result.things, split=split).encode()
+            lines = yolo_lines(result.things, split=split)
             if job.target == STANDARD_STREAM:
-                made.picture = lines
+                made.picture = lines.encode()
             else:
-                write_atomically(Path(job.target), lambda stream: stream.write(lines))
+                write_atomically(Path(job.target), lines)
         elif job.target == STANDARD_STREAM:
             made.picture = result.encode(output)
-        else:
+        elif output is not None:
             result.save(job.target, output)
         if settings["report"] is not None:
             from amd_seg.review_page import picture_of

@@ -75,7 +75,7 @@ def env(as_json: bool) -> None:
     device = resolve_device("auto")
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     ffmpeg = (f"{name} {'.'.join(map(str, v))}" for name, v in av.library_versions.items())
-    installed = {d.name.replace("_", "-").lower(): d.version for d in distributions()}
+    installed = {d.name.replace("_", "-").lower(): d.version for d in distributions() if d.name}
     facts = {
         "amd-seg": __version__,
         "python": sys.version.split()[0],

@@ -109,11 +109,9 @@ def time(text: str) -> float:
     return sum(number * 60.0**power for power, number in enumerate(reversed(numbers)))
 
 
-@kind_of_value("is no rate. Give a number above 0, or 30000/1001.")
+@kind_of_value("is no rate. Give a number, or 30000/1001.")
 def rate(text: str) -> Fraction:
     """Frames a second: 25, 23.976 or 30000/1001."""
-    if Fraction(text) <= 0:
-        raise ValueError
     return Fraction(text)
 
 

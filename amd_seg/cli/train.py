@@ -98,7 +98,6 @@ def run_options(presets: Iterable[str]) -> Callable[[Command], Command]:
             "changes",
             multiple=True,
             metavar="KEY=VALUE",
-            is_eager=True,
             callback=_list_settings,
             help="Any other setting; may be given several times. --set help lists all.",
         ),
@@ -303,10 +302,7 @@ def _saved_settings(out: Path, model: type, training: type) -> tuple[Any, Any]:
     """Return the settings of a run from its folder."""
     try:
         saved = json.loads((out / "config.json").read_text())
-        # Earlier versions had these settings; another value of theirs is refused below.
-        gone = ("sampling", "video"), ("transpose_portrait", True)
-        kept = {k: v for k, v in saved["training"].items() if (k, v) not in gone}
-        return build(model, saved["model"], "model"), training(**kept)
+        return build(model, saved["model"], "model"), training(**saved["training"])
     except (OSError, ValueError, KeyError, TypeError) as cause:
         raise InputError(
             f"Cannot resume {out}: its config.json cannot be read ({cause}). "

@@ -14,6 +14,7 @@ import numpy as np
 
 from amd_seg.classes import VOC2012, VOC_LAYOUT, Classes
 from amd_seg.errors import InputError
+from amd_seg.media import files
 from amd_seg.media.files import by_stem, images_in, natural_key, require_same_names, some
 from amd_seg.media.images import read_photo_size
 
@@ -147,7 +148,7 @@ def _davis(folder: Path, year: str, *roots: str) -> list[Sample]:
             f"{listed} is missing. It lists what is scored; copy it from the full data set."
         )
     stems: dict[str, list[str]] = {}
-    for line in filter(str.strip, listed.read_text("utf-8").splitlines()):
+    for line in files.read_lines(listed):
         mask = Path(line.split()[-1])
         if year == "480p":
             stems.setdefault(mask.parent.name, []).append(mask.stem)
@@ -159,8 +160,8 @@ def _davis(folder: Path, year: str, *roots: str) -> list[Sample]:
         masks = {stem: (root / name / f"{stem}.png",) for stem in own}
         pictures = {stem: frames / name / f"{stem}.jpg" for stem in own if frames.is_dir()}
         samples += _frames(name, masks, pictures)
-    files = [path for s in samples for path in (*s.masks, s.image) if path is not None]
-    if missing := [path for path in files if not path.is_file()]:
+    needed = [path for s in samples for path in (*s.masks, s.image) if path is not None]
+    if missing := [path for path in needed if not path.is_file()]:
         raise InputError(
             f"{len(missing)} files are missing: {some(missing)}. Copy the whole data set."
         )

@@ -36,15 +36,15 @@ def find_images(inputs: Sequence[str], *, recursive: bool = False) -> list[Path]
     without: list[str] = []
     for name in inputs:
         path, paths = Path(name), list[Path]()
-        if os.path.isdir(path):
+        if os.path.isdir(name):  # Not the path: of "" that is the working folder.
             paths = _images_in(path, "**/*" if recursive else "*")
-        elif os.path.exists(path):
+        elif os.path.exists(name):
             paths = [path]
         elif glob.has_magic(name):
             matches = map(Path, glob.iglob(name, recursive=True))
             paths = sorted(filter(_is_image_file, matches), key=natural_key)
         if not paths:
-            without.append(name)
+            without.append(name or "''")
         for path in paths:
             found.setdefault(os.path.abspath(path), path)
     if without:
@@ -152,6 +152,14 @@ def write_errors(path: Path, *others: type[Exception]) -> Iterator[None]:
         raise MediaError(f"Cannot write {path}: {reason}. {advice}") from cause
 
 
+def read_lines(path: Path) -> list[str]:
+    """Read the lines of a list that are not empty; an InputError says what is wrong with it."""
+    try:
+        return [line for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as cause:
+        raise InputError(f"Cannot read the list {path}: {cause}. Save it as UTF-8.") from cause
+
+
 def require_possible_name(path: Path) -> None:
     """Raise MediaError where no file can have this name, as where it is too long."""
     with write_errors(path, ValueError), suppress(FileNotFoundError, NotADirectoryError):
@@ -160,6 +168,7 @@ def require_possible_name(path: Path) -> None:
 
 def check_target(path: Path, *, overwrite: bool) -> None:
     """Raise where a file shall not or cannot be written, before there is anything to write."""
+    require_possible_name(path)
     if not os.path.isdir(path.parent):
         raise InputError(f"Cannot write {path}: there is no folder {path.parent}. Make it first.")
     if os.path.exists(path) and not overwrite:
@@ -206,10 +215,13 @@ def replacing(path: Path) -> Iterator[Path]:
                 temporary.unlink()
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file as `replacing` does; `write` is given an open binary stream."""
+def write_atomically(path: Path, content: str | bytes | Callable[[BinaryIO], object]) -> None:
+    """Write a file as `replacing` does: text as UTF-8, bytes, or what a function writes."""
     with replacing(path) as temporary, open(temporary, "xb") as stream:
-        write(stream)
+        if callable(content):
+            content(stream)
+        else:
+            stream.write(content.encode() if isinstance(content, str) else content)
 
 
 class PartFile:

@@ -160,10 +160,10 @@ def open_video(
         InputError: start, end, every or frame_rate is not a possible value.
     """
     span, path, name = Span(start=start, end=end, every=every), Path(source), os.fspath(source)
-    if os.path.isfile(path):
+    if os.path.isfile(name):
         reader = AnimatedImage if path.suffix.lower() in CLIP_IMAGE_SUFFIXES else VideoReader
         return reader(path, span=span, short_edge=short_edge)
-    if os.path.isdir(path):
+    if os.path.isdir(name):
         images = list_frames(path)
     else:
         images = sorted(map(Path, glob.glob(name)), key=natural_key)
@@ -211,8 +211,8 @@ class FrameFolder(FrameReader):
             raise MediaError(
                 f"Cannot read {source}: no such file, or no image in the folder. Check the path."
             )
-        if not frame_rate > 0:
-            raise InputError(f"frame_rate is {frame_rate}. Give the frames per second, above 0.")
+        if not 0.001 <= frame_rate <= 1000:
+            raise InputError(f"frame_rate is {frame_rate}. Give frames a second, 0.001 to 1000.")
         self.frame_rate = rate = Fraction(frame_rate).limit_denominator(100_000)
         self.source, self.time_base = source, 1 / rate
         self.frame_count, self.duration = span.count(len(images)), float(len(images) / rate)

@@ -67,9 +67,10 @@ def find_clips(roots: Sequence[str]) -> list[Clip]:
     a folder above it. An InputError names one that does not exist, or holds no clip.
     """
     clips = []
-    for path in map(Path, roots):
-        if not path.exists():
-            raise InputError(f"No such file or folder: {path}. Check the path.")
+    for root in roots:
+        path = Path(root)
+        if not os.path.exists(root):
+            raise InputError(f"No such file or folder: {root!r}. Check the path.")
         if path.is_dir():
             found = list(_walk(path, path))
         elif path.suffix.lower() == ".txt":

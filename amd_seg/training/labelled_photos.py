@@ -15,7 +15,7 @@ from torch import Tensor
 from amd_seg.annotations import write_label_maps
 from amd_seg.classes import VOC2012, VOC_LAYOUT, VOID, Classes
 from amd_seg.errors import AmdSegError, InputError
-from amd_seg.media.files import by_stem, require_same_names, some
+from amd_seg.media.files import by_stem, read_lines, require_same_names, some
 from amd_seg.media.images import Pixels, read_image
 from amd_seg.media.labels import colours_of_others, read_labels
 from amd_seg.model.appearance import MEAN
@@ -57,8 +57,7 @@ def open_voc2012(
         split = "trainaug" if (lists / "trainaug.txt").is_file() else "train"
     path = lists / f"{split}.txt"
     # Lists of some copies hold the paths of photo and mask in each line.
-    lines = path.read_text("utf-8-sig").splitlines() if path.is_file() else []
-    words = [line.split()[0] for line in lines if line.strip()]
+    words = [line.split()[0] for line in (read_lines(path) if path.is_file() else ())]
     names = [Path(word).stem if "/" in word else word for word in words]
     if not names:
         raise InputError(

@@ -29,13 +29,12 @@ from PIL import Image
 from torch import Tensor
 
 from amd_seg.errors import InputError, MediaError
-from amd_seg.media.files import make_folder, natural_key, some
+from amd_seg.media.files import make_folder, natural_key, some, write_atomically
 from amd_seg.media.images import load, opened, read_image, read_photo_size, save_image
 from amd_seg.media.video import list_frames, shrunk_size
 from amd_seg.training.clips import require_memory, require_mostly_intact
 from amd_seg.training.config import TrainingConfig
 from amd_seg.training.crops import jitter_colours, random_box
-from amd_seg.training.run_folder import write_text
 from amd_seg.workers import worker_pool
 
 logger = logging.getLogger(__name__)
@@ -238,7 +237,7 @@ def write_mask_folder(
 
     def save() -> None:
         for file, values in zip(files, records, strict=True):
-            write_text(file, json.dumps(values, indent=0, sort_keys=True))
+            write_atomically(file, json.dumps(values, indent=0, sort_keys=True))
 
     waiting = {
         name: partial(_write, find, top, name, is_alone=workers <= 1)

@@ -74,7 +74,7 @@ class MotionMask(NamedTuple):
 
 def find_motion_masks(
     frames: Iterable[Bytes],
-    config: MotionMaskConfig | None = None,
+    config: MotionMaskConfig,
     flow: Flow | None = None,
     *,
     among: Collection[int] | None = None,
@@ -85,7 +85,6 @@ def find_motion_masks(
     is `dis_flow` where none is given. A mask is looked for on the frames `among` all, or on each
     `config.every`-th.
     """
-    config = config or MotionMaskConfig()
     for index, window in _windows(frames, config):
         is_due = index % config.every == 0 if among is None else index in among
         found = _look(window, index, config, flow or dis_flow) if is_due else None
@@ -228,7 +227,7 @@ def shrink(frame: Bytes, short_edge: int | None) -> Bytes:
 def write_motion_masks(
     clips: Iterable[Clip],
     folder: str | os.PathLike[str],
-    config: MotionMaskConfig | None = None,
+    config: MotionMaskConfig,
     *,
     flow: Flow | None = None,
     workers: int = 2,
@@ -244,7 +243,7 @@ def write_motion_masks(
             rate = float(clip.open().frame_rate or REFERENCE_RATE)
         except MediaError:
             rate = REFERENCE_RATE  # its own job says what is wrong with it, beside the others
-        settings = (config or MotionMaskConfig()).at_rate(rate)
+        settings = config.at_rate(rate)
         find = partial(_masks_of_clip, clip, settings, flow)
         jobs[name] = find, f"{clip.identity()}, {settings}"
     write_mask_folder(jobs, folder, workers=workers, on_done=on_clip)

@@ -16,7 +16,6 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from amd_seg import __version__
-from amd_seg.device import seed_everything
 from amd_seg.errors import ConfigError, InputError, MediaError, TrainingDivergedError
 from amd_seg.model.amd import AMD
 from amd_seg.model.config import AMDConfig, WeightsConfig
@@ -51,7 +50,7 @@ class Run:
         self.processes.share_of(self.config)
         if self.processes.is_first:
             self.folder.require_usable(self.config.seed, self.data, resume=self.is_resumed)
-        seed_everything(self.config.seed)
+        torch.manual_seed(self.config.seed)
 
     def learn(
         self,
@@ -59,14 +58,13 @@ class Run:
         batches: Batches,
         settings: Mapping[str, Any],
         *,
-        object_channel: int = 0,
         some_unused: bool = False,
         on_step: OnStep | None = None,
     ) -> tuple[Network, dict[str, Any]]:
         """Take all steps; return the model that is released, and what its config.json says.
 
         With `some_unused`, parameters may have no part in a step (costs a walk over the graph). The
-        settings go into config.json; pictures show the region `object_channel` as the object.
+        settings go into config.json.
         """
         folder, processes = self.folder, self.processes
         self.config = config = _with_layout(objective, self.config, batches, processes)
@@ -77,9 +75,10 @@ class Run:
             # Its weights become those of the first process.
             objective = DistributedDataParallel(objective, find_unused_parameters=some_unused)
             # Dropout must not be the same in all processes.
-            seed_everything(config.seed + processes.rank)
+            torch.manual_seed(config.seed + processes.rank)
         state = TrainState(objective, config)
-        log = RunLog(folder, config, batches, object_channel) if processes.is_first else None
+        channel = getattr(state.bare_objective, "object_channel", 0)
+        log = RunLog(folder, config, batches, channel) if processes.is_first else None
         if self.is_resumed:
             self._go_on(state, batches)
             # What the run started from is not asked for again.
@@ -261,7 +260,6 @@ def train(
             make_objective(amd, config, channel),
             batches,
             settings,
-            object_channel=channel,
             some_unused=config.objective != "photometric",
             on_step=on_step,
         )

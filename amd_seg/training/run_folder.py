@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from amd_seg.errors import ConfigError, InputError, MediaError, WeightsError
-from amd_seg.media.files import make_folder, replacing, some
+from amd_seg.media.files import make_folder, replacing, some, write_atomically
 
 
 class RunFolder:
@@ -67,8 +67,8 @@ class RunFolder:
     def write_settings(self, settings: dict[str, Any], data: Mapping[str, Sequence[str]]) -> None:
         """Write config.json, and data.json, with which `require_usable` compares."""
         make_folder(self.path)
-        write_text(self.config, json.dumps(settings, indent=2) + "\n")
-        write_text(self.data, json.dumps(data, indent=1) + "\n")
+        write_atomically(self.config, json.dumps(settings, indent=2) + "\n")
+        write_atomically(self.data, json.dumps(data, indent=1) + "\n")
 
     def _require_same(self, seed: int, data: Mapping[str, Sequence[str]]) -> None:
         # A run that left no record is taken at its word.
@@ -126,12 +126,6 @@ class RunFolder:
             ) from cause
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file that is whole or not there."""
-    with replacing(path) as temporary:
-        temporary.write_text(text, "utf-8")
-
-
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read what `RunFolder.save_checkpoint` wrote; no code in the file is run."""
     try:
@@ -141,5 +135,6 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         return state
     except Exception as cause:  # torch raises its own, pickle's and zip's errors alike
         raise WeightsError(
-            f"Cannot read checkpoint {path}: {cause}. Resume from another."
+            f"Cannot read checkpoint {path}: it is damaged, or of another program "
+            f"({type(cause).__name__}). Delete it: --resume goes on from the one before."
         ) from cause

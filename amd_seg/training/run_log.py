@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from amd_seg.classes import Classes
 from amd_seg.errors import TrainingDivergedError
-from amd_seg.media.files import make_folder, write_errors
+from amd_seg.media.files import make_folder, write_atomically, write_errors
 from amd_seg.media.images import Pixels, save_image
 from amd_seg.media.labels import indexed_image
 from amd_seg.media.render import Tile, region_palette, render_regions, render_saliency, tiled
@@ -30,7 +30,7 @@ from amd_seg.training.labelled_photos import LabelBatch
 from amd_seg.training.loop import Batches, StepReport
 from amd_seg.training.masked_images import MaskBatch
 from amd_seg.training.pairs import PairBatch
-from amd_seg.training.run_folder import RunFolder, write_text
+from amd_seg.training.run_folder import RunFolder
 
 ROWS = 4  # of a sheet
 ERROR_GAIN = 3  # A difference of 1/3 is drawn white: errors that matter are far below 1.
@@ -46,7 +46,7 @@ class RunLog:
     """
 
     def __init__(
-        self, folder: RunFolder, config: RunConfig, batches: Batches, object_channel: int = 0
+        self, folder: RunFolder, config: RunConfig, batches: Batches, object_channel: int
     ) -> None:
         self.folder, self.config, self.object_channel = folder, config, object_channel
         self.shown: Any = None
@@ -69,7 +69,7 @@ class RunLog:
                 if json.loads(text)["step"] > step:
                     break
                 kept.append(text + "\n")
-        write_text(self.folder.log, "".join(kept))
+        write_atomically(self.folder.log, "".join(kept))
 
     def after_step(self, model: nn.Module, report: StepReport) -> None:
         """Write the line and the sheet that are due."""
