@@ -125,7 +125,7 @@ def test_a_checkpoint_that_is_damaged_or_absent_is_refused(tmp_path: Path) -> No
             with pytest.raises(WeightsError, match=r"Cannot read .*a\..*Download it again"):
                 convert_checkpoint(tmp_path / name, tmp_path / "out")
     for name in ("absent.pth", "absent.safetensors"):
-        with pytest.raises(WeightsError, match="(?i)no such file"):
+        with pytest.raises(WeightsError, match=r"(?i)no such file"):
             convert_checkpoint(tmp_path / name, tmp_path / "out")
 
 
