@@ -174,9 +174,8 @@ def adapt(
             adapted, losses = _learn(model, taught, examples.batches, config, training, on_step)
         took("steps")
         after = _mean_loss(adapted, taught, examples.checks, training)
-        reason, lost = "", ""
-        if config.guard:
-            reason = _objection(examples, losses, before, after)
+        reason = _objection(examples, losses, before, after) if config.guard else ""
+        lost = ""
         kept, size = adapted, config.adapted_size(weights)
         choice = examples.choose(kept, size)
         if reason or (config.guard and config.objective == "photometric"):
@@ -298,8 +297,10 @@ def _learn(
             logger.info("A step does not fit the memory in %d micro-batch(es).", accumulate)
             continue
         if config.blend < 1:
-            states = student.state_dict(), model.state_dict()
-            student.load_state_dict(mean_state(states, (config.blend, 1 - config.blend)))
+            before = model.state_dict()
+            for name, value in student.state_dict().items():
+                if value.is_floating_point():
+                    value.lerp_(before[name], 1 - config.blend)
         return student.requires_grad_(False), losses
     raise DeviceError(
         f"A step does not fit the memory of {model.mean.device}, not even with one crop of "
@@ -315,18 +316,6 @@ def _mean_loss(model: AMD, channel: int, batches: Sequence[Any], config: Trainin
     with torch.autocast(device.type, dtype, enabled=dtype is not torch.float32):
         losses: list[float] = [objective(batch, 1.0)["loss"].item() for batch in batches]
     return sum(losses) / len(losses)
-
-
-def mean_state(
-    states: Sequence[Mapping[str, Tensor]], shares: Sequence[float]
-) -> dict[str, Tensor]:
-    """Average state dicts of one model; whole numbers (BatchNorm's counts) are the first's."""
-    mean = dict(states[0])
-    for name, first in mean.items():
-        if first.is_floating_point():
-            parts = [state[name] * share for state, share in zip(states, shares, strict=True)]
-            mean[name] = torch.stack(parts).sum(dim=0) / sum(shares)
-    return mean
 
 
 def _masks(

@@ -219,8 +219,6 @@ def background_residual(flow: Values) -> Values | None:
 def shrink(frame: Bytes, short_edge: int | None) -> Bytes:
     """Shrink a frame (height, width, 3) to a short edge in pixels; never enlarge it."""
     size = shrunk_size(frame.shape[1], frame.shape[0], short_edge)
-    if size == frame.shape[1::-1]:
-        return frame
     return np.asarray(cv2.resize(frame, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 

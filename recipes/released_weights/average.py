@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from amd_seg.model.amd import AMD
-from amd_seg.training.adaptation import mean_state
 from amd_seg.weights import load_weights, save_weights
 
 
@@ -31,7 +32,11 @@ def average_weights(
         input_size: short edge, in pixels, at which the weights are used from now on; None keeps it.
     """
     found = [load_weights(source) for source in sources]
-    state = mean_state([each.model.state_dict() for each in found], [1.0] * len(found))
+    states = [each.model.state_dict() for each in found]
+    state = dict(states[0])  # Whole numbers, BatchNorm's counts, stay the first's.
+    for name, first in states[0].items():
+        if first.is_floating_point():
+            state[name] = torch.stack([each[name] for each in states]).mean(dim=0)
     config = found[0].config
     if motion is not None:
         other = load_weights(motion)
