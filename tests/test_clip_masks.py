@@ -87,11 +87,25 @@ def test_masks_join_motion_and_the_clip() -> None:
     assert (motion.confidence > 0.5).all()
     # Of the last frame the motion says nothing.
     motion.maps[3], motion.confidence[3] = 0.5, 0
-    found = clip_masks.agreed_masks(motion, np.zeros_like(motion.maps), "clip")
+    nothing = torch.zeros(4, 3, 12, 16)
+    found = clip_masks.agreed_masks(motion, np.zeros_like(motion.maps), nothing, "clip")
     assert [image.name for image in found] == ["clip:0", "clip:2", "clip:5", "clip:7"]
     for number, image in zip(motion.numbers, found, strict=True):
         assert torch.equal(image.frame, torch.from_numpy(frames[number]).permute(2, 0, 1))
         assert iou(image.mask[0].numpy() > 127, masks[number]) > 0.7
+
+
+def test_what_is_known_of_a_frame_follows_the_features() -> None:
+    # All is grey: the features alone tell the object, which moves from one quarter to the next.
+    frames = np.full((2, 64, 128, 3), 128, np.uint8)
+    features = torch.zeros(2, 3, 8, 16)
+    features[0, 1, :, :4] = features[1, 1, :, 4:8] = 1
+    first, second = np.zeros((64, 128), np.float32), np.full((64, 128), 0.5, np.float32)
+    first[:, :32] = 1
+    trust = np.array([1, 0.01], np.float32)
+    _, found = clip_masks.diffuse(frames, [first, second], trust, features)
+    assert found[:, 40:56].min() > 0.6
+    assert max(found[:, :24].max(), found[:, 72:].max()) < 0.4
 
 
 @given(seen=st.floats(0, 1, width=32), moving=st.floats(0, 1, width=32))

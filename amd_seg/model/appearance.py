@@ -6,6 +6,7 @@ the released code. The top-down layout is ours, after feature pyramids (Lin et a
 """
 
 from collections.abc import Iterator
+from itertools import islice
 
 import torch
 import torch.nn.functional as F
@@ -215,8 +216,16 @@ class AppearanceModel(nn.Module):
 
     def logits(self, frames: Tensor) -> Tensor:
         """Logits of regions or classes, (batch, output, ...), float32; see `AppearancePathway`."""
-        normalised = (frames.to(self.mean.dtype) - self.mean) / self.std
-        return full_precision(self.appearance(normalised))
+        return full_precision(self.appearance(self._normalised(frames)))
+
+    @torch.no_grad()
+    def local_features(self, frames: Tensor) -> Tensor:
+        """The second stage of the backbone, float32, without gradients, on the 1/8 grid."""
+        stages = self.appearance.backbone.stages(self._normalised(frames))
+        return full_precision(next(islice(stages, 2, None)))
+
+    def _normalised(self, frames: Tensor) -> Tensor:
+        return (frames.to(self.mean.dtype) - self.mean) / self.std
 
 
 class SemanticNetwork(AppearanceModel):

@@ -342,7 +342,9 @@ def _masks(
         total = (regions * trust).sum(axis=(0, 2, 3))
         return ChannelChoice(taught, tuple((moving / np.maximum(total, 1e-9)).tolist()))
 
-    masks = agreed_masks(motion, regions_by(model, weights.input_size)[:, taught], clip.source)
+    features = torch.cat([model.local_features(frame[None].to(device)).cpu() for frame in pixels])
+    seen = regions_by(model, weights.input_size)[:, taught]
+    masks = agreed_masks(motion, seen, features, clip.source)
     sure: list[list[MaskedImage]] = []
     if clicked:
         found = {number: image.mask for number, image in zip(motion.numbers, masks, strict=True)}
@@ -353,8 +355,8 @@ def _masks(
         seeing, _ = _learn(
             model, taught, lambda each: MaskBatches([sure], each, device), config, first, None
         )
-        size = config.adapted_size(weights)
-        masks = agreed_masks(motion, regions_by(seeing, size)[:, taught], clip.source)
+        seen = regions_by(seeing, config.adapted_size(weights))[:, taught]
+        masks = agreed_masks(motion, seen, features, clip.source)
     learned, held_out = list(masks), masks[HELD_OUT]
     del learned[HELD_OUT]
     aside = replace(training, seed=config.seed + 1)

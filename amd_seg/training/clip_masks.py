@@ -27,24 +27,24 @@ from amd_seg.training.motion_masks import MotionMaskConfig, find_motion_masks
 FEWEST_CHUNKS = 4  # places of a long clip that are looked at, however few frames are in memory
 LONGEST_ASPECT = 4  # the long edge of a crop, in its short edges, at most
 LEAST_CONFIDENCE = 0.05  # below which the motion of a frame says nothing
-LEAST_TRUST = 0.1  # what such a frame still counts in the vote
+LEAST_TRUST = 0.1  # what such a frame still counts in the diffusion
 FULL_TRUST_SHARE = 0.5
 """Share of the network's object that moves from which its opinion counts in full: it often sees
 more than moves at a time, but where next to none of it moves it looks at another thing."""
 MOTION_RANGE = (0.15, 0.85)  # of what the motion says: it is over-confident when wrong
 NETWORK_RANGE = (0.02, 0.98)  # of what the network says
 NETWORK_POWER = 0.6  # of its odds at full trust: it is more certain than it is right
-VOTE_POWERS = (0.3, 0.7)  # of a frame's own odds, and of those that the vote gives it
+DIFFUSED_POWERS = (0.3, 0.7)  # of a frame's own odds, and of those that the clip gives it
 BATCH = 16
 
-# Of the vote
+# Of the diffusion; lengths are in Lab units
 PATCHES = 500  # that a frame is cut into, about
-NEIGHBOURS = 20  # patches that each patch listens to
-PLACE_WEIGHT = 60.0  # Lab units of the frame's height or width: a patch listens to its own place
-SURROUNDINGS_WEIGHT = 0.3  # of the mean colour of the patches around, beside the patch's own
-LIKENESS = 8.0  # distance of the features, in Lab units, at which a voice counts exp(-1/2)
-ROUNDS = 8  # of voting
-OWN_SHARE = 0.4  # what stays of a patch's own evidence in each round
+NEIGHBOURS = 20  # patches that each patch is linked to, beside those that are linked to it
+PLACE_WEIGHT = 60.0  # of the frame's height or width: what is alike and near is the same
+FEATURES, FEATURES_LENGTH = 16, 16.0  # of the network: how many, and their root mean square
+LIKENESS = 8.0  # distance at which a link counts exp(-1/2)
+PASSED_ON = 0.8  # share of what a patch holds that comes from others
+ROUNDS = 30  # 0.8^30 is a thousandth
 ROWS = 256  # patches whose neighbours are looked for at a time
 
 
@@ -151,23 +151,22 @@ def find_motion(clip: ClipFrames, *, most: int, among: Collection[int] = ()) -> 
 
 
 def agreed_masks(
-    motion: MotionEvidence, saliency: NDArray[np.float32], name: str
+    motion: MotionEvidence, saliency: NDArray[np.float32], features: Tensor, name: str
 ) -> list[MaskedImage]:
     """Join what moves with what the network sees.
 
     A colour model redraws the outlines where it agrees; how far it does is the confidence. The
-    saliency is (frame, height, width), 0..1: the object as the network sees it.
+    saliency is (frame, height, width), 0..1; features are `AMD.local_features` of the frames.
     """
-    trust = NETWORK_POWER * trust_in_network(motion, saliency)
-    powers = trust, 1.0
+    powers = NETWORK_POWER * trust_in_network(motion, saliency), 1.0
     joined = [combine_odds(s, m, powers) for s, m in zip(saliency, motion.maps, strict=True)]
-    voted = vote(motion.frames, joined, (LEAST_TRUST + motion.confidence).tolist())
+    diffused = diffuse(motion.frames, joined, LEAST_TRUST + motion.confidence, features)
     pixels = torch.from_numpy(motion.frames).permute(0, 3, 1, 2).contiguous()
     images = []
     for number, frame, shown, before, after in zip(
-        motion.numbers, motion.frames, pixels, joined, voted, strict=True
+        motion.numbers, motion.frames, pixels, joined, diffused, strict=True
     ):
-        both = combine_odds(before, after, VOTE_POWERS, (NETWORK_RANGE, NETWORK_RANGE))
+        both = combine_odds(before, after, DIFFUSED_POWERS, (NETWORK_RANGE, NETWORK_RANGE))
         redrawn = redrawn_where_agreed(frame, both)
         mask = torch.from_numpy(np.rint(redrawn * 255).astype(np.uint8)).unsqueeze(0)
         agreement = iou(before > 0.5, redrawn > 0.5)
@@ -222,46 +221,51 @@ def flip_averaged_regions(
     return torch.cat(found)
 
 
-def vote(
-    frames: NDArray[np.uint8], maps: Sequence[NDArray[np.float32]], trust: Sequence[float]
+def diffuse(
+    frames: NDArray[np.uint8],
+    maps: Sequence[NDArray[np.float32]],
+    trust: NDArray[np.float32],
+    features: Tensor,
 ) -> list[NDArray[np.float32]]:
-    """Let patches of a clip that look alike, in whichever frames, agree on what they are.
+    """Pass what is known of the patches of a clip on to those alike, in whichever frames.
 
-    What one frame's motion misses or invents is outvoted by the same surface in other frames. Their
-    maps, (height, width), 0..1, come back constant over each patch. The trust in a frame, above 0,
-    is how much its patches' voices count.
+    What one frame's motion misses or invents is outweighed by the same surface in other frames.
+    Their maps, (height, width), 0..1, come back constant over each patch. The trust in a frame,
+    above 0, is how much its map counts. Features are `AMD.local_features` of the frames.
 
-    Source: the idea of Faktor and Irani, Video Segmentation by Non-Local Consensus Voting, BMVC
-    2014; features, weights and rounds are ours.
+    Source: the iteration of Zhou et al., Learning with Local and Global Consistency, NIPS 2003; the
+    graph and the trust are ours.
     """
     cuts = [superpixels(frame, PATCHES) for frame in frames]
+    # The directions in which the features vary most.
+    varying = torch.linalg.eigh(torch.cov(features.transpose(0, 1).flatten(1))).eigenvectors
+    features = torch.einsum("fchw,cp->fphw", features, varying[:, -FEATURES:])
+    features *= FEATURES_LENGTH / features.std(dim=(0, 2, 3)).norm().clamp_min(1e-6)
     looks, means = [], []
-    for cut, values in zip(cuts, maps, strict=True):
-        means.append(patch_means(cut.labels.ravel(), values.reshape(-1, 1))[:, 0])
-        # What a patch looks like, (patch, 8): its colour, that around it, its place; Lab units.
-        touching = cut.touching.astype(np.float32)
-        degree = np.maximum(touching.sum(axis=1, keepdims=True), 1)
-        around = touching @ cut.colours.astype(np.float32) / degree
-        features = (cut.colours, SURROUNDINGS_WEIGHT * around, PLACE_WEIGHT * cut.places)
-        looks.append(np.concatenate(features, axis=1).astype(np.float32))
+    for cut, values, seen in zip(cuts, maps, features, strict=True):
+        labels = cut.labels.ravel()
+        means.append(patch_means(labels, values.reshape(-1, 1))[:, 0])
+        fine = F.interpolate(seen[None], cut.labels.shape, mode="bilinear")[0].flatten(1)
+        look = cut.colours, PLACE_WEIGHT * cut.places, patch_means(labels, fine.T.numpy())
+        looks.append(np.concatenate(look, axis=1).astype(np.float32))
 
-    # Whom each patch listens to, itself included; by rows, for all distances would be gigabytes.
+    # The nearest of each patch, itself first; by rows, for all distances would be gigabytes.
     everyone = torch.from_numpy(np.concatenate(looks))
-    count = min(NEIGHBOURS, len(everyone))
-    nearest = [
-        torch.cdist(rows, everyone).topk(count, largest=False, sorted=False)
-        for rows in torch.split(everyone, ROWS)
-    ]
-    distances = torch.cat([part.values for part in nearest])  # (patch, neighbour)
-    neighbours = torch.cat([part.indices for part in nearest]).numpy()
-    likeness = torch.exp(-distances.square() / (2 * LIKENESS**2)).numpy()
+    count = min(NEIGHBOURS + 1, len(everyone))
+    parts = torch.split(everyone, ROWS)
+    found = [torch.cdist(rows, everyone).topk(count, largest=False) for rows in parts]
+    distances, columns = (torch.cat(part)[:, 1:].ravel() for part in zip(*found, strict=True))
+    places = torch.stack((torch.arange(len(everyone)).repeat_interleave(count - 1), columns))
+    likeness = torch.exp(-distances.square() / (2 * LIKENESS**2))
+    links = torch.sparse_coo_tensor(places, likeness, 2 * (len(everyone),), check_invariants=True)
+    links = (links + links.T).coalesce()
+    degrees = links.sum(dim=1).to_dense().clamp_min(1e-9)[:, None]
 
     counts = [len(cut.colours) for cut in cuts]
-    voices = likeness * np.repeat(trust, counts)[neighbours]
-    voices /= np.maximum(voices.sum(axis=1, keepdims=True), 1e-9)
-    votes = evidence = np.concatenate(means)
+    weights = torch.from_numpy(np.repeat(trust, counts))
+    known = torch.from_numpy(np.concatenate(means)).float()
+    sources = reached = torch.stack((weights * known, weights), dim=1)
     for _ in range(ROUNDS):
-        heard = (voices * votes[neighbours]).sum(axis=1)
-        votes = OWN_SHARE * evidence + (1 - OWN_SHARE) * heard
-    parts = np.split(votes, np.cumsum(counts)[:-1])
-    return [p[cut.labels].astype(np.float32) for p, cut in zip(parts, cuts, strict=True)]
+        reached = PASSED_ON * (links @ reached) / degrees + (1 - PASSED_ON) * sources
+    agreed = np.split((reached[:, 0] / reached[:, 1]).numpy(), np.cumsum(counts)[:-1])
+    return [values[cut.labels] for values, cut in zip(agreed, cuts, strict=True)]

@@ -254,7 +254,7 @@ def make(
     fine_b = recipe.train("fine-b", long, model=FINE_MODEL, masks=masks, init=fine_a)
     sizes = (160, 224)
     stills_g = recipe.join("stills-g", fine_b, stills_f, sizes=sizes, redraw=True, grounds=True)
-    moving_g = recipe.join("motion-g", fine_b, moving, sizes=sizes, voted=True)
+    moving_g = recipe.join("motion-g", fine_b, moving, sizes=sizes, diffused=True)
     last = replace(long, steps=11_800, learning_rate=6e-4, scale=(0.5, 1.0))
     masks = [stills_g, moving_g]
     fine_c = recipe.train("fine-c", last, model=FINE_MODEL, masks=masks, init=fine_b)

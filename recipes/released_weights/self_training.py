@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -15,9 +16,9 @@ from amd_seg.training.clip_masks import (
     LEAST_TRUST,
     MotionEvidence,
     combine_odds,
+    diffuse,
     flip_averaged_regions,
     trust_in_network,
-    vote,
 )
 from amd_seg.training.masked_images import (
     FoundMask,
@@ -31,7 +32,7 @@ Map = NDArray[np.float32]
 
 LEAST_DOUBT = 0.01
 """Distance from 0 and 1 within which a map counts as no surer than that."""
-OWN_SHARE, VOTED_SHARE = 0.6, 0.9
+OWN_SHARE, DIFFUSED_SHARE = 0.6, 0.9
 """Of the log-odds of a frame's own mask, and of those that the clip's frames agree on."""
 
 
@@ -43,7 +44,7 @@ def write_joined_masks(
     short_edge: int,
     sizes: tuple[int, ...] | None = None,
     redraw: bool = False,
-    voted: bool = False,
+    diffused: bool = False,
     precision: str = "float32",
 ) -> None:
     """Write the masks that network and teacher agree on.
@@ -56,12 +57,12 @@ def write_joined_masks(
         sizes: short edges at which the network sees them, whose log-odds are averaged; None shows
             them as they are.
         redraw: redraw masks by a colour model of their image where it agrees.
-        voted: let the frames of a clip vote, as adaptation does.
+        diffused: pass masks on between the frames of a clip, as adaptation does.
         precision: "float32" or "bfloat16".
     """
     pretrained = load_weights(weights)
     channel, model = pretrained.config.object_channel, pretrained.model.eval()
-    made_of = f"{pretrained.config.sha256}, {redraw}, {short_edge}, {sizes}, {voted}"
+    made_of = f"{pretrained.config.sha256}, {redraw}, {short_edge}, {sizes}, {diffused}"
 
     def join(folder: str, clip: MaskedClip) -> Iterator[FoundMask]:
         """Yield masks; their confidence is the mean of the teacher's and the agreement."""
@@ -69,9 +70,10 @@ def write_joined_masks(
         taught = [image.mask[0].numpy().astype(np.float32) / np.float32(255) for image in clip]
         frames = [image.frame.permute(1, 2, 0).contiguous().numpy() for image in clip]
         joined = [combine_odds(s, t) for s, t in zip(seen, taught, strict=True)]
-        if voted and len(frames) > 1:
+        if diffused and len(frames) > 1:
             trust = np.array([image.confidence for image in clip], np.float32)
-            joined = _voted(frames, seen, taught, joined, trust)
+            features = torch.cat([model.local_features(image.frame[None]) for image in clip])
+            joined = _diffused(frames, seen, taught, joined, trust, features)
         for row, (image, pixels) in enumerate(zip(clip, frames, strict=True)):
             union = float(np.maximum(seen[row], taught[row]).sum())
             shared = float(np.minimum(seen[row], taught[row]).sum())
@@ -84,21 +86,22 @@ def write_joined_masks(
     write_mask_folder({name: (partial(join, name, clip), made_of) for name, clip in clips}, folder)
 
 
-def _voted(
+def _diffused(
     frames: list[NDArray[np.uint8]],
     seen: list[Map],
     taught: list[Map],
     joined: list[Map],
     confidence: NDArray[np.float32],
+    features: Tensor,
 ) -> list[Map]:
     """Mix each frame's own mask with what the clip's frames agree on."""
     numbers = tuple(range(len(frames)))
     motion = MotionEvidence(numbers, np.stack(frames), np.stack(taught), confidence)
     trust = trust_in_network(motion, np.stack(seen))
     own = [combine_odds(s, t, (trust, 1.0)) for s, t in zip(seen, taught, strict=True)]
-    agreed = vote(motion.frames, own, (LEAST_TRUST + confidence).tolist())
-    pairs = zip(joined, agreed, strict=True)
-    return [_sigmoid(OWN_SHARE * _odds(a) + VOTED_SHARE * _odds(b)) for a, b in pairs]
+    shared = diffuse(motion.frames, own, LEAST_TRUST + confidence, features)
+    pairs = zip(joined, shared, strict=True)
+    return [_sigmoid(OWN_SHARE * _odds(a) + DIFFUSED_SHARE * _odds(b)) for a, b in pairs]
 
 
 def _saliency(
