@@ -220,7 +220,7 @@ class AppearanceModel(nn.Module):
 
     @torch.no_grad()
     def local_features(self, frames: Tensor) -> Tensor:
-        """The second stage of the backbone, float32, without gradients, on the 1/8 grid."""
+        """Stage 2, (batch, channel, ceil(height / 8), ceil(width / 8)), without gradients."""
         stages = self.appearance.backbone.stages(self._normalised(frames))
         return full_precision(next(islice(stages, 2, None)))
 
