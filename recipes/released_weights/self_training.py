@@ -62,7 +62,9 @@ def write_joined_masks(
     """
     pretrained = load_weights(weights)
     channel, model = pretrained.config.object_channel, pretrained.model.eval()
-    made_of = f"{pretrained.config.sha256}, {redraw}, {short_edge}, {sizes}, {diffused}"
+    made_of = (
+        f"{pretrained.config.sha256}, {redraw}, {short_edge}, {sizes}, {diffused and 'diffused'}"
+    )
 
     def join(folder: str, clip: MaskedClip) -> Iterator[FoundMask]:
         """Yield masks; their confidence is the mean of the teacher's and the agreement."""
