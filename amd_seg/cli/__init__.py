@@ -36,7 +36,6 @@ EXIT_CODES: dict[type[BaseException], int] = {
     InputError: terminal.USAGE,
     ConfigError: terminal.USAGE,
     AmdSegError: terminal.FAILED,
-    KeyboardInterrupt: terminal.INTERRUPTED,
 }
 
 REMOVED_OPTIONS = {
@@ -110,8 +109,12 @@ class LazyGroup(click.Group):
             if ctx.meta["amd_seg.debug"]:
                 traceback.print_exc(file=sys.stderr)
             code = next(code for kind, code in EXIT_CODES.items() if isinstance(error, kind))
-            is_interrupted = code == terminal.INTERRUPTED
-            terminal.fail("Interrupted." if is_interrupted else f"Error: {error}", code)
+            terminal.fail(f"Error: {error}", code)
+        except (KeyboardInterrupt, RuntimeError) as error:
+            # A lock that Ctrl-C breaks into raises a RuntimeError.
+            if KeyboardInterrupt not in (type(error), type(error.__context__)):
+                raise
+            terminal.fail("Interrupted.", terminal.INTERRUPTED)
         finally:
             logger.removeHandler(handler)
             logger.setLevel(level)

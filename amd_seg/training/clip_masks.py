@@ -43,8 +43,7 @@ NEIGHBOURS = 20  # patches that each patch is linked to, beside those that are l
 PLACE_WEIGHT = 60.0  # of the frame's height or width: what is alike and near is the same
 FEATURES, FEATURES_LENGTH = 16, 16.0  # of the network: how many, and their root mean square
 LIKENESS = 8.0  # distance at which a link counts exp(-1/2)
-PASSED_ON = 0.8  # share of what a patch holds that comes from others
-ROUNDS = 30  # 0.8^30 is a thousandth
+PASSED_ON, ROUNDS = 0.8, 30  # share of a patch's value that comes from others; 0.8^30 = 0.001
 ROWS = 256  # patches whose neighbours are looked for at a time
 
 
@@ -237,9 +236,8 @@ def diffuse(
     graph and the trust are ours.
     """
     cuts = [superpixels(frame, PATCHES) for frame in frames]
-    # The directions in which the features vary most.
-    varying = torch.linalg.eigh(torch.cov(features.transpose(0, 1).flatten(1))).eigenvectors
-    features = torch.einsum("fchw,cp->fphw", features, varying[:, -FEATURES:])
+    directions = torch.linalg.eigh(torch.cov(features.transpose(0, 1).flatten(1))).eigenvectors
+    features = torch.einsum("fchw,cp->fphw", features, directions[:, -FEATURES:])
     features *= FEATURES_LENGTH / features.std(dim=(0, 2, 3)).norm().clamp_min(1e-6)
     looks, means = [], []
     for cut, values, seen in zip(cuts, maps, features, strict=True):
@@ -250,14 +248,13 @@ def diffuse(
         looks.append(np.concatenate(look, axis=1).astype(np.float32))
 
     # The nearest of each patch, itself first; by rows, for all distances would be gigabytes.
-    everyone = torch.from_numpy(np.concatenate(looks))
-    count = min(NEIGHBOURS + 1, len(everyone))
-    parts = torch.split(everyone, ROWS)
-    found = [torch.cdist(rows, everyone).topk(count, largest=False) for rows in parts]
+    nodes = torch.from_numpy(np.concatenate(looks))
+    count = min(NEIGHBOURS + 1, len(nodes))
+    found = [torch.cdist(p, nodes).topk(count, largest=False) for p in torch.split(nodes, ROWS)]
     distances, columns = (torch.cat(part)[:, 1:].ravel() for part in zip(*found, strict=True))
-    places = torch.stack((torch.arange(len(everyone)).repeat_interleave(count - 1), columns))
+    places = torch.stack((torch.arange(len(nodes)).repeat_interleave(count - 1), columns))
     likeness = torch.exp(-distances.square() / (2 * LIKENESS**2))
-    links = torch.sparse_coo_tensor(places, likeness, 2 * (len(everyone),), check_invariants=True)
+    links = torch.sparse_coo_tensor(places, likeness, 2 * (len(nodes),), check_invariants=True)
     links = (links + links.T).coalesce()
     degrees = links.sum(dim=1).to_dense().clamp_min(1e-9)[:, None]
 
